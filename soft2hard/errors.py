@@ -1,0 +1,25 @@
+"""The one exception for mistakes a user can mend; anything else is a bug and keeps its traceback."""
+
+
+class UserError(Exception):
+    """What is wrong and what to do about it, printed as one line without a traceback.
+
+    Args:
+        problem: What is wrong, naming the file, value or shape at fault; ends in a full stop.
+        remedy: What the user can do next; ends in a full stop.
+
+    White space is collapsed, because messages of other libraries, quoted in `problem`, often have
+    several lines.
+    """
+
+    exit_code = 2
+    """Exit status of the command line after printing this error."""
+
+    def __init__(self, problem: str, remedy: str):
+        self.problem = " ".join(problem.split())
+        self.remedy = " ".join(remedy.split())
+        # All arguments go to Exception, so that the error survives pickling between processes.
+        super().__init__(problem, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}"
