@@ -1,0 +1,186 @@
+"""A frozen Hugging Face language model taken apart: embedding, backbone, output head.
+
+Logits are only ever wanted at a few positions, and over a large vocabulary they cost more than the rest of a small
+model, so the backbone is run first and the head is applied to the rows that are wanted. What architectures do around
+their heads is in `FrozenModel.head`, and is compared with the model's own logits whenever a model is taken up.
+"""
+
+import hashlib
+import inspect
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from soft2hard.errors import UserError
+
+_HASH_ROWS = 8192  # rows of the embedding table hashed at a time, to bound the float32 copy
+
+
+class FrozenModel:
+    """A causal or encoder-decoder language model in evaluation mode, with parameters that take no gradient.
+
+    Raises UserError for an architecture whose logits `backbone` and `head` do not reproduce.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.config = model.config.get_text_config()
+        self.is_encoder_decoder: bool = bool(model.config.is_encoder_decoder)
+        self._refuse_unknown_architecture()
+
+    @property
+    def device(self) -> torch.device:
+        return self._table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._table.dtype
+
+    @property
+    def _table(self) -> Float[Tensor, "vocab d_model"]:
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        """The vectors the backbone reads for each token.
+
+        Gemma and some BART models scale their table when they look a token up; the scale is part of these vectors.
+        """
+        scale = getattr(self.model.get_input_embeddings(), "embed_scale", 1.0)
+        return self._table if float(scale) == 1.0 else self._table * scale
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens a sequence may have; None where the architecture sets no limit (BLOOM, T5)."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the input-embedding table as float32 bytes followed by the model type."""
+        digest = hashlib.sha256()
+        for rows in self._table.split(_HASH_ROWS):
+            digest.update(rows.to("cpu", torch.float32).contiguous().numpy().tobytes())
+        digest.update(self.config.model_type.encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def decoder_start_id(self) -> int:
+        """The token an encoder-decoder model's decoder reads first."""
+        for config in (self.model.generation_config, self.model.config):
+            start = getattr(config, "decoder_start_token_id", None)
+            if start is not None:
+                return start
+        raise UserError(
+            "The encoder-decoder subject does not say which token its decoder starts with.",
+            "Set decoder_start_token_id in its config.json.",
+        )
+
+    def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+        """What the backbone reads for these tokens."""
+        return self.model.get_input_embeddings()(ids)
+
+    def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
+        """Logits from the backbone's last hidden states, exactly as the model itself computes them."""
+        if getattr(self.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+            hidden = hidden * self.config.d_model**-0.5
+        logits = self.model.get_output_embeddings()(hidden)
+        if (bias := getattr(self.model, "final_logits_bias", None)) is not None:  # BART family
+            logits = logits + bias[0]
+        if (factor := getattr(self.config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * factor
+        if (divisor := getattr(self.config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / divisor
+        if (cap := getattr(self.config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def backbone(
+        self,
+        inputs_embeds: Float[Tensor, "batch length d_model"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        position_ids: Int[Tensor, "batch length"] | None = None,
+        decoder_input_ids: Int[Tensor, "batch n_target"] | None = None,
+    ) -> Float[Tensor, "batch length_out d_out"]:
+        """Last hidden states, ready for the head; gradients flow to `inputs_embeds`.
+
+        The mask is True at real tokens. `decoder_input_ids` is for encoder-decoder models, which need it (start token
+        and output but its last token; pad on the right): their hidden states are the decoder's. Decoder-only models
+        return those of `inputs_embeds`.
+        """
+        if not self.is_encoder_decoder:
+            return self.decode(inputs_embeds, attention_mask, position_ids)[0]
+        encoded = self.encode(inputs_embeds, attention_mask)
+        return self.cross_decode(self.embed(decoder_input_ids), encoded, attention_mask)[0]
+
+    def decode(
+        self,
+        inputs_embeds: Float[Tensor, "batch length d_model"],
+        attention_mask: Bool[Tensor, "batch seen"] | None,
+        position_ids: Int[Tensor, "batch length"] | None,
+        cache: Cache | None = None,
+        use_cache: bool = False,
+    ) -> tuple[Float[Tensor, "batch length d_out"], Cache | None]:
+        """Hidden states of a decoder-only model, and its key-value cache if wanted.
+
+        `seen` counts the tokens in the cache and those in `inputs_embeds`.
+        """
+        position = {"position_ids": position_ids} if position_ids is not None and self._takes_position_ids else {}
+        output = self.model.base_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=None if attention_mask is None else attention_mask.long(),
+            past_key_values=cache,
+            use_cache=use_cache,
+            **position,
+        )
+        return output.last_hidden_state, output.past_key_values if use_cache else None
+
+    def encode(
+        self, inputs_embeds: Float[Tensor, "batch length d_model"], attention_mask: Bool[Tensor, "batch length"] | None
+    ) -> Float[Tensor, "batch length d_out"]:
+        """Hidden states of an encoder-decoder model's encoder; pad on the right."""
+        mask = None if attention_mask is None else attention_mask.long()
+        return self.model.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=mask).last_hidden_state
+
+    def cross_decode(
+        self,
+        inputs_embeds: Float[Tensor, "batch n_target d_model"],
+        encoded: Float[Tensor, "batch length d_out"],
+        encoder_mask: Bool[Tensor, "batch length"] | None,
+        cache: Cache | None = None,
+        use_cache: bool = False,
+    ) -> tuple[Float[Tensor, "batch n_target d_out"], Cache | None]:
+        """Hidden states of an encoder-decoder model's decoder, and its key-value cache if wanted."""
+        output = self.model.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=None if encoder_mask is None else encoder_mask.long(),
+            past_key_values=cache,
+            use_cache=use_cache,
+        )
+        return output.last_hidden_state, output.past_key_values if use_cache else None
+
+    @cached_property
+    def _takes_position_ids(self) -> bool:
+        return "position_ids" in inspect.signature(self.model.base_model.forward).parameters
+
+    @torch.no_grad()
+    def _refuse_unknown_architecture(self) -> None:
+        """Compare `head(backbone(...))` with the model's own logits on a few tokens.
+
+        A scale or a bias that is not known here would otherwise change every score without a sign.
+        """
+        ids = torch.arange(min(4, len(self._table)), device=self.device)[None]
+        start = torch.tensor([[self.decoder_start_id]], device=self.device) if self.is_encoder_decoder else None
+        extra = {} if start is None else {"decoder_input_ids": start}
+        expected = self.model(input_ids=ids, **extra).logits.float()
+        ours = self.head(self.backbone(self.embed(ids), **extra)).float()
+        tolerance = (1e-4 if self.dtype == torch.float32 else 2e-2) * expected.abs().max()
+        if ours.shape != expected.shape or (ours - expected).abs().max() > tolerance:
+            raise UserError(
+                f"Subjects of type '{self.config.model_type}' compute their logits in a way that is not supported.",
+                "Choose a subject of another architecture, such as Llama, Qwen, Mistral, Gemma, GPT-2, OPT, BLOOM, T5.",
+            )

@@ -1,0 +1,301 @@
+"""Subject: a frozen language model that runs batches of queries, each under its own prompt.
+
+Batch-mates and padding change nothing beyond rounding: every sequence is masked and counts its own positions.
+"""
+
+from collections.abc import Iterator, Sequence as Rows
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from soft2hard.batching import batches_by_length, pad, positions
+from soft2hard.errors import UserError
+from soft2hard.frozen_model import FrozenModel
+from soft2hard.generation import generate_greedily
+from soft2hard.loading import load_model, load_tokenizer
+from soft2hard.queries import Query, TargetScore
+from soft2hard.sequences import SequenceEncoder, TokenSequence, embed_sequences
+from soft2hard.softprompt import Prompt, SoftPrompt
+from soft2hard.template import Template
+
+__all__ = ["Query", "Subject", "TargetScore"]
+
+BATCH_TOKENS = 16384
+"""Default number of tokens, padding included, in one batch."""
+
+_LOGITS_AT_ONCE = 2**26  # 256 MB in float32
+
+
+class Subject:
+    """A frozen causal or encoder-decoder language model with its tokenizer.
+
+    Parameters take no gradient and the model stays in evaluation mode. Raises UserError for an architecture whose
+    logits are computed in a way that is not supported, and for a tokenizer without EOS.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        template: Template = Template(),
+    ) -> None:
+        self._lm = FrozenModel(model)
+        self._encoder = SequenceEncoder(tokenizer, template, self._lm.is_encoder_decoder)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.template = template
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        template: Template = Template(),
+    ) -> "Subject":
+        """Read a subject from a folder, the local cache or the hub: safetensors only, no code that comes with it.
+
+        By default the device is the GPU if there is one, and the dtype float32 on a CPU, elsewhere that of the saved
+        weights. Raises UserError where model or tokenizer is missing, damaged or of a kind that is not supported.
+        """
+        model = load_model(str(name_or_path), device, dtype)
+        return cls(model, load_tokenizer(str(name_or_path)), name=str(name_or_path), template=template)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return self._lm.is_encoder_decoder
+
+    @property
+    def device(self) -> torch.device:
+        return self._lm.device
+
+    @property
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        """What the model reads for each token: the space in which soft prompts lie."""
+        return self._lm.embedding
+
+    @property
+    def d_model(self) -> int:
+        """Width of the input embeddings, and so of soft prompts."""
+        return self.embedding.shape[1]
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens a sequence may have; None if there is no limit."""
+        return self._lm.context_length
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the input-embedding table as float32 bytes and of the model type."""
+        return self._lm.fingerprint
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Tokens that end an output: the tokenizer's EOS first, then any other the generation config names."""
+        other = getattr(self.model.generation_config, "eos_token_id", None)
+        others = other if isinstance(other, list) else [] if other is None else [other]
+        return list(dict.fromkeys([self._encoder.eos_id, *others]))
+
+    def encode_body(self, input: str, has_prompt: bool) -> list[int]:
+        """Token ids of the body around one input, the same whatever the prompt."""
+        return self._encoder.body(input, has_prompt)
+
+    def encode_output(self, output: str) -> list[int]:
+        """Token ids of one output, EOS included."""
+        return self._encoder.output(output)
+
+    def embed_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+        """What the model reads for these tokens."""
+        return self._lm.embed(ids)
+
+    def embed_text(self, text: str) -> Float[Tensor, "n d_model"]:
+        """What the model reads for a text, without special tokens."""
+        return self._embed_list(self._encoder.text(text))
+
+    def prompt_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
+        """All that comes before the body: BOS if sequences begin with one, then the prompt.
+
+        Raises UserError for a soft prompt of another subject.
+        """
+        bos = self._embed_list(self._encoder.bos)
+        if isinstance(prompt, SoftPrompt):
+            self.check(prompt)
+            return torch.cat([bos, prompt.embeddings.to(bos)])
+        return torch.cat([bos, self.embed_text(prompt or "")])
+
+    def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
+        """Logits from the backbone's hidden states, as the model itself computes them."""
+        return self._lm.head(hidden)
+
+    def backbone(
+        self,
+        inputs_embeds: Float[Tensor, "batch length d_model"],
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        position_ids: Int[Tensor, "batch length"] | None = None,
+        decoder_input_ids: Int[Tensor, "batch n_target"] | None = None,
+    ) -> Float[Tensor, "batch length_out d_out"]:
+        """Last hidden states, ready for the head; gradients flow to `inputs_embeds`.
+
+        The mask is True at real tokens; `position_ids` reach only architectures that take them. Encoder-decoder
+        subjects need `decoder_input_ids` (see `decoder_inputs`), and return their decoder's hidden states.
+        """
+        return self._lm.backbone(inputs_embeds, attention_mask, position_ids, decoder_input_ids)
+
+    def decoder_inputs(self, targets: Rows[list[int]]) -> Int[Tensor, "batch n_target"]:
+        """What an encoder-decoder subject's decoder reads to predict these tokens: shifted by one, padded right."""
+        return pad([[self._lm.decoder_start_id, *target[:-1]] for target in targets], "right", self.device)[0]
+
+    def check(self, soft_prompt: SoftPrompt) -> None:
+        """Raise UserError if the soft prompt is not as wide as this subject, or is known to belong to another."""
+        if soft_prompt.d_model != self.d_model:
+            raise UserError(
+                f"The soft prompt is {soft_prompt.d_model} wide, but the subject '{self.name}' is {self.d_model} wide.",
+                f"Use the subject it was tuned on{_named(soft_prompt)}.",
+            )
+        if soft_prompt.fingerprint is not None and soft_prompt.fingerprint != self.fingerprint:
+            raise UserError(
+                f"The soft prompt was tuned on another model than '{self.name}': their embeddings differ.",
+                f"Use the subject it was tuned on{_named(soft_prompt)}.",
+            )
+
+    @torch.no_grad()
+    def target_scores(self, queries: Rows[Query], batch_tokens: int = BATCH_TOKENS) -> list[TargetScore]:
+        """How likely each query's output is, EOS included.
+
+        Raises UserError for a query without output, longer than the context, or with another subject's soft prompt.
+        """
+        sequences = self._sequences(queries, with_output=True)
+        scores: list[TargetScore | None] = [None] * len(queries)
+        for indices, hidden in self._target_hidden(sequences, batch_tokens):
+            targets = [sequences[index].target for index in indices]
+            flat = torch.tensor([token for target in targets for token in target], device=self.device)
+            chosen, greedy = self._score_rows(hidden, flat)
+            sizes = [len(target) for target in targets]
+            for index, logs, matches in zip(indices, chosen.split(sizes), greedy.split(sizes), strict=True):
+                scores[index] = TargetScore(float(logs.sum()), len(logs), bool(matches.all()))
+        return scores
+
+    @torch.no_grad()
+    def target_distributions(
+        self, queries: Rows[Query], batch_tokens: int = BATCH_TOKENS
+    ) -> list[Float[Tensor, "n_target vocab"]]:
+        """Log-probabilities, in nats and float32, over the vocabulary where each token of an output is predicted.
+
+        The last row is where EOS is. Raises UserError as `target_scores` does.
+        """
+        sequences = self._sequences(queries, with_output=True)
+        found: list[Tensor | None] = [None] * len(queries)
+        for indices, hidden in self._target_hidden(sequences, batch_tokens):
+            sizes = [len(sequences[index].target) for index in indices]
+            for index, rows in zip(indices, hidden.split(sizes), strict=True):
+                found[index] = self.head(rows).float().log_softmax(dim=-1)
+        return found
+
+    def generate_ids(
+        self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int = BATCH_TOKENS
+    ) -> list[list[int]]:
+        """Tokens that greedy search writes for each query, up to EOS (left out) or `max_new_tokens`.
+
+        Raises UserError where a query and the new tokens do not fit the context, or a soft prompt is another
+        subject's.
+        """
+        if max_new_tokens < 1:
+            raise UserError(f"Cannot generate {max_new_tokens} tokens.", "Ask for at least one.")
+        sequences = self._sequences(queries, with_output=False, n_new=max_new_tokens)
+        side = "right" if self.is_encoder_decoder else "left"
+        found: list[list[int]] = [[] for _ in queries]
+        lengths = [len(sequence.ids) + max_new_tokens for sequence in sequences]
+        for indices in batches_by_length(lengths, batch_tokens):
+            batch = [sequences[index] for index in indices]
+            with torch.no_grad():
+                embeddings, mask = embed_sequences(self._lm, [sequence.ids for sequence in batch], batch, side)
+            rows = generate_greedily(self._lm, embeddings, mask, self.eos_ids, max_new_tokens)
+            for index, row in zip(indices, rows, strict=True):
+                found[index] = row
+        return found
+
+    def generate(
+        self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int = BATCH_TOKENS
+    ) -> list[str]:
+        """The text that greedy search writes for each query, stripped of white space at its ends.
+
+        Raises UserError as `generate_ids` does.
+        """
+        rows = self.generate_ids(queries, max_new_tokens, batch_tokens)
+        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+    def _embed_list(self, ids: list[int]) -> Float[Tensor, "n d_model"]:
+        return self._lm.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
+
+    def _sequences(self, queries: Rows[Query], with_output: bool, n_new: int = 0) -> list[TokenSequence]:
+        for prompt in {id(query.prompt): query.prompt for query in queries}.values():
+            if isinstance(prompt, SoftPrompt):
+                self.check(prompt)
+        sequences = self._encoder.queries(queries, with_output)
+        for sequence in sequences:
+            self._check_context(len(sequence.ids), len(sequence.target) + n_new)
+        return sequences
+
+    def _check_context(self, n_read: int, n_written: int) -> None:
+        longest = max(n_read, n_written) if self.is_encoder_decoder else n_read + n_written
+        if self.context_length is not None and longest > self.context_length:
+            raise UserError(
+                f"A query needs {longest} tokens, but the subject '{self.name}' has room for {self.context_length}.",
+                "Shorten the prompt or the input, or generate fewer tokens.",
+            )
+
+    def _target_hidden(
+        self, sequences: Rows[TokenSequence], batch_tokens: int
+    ) -> Iterator[tuple[list[int], Float[Tensor, "n_rows d_out"]]]:
+        """Per batch: which sequences are in it, and the hidden states that predict their targets, one after another."""
+        for indices in batches_by_length([len(s.ids) + len(s.target) for s in sequences], batch_tokens):
+            batch = [sequences[index] for index in indices]
+            yield indices, (self._cross_hidden(batch) if self.is_encoder_decoder else self._causal_hidden(batch))
+
+    def _causal_hidden(self, batch: Rows[TokenSequence]) -> Float[Tensor, "n_rows d_out"]:
+        rows = [sequence.ids + sequence.target[:-1] for sequence in batch]
+        embeddings, mask = embed_sequences(self._lm, rows, batch, "right")
+        hidden = self.backbone(embeddings, mask, positions(mask))
+        starts = [len(sequence.ids) - 1 for sequence in batch]
+        return _gather(hidden, starts, [len(sequence.target) for sequence in batch])
+
+    def _cross_hidden(self, batch: Rows[TokenSequence]) -> Float[Tensor, "n_rows d_out"]:
+        embeddings, mask = embed_sequences(self._lm, [sequence.ids for sequence in batch], batch, "right")
+        decoder_inputs = self.decoder_inputs([sequence.target for sequence in batch])
+        hidden = self.backbone(embeddings, mask, decoder_input_ids=decoder_inputs)
+        return _gather(hidden, [0] * len(batch), [len(sequence.target) for sequence in batch])
+
+    def _score_rows(
+        self, hidden: Float[Tensor, "n_rows d_out"], targets: Int[Tensor, " n_rows"]
+    ) -> tuple[Float[Tensor, " n_rows"], Bool[Tensor, " n_rows"]]:
+        """Log-probability of each row's target, on the CPU, and whether it is the most likely token."""
+        step = max(1, _LOGITS_AT_ONCE // len(self.embedding))
+        logs, matches = [], []
+        for rows, tokens in zip(hidden.split(step), targets.split(step), strict=True):
+            logits = self.head(rows).float()
+            logs.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1))
+            matches.append(logits.argmax(dim=-1) == tokens)
+        return torch.cat(logs).cpu(), torch.cat(matches).cpu()
+
+
+def _gather(
+    hidden: Float[Tensor, "batch length d_out"], starts: list[int], sizes: list[int]
+) -> Float[Tensor, "n_rows d_out"]:
+    """`sizes[i]` rows of sequence i from `starts[i]` on, for all i one after another."""
+    where = [
+        (row, start + offset)
+        for row, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        for offset in range(size)
+    ]
+    rows, columns = torch.tensor(where, device=hidden.device).unbind(dim=1)
+    return hidden[rows, columns]
+
+
+def _named(soft_prompt: SoftPrompt) -> str:
+    return f", '{soft_prompt.subject}'" if soft_prompt.subject else ""

@@ -1,0 +1,124 @@
+"""Tiny language models with random weights, and a word-level tokenizer, built in memory."""
+
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BloomConfig,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    T5Config,
+)
+
+from soft2hard.subject import Subject
+
+WORDS = "Input Output : cat dog bird fish red green blue one two three four big small up down left right".split()
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+VOCAB_SIZE = len(SPECIAL) + len(WORDS)
+CONTEXT = 64
+
+_IDS = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_ROPE = _IDS | {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": CONTEXT,
+}
+_T5 = _IDS | {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**_ROPE),
+    "qwen3": Qwen3Config(**_ROPE),
+    "gpt2": GPT2Config(**_IDS, n_embd=16, n_layer=2, n_head=4, n_positions=CONTEXT),
+    "opt": OPTConfig(
+        **_IDS,
+        hidden_size=16,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=12,
+        max_position_embeddings=CONTEXT,
+    ),
+    "bloom": BloomConfig(**_IDS, hidden_size=16, n_layer=2, n_head=4),
+    "t5": T5Config(**_T5),
+}
+"""One of each kind of architecture: rotary, learned and no positions, narrow embeddings, encoder and decoder."""
+
+ODD_HEADS: dict[str, PreTrainedConfig] = {
+    "t5_untied": T5Config(**_T5, tie_word_embeddings=False, feed_forward_proj="gated-gelu"),
+    "bart": BartConfig(
+        **_IDS,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        decoder_start_token_id=2,
+        max_position_embeddings=CONTEXT,
+        scale_embedding=True,
+    ),
+    "gemma2": Gemma2Config(**_ROPE, final_logit_softcapping=2.0, sliding_window=8),
+    "cohere": CohereConfig(**{k: v for k, v in _ROPE.items() if k != "head_dim"}, logit_scale=0.3),
+    "granite": GraniteConfig(
+        **{k: v for k, v in _ROPE.items() if k != "head_dim"}, logits_scaling=3.0, embedding_multiplier=2.0
+    ),
+}
+"""Architectures that scale, cap or shift their embeddings or logits."""
+
+_BEGINS_WITH_BOS = {"llama", "opt", "gemma2", "cohere", "bart"}
+_ENDS_WITH_EOS = {"t5", "t5_untied", "bart"}
+
+
+def tokenizer(architecture: str) -> PreTrainedTokenizerFast:
+    """Splits at white space and punctuation; adds BOS and EOS around a text as the architecture's own tokenizers do."""
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    begin = "<s> " if architecture in _BEGINS_WITH_BOS else ""
+    end = " </s>" if architecture in _ENDS_WITH_EOS else ""
+    words.post_processor = TemplateProcessing(single=f"{begin}$A{end}", special_tokens=[("<s>", 1), ("</s>", 2)])
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **names)
+
+
+def model(architecture: str, seed: int = 0) -> PreTrainedModel:
+    """Random weights large enough that outputs depend on everything that is read; biases and norms are random too.
+
+    Initialised as for training, a model this small repeats its last token and hides differences between prompts.
+    """
+    config = (CONFIGS | ODD_HEADS)[architecture]
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    made = auto.from_config(config).float()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.4 * noise if parameter.dim() > 1 else parameter + 0.2 * noise)
+        if hasattr(made, "final_logits_bias"):
+            made.final_logits_bias.copy_(torch.randn(made.final_logits_bias.shape, generator=generator))
+    return made.eval()
+
+
+@cache
+def subject(architecture: str, seed: int = 0) -> Subject:
+    """A subject shared by all tests: frozen, so that none can change it."""
+    return Subject(model(architecture, seed), tokenizer(architecture), name=f"tiny-{architecture}")
