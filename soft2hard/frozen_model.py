@@ -54,6 +54,14 @@ class FrozenModel:
         return self._table if float(scale) == 1.0 else self._table * scale
 
     @property
+    def d_model(self) -> int:
+        return self._table.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        return self._table.shape[0]
+
+    @property
     def context_length(self) -> int | None:
         """The most tokens a sequence may have; None where the architecture sets no limit (BLOOM, T5)."""
         return getattr(self.config, "max_position_embeddings", None)
@@ -173,10 +181,10 @@ class FrozenModel:
 
         A scale or a bias that is not known here would otherwise change every score without a sign.
         """
-        ids = torch.arange(min(4, len(self._table)), device=self.device)[None]
+        ids = torch.arange(min(4, self.vocab_size), device=self.device)[None]
         start = torch.tensor([[self.decoder_start_id]], device=self.device) if self.is_encoder_decoder else None
         extra = {} if start is None else {"decoder_input_ids": start}
-        expected = self.model(input_ids=ids, **extra).logits.float()
+        expected = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits.float()
         ours = self.head(self.backbone(self.embed(ids), **extra)).float()
         tolerance = (1e-4 if self.dtype == torch.float32 else 2e-2) * expected.abs().max()
         if ours.shape != expected.shape or (ours - expected).abs().max() > tolerance:

@@ -3,7 +3,8 @@
 Batch-mates and padding change nothing beyond rounding: every sequence is masked and counts its own positions.
 """
 
-from collections.abc import Iterator, Sequence as Rows
+from collections.abc import Iterator
+from collections.abc import Sequence as Rows
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -83,7 +84,7 @@ class Subject:
     @property
     def d_model(self) -> int:
         """Width of the input embeddings, and so of soft prompts."""
-        return self.embedding.shape[1]
+        return self._lm.d_model
 
     @property
     def context_length(self) -> int | None:
@@ -220,9 +221,7 @@ class Subject:
                 found[index] = row
         return found
 
-    def generate(
-        self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int = BATCH_TOKENS
-    ) -> list[str]:
+    def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int = BATCH_TOKENS) -> list[str]:
         """The text that greedy search writes for each query, stripped of white space at its ends.
 
         Raises UserError as `generate_ids` does.
@@ -275,7 +274,7 @@ class Subject:
         self, hidden: Float[Tensor, "n_rows d_out"], targets: Int[Tensor, " n_rows"]
     ) -> tuple[Float[Tensor, " n_rows"], Bool[Tensor, " n_rows"]]:
         """Log-probability of each row's target, on the CPU, and whether it is the most likely token."""
-        step = max(1, _LOGITS_AT_ONCE // len(self.embedding))
+        step = max(1, _LOGITS_AT_ONCE // self._lm.vocab_size)
         logs, matches = [], []
         for rows, tokens in zip(hidden.split(step), targets.split(step), strict=True):
             logits = self.head(rows).float()

@@ -1,0 +1,74 @@
+"""Subjects are read from folders, and what is wrong with a folder is said in one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from soft2hard.errors import UserError
+from soft2hard.subject import Query, Subject
+from tests import tiny_models
+
+
+def save(folder: Path, architecture: str) -> Path:
+    tiny_models.model(architecture).save_pretrained(folder)
+    tiny_models.tokenizer(architecture).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["llama", "opt", "t5", "bart"])
+def test_a_saved_subject_reads_back_the_same(tmp_path: Path, architecture: str) -> None:
+    read = Subject.from_pretrained(str(save(tmp_path, architecture)), device="cpu")
+    kept, query = tiny_models.subject(architecture), Query("cat", "dog", "bird")
+    assert read.name == str(tmp_path)
+    assert read.fingerprint == kept.fingerprint
+    assert read.is_encoder_decoder == (architecture in ("t5", "bart"))
+    torch.testing.assert_close(read.target_distributions([query])[0], kept.target_distributions([query])[0])
+
+
+def test_the_dtype_is_float32_on_a_cpu_unless_another_is_asked_for(tmp_path: Path) -> None:
+    folder = str(save(tmp_path, "llama"))
+    assert Subject.from_pretrained(folder, device="cpu").embedding.dtype == torch.float32
+    half = Subject.from_pretrained(folder, device="cpu", dtype=torch.bfloat16)
+    assert half.embedding.dtype == torch.bfloat16
+    assert half.target_distributions([Query("cat", "dog", "bird")])[0].dtype == torch.float32
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.*could not be read.*config.json"):
+        Subject.from_pretrained(str(tmp_path / "nowhere"))
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    tiny_models.model("llama").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer.*save_pretrained"):
+        Subject.from_pretrained(str(tmp_path), device="cpu")
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    weights = save(tmp_path, "llama") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="could not be read"):
+        Subject.from_pretrained(str(tmp_path), device="cpu")
+
+
+def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
+    weights = save(tmp_path, "llama") / "model.safetensors"
+    torch.save(tiny_models.model("llama").state_dict(), tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UserError, match="could not be read.*model.safetensors"):
+        Subject.from_pretrained(str(tmp_path), device="cpu")
+
+
+def test_a_model_without_its_output_head_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, "llama")
+    tiny_models.model("llama").model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="lacks weights: lm_head"):
+        Subject.from_pretrained(str(tmp_path), device="cpu")
+
+
+def test_a_model_that_is_no_language_model_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, "llama")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(UserError, match="could not be read"):
+        Subject.from_pretrained(str(tmp_path), device="cpu")
