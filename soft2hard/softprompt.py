@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.errors import UserError
-from soft2hard.softprompt_io import SUFFIXES, as_matrix, encode_metadata, read_file, write_safetensors
+from soft2hard.softprompt_io import SUFFIXES, as_matrix, encode_metadata, read_file, reading, write_safetensors
 from soft2hard.softprompt_peft import adapter_of, is_adapter, read_adapter, write_adapter
 
 
@@ -37,9 +37,6 @@ class SoftPrompt:
     """Free-text facts: source file, its format and metadata, task, tuning steps and so on."""
 
     def __post_init__(self) -> None:
-        if self.embeddings.dim() != 2:
-            shape = tuple(self.embeddings.shape)
-            raise UserError(f"The soft prompt has shape {shape}, not (n_tokens, d_model).", "Give one row a token.")
         object.__setattr__(self, "embeddings", as_matrix(self.embeddings, "The soft prompt"))
         object.__setattr__(self, "provenance", dict(self.provenance))
 
@@ -54,20 +51,21 @@ class SoftPrompt:
         return self.embeddings.shape[1]
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> "SoftPrompt":
         """Read a soft prompt from a file or a PEFT adapter folder.
 
         Files: .safetensors, .npy, .npz, and .pt, .pth or .bin of torch.save. They hold either the
         matrix alone, or other tensors beside it and it under the name `prompt_embeddings`. Folders:
-        prompt-tuning and p-tuning adapters (either of their two files will do for the folder). A
+        prompt-tuning and p-tuning adapters (or one of their own files, for the folder). A
         leading axis of one is dropped. Nothing in a file is run.
 
         Raises:
             UserError: no soft prompt can be read there; says why, and what to do.
         """
         path = Path(path)
-        folder = adapter_of(path)
-        stored = read_file(path) if folder is None else read_adapter(folder)
+        with reading(path):
+            folder = adapter_of(path)
+            stored = read_file(path) if folder is None else read_adapter(folder)
         return cls(as_matrix(stored.embeddings, str(path)), stored.subject, stored.fingerprint, stored.provenance)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -139,7 +137,8 @@ def find_soft_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        found |= dict.fromkeys(_expand(path))
+        with reading(path):
+            found |= dict.fromkeys(_expand(path))
     return list(found)
 
 

@@ -6,12 +6,13 @@ prompt. What goes with a soft prompt in our own safetensors files is in their me
 
 import json
 import pickle
+import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import safetensors.torch
@@ -87,10 +88,12 @@ def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, *errors) as error:
-        detail = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"Cannot read {path}: {error.strerror}.", "Check the path and its permissions.") from error
+        detail = textwrap.shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ...")
         raise UserError(
-            f"Cannot read {path}: {detail}.",
-            f"If it is readable, it is cut short or not a {path.suffix or path.name} file: save or copy it again.",
+            f"{path} is damaged, cut short, or not a {path.suffix or path.name} file ({detail}).",
+            "Save or copy it again.",
         ) from error
 
 
@@ -148,17 +151,29 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a file written by torch.save, nested ones by dotted names; no code is run."""
-    try:
+    with _reading_untrusted(path, "unsupported", "torch.save(tensor, path)"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols, in files that are then refused
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged or hostile bytes can make the unpickler raise anything
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+    return dict(_flat_tensors(content)), {}
+
+
+@contextmanager
+def _reading_untrusted(path: Path, sign: str, how_to_save: str) -> Iterator[None]:
+    """Turn whatever NumPy or PyTorch raises into a UserError.
+
+    Both parse Python syntax or bytecode, where damaged or hostile bytes can raise anything. That
+    they met Python objects and refused to make them shows in `sign`, a word of their message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError | ValueError) and sign in str(error).lower():
             raise UserError(
-                f"{path} holds Python objects other than tensors, which could run code when read; nothing was run.",
-                "Where you trust it, load it yourself and save the tensor alone: torch.save(tensor, path).",
+                f"{path} is damaged, or holds Python objects that could run code when read; nothing was run.",
+                f"Where you trust it, load it yourself and save the numbers alone: {how_to_save}.",
             ) from error
         with reading(path, Exception):
             raise
-    return dict(_flat_tensors(content)), {}
 
 
 def _flat_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -171,36 +186,22 @@ def _flat_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]
 
 
 def _read_npy(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with _reading_numpy(path):
+    with _reading_untrusted(path, "pickle", "np.save(path, array)"):
         array = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of arrays, whose suffix is .npz")
-        return dict(_array_tensors({"array": array})), {}
+    return dict(_array_tensors({"array": array})), {}
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with _reading_numpy(path):
+    with _reading_untrusted(path, "pickle", "np.savez(path, array)"):
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it is a single array, whose suffix is .npy")
         with archive:
-            return dict(_array_tensors({name: archive[name] for name in archive.files})), {}
-
-
-@contextmanager
-def _reading_numpy(path: Path) -> Iterator[None]:
-    """Errors of np.load; those about pickled objects have a remedy of their own."""
-    try:
-        with reading(path, EOFError, BadZipFile, KeyError, MemoryError, NotImplementedError):
-            yield
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise UserError(
-                f"{path} holds pickled Python objects, which could run code when read, or is damaged; nothing was run.",
-                "Save a plain array of numbers: np.save(path, array.astype(np.float32)).",
-            ) from error
-        with reading(path, ValueError):
-            raise
+            # Members that are no arrays come as bytes.
+            arrays = {name: value for name, value in archive.items() if isinstance(value, np.ndarray)}
+    return dict(_array_tensors(arrays)), {}
 
 
 def _array_tensors(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Tensor]]:

@@ -34,7 +34,8 @@ from soft2hard.softprompt_io import (
 CONFIG_NAME = "adapter_config.json"
 _SAFETENSORS_NAME = "adapter_model.safetensors"
 _TORCH_NAME = "adapter_model.bin"
-_ADAPTER_FILES = {CONFIG_NAME, _SAFETENSORS_NAME, _TORCH_NAME, "README.md"}
+_ADAPTER_FILES = {CONFIG_NAME, _SAFETENSORS_NAME, _TORCH_NAME}
+_REPLACEABLE = _ADAPTER_FILES | {"README.md"}
 
 _READABLE_KINDS = ("PROMPT_TUNING", "P_TUNING")
 _KIND_NAMES = {
@@ -206,4 +207,4 @@ def write_adapter(
 
 
 def _holds_only_an_adapter(folder: Path) -> bool:
-    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _ADAPTER_FILES
+    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _REPLACEABLE
