@@ -4,6 +4,7 @@ A reader opens one format and returns its named tensors; `read_file` picks the o
 prompt. What goes with a soft prompt in our own safetensors files is in their metadata, as JSON.
 """
 
+import errno
 import json
 import pickle
 import textwrap
@@ -25,7 +26,7 @@ from soft2hard.errors import UserError
 from soft2hard.files import atomic_write
 
 MATRIX_NAME = "prompt_embeddings"
-"""Name of the soft prompt among the tensors of a file: PEFT's, and that of the files written here."""
+"""Name of the soft prompt among the tensors of a file: PEFT's, and ours."""
 FORMAT = "soft2hard soft prompt"
 SCHEMA_VERSION = 1
 _NAMED_AT_MOST = 5
@@ -88,7 +89,8 @@ def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, *errors) as error:
-        if isinstance(error, OSError) and error.strerror:
+        # An invalid argument is a place outside the file, to which damaged contents pointed.
+        if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
             raise UserError(f"Cannot read {path}: {error.strerror}.", "Check the path and its permissions.") from error
         detail = textwrap.shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ...")
         raise UserError(
