@@ -13,7 +13,7 @@ from transformers import (
 
 from soft2hard.errors import UserError
 
-_READING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, SafetensorError, RuntimeError)
+_READING_ERRORS = (OSError, ValueError, SafetensorError)
 
 
 def load_model(name_or_path: str, device: torch.device | str | None, dtype: torch.dtype | None) -> PreTrainedModel:

@@ -50,18 +50,9 @@ class SequenceEncoder:
                 "Name one as eos_token in its tokenizer_config.json.",
             )
         self.eos_id: int = tokenizer.eos_token_id
-        self._body_end = [self.eos_id] if is_encoder_decoder and self._ends_with_eos else []
-
-    @cached_property
-    def bos(self) -> list[int]:
+        self.bos = self._bos()
         """The BOS token's id, or nothing."""
-        wanted = self._starts_with_bos if self.template.bos is None else self.template.bos
-        if wanted and self.tokenizer.bos_token_id is None:
-            raise UserError(
-                "The template asks for a BOS token, and the subject's tokenizer has none.",
-                "Use a template with bos=False, or name a bos_token in tokenizer_config.json.",
-            )
-        return [self.tokenizer.bos_token_id] if wanted else []
+        self._body_end = [self.eos_id] if is_encoder_decoder and self._ends_with_eos else []
 
     def texts(self, texts: Iterable[str]) -> dict[str, list[int]]:
         """Token ids of each distinct text, without special tokens."""
@@ -105,6 +96,15 @@ class SequenceEncoder:
         if not sequence:
             raise UserError("A query has no token for the subject to read.", "Give it a prompt or an input.")
         return TokenSequence(sequence, target, soft_prompt, len(self.bos))
+
+    def _bos(self) -> list[int]:
+        wanted = self._starts_with_bos if self.template.bos is None else self.template.bos
+        if wanted and self.tokenizer.bos_token_id is None:
+            raise UserError(
+                "The template asks for a BOS token, and the subject's tokenizer has none.",
+                "Use a template with bos=False, or name a bos_token in tokenizer_config.json.",
+            )
+        return [self.tokenizer.bos_token_id] if wanted else []
 
     @property
     def _starts_with_bos(self) -> bool:

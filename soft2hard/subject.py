@@ -3,6 +3,7 @@
 Batch-mates and padding change nothing beyond rounding: every sequence is masked and counts its own positions.
 """
 
+import os
 from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 
@@ -33,7 +34,8 @@ class Subject:
     """A frozen causal or encoder-decoder language model with its tokenizer.
 
     Parameters take no gradient and the model stays in evaluation mode. Raises UserError for an architecture whose
-    logits are computed in a way that is not supported, and for a tokenizer without EOS.
+    logits are computed in a way that is not supported, and for a tokenizer without EOS, or without BOS where the
+    template asks for it.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Subject:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | os.PathLike[str],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

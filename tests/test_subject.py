@@ -233,9 +233,8 @@ def test_a_tokenizer_without_eos_is_refused() -> None:
 def test_a_template_that_asks_for_a_missing_bos_is_refused() -> None:
     tokenizer = tiny_models.tokenizer("gpt2")
     tokenizer.bos_token = None
-    subject = Subject(tiny_models.model("gpt2"), tokenizer, name="tiny", template=Template(bos=True))
     with pytest.raises(UserError, match="BOS"):
-        subject.prompt_embeddings("cat")
+        Subject(tiny_models.model("gpt2"), tokenizer, name="tiny", template=Template(bos=True))
 
 
 def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused() -> None:

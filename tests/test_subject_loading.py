@@ -18,7 +18,7 @@ def save(folder: Path, architecture: str) -> Path:
 
 @pytest.mark.parametrize("architecture", ["llama", "opt", "t5", "bart"])
 def test_a_saved_subject_reads_back_the_same(tmp_path: Path, architecture: str) -> None:
-    read = Subject.from_pretrained(str(save(tmp_path, architecture)), device="cpu")
+    read = Subject.from_pretrained(save(tmp_path, architecture), device="cpu")
     kept, query = tiny_models.subject(architecture), Query("cat", "dog", "bird")
     assert read.name == str(tmp_path)
     assert read.fingerprint == kept.fingerprint
