@@ -1,0 +1,38 @@
+"""Attention as plain batched matrix products.
+
+For the short rows and narrow heads of the embedded world, PyTorch's fused attention spends most of its
+time in a backward pass that is several times slower on CPU than three matrix products
+(`benchmarks/attention_cpu.py`). Registered with transformers under the name ATTENTION.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+ATTENTION = "soft2hard_matmul"
+
+
+def matmul_attention(
+    module: torch.nn.Module,
+    query: Float[Tensor, "batch heads queries width"],
+    key: Float[Tensor, "batch kv_heads keys width"],
+    value: Float[Tensor, "batch kv_heads keys width"],
+    attention_mask: Float[Tensor, "#batch #heads queries keys"] | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[Float[Tensor, "batch queries heads width"], None]:
+    """Softmax attention with an additive mask (0 where allowed, very negative elsewhere)."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(-1, -2))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    return torch.matmul(torch.softmax(scores, -1), value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, matmul_attention)
+AttentionMaskInterface.register(ATTENTION, eager_mask)

@@ -1,0 +1,51 @@
+"""Records shared by every stage: an example, a task, and a dataset of datasets (DoD)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input and the output wanted for it."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: what is asked, in words, and by examples.
+
+    `train` tunes soft prompts, `validation` stops the tuning and verifies translations, `test` is
+    only ever scored on. The three share no input unless the task has too few distinct inputs.
+    """
+
+    name: str
+    """Unique within its DoD, and stable: for procedural DoDs the canonical form of the task."""
+    family: str
+    """The kind of task, for results broken down by kind."""
+    instruction: str
+    """The reference ("gold") instruction; empty when a task is given by examples alone."""
+    paraphrases: tuple[str, ...]
+    """Other phrasings of the same instruction."""
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: tuple[str, ...] | None = None
+    """All possible outputs when they form a small closed set, else None."""
+    metric: str = "exact_match"
+    """How outputs of this task are scored."""
+
+
+class DoD(Protocol):
+    """A dataset of datasets: many tasks, each in one fixed split."""
+
+    name: str
+
+    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
+        """Yield up to `n` distinct tasks of a split (all of them when None), in an order set by `seed`."""
+        ...

@@ -1,0 +1,294 @@
+"""Tuning many soft prompts at once on one frozen subject.
+
+Prompt tuning (Lester et al. 2021, arXiv 2104.08691) with a batch of *slots*: every slot holds one task
+with its own prompt, examples, Adam state, learning-rate schedule and early stopping. All slots share each
+forward and backward pass; a slot whose task is done takes the next one. Gradients go to the prompts alone.
+
+What a task becomes does not depend on its slot-mates: its examples are drawn by a generator seeded by the
+task alone, losses are summed over slots, and no statistic is shared.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from soft2hard.data_gen.initialisation import initial_prompt
+from soft2hard.data_gen.tasks import Task
+from soft2hard.errors import UserError
+from soft2hard.shared_prefix import EncodedExample, Runner, encode_example, make_runner
+from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject import Subject
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How soft prompts are tuned."""
+
+    n_tokens: int = 8
+    """Virtual tokens of each soft prompt."""
+    init: str = "vocabulary"
+    """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'text:...'
+    (the tokens of a text), or the path of a saved soft prompt."""
+    steps: int = 100
+    """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
+    batch_size: int = 8
+    """Examples a step."""
+    lr: float = 0.03
+    """Adam's learning rate, relative to the root mean square of the subject's embeddings times `lr_unit`."""
+    warmup: int = 5
+    """Steps over which the learning rate rises."""
+    eval_every: int = 10
+    """Steps between two looks at the validation loss."""
+    patience: int = 4
+    """Looks without improvement after which tuning stops."""
+    good_enough: float = 0.005
+    """Validation loss, in nats a token, at which there is nothing left to gain."""
+    slots: int = 64
+    """Prompts tuned at once."""
+    seed: int = 0
+    """Of initialisation and order of examples."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_tokens", "steps", "batch_size", "eval_every", "patience", "slots"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
+        if not self.lr > 0:
+            raise UserError(f"The learning rate is {self.lr}.", "It must be above 0.")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned soft prompt and how it came about."""
+
+    task: Task
+    soft_prompt: SoftPrompt
+    """The prompt with the lowest validation loss seen."""
+    validation_loss: float
+    """Its loss on the task's validation examples, nats a token."""
+    initial_loss: float
+    """The validation loss before the first step."""
+    steps: int
+    """Steps taken in all."""
+    best_step: int
+    """The step at which the returned prompt stood."""
+    snapshots: tuple[tuple[int, Float[Tensor, "n_tokens d_model"]], ...] = ()
+    """Earlier prompts along the tuning with their steps, if asked for."""
+
+
+@dataclass
+class _Job:
+    """A task being tuned in a slot."""
+
+    task: Task
+    examples: list[EncodedExample]
+    validation: list[EncodedExample]
+    rng: Random
+    order: list[int] = field(default_factory=list)
+    step: int = 0
+    initial_loss: float = float("nan")
+    best_loss: float = float("inf")
+    best_step: int = 0
+    best: Tensor | None = None
+    looks_without_gain: int = 0
+    looked_at: int = -1
+    snapshots: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def draw(self, n: int) -> list[EncodedExample]:
+        """The next examples: every one is seen once before any is seen again."""
+        while len(self.order) < n:
+            self.order += self.rng.sample(range(len(self.examples)), len(self.examples))
+        chosen, self.order = self.order[:n], self.order[n:]
+        return [self.examples[i] for i in chosen]
+
+
+class Tuner:
+    """Tunes soft prompts for tasks on one subject.
+
+    `tune(tasks)` yields results as tasks finish, in no fixed order.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        config: Tuning = Tuning(),
+        *,
+        runner: Runner | None = None,
+        snapshot_steps: Sequence[int] = (),
+        on_step: Callable[[int], None] | None = None,
+    ):
+        self.subject, self.config = subject, config
+        self.runner = runner or make_runner(subject)
+        self.snapshot_steps = frozenset(snapshot_steps)
+        self.on_step = on_step
+        self._bos = len(subject.prompt_embeddings(None))
+
+    def tune(self, tasks: Iterable[Task]) -> Iterator[Tuned]:
+        """Tune one soft prompt a task.
+
+        Tasks of like length share a batch, so little is padded. Raises UserError for a task without
+        train or validation examples, or with one too long for the subject.
+        """
+        jobs = deque(sorted((self._job(task) for task in tasks), key=_length))
+        slots: list[_Job] = []
+        state = _SlotState(self.config, self.subject)
+        while jobs or slots:
+            while jobs and len(slots) < self.config.slots:
+                job = jobs.popleft()
+                slots.append(job)
+                state.add(initial_prompt(self.subject, job.task, self.config.init, self.config.n_tokens, job.rng))
+            self._look(slots, state)
+            finished = [i for i, job in enumerate(slots) if self._is_done(job)]
+            for i in finished:
+                yield self._result(slots[i])
+            if finished:
+                kept = [i for i in range(len(slots)) if i not in set(finished)]
+                slots = [slots[i] for i in kept]
+                state.keep(kept)
+                continue
+            self._step(slots, state)
+
+    def _job(self, task: Task) -> _Job:
+        for part in ("train", "validation"):
+            if not getattr(task, part):
+                raise UserError(f"Task '{task.name}' has no {part} examples.", "Give it some, or leave it out.")
+        encode = lambda examples: [encode_example(self.subject, e.input, e.output) for e in examples]  # noqa: E731
+        job = _Job(task, encode(task.train), encode(task.validation), Random(f"{self.config.seed}/{task.name}"))
+        longest = max(e.n_read for e in job.examples + job.validation) + self.config.n_tokens + self._bos
+        limit = self.subject.context_length
+        if limit is not None and longest > limit:
+            raise UserError(
+                f"An example of task '{task.name}' needs {longest} tokens with its prompt; the subject reads {limit}.",
+                "Shorten the example or use a subject with a longer context.",
+            )
+        return job
+
+    def _is_done(self, job: _Job) -> bool:
+        return (
+            job.step >= self.config.steps
+            or job.looks_without_gain >= self.config.patience
+            or job.best_loss <= self.config.good_enough
+        )
+
+    def _run(self, prompts: Float[Tensor, "slots n d"], examples: list[list[EncodedExample]]) -> Float[Tensor, "slots"]:
+        """Mean loss over output tokens for each slot, nats a token."""
+        dtype = self.subject.embedding.dtype
+        prefixes = prompts.to(dtype)
+        if self._bos:
+            bos = self.subject.prompt_embeddings(None).to(dtype)
+            prefixes = torch.cat([bos.expand(len(prompts), -1, -1), prefixes], 1)
+        targets = self.runner.run(list(prefixes), examples)
+        losses = F.cross_entropy(self.subject.head(targets.hidden).float(), targets.ids, reduction="none")
+        return _mean_by(losses, targets.prompt, len(prompts))
+
+    def _step(self, slots: list[_Job], state: "_SlotState") -> None:
+        prompts = state.prompts.detach().requires_grad_()
+        losses = self._run(prompts, [job.draw(self.config.batch_size) for job in slots])
+        # A sum, so that a slot's gradient is that of its own mean loss whatever the other slots hold.
+        (gradient,) = torch.autograd.grad(losses.sum(), prompts)
+        state.update(gradient)
+        for i, job in enumerate(slots):
+            job.step += 1
+            if job.step in self.snapshot_steps:
+                job.snapshots.append((job.step, state.prompts[i].clone().cpu()))
+        if self.on_step:
+            self.on_step(len(slots))
+
+    @torch.no_grad()
+    def _look(self, slots: list[_Job], state: "_SlotState") -> None:
+        """Validation loss of the slots whose turn it is."""
+        last = self.config.steps
+        due = [i for i, job in enumerate(slots) if job.step % self.config.eval_every == 0 or job.step == last]
+        due = [i for i in due if slots[i].looked_at != slots[i].step]
+        if not due:
+            return
+        losses = self._run(state.prompts[due], [slots[i].validation for i in due]).tolist()
+        for i, loss in zip(due, losses, strict=True):
+            job = slots[i]
+            job.looked_at = job.step
+            if job.step == 0:
+                job.initial_loss = loss
+            if loss < job.best_loss:
+                job.best_loss, job.best_step, job.looks_without_gain = loss, job.step, 0
+                job.best = state.prompts[i].clone()
+            else:
+                job.looks_without_gain += 1
+
+    def _result(self, job: _Job) -> Tuned:
+        if job.best is None:
+            raise UserError(
+                f"Tuning of task '{job.task.name}' diverged: its loss was never a number.", "Lower the learning rate."
+            )
+        soft_prompt = SoftPrompt(
+            job.best.float().cpu(),
+            subject=self.subject.name,
+            fingerprint=self.subject.fingerprint,
+            provenance={
+                "task": job.task.name,
+                "init": self.config.init,
+                "seed": str(self.config.seed),
+                "steps": str(job.best_step),
+                "validation_loss": f"{job.best_loss:.6f}",
+            },
+        )
+        snapshots = tuple((step, prompt) for step, prompt in job.snapshots if step < job.best_step)
+        return Tuned(job.task, soft_prompt, job.best_loss, job.initial_loss, job.step, job.best_step, snapshots)
+
+
+class _SlotState:
+    """Prompts and Adam moments of all slots, each counting its own steps.
+
+    Adam with bias correction (Kingma and Ba 2015, algorithm 1). The learning rate is in units of the
+    subject's embeddings, so that one setting serves subjects of any embedding scale.
+    """
+
+    BETAS, EPSILON = (0.9, 0.98), 1e-8
+
+    def __init__(self, config: Tuning, subject: Subject):
+        self.config = config
+        self.lr = config.lr * embedding_scale(subject)
+        shape = (0, config.n_tokens, subject.d_model)
+        self.prompts, self.mean, self.square = (torch.zeros(shape, device=subject.device) for _ in range(3))
+        self.count: Int[Tensor, "slots"] = torch.zeros(0, dtype=torch.long, device=subject.device)
+
+    def add(self, prompt: Float[Tensor, "n d"]) -> None:
+        new = prompt.float()[None].to(self.prompts.device)
+        self.prompts = torch.cat([self.prompts, new])
+        self.mean = torch.cat([self.mean, torch.zeros_like(new)])
+        self.square = torch.cat([self.square, torch.zeros_like(new)])
+        self.count = torch.cat([self.count, self.count.new_zeros(1)])
+
+    def keep(self, indices: list[int]) -> None:
+        self.prompts, self.mean, self.square, self.count = (
+            x[indices] for x in (self.prompts, self.mean, self.square, self.count)
+        )
+
+    def update(self, gradient: Float[Tensor, "slots n d"]) -> None:
+        first, second = self.BETAS
+        config, step = self.config, self.count.float()
+        schedule = torch.minimum((step + 1) / config.warmup, (config.steps - step) / config.steps).clamp(max=1)
+        self.count = self.count + 1
+        self.mean = first * self.mean + (1 - first) * gradient
+        self.square = second * self.square + (1 - second) * gradient.square()
+        correct = [(1 - beta ** self.count.float())[:, None, None] for beta in self.BETAS]
+        direction = self.mean / correct[0] / ((self.square / correct[1]).sqrt() + self.EPSILON)
+        self.prompts = self.prompts - (self.lr * schedule)[:, None, None] * direction
+
+
+def embedding_scale(subject: Subject) -> float:
+    """Root mean square of the entries of the subject's input embeddings."""
+    return subject.embedding.float().square().mean().sqrt().item()
+
+
+def _mean_by(values: Float[Tensor, "n"], group: Int[Tensor, "n"], n_groups: int) -> Float[Tensor, "groups"]:
+    total = torch.zeros(n_groups, device=values.device).index_add(0, group, values)
+    return total / torch.bincount(group, minlength=n_groups).clamp(min=1)
+
+
+def _length(job: _Job) -> float:
+    return sum(example.n_read for example in job.examples) / len(job.examples)

@@ -1,0 +1,1 @@
+"""The embedded world's language models: tokenizers, training data and training from scratch."""

@@ -1,0 +1,98 @@
+"""Training rows for the embedded language models: one instruction shared by many examples.
+
+A row holds an instruction and as many examples as fit. In a *zero-shot* row every example attends to
+the instruction and to itself alone, and its positions restart right after the instruction, so one
+row gives what as many separate sequences would, without repeating the instruction. In a *few-shot*
+row there is no instruction and examples attend to all earlier ones.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..dods.lexical import LexicalTask
+from ...template import Template
+
+IGNORE = -100
+CONTEXT_WEIGHT = 0.1  # loss weight of instruction and input tokens; outputs weigh 1
+
+Encoder = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of packed rows."""
+
+    ids: Int[Tensor, "rows length"]
+    positions: Int[Tensor, "rows length"]
+    allowed: Bool[Tensor, "rows length length"]
+    """Whether a query position (second axis) may attend to a key position (third)."""
+    labels: Int[Tensor, "rows length"]
+    """The next token, IGNORE where there is nothing to learn."""
+    weights: Float[Tensor, "rows length"]
+    answer: Int[Tensor, "rows length"]
+    """Which answer of the row a label belongs to (from 1), 0 for labels that are not outputs."""
+
+
+class RowBuilder:
+    """Lays out tasks as rows of a fixed length for one tokenizer."""
+
+    def __init__(self, encode: Encoder, eos: int, pad: int, length: int = 128, template: Template | None = None):
+        self.encode, self.eos, self.pad, self.length = encode, eos, pad, length
+        self.template = template or Template()
+
+    def _example(self, task: LexicalTask, rng: Random, has_prompt: bool) -> tuple[list[int], list[int]]:
+        example = task.example(rng)
+        body = self.encode(self.template.body_text(example.input, has_prompt))
+        return body, [*self.encode(self.template.output_text(example.output)), self.eos]
+
+    def build(self, tasks: Sequence[LexicalTask], rng: Random, few_shot_share: float = 0.0) -> Rows:
+        """One row a task."""
+        shape = (len(tasks), self.length)
+        ids = np.full(shape, self.pad, np.int64)
+        labels = np.full(shape, IGNORE, np.int64)
+        positions, segment, answer = (np.zeros(shape, np.int64) for _ in range(3))
+        chained = np.zeros(len(tasks), bool)
+        for row, task in enumerate(tasks):
+            chained[row] = rng.random() < few_shot_share
+            self._fill(task, rng, chained[row], ids[row], labels[row], positions[row], segment[row], answer[row])
+        # Padding has segment -1: it sees only itself, and nobody sees it.
+        query, key = segment[:, :, None], segment[:, None, :]
+        order = np.tril(np.ones((self.length, self.length), bool))
+        together = (key == query) | (key == 0) | (chained[:, None, None] & (key >= 0))
+        allowed = order & together | np.eye(self.length, dtype=bool)
+        weights = np.where(answer > 0, 1.0, CONTEXT_WEIGHT) * (labels != IGNORE)
+        return Rows(*map(torch.from_numpy, (ids, positions, allowed, labels, weights.astype(np.float32), answer)))
+
+    def _fill(self, task, rng, chained, ids, labels, positions, segment, answer) -> None:
+        segment[:] = -1
+        start = 0
+        if not chained:
+            phrasing = rng.randrange(len(task.variant.phrasings))
+            prompt = self.encode(task.instruction(phrasing, rng))
+            start = len(prompt)
+            ids[:start], positions[:start], segment[:start] = prompt, range(start), 0
+            labels[: start - 1] = prompt[1:]
+        at, n_examples = start, 0
+        while True:
+            body, output = self._example(task, rng, has_prompt=not chained or n_examples > 0)
+            tokens = body + output[:-1]
+            end = at + len(tokens)
+            if end > self.length:
+                return
+            n_examples += 1
+            ids[at:end] = tokens
+            segment[at:end] = n_examples
+            positions[at:end] = range(at, end) if chained else range(start, start + len(tokens))
+            labels[at : end - 1] = tokens[1:]
+            # In a chain the token after an output is the next "Input:", but a model that is asked
+            # to answer must stop there: the label is the end of the sequence all the same.
+            labels[end - len(output) : end] = output
+            if not chained or n_examples > 1:
+                answer[end - len(output) : end] = n_examples
+            at = end

@@ -1,0 +1,86 @@
+"""Tokenizers of the embedded language models, made from the lexical world itself.
+
+The subject reads whole words; the API-side model has a SentencePiece vocabulary, so that nothing but
+text can pass from one to the other.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ..dods.lexical import FAMILIES, draw_task
+from ..dods.lexical.grammar import FORMS
+from ..dods.lexical.words import CATEGORIES, COUNTS, LABELS, ORDINALS, PLURALS, RELATIONS
+
+_PIECE = r"Input:|Output:|[A-Za-z]+|[^\sA-Za-z]"
+PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
+
+
+def world_words() -> list[str]:
+    """Every word and punctuation mark that instructions, inputs or outputs can hold, sorted."""
+    words: set[str] = {"Input:", "Output:", "none", "yes", "no", *COUNTS, *LABELS, *ORDINALS, *PLURALS.values()}
+    words |= {*CATEGORIES, *(word for members in CATEGORIES.values() for word in members)}
+    for relation in RELATIONS.values():
+        words |= {*relation.pairs, *relation.pairs.values(), *relation.noun.split()}
+    for variants in FAMILIES.values():
+        for phrasing in (p for variant in variants for p in variant.phrasings):
+            words |= set(re.findall(_PIECE, re.sub(r"\{\w+:\w+\}", " , ", phrasing)))
+    words |= {"a", "an", "and", "or"} & {w for form in FORMS.values() for w in re.findall(r"[a-z]+", form.pattern)}
+    words |= {word.capitalize() for word in ("a", "an")}
+    return sorted(words | {"and", "or", "a", "an"})
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the lexical world; line breaks read as spaces."""
+    vocabulary = {word: i for i, word in enumerate([PAD, EOS, UNK, *world_words()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("\n", " "), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Split(Regex(_PIECE), behavior="isolated"),
+        ]
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
+    )
+
+
+def world_text(n_lines: int, seed: int = 0) -> Iterator[str]:
+    """Lines of the world's text from training tasks: an instruction with a few examples."""
+    rng = Random(f"world-text/{seed}")
+    names = tuple(FAMILIES)
+    while n_lines:
+        task = draw_task(rng.choice(names), rng)
+        if task.split != "train":
+            continue
+        n_lines -= 1
+        examples = (task.example(rng) for _ in range(4))
+        body = "".join(f"\nInput: {e.input}\nOutput: {e.output}" for e in examples)
+        yield task.instruction(rng.randrange(len(task.variant.phrasings)), rng) + body
+
+
+def train_sentencepiece(folder: Path, vocab_size: int = 600, n_lines: int = 20_000) -> Path:
+    """Train a SentencePiece unigram model on the world's text; returns the path of the `.model` file."""
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in world_text(n_lines) for line in text.split("\n")),
+        model_prefix=str(folder / "sentencepiece"),
+        vocab_size=vocab_size,
+        model_type="unigram",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+    )
+    return folder / "sentencepiece.model"

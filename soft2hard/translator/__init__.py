@@ -1,0 +1,1 @@
+"""The translator: soft prompt in, instruction out."""

@@ -1,0 +1,44 @@
+"""What a saved translator says about itself."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from soft2hard.errors import UserError
+
+CARD_FILE = "soft2hard.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TranslatorCard:
+    """Identity of the subject a translator is for, and where it comes from."""
+
+    subject: str
+    """Name or path of the subject."""
+    fingerprint: str
+    """`Subject.fingerprint` of it."""
+    d_subject: int
+    """Width of its soft prompts."""
+    training: dict = field(default_factory=dict)
+    """Settings, data, versions and scores of the training, as plain JSON."""
+
+
+def write_card(folder: Path, card: TranslatorCard) -> None:
+    (folder / CARD_FILE).write_text(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(card), indent=2))
+
+
+def read_card(folder: Path) -> TranslatorCard:
+    """Raises UserError where the folder holds no translator, or one of a later version."""
+    path = folder / CARD_FILE
+    if not path.exists():
+        raise UserError(f"'{folder}' is not a translator: it has no {CARD_FILE}.", "Make one with soft2hard train.")
+    try:
+        content = json.loads(path.read_text())
+        schema = content.pop("schema_version")
+        if schema > SCHEMA_VERSION:
+            raise UserError(f"'{folder}' was saved by a later soft2hard (schema {schema}).", "Update soft2hard.")
+        names = {f.name for f in fields(TranslatorCard)}
+        return TranslatorCard(**{name: value for name, value in content.items() if name in names})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is damaged.", "Train or copy the translator again.") from error

@@ -1,0 +1,84 @@
+"""An encoder-decoder made from a decoder-only subject's own weights.
+
+Following the idea of T5Gemma (arXiv 2504.06225): encoder and decoder take the layers of the causal
+model, the encoder reads in both directions, and the decoder gains cross-attention. Here the result is a
+T5 model: a Llama block is a T5 block (RMS norm, attention, gated feed-forward, no biases) but for
+rotary positions, which T5 replaces by a learned relative bias, and the attention scale, which is folded
+into the query matrix. So what the subject knows of the meaning of each token's vector is there from
+the start.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+WARM_START_TYPES = ("llama", "mistral")
+
+
+def can_warm_start(model: PreTrainedModel) -> bool:
+    """Whether `seq2seq_from_causal` knows this architecture (all heads with their own keys and values)."""
+    config = model.config
+    heads = getattr(config, "num_attention_heads", None)
+    return config.model_type in WARM_START_TYPES and heads == getattr(config, "num_key_value_heads", heads)
+
+
+def translator_t5_config(model: PreTrainedModel, dropout: float = 0.1) -> T5Config:
+    """A T5 configuration of the shape of a Llama-type causal model."""
+    config = model.config
+    return T5Config(
+        vocab_size=config.vocab_size,
+        d_model=config.hidden_size,
+        d_kv=config.hidden_size // config.num_attention_heads,
+        d_ff=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        num_decoder_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        relative_attention_max_distance=32,
+        relative_attention_num_buckets=16,
+        dropout_rate=dropout,
+        layer_norm_epsilon=config.rms_norm_eps,
+        feed_forward_proj="gated-silu",
+        tie_word_embeddings=False,
+        pad_token_id=config.pad_token_id,
+        eos_token_id=config.eos_token_id,
+        decoder_start_token_id=config.pad_token_id,
+    )
+
+
+@torch.no_grad()
+def seq2seq_from_causal(model: PreTrainedModel, dropout: float = 0.1) -> T5ForConditionalGeneration:
+    """A T5 model that starts from the weights of a Llama-type causal model (see `can_warm_start`).
+
+    Cross-attention starts as a copy of self-attention with its output matrix at zero, so that the
+    decoder is the causal model until training opens it.
+    """
+    target = T5ForConditionalGeneration(translator_t5_config(model, dropout))
+    scale = target.config.d_kv**-0.5
+    embedding = model.get_input_embeddings().weight.float()
+    target.shared.weight.copy_(embedding)
+    target.lm_head.weight.copy_(model.get_output_embeddings().weight.float())
+    for stack in (target.encoder, target.decoder):
+        stack.final_layer_norm.weight.copy_(model.model.norm.weight)
+        for block, layer in zip(stack.block, model.model.layers, strict=True):
+            _copy_attention(block.layer[0].SelfAttention, layer.self_attn, scale)
+            block.layer[0].layer_norm.weight.copy_(layer.input_layernorm.weight)
+            if stack is target.decoder:
+                _copy_attention(block.layer[1].EncDecAttention, layer.self_attn, scale)
+                block.layer[1].EncDecAttention.o.weight.zero_()
+                block.layer[1].layer_norm.weight.copy_(layer.input_layernorm.weight)
+            _copy_feed_forward(block.layer[-1], layer)
+    return target
+
+
+def _copy_attention(target: nn.Module, source: nn.Module, scale: float) -> None:
+    target.q.weight.copy_(source.q_proj.weight * scale)
+    target.k.weight.copy_(source.k_proj.weight)
+    target.v.weight.copy_(source.v_proj.weight)
+    target.o.weight.copy_(source.o_proj.weight)
+
+
+def _copy_feed_forward(target: nn.Module, source: nn.Module) -> None:
+    target.DenseReluDense.wi_0.weight.copy_(source.mlp.gate_proj.weight)
+    target.DenseReluDense.wi_1.weight.copy_(source.mlp.up_proj.weight)
+    target.DenseReluDense.wo.weight.copy_(source.mlp.down_proj.weight)
+    target.layer_norm.weight.copy_(source.post_attention_layernorm.weight)
