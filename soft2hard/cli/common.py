@@ -1,0 +1,127 @@
+"""What the commands share: options, loading of models, progress bars, and folders that a rerun goes on with."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soft2hard.errors import UserError
+from soft2hard.files import atomic_write
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from soft2hard.subject import Subject
+
+SubjectName = Annotated[
+    str,
+    typer.Option(
+        help="The frozen language model that the soft prompts belong to: 'embedded', a folder, or a name in the local "
+        "cache or on the hub."
+    ),
+]
+TranslatorName = Annotated[
+    str, typer.Option(help="The translator: 'embedded', or a folder that train or finetune has written.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of all that is random; the same seed gives the same result.")]
+
+RUN_FILE = "run.json"
+"""What a folder was made with, so that a rerun goes on with its own work and with no other."""
+
+
+def quiet() -> None:
+    """Keep the progress bars and remarks of the libraries off the terminal; call before using them."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def load_subject(name: str) -> "Subject":
+    """The subject by its name on the command line."""
+    from soft2hard.checkpoints import resolve
+    from soft2hard.subject import Subject
+
+    return Subject.from_pretrained(resolve(name, "subject"))
+
+
+@contextmanager
+def progress_bar() -> Iterator["Progress"]:
+    """A progress display on standard error, gone when done; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+@contextmanager
+def result_stream(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """A function that prints, or writes to `output`, which appears once the block has ended without an error.
+
+    The file is begun at once, so a path that cannot be written to is refused before the work, not after.
+    """
+    if output is None:
+        yield lambda text: print(text, flush=True)
+        return
+    with atomic_write(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        yield lambda text: print(text, file=file, flush=True)
+
+
+def claim(folder: Path, settings: Mapping[str, object]) -> None:
+    """Mark an output folder as made by this command with these settings, or raise UserError where it is another's.
+
+    A folder that already bears the same settings is an earlier run to go on with.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes, the first speaks for all
+    wanted = json.loads(json.dumps(settings, default=str))
+    path = folder / RUN_FILE
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged.", f"Remove {folder}, or choose another folder.") from error
+        changed = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with other settings ({', '.join(changed)}).", "Choose another folder."
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is in use by something else.", "Choose a new or empty folder.")
+    from soft2hard import __version__
+
+    with atomic_write(path) as temporary:
+        about = {"schema_version": 1, "soft2hard": __version__, "python": sys.version.split()[0], "settings": wanted}
+        temporary.write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def no_remains(folder: Path) -> Iterator[None]:
+    """Remove a folder begun within the block when a UserError ends it before there is anything to keep."""
+    was_there = folder.is_dir() and any(folder.iterdir())
+    try:
+        yield
+    except UserError:
+        bookkeeping = {RUN_FILE, "corpus.json"}
+        files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        if not was_there and all(path.name in bookkeeping for path in files):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def say(text: str) -> None:
+    """Print a remark for people, on standard error, so that standard output holds results alone."""
+    typer.echo(text, err=True)

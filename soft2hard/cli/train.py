@@ -1,0 +1,99 @@
+"""soft2hard train: a translator from a corpus of soft prompts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soft2hard.cli.common import SubjectName, claim, load_subject, no_remains, quiet, say
+from soft2hard.cli.config_options import with_options
+from soft2hard.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+    from soft2hard.subject import Subject
+
+
+TRAINING_HELP = {"seed": "Seed of the order of pairs, of noise and of dropout."}
+
+
+@with_options("training", "soft2hard.translator.training", "TranslatorTraining", panel="Training", helps=TRAINING_HELP)
+def train(
+    corpora: Annotated[
+        list[Path],
+        typer.Argument(metavar="CORPUS", help="Corpora to train on, as made by soft2hard tune --dod --split train."),
+    ],
+    *,
+    validation: Annotated[
+        Path,
+        typer.Option(help="Corpus of other tasks (tune --split validation): decides when to stop, and what to keep."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the translator, its log and checkpoints; run again to go on with it."
+        ),
+    ],
+    subject: SubjectName = "embedded",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="An encoder-decoder checkpoint to start from (folder or name, such as google/t5-v1_1-base). By "
+            "default the translator starts from the subject's own weights, or a small random T5 where it cannot."
+        ),
+    ] = None,
+    dropout: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Dropout of a translator that does not start from --base.")
+    ] = 0.1,
+    training: dict[str, Any],
+) -> None:
+    """Train a translator: it learns to write the instruction that a soft prompt was tuned for.
+
+    [bold]Example:[/bold] soft2hard train runs/corpus --validation runs/validation -o runs/translator
+
+    On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2.json
+    """
+    quiet()
+    from soft2hard.translator.model import Translator
+    from soft2hard.translator.training import TranslatorTraining, train_translator
+
+    config = TranslatorTraining(**training)
+    lm = load_subject(subject)
+    data = load_corpora([*corpora, validation], lm)
+    translator = Translator.for_subject(lm, base=base, dropout=dropout)
+    settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
+    settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
+    with no_remains(output):
+        claim(output, {"command": "train"} | settings)
+        train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
+    say(f"Translator: {output}")
+
+
+def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:
+    """The corpora of these folders. Raises UserError unless all are of this subject and of one prompt length."""
+    from soft2hard.data_gen.corpus import corpus_plan, load_corpus
+
+    found = [load_corpus(folder) for folder in folders]
+    plans = [corpus_plan(folder) for folder in folders]
+    for folder, plan in zip(folders, plans, strict=True):
+        if plan["subject"] != subject.fingerprint:
+            raise UserError(
+                f"The corpus '{folder}' was tuned on another subject than '{subject.name}'.",
+                "Give its own subject with --subject.",
+            )
+        if plan["tuning"]["n_tokens"] != plans[0]["tuning"]["n_tokens"]:
+            raise UserError(
+                f"'{folders[0]}' has soft prompts of {plans[0]['tuning']['n_tokens']} virtual tokens, "
+                f"'{folder}' of {plan['tuning']['n_tokens']}.",
+                "Tune all with the same --n-tokens.",
+            )
+    return found
+
+
+def concatenate(corpora: Sequence["datasets.Dataset"]) -> "datasets.Dataset":
+    """Corpora as one."""
+    import datasets
+
+    return datasets.concatenate_datasets(list(corpora))

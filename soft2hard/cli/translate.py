@@ -1,0 +1,100 @@
+"""soft2hard translate: what a saved soft prompt says, in words."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soft2hard.cli.common import Seed, SubjectName, TranslatorName, load_subject, progress_bar, quiet, result_stream
+
+if TYPE_CHECKING:
+    from soft2hard.translator.translate import Translation
+
+SCHEMA_VERSION = 1
+"""Of the JSON document."""
+
+
+def translate(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            help="Soft prompts: .safetensors, .npy, .npz, .pt, .pth or .bin files, PEFT prompt-tuning or p-tuning "
+            "adapter folders, or folders of them.",
+        ),
+    ],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, with all scores and candidates.")] = False,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs of the soft prompt's task to verify on: .jsonl or .csv with a column input, or .txt with one "
+            "a line. The closer to real use, the surer the verdict. Without them the subject makes up its own."
+        ),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Texts to choose among by verification; more take longer and find better ones.")
+    ] = 64,
+    subject: SubjectName = "embedded",
+    translator: TranslatorName = "embedded",
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run candidates beside the soft prompt on the subject, choose the one whose outputs agree best, and "
+            "give a verdict: faithful, doubtful or failed. Without, the translator's first guess is printed "
+            "unverified, and no subject is needed.",
+        ),
+    ] = True,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")
+    ] = None,
+) -> None:
+    """Write soft prompts as text prompts, and verify that both do the same.
+
+    [bold]Example:[/bold] soft2hard translate my_adapter/ --subject my_model/ --translator my_translator/
+    --examples inputs.txt
+    """
+    from soft2hard.data_gen.taskfiles import read_inputs
+    from soft2hard.softprompt import SoftPrompt, find_soft_prompts
+
+    found = find_soft_prompts(paths)
+    soft_prompts = [SoftPrompt.load(path) for path in found]
+    inputs = None if examples is None else read_inputs(examples)
+    with result_stream(output) as write:
+        quiet()
+        from soft2hard.checkpoints import resolve
+        from soft2hard.translator.model import Translator
+        from soft2hard.translator.translate import TranslateConfig
+        from soft2hard.translator.translate import translate as translate_all
+
+        model = Translator.from_pretrained(resolve(translator, "translator"))
+        lm = load_subject(subject) if verify else None
+        config = TranslateConfig(n_candidates=candidates, seed=seed)
+        with progress_bar() as progress:
+            bar = progress.add_task("Translating", total=len(soft_prompts))
+            translations = translate_all(
+                soft_prompts, model, lm, config, inputs=inputs, progress=lambda n: progress.update(bar, completed=n)
+            )
+        named = [replace(t, soft_prompt=str(path)) for t, path in zip(translations, found, strict=True)]
+        write(_as_json(named) if json_ else "\n\n".join(map(_as_text, named)))
+
+
+def _as_json(translations: list["Translation"]) -> str:
+    records = [t.to_json() for t in translations]
+    return json.dumps({"schema_version": SCHEMA_VERSION, "translations": records}, indent=2, ensure_ascii=False)
+
+
+def _as_text(translation: "Translation") -> str:
+    return f"{translation.soft_prompt}\n  {translation.text}\n  {_verdict(translation)}"
+
+
+def _verdict(translation: "Translation") -> str:
+    if translation.agreement is None:
+        return f"{translation.verdict}: nothing to verify against"
+    return (
+        f"{translation.verdict}: same output as the soft prompt on {translation.agreement:.0%} of "
+        f"{translation.n_probes} inputs ({translation.probe_source})"
+    )

@@ -1,0 +1,180 @@
+"""Task files: a user's own tasks, as JSONL or CSV files of examples.
+
+JSONL: one object a line with `input` and `output`; a first object without either is the header. CSV: columns
+`input` and `output`, with leading comment lines (`# instruction: ...`) as the header. Header fields, all
+optional: `instruction`, `name` (else the file's stem), `family` (else "user"), `metric` (else "exact_match").
+An instruction may also stand in a side file, `<stem>.instruction.txt`. Other columns are ignored.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from soft2hard.data_gen.exampletable import SUFFIXES, Table, read_table, read_text
+from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.errors import UserError
+
+MOST_VALIDATION = 32
+"""Validation examples of a task at most: all of them are read at every look at the validation loss."""
+MOST_TEST = 200
+FEWEST_FOR_TEST = 20
+"""Distinct inputs below which none are set aside for testing."""
+_MOST_LABELS = 10
+
+
+def read_tasks(paths: str | Path | Sequence[str | Path], seed: int = 0) -> list[Task]:
+    """The tasks of files, and of all task files in folders (not in folders within those).
+
+    The examples of each are shuffled by `seed` and split by input: a fifth for validation (at least one, at
+    most `MOST_VALIDATION`), a fifth for testing where there are `FEWEST_FOR_TEST` inputs, the rest to train on.
+
+    Raises:
+        UserError: a file cannot be read, is no table of examples, has none, or has one and the same output
+            throughout; a folder has no task files; two tasks share a name.
+    """
+    single = isinstance(paths, str | Path)
+    tasks: dict[str, Task] = {}
+    origin: dict[str, Path] = {}
+    for path in find_task_files([paths] if single else paths):
+        task = read_task(path, seed)
+        if task.name in tasks:
+            raise UserError(
+                f"{origin[task.name]} and {path} both hold a task named '{task.name}'.",
+                "Rename one of the files, or give one another name in its header.",
+            )
+        tasks[task.name], origin[task.name] = task, path
+    return list(tasks.values())
+
+
+def find_task_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Files stand for themselves; a folder for its .jsonl and .csv files, sorted. Each comes once."""
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"No such file or folder: {path}.", "Check the path of the task file.")
+        within = [path]
+        if path.is_dir():
+            within = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+            if not within:
+                raise UserError(
+                    f"The folder {path} has no task files.", f"Put files ending in {' or '.join(SUFFIXES)} there."
+                )
+        found |= dict.fromkeys(within)
+    return list(found)
+
+
+def read_task(path: str | Path, seed: int = 0) -> Task:
+    """The task of one file; see `read_tasks`."""
+    path = Path(path)
+    table = read_table(path, ("input", "output"))
+    examples = _distinct(table)
+    outputs = sorted({example.output for example in examples})
+    if len(outputs) < 2:
+        raise UserError(
+            f"{path} has one output throughout ('{outputs[0]}'), so there is nothing to learn.",
+            "Add examples with other outputs.",
+        )
+    name = table.header.get("name") or path.stem
+    _check_name(name, path)
+    train, validation, test = _split(examples, Random(f"{seed}/{name}"), path)
+    is_closed = len(outputs) <= _MOST_LABELS and 3 * len(outputs) <= len(examples)
+    return Task(
+        name=name,
+        family=table.header.get("family", "user"),
+        instruction=_instruction(table),
+        paraphrases=(),
+        train=train,
+        validation=validation,
+        test=test,
+        labels=tuple(outputs) if is_closed else None,
+        metric=table.header.get("metric", "exact_match"),
+    )
+
+
+def read_inputs(path: str | Path) -> list[str]:
+    """The distinct inputs of a file, in order: a task file, of which `output` may be missing, or a .txt, one a line.
+
+    Raises UserError where it cannot be read or has no input.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".txt":
+        inputs = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        if not inputs:
+            raise UserError(f"{path} has no inputs.", "Write one input a line.")
+    else:
+        inputs = [row["input"] for row in read_table(path, ("input",)).rows]
+    return list(dict.fromkeys(inputs))
+
+
+def content_hash(tasks: Iterable[Task]) -> str:
+    """SHA-256, in hexadecimal, of all that the tasks hold: unequal once a file or the seed of its splits changes."""
+    return hashlib.sha256("\n".join(map(repr, tasks)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TaskFilesDoD:
+    """A user's tasks as a DoD without test tasks: a fifth, at least one, for validation, chosen by a hash of the name.
+
+    The name holds a hash of the content, so that a corpus is not continued once the files have changed.
+    """
+
+    all_tasks: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.all_tasks) < 2:
+            raise UserError(
+                "There is a single task, and one must be held out to tell when to stop.", "Give at least two tasks."
+            )
+
+    @property
+    def name(self) -> str:
+        return f"files-{content_hash(self.all_tasks)[:16]}"
+
+    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
+        """Yield the tasks of a split; the files fix their examples, so `seed` sets the order alone."""
+        ranked = sorted(self.all_tasks, key=lambda task: hashlib.sha256(task.name.encode()).hexdigest())
+        n_validation = max(1, len(ranked) // 5)
+        chosen = {"validation": ranked[:n_validation], "train": ranked[n_validation:], "test": []}[split]
+        yield from Random(seed).sample(chosen, len(chosen))[:n]
+
+
+def _distinct(table: Table) -> list[Example]:
+    examples = [Example(row["input"], row["output"]) for row in table.rows]
+    return list(dict.fromkeys(examples))
+
+
+def _split(
+    examples: Sequence[Example], rng: Random, path: Path
+) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
+    """Train, validation and test examples; all examples of an input stay together, so that none leaks."""
+    inputs = list(dict.fromkeys(example.input for example in examples))
+    if len(inputs) < 2:
+        raise UserError(f"{path} has a single input.", "Give at least two: one to tune on and one to validate on.")
+    rng.shuffle(inputs)
+    fifth = len(inputs) // 5
+    n_validation = min(max(1, fifth), MOST_VALIDATION)
+    n_test = min(fifth, MOST_TEST) if len(inputs) >= FEWEST_FOR_TEST else 0
+    groups = inputs[n_validation + n_test :], inputs[:n_validation], inputs[n_validation : n_validation + n_test]
+    by_input: dict[str, list[Example]] = {}
+    for example in examples:
+        by_input.setdefault(example.input, []).append(example)
+    train, validation, test = (tuple(e for i in group for e in by_input[i]) for group in groups)
+    return train, validation, test
+
+
+def _instruction(table: Table) -> str:
+    """From the header, else from the side file, else empty: the task is then given by its examples alone."""
+    if "instruction" in table.header:
+        return table.header["instruction"]
+    side_file = table.path.with_name(f"{table.path.stem}.instruction.txt")
+    return " ".join(read_text(side_file).split()) if side_file.exists() else ""
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Soft prompts are saved under the names of their tasks."""
+    if not name.isprintable() or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
+        raise UserError(
+            f"{path} names its task '{name}', which cannot be a file's name.", "Use letters, digits, '-', '_' and '.'."
+        )
