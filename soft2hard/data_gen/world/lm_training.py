@@ -22,7 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from ..dods.lexical import FAMILIES, LexicalTask, draw_task
 from ..tasks import Split
 from soft2hard.attention import ATTENTION
-from .rows import IGNORE, RowBuilder, Rows
+from .positional_heads import add_look_back_heads
+from .rows import IGNORE, RowBuilder, Rows, joined
 
 SINGLE_WORD = ("classify", "member", "relation", "label", "position")
 
@@ -46,8 +47,10 @@ class LMTraining:
     """The last share of the steps, over which the learning rates fall linearly to zero."""
     few_shot_share: float = 0.15
     """Share of rows that show examples without an instruction."""
+    copy_share: float = 0.1
+    """Share of the rows that only ask for copying (six tenths in the first `facts_share` of the steps)."""
     facts_share: float = 0.1
-    """Share of the steps, at the start, that show single-word families only."""
+    """Share of the steps, at the start, that show single-word families and copying only."""
     seed: int = 0
     save_every_s: float = 120.0
     """Seconds between checkpoints."""
@@ -59,7 +62,10 @@ def build_model(architecture: dict[str, object], vocab_size: int, eos: int, pad:
     config = AutoConfig.for_model(
         arguments.pop("model_type"), vocab_size=vocab_size, bos_token_id=None, eos_token_id=eos, pad_token_id=pad, **arguments
     )
-    return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+    if getattr(config, "attention_bias", False):
+        add_look_back_heads(model)
+    return model
 
 
 class FamilySampler:
@@ -228,12 +234,15 @@ class LMTrainer:
         rng = Random(f"{config.seed}/{self.step}")  # data depend on the step alone: a resumed run sees the same
         facts_only = progress < config.facts_share
         families = SINGLE_WORD if facts_only else tuple(FAMILIES)
-        tasks = self.sampler.draw(config.rows, "train", rng, families)
+        n_copies = round(config.rows * (0.6 if facts_only else config.copy_share))
+        tasks = self.sampler.draw(config.rows - n_copies, "train", rng, families)
         rows = self.builder.build(tasks, rng, 0.0 if facts_only else config.few_shot_share)
+        if n_copies:
+            rows = joined(rows, self.builder.build_copies(n_copies, self.model.config.vocab_size, rng))
         loss, per_row = row_losses(self.model, rows)
         loss.backward()
         self.master.step(learning_rate_scale(self.step, config))
-        self.sampler.update(tasks, per_row)
+        self.sampler.update(tasks, per_row[: len(tasks)])
         return loss.item()
 
     def run(self, log: Callable[[dict], None], evaluate_every: int = 500) -> Iterator[int]:

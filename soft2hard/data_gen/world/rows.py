@@ -7,7 +7,7 @@ row there is no instruction and examples attend to all earlier ones.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 
 import numpy as np
@@ -19,7 +19,8 @@ from ..dods.lexical import LexicalTask
 from ...template import Template
 
 IGNORE = -100
-CONTEXT_WEIGHT = 0.1  # loss weight of instruction and input tokens; outputs weigh 1
+CONTEXT_WEIGHT = 0.02  # loss weight of instruction and input tokens; outputs weigh 1
+COPY_WEIGHT = 0.5  # loss weight of the tokens of copy rows
 
 Encoder = Callable[[str], list[int]]
 
@@ -37,6 +38,11 @@ class Rows:
     weights: Float[Tensor, "rows length"]
     answer: Int[Tensor, "rows length"]
     """Which answer of the row a label belongs to (from 1), 0 for labels that are not outputs."""
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+    """Two batches of rows as one."""
+    return Rows(*(torch.cat([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Rows)))
 
 
 class RowBuilder:
@@ -68,6 +74,27 @@ class RowBuilder:
         allowed = order & together | np.eye(self.length, dtype=bool)
         weights = np.where(answer > 0, 1.0, CONTEXT_WEIGHT) * (labels != IGNORE)
         return Rows(*map(torch.from_numpy, (ids, positions, allowed, labels, weights.astype(np.float32), answer)))
+
+    def build_copies(self, n_rows: int, vocabulary: int, rng: Random) -> Rows:
+        """Rows in which a run of random tokens is repeated to the end: only copying can predict them.
+
+        They teach early on to look up what followed a token before (induction, Olsson et al. 2022, arXiv
+        2209.11895), on which lists, label words and examples in context all depend, and which is slow to
+        emerge from tasks alone.
+        """
+        generator = np.random.default_rng(rng.getrandbits(62))
+        ids = np.zeros((n_rows, self.length), np.int64)
+        labels = np.full_like(ids, IGNORE)
+        for row in range(n_rows):
+            period = int(generator.integers(4, self.length // 2))
+            run = generator.integers(3, vocabulary, period)
+            ids[row] = np.resize(run, self.length)
+            labels[row, period - 1 : -1] = ids[row, period:]
+        positions = np.broadcast_to(np.arange(self.length), ids.shape).copy()
+        allowed = np.broadcast_to(np.tril(np.ones((self.length, self.length), bool)), (n_rows, self.length, self.length))
+        weights = (COPY_WEIGHT * (labels != IGNORE)).astype(np.float32)
+        arrays = (ids, positions, allowed.copy(), labels, weights, np.zeros_like(ids))
+        return Rows(*map(torch.from_numpy, arrays))
 
     def _fill(self, task, rng, chained, ids, labels, positions, segment, answer) -> None:
         segment[:] = -1

@@ -393,7 +393,7 @@ POSITION = (
             "Copy only the {p:ordinals} word.",
             "What is the {p:ordinals} word?",
         ),
-        lambda rng: {"p": tuple(rng.sample(ORDINALS, rng.choice((1, 2, 2, 3, 3))))},
+        lambda rng: {"p": tuple(rng.sample(ORDINALS, rng.choice((1, 1, 2, 2, 3))))},
         _position,
     ),
 )

@@ -1,0 +1,74 @@
+"""Probe inputs where the user gives none: the subject invents them under the soft prompt."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject import Subject
+
+MAX_INPUT_TOKENS = 24
+_TRIES = 3
+
+
+@torch.no_grad()
+def invented_inputs(
+    subject: Subject, soft_prompts: Sequence[SoftPrompt], n_probes: int, seed: int = 0
+) -> list[list[str]]:
+    """Up to `n_probes` distinct inputs for each soft prompt, sampled from the subject itself.
+
+    The subject reads the soft prompt and the template up to where an input stands, and goes on until the
+    template's next part begins. Encoder-decoder subjects do not continue their input, so they give none;
+    neither does a subject that never closes its input.
+    """
+    if subject.is_encoder_decoder:
+        return [[] for _ in soft_prompts]
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    found: list[dict[str, None]] = [{} for _ in soft_prompts]
+    for _ in range(_TRIES):
+        short = [i for i, inputs in enumerate(found) if len(inputs) < n_probes]
+        if not short:
+            break
+        rows = [i for i in short for _ in range(n_probes)]
+        for i, text in zip(rows, _sample(subject, [soft_prompts[i] for i in rows], generator), strict=True):
+            if text and len(found[i]) < n_probes:
+                found[i][text] = None
+    return [list(inputs) for inputs in found]
+
+
+def _sample(subject: Subject, soft_prompts: list[SoftPrompt], generator: torch.Generator) -> list[str | None]:
+    """One input a row, or None where the template's next part did not come."""
+    template = subject.template
+    lead = template.separator + template.input_prefix.rstrip()
+    closing = template.output_prefix.strip()
+    body = subject.embed_text(lead)
+    embedded = {id(p): torch.cat([subject.prompt_embeddings(p), body]) for p in soft_prompts}
+    rows = [embedded[id(p)] for p in soft_prompts]
+    ids = _continue(subject, rows, generator)
+    texts = (subject.tokenizer.decode(row, skip_special_tokens=True) for row in ids)
+    return [text.split(closing)[0].strip() if closing in text else None for text in texts]
+
+
+def _continue(subject: Subject, rows: list[Tensor], generator: torch.Generator) -> list[list[int]]:
+    """Tokens sampled after each row, at temperature 1, the whole batch at once."""
+    width = max(map(len, rows))
+    embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
+    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).to(subject.device)
+    ids = torch.empty(len(rows), 0, dtype=torch.long, device=subject.device)
+    for _ in range(MAX_INPUT_TOKENS):
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        hidden = subject.backbone(embeddings, mask, positions)[:, -1]
+        probabilities = subject.head(hidden).float().softmax(-1).cpu()
+        new = torch.multinomial(probabilities, 1, generator=generator).to(subject.device)
+        ids = torch.cat([ids, new], 1)
+        embeddings = torch.cat([embeddings, subject.embed_ids(new)], 1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        if _all_closed(subject, ids):
+            break
+    return ids.tolist()
+
+
+def _all_closed(subject: Subject, ids: Tensor) -> bool:
+    closing = subject.tokenizer.encode(subject.template.output_prefix.strip(), add_special_tokens=False)[-1]
+    return bool((ids == closing).any(1).all())

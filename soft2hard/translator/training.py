@@ -1,0 +1,217 @@
+"""Training the translator with the Hugging Face Trainer (Accelerate, and DeepSpeed by flag)."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+
+import datasets
+import torch
+from torch import nn
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from soft2hard.errors import UserError
+from soft2hard.subject import Subject
+from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
+from soft2hard.translator.model import Translator, TranslatorModel
+from soft2hard.translator.optimizer import MuonWithAdamW
+from soft2hard.translator.pretraining import imitation_pairs
+
+_EMBEDDINGS = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader")
+
+
+@dataclass(frozen=True)
+class TranslatorTraining:
+    """How a translator is trained."""
+
+    epochs: float = 30
+    """Passes over the corpus; the learning rate falls to zero over them."""
+    batch_size: int = 128
+    """Pairs a step, on each process."""
+    lr: float = 2e-3
+    """Learning rate of Muon and AdamW."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises."""
+    paraphrase_share: float = 0.5
+    """How often a paraphrase stands in for the reference instruction."""
+    noise: float = 0.1
+    """Most noise on the soft prompts, in standard deviations of their entries."""
+    patience: int = 4
+    """Epochs without a lower validation loss after which training stops."""
+    pretrain_pairs: int = 0
+    """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
+    bf16: bool = True
+    """Compute in bfloat16 where the machine has it."""
+    deepspeed: str | None = None
+    """Path of a DeepSpeed configuration; AdamW then takes the place of Muon."""
+    seed: int = 0
+
+
+def train_translator(
+    translator: Translator,
+    corpus: datasets.Dataset,
+    validation: datasets.Dataset,
+    config: TranslatorTraining,
+    folder: Path | str,
+    *,
+    subject: Subject | None = None,
+    resume: bool = True,
+) -> Translator:
+    """Train on a corpus, keep the weights with the lowest loss on validation tasks, and save to `folder`.
+
+    A killed training goes on from its last epoch when called again with the same folder. Raises UserError
+    where a task stands in both corpora, or where pre-training lacks the subject.
+    """
+    folder = Path(folder)
+    _refuse_leak(corpus, validation)
+    if config.pretrain_pairs and not _finished(folder / "pretraining"):
+        if subject is None:
+            raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
+        _pretrain(translator, corpus, subject, config, folder / "pretraining")
+    elif config.pretrain_pairs:
+        _load_weights(translator.model, folder / "pretraining")
+    train = CorpusPairs(corpus, paraphrase_share=config.paraphrase_share, noise=config.noise, seed=config.seed)
+    trainer = _trainer(translator, train, CorpusPairs(validation), config, folder)
+    checkpoint = _last_checkpoint(folder) if resume else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer))
+    if trainer.is_world_process_zero():
+        translator.model.eval()
+        translator.save_pretrained(folder / "translator")
+    return translator
+
+
+def _refuse_leak(corpus: datasets.Dataset, validation: datasets.Dataset) -> None:
+    shared = sorted(set(corpus["task"]) & set(validation["task"]))
+    if shared:
+        raise UserError(
+            f"{len(shared)} tasks stand in both the corpus and the validation corpus, such as '{shared[0]}'.",
+            "Give a validation corpus of other tasks.",
+        )
+
+
+def _pretrain(translator: Translator, corpus: datasets.Dataset, subject: Subject, config, folder: Path) -> None:
+    """One pass over imitation soft prompts for the instructions of the corpus."""
+    texts = sorted({*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)})
+    stream = imitation_pairs(subject, texts, Random(f"pretraining/{config.seed}"))
+    pairs = ListPairs([next(stream) for _ in range(config.pretrain_pairs)])
+    trainer = _trainer(translator, pairs, None, replace(config, epochs=1), folder)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    if trainer.is_world_process_zero():
+        _save_weights(translator.model, folder)
+
+
+def _save_weights(model: nn.Module, folder: Path) -> None:
+    temporary = folder / "weights.tmp"
+    torch.save(model.state_dict(), temporary)
+    os.replace(temporary, folder / "weights.pt")
+
+
+def _load_weights(model: nn.Module, folder: Path) -> None:
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "weights.pt").exists()
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    checkpoints = folder / "checkpoints"
+    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+
+
+def _trainer(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
+    collator = PairCollator(translator.tokenizer, translator.model.config.eos_token_id)
+    arguments = _arguments(config, folder, with_validation=validation is not None)
+    steps = int(config.epochs * -(-len(train) // (config.batch_size * arguments.world_size)))
+    optimizers = (None, None)
+    if config.deepspeed is None:
+        optimizer = MuonWithAdamW(translator.model, config.lr, _EMBEDDINGS)
+        warmup = min(config.warmup_steps, steps // 4)
+        optimizers = (optimizer, get_linear_schedule_with_warmup(optimizer, warmup, steps))
+    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl")]
+    if validation is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    return Trainer(
+        model=translator.model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collator,
+        optimizers=optimizers,
+        callbacks=callbacks,
+    )
+
+
+def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=256,
+        learning_rate=config.lr,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type="linear",
+        bf16=config.bf16 and _has_bf16(),
+        deepspeed=config.deepspeed,
+        eval_strategy="epoch" if with_validation else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=with_validation,
+        metric_for_best_model="loss" if with_validation else None,
+        greater_is_better=False,
+        prediction_loss_only=True,
+        logging_steps=50,
+        report_to=[],
+        seed=config.seed,
+        data_seed=config.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=not os.isatty(2),
+        dataloader_num_workers=0,
+    )
+
+
+def _has_bf16() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") if hasattr(torch.backends, "cpu") else False
+
+
+class LogFile(TrainerCallback):
+    """Appends what the Trainer logs to a JSON-lines file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, ANN201 - the Trainer's signature
+        if state.is_world_process_zero and logs:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step} | logs) + "\n")
+
+
+def _training_record(config, corpus, validation, trainer: Trainer) -> dict:
+    return {
+        "config": asdict(config),
+        "train_pairs": len(corpus),
+        "train_tasks": len(set(corpus["task"])),
+        "validation_tasks": len(set(validation["task"])),
+        "best_validation_loss": trainer.state.best_metric,
+        "epochs_run": trainer.state.epoch,
+        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
+    }
+
+
+def n_parameters(model: TranslatorModel) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

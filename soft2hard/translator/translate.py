@@ -1,0 +1,153 @@
+"""Translating soft prompts: propose, verify, refine, choose."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from soft2hard.errors import UserError
+from soft2hard.shared_prefix import Runner, make_runner
+from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject import Subject
+from soft2hard.translator.decoding import propose
+from soft2hard.translator.model import Translator
+from soft2hard.translator.probing import invented_inputs
+from soft2hard.translator.refinement import neighbours
+from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifier, verdict_of
+
+MIN_PROBES = 4
+_KEPT_CANDIDATES = 10
+_REFINED = 3  # candidates around which is searched
+
+
+@dataclass(frozen=True)
+class TranslateConfig:
+    """How soft prompts are translated."""
+
+    n_candidates: int = 64
+    """Candidates asked of the translator for each soft prompt."""
+    n_probes: int = 16
+    """Inputs on which candidates are compared with the soft prompt."""
+    refine_rounds: int = 2
+    """Rounds of local search around the best candidates; it ends early when nothing improves."""
+    max_new_tokens: int = 16
+    """Longest output the subject may write for a probe input."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_candidates", "n_probes", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A soft prompt in words."""
+
+    soft_prompt: str
+    """Where the soft prompt came from."""
+    text: str
+    """The candidate that follows the soft prompt most closely (the greedy one where nothing was verified)."""
+    greedy: str
+    """What the translator writes without verification."""
+    verdict: Verdict
+    agreement: float | None
+    """Share of probe inputs on which text and soft prompt make the subject write the same."""
+    divergence: float | None
+    """Mean KL(soft || hard) over output positions, nats."""
+    n_probes: int
+    probe_source: str
+    """'examples', 'invented by the subject' or 'none'."""
+    candidates: tuple[Candidate, ...]
+    """The best candidates, most faithful first."""
+
+    def to_json(self) -> dict:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def translate(
+    soft_prompts: Sequence[SoftPrompt],
+    translator: Translator,
+    subject: Subject | None,
+    config: TranslateConfig = TranslateConfig(),
+    *,
+    inputs: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    names: Sequence[str] | None = None,
+    runner: Runner | None = None,
+    progress: Callable[[], None] | None = None,
+) -> list[Translation]:
+    """Translate soft prompts, verified on `subject` (None: not verified, verdict 'unverified').
+
+    `inputs` are probe inputs, one list for all soft prompts or one list each; without, the subject invents
+    them under each soft prompt. Raises UserError for soft prompts of another subject.
+    """
+    for soft_prompt in soft_prompts:
+        translator.check(soft_prompt)
+    labels = list(names) if names else [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(soft_prompts)]
+    proposals = propose(translator, soft_prompts, config.n_candidates, seed=config.seed)
+    if subject is None:
+        return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]
+    translator.check_subject(subject)
+    verifier = Verifier(runner or make_runner(subject), config.max_new_tokens)
+    probe_inputs, source = _probe_inputs(subject, soft_prompts, inputs, config)
+    enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
+    probes = dict(
+        zip(enough, verifier.probe([soft_prompts[i] for i in enough], [probe_inputs[i] for i in enough]), strict=True)
+    )
+    results = []
+    for i, texts in enumerate(proposals):
+        if i in probes:
+            ranked = _choose(translator, verifier, soft_prompts[i], texts, probes[i], config.refine_rounds)
+            results.append(_verified(labels[i], texts, ranked, probes[i], source))
+        else:
+            results.append(_unverified(labels[i], texts))
+        if progress:
+            progress()
+    return results
+
+
+def _probe_inputs(subject, soft_prompts, inputs, config: TranslateConfig) -> tuple[list[list[str]], str]:
+    if inputs is None:
+        invented = invented_inputs(subject, soft_prompts, config.n_probes, config.seed)
+        return invented, "invented by the subject"
+    if inputs and isinstance(inputs[0], str):
+        inputs = [inputs] * len(soft_prompts)
+    if len(inputs) != len(soft_prompts):
+        raise UserError(f"{len(inputs)} lists of inputs for {len(soft_prompts)} soft prompts.", "Give one list each.")
+    return [list(dict.fromkeys(of_prompt))[: config.n_probes] for of_prompt in inputs], "examples"
+
+
+def _choose(
+    translator: Translator, verifier: Verifier, soft_prompt: SoftPrompt, texts: list[str], probes: Probes, rounds: int
+) -> list[Candidate]:
+    """All candidates tried, most faithful first."""
+    ranked = sorted(verifier.verify(texts, probes), key=lambda c: c.rank)
+    for _ in range(rounds):
+        seen = {candidate.text for candidate in ranked}
+        near = [t for t in neighbours(translator, soft_prompt, [c.text for c in ranked[:_REFINED]]) if t not in seen]
+        best = ranked[0] if ranked else None
+        ranked = sorted([*ranked, *verifier.verify(near, probes)], key=lambda c: c.rank)
+        if not ranked or ranked[0] is best:
+            break
+    return ranked
+
+
+def _verified(label: str, texts: list[str], ranked: list[Candidate], probes: Probes, source: str) -> Translation:
+    if not ranked:
+        return _unverified(label, texts)
+    best = ranked[0]
+    return Translation(
+        label,
+        best.text,
+        texts[0],
+        verdict_of(best.agreement),
+        best.agreement,
+        best.divergence,
+        len(probes.inputs),
+        source,
+        tuple(ranked[:_KEPT_CANDIDATES]),
+    )
+
+
+def _unverified(label: str, texts: list[str]) -> Translation:
+    text = texts[0] if texts else ""
+    return Translation(label, text, text, "unverified", None, None, 0, "none", ())

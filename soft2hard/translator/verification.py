@@ -1,0 +1,141 @@
+"""Does a hard prompt act like the soft prompt? Run both on the same inputs and compare.
+
+For each probe input the subject first writes its own output under the soft prompt. Then, at every
+position of that output, its next-token distribution under the soft prompt is set against the one under
+each candidate. `agreement` is the share of probe inputs for which the candidate's greedy output would be
+the soft prompt's, `divergence` the mean Kullback-Leibler divergence KL(soft || candidate) in nats a
+position (the output differential of arXiv 2504.02144, section 4, on distributions).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from soft2hard.queries import Query
+from soft2hard.shared_prefix import EncodedExample, Runner, Targets, encode_example
+from soft2hard.softprompt import Prompt, SoftPrompt
+from soft2hard.subject import Subject
+
+Verdict = Literal["faithful", "doubtful", "failed", "unverified"]
+
+FAITHFUL_FROM, DOUBTFUL_FROM = 0.9, 0.5
+MAX_DIVERGENCE = 10.0
+"""Cap on one position's divergence, in nats: one confident miss must not outweigh everything else."""
+_TOKENS_AT_ONCE = 24_576
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Inputs with what the soft prompt makes of them."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """What the subject writes for each input under the soft prompt."""
+    log_probs: Float[Tensor, "n_targets vocab"]
+    """Its next-token log-probabilities at all output positions, probe after probe."""
+    greedy: Bool[Tensor, "n_targets"]
+    """Where the output's token is the most likely one (all, but for rounding and cut outputs)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hard prompt and how closely it follows the soft prompt."""
+
+    text: str
+    agreement: float
+    divergence: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sorts the most faithful candidate first.
+
+        Divergence decides among candidates of like agreement: with few probes, agreement alone is coarse.
+        """
+        return (-self.agreement, self.divergence)
+
+
+def verdict_of(agreement: float) -> Verdict:
+    """'faithful' from 90 % agreement, 'doubtful' from 50 %, else 'failed'."""
+    if agreement >= FAITHFUL_FROM:
+        return "faithful"
+    return "doubtful" if agreement >= DOUBTFUL_FROM else "failed"
+
+
+class Verifier:
+    """Runs candidates beside soft prompts on one subject."""
+
+    def __init__(self, runner: Runner, max_new_tokens: int = 16):
+        self.runner, self.max_new_tokens = runner, max_new_tokens
+
+    @property
+    def subject(self) -> Subject:
+        return self.runner.subject
+
+    def probe(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
+        """What each soft prompt makes of its inputs, all in shared batches."""
+        queries = [
+            Query(soft_prompt, input) for soft_prompt, of_prompt in zip(soft_prompts, inputs, strict=True) for input in of_prompt
+        ]
+        written = iter(self.subject.generate(queries, max_new_tokens=self.max_new_tokens))
+        outputs = [[next(written) for _ in of_prompt] for of_prompt in inputs]
+        probes = []
+        for soft_prompt, of_prompt, out in zip(soft_prompts, inputs, outputs, strict=True):
+            log_probs, greedy = next(self._log_probs([soft_prompt], self._encode(of_prompt, out)))
+            probes.append(Probes(tuple(of_prompt), tuple(out), log_probs, greedy))
+        return probes
+
+    def verify(self, candidates: Sequence[str], probes: Probes) -> list[Candidate]:
+        """Agreement and divergence of each candidate, in the order given.
+
+        A candidate too long for the subject's context is left out.
+        """
+        examples = self._encode(probes.inputs, probes.outputs)
+        fitting = [text for text in candidates if self._fits(text, examples)]
+        of_token = _probe_of_token(examples).to(probes.log_probs.device)
+        scored = []
+        for text, (log_probs, greedy) in zip(fitting, self._log_probs(fitting, examples), strict=True):
+            divergence = (probes.log_probs.exp() * (probes.log_probs - log_probs)).sum(-1).clamp(0, MAX_DIVERGENCE)
+            missed = torch.zeros(len(examples), device=greedy.device).index_add_(0, of_token, (~greedy).float())
+            scored.append(Candidate(text, (missed == 0).float().mean().item(), divergence.mean().item()))
+        return scored
+
+    def _encode(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[EncodedExample]:
+        return [encode_example(self.subject, x, y) for x, y in zip(inputs, outputs, strict=True)]
+
+    def _fits(self, text: str, examples: list[EncodedExample]) -> bool:
+        limit = self.subject.context_length
+        n_prompt = len(self.subject.prompt_embeddings(text))
+        return limit is None or n_prompt + max(example.n_read for example in examples) <= limit
+
+    @torch.no_grad()
+    def _log_probs(self, prompts: Sequence[Prompt], examples: list[EncodedExample]):
+        """For each prompt, log-probabilities at all output positions and where the output is greedy."""
+        embedded = [self.subject.prompt_embeddings(prompt) for prompt in prompts]
+        # Prompts of like length share a batch; results come back in the order of `prompts`.
+        order = sorted(range(len(prompts)), key=lambda i: len(embedded[i]))
+        per_row = sum(example.n_read for example in examples)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        start = 0
+        while start < len(order):
+            widest = len(embedded[order[-1]])
+            batch = order[start : start + max(1, _TOKENS_AT_ONCE // (widest + per_row))]
+            targets = self.runner.run([embedded[i] for i in batch], [examples] * len(batch))
+            for i, result in zip(batch, self._split(targets, len(batch)), strict=True):
+                found[i] = result
+            start += len(batch)
+        yield from (found[i] for i in range(len(prompts)))
+
+    def _split(self, targets: Targets, n_prompts: int) -> list[tuple[Tensor, Tensor]]:
+        log_probs = self.subject.head(targets.hidden).float().log_softmax(-1)
+        greedy = log_probs.argmax(-1) == targets.ids
+        sizes = torch.bincount(targets.prompt, minlength=n_prompts).tolist()
+        return list(zip(log_probs.split(sizes), greedy.split(sizes), strict=True))
+
+
+def _probe_of_token(examples: Sequence[EncodedExample]) -> Tensor:
+    sizes = torch.tensor([len(example.output) for example in examples])
+    return torch.arange(len(examples)).repeat_interleave(sizes)
