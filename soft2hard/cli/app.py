@@ -24,7 +24,8 @@ in words. Every translation is verified: both prompts are run side by side on th
 that the soft prompt was tuned on. The word "embedded" stands for the small models that come with the package.
 
 [bold]A worked example[/bold], offline and in a minute. Let kinds.csv hold the lines input,output; lion,animal; \
-apple,fruit; wolf,animal; cherry,fruit; and a dozen more like these. Tune a soft prompt from them, then ask what it says:
+apple,fruit; wolf,animal; cherry,fruit; and a dozen more like these. Tune a soft prompt from them, then ask what it \
+says:
 
 [cyan]$ soft2hard tune kinds.csv --output prompts[/cyan]
 

@@ -1,7 +1,7 @@
 """soft2hard translate: what a saved soft prompt says, in words."""
 
+import functools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 """Of the JSON document."""
+_SOURCES = {"examples": "from --examples"}
 
 
 def translate(
@@ -36,6 +37,9 @@ def translate(
     candidates: Annotated[
         int, typer.Option(min=1, help="Texts to choose among by verification; more take longer and find better ones.")
     ] = 64,
+    probes: Annotated[
+        int, typer.Option(min=1, help="Inputs to verify on, at most; more make the verdict surer, and take longer.")
+    ] = 16,
     subject: SubjectName = "embedded",
     translator: TranslatorName = "embedded",
     verify: Annotated[
@@ -54,8 +58,7 @@ def translate(
 ) -> None:
     """Write soft prompts as text prompts, and verify that both do the same.
 
-    [bold]Example:[/bold] soft2hard translate my_adapter/ --subject my_model/ --translator my_translator/
-    --examples inputs.txt
+    [bold]Example:[/bold] soft2hard translate adapter/ --subject model/ --translator translator/ --examples inputs.txt
     """
     from soft2hard.data_gen.taskfiles import read_inputs
     from soft2hard.softprompt import SoftPrompt, find_soft_prompts
@@ -72,14 +75,14 @@ def translate(
 
         model = Translator.from_pretrained(resolve(translator, "translator"))
         lm = load_subject(subject) if verify else None
-        config = TranslateConfig(n_candidates=candidates, seed=seed)
+        # Unverified, there is nothing to choose among candidates by.
+        config = TranslateConfig(n_candidates=candidates if verify else 1, n_probes=probes, seed=seed)
+        names = [str(path) for path in found]
         with progress_bar() as progress:
-            bar = progress.add_task("Translating", total=len(soft_prompts))
-            translations = translate_all(
-                soft_prompts, model, lm, config, inputs=inputs, progress=lambda n: progress.update(bar, completed=n)
-            )
-        named = [replace(t, soft_prompt=str(path)) for t, path in zip(translations, found, strict=True)]
-        write(_as_json(named) if json_ else "\n\n".join(map(_as_text, named)))
+            bar = progress.add_task("Translating", total=len(found))
+            advance = functools.partial(progress.advance, bar)
+            results = translate_all(soft_prompts, model, lm, config, inputs=inputs, names=names, progress=advance)
+        write(_as_json(results) if json_ else "\n\n".join(map(_as_text, results)))
 
 
 def _as_json(translations: list["Translation"]) -> str:
@@ -93,8 +96,8 @@ def _as_text(translation: "Translation") -> str:
 
 def _verdict(translation: "Translation") -> str:
     if translation.agreement is None:
-        return f"{translation.verdict}: nothing to verify against"
+        return f"{translation.verdict}: not run beside the soft prompt, for want of inputs or by --no-verify"
     return (
-        f"{translation.verdict}: same output as the soft prompt on {translation.agreement:.0%} of "
-        f"{translation.n_probes} inputs ({translation.probe_source})"
+        f"{translation.verdict}: the subject writes the same under both on {translation.agreement:.0%} of "
+        f"{translation.n_probes} inputs ({_SOURCES.get(translation.probe_source, translation.probe_source)})"
     )

@@ -16,7 +16,7 @@ from ..dods.lexical import FAMILIES, draw_task
 from ..dods.lexical.grammar import FORMS
 from ..dods.lexical.words import CATEGORIES, COUNTS, LABELS, ORDINALS, PLURALS, RELATIONS
 
-_PIECE = r"Input:|Output:|[A-Za-z]+|[^\sA-Za-z]"
+WORD_PATTERN = r"Input:|Output:|[A-Za-z]+|[^\sA-Za-z]"
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 
 
@@ -28,7 +28,7 @@ def world_words() -> list[str]:
         words |= {*relation.pairs, *relation.pairs.values(), *relation.noun.split()}
     for variants in FAMILIES.values():
         for phrasing in (p for variant in variants for p in variant.phrasings):
-            words |= set(re.findall(_PIECE, re.sub(r"\{\w+:\w+\}", " , ", phrasing)))
+            words |= set(re.findall(WORD_PATTERN, re.sub(r"\{\w+:\w+\}", " , ", phrasing)))
     words |= {"a", "an", "and", "or"} & {w for form in FORMS.values() for w in re.findall(r"[a-z]+", form.pattern)}
     words |= {word.capitalize() for word in ("a", "an")}
     return sorted(words | {"and", "or", "a", "an"})
@@ -42,7 +42,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(_PIECE), behavior="isolated"),
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
         ]
     )
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
@@ -65,8 +65,8 @@ def world_text(n_lines: int, seed: int = 0) -> Iterator[str]:
         yield task.instruction(rng.randrange(len(task.variant.phrasings)), rng) + body
 
 
-def train_sentencepiece(folder: Path, vocab_size: int = 600, n_lines: int = 20_000) -> Path:
-    """Train a SentencePiece unigram model on the world's text; returns the path of the `.model` file."""
+def train_sentencepiece(folder: Path, vocab_size: int, n_lines: int = 20_000) -> Path:
+    """Train a SentencePiece unigram model on the world's text; returns the path of its `.model` file."""
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,27 @@ def train_sentencepiece(folder: Path, vocab_size: int = 600, n_lines: int = 20_0
         unk_id=2,
         bos_id=-1,
         hard_vocab_limit=False,
+        character_coverage=1.0,
+        user_defined_symbols=["▁Input:", "▁Output:"],
         minloglevel=2,
         num_threads=1,
     )
     return folder / "sentencepiece.model"
+
+
+def sentencepiece_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    """The API-side model's tokenizer, trained in `folder` unless it is there already; line breaks read as spaces."""
+    import sentencepiece
+
+    path = folder / "sentencepiece.model"
+    if not path.exists():
+        train_sentencepiece(folder, vocab_size)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(model.get_piece_size())]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=model.unk_id()))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
+    )

@@ -1,0 +1,211 @@
+"""Makes every embedded checkpoint from nothing, stage by stage; each stage resumes where it was stopped.
+
+    scripts/train_embedded --size cpu
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import typer
+
+from soft2hard.checkpoints import EMBEDDED, cards
+from soft2hard.checkpoints.recipe import Recipe, recipe_named
+from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
+from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.tasks import Split
+from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
+from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer, train_language_model
+from soft2hard.data_gen.world.starting_point import learned_start
+from soft2hard.errors import UserError
+from soft2hard.files import atomic_folder
+from soft2hard.subject import Subject
+from soft2hard.translator.model import Translator
+from soft2hard.translator.training import train_translator
+
+STAGES = ("subject", "api_model", "start", "corpus", "translator", "samples")
+N_SAMPLES = 20
+START_FILE = "initial_prompt.safetensors"
+
+
+@dataclass(frozen=True)
+class Build:
+    """One making of the checkpoints: work in `run`, results in `out`."""
+
+    recipe: Recipe
+    run: Path
+    out: Path
+    workers: int = 1
+    log: Callable[[str], None] = print
+
+    # --- language models ----------------------------------------------------------------------
+
+    def subject(self) -> None:
+        trainer, tokenizer = subject_trainer(self.recipe.subject, self.run / "subject")
+        self._language_model(trainer, tokenizer, "subject")
+
+    def api_model(self) -> None:
+        trainer, tokenizer = api_trainer(self.recipe.api_model, self.recipe.api_vocab, self.run / "api_model")
+        self._language_model(trainer, tokenizer, "api_model")
+
+    def _language_model(self, trainer: LMTrainer, tokenizer, name: str) -> None:
+        train_language_model(trainer, lambda entry: self._log_entry(name, entry), lambda step: None)
+        scores = {
+            "zero_shot": evaluate(trainer.model, trainer.builder, "test", n_per_family=64),
+            "few_shot": evaluate(trainer.model, trainer.builder, "test", n_per_family=64, few_shot=True),
+        }
+        card = cards.language_model_card(name, trainer, scores)
+        save_language_model(trainer.model, tokenizer, card, self.out / name)
+        self.log(f"{name}: saved to {self.out / name}")
+
+    # --- soft prompts -------------------------------------------------------------------------
+
+    @cached_property
+    def _tuning_subject(self) -> Subject:
+        return load_for_tuning(self.out / "subject")
+
+    def start(self) -> None:
+        """The learned initialisation: the mean of soft prompts tuned from random tokens."""
+        path = self.out / "subject" / START_FILE
+        if path.exists():
+            return
+        tasks = list(LexicalDoD(for_translator=True).tasks("train", self.recipe.n_warm_tasks, seed=1))
+        tuning = replace(self.recipe.tuning, steps=2 * self.recipe.tuning.steps)
+        learned_start(self._tuning_subject, tasks, tuning).save(path)
+        self.log(f"start: saved to {path}")
+
+    def corpora(self) -> dict[str, tuple[CorpusPlan, LexicalDoD]]:
+        """The corpora by name: from the learned start, from random tokens, and the validation tasks."""
+        recipe, dod = self.recipe, LexicalDoD(for_translator=True)
+        n_random = int(recipe.n_tasks * recipe.random_init_share)
+        learned = replace(recipe.tuning, init=str(self.out / "subject" / START_FILE))
+        longer = replace(recipe.tuning, steps=2 * recipe.tuning.steps, init="vocabulary", seed=1)
+        fingerprint = self._tuning_subject.fingerprint
+
+        def plan(split: Split, n: int, tuning: Tuning, snapshots: tuple[int, ...], seed: int) -> CorpusPlan:
+            return CorpusPlan(dod.name, split, n, fingerprint, tuning, snapshots, task_seed=seed)
+
+        return {
+            "learned": (plan("train", recipe.n_tasks - n_random, learned, recipe.snapshot_steps, 0), dod),
+            "random": (plan("train", n_random, longer, recipe.snapshot_steps, 2), dod),
+            "validation": (plan("validation", recipe.n_validation_tasks, learned, (), 0), dod),
+        }
+
+    def corpus(self) -> None:
+        for name in self.corpora():
+            self._corpus(name)
+
+    def _corpus(self, name: str) -> None:
+        if self.workers == 1:
+            self.make_shards(name, 0, 1)
+            return
+        context = multiprocessing.get_context("spawn")
+        processes = [
+            context.Process(target=_shard_worker, args=(self.recipe, self.run, self.out, name, i, self.workers))
+            for i in range(self.workers)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise UserError(f"A worker making the corpus '{name}' failed.", "Run the command again: it goes on.")
+
+    def make_shards(self, name: str, first: int, stride: int) -> None:
+        """Make every `stride`-th missing shard of a corpus, from `first` on."""
+        plan, dod = self.corpora()[name]
+        builder = CorpusBuilder(self.run / "corpus" / name, plan, dod, self._tuning_subject)
+        for number in builder.build(range(first, builder.n_shards, stride)):
+            self.log(f"corpus {name}: shard {number + 1} of {builder.n_shards}")
+
+    # --- translator ---------------------------------------------------------------------------
+
+    def translator(self) -> None:
+        import datasets
+
+        corpus = datasets.concatenate_datasets([load_corpus(self.run / "corpus" / n) for n in ("learned", "random")])
+        validation = load_corpus(self.run / "corpus" / "validation", snapshots=False)
+        subject = Subject.from_pretrained(str(self.out / "subject"))
+        # A package path means nothing on another machine: the card names the subject by its role.
+        subject.name = "embedded"
+        translator = Translator.for_subject(subject)
+        train_translator(
+            translator, corpus, validation, self.recipe.translator, self.run / "translator", subject=subject
+        )
+        translator.save_pretrained(self.out / "translator", dtype=torch.bfloat16)
+        cards.write_translator_card(self.out / "translator", translator.card)
+        self.log(f"translator: saved to {self.out / 'translator'}")
+
+    def samples(self) -> None:
+        """Soft prompts of test tasks, as examples of what a user has."""
+        subject = self._tuning_subject
+        tasks = list(LexicalDoD().tasks("test", N_SAMPLES, seed=7))
+        tuning = replace(self.recipe.tuning, init=str(self.out / "subject" / START_FILE))
+        found = {t.task.name: t for t in Tuner(subject, tuning).tune(tasks)}
+        with atomic_folder(self.out / "soft_prompts", overwrite=True) as folder:
+            about = []
+            for number, task in enumerate(tasks):
+                file = f"{number:02d}-{task.family}.safetensors"
+                prompt = found[task.name].soft_prompt
+                # The initial prompt is a file on the machine that built this: name it by its role.
+                prompt = replace(prompt, subject="embedded", provenance=dict(prompt.provenance) | {"init": "learned"})
+                prompt.save(folder / file)
+                about.append(cards.sample_record(file, found[task.name]))
+            (folder / "tasks.json").write_text(json.dumps(about, indent=2))
+        self.log(f"samples: saved to {self.out / 'soft_prompts'}")
+
+    def _log_entry(self, name: str, entry: dict) -> None:
+        accuracy = entry["accuracy"]
+        mean = sum(accuracy.values()) / len(accuracy)
+        self.log(f"{name}: step {entry['step']}, {entry['seconds']} s, loss {entry['loss']:.3f}, accuracy {mean:.3f}")
+        path = self.run / name / "log.jsonl"
+        with path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def load_for_tuning(path: Path | str) -> Subject:
+    """A subject as tuning wants it: bfloat16 and plain matrix-product attention, the fastest pair on CPU."""
+    from soft2hard.attention import ATTENTION
+
+    subject = Subject.from_pretrained(str(path), dtype=torch.bfloat16)
+    if subject.device.type == "cpu" and not subject.is_encoder_decoder:
+        subject.model.set_attn_implementation(ATTENTION)
+    return subject
+
+
+def _shard_worker(recipe: Recipe, run: Path, out: Path, name: str, first: int, stride: int) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // stride))
+    Build(recipe, run, out, log=lambda message: print(message, flush=True)).make_shards(name, first, stride)
+
+
+def main(
+    size: str = typer.Option("cpu", help="cpu: one sitting on two cores; gpu: full size; tiny: seconds, knows nothing."),
+    run: Path = typer.Option(Path("runs/embedded"), help="Folder for checkpoints of the work; reused to resume."),
+    out: Path = typer.Option(EMBEDDED, help="Folder for the results; by default the one inside the package."),
+    stage: list[str] = typer.Option(list(STAGES), help=f"Stages to run, in this order: {', '.join(STAGES)}."),
+    workers: int = typer.Option(0, help="Processes that make the corpus; 0: one a core on CPU, one on GPU."),
+) -> None:
+    """Make the embedded subject, API-side model, soft prompts and translator from nothing."""
+    unknown = [name for name in stage if name not in STAGES]
+    if unknown:
+        raise UserError(f"There is no stage '{unknown[0]}'.", f"Choose among {', '.join(STAGES)}.")
+    if not workers:
+        workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    build = Build(recipe_named(size), run, out, workers)
+    for name in STAGES:
+        if name in stage:
+            getattr(build, name)()
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,110 @@
+"""Sizes of the embedded checkpoints: what one sitting on two cores can do, and what a GPU adds."""
+
+from dataclasses import dataclass
+
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.world.lm_training import LMTraining
+from soft2hard.errors import UserError
+from soft2hard.translator.training import TranslatorTraining
+
+_ROTARY = {"rope_type": "default", "rope_theta": 100.0}
+
+
+def _subject_architecture(width: int, layers: int) -> dict[str, object]:
+    return {
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": width * 8 // 3,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": width // 64,
+        "max_position_embeddings": 512,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "rope_parameters": _ROTARY,
+    }
+
+
+def _api_architecture(width: int, layers: int) -> dict[str, object]:
+    return {
+        "model_type": "gpt_neox",
+        "hidden_size": width,
+        "intermediate_size": width * 4,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": 1024,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "use_parallel_residual": True,
+        "rope_parameters": _ROTARY | {"partial_rotary_factor": 1.0},
+    }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the embedded checkpoints."""
+
+    subject: LMTraining
+    api_model: LMTraining
+    api_vocab: int
+    """Size of the API-side model's SentencePiece vocabulary."""
+    tuning: Tuning
+    """How the corpus is tuned; the initialisation is replaced by the learned one where there is one."""
+    n_warm_tasks: int
+    """Tasks whose mean soft prompt, tuned from random tokens, becomes the learned initialisation."""
+    random_init_share: float
+    """Share of the corpus tuned from random tokens instead, for soft prompts that come from elsewhere."""
+    n_tasks: int
+    n_validation_tasks: int
+    snapshot_steps: tuple[int, ...]
+    translator: TranslatorTraining
+
+
+CPU = Recipe(
+    subject=LMTraining(_subject_architecture(192, 5), steps=4200, rows=64, row_length=64, muon_lr=0.005, adam_lr=0.003),
+    api_model=LMTraining(_api_architecture(256, 4), steps=2400, rows=48, row_length=80, muon_lr=0.005, adam_lr=0.003, seed=1),
+    api_vocab=900,
+    tuning=Tuning(n_tokens=8, steps=60, batch_size=8, eval_every=15, patience=2, slots=64),
+    n_warm_tasks=256,
+    random_init_share=0.25,
+    n_tasks=12_288,
+    n_validation_tasks=512,
+    snapshot_steps=(30, 45),
+    translator=TranslatorTraining(epochs=20, pretrain_pairs=60_000),
+)
+
+GPU = Recipe(
+    subject=LMTraining(_subject_architecture(384, 8), steps=12_000, rows=256, row_length=96, muon_lr=0.004, adam_lr=0.002),
+    api_model=LMTraining(_api_architecture(512, 8), steps=12_000, rows=256, row_length=112, muon_lr=0.004, adam_lr=0.002, seed=1),
+    api_vocab=1200,
+    tuning=Tuning(n_tokens=8, steps=150, batch_size=16, eval_every=15, patience=3, slots=512),
+    n_warm_tasks=1024,
+    random_init_share=0.25,
+    n_tasks=65_536,
+    n_validation_tasks=1024,
+    snapshot_steps=(30, 60, 90),
+    translator=TranslatorTraining(epochs=20, batch_size=256, pretrain_pairs=400_000),
+)
+
+TINY = Recipe(
+    subject=LMTraining(_subject_architecture(64, 2), steps=4, rows=8, row_length=64),
+    api_model=LMTraining(_api_architecture(64, 2), steps=4, rows=8, row_length=80, seed=1),
+    api_vocab=900,
+    tuning=Tuning(n_tokens=4, steps=4, batch_size=4, eval_every=2, patience=2, slots=16),
+    n_warm_tasks=8,
+    random_init_share=0.5,
+    n_tasks=32,
+    n_validation_tasks=8,
+    snapshot_steps=(2,),
+    translator=TranslatorTraining(epochs=1, batch_size=16, pretrain_pairs=32),
+)
+"""Shows in seconds that every stage runs; its models know nothing."""
+
+RECIPES = {"cpu": CPU, "gpu": GPU, "tiny": TINY}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Raises UserError for an unknown size."""
+    if name not in RECIPES:
+        raise UserError(f"There is no size '{name}'.", f"Choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name]

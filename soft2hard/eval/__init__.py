@@ -1,0 +1,1 @@
+"""Evaluation of hard prompts against the soft prompts they come from."""
