@@ -78,12 +78,13 @@ app.command()(train)
 app.command()(finetune)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from soft2hard import __version__
 
         typer.echo(f"soft2hard {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -1,0 +1,404 @@
+"""The command line as a user meets it: results, one-line errors, nothing half-written, reruns that go on."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from soft2hard import SoftPrompt, Subject, Translator
+from soft2hard.cli import app
+from soft2hard.cli.config_options import config_fields
+from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.translator.training import TranslatorTraining
+from tests import tiny_models
+
+QUICK = ["--steps", "4", "--eval-every", "2", "--n-tokens", "2"]
+ANIMALS = ["cat", "dog", "bird", "fish"]
+COLOURS = ["red", "green", "blue"]
+
+
+@pytest.fixture(scope="session")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_subject(tmp_path_factory.mktemp("models") / "subject", seed=0)
+
+
+@pytest.fixture(scope="session")
+def translator(subject: Path) -> Path:
+    """Random weights, large enough that it writes words."""
+    made = Translator.for_subject(Subject.from_pretrained(subject))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.model.seq2seq.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    made.save_pretrained(subject.parent / "translator")
+    return subject.parent / "translator"
+
+
+@pytest.fixture
+def prompt(subject: Path, tmp_path: Path) -> Path:
+    lm = Subject.from_pretrained(subject)
+    path = tmp_path / "prompt.safetensors"
+    vectors = torch.randn(2, lm.d_model, generator=torch.Generator().manual_seed(0))
+    SoftPrompt(vectors, subject=str(subject), fingerprint=lm.fingerprint).save(path)
+    return path
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> Path:
+    return task_file(tmp_path / "kinds.csv", "one", "two")
+
+
+def save_subject(folder: Path, seed: int) -> Path:
+    tiny_models.model("llama", seed).save_pretrained(folder)
+    tiny_models.tokenizer("llama").save_pretrained(folder)
+    return folder
+
+
+def task_file(path: Path, animal: str, colour: str, header: str = "# instruction: one or two\n") -> Path:
+    rows = [f"{word},{animal}" for word in ANIMALS] + [f"{word},{colour}" for word in COLOURS]
+    path.write_text(f"{header}input,output\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def assert_refused(result: Result, *parts: str) -> None:
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, n: int) -> Callable[[], None]:
+    """Tuning is interrupted, as by Ctrl-C, after `n` tasks; the returned function undoes that."""
+    tune = Tuner.tune
+
+    def interrupted(self, tasks):
+        for number, tuned in enumerate(tune(self, tasks)):
+            if number == n:
+                raise KeyboardInterrupt
+            yield tuned
+
+    monkeypatch.setattr(Tuner, "tune", interrupted)
+    return lambda: monkeypatch.setattr(Tuner, "tune", tune)
+
+
+# --- help and version
+
+
+def test_help_and_version_do_not_wait_for_pytorch():
+    code = "import sys; from soft2hard.cli import app; app(['--help'], standalone_mode=False)"
+    code += "; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "soft2hard tune kinds.csv" in done.stdout
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "soft2hard", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("soft2hard ")
+
+
+@pytest.mark.parametrize("command", ["translate", "tune", "train", "finetune"])
+def test_every_flag_has_help(command):
+    parameters = __import__("typer").main.get_command(app).commands[command].params
+    assert [p.name for p in parameters if not getattr(p, "help", None) and p.name != "help"] == []
+
+
+@pytest.mark.parametrize("config", [Tuning, TranslatorTraining])
+def test_options_have_the_defaults_of_the_dataclass(config):
+    helps = {"seed": "Seed."}
+    found = {field.name: field.default for field in config_fields(config.__module__, config.__name__, helps)}
+    assert found == vars(config())
+
+
+def test_an_unknown_flag_is_refused():
+    result = run("translate", "x", "--cadidates", "3")
+    assert result.exit_code == 2
+    assert "--cadidates" in result.stderr
+
+
+# --- translate
+
+
+def test_translate_prints_json_with_scores_and_a_verdict(subject, translator, prompt):
+    result = run("translate", prompt, "--json", "--subject", subject, "--translator", translator, "--candidates", 4)
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["schema_version"] == 1
+    (found,) = document["translations"]
+    assert found["soft_prompt"] == str(prompt)
+    assert found["verdict"] in {"faithful", "doubtful", "failed", "unverified"}
+    assert {"text", "greedy", "agreement", "divergence", "n_probes", "probe_source", "candidates"} <= set(found)
+
+
+def test_translate_verifies_on_the_inputs_of_the_user(subject, translator, prompt, kinds):
+    models = ["--subject", subject, "--translator", translator]
+    result = run("translate", prompt, "--json", *models, "--candidates", 4, "--examples", kinds, "--probes", 5)
+    (found,) = json.loads(result.stdout)["translations"]
+    assert (found["probe_source"], found["n_probes"]) == ("examples", 5)
+    assert 0 <= found["agreement"] <= 1
+    assert found["divergence"] >= 0
+
+
+def test_translate_without_verification_needs_no_subject_and_says_so(translator, prompt):
+    result = run("translate", prompt, "--no-verify", "--translator", translator, "--subject", "/nowhere")
+    assert result.exit_code == 0, result.stderr
+    assert str(prompt) in result.stdout
+    assert "unverified" in result.stdout
+
+
+def test_translate_gives_the_same_for_the_same_seed(subject, translator, prompt, kinds):
+    command = ["translate", prompt, "--json", "--subject", subject, "--translator", translator]
+    command += ["--candidates", 4, "--examples", kinds, "--seed", 7]
+    assert run(*command).stdout == run(*command).stdout
+
+
+def test_translate_takes_a_folder_and_writes_to_a_file(translator, prompt, tmp_path):
+    (tmp_path / "more").mkdir()
+    SoftPrompt.load(prompt).save(tmp_path / "more" / "other.safetensors")
+    output = tmp_path / "out" / "found.json"
+    result = run("translate", tmp_path, "--json", "--no-verify", "--translator", translator, "--output", output)
+    assert (result.exit_code, result.stdout) == (0, "")
+    names = [t["soft_prompt"] for t in json.loads(output.read_text())["translations"]]
+    assert sorted(names) == sorted([str(tmp_path / "more" / "other.safetensors"), str(prompt)])
+
+
+def test_translate_refuses_another_subject_and_leaves_the_earlier_output(translator, prompt, tmp_path):
+    other = save_subject(tmp_path / "other", seed=5)
+    output = tmp_path / "out.txt"
+    output.write_text("earlier")
+    result = run("translate", prompt, "--subject", other, "--translator", translator, "--output", output)
+    assert_refused(result, "subject")
+    assert output.read_text() == "earlier"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out.txt", "prompt.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [("nowhere.safetensors", "No such file"), ("broken.safetensors", "damaged"), ("empty.npy", "empty")],
+)
+def test_translate_refuses_a_bad_soft_prompt_in_one_line(tmp_path, path, part):
+    (tmp_path / "broken.safetensors").write_bytes(b"not safetensors")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    assert_refused(run("translate", tmp_path / path), path, part)
+
+
+def test_translate_refuses_an_output_it_cannot_write_before_it_works(prompt, tmp_path):
+    (tmp_path / "folder").mkdir()
+    result = run("translate", prompt, "--output", tmp_path / "folder", "--translator", "/nowhere")
+    assert_refused(result, "a folder of that name exists")
+
+
+def test_translate_refuses_a_folder_that_is_no_translator(prompt, tmp_path):
+    assert_refused(run("translate", prompt, "--no-verify", "--translator", tmp_path), "not a translator")
+
+
+# --- tune
+
+
+def test_tune_writes_a_soft_prompt_of_the_subject_for_each_task(subject, tmp_path, kinds):
+    task_file(tmp_path / "other.csv", "up", "down")
+    result = run("tune", kinds, tmp_path / "other.csv", "--subject", subject, "-o", tmp_path / "out", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.safetensors")) == [
+        "kinds.safetensors",
+        "other.safetensors",
+    ]
+    soft_prompt = SoftPrompt.load(tmp_path / "out" / "kinds.safetensors")
+    Subject.from_pretrained(subject).check(soft_prompt)
+    assert soft_prompt.n_tokens == 2
+    assert soft_prompt.provenance["task"] == "kinds"
+
+
+def test_tune_writes_adapters_that_peft_reads(subject, tmp_path, kinds):
+    peft = pytest.importorskip("peft")
+    run("tune", kinds, "--subject", subject, "--format", "peft", "-o", tmp_path / "out", *QUICK)
+    run("tune", kinds, "--subject", subject, "-o", tmp_path / "plain", *QUICK)
+    adapter = tmp_path / "out" / "kinds"
+    lm = Subject.from_pretrained(subject)
+    assert peft.PeftConfig.from_pretrained(str(adapter)).num_virtual_tokens == 3  # BOS and two more
+    plain = SoftPrompt.load(tmp_path / "plain" / "kinds.safetensors").embeddings
+    torch.testing.assert_close(SoftPrompt.load(adapter).embeddings, plain)
+    wrapped = peft.PeftModel.from_pretrained(lm.model, str(adapter))
+    torch.testing.assert_close(wrapped.get_prompt(1)[0], lm.prompt_embeddings(SoftPrompt(plain)))
+
+
+def test_an_interrupted_tuning_goes_on_where_it_was(subject, tmp_path, kinds, monkeypatch):
+    task_file(tmp_path / "other.csv", "up", "down")
+    command = ["tune", kinds, tmp_path / "other.csv", "--subject", subject, "--output", tmp_path / "out", *QUICK]
+    heal = interrupt_after(monkeypatch, 1)
+    result = run(*command)
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+    first = files(tmp_path / "out")
+    assert sum(name.endswith(".safetensors") for name in first) == 1
+    heal()
+    result = run(*command)
+    assert result.exit_code == 0
+    assert "made earlier" in result.stdout
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 2
+    assert first.items() <= files(tmp_path / "out").items()
+
+
+def test_tune_does_not_go_on_with_other_settings(subject, tmp_path, kinds):
+    command = ["tune", kinds, "--subject", subject, "--output", tmp_path / "out", *QUICK]
+    run(*command)
+    before = files(tmp_path / "out")
+    assert_refused(run(*command, "--lr", "0.1"), "other settings (tuning)")
+    task_file(kinds, "up", "down")
+    assert_refused(run(*command), "other settings (tasks)")
+    assert files(tmp_path / "out") == before
+
+
+def test_tune_refuses_a_folder_in_use_by_something_else(subject, tmp_path, kinds):
+    assert_refused(run("tune", kinds, "--subject", subject, "--output", tmp_path, *QUICK), "in use")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kinds.csv"]
+
+
+BAD_TASKS = {
+    "missing column": ("input,answer\ncat,one\n", "no column output"),
+    "no examples": ("input,output\n", "no examples"),
+    "one class": ("input,output\ncat,one\ndog,one\n", "one output throughout"),
+    "too long": (f"input,output\ncat,one\n{'dog ' * 80},two\n", "the subject reads 64"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TASKS)
+def test_tune_refuses_a_bad_task_file_and_writes_nothing(subject, tmp_path, case):
+    content, part = BAD_TASKS[case]
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    assert_refused(run("tune", path, "--subject", subject, "-o", tmp_path / "out", *QUICK), "bad", part)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "Give either task files or --dod"),
+        (["--dod", "nothing"], "There is no DoD 'nothing'"),
+        (["--dod", "lexical", "--snapshots", "20,x"], "--snapshots is '20,x'"),
+        (["--dod", "lexical", "--steps", "0"], "steps is 0"),
+    ],
+)
+def test_tune_refuses_arguments_that_make_no_sense(subject, tmp_path, arguments, part):
+    assert_refused(run("tune", "--subject", subject, "--output", tmp_path / "out", *arguments), part)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_or_forbidden_disk_is_one_line(subject, tmp_path, kinds, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28), "somewhere")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert_refused(run("tune", kinds, "--subject", subject, "--output", tmp_path / "out", *QUICK), "No space left")
+    assert not (tmp_path / "out").exists()
+
+
+# --- corpus, train, finetune
+
+
+@pytest.fixture(scope="session")
+def corpora(subject: Path) -> dict[str, Path]:
+    folder = subject.parent
+    for split, n in (("train", 6), ("validation", 3)):
+        command = ["tune", "--dod", "lexical", "--split", split, "--n-tasks", n, "--subject", subject]
+        result = run(*command, "--snapshots", "2", "--shard-size", 4, "--output", folder / split, *QUICK)
+        assert result.exit_code == 0, result.stderr
+    return {split: folder / split for split in ("train", "validation")}
+
+
+TRAIN_QUICKLY = ["--epochs", 1, "--batch-size", 4, "--warmup-steps", 1, "--no-bf16"]
+
+
+def test_tune_makes_a_corpus_that_train_turns_into_a_translator(subject, corpora, tmp_path):
+    output = tmp_path / "translator"
+    result = run(
+        "train",
+        corpora["train"],
+        "--validation",
+        corpora["validation"],
+        "-o",
+        output,
+        "--subject",
+        subject,
+        *TRAIN_QUICKLY,
+    )
+    assert result.exit_code == 0, result.stderr
+    path = Path(result.stderr.split("Translator: ")[1].strip())
+    trained = Translator.from_pretrained(path)
+    trained.check_subject(Subject.from_pretrained(subject))
+    assert trained.card.training["config"]["batch_size"] == 4
+
+
+def test_train_refuses_a_corpus_of_another_subject_and_writes_nothing(corpora, tmp_path):
+    other = save_subject(tmp_path / "other", seed=5)
+    command = ["train", corpora["train"], "--validation", corpora["validation"], "--subject", other]
+    assert_refused(run(*command, "--output", tmp_path / "out"), "another subject")
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_refuses_tasks_that_are_in_both_corpora_and_writes_nothing(subject, corpora, tmp_path):
+    command = ["train", corpora["train"], "--validation", corpora["train"], "--subject", subject]
+    assert_refused(run(*command, "--output", tmp_path / "out"), "stand in both")
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_refuses_a_folder_that_is_no_corpus(subject, tmp_path):
+    command = ["train", tmp_path, "--validation", tmp_path, "--subject", subject, "--output", tmp_path / "out"]
+    assert_refused(run(*command), "not a corpus")
+
+
+TUNE_QUICKLY = ["--tuning-steps", "4", "--tuning-eval-every", "2", "--tuning-n-tokens", "2"]
+
+
+def test_finetune_makes_a_new_translator_and_leaves_the_old_one(subject, translator, corpora, tmp_path):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for i, (one, two) in enumerate([("one", "two"), ("up", "down"), ("big", "small")]):
+        task_file(tasks / f"t{i}.csv", one, two, f"# instruction: {one} or {two}\n")
+    before = files(translator)
+    command = ["finetune", tasks, "--subject", subject, "--translator", translator, "--output", tmp_path / "out"]
+    command += ["--mix", corpora["train"], "--prompts-per-task", 2, *TUNE_QUICKLY, *TRAIN_QUICKLY]
+    result = run(*command)
+    assert result.exit_code == 0, result.stderr
+    assert files(translator) == before
+    made = Translator.from_pretrained(Path(result.stderr.split("Translator: ")[1].strip()))
+    made.check_subject(Subject.from_pretrained(subject))
+    # Two of the three tasks with two soft prompts each, and as many old pairs; one task held out.
+    assert made.card.training["train_pairs"] == 8
+    assert made.card.training["validation_tasks"] == 1
+
+
+def test_finetune_needs_instructions_and_two_tasks(subject, translator, tmp_path, kinds):
+    models = ["--subject", subject, "--translator", translator, "--output", tmp_path / "out"]
+    assert_refused(run("finetune", kinds, *models, *TUNE_QUICKLY), "single task")
+    plain = task_file(tmp_path / "plain.csv", "up", "down", header="")
+    assert_refused(run("finetune", kinds, plain, *models, *TUNE_QUICKLY), "no instruction", "'plain'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_finetune_refuses_a_mix_of_other_prompt_lengths(subject, translator, corpora, tmp_path, kinds):
+    other = task_file(tmp_path / "other.csv", "up", "down")
+    command = ["finetune", kinds, other, "--subject", subject, "--translator", translator, "--mix", corpora["train"]]
+    assert_refused(run(*command, "--output", tmp_path / "out"), "--tuning-n-tokens 2")
+    assert not (tmp_path / "out").exists()
