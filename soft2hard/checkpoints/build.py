@@ -18,6 +18,7 @@ from soft2hard.checkpoints import EMBEDDED, cards
 from soft2hard.checkpoints.recipe import Recipe, recipe_named
 from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
 from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Split
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
@@ -31,7 +32,6 @@ from soft2hard.translator.training import train_translator
 
 STAGES = ("subject", "api_model", "start", "corpus", "translator", "samples")
 N_SAMPLES = 20
-START_FILE = "initial_prompt.safetensors"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Build:
         """The corpora by name: from the learned start, from random tokens, and the validation tasks."""
         recipe, dod = self.recipe, LexicalDoD(for_translator=True)
         n_random = int(recipe.n_tasks * recipe.random_init_share)
-        learned = replace(recipe.tuning, init=str(self.out / "subject" / START_FILE))
+        learned = replace(recipe.tuning, init="learned")
         longer = replace(recipe.tuning, steps=2 * recipe.tuning.steps, init="vocabulary", seed=1)
         fingerprint = self._tuning_subject.fingerprint
 
@@ -146,16 +146,14 @@ class Build:
         """Soft prompts of test tasks, as examples of what a user has."""
         subject = self._tuning_subject
         tasks = list(LexicalDoD().tasks("test", N_SAMPLES, seed=7))
-        tuning = replace(self.recipe.tuning, init=str(self.out / "subject" / START_FILE))
+        tuning = replace(self.recipe.tuning, init="learned")
         found = {t.task.name: t for t in Tuner(subject, tuning).tune(tasks)}
         with atomic_folder(self.out / "soft_prompts", overwrite=True) as folder:
             about = []
             for number, task in enumerate(tasks):
                 file = f"{number:02d}-{task.family}.safetensors"
                 prompt = found[task.name].soft_prompt
-                # The initial prompt is a file on the machine that built this: name it by its role.
-                prompt = replace(prompt, subject="embedded", provenance=dict(prompt.provenance) | {"init": "learned"})
-                prompt.save(folder / file)
+                replace(prompt, subject="embedded").save(folder / file)
                 about.append(cards.sample_record(file, found[task.name]))
             (folder / "tasks.json").write_text(json.dumps(about, indent=2))
         self.log(f"samples: saved to {self.out / 'soft_prompts'}")

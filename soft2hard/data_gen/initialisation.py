@@ -12,6 +12,9 @@ from soft2hard.errors import UserError
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 
+START_FILE = "initial_prompt.safetensors"
+"""A subject's folder may hold a learned starting point under this name."""
+
 
 def initial_prompt(
     subject: Subject, task: Task, init: str, n_tokens: int, rng: Random
@@ -21,7 +24,12 @@ def initial_prompt(
     Too short a text is repeated, too long a one is cut. Raises UserError for an unknown name, for labels
     where the task has none, and for a saved prompt of another length.
     """
-    if init == "vocabulary":
+    start = Path(subject.name) / START_FILE
+    if init == "learned" or (init == "auto" and start.exists() and SoftPrompt.load(start).n_tokens == n_tokens):
+        if not start.exists():
+            raise UserError(f"The subject '{subject.name}' comes without a learned start.", "Use --init vocabulary.")
+        return _saved(subject, str(start), n_tokens)
+    if init in ("vocabulary", "auto"):
         return _random_tokens(subject, n_tokens, rng)
     if init == "labels":
         if not task.labels:
@@ -31,7 +39,7 @@ def initial_prompt(
         return _repeat(subject.embed_text(init.removeprefix("text:")), n_tokens)
     if Path(init).exists():
         return _saved(subject, init, n_tokens)
-    raise UserError(f"Unknown initialisation '{init}'.", "Use vocabulary, labels, text:..., or a soft prompt's path.")
+    raise UserError(f"Unknown initialisation '{init}'.", "Use auto, learned, vocabulary, labels, text:..., or a path.")
 
 
 def _random_tokens(subject: Subject, n_tokens: int, rng: Random) -> Tensor:

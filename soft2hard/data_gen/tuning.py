@@ -32,9 +32,10 @@ class Tuning:
 
     n_tokens: int = 8
     """Virtual tokens of each soft prompt."""
-    init: str = "vocabulary"
+    init: str = "auto"
     """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'text:...'
-    (the tokens of a text), or the path of a saved soft prompt."""
+    (the tokens of a text), 'learned' (the start that comes with the subject), the path of a saved soft
+    prompt, or 'auto': learned where there is one of this length, else vocabulary."""
     steps: int = 100
     """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
     batch_size: int = 8
