@@ -47,7 +47,11 @@ def finetune(
     *,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder for the new translator; run again to go on with it."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for soft prompts, log, checkpoints, and, when trained, translator/; run again to go on.",
+        ),
     ],
     translator: TranslatorName = "embedded",
     subject: SubjectName = "embedded",
@@ -95,7 +99,7 @@ def finetune(
             n_old = min(len(old[0]), round(mix_ratio * len(new)))
             new = concatenate([new, old[0].select(sorted(Random(config.seed).sample(range(len(old[0])), n_old)))])
         train_translator(model, new, held_out, config, output, subject=lm)
-    say(f"Translator: {output}")
+    say(f"Translator: {output / 'translator'}")
 
 
 _SPLITS = ("train", "validation")

@@ -33,7 +33,9 @@ def train(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Folder for the translator, its log and checkpoints; run again to go on with it."
+            "--output",
+            "-o",
+            help="Folder for log and checkpoints, and, when trained, translator/; run again to go on with it.",
         ),
     ],
     subject: SubjectName = "embedded",
@@ -51,7 +53,7 @@ def train(
 ) -> None:
     """Train a translator: it learns to write the instruction that a soft prompt was tuned for.
 
-    [bold]Example:[/bold] soft2hard train runs/corpus --validation runs/validation -o runs/translator
+    [bold]Example:[/bold] soft2hard train runs/corpus --validation runs/validation -o runs/english
 
     On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2.json
     """
@@ -68,7 +70,7 @@ def train(
     with no_remains(output):
         claim(output, {"command": "train"} | settings)
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
-    say(f"Translator: {output}")
+    say(f"Translator: {output / 'translator'}")
 
 
 def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:
