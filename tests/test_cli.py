@@ -348,6 +348,7 @@ def test_tune_makes_a_corpus_that_train_turns_into_a_translator(subject, corpora
     trained = Translator.from_pretrained(path)
     trained.check_subject(Subject.from_pretrained(subject))
     assert trained.card.training["config"]["batch_size"] == 4
+    assert result.stdout == ""
 
 
 def test_train_refuses_a_corpus_of_another_subject_and_writes_nothing(corpora, tmp_path):

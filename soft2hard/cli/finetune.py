@@ -1,5 +1,7 @@
 """soft2hard finetune: a translator learns a user's own tasks."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,7 +93,7 @@ def finetune(
     _check_length(mix, tuning_config)
     settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
     settings |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio, "training": training, "tuning": tuning}
-    with no_remains(output):
+    with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "finetune"} | settings)
         folders = {split: _tune(dod, split, prompts_per_task, lm, tuning_config, output) for split in _SPLITS}
         new, held_out = (concatenate(load_corpora(folders[split], lm)) for split in _SPLITS)

@@ -1,6 +1,8 @@
 """soft2hard train: a translator from a corpus of soft prompts."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,7 +69,7 @@ def train(
     translator = Translator.for_subject(lm, base=base, dropout=dropout)
     settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
     settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
-    with no_remains(output):
+    with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings)
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
     say(f"Translator: {output / 'translator'}")
