@@ -61,8 +61,8 @@ class Recipe:
 
 
 CPU = Recipe(
-    subject=LMTraining(_subject_architecture(192, 5), steps=4200, rows=64, row_length=64, muon_lr=0.005, adam_lr=0.003),
-    api_model=LMTraining(_api_architecture(256, 4), steps=2400, rows=48, row_length=80, muon_lr=0.005, adam_lr=0.003, seed=1),
+    subject=LMTraining(_subject_architecture(192, 5), steps=2700, rows=64, row_length=64),
+    api_model=LMTraining(_api_architecture(256, 4), steps=2400, rows=48, row_length=80, seed=1),
     api_vocab=900,
     tuning=Tuning(n_tokens=8, steps=60, batch_size=8, eval_every=15, patience=2, slots=64),
     n_warm_tasks=256,

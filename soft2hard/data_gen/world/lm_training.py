@@ -35,12 +35,12 @@ class LMTraining:
     architecture: dict[str, object]
     """Arguments of the Hugging Face configuration, `model_type` among them."""
     steps: int
-    rows: int = 32
+    rows: int = 64
     """Rows a step."""
-    row_length: int = 128
+    row_length: int = 64
     """Tokens a row."""
-    muon_lr: float = 0.01
-    adam_lr: float = 4e-3
+    muon_lr: float = 0.004
+    adam_lr: float = 2.5e-3
     warmup: int = 100
     """Steps over which the learning rates rise."""
     decay_share: float = 0.5
