@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -367,6 +368,19 @@ def test_train_refuses_tasks_that_are_in_both_corpora_and_writes_nothing(subject
 def test_train_refuses_a_folder_that_is_no_corpus(subject, tmp_path):
     command = ["train", tmp_path, "--validation", tmp_path, "--subject", subject, "--output", tmp_path / "out"]
     assert_refused(run(*command), "not a corpus")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--base",
+        pytest.param("--deepspeed", marks=pytest.mark.skipif(not find_spec("deepspeed"), reason="needs DeepSpeed")),
+    ],
+)
+def test_train_refuses_what_it_cannot_read_and_writes_nothing(subject, corpora, tmp_path, flag):
+    command = ["train", corpora["train"], "--validation", corpora["validation"], "--subject", subject]
+    assert_refused(run(*command, flag, tmp_path / "nowhere", "--output", tmp_path / "out"), "nowhere")
+    assert not (tmp_path / "out").exists()
 
 
 TUNE_QUICKLY = ["--tuning-steps", "4", "--tuning-eval-every", "2", "--tuning-n-tokens", "2"]

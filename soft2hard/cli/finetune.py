@@ -10,7 +10,7 @@ import typer
 
 from soft2hard.cli.common import SubjectName, TranslatorName, claim, load_subject, no_remains, quiet, say
 from soft2hard.cli.config_options import with_options
-from soft2hard.cli.train import TRAINING_HELP, concatenate, load_corpora
+from soft2hard.cli.train import TRAINING_HELP, check_deepspeed, concatenate, load_corpora
 from soft2hard.cli.tune import TUNING_HELP, build_corpus
 from soft2hard.errors import UserError
 
@@ -81,6 +81,7 @@ def finetune(
     from soft2hard.translator.model import Translator
     from soft2hard.translator.training import TranslatorTraining, train_translator
 
+    check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)
     tuning_config = Tuning(**tuning)
     new_tasks = tuple(read_tasks(tasks, tuning_config.seed))

@@ -1,5 +1,7 @@
 """soft2hard train: a translator from a corpus of soft prompts."""
 
+import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -63,16 +65,32 @@ def train(
     from soft2hard.translator.model import Translator
     from soft2hard.translator.training import TranslatorTraining, train_translator
 
+    check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)
     lm = load_subject(subject)
     data = load_corpora([*corpora, validation], lm)
-    translator = Translator.for_subject(lm, base=base, dropout=dropout)
+    try:
+        translator = Translator.for_subject(lm, base=base, dropout=dropout)
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{base}' is no encoder-decoder that can be read: {error}.", "Check --base.") from error
     settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
     settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
     with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings)
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
     say(f"Translator: {output / 'translator'}")
+
+
+def check_deepspeed(config: str | None) -> None:
+    """Raise UserError where a DeepSpeed configuration is asked for that cannot be used."""
+    if config is None:
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("DeepSpeed is not installed.", "Run pip install 'soft2hard[deepspeed]', or leave it out.")
+    try:
+        json.loads(Path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{config}' is no DeepSpeed configuration: {error}.", "Give a JSON file.") from error
 
 
 def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:
