@@ -16,6 +16,7 @@ from soft2hard.checkpoints import embedded_path
 from soft2hard.checkpoints.build import load_for_tuning
 from soft2hard.checkpoints.recipe import recipe_named
 from soft2hard.errors import UserError
+from soft2hard.eval.figure import draw_families
 from soft2hard.eval.recovery import TaskResult, as_rows, by_family, evaluate_tasks, held_out_tasks, summary
 from soft2hard.files import atomic_write
 from soft2hard.subject import Subject
@@ -71,6 +72,7 @@ def main(
     init: str = typer.Option("learned", help="Start of the soft prompts: learned, vocabulary, labels or text:..."),
     candidates: int = typer.Option(64, help="Candidates a soft prompt."),
     output: Path = typer.Option(Path("runs/evaluation/embedded.json"), help="File for all results."),
+    figure: Path | None = typer.Option(None, help="Also draw accuracy by family to this PNG or SVG file."),
 ) -> None:
     """Print the main table of the README and save every result behind it."""
     started = time.monotonic()
@@ -81,6 +83,8 @@ def main(
     with atomic_write(output) as temporary:
         about = {"settings": settings, "versions": versions, "seconds": time.monotonic() - started}
         Path(temporary).write_text(json.dumps(about | {"results": as_rows(results)}, indent=1))
+    if figure:
+        draw_families(results, figure)
     typer.echo(markdown(results))
     typer.echo(f"\n{len(results)} results in {output}; {time.monotonic() - started:.0f} s on {torch.get_num_threads()} threads")
 
