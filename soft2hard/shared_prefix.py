@@ -10,7 +10,7 @@ four-dimensional mask (BLOOM) or read the prompt in an encoder (T5). `make_runne
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Targets:
     """Which example of that prompt."""
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Runs examples under prompts."""
 

@@ -70,7 +70,7 @@ CPU = Recipe(
     n_tasks=12_288,
     n_validation_tasks=512,
     snapshot_steps=(30, 45),
-    translator=TranslatorTraining(epochs=20, pretrain_pairs=60_000),
+    translator=TranslatorTraining(epochs=20.0, pretrain_pairs=60_000),
 )
 
 GPU = Recipe(
@@ -83,7 +83,7 @@ GPU = Recipe(
     n_tasks=65_536,
     n_validation_tasks=1024,
     snapshot_steps=(30, 60, 90),
-    translator=TranslatorTraining(epochs=20, batch_size=256, pretrain_pairs=400_000),
+    translator=TranslatorTraining(epochs=20.0, batch_size=256, pretrain_pairs=400_000),
 )
 
 TINY = Recipe(
@@ -96,7 +96,7 @@ TINY = Recipe(
     n_tasks=32,
     n_validation_tasks=8,
     snapshot_steps=(2,),
-    translator=TranslatorTraining(epochs=1, batch_size=16, pretrain_pairs=32),
+    translator=TranslatorTraining(epochs=1.0, batch_size=16, pretrain_pairs=32),
 )
 """Shows in seconds that every stage runs; its models know nothing."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -41,6 +41,7 @@ class Task:
     """How outputs of this task are scored."""
 
 
+@runtime_checkable
 class DoD(Protocol):
     """A dataset of datasets: many tasks, each in one fixed split."""
 

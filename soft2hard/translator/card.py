@@ -40,5 +40,5 @@ def read_card(folder: Path) -> TranslatorCard:
             raise UserError(f"'{folder}' was saved by a later soft2hard (schema {schema}).", "Update soft2hard.")
         names = {f.name for f in fields(TranslatorCard)}
         return TranslatorCard(**{name: value for name, value in content.items() if name in names})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged.", "Train or copy the translator again.") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -54,6 +55,15 @@ class TranslatorModel(nn.Module):
     def __init__(self, seq2seq: PreTrainedModel, reader: SoftPromptReader):
         super().__init__()
         self.seq2seq, self.reader = seq2seq, reader
+        # T5 has its embedding table under several names, which safetensors refuses to write.
+        self.register_state_dict_post_hook(_drop_aliases)
+        self.register_load_state_dict_pre_hook(_restore_aliases)
+
+    def aliases(self) -> dict[str, str]:
+        """Second and further names of shared parameters, each with the first name."""
+        first: dict[int, str] = {}
+        named = self.named_parameters(remove_duplicate=False)
+        return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
 
     @property
     def config(self):  # noqa: ANN201 - the Trainer and DeepSpeed look here
@@ -71,6 +81,17 @@ class TranslatorModel(nn.Module):
             attention_mask=attention_mask,
             labels=labels,
         )
+
+
+def _drop_aliases(model: TranslatorModel, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for alias in model.aliases():
+        state.pop(prefix + alias, None)
+
+
+def _restore_aliases(model: TranslatorModel, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for alias, name in model.aliases().items():
+        if prefix + name in state:
+            state.setdefault(prefix + alias, state[prefix + name])
 
 
 class Translator:
@@ -117,24 +138,29 @@ class Translator:
         path = Path(path)
         card = read_card(path)
         try:
-            seq2seq = AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
+            seq2seq, loaded = AutoModelForSeq2SeqLM.from_pretrained(
+                path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            if loaded["missing_keys"]:
+                raise ValueError(f"weights are missing, such as {min(loaded['missing_keys'])}")
             tokenizer = AutoTokenizer.from_pretrained(path)
             weights = load_file(path / READER_FILE)
             reader = SoftPromptReader(card.d_subject, weights["projection.weight"].shape[0])
             reader.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f"The translator in '{path}' cannot be read: {str(error).splitlines()[0]}", "Train or copy it again."
-            ) from error
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+            raise UserError(f"The translator in '{path}' cannot be read: {reason}.", "Train or copy it again.") from error
         model = TranslatorModel(seq2seq, reader).eval()
         return cls(model.to(device) if device else model, tokenizer, card, name=str(path))
 
     def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save model, reader, tokenizer and card to a folder, whole or not at all, optionally in another dtype."""
-        cast = (lambda t: t.detach().to(dtype or t.dtype).contiguous()) if dtype else (lambda t: t.detach().contiguous())
+        state = {name: t.detach().to(dtype or t.dtype).contiguous() for name, t in self.model.state_dict().items()}
+        inner = "seq2seq."
         with atomic_folder(path, overwrite=True) as folder:
-            state = {name: cast(tensor) for name, tensor in self.model.seq2seq.state_dict().items()}
-            self.model.seq2seq.save_pretrained(folder, state_dict=state)
+            self.model.seq2seq.save_pretrained(
+                folder, state_dict={name.removeprefix(inner): t for name, t in state.items() if name.startswith(inner)}
+            )
             self.tokenizer.save_pretrained(folder)
             save_file({name: tensor.contiguous() for name, tensor in self.model.reader.state_dict().items()}, folder / READER_FILE)
             write_card(folder, self.card)
@@ -190,7 +216,6 @@ def _random_t5(subject: Subject, dropout: float) -> T5ForConditionalGeneration:
             num_heads=4,
             feed_forward_proj="gated-silu",
             dropout_rate=dropout,
-            tie_word_embeddings=False,
             pad_token_id=pad,
             eos_token_id=subject.eos_ids[0],
             decoder_start_token_id=pad,

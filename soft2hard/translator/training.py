@@ -33,7 +33,7 @@ _EMBEDDINGS = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "
 class TranslatorTraining:
     """How a translator is trained."""
 
-    epochs: float = 30
+    epochs: float = 30.0
     """Passes over the corpus; the learning rate falls to zero over them."""
     batch_size: int = 128
     """Pairs a step, on each process."""
@@ -54,6 +54,14 @@ class TranslatorTraining:
     deepspeed: str | None = None
     """Path of a DeepSpeed configuration; AdamW then takes the place of Muon."""
     seed: int = 0
+    """Of the order of pairs, the choice of paraphrases and the noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "patience"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}.", "It must be above 0.")
+        if not 0 <= self.paraphrase_share <= 1:
+            raise UserError(f"paraphrase_share is {self.paraphrase_share}.", "It must lie between 0 and 1.")
 
 
 def train_translator(
@@ -141,7 +149,7 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
     callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl")]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    return Trainer(
+    return _TiedTrainer(
         model=translator.model,
         args=arguments,
         train_dataset=train,
@@ -185,6 +193,14 @@ def _has_bf16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") if hasattr(torch.backends, "cpu") else False
+
+
+class _TiedTrainer(Trainer):
+    """Saves tied weights once for each of their names: safetensors refuses tensors that share memory."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: tensor.clone() for name, tensor in weights.items()})
 
 
 class LogFile(TrainerCallback):

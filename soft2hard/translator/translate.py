@@ -82,11 +82,12 @@ def translate(
     """
     for soft_prompt in soft_prompts:
         translator.check(soft_prompt)
+    if subject is not None:
+        translator.check_subject(subject)
     labels = list(names) if names else [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(soft_prompts)]
     proposals = propose(translator, soft_prompts, config.n_candidates, seed=config.seed)
     if subject is None:
         return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]
-    translator.check_subject(subject)
     verifier = Verifier(runner or make_runner(subject), config.max_new_tokens)
     probe_inputs, source = _probe_inputs(subject, soft_prompts, inputs, config)
     enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]

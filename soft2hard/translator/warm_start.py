@@ -18,17 +18,22 @@ WARM_START_TYPES = ("llama", "mistral")
 def can_warm_start(model: PreTrainedModel) -> bool:
     """Whether `seq2seq_from_causal` knows this architecture (all heads with their own keys and values)."""
     config = model.config
-    heads = getattr(config, "num_attention_heads", None)
-    return config.model_type in WARM_START_TYPES and heads == getattr(config, "num_key_value_heads", heads)
+    return (
+        config.model_type in WARM_START_TYPES
+        and config.num_attention_heads == config.num_key_value_heads
+        and config.hidden_act == "silu"
+    )
 
 
 def translator_t5_config(model: PreTrainedModel, dropout: float = 0.1) -> T5Config:
     """A T5 configuration of the shape of a Llama-type causal model."""
     config = model.config
+    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    pad = eos if config.pad_token_id is None else config.pad_token_id
     return T5Config(
         vocab_size=config.vocab_size,
         d_model=config.hidden_size,
-        d_kv=config.hidden_size // config.num_attention_heads,
+        d_kv=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         d_ff=config.intermediate_size,
         num_layers=config.num_hidden_layers,
         num_decoder_layers=config.num_hidden_layers,
@@ -38,10 +43,10 @@ def translator_t5_config(model: PreTrainedModel, dropout: float = 0.1) -> T5Conf
         dropout_rate=dropout,
         layer_norm_epsilon=config.rms_norm_eps,
         feed_forward_proj="gated-silu",
-        tie_word_embeddings=False,
-        pad_token_id=config.pad_token_id,
-        eos_token_id=config.eos_token_id,
-        decoder_start_token_id=config.pad_token_id,
+        tie_word_embeddings=False,  # for T5 this says that the head's input is not scaled
+        pad_token_id=pad,
+        eos_token_id=eos,
+        decoder_start_token_id=pad,
     )
 
 
@@ -54,9 +59,12 @@ def seq2seq_from_causal(model: PreTrainedModel, dropout: float = 0.1) -> T5ForCo
     """
     target = T5ForConditionalGeneration(translator_t5_config(model, dropout))
     scale = target.config.d_kv**-0.5
-    embedding = model.get_input_embeddings().weight.float()
-    target.shared.weight.copy_(embedding)
-    target.lm_head.weight.copy_(model.get_output_embeddings().weight.float())
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    target.shared.weight.copy_(table)
+    if head is not table:
+        # T5 ties its head to its table whatever the configuration says; both are saved where they differ.
+        target.lm_head.weight = nn.Parameter(head.float().clone())
+        target.config.tie_word_embeddings = False
     for stack in (target.encoder, target.decoder):
         stack.final_layer_norm.weight.copy_(model.model.norm.weight)
         for block, layer in zip(stack.block, model.model.layers, strict=True):
