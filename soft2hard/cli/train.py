@@ -13,6 +13,7 @@ import typer
 from soft2hard.cli.common import SubjectName, claim, load_subject, no_remains, quiet, say
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
+from soft2hard.translator.deepspeed import deepspeed_config
 
 if TYPE_CHECKING:
     import datasets
@@ -59,7 +60,7 @@ def train(
 
     [bold]Example:[/bold] soft2hard train runs/corpus --validation runs/validation -o runs/english
 
-    On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2.json
+    On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2
     """
     quiet()
     from soft2hard.translator.model import Translator
@@ -88,9 +89,9 @@ def check_deepspeed(config: str | None) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("DeepSpeed is not installed.", "Run pip install 'soft2hard[deepspeed]', or leave it out.")
     try:
-        json.loads(Path(config).read_text(encoding="utf-8"))
+        json.loads(Path(deepspeed_config(config)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"'{config}' is no DeepSpeed configuration: {error}.", "Give a JSON file.") from error
+        raise UserError(f"'{config}' is no DeepSpeed configuration: {error}.", "Give zero2 or a JSON file.") from error
 
 
 def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:

@@ -17,9 +17,10 @@ IGNORE = -100
 class CorpusPairs(Dataset):
     """Soft prompt and instruction pairs of a corpus.
 
-    Each visit draws anew: the reference instruction or, with probability `paraphrase_share`, one of its
+    Each epoch draws anew: the reference instruction or, with probability `paraphrase_share`, one of its
     paraphrases; and Gaussian noise on the soft prompt, of up to `noise` times the standard deviation of
-    its entries. What is drawn depends on the seed, the visit and the row alone.
+    its entries. What is drawn depends on the seed, the epoch and the row alone, so a training that resumes
+    sees what it would have seen.
     """
 
     def __init__(self, corpus: datasets.Dataset, *, paraphrase_share: float = 0.0, noise: float = 0.0, seed: int = 0):
@@ -28,14 +29,13 @@ class CorpusPairs(Dataset):
         self.paraphrases: list[list[str]] = list(corpus["paraphrases"])
         self.tasks: list[str] = list(corpus["task"])
         self.paraphrase_share, self.noise, self.seed = paraphrase_share, noise, seed
-        self.visits = [0] * len(self.tasks)
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.tasks)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        self.visits[index] += 1
-        rng = Random(f"{self.seed}/{self.visits[index]}/{index}")
+        rng = Random(f"{self.seed}/{self.epoch}/{index}")
         text = self.instructions[index]
         if self.paraphrases[index] and rng.random() < self.paraphrase_share:
             text = rng.choice(self.paraphrases[index])

@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from soft2hard.errors import UserError
 from soft2hard.subject import Subject
+from soft2hard.translator.deepspeed import deepspeed_config
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
 from soft2hard.translator.model import Translator, TranslatorModel
 from soft2hard.translator.optimizer import MuonWithAdamW
@@ -52,7 +53,7 @@ class TranslatorTraining:
     bf16: bool = True
     """Compute in bfloat16 where the machine has it."""
     deepspeed: str | None = None
-    """Path of a DeepSpeed configuration; AdamW then takes the place of Muon."""
+    """A DeepSpeed configuration, 'zero2' or the path of a JSON file; AdamW then takes the place of Muon."""
     seed: int = 0
     """Of the order of pairs, the choice of paraphrases and the noise."""
 
@@ -76,11 +77,18 @@ def train_translator(
 ) -> Translator:
     """Train on a corpus, keep the weights with the lowest loss on validation tasks, and save to `folder`.
 
-    A killed training goes on from its last epoch when called again with the same folder. Raises UserError
-    where a task stands in both corpora, or where pre-training lacks the subject.
+    A killed training goes on from its last epoch when called again with the same folder, and one that has
+    ended with the same settings is read back. Raises UserError where a task stands in both corpora, or where
+    pre-training lacks the subject.
     """
     folder = Path(folder)
     _refuse_leak(corpus, validation)
+    if resume and (folder / "translator").is_dir():
+        ended = Translator.from_pretrained(folder / "translator")
+        if ended.card.training.get("config") == asdict(config):
+            translator.model.load_state_dict(ended.model.state_dict())
+            translator.card = ended.card
+            return translator
     if config.pretrain_pairs and not _finished(folder / "pretraining"):
         if subject is None:
             raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
@@ -140,13 +148,13 @@ def _last_checkpoint(folder: Path) -> str | None:
 def _trainer(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
     collator = PairCollator(translator.tokenizer, translator.model.config.eos_token_id)
     arguments = _arguments(config, folder, with_validation=validation is not None)
-    steps = int(config.epochs * -(-len(train) // (config.batch_size * arguments.world_size)))
+    steps = int(config.epochs * -(-len(train) // (arguments.train_batch_size * arguments.world_size)))
+    arguments.warmup_steps = min(config.warmup_steps, steps // 4)
     optimizers = (None, None)
     if config.deepspeed is None:
         optimizer = MuonWithAdamW(translator.model, config.lr, _EMBEDDINGS)
-        warmup = min(config.warmup_steps, steps // 4)
-        optimizers = (optimizer, get_linear_schedule_with_warmup(optimizer, warmup, steps))
-    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl")]
+        optimizers = (optimizer, get_linear_schedule_with_warmup(optimizer, arguments.warmup_steps, steps))
+    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl"), EpochOfPairs(train)]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return _TiedTrainer(
@@ -167,14 +175,14 @@ def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) 
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=256,
         learning_rate=config.lr,
-        warmup_steps=config.warmup_steps,
         lr_scheduler_type="linear",
         bf16=config.bf16 and _has_bf16(),
-        deepspeed=config.deepspeed,
+        deepspeed=deepspeed_config(config.deepspeed),
         eval_strategy="epoch" if with_validation else "no",
         save_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=with_validation,
+        restore_callback_states_from_checkpoint=True,  # else early stopping would forget how long it has waited
         metric_for_best_model="loss" if with_validation else None,
         greater_is_better=False,
         prediction_loss_only=True,
@@ -214,6 +222,16 @@ class LogFile(TrainerCallback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": state.global_step} | logs) + "\n")
+
+
+class EpochOfPairs(TrainerCallback):
+    """Tells the training pairs which epoch it is."""
+
+    def __init__(self, pairs: CorpusPairs | ListPairs):
+        self.pairs = pairs
+
+    def on_epoch_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201 - the Trainer's signature
+        self.pairs.epoch = round(state.epoch or 0)
 
 
 def _training_record(config, corpus, validation, trainer: Trainer) -> dict:

@@ -1,0 +1,71 @@
+"""A tiny corpus and translators that learn it in a second."""
+
+from pathlib import Path
+
+import datasets
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from soft2hard.data_gen.corpus import corpus_features
+from soft2hard.subject import Subject
+from soft2hard.translator.model import Translator
+from soft2hard.translator.training import TranslatorTraining
+from tests import tiny_models
+
+NOUNS = ["cat", "dog", "bird", "fish"]
+COLOURS = ["red", "green", "blue"]
+N_TOKENS = 3
+
+
+def llama_subject(seed: int = 0, **changes: object) -> Subject:
+    """A Llama in which each head has its own keys and values, as a warm start needs it; its head is not its table."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"vocab_size": tiny_models.VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**sizes | ids | {"max_position_embeddings": 64} | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3 + (parameter.ndim == 1))
+    return Subject(model, tiny_models.tokenizer("llama"), name=f"llama-{seed}")
+
+
+def corpus(subject: Subject, nouns: list[str], seed: int = 0, copies: int = 2) -> datasets.Dataset:
+    """Soft prompts that say their task by the embeddings of its words, with a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for noun in nouns:
+        for colour in COLOURS:
+            words = subject.embed_text(f"{noun} {colour} {noun}")
+            for step in range(copies):
+                noise = 0.1 * torch.randn(words.shape, generator=generator)
+                rows.append(
+                    {
+                        "task": f"{noun}/{colour}",
+                        "family": "tiny",
+                        "instruction": f"{colour} {noun}",
+                        "paraphrases": [f"one {colour} {noun}", f"{noun} {colour}"],
+                        "step": step,
+                        "is_best": step == 0,
+                        "validation_loss": 0.0,
+                        "initial_loss": 1.0,
+                        "embeddings": (words + noise).numpy(),
+                    }
+                )
+    features = corpus_features(N_TOKENS, subject.d_model)
+    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+
+
+def config(**changes: object) -> TranslatorTraining:
+    """Few, short epochs in float32."""
+    return TranslatorTraining(**{"epochs": 3, "batch_size": 8, "lr": 5e-3, "warmup_steps": 2, "bf16": False} | changes)
+
+
+def translator(subject: Subject, seed: int = 0, dropout: float = 0.1) -> Translator:
+    """Untrained, the same for the same seed."""
+    torch.manual_seed(seed)
+    return Translator.for_subject(subject, dropout=dropout)
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """Names of the checkpoints of a training."""
+    return sorted(path.name for path in (folder / "checkpoints").glob("checkpoint-*"))
