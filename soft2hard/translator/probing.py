@@ -41,7 +41,9 @@ def _sample(subject: Subject, soft_prompts: list[SoftPrompt], generator: torch.G
     """One input a row, or None where the template's next part did not come."""
     template = subject.template
     lead = template.separator + template.input_prefix.rstrip()
-    closing = template.output_prefix.strip()
+    # Some tokenizers do not give back the very same text: "Output:" may become "Output :".
+    closing_ids = subject.tokenizer.encode(template.output_prefix.strip(), add_special_tokens=False)
+    closing = subject.tokenizer.decode(closing_ids, skip_special_tokens=True).strip()
     body = subject.embed_text(lead)
     embedded = {id(p): torch.cat([subject.prompt_embeddings(p), body]) for p in soft_prompts}
     rows = [embedded[id(p)] for p in soft_prompts]

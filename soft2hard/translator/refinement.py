@@ -28,6 +28,7 @@ def neighbours(
             continue
         labels = torch.tensor([[*ids, model.config.eos_token_id]], device=translator.device)
         log_probs = model(soft, mask, labels=labels).logits[0].float().log_softmax(-1)[: len(ids)]
+        log_probs[:, [i for i in tokenizer.all_special_ids if i < log_probs.shape[1]]] = -torch.inf
         for position, token in _likeliest(log_probs, ids, n_per_text):
             changed = tidy(tokenizer.decode([*ids[:position], token, *ids[position + 1 :]], skip_special_tokens=True))
             found.setdefault(changed)
@@ -38,5 +39,5 @@ def _likeliest(log_probs: torch.Tensor, ids: list[int], n: int) -> list[tuple[in
     """The `n` most likely single substitutions as (position, token)."""
     scores = log_probs.clone()
     scores[torch.arange(len(ids)), torch.tensor(ids, device=scores.device)] = -torch.inf
-    best = scores.flatten().topk(min(n, scores.numel() - len(ids))).indices.tolist()
+    best = scores.flatten().topk(min(n, int(scores.isfinite().sum()))).indices.tolist()
     return [divmod(index, scores.shape[1]) for index in best]

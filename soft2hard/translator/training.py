@@ -21,8 +21,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from soft2hard.errors import UserError
 from soft2hard.subject import Subject
-from soft2hard.translator.deepspeed import deepspeed_config
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
+from soft2hard.translator.deepspeed import deepspeed_config
 from soft2hard.translator.model import Translator, TranslatorModel
 from soft2hard.translator.optimizer import MuonWithAdamW
 from soft2hard.translator.pretraining import imitation_pairs
@@ -85,7 +85,8 @@ def train_translator(
     _refuse_leak(corpus, validation)
     if resume and (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator")
-        if ended.card.training.get("config") == asdict(config):
+        same_settings = ended.card.training.get("config") == asdict(config)
+        if same_settings and ended.card.fingerprint == translator.card.fingerprint:
             translator.model.load_state_dict(ended.model.state_dict())
             translator.card = ended.card
             return translator
@@ -157,7 +158,7 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
     callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl"), EpochOfPairs(train)]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    return _TiedTrainer(
+    return Trainer(
         model=translator.model,
         args=arguments,
         train_dataset=train,
@@ -203,21 +204,13 @@ def _has_bf16() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") if hasattr(torch.backends, "cpu") else False
 
 
-class _TiedTrainer(Trainer):
-    """Saves tied weights once for each of their names: safetensors refuses tensors that share memory."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        weights = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, {name: tensor.clone() for name, tensor in weights.items()})
-
-
 class LogFile(TrainerCallback):
     """Appends what the Trainer logs to a JSON-lines file."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, ANN201 - the Trainer's signature
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN201 - the Trainer's signature
         if state.is_world_process_zero and logs:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
@@ -230,7 +223,7 @@ class EpochOfPairs(TrainerCallback):
     def __init__(self, pairs: CorpusPairs | ListPairs):
         self.pairs = pairs
 
-    def on_epoch_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201 - the Trainer's signature
+    def on_epoch_begin(self, args, state, control, **kwargs):  # noqa: ANN201 - the Trainer's signature
         self.pairs.epoch = round(state.epoch or 0)
 
 

@@ -99,7 +99,9 @@ class Verifier:
         scored = []
         for text, (log_probs, greedy) in zip(fitting, self._log_probs(fitting, examples), strict=True):
             divergence = (probes.log_probs.exp() * (probes.log_probs - log_probs)).sum(-1).clamp(0, MAX_DIVERGENCE)
-            missed = torch.zeros(len(examples), device=greedy.device).index_add_(0, of_token, (~greedy).float())
+            # Where an output was cut, its end was not the soft prompt's likeliest token either.
+            missing = (probes.greedy & ~greedy).float()
+            missed = torch.zeros(len(examples), device=greedy.device).index_add_(0, of_token, missing)
             scored.append(Candidate(text, (missed == 0).float().mean().item(), divergence.mean().item()))
         return scored
 
