@@ -1,0 +1,203 @@
+"""A corpus is the same however often its making was cut short, and is never mixed from two plans."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from soft2hard.data_gen.corpus import (
+    CorpusBuilder,
+    CorpusPlan,
+    content_hash,
+    corpus_features,
+    corpus_plan,
+    load_corpus,
+    soft_prompt_of,
+)
+from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.errors import UserError
+from tests import tiny_models
+
+SUBJECT = tiny_models.subject("llama")
+TUNING = Tuning(n_tokens=2, init="vocabulary", steps=4, batch_size=2, eval_every=2, slots=3)
+
+
+class Copying:
+    """A DoD of tasks of two or three words to be repeated."""
+
+    name = "copying"
+
+    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
+        yield from islice((self._task(f"{split}/{seed}/{number}") for number in range(100)), n)
+
+    def _task(self, name: str) -> Task:
+        rng = Random(name)
+        words = [" ".join(rng.choices(tiny_models.WORDS[3:], k=rng.choice((2, 3)))) for _ in range(6)]
+        examples = tuple(Example(word, word) for word in words)
+        return Task(name, "copy", "Copy.", ("Repeat.", "Say it."), examples[:4], examples[4:], ())
+
+
+PLAN = CorpusPlan(
+    dod="copying",
+    split="train",
+    n_tasks=8,
+    subject=SUBJECT.fingerprint,
+    tuning=TUNING,
+    snapshot_steps=(1, 3),
+    shard_size=3,
+)
+
+
+def builder(folder: Path, plan: CorpusPlan = PLAN) -> CorpusBuilder:
+    return CorpusBuilder(folder, plan, Copying(), SUBJECT)
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the code under test catches it."""
+
+
+def killed_after(n_tasks: int):
+    """An `on_task` that dies at a task."""
+    count = 0
+
+    def on_task(tuned: Tuned) -> None:
+        nonlocal count
+        count += 1
+        if count == n_tasks:
+            raise Killed
+
+    return on_task
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus made in one go."""
+    folder = tmp_path_factory.mktemp("corpus") / "whole"
+    assert list(builder(folder).build()) == [0, 1, 2]
+    return folder
+
+
+def test_a_corpus_holds_every_task_of_its_plan_once(whole):
+    expected = [task.name for task in Copying().tasks("train", 8)]
+    assert load_corpus(whole, snapshots=False)["task"][:] == expected
+    with_snapshots = load_corpus(whole)
+    assert list(dict.fromkeys(with_snapshots["task"])) == expected
+    assert all(step < best for step, best in _steps_before_the_best(with_snapshots)), (
+        "a snapshot is from before the best prompt"
+    )
+
+
+def _steps_before_the_best(corpus) -> Iterator[tuple[int, int]]:
+    best = {row["task"]: row["step"] for row in corpus if row["is_best"]}
+    yield from ((row["step"], best[row["task"]]) for row in corpus if not row["is_best"])
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 5, 8])
+def test_a_killed_corpus_ends_the_same_and_repeats_no_finished_shard(tmp_path, whole, kill_at):
+    folder = tmp_path / "corpus"
+    with pytest.raises(Killed):
+        list(builder(folder).build(on_task=killed_after(kill_at)))
+    finished = (kill_at - 1) // 3
+    again: list[str] = []
+    made = list(builder(folder).build(on_task=lambda tuned: again.append(tuned.task.name)))
+    assert made == list(range(finished, 3))
+    assert len(again) == 8 - 3 * finished
+    assert content_hash(load_corpus(folder)) == content_hash(load_corpus(whole))
+    assert load_corpus(folder, snapshots=False)["task"][:] == load_corpus(whole, snapshots=False)["task"][:]
+
+
+def test_a_killed_shard_leaves_nothing_that_could_be_taken_for_one(tmp_path):
+    folder = tmp_path / "corpus"
+    with pytest.raises(Killed):
+        list(builder(folder).build(on_task=killed_after(2)))
+    with pytest.raises(UserError, match="no finished shard"):
+        load_corpus(folder)
+    (folder / "shards").mkdir(exist_ok=True)
+    (folder / "shards" / ".00000.x.tmp").mkdir()  # as a kill within the writing would leave it
+    with pytest.raises(UserError, match="no finished shard"):
+        load_corpus(folder)
+    assert builder(folder).missing() == [0, 1, 2]
+
+
+def test_shards_made_by_several_workers_are_those_of_one(tmp_path, whole):
+    folder = tmp_path / "corpus"
+    assert list(builder(folder).build([1])) == [1]
+    assert builder(folder).missing() == [0, 2]
+    assert list(builder(folder).build([0, 1, 2])) == [0, 2]
+    assert content_hash(load_corpus(folder)) == content_hash(load_corpus(whole))
+
+
+def test_a_finished_corpus_is_left_alone(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    assert list(builder(whole).build()) == []
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_tasks": 9},
+        {"split": "test"},
+        {"task_seed": 1},
+        {"subject": "another"},
+        {"snapshot_steps": ()},
+        {"tuning": replace(TUNING, lr=0.5)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_folder_of_another_plan_is_refused(whole, change):
+    with pytest.raises(UserError, match="made with other settings"):
+        builder(whole, replace(PLAN, **change))
+
+
+def test_soft_prompts_of_a_corpus_are_those_of_the_tuner(whole):
+    tasks = list(Copying().tasks("train", 8))
+    expected = {result.task.name: result for result in Tuner(SUBJECT, TUNING).tune(tasks)}
+    for row in load_corpus(whole, snapshots=False):
+        result = expected[row["task"]]
+        prompt = soft_prompt_of(row, SUBJECT.fingerprint)
+        torch.testing.assert_close(prompt.embeddings, result.soft_prompt.embeddings, atol=1e-4, rtol=1e-4)
+        assert row["step"] == result.best_step
+        assert row["validation_loss"] == pytest.approx(result.validation_loss, abs=1e-4)
+        assert row["initial_loss"] == pytest.approx(result.initial_loss, abs=1e-4)
+        assert (row["instruction"], row["paraphrases"]) == ("Copy.", ["Repeat.", "Say it."])
+        SUBJECT.check(prompt)
+
+
+def test_the_hash_tells_of_any_change():
+    embeddings = np.random.default_rng(0).normal(size=(2, 2, 16)).astype(np.float32)
+    changed = embeddings.copy()
+    changed[1, 1, 3] = np.nextafter(changed[1, 1, 3], np.float32(9))
+
+    def made(tasks: list[str], steps: list[int], vectors: np.ndarray) -> str:
+        every = corpus_features(2, 16)
+        features = datasets.Features({name: every[name] for name in ("task", "step", "embeddings")})
+        columns = {"task": tasks, "step": steps, "embeddings": list(vectors)}
+        return content_hash(datasets.Dataset.from_dict(columns, features=features))
+
+    original = made(["a", "b"], [1, 2], embeddings)
+    assert made(["a", "b"], [1, 2], embeddings.copy()) == original
+    assert made(["a", "c"], [1, 2], embeddings) != original
+    assert made(["a", "b"], [1, 3], embeddings) != original
+    assert made(["a", "b"], [1, 2], changed) != original
+    assert made(["b", "a"], [2, 1], embeddings[::-1]) != original
+
+
+def test_the_plan_and_the_versions_are_on_record(whole):
+    assert corpus_plan(whole)["n_tasks"] == 8
+    assert corpus_plan(whole)["tuning"]["steps"] == TUNING.steps
+    about = json.loads((whole / "corpus.json").read_text())
+    assert about["subject_name"] == "tiny-llama" and about["versions"]["torch"] == torch.__version__
+
+
+def test_a_folder_that_is_no_corpus_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a corpus"):
+        load_corpus(tmp_path)
