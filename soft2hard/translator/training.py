@@ -177,6 +177,7 @@ def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) 
         per_device_eval_batch_size=256,
         learning_rate=config.lr,
         lr_scheduler_type="linear",
+        use_cpu=not torch.accelerator.is_available(),  # Accelerate joins CPU processes only when told
         bf16=config.bf16 and _has_bf16(),
         deepspeed=deepspeed_config(config.deepspeed),
         eval_strategy="epoch" if with_validation else "no",
