@@ -47,7 +47,7 @@ def add_look_back_heads(model: PreTrainedModel) -> None:
     width = config.hidden_size // config.num_attention_heads
     layers = model.base_model.layers
     for layer, offsets in zip(layers, OFFSETS, strict=False):
-        for head, offset in enumerate(offsets):
+        for head, offset in enumerate(offsets[: config.num_attention_heads]):
             query, key = look_back_biases(width, theta, offset)
             if config.model_type == "gpt_neox":
                 # One fused matrix, laid out head by head as query, key, value.

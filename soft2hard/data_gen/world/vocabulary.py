@@ -45,7 +45,8 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
             pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
         ]
     )
-    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    # The clean-up joins full stops, commas and question marks to the word before, but not colons.
+    tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=True), decoders.Replace(" :", ":")])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
     )
