@@ -1,15 +1,20 @@
 """A tiny corpus and translators that learn it in a second."""
 
+import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from soft2hard.data_gen.corpus import corpus_features
+from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
+from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
+from soft2hard.translator.data import CorpusPairs, PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.training import TranslatorTraining, train_translator
 from tests import tiny_models
 
 NOUNS = ["cat", "dog", "bird", "fish"]
@@ -55,6 +60,15 @@ def corpus(subject: Subject, nouns: list[str], seed: int = 0, copies: int = 2) -
     return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
 
+def corpora(subject: Subject) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """One to train on and one of other tasks."""
+    return corpus(subject, NOUNS[:3]), corpus(subject, NOUNS[3:])
+
+
+def soft_prompts(of: datasets.Dataset) -> list[SoftPrompt]:
+    return [soft_prompt_of(row) for row in of.with_format("numpy")]
+
+
 def config(**changes: object) -> TranslatorTraining:
     """Few, short epochs in float32."""
     return TranslatorTraining(**{"epochs": 3, "batch_size": 8, "lr": 5e-3, "warmup_steps": 2, "bf16": False} | changes)
@@ -66,6 +80,26 @@ def translator(subject: Subject, seed: int = 0, dropout: float = 0.1) -> Transla
     return Translator.for_subject(subject, dropout=dropout)
 
 
-def checkpoints(folder: Path) -> list[str]:
-    """Names of the checkpoints of a training."""
-    return sorted(path.name for path in (folder / "checkpoints").glob("checkpoint-*"))
+@cache
+def trained() -> Translator:
+    """A translator that reads its soft prompts; shared, so not to be changed."""
+    subject = llama_subject()
+    with TemporaryDirectory() as folder:
+        made = translator(subject, dropout=0.0)
+        train_translator(made, *corpora(subject), config(epochs=12, lr=0.02, patience=12), folder)
+    return made
+
+
+@torch.no_grad()
+def loss(of: Translator, on: datasets.Dataset) -> float:
+    """Mean cross-entropy of the reference instructions over all their tokens, nats a token."""
+    batch = PairCollator(of.tokenizer, of.model.config.eos_token_id)([pair for pair in CorpusPairs(on)])
+    logits = of.model.eval()(**batch).logits.log_softmax(-1)
+    real = batch["labels"] >= 0
+    return -float(logits[real].gather(1, batch["labels"][real][:, None]).mean())
+
+
+def logged(folder: Path, name: str) -> dict[int, float]:
+    """What the log last said under this name at each step."""
+    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
+    return {line["step"]: line[name] for line in lines if name in line}
