@@ -121,7 +121,7 @@ def _pretrain(translator: Translator, corpus: datasets.Dataset, subject: Subject
     texts = sorted({*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)})
     stream = imitation_pairs(subject, texts, Random(f"pretraining/{config.seed}"))
     pairs = ListPairs([next(stream) for _ in range(config.pretrain_pairs)])
-    trainer = _trainer(translator, pairs, None, replace(config, epochs=1), folder)
+    trainer = _trainer(translator, pairs, None, replace(config, epochs=1.0), folder)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     if trainer.is_world_process_zero():
         _save_weights(translator.model, folder)
