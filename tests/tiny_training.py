@@ -71,7 +71,8 @@ def soft_prompts(of: datasets.Dataset) -> list[SoftPrompt]:
 
 def config(**changes: object) -> TranslatorTraining:
     """Few, short epochs in float32."""
-    return TranslatorTraining(**{"epochs": 3, "batch_size": 8, "lr": 5e-3, "warmup_steps": 2, "bf16": False} | changes)
+    settings = {"epochs": 3, "batch_size": 8, "lr": 5e-3, "warmup_steps": 2, "bf16": False} | changes
+    return TranslatorTraining(**settings | {"epochs": float(settings["epochs"])})
 
 
 def translator(subject: Subject, seed: int = 0, dropout: float = 0.1) -> Translator:
