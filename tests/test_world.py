@@ -1,5 +1,6 @@
 """The embedded world: training rows mean what separate sequences mean, training resumes, nothing leaks."""
 
+import json
 import math
 from itertools import islice
 from pathlib import Path
@@ -11,8 +12,12 @@ from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb as rotate_neox
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rotate_llama
 
-from soft2hard.data_gen.dods.lexical import FAMILIES, LexicalDoD, LexicalTask, draw_task, parse
+from soft2hard.checkpoints.build import STAGES, Build
+from soft2hard.checkpoints.recipe import recipe_named
+from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.data_gen.dods.lexical import FAMILIES, UNSEEN_FAMILIES, LexicalDoD, LexicalTask, draw_task, parse
 from soft2hard.data_gen.dods.lexical.variants import Variant
+from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Example
 from soft2hard.data_gen.world.lm_training import (
     FamilySampler,
@@ -24,11 +29,15 @@ from soft2hard.data_gen.world.lm_training import (
     learning_rate_scale,
     row_losses,
 )
-from soft2hard.data_gen.world.models import piece_encoder, word_encoder
+from soft2hard.data_gen.world.models import piece_encoder, subject_trainer, word_encoder
 from soft2hard.data_gen.world.positional_heads import look_back_biases
 from soft2hard.data_gen.world.rows import CONTEXT_WEIGHT, IGNORE, RowBuilder, Rows
 from soft2hard.data_gen.world.vocabulary import sentencepiece_tokenizer, train_sentencepiece, word_tokenizer, world_text
-from soft2hard.subject import Query
+from soft2hard.errors import UserError
+from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject import Query, Subject
+from soft2hard.translator.decoding import propose
+from soft2hard.translator.model import Translator
 from tests import tiny_models
 
 WORDS = word_tokenizer()
@@ -338,3 +347,46 @@ def test_the_word_tokenizer_reads_one_token_a_word():
         "Say whether the word is a bird , or an oak .".split()
     )
     assert math.log2(len(WORDS)) < 10
+
+
+# --- the whole build --------------------------------------------------------------------------
+
+
+def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_path):
+    """The slowest test here (about 20 seconds): all of `scripts/train_embedded --size tiny`."""
+    said: list[str] = []
+    out = tmp_path / "out"
+    build = Build(recipe_named("tiny"), tmp_path / "run", out, log=said.append)
+    for stage in STAGES:
+        getattr(build, stage)()
+
+    subject, api_model = (Subject.from_pretrained(out / name, device="cpu") for name in ("subject", "api_model"))
+    assert subject.model.config.model_type != api_model.model.config.model_type
+    assert len(subject.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
+    assert len(api_model.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
+    start = SoftPrompt.load(out / "subject" / START_FILE)
+    assert start.fingerprint == subject.fingerprint
+
+    about = json.loads((out / "soft_prompts" / "tasks.json").read_text())
+    assert len(about) == 20
+    prompts = [SoftPrompt.load(out / "soft_prompts" / record["file"]) for record in about]
+    for record, prompt in zip(about, prompts, strict=True):
+        subject.check(prompt)
+        assert parse(record["instruction"]).split == "test" and record["examples"]
+
+    translator = Translator.from_pretrained(out / "translator")
+    assert translator.card.fingerprint == subject.fingerprint
+    assert len(propose(translator, prompts[:2], n_candidates=2)) == 2
+    shown = [load_corpus(tmp_path / "run" / "corpus" / name) for name in ("learned", "random", "validation")]
+    splits = [{parse(text).split for text in corpus["instruction"]} for corpus in shown]
+    assert splits == [{"train"}, {"train"}, {"validation"}]
+    assert not {family for corpus in shown for family in corpus["family"]} & set(UNSEEN_FAMILIES)
+    resumed, _ = subject_trainer(build.recipe.subject, tmp_path / "run" / "subject")
+    assert resumed.step == build.recipe.subject.steps  # run again, it would train nothing twice
+    for name in ("subject", "api_model", "translator"):
+        assert (out / name / "README.md").read_text().startswith("---")
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(UserError, match="no size 'huge'.*cpu, gpu, tiny"):
+        recipe_named("huge")
