@@ -41,7 +41,7 @@ class Tuning:
     batch_size: int = 8
     """Examples a step."""
     lr: float = 0.03
-    """Adam's learning rate, relative to the root mean square of the subject's embeddings times `lr_unit`."""
+    """Adam's learning rate, in units of the root mean square of the subject's embeddings."""
     warmup: int = 5
     """Steps over which the learning rate rises."""
     eval_every: int = 10
