@@ -23,9 +23,9 @@ from soft2hard.data_gen.tasks import Split
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
 from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer, train_language_model
-from soft2hard.data_gen.world.starting_point import learned_start
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_folder
+from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import train_translator
@@ -71,30 +71,26 @@ class Build:
         return load_for_tuning(self.out / "subject")
 
     def start(self) -> None:
-        """The learned initialisation: the mean of soft prompts tuned from random tokens."""
-        path = self.out / "subject" / START_FILE
-        if path.exists():
-            return
-        tasks = list(LexicalDoD(for_translator=True).tasks("train", self.recipe.n_warm_tasks, seed=1))
-        tuning = replace(self.recipe.tuning, steps=2 * self.recipe.tuning.steps)
-        learned_start(self._tuning_subject, tasks, tuning).save(path)
-        self.log(f"start: saved to {path}")
+        """The common start of all soft prompts, saved beside the subject for users' own tuning."""
+        subject, text = self._tuning_subject, self.recipe.start_text
+        embeddings = subject.embed_text(text).float()
+        SoftPrompt(embeddings, "embedded", subject.fingerprint, {"text": text}).save(self.out / "subject" / START_FILE)
 
     def corpora(self) -> dict[str, tuple[CorpusPlan, LexicalDoD]]:
-        """The corpora by name: from the learned start, from random tokens, and the validation tasks."""
+        """The corpora by name: from the common start, from random tokens, and the validation tasks."""
         recipe, dod = self.recipe, LexicalDoD(for_translator=True)
         n_random = int(recipe.n_tasks * recipe.random_init_share)
         learned = replace(recipe.tuning, init="learned")
-        longer = replace(recipe.tuning, steps=2 * recipe.tuning.steps, init="vocabulary", seed=1)
+        scattered = replace(recipe.tuning, init="vocabulary", seed=1)
         fingerprint = self._tuning_subject.fingerprint
 
         def plan(split: Split, n: int, tuning: Tuning, snapshots: tuple[int, ...], seed: int) -> CorpusPlan:
-            return CorpusPlan(dod.name, split, n, fingerprint, tuning, snapshots, task_seed=seed)
+            return CorpusPlan(dod.name, split, n, fingerprint, tuning, snapshots, shard_size=256, task_seed=seed)
 
         return {
-            "learned": (plan("train", recipe.n_tasks - n_random, learned, recipe.snapshot_steps, 0), dod),
-            "random": (plan("train", n_random, longer, recipe.snapshot_steps, 2), dod),
             "validation": (plan("validation", recipe.n_validation_tasks, learned, (), 0), dod),
+            "learned": (plan("train", recipe.n_tasks - n_random, learned, recipe.snapshot_steps, 0), dod),
+            "random": (plan("train", n_random, scattered, recipe.snapshot_steps, 2), dod),
         }
 
     def corpus(self) -> None:

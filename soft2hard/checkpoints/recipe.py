@@ -7,6 +7,9 @@ from soft2hard.data_gen.world.lm_training import LMTraining
 from soft2hard.errors import UserError
 from soft2hard.translator.training import TranslatorTraining
 
+START_TEXT = "fruit alpha first reverse capital yes number keep"
+"""Words of many kinds: prompts tuned from them reach a lower loss than from a sentence of function words."""
+
 _ROTARY = {"rope_type": "default", "rope_theta": 100.0}
 
 
@@ -49,9 +52,9 @@ class Recipe:
     api_vocab: int
     """Size of the API-side model's SentencePiece vocabulary."""
     tuning: Tuning
-    """How the corpus is tuned; the initialisation is replaced by the learned one where there is one."""
-    n_warm_tasks: int
-    """Tasks whose mean soft prompt, tuned from random tokens, becomes the learned initialisation."""
+    """How the corpus is tuned; from the start text."""
+    start_text: str
+    """Words from whose embeddings soft prompts are tuned, so that all lie in one region; one a virtual token."""
     random_init_share: float
     """Share of the corpus tuned from random tokens instead, for soft prompts that come from elsewhere."""
     n_tasks: int
@@ -64,11 +67,11 @@ CPU = Recipe(
     subject=LMTraining(_subject_architecture(192, 5), steps=2700, rows=64, row_length=64),
     api_model=LMTraining(_api_architecture(256, 4), steps=2400, rows=48, row_length=80, seed=1),
     api_vocab=900,
-    tuning=Tuning(n_tokens=8, steps=60, batch_size=8, eval_every=15, patience=2, slots=64),
-    n_warm_tasks=256,
-    random_init_share=0.25,
-    n_tasks=12_288,
-    n_validation_tasks=512,
+    tuning=Tuning(n_tokens=8, steps=60, batch_size=6, lr=1.2, eval_every=20, patience=3, slots=64),
+    start_text=START_TEXT,
+    random_init_share=1 / 6,
+    n_tasks=6144,
+    n_validation_tasks=384,
     snapshot_steps=(30, 45),
     translator=TranslatorTraining(epochs=20.0, pretrain_pairs=60_000),
 )
@@ -77,8 +80,8 @@ GPU = Recipe(
     subject=LMTraining(_subject_architecture(384, 8), steps=12_000, rows=256, row_length=96, muon_lr=0.004, adam_lr=0.002),
     api_model=LMTraining(_api_architecture(512, 8), steps=12_000, rows=256, row_length=112, muon_lr=0.004, adam_lr=0.002, seed=1),
     api_vocab=1200,
-    tuning=Tuning(n_tokens=8, steps=150, batch_size=16, eval_every=15, patience=3, slots=512),
-    n_warm_tasks=1024,
+    tuning=Tuning(n_tokens=8, steps=150, batch_size=16, lr=1.2, eval_every=25, patience=3, slots=512),
+    start_text=START_TEXT,
     random_init_share=0.25,
     n_tasks=65_536,
     n_validation_tasks=1024,
@@ -90,8 +93,8 @@ TINY = Recipe(
     subject=LMTraining(_subject_architecture(64, 2), steps=4, rows=8, row_length=64),
     api_model=LMTraining(_api_architecture(64, 2), steps=4, rows=8, row_length=80, seed=1),
     api_vocab=900,
-    tuning=Tuning(n_tokens=4, steps=4, batch_size=4, eval_every=2, patience=2, slots=16),
-    n_warm_tasks=8,
+    tuning=Tuning(n_tokens=8, steps=4, batch_size=4, eval_every=2, patience=2, slots=16),
+    start_text=START_TEXT,
     random_init_share=0.5,
     n_tasks=32,
     n_validation_tasks=8,

@@ -36,7 +36,7 @@ class Tuning:
     """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'text:...'
     (the tokens of a text), 'learned' (the start that comes with the subject), the path of a saved soft
     prompt, or 'auto': learned where there is one of this length, else vocabulary."""
-    steps: int = 100
+    steps: int = 150
     """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
     batch_size: int = 8
     """Examples a step."""
@@ -44,9 +44,9 @@ class Tuning:
     """Adam's learning rate, in units of the root mean square of the subject's embeddings."""
     warmup: int = 5
     """Steps over which the learning rate rises."""
-    eval_every: int = 10
+    eval_every: int = 25
     """Steps between two looks at the validation loss."""
-    patience: int = 4
+    patience: int = 3
     """Looks without improvement after which tuning stops."""
     good_enough: float = 0.005
     """Validation loss, in nats a token, at which there is nothing left to gain."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
+Values = Sequence[float | int] | np.ndarray
+"""One number a task."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -19,13 +22,13 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def mean_interval(values: Sequence[float], n_resamples: int = 2000, seed: int = 0) -> Interval:
+def mean_interval(values: Values, n_resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean with a percentile bootstrap interval; one value a task."""
     return _interval((values,), lambda x, axis: np.mean(x, axis), n_resamples, seed)
 
 
 def ratio_interval(
-    numerators: Sequence[float], denominators: Sequence[float], n_resamples: int = 2000, seed: int = 0
+    numerators: Values, denominators: Values, n_resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Ratio of means over the same tasks, resampled in pairs."""
     return _interval(
@@ -33,7 +36,7 @@ def ratio_interval(
     )
 
 
-def difference_interval(first: Sequence[float], second: Sequence[float], n_resamples: int = 2000, seed: int = 0) -> Interval:
+def difference_interval(first: Values, second: Values, n_resamples: int = 2000, seed: int = 0) -> Interval:
     """Difference of means (first - second) over the same tasks, resampled in pairs."""
     return mean_interval(np.subtract(first, second), n_resamples, seed)
 

@@ -22,6 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from ..dods.lexical import FAMILIES, LexicalTask, draw_task
 from ..tasks import Split
 from soft2hard.attention import ATTENTION
+from soft2hard.errors import UserError
+
 from .positional_heads import add_look_back_heads
 from .rows import IGNORE, RowBuilder, Rows, joined
 
@@ -225,6 +227,10 @@ class LMTrainer:
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, weights_only=True)
+        if state["config"] != json.dumps(asdict(self.config), sort_keys=True):
+            raise UserError(
+                f"'{self.checkpoint}' is of a training with other settings.", "Choose another folder, or remove it."
+            )
         self.master.load_state_dict(state)
         self.step, self.seconds, self.sampler.loss = state["step"], state["seconds"], state["family_loss"]
         return True

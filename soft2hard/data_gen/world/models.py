@@ -64,3 +64,5 @@ def save_language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         model.to(torch.bfloat16).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors makes private files, which a wheel would carry on
