@@ -16,7 +16,7 @@ from soft2hard.translator.model import Translator
 
 @torch.no_grad()
 def neighbours(
-    translator: Translator, soft_prompt: SoftPrompt, texts: Sequence[str], n_per_text: int = 96
+    translator: Translator, soft_prompt: SoftPrompt, texts: Sequence[str], n_per_text: int = 48
 ) -> list[str]:
     """Texts that differ from one of `texts` in one token, the translator's likeliest substitutions first."""
     tokenizer, model = translator.tokenizer, translator.model.eval()

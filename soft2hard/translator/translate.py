@@ -15,7 +15,7 @@ from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifi
 
 MIN_PROBES = 4
 _KEPT_CANDIDATES = 10
-_REFINED = 3  # candidates around which is searched
+_REFINED = 2  # candidates around which is searched
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ def _choose(
     """All candidates tried, most faithful first."""
     ranked = sorted(verifier.verify(texts, probes), key=lambda c: c.rank)
     for _ in range(rounds):
+        if ranked and ranked[0].agreement == 1:
+            break  # nothing on these probes could be better
         seen = {candidate.text for candidate in ranked}
         near = [t for t in neighbours(translator, soft_prompt, [c.text for c in ranked[:_REFINED]]) if t not in seen]
         best = ranked[0] if ranked else None
