@@ -1,6 +1,6 @@
 """The main job in a minute, offline: tasks given by examples alone become soft prompts, then text.
 
-    scripts/demo
+scripts/demo
 """
 
 from dataclasses import replace

@@ -148,7 +148,7 @@ def pick_matrix(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a safetensors file."""
     with reading(path, SafetensorError), safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,6 +1,6 @@
 """Makes every embedded checkpoint from nothing, stage by stage; each stage resumes where it was stopped.
 
-    scripts/train_embedded --size cpu
+scripts/train_embedded --size cpu
 """
 
 import json
@@ -179,7 +179,9 @@ def _shard_worker(recipe: Recipe, run: Path, out: Path, name: str, first: int, s
 
 
 def main(
-    size: str = typer.Option("cpu", help="cpu: one sitting on two cores; gpu: full size; tiny: seconds, knows nothing."),
+    size: str = typer.Option(
+        "cpu", help="cpu: one sitting on two cores; gpu: full size; tiny: seconds, knows nothing."
+    ),
     run: Path = typer.Option(Path("runs/embedded"), help="Folder for checkpoints of the work; reused to resume."),
     out: Path = typer.Option(EMBEDDED, help="Folder for the results; by default the one inside the package."),
     stage: list[str] = typer.Option(list(STAGES), help=f"Stages to run, in this order: {', '.join(STAGES)}."),

@@ -77,8 +77,12 @@ CPU = Recipe(
 )
 
 GPU = Recipe(
-    subject=LMTraining(_subject_architecture(384, 8), steps=12_000, rows=256, row_length=96, muon_lr=0.004, adam_lr=0.002),
-    api_model=LMTraining(_api_architecture(512, 8), steps=12_000, rows=256, row_length=112, muon_lr=0.004, adam_lr=0.002, seed=1),
+    subject=LMTraining(
+        _subject_architecture(384, 8), steps=12_000, rows=256, row_length=96, muon_lr=0.004, adam_lr=0.002
+    ),
+    api_model=LMTraining(
+        _api_architecture(512, 8), steps=12_000, rows=256, row_length=112, muon_lr=0.004, adam_lr=0.002, seed=1
+    ),
     api_vocab=1200,
     tuning=Tuning(n_tokens=8, steps=150, batch_size=16, lr=1.2, eval_every=25, patience=3, slots=512),
     start_text=START_TEXT,

@@ -146,7 +146,12 @@ class CorpusBuilder:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         versions = {name: version(name) for name in ("torch", "transformers", "datasets")}
-        about = {"schema_version": SCHEMA_VERSION, "plan": plan, "subject_name": self.subject.name, "versions": versions}
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "plan": plan,
+            "subject_name": self.subject.name,
+            "versions": versions,
+        }
         with atomic_write(path) as temporary:
             Path(temporary).write_text(json.dumps(about, indent=2))
 

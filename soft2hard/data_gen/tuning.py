@@ -255,7 +255,7 @@ class _SlotState:
         self.lr = config.lr * embedding_scale(subject)
         shape = (0, config.n_tokens, subject.d_model)
         self.prompts, self.mean, self.square = (torch.zeros(shape, device=subject.device) for _ in range(3))
-        self.count: Int[Tensor, "slots"] = torch.zeros(0, dtype=torch.long, device=subject.device)
+        self.count: Int[Tensor, slots] = torch.zeros(0, dtype=torch.long, device=subject.device)
 
     def add(self, prompt: Float[Tensor, "n d"]) -> None:
         new = prompt.float()[None].to(self.prompts.device)

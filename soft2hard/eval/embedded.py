@@ -1,6 +1,6 @@
 """The main table: the embedded world's test tasks, tuned, translated, verified and scored.
 
-    scripts/evaluate_embedded --n-tasks 210 --seeds 0 --seeds 1
+scripts/evaluate_embedded --n-tasks 210 --seeds 0 --seeds 1
 """
 
 import json
@@ -52,9 +52,15 @@ def markdown(results: list[TaskResult]) -> str:
     """The table and its breakdown by family."""
     lines = ["| figure | value [95 % interval] |", "|---|---|"]
     lines += [f"| {name} | {interval} |" for name, interval in summary(results).items()]
-    lines += ["", "| family | tasks | none | gold | soft | greedy | verified | exact task |", "|---|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| family | tasks | none | gold | soft | greedy | verified | exact task |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for family, f in sorted(by_family(results).items()):
-        figures = " | ".join(f"{f[k]:.2f}" for k in ("no_prompt", "gold", "soft", "greedy", "verified", "verified_recovered"))
+        figures = " | ".join(
+            f"{f[k]:.2f}" for k in ("no_prompt", "gold", "soft", "greedy", "verified", "verified_recovered")
+        )
         lines.append(f"| {family} | {f['n_tasks']} | {figures} |")
     lines += ["", "| verdict | translations | accuracy / soft prompt's |", "|---|---|---|"]
     for verdict in ("faithful", "doubtful", "failed", "unverified"):
@@ -86,7 +92,9 @@ def main(
     if figure:
         draw_families(results, figure)
     typer.echo(markdown(results))
-    typer.echo(f"\n{len(results)} results in {output}; {time.monotonic() - started:.0f} s on {torch.get_num_threads()} threads")
+    typer.echo(
+        f"\n{len(results)} results in {output}; {time.monotonic() - started:.0f} s on {torch.get_num_threads()} threads"
+    )
 
 
 if __name__ == "__main__":

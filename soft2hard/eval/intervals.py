@@ -27,9 +27,7 @@ def mean_interval(values: Values, n_resamples: int = 2000, seed: int = 0) -> Int
     return _interval((values,), lambda x, axis: np.mean(x, axis), n_resamples, seed)
 
 
-def ratio_interval(
-    numerators: Values, denominators: Values, n_resamples: int = 2000, seed: int = 0
-) -> Interval:
+def ratio_interval(numerators: Values, denominators: Values, n_resamples: int = 2000, seed: int = 0) -> Interval:
     """Ratio of means over the same tasks, resampled in pairs."""
     return _interval(
         (numerators, denominators), lambda x, y, axis: np.mean(x, axis) / np.mean(y, axis), n_resamples, seed

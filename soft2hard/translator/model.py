@@ -149,7 +149,9 @@ class Translator:
             reader.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-            raise UserError(f"The translator in '{path}' cannot be read: {reason}.", "Train or copy it again.") from error
+            raise UserError(
+                f"The translator in '{path}' cannot be read: {reason}.", "Train or copy it again."
+            ) from error
         model = TranslatorModel(seq2seq, reader).eval()
         return cls(model.to(device) if device else model, tokenizer, card, name=str(path))
 
@@ -162,7 +164,10 @@ class Translator:
                 folder, state_dict={name.removeprefix(inner): t for name, t in state.items() if name.startswith(inner)}
             )
             self.tokenizer.save_pretrained(folder)
-            save_file({name: tensor.contiguous() for name, tensor in self.model.reader.state_dict().items()}, folder / READER_FILE)
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self.model.reader.state_dict().items()},
+                folder / READER_FILE,
+            )
             write_card(folder, self.card)
 
     def check(self, soft_prompt: SoftPrompt) -> None:

@@ -84,7 +84,11 @@ def translate(
         translator.check(soft_prompt)
     if subject is not None:
         translator.check_subject(subject)
-    labels = list(names) if names else [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(soft_prompts)]
+    labels = (
+        list(names)
+        if names
+        else [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(soft_prompts)]
+    )
     proposals = propose(translator, soft_prompts, config.n_candidates, seed=config.seed)
     if subject is None:
         return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]

@@ -78,7 +78,9 @@ class Verifier:
     def probe(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
         """What each soft prompt makes of its inputs, all in shared batches."""
         queries = [
-            Query(soft_prompt, input) for soft_prompt, of_prompt in zip(soft_prompts, inputs, strict=True) for input in of_prompt
+            Query(soft_prompt, input)
+            for soft_prompt, of_prompt in zip(soft_prompts, inputs, strict=True)
+            for input in of_prompt
         ]
         written = iter(self.subject.generate(queries, max_new_tokens=self.max_new_tokens))
         outputs = [[next(written) for _ in of_prompt] for of_prompt in inputs]

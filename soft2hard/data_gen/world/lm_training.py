@@ -19,13 +19,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from ..dods.lexical import FAMILIES, LexicalTask, draw_task
-from ..tasks import Split
 from soft2hard.attention import ATTENTION
+from soft2hard.data_gen.dods.lexical import FAMILIES, LexicalTask, draw_task
+from soft2hard.data_gen.tasks import Split
+from soft2hard.data_gen.world.positional_heads import add_look_back_heads
+from soft2hard.data_gen.world.rows import IGNORE, RowBuilder, Rows, joined
 from soft2hard.errors import UserError
-
-from .positional_heads import add_look_back_heads
-from .rows import IGNORE, RowBuilder, Rows, joined
 
 SINGLE_WORD = ("classify", "member", "relation", "label", "position")
 
@@ -62,7 +61,12 @@ def build_model(architecture: dict[str, object], vocab_size: int, eos: int, pad:
     """A causal LM with random weights."""
     arguments = dict(architecture)
     config = AutoConfig.for_model(
-        arguments.pop("model_type"), vocab_size=vocab_size, bos_token_id=None, eos_token_id=eos, pad_token_id=pad, **arguments
+        arguments.pop("model_type"),
+        vocab_size=vocab_size,
+        bos_token_id=None,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        **arguments,
     )
     model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
     if getattr(config, "attention_bias", False):
@@ -134,7 +138,12 @@ def exact_match(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "rows"]:
 
 
 def evaluate(
-    model: PreTrainedModel, builder: RowBuilder, split: Split, n_per_family: int = 16, seed: int = 0, few_shot: bool = False
+    model: PreTrainedModel,
+    builder: RowBuilder,
+    split: Split,
+    n_per_family: int = 16,
+    seed: int = 0,
+    few_shot: bool = False,
 ) -> dict[str, float]:
     """Exact-match accuracy by family on tasks of a split, zero-shot or from examples alone."""
     rng = Random(f"evaluate/{split}/{seed}")

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..dods.lexical import LexicalTask
-from ...template import Template
+from soft2hard.data_gen.dods.lexical import LexicalTask
+from soft2hard.template import Template
 
 IGNORE = -100
 CONTEXT_WEIGHT = 0.02  # loss weight of instruction and input tokens; outputs weigh 1
@@ -91,7 +91,9 @@ class RowBuilder:
             ids[row] = np.resize(run, self.length)
             labels[row, period - 1 : -1] = ids[row, period:]
         positions = np.broadcast_to(np.arange(self.length), ids.shape).copy()
-        allowed = np.broadcast_to(np.tril(np.ones((self.length, self.length), bool)), (n_rows, self.length, self.length))
+        allowed = np.broadcast_to(
+            np.tril(np.ones((self.length, self.length), bool)), (n_rows, self.length, self.length)
+        )
         weights = (COPY_WEIGHT * (labels != IGNORE)).astype(np.float32)
         arrays = (ids, positions, allowed.copy(), labels, weights, np.zeros_like(ids))
         return Rows(*map(torch.from_numpy, arrays))

@@ -12,9 +12,9 @@ from random import Random
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ..dods.lexical import FAMILIES, draw_task
-from ..dods.lexical.grammar import FORMS
-from ..dods.lexical.words import CATEGORIES, COUNTS, LABELS, ORDINALS, PLURALS, RELATIONS
+from soft2hard.data_gen.dods.lexical import FAMILIES, draw_task
+from soft2hard.data_gen.dods.lexical.grammar import FORMS
+from soft2hard.data_gen.dods.lexical.words import CATEGORIES, COUNTS, LABELS, ORDINALS, PLURALS, RELATIONS
 
 WORD_PATTERN = r"Input:|Output:|[A-Za-z]+|[^\sA-Za-z]"
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"

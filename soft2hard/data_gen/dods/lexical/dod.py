@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
-from ...tasks import Example, Split, Task
-from .families import FAMILIES, UNSEEN_FAMILIES
-from .grammar import Values, normalise, read, render
-from .variants import Variant
+from soft2hard.data_gen.dods.lexical.families import FAMILIES, UNSEEN_FAMILIES
+from soft2hard.data_gen.dods.lexical.grammar import Values, normalise, read, render
+from soft2hard.data_gen.dods.lexical.variants import Variant
+from soft2hard.data_gen.tasks import Example, Split, Task
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
 _MAX_TRIES = 4000  # draws without a new task after which a family is taken to be exhausted

@@ -6,9 +6,8 @@ count, position, order, contains. Two steps: pick_relation, filter_then, positio
 
 from random import Random
 
-from ...tasks import Example
-from .grammar import Values
-from .variants import (
+from soft2hard.data_gen.dods.lexical.grammar import Values
+from soft2hard.data_gen.dods.lexical.variants import (
     LIST_LENGTHS,
     Variant,
     any_word,
@@ -20,7 +19,8 @@ from .variants import (
     word_list,
     word_outside,
 )
-from .words import CATEGORIES, CATEGORY_OF, COUNTS, LABELS, ORDINALS, RELATIONS
+from soft2hard.data_gen.dods.lexical.words import CATEGORIES, CATEGORY_OF, COUNTS, LABELS, ORDINALS, RELATIONS
+from soft2hard.data_gen.tasks import Example
 
 # --- single words -----------------------------------------------------------------------------
 

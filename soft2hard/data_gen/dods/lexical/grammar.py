@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from .words import CATEGORIES, LABELS, ORDINALS, PLURALS, RELATIONS, article
+from soft2hard.data_gen.dods.lexical.words import CATEGORIES, LABELS, ORDINALS, PLURALS, RELATIONS, article
 
 Values = Mapping[str, str | tuple[str, ...]]
 """Slot values of one task: a word, or a tuple of words for sets and sequences."""

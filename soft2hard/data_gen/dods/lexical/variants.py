@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from ...tasks import Example
-from .grammar import Values
-from .words import CATEGORIES, CATEGORY_OF
+from soft2hard.data_gen.dods.lexical.grammar import Values
+from soft2hard.data_gen.dods.lexical.words import CATEGORIES, CATEGORY_OF
+from soft2hard.data_gen.tasks import Example
 
 _NAMES = tuple(CATEGORIES)
 LIST_LENGTHS = (3, 4, 5)

@@ -69,14 +69,64 @@ RELATIONS: dict[str, Relation] = {
     for noun, domain, pairs in (
         ("capital", "country", dict(zip(CATEGORIES["country"], CATEGORIES["city"], strict=True))),
         ("opposite", "adjective", _opposites()),
-        ("plural", "tool", _pairs("tool", "hammers saws drills wrenches chisels screwdrivers axes shovels rakes ladders knives brushes clamps crowbars spades mallets")),
-        ("past tense", "verb", _pairs("verb", "ate ran grew rode sang swam shook fell broke spoke drove bought taught thought caught slept")),
-        ("young", "animal", _pairs("animal", "puppy kitten foal calf lamb kid piglet cub cub fawn bunny kit whelp joey calf foal")),
-        ("colour", "fruit", _pairs("fruit", "red yellow yellow red red purple green green brown brown blue purple orange orange red orange")),
-        ("successor", "number", _pairs("number", "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen")),
-        ("French name", "number", _pairs("number", "un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize")),
-        ("Spanish name", "number", _pairs("number", "uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciseis")),
-        ("German name", "number", _pairs("number", "eins zwei drei vier funf sechs sieben acht neun zehn elf zwolf dreizehn vierzehn funfzehn sechzehn")),
+        (
+            "plural",
+            "tool",
+            _pairs(
+                "tool",
+                "hammers saws drills wrenches chisels screwdrivers axes shovels rakes ladders knives brushes clamps crowbars spades mallets",
+            ),
+        ),
+        (
+            "past tense",
+            "verb",
+            _pairs(
+                "verb", "ate ran grew rode sang swam shook fell broke spoke drove bought taught thought caught slept"
+            ),
+        ),
+        (
+            "young",
+            "animal",
+            _pairs("animal", "puppy kitten foal calf lamb kid piglet cub cub fawn bunny kit whelp joey calf foal"),
+        ),
+        (
+            "colour",
+            "fruit",
+            _pairs(
+                "fruit", "red yellow yellow red red purple green green brown brown blue purple orange orange red orange"
+            ),
+        ),
+        (
+            "successor",
+            "number",
+            _pairs(
+                "number",
+                "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen",
+            ),
+        ),
+        (
+            "French name",
+            "number",
+            _pairs(
+                "number", "un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize"
+            ),
+        ),
+        (
+            "Spanish name",
+            "number",
+            _pairs(
+                "number",
+                "uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciseis",
+            ),
+        ),
+        (
+            "German name",
+            "number",
+            _pairs(
+                "number",
+                "eins zwei drei vier funf sechs sieben acht neun zehn elf zwolf dreizehn vierzehn funfzehn sechzehn",
+            ),
+        ),
     )
 }
 
