@@ -11,7 +11,7 @@ from rich.table import Table
 
 from soft2hard.checkpoints import embedded_path
 from soft2hard.checkpoints.build import load_for_tuning
-from soft2hard.checkpoints.recipe import CPU
+from soft2hard.checkpoints.recipe import CPU, long_tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.recovery import TaskResult, evaluate_tasks, held_out_tasks
 from soft2hard.subject import Subject
@@ -22,7 +22,7 @@ def demo_results(n_tasks: int, seed: int, log) -> list[TaskResult]:
     """Tune, translate, verify and score `n_tasks` test tasks of the embedded world."""
     subject = Subject.from_pretrained(str(embedded_path("subject")))
     translator = Translator.from_pretrained(embedded_path("translator"))
-    tuning = replace(CPU.tuning, init="learned", seed=seed)
+    tuning = replace(long_tuning(CPU), seed=seed)
     # The instruction is kept apart for the table: tuning and verification see examples only.
     tasks = held_out_tasks(n_tasks, seed=1000 + seed)
     return evaluate_tasks(

@@ -15,7 +15,7 @@ import torch
 import typer
 
 from soft2hard.checkpoints import EMBEDDED, cards
-from soft2hard.checkpoints.recipe import Recipe, recipe_named
+from soft2hard.checkpoints.recipe import Recipe, long_tuning, recipe_named
 from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.initialisation import START_FILE
@@ -32,6 +32,7 @@ from soft2hard.translator.training import train_translator
 
 STAGES = ("subject", "api_model", "start", "corpus", "translator", "samples")
 N_SAMPLES = 20
+TRAINING_CORPORA = ("common", "long", "random")
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,25 @@ class Build:
         SoftPrompt(embeddings, "embedded", subject.fingerprint, {"text": text}).save(self.out / "subject" / START_FILE)
 
     def corpora(self) -> dict[str, tuple[CorpusPlan, LexicalDoD]]:
-        """The corpora by name: from the common start, from random tokens, and the validation tasks."""
+        """The corpora by name: validation tasks; from the common start; tuned to the end; from random tokens."""
         recipe, dod = self.recipe, LexicalDoD(for_translator=True)
-        n_random = int(recipe.n_tasks * recipe.random_init_share)
-        learned = replace(recipe.tuning, init="learned")
+        common = replace(recipe.tuning, init="learned")
         scattered = replace(recipe.tuning, init="vocabulary", seed=1)
         fingerprint = self._tuning_subject.fingerprint
 
-        def plan(split: Split, n: int, tuning: Tuning, snapshots: tuple[int, ...], seed: int) -> CorpusPlan:
-            return CorpusPlan(dod.name, split, n, fingerprint, tuning, snapshots, shard_size=256, task_seed=seed)
+        def plan(split: Split, n: int, tuning: Tuning, seed: int) -> tuple[CorpusPlan, LexicalDoD]:
+            # Snapshots on the way are free pairs; validation wants the best prompts alone.
+            steps = () if split == "validation" else recipe.snapshot_steps
+            if tuning.steps > recipe.tuning.steps:
+                steps = tuple(range(tuning.steps // 5, tuning.steps, tuning.steps // 5))
+            plan = CorpusPlan(dod.name, split, n, fingerprint, tuning, steps, shard_size=256, task_seed=seed)
+            return plan, dod
 
         return {
-            "validation": (plan("validation", recipe.n_validation_tasks, learned, (), 0), dod),
-            "learned": (plan("train", recipe.n_tasks - n_random, learned, recipe.snapshot_steps, 0), dod),
-            "random": (plan("train", n_random, scattered, recipe.snapshot_steps, 2), dod),
+            "validation": plan("validation", recipe.n_validation_tasks, common, 0),
+            "common": plan("train", recipe.n_tasks, common, 0),
+            "long": plan("train", recipe.n_long_tasks, replace(long_tuning(recipe), seed=2), 3),
+            "random": plan("train", recipe.n_random_tasks, scattered, 2),
         }
 
     def corpus(self) -> None:
@@ -125,7 +131,7 @@ class Build:
     def translator(self) -> None:
         import datasets
 
-        corpus = datasets.concatenate_datasets([load_corpus(self.run / "corpus" / n) for n in ("learned", "random")])
+        corpus = datasets.concatenate_datasets([load_corpus(self.run / "corpus" / n) for n in TRAINING_CORPORA])
         validation = load_corpus(self.run / "corpus" / "validation", snapshots=False)
         subject = Subject.from_pretrained(str(self.out / "subject"))
         # A package path means nothing on another machine: the card names the subject by its role.
@@ -142,7 +148,7 @@ class Build:
         """Soft prompts of test tasks, as examples of what a user has."""
         subject = self._tuning_subject
         tasks = list(LexicalDoD().tasks("test", N_SAMPLES, seed=7))
-        tuning = replace(self.recipe.tuning, init="learned")
+        tuning = long_tuning(self.recipe)
         found = {t.task.name: t for t in Tuner(subject, tuning).tune(tasks)}
         with atomic_folder(self.out / "soft_prompts", overwrite=True) as folder:
             about = []

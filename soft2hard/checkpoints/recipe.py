@@ -1,6 +1,6 @@
 """Sizes of the embedded checkpoints: what one sitting on two cores can do, and what a GPU adds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.world.lm_training import LMTraining
@@ -55,9 +55,14 @@ class Recipe:
     """How the corpus is tuned; from the start text."""
     start_text: str
     """Words from whose embeddings soft prompts are tuned, so that all lie in one region; one a virtual token."""
-    random_init_share: float
-    """Share of the corpus tuned from random tokens instead, for soft prompts that come from elsewhere."""
     n_tasks: int
+    """Training tasks tuned from the common start."""
+    n_random_tasks: int
+    """Training tasks tuned from random tokens, as soft prompts from elsewhere are."""
+    n_long_tasks: int
+    """Training tasks tuned to the end, as those of users are."""
+    long_steps: int
+    """The most steps of these, and of soft prompts that are evaluated."""
     n_validation_tasks: int
     snapshot_steps: tuple[int, ...]
     translator: TranslatorTraining
@@ -69,8 +74,10 @@ CPU = Recipe(
     api_vocab=900,
     tuning=Tuning(n_tokens=8, steps=60, batch_size=6, lr=1.2, eval_every=20, patience=3, slots=64),
     start_text=START_TEXT,
-    random_init_share=1 / 6,
-    n_tasks=6144,
+    n_tasks=4096,
+    n_random_tasks=512,
+    n_long_tasks=512,
+    long_steps=200,
     n_validation_tasks=384,
     snapshot_steps=(30, 45),
     translator=TranslatorTraining(epochs=20.0, pretrain_pairs=60_000),
@@ -86,8 +93,10 @@ GPU = Recipe(
     api_vocab=1200,
     tuning=Tuning(n_tokens=8, steps=150, batch_size=16, lr=1.2, eval_every=25, patience=3, slots=512),
     start_text=START_TEXT,
-    random_init_share=0.25,
     n_tasks=65_536,
+    n_random_tasks=8192,
+    n_long_tasks=8192,
+    long_steps=300,
     n_validation_tasks=1024,
     snapshot_steps=(30, 60, 90),
     translator=TranslatorTraining(epochs=20.0, batch_size=256, pretrain_pairs=400_000),
@@ -99,13 +108,22 @@ TINY = Recipe(
     api_vocab=900,
     tuning=Tuning(n_tokens=8, steps=4, batch_size=4, eval_every=2, patience=2, slots=16),
     start_text=START_TEXT,
-    random_init_share=0.5,
     n_tasks=32,
+    n_random_tasks=16,
+    n_long_tasks=16,
+    long_steps=6,
     n_validation_tasks=8,
     snapshot_steps=(2,),
     translator=TranslatorTraining(epochs=1.0, batch_size=16, pretrain_pairs=32),
 )
 """Shows in seconds that every stage runs; its models know nothing."""
+
+
+
+def long_tuning(recipe: Recipe) -> Tuning:
+    """How soft prompts are tuned to the end: for users, for the samples, and for evaluation."""
+    return replace(recipe.tuning, init="learned", steps=recipe.long_steps, batch_size=8, eval_every=25, patience=4)
+
 
 RECIPES = {"cpu": CPU, "gpu": GPU, "tiny": TINY}
 

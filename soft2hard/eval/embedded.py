@@ -14,7 +14,7 @@ import typer
 
 from soft2hard.checkpoints import embedded_path
 from soft2hard.checkpoints.build import load_for_tuning
-from soft2hard.checkpoints.recipe import recipe_named
+from soft2hard.checkpoints.recipe import long_tuning, recipe_named
 from soft2hard.errors import UserError
 from soft2hard.eval.figure import draw_families
 from soft2hard.eval.recovery import TaskResult, as_rows, by_family, evaluate_tasks, held_out_tasks, summary
@@ -31,9 +31,7 @@ def evaluate_embedded(
     subject = Subject.from_pretrained(str(embedded_path("subject")))
     tuning_subject = load_for_tuning(embedded_path("subject"))
     translator = Translator.from_pretrained(embedded_path("translator"))
-    tuning = replace(recipe_named(size).tuning, init=init)
-    if init != "learned":  # a longer way from a start that knows nothing
-        tuning = replace(tuning, steps=2 * tuning.steps)
+    tuning = replace(long_tuning(recipe_named(size)), init=init)
     results: list[TaskResult] = []
     for seed in seeds:
         results += evaluate_tasks(

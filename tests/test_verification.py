@@ -1,0 +1,294 @@
+"""Verification: agreement and divergence are what they are defined as, and the most faithful text wins."""
+
+import pytest
+import torch
+
+from soft2hard.errors import UserError
+from soft2hard.shared_prefix import RepeatedPrefixRunner, SharedPrefixRunner, make_runner
+from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject import Query, Subject
+from soft2hard.translator import translate as translate_module
+from soft2hard.translator import verification
+from soft2hard.translator.model import Translator
+from soft2hard.translator.refinement import neighbours
+from soft2hard.translator.translate import TranslateConfig, Translation, translate
+from soft2hard.translator.verification import Candidate, Probes, Verifier, verdict_of
+from tests import tiny_models, tiny_training
+
+ARCHITECTURES = ["llama", "gpt2", "bloom", "t5"]
+INPUTS = ["cat", "one two three", "up down", "fish", "red", "four small big"]
+OWN_TEXT = "cat dog"
+CANDIDATES = [*tiny_models.WORDS[3:], "up", OWN_TEXT, "red blue up green left right down", "dog cat"]
+
+
+def soft(subject: Subject, text: str = OWN_TEXT) -> SoftPrompt:
+    """The embeddings of a text, as a soft prompt."""
+    return SoftPrompt(subject.embed_text(text).clone())
+
+
+def probe(verifier: Verifier, soft_prompt: SoftPrompt, inputs: list[str] = INPUTS) -> Probes:
+    return verifier.probe([soft_prompt], [inputs])[0]
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def verifier(request: pytest.FixtureRequest) -> Verifier:
+    return Verifier(make_runner(tiny_models.subject(request.param)), max_new_tokens=12)
+
+
+def divergence_by_definition(subject: Subject, soft_prompt: SoftPrompt, text: str, probes: Probes, cap: float) -> float:
+    """Mean over all output positions of sum p log(p / q), capped, from the subject's own distributions."""
+    pairs = list(zip(probes.inputs, probes.outputs, strict=True))
+    under_soft = subject.target_distributions([Query(soft_prompt, i, o) for i, o in pairs])
+    under_text = subject.target_distributions([Query(text, i, o) for i, o in pairs])
+    p, q = torch.cat(under_soft), torch.cat(under_text)
+    return float(torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(1).clamp(max=cap).mean())
+
+
+def test_outputs_are_what_the_subject_writes_under_the_soft_prompt(verifier: Verifier) -> None:
+    soft_prompts = [soft(verifier.subject), soft(verifier.subject, "up green red")]
+    both = verifier.probe(soft_prompts, [INPUTS, INPUTS[2:]])
+    for soft_prompt, probes in zip(soft_prompts, both, strict=True):
+        queries = [Query(soft_prompt, text) for text in probes.inputs]
+        assert list(probes.outputs) == verifier.subject.generate(queries, max_new_tokens=12)
+    assert [probes.inputs for probes in both] == [tuple(INPUTS), tuple(INPUTS[2:])]
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 3, 12])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_soft_prompts_own_tokens_have_no_divergence_and_agree_even_where_outputs_are_cut(
+    architecture: str, max_new_tokens: int
+) -> None:
+    verifier = Verifier(make_runner(tiny_models.subject(architecture)), max_new_tokens)
+    candidates = verifier.verify(CANDIDATES, probe(verifier, soft(verifier.subject)))
+    own = candidates[CANDIDATES.index(OWN_TEXT)]
+    assert own.agreement == 1.0
+    assert own.divergence == pytest.approx(0, abs=1e-5)
+    assert min(candidates, key=lambda c: c.rank) == own
+
+
+def test_divergence_is_the_mean_of_capped_kullback_leibler_divergences(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = verifier.subject
+    soft_prompt = soft(subject)
+    probes = probe(verifier, soft_prompt)
+    for cap in (verification.MAX_DIVERGENCE, 0.5):
+        monkeypatch.setattr(verification, "MAX_DIVERGENCE", cap)
+        found = verifier.verify(CANDIDATES, probes)
+        expected = [divergence_by_definition(subject, soft_prompt, text, probes, cap) for text in CANDIDATES]
+        assert [c.divergence for c in found] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert max(expected) > 0.2 * cap
+    assert max(expected) <= 0.5
+
+
+def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_same(verifier: Verifier) -> None:
+    subject = verifier.subject
+    soft_prompt = soft(subject)
+    rows = subject.generate_ids([Query(soft_prompt, word) for word in tiny_models.WORDS], max_new_tokens=12)
+    # An output with special tokens in its middle is not the text it is shown as.
+    inputs = [w for w, row in zip(tiny_models.WORDS, rows, strict=True) if len(row) < 12 and min(row, default=9) > 3]
+    assert len(inputs) >= 3
+    probes = probe(verifier, soft_prompt, inputs)
+    found = verifier.verify(CANDIDATES, probes)
+    for text, candidate in zip(CANDIDATES, found, strict=True):
+        written = subject.generate_ids([Query(text, i) for i in inputs], max_new_tokens=12)
+        wanted = [subject.encode_output(output)[:-1] for output in probes.outputs]
+        same = [a == b for a, b in zip(written, wanted, strict=True)]
+        assert candidate.agreement == pytest.approx(sum(same) / len(same))
+    assert len({c.agreement for c in found}) > 1
+
+
+@pytest.mark.parametrize("runner", [SharedPrefixRunner, RepeatedPrefixRunner])
+def test_company_and_batch_size_change_no_candidate(runner: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = Verifier(runner(tiny_models.subject("llama")))
+    probes = probe(verifier, soft(verifier.subject))
+    together = verifier.verify(CANDIDATES, probes)
+    monkeypatch.setattr(verification, "_TOKENS_AT_ONCE", 150)
+    for candidates in (verifier.verify(CANDIDATES, probes), [verifier.verify([t], probes)[0] for t in CANDIDATES]):
+        assert [c.text for c in candidates] == CANDIDATES
+        assert [c.agreement for c in candidates] == [c.agreement for c in together]
+        assert [c.divergence for c in candidates] == pytest.approx([c.divergence for c in together], abs=1e-4)
+
+
+def test_a_candidate_too_long_for_the_context_is_left_out() -> None:
+    verifier = Verifier(make_runner(tiny_models.subject("llama")))
+    probes = probe(verifier, soft(verifier.subject))
+    texts = ["cat", "cat " * tiny_models.CONTEXT, "dog"]
+    assert [c.text for c in verifier.verify(texts, probes)] == ["cat", "dog"]
+    assert verifier.verify([], probes) == []
+
+
+def test_agreement_ranks_before_divergence_and_divergence_decides_ties() -> None:
+    close, agrees, best = Candidate("a", 0.5, 0.1), Candidate("b", 0.75, 2.0), Candidate("c", 0.75, 1.0)
+    assert sorted([close, agrees, best], key=lambda c: c.rank) == [best, agrees, close]
+
+
+def test_verdicts_follow_the_thresholds() -> None:
+    verdicts = {1.0: "faithful", 0.9: "faithful", 0.89: "doubtful", 0.5: "doubtful", 0.49: "failed", 0.0: "failed"}
+    assert {agreement: verdict_of(agreement) for agreement in verdicts} == verdicts
+
+
+# --- translate: propose, verify, refine, choose --------------------------------------------------
+
+QUICK = {"n_candidates": 4, "refine_rounds": 0}
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return tiny_training.llama_subject()
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    return tiny_training.trained()
+
+
+@pytest.fixture
+def proposing(monkeypatch: pytest.MonkeyPatch):
+    """Has these texts proposed for every soft prompt, the first of them as the greedy one."""
+
+    def propose_these(*texts: str) -> None:
+        proposals = lambda translator, soft_prompts, *args, **kwargs: [list(texts) for _ in soft_prompts]  # noqa: E731
+        monkeypatch.setattr(translate_module, "propose", proposals)
+
+    return propose_these
+
+
+def one(translator: Translator, subject: Subject | None, soft_prompt: SoftPrompt, **arguments: object) -> Translation:
+    config = TranslateConfig(**QUICK | arguments.pop("config", {}))
+    [translation] = translate([soft_prompt], translator, subject, config, **arguments)
+    return translation
+
+
+def test_the_text_that_does_what_the_soft_prompt_does_wins_over_the_greedy_one(
+    translator: Translator, subject: Subject, proposing
+) -> None:
+    proposing("red blue", "up", OWN_TEXT, "dog")
+    found = one(translator, subject, soft(subject), inputs=INPUTS)
+    assert (found.text, found.greedy, found.verdict, found.agreement) == (OWN_TEXT, "red blue", "faithful", 1.0)
+    assert (found.n_probes, found.probe_source) == (len(INPUTS), "examples")
+    assert [c.text for c in found.candidates][0] == OWN_TEXT
+    assert sorted(c.text for c in found.candidates) == sorted(["red blue", "up", OWN_TEXT, "dog"])
+    assert found.to_json()["candidates"][0]["text"] == OWN_TEXT
+
+
+def test_the_verdict_is_that_of_the_chosen_text(translator: Translator, subject: Subject, proposing) -> None:
+    verdicts = set()
+    for text in tiny_models.WORDS:
+        proposing(text)
+        found = one(translator, subject, soft(subject), inputs=tiny_models.WORDS, config={"n_probes": 24})
+        assert found.verdict == verdict_of(found.agreement)
+        verdicts.add(found.verdict)
+    assert "failed" in verdicts or "doubtful" in verdicts
+
+
+def test_inputs_are_taken_once_each_and_no_more_than_asked_for(
+    translator: Translator, subject: Subject, proposing
+) -> None:
+    proposing("up")
+    found = one(translator, subject, soft(subject), inputs=[*INPUTS, *INPUTS])
+    assert found.n_probes == len(INPUTS)
+    assert one(translator, subject, soft(subject), inputs=INPUTS, config={"n_probes": 5}).n_probes == 5
+
+
+def test_each_soft_prompt_is_verified_on_its_own_inputs(translator: Translator, subject: Subject, proposing) -> None:
+    proposing("dog", "up", OWN_TEXT, "red")
+    prompts = [soft(subject, "red"), soft(subject), soft(subject, "up")]
+    lists = [INPUTS, INPUTS[:4], INPUTS[1:]]
+    together = translate(prompts, translator, subject, TranslateConfig(**QUICK), inputs=lists)
+    assert [t.text for t in together] == ["red", OWN_TEXT, "up"]
+    assert [t.n_probes for t in together] == [6, 4, 5]
+    for prompt, inputs, translation in zip(prompts, lists, together, strict=True):
+        assert one(translator, subject, prompt, inputs=inputs).text == translation.text
+    with pytest.raises(UserError, match="2 lists of inputs for 3"):
+        translate(prompts, translator, subject, inputs=lists[:2])
+
+
+def test_with_nothing_to_verify_against_the_greedy_text_comes_unverified(
+    translator: Translator, subject: Subject, proposing
+) -> None:
+    proposing("red blue", OWN_TEXT)
+    silent = tiny_training.llama_subject()
+    silent.model.lm_head.weight.data.zero_()[2] = 1.0  # its inputs never close
+    for found in (
+        one(translator, None, soft(subject), inputs=INPUTS),
+        one(translator, subject, soft(subject), inputs=[[]]),
+        one(translator, subject, soft(subject), inputs=INPUTS[:3]),  # fewer than can tell
+        one(translator, silent, soft(subject)),
+    ):
+        assert (found.text, found.greedy, found.verdict) == ("red blue", "red blue", "unverified")
+        assert (found.agreement, found.divergence, found.n_probes, found.probe_source) == (None, None, 0, "none")
+        assert found.candidates == ()
+
+
+def test_a_soft_prompt_without_inputs_does_not_keep_others_from_being_verified(
+    translator: Translator, subject: Subject, proposing
+) -> None:
+    proposing("red", OWN_TEXT)
+    prompts = [soft(subject), soft(subject), soft(subject)]
+    found = translate(prompts, translator, subject, TranslateConfig(**QUICK), inputs=[INPUTS, [], INPUTS])
+    assert [t.verdict for t in found] == ["faithful", "unverified", "faithful"]
+
+
+def test_soft_prompts_and_subjects_of_others_are_refused(translator: Translator, subject: Subject) -> None:
+    with pytest.raises(UserError, match="9 wide"):
+        translate([SoftPrompt(torch.zeros(2, 9))], translator, subject)
+    with pytest.raises(UserError, match="another subject"):
+        translate([soft(subject)], translator, tiny_training.llama_subject(seed=1), inputs=INPUTS)
+
+
+@pytest.mark.parametrize("setting", ["n_candidates", "n_probes", "max_new_tokens"])
+def test_settings_below_one_are_refused(setting: str) -> None:
+    with pytest.raises(UserError, match=setting):
+        TranslateConfig(**{setting: 0})
+
+
+# --- refinement ----------------------------------------------------------------------------------
+
+
+def test_neighbours_differ_in_exactly_one_token_and_are_new(translator: Translator, subject: Subject) -> None:
+    texts = ["red cat up", "dog"]
+    found = neighbours(translator, soft(subject), texts, n_per_text=30)
+    assert len(found) == len(set(found)) > 30
+    for text in found:
+        words = text.split()
+        original = next(t.split() for t in texts if len(t.split()) == len(words))
+        assert sum(a != b for a, b in zip(words, original, strict=True)) == 1
+        assert set(words) <= set(tiny_models.WORDS)
+    # Of the one-word text all other words are neighbours.
+    assert {t for t in found if " " not in t} == set(tiny_models.WORDS) - {"dog"}
+
+
+def test_the_likeliest_substitutions_come_first(translator: Translator, subject: Subject) -> None:
+    soft_prompt = soft(subject)
+    batch = translator.encode_batch([soft_prompt])
+    with torch.no_grad():
+        logits = translator.model.eval()(*batch, labels=torch.tensor([[7, 8, 2]])).logits[0]
+    scores = {}
+    for position, original in enumerate(("cat", "dog")):
+        for word, score in zip(tiny_models.WORDS, logits[position].log_softmax(-1)[4:].tolist(), strict=True):
+            if word != original:
+                scores[" ".join(("cat", "dog")[:position] + (word,) + ("cat", "dog")[position + 1 :])] = score
+    expected = sorted(scores, key=scores.get, reverse=True)[:10]
+    assert neighbours(translator, soft_prompt, ["cat dog"], n_per_text=10) == expected
+
+
+def test_refinement_finds_a_better_text_one_and_two_words_away(
+    translator: Translator, subject: Subject, proposing
+) -> None:
+    for proposed, rounds in (("cat red", 1), ("fish red", 2)):
+        proposing(proposed)
+        without = one(translator, subject, soft(subject), inputs=INPUTS)
+        refined = one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": rounds})
+        assert (without.text, refined.greedy) == (proposed, proposed)
+        assert refined.agreement > without.agreement
+        assert refined.agreement == 1.0
+    assert OWN_TEXT in [c.text for c in refined.candidates] or refined.verdict == "faithful"
+
+
+def test_refinement_never_makes_a_translation_worse(translator: Translator, subject: Subject, proposing) -> None:
+    for text in ("up", "left right", "four small big"):
+        proposing(text)
+        plain = one(translator, subject, soft(subject), inputs=INPUTS)
+        refined = one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": 3})
+        assert (-refined.agreement, refined.divergence) <= (-plain.agreement, plain.divergence)
