@@ -72,28 +72,34 @@ def test_divergence_is_the_mean_of_capped_kullback_leibler_divergences(
     subject = verifier.subject
     soft_prompt = soft(subject)
     probes = probe(verifier, soft_prompt)
-    for cap in (verification.MAX_DIVERGENCE, 0.5):
+    largest = []
+    for cap in (verification.MAX_DIVERGENCE, 0.05):
         monkeypatch.setattr(verification, "MAX_DIVERGENCE", cap)
         found = verifier.verify(CANDIDATES, probes)
         expected = [divergence_by_definition(subject, soft_prompt, text, probes, cap) for text in CANDIDATES]
         assert [c.divergence for c in found] == pytest.approx(expected, rel=1e-3, abs=1e-4)
-        assert max(expected) > 0.2 * cap
-    assert max(expected) <= 0.5
+        largest.append(max(expected))
+    assert largest[0] > largest[1] > 0.025
 
 
-def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_same(verifier: Verifier) -> None:
-    subject = verifier.subject
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_same(
+    architecture: str, max_new_tokens: int
+) -> None:
+    subject = tiny_models.subject(architecture)
     soft_prompt = soft(subject)
-    rows = subject.generate_ids([Query(soft_prompt, word) for word in tiny_models.WORDS], max_new_tokens=12)
-    # An output with special tokens in its middle is not the text it is shown as.
-    inputs = [w for w, row in zip(tiny_models.WORDS, rows, strict=True) if len(row) < 12 and min(row, default=9) > 3]
-    assert len(inputs) >= 3
+    pool = [f"{a} {b}" for a in tiny_models.WORDS[3:9] for b in tiny_models.WORDS[9:]]
+    rows = subject.generate_ids([Query(soft_prompt, text) for text in pool], max_new_tokens)
+    # An output with special tokens in it is not the text it is shown as.
+    inputs = [text for text, row in zip(pool, rows, strict=True) if min(row, default=9) > 3][:20]
+    assert len(inputs) >= 5
+    verifier = Verifier(make_runner(subject), max_new_tokens)
     probes = probe(verifier, soft_prompt, inputs)
     found = verifier.verify(CANDIDATES, probes)
     for text, candidate in zip(CANDIDATES, found, strict=True):
-        written = subject.generate_ids([Query(text, i) for i in inputs], max_new_tokens=12)
-        wanted = [subject.encode_output(output)[:-1] for output in probes.outputs]
-        same = [a == b for a, b in zip(written, wanted, strict=True)]
+        written = subject.generate([Query(text, i) for i in inputs], max_new_tokens)
+        same = [a == b for a, b in zip(written, probes.outputs, strict=True)]
         assert candidate.agreement == pytest.approx(sum(same) / len(same))
     assert len({c.agreement for c in found}) > 1
 
