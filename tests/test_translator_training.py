@@ -90,6 +90,28 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     assert_same_weights(whole, Translator.from_pretrained(tmp_path / "killed" / "translator"))
 
 
+def test_each_epoch_draws_anew_and_a_resumed_training_draws_what_was_still_to_come(
+    tmp_path: Path, kill_at: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = CorpusPairs.__getitem__
+
+    def noted(self: CorpusPairs, index: int) -> tuple[torch.Tensor, str]:
+        if self.noise:
+            drawn.append(self.epoch)
+        return draw(self, index)
+
+    monkeypatch.setattr(CorpusPairs, "__getitem__", noted)
+    kill_at(2 * STEPS_AN_EPOCH + 1)
+    with pytest.raises(Killed):
+        train(tmp_path)
+    assert drawn[: 2 * 18] == [0] * 18 + [1] * 18
+    kill_at(None)
+    drawn.clear()
+    train(tmp_path)
+    assert drawn == [2] * 18
+
+
 def test_a_training_that_has_ended_is_read_back_and_not_repeated(
     tmp_path: Path, kill_at: Callable[[int | None], None]
 ) -> None:
