@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.checkpoints.build import load_for_tuning
 from soft2hard.checkpoints.recipe import CPU, long_tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.recovery import TaskResult, evaluate_tasks, held_out_tasks
+from soft2hard.precision import load_for_tuning
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
 

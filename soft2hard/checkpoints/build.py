@@ -25,6 +25,7 @@ from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
 from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer, train_language_model
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_folder
+from soft2hard.precision import load_for_tuning
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
@@ -167,16 +168,6 @@ class Build:
         path = self.run / name / "log.jsonl"
         with path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-
-
-def load_for_tuning(path: Path | str) -> Subject:
-    """A subject as tuning wants it: bfloat16 and plain matrix-product attention, the fastest pair on CPU."""
-    from soft2hard.attention import ATTENTION
-
-    subject = Subject.from_pretrained(str(path), dtype=torch.bfloat16)
-    if subject.device.type == "cpu" and not subject.is_encoder_decoder:
-        subject.model.set_attn_implementation(ATTENTION)
-    return subject
 
 
 def _shard_worker(recipe: Recipe, run: Path, out: Path, name: str, first: int, stride: int) -> None:

@@ -33,8 +33,8 @@ def language_model_card(name: str, trainer: LMTrainer, scores: dict[str, dict[st
             "---",
             f"# {_TITLES[name]}",
             "",
-            f"{n / 1e6:.2f} million parameters, trained from nothing by `scripts/train_embedded` on training tasks of the",
-            f"lexical world: {trainer.step} steps, {tokens / 1e6:.1f} million tokens,",
+            f"{n / 1e6:.2f} million parameters, trained from nothing by `scripts/train_embedded` on training tasks of",
+            f"the lexical world: {trainer.step} steps, {tokens / 1e6:.1f} million tokens,",
             f"{trainer.seconds / 60:.0f} minutes.",
             "It knows some 600 words and the tasks of that world, and nothing else.",
             "",
@@ -74,7 +74,8 @@ def write_translator_card(folder: Path, card: TranslatorCard) -> None:
             "A T5-type encoder-decoder started from the subject's own weights. Trained on "
             f"{training['train_pairs']} soft prompts of {training['train_tasks']} training tasks, stopped on "
             f"{training['validation_tasks']} validation tasks at a loss of {training['best_validation_loss']:.4f} nats",
-            f"a token after {training['epochs_run']:.0f} epochs. The families `contains` and `pick_relation` were never shown.",
+            f"a token after {training['epochs_run']:.0f} epochs.",
+            "The families `contains` and `pick_relation` were never shown.",
             "",
             "Its scores on test tasks are in the project's README, printed by `scripts/evaluate_embedded`.",
             "",

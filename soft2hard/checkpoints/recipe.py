@@ -119,7 +119,6 @@ TINY = Recipe(
 """Shows in seconds that every stage runs; its models know nothing."""
 
 
-
 def long_tuning(recipe: Recipe) -> Tuning:
     """How soft prompts are tuned to the end: for users, for the samples, and for evaluation."""
     return replace(recipe.tuning, init="learned", steps=recipe.long_steps, batch_size=8, eval_every=25, patience=4)

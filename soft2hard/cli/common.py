@@ -46,12 +46,14 @@ def quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def load_subject(name: str) -> "Subject":
-    """The subject by its name on the command line."""
+def load_subject(name: str, *, for_tuning: bool = False) -> "Subject":
+    """The subject by its name on the command line; for tuning, in the precision that is fastest for it."""
     from soft2hard.checkpoints import resolve
+    from soft2hard.precision import load_for_tuning
     from soft2hard.subject import Subject
 
-    return Subject.from_pretrained(resolve(name, "subject"))
+    path = resolve(name, "subject")
+    return load_for_tuning(path) if for_tuning else Subject.from_pretrained(path)
 
 
 @contextmanager

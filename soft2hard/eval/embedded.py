@@ -13,12 +13,12 @@ import torch
 import typer
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.checkpoints.build import load_for_tuning
 from soft2hard.checkpoints.recipe import long_tuning, recipe_named
 from soft2hard.errors import UserError
 from soft2hard.eval.figure import draw_families
 from soft2hard.eval.recovery import TaskResult, as_rows, by_family, evaluate_tasks, held_out_tasks, summary
 from soft2hard.files import atomic_write
+from soft2hard.precision import load_for_tuning
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
 from soft2hard.translator.translate import TranslateConfig

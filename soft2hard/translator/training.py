@@ -20,6 +20,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from soft2hard.errors import UserError
+from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Subject
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
 from soft2hard.translator.deepspeed import deepspeed_config
@@ -178,7 +179,7 @@ def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) 
         learning_rate=config.lr,
         lr_scheduler_type="linear",
         use_cpu=not torch.accelerator.is_available(),  # Accelerate joins CPU processes only when told
-        bf16=config.bf16 and _has_bf16(),
+        bf16=config.bf16 and has_fast_bf16(),
         deepspeed=deepspeed_config(config.deepspeed),
         eval_strategy="epoch" if with_validation else "no",
         save_strategy="epoch",
@@ -197,12 +198,6 @@ def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) 
         disable_tqdm=not os.isatty(2),
         dataloader_num_workers=0,
     )
-
-
-def _has_bf16() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") if hasattr(torch.backends, "cpu") else False
 
 
 class LogFile(TrainerCallback):

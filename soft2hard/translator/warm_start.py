@@ -2,7 +2,8 @@
 
 Following the idea of T5Gemma (arXiv 2504.06225): encoder and decoder take the layers of the causal
 model, the encoder reads in both directions, and the decoder gains cross-attention. Here the result is a
-T5 model: a Llama block is a T5 block (RMS norm, attention, gated feed-forward, no biases) but for
+T5 model: a Llama block is a T5 block (RMS norm, attention, gated feed-forward) but for attention biases,
+which T5 has not and which are dropped,
 rotary positions, which T5 replaces by a learned relative bias, and the attention scale, which is folded
 into the query matrix. So what the subject knows of the meaning of each token's vector is there from
 the start.
