@@ -2,16 +2,18 @@
 
 Following the idea of T5Gemma (arXiv 2504.06225): encoder and decoder take the layers of the causal
 model, the encoder reads in both directions, and the decoder gains cross-attention. Here the result is a
-T5 model: a Llama block is a T5 block (RMS norm, attention, gated feed-forward) but for attention biases,
-which T5 has not and which are dropped,
-rotary positions, which T5 replaces by a learned relative bias, and the attention scale, which is folded
-into the query matrix. So what the subject knows of the meaning of each token's vector is there from
-the start.
+T5 model. A Llama block is a T5 block (RMS norm, attention, gated feed-forward) but for three things: the
+attention scale, which is folded into the query matrix; attention biases, which T5 has not and which are
+dropped; and rotary positions, in whose place T5 learns a relative bias. That bias starts with one head that looks at
+the token before and one at the token before that, as language models need them. So what the subject knows of
+the meaning of each token's vector is there from the start.
 """
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+_LOOK_BACK = 5.0  # attention logit, in nats
 
 WARM_START_TYPES = ("llama", "mistral")
 
@@ -76,6 +78,11 @@ def seq2seq_from_causal(model: PreTrainedModel, dropout: float = 0.1) -> T5ForCo
                 block.layer[1].EncDecAttention.o.weight.zero_()
                 block.layer[1].layer_norm.weight.copy_(layer.input_layernorm.weight)
             _copy_feed_forward(block.layer[-1], layer)
+        stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
+    # Near distances have a bucket each in a decoder: bucket n is n tokens back.
+    bias = target.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    for head in range(min(2, bias.shape[1] - 1)):
+        bias[head + 1, head] = _LOOK_BACK
     return target
 
 
