@@ -9,7 +9,9 @@ import pytest
 
 from soft2hard import SoftPrompt, Subject, Translator, translate
 from soft2hard.checkpoints import EMBEDDED, embedded_path
+from soft2hard.data_gen.dods.lexical import parse
 from soft2hard.eval.recovery import accuracies, held_out_tasks
+from soft2hard.subject import Query
 from soft2hard.translator.translate import TranslateConfig
 
 N_TASKS = 30
@@ -62,8 +64,6 @@ def test_the_api_side_model_is_larger_of_another_family_and_follows_the_same_ins
 
 
 def test_twenty_soft_prompts_of_test_tasks_come_along_and_work(subject, samples):
-    from soft2hard.data_gen.dods.lexical import parse
-
     assert len(samples) == 20
     assert all(parse(record["instruction"]).split == "test" for record, _ in samples)
     right = [
@@ -75,8 +75,6 @@ def test_twenty_soft_prompts_of_test_tasks_come_along_and_work(subject, samples)
 
 
 def _query(prompt, example):
-    from soft2hard import Query
-
     return Query(prompt, example["input"])
 
 
