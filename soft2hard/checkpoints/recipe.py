@@ -80,7 +80,7 @@ CPU = Recipe(
     long_steps=200,
     n_validation_tasks=384,
     snapshot_steps=(30, 45),
-    translator=TranslatorTraining(epochs=16.0, pretrain_pairs=40_000),
+    translator=TranslatorTraining(epochs=10.0, pretrain_pairs=16_000),
 )
 
 GPU = Recipe(
