@@ -1,6 +1,7 @@
 """Reading a subject's model and tokenizer, and saying plainly what is wrong when that fails."""
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -13,7 +14,8 @@ from transformers import (
 
 from soft2hard.errors import UserError
 
-_READING_ERRORS = (OSError, ValueError, SafetensorError)
+READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+"""What transformers raises over a damaged config, tokenizer or weights, and over a config that does not fit them."""
 
 
 def load_model(name_or_path: str, device: torch.device | str | None, dtype: torch.dtype | None) -> PreTrainedModel:
@@ -35,9 +37,9 @@ def load_model(name_or_path: str, device: torch.device | str | None, dtype: torc
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except _READING_ERRORS as error:
+    except READING_ERRORS as error:
         raise UserError(
-            f"The subject model '{name_or_path}' could not be read ({_first_line(error)}).",
+            f"The subject model '{name_or_path}' could not be read ({first_line(error)}).",
             "Give a folder that holds config.json and model.safetensors, or the name of a causal or encoder-decoder "
             "language model in the local cache or on the hub.",
         ) from error
@@ -53,12 +55,17 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model. Raises UserError where there is none."""
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except _READING_ERRORS as error:
+    except READING_ERRORS as error:
         raise UserError(
-            f"The subject '{name_or_path}' has no tokenizer that can be read ({_first_line(error)}).",
+            f"The subject '{name_or_path}' has no tokenizer that can be read ({first_line(error)}).",
             "Save its tokenizer in the same folder with tokenizer.save_pretrained.",
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, short enough for one line."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:200]

@@ -1,5 +1,6 @@
 """Subjects are read from folders, and what is wrong with a folder is said in one line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,4 +72,23 @@ def test_a_model_that_is_no_language_model_is_refused(tmp_path: Path) -> None:
     save(tmp_path, "llama")
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UserError, match="could not be read"):
+        Subject.from_pretrained(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "part"),
+    [
+        ("config.json", {"vocab_size": 5}, "other shapes than its config.json says"),
+        ("config.json", {"num_attention_heads": "four"}, "could not be read"),
+        ("config.json", {"num_attention_heads": 5}, "could not be read"),
+        ("tokenizer.json", None, "no tokenizer that can be read"),
+    ],
+    ids=["weights of other shapes", "a word for a number", "impossible sizes", "a tokenizer without content"],
+)
+def test_a_model_that_does_not_fit_together_is_refused(
+    tmp_path: Path, file: str, changes: dict | None, part: str
+) -> None:
+    path = save(tmp_path, "llama") / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes if changes else {}))
+    with pytest.raises(UserError, match=part):
         Subject.from_pretrained(str(tmp_path), device="cpu")

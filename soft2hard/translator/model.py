@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -20,6 +19,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_folder
+from soft2hard.loading import READING_ERRORS, first_line
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.card import TranslatorCard, read_card, write_card
@@ -147,10 +147,9 @@ class Translator:
             weights = load_file(path / READER_FILE)
             reader = SoftPromptReader(card.d_subject, weights["projection.weight"].shape[0])
             reader.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        except READING_ERRORS as error:
             raise UserError(
-                f"The translator in '{path}' cannot be read: {reason}.", "Train or copy it again."
+                f"The translator in '{path}' cannot be read: {first_line(error)}.", "Train or copy it again."
             ) from error
         model = TranslatorModel(seq2seq, reader).eval()
         return cls(model.to(device) if device else model, tokenizer, card, name=str(path))
