@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.checkpoints.recipe import CPU, long_tuning
+from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, final_tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.recovery import TaskResult, evaluate_tasks, held_out_tasks
 from soft2hard.precision import load_for_tuning
@@ -22,9 +22,9 @@ def demo_results(n_tasks: int, seed: int, log) -> list[TaskResult]:
     """Tune, translate, verify and score `n_tasks` test tasks of the embedded world."""
     subject = Subject.from_pretrained(str(embedded_path("subject")))
     translator = Translator.from_pretrained(embedded_path("translator"))
-    tuning = replace(long_tuning(CPU), seed=seed)
+    tuning = replace(final_tuning(CPU), seed=seed)
     # The instruction is kept apart for the table: tuning and verification see examples only.
-    tasks = held_out_tasks(n_tasks, seed=1000 + seed)
+    tasks = held_out_tasks(n_tasks, seed=1000 + seed, n_train=FINAL_EXAMPLES)
     return evaluate_tasks(
         subject, translator, tasks, tuning, tuning_subject=load_for_tuning(embedded_path("subject")), log=log
     )

@@ -90,6 +90,19 @@ def test_saved_in_bfloat16_it_is_loaded_in_float32_and_gives_nearly_the_same(
     assert not torch.equal(found, expected)
 
 
+def test_it_replaces_a_translator_and_leaves_a_folder_of_other_files_alone(
+    translator: Translator, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        translator.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for training in ({"loss": 0.5}, {"loss": 0.4}):
+        translator.card = replace(translator.card, training=training)
+        translator.save_pretrained(tmp_path / "saved")
+    assert Translator.from_pretrained(tmp_path / "saved").card.training == {"loss": 0.4}
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_each_weight_is_stored_once(translator: Translator, tmp_path: Path, dtype: torch.dtype | None) -> None:
     translator.save_pretrained(tmp_path / "saved", dtype=dtype)

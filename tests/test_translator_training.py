@@ -90,6 +90,18 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     assert_same_weights(whole, Translator.from_pretrained(tmp_path / "killed" / "translator"))
 
 
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path, kill_at: Callable[[int | None], None]) -> None:
+    whole = train(tmp_path / "whole")
+    kill_at(2 * STEPS_AN_EPOCH + 1)
+    with pytest.raises(Killed):
+        train(tmp_path / "killed")
+    kill_at(None)
+    last = tmp_path / "killed" / "checkpoints" / f"checkpoint-{2 * STEPS_AN_EPOCH}"
+    for name in ("trainer_state.json", "optimizer.pt"):
+        (last / name).unlink()
+    assert_same_weights(whole, train(tmp_path / "killed"))
+
+
 def test_each_epoch_draws_anew_and_a_resumed_training_draws_what_was_still_to_come(
     tmp_path: Path, kill_at: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import torch
 import typer
 
 from soft2hard.checkpoints import EMBEDDED, cards
-from soft2hard.checkpoints.recipe import Recipe, long_tuning, recipe_named
+from soft2hard.checkpoints.recipe import FINAL_EXAMPLES, Recipe, final_tuning, long_tuning, recipe_named
 from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.initialisation import START_FILE
@@ -148,8 +148,9 @@ class Build:
     def samples(self) -> None:
         """Soft prompts of test tasks, as examples of what a user has."""
         subject = self._tuning_subject
-        tasks = list(LexicalDoD().tasks("test", N_SAMPLES, seed=7))
-        tuning = long_tuning(self.recipe)
+        drawn = LexicalDoD().draw("test", N_SAMPLES, seed=7)
+        tasks = [task.record(7, n_train=FINAL_EXAMPLES) for task in drawn]
+        tuning = final_tuning(self.recipe)
         found = {t.task.name: t for t in Tuner(subject, tuning).tune(tasks)}
         with atomic_folder(self.out / "soft_prompts", overwrite=True) as folder:
             about = []

@@ -62,7 +62,9 @@ class Recipe:
     n_long_tasks: int
     """Training tasks tuned to the end, as those of users are."""
     long_steps: int
-    """The most steps of these, and of soft prompts that are evaluated."""
+    """The most steps of these."""
+    final_steps: int
+    """The most steps of soft prompts that are shown or evaluated."""
     n_validation_tasks: int
     snapshot_steps: tuple[int, ...]
     translator: TranslatorTraining
@@ -78,6 +80,7 @@ CPU = Recipe(
     n_random_tasks=512,
     n_long_tasks=512,
     long_steps=200,
+    final_steps=300,
     n_validation_tasks=384,
     snapshot_steps=(30, 45),
     translator=TranslatorTraining(epochs=10.0, pretrain_pairs=16_000),
@@ -97,6 +100,7 @@ GPU = Recipe(
     n_random_tasks=8192,
     n_long_tasks=8192,
     long_steps=300,
+    final_steps=400,
     n_validation_tasks=1024,
     snapshot_steps=(30, 60, 90),
     translator=TranslatorTraining(epochs=20.0, batch_size=256, pretrain_pairs=400_000),
@@ -112,6 +116,7 @@ TINY = Recipe(
     n_random_tasks=16,
     n_long_tasks=16,
     long_steps=6,
+    final_steps=6,
     n_validation_tasks=8,
     snapshot_steps=(2,),
     translator=TranslatorTraining(epochs=1.0, batch_size=16, pretrain_pairs=32),
@@ -120,9 +125,17 @@ TINY = Recipe(
 
 
 def long_tuning(recipe: Recipe) -> Tuning:
-    """How soft prompts are tuned to the end: for users, for the samples, and for evaluation."""
+    """How the part of the corpus that is tuned to the end is tuned."""
     return replace(recipe.tuning, init="learned", steps=recipe.long_steps, batch_size=8, eval_every=25, patience=4)
 
+
+def final_tuning(recipe: Recipe) -> Tuning:
+    """How soft prompts that are shown and evaluated are tuned: until nothing is gained any more."""
+    return replace(long_tuning(recipe), steps=recipe.final_steps, patience=8)
+
+
+FINAL_EXAMPLES = 256
+"""Training examples of each of these; with 64, accuracy on lists is 0.1 lower (docs/experiments.md)."""
 
 RECIPES = {"cpu": CPU, "gpu": GPU, "tiny": TINY}
 

@@ -13,7 +13,7 @@ import torch
 import typer
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.checkpoints.recipe import long_tuning, recipe_named
+from soft2hard.checkpoints.recipe import FINAL_EXAMPLES, final_tuning, recipe_named
 from soft2hard.errors import UserError
 from soft2hard.eval.figure import draw_families
 from soft2hard.eval.recovery import TaskResult, as_rows, by_family, evaluate_tasks, held_out_tasks, summary
@@ -31,13 +31,13 @@ def evaluate_embedded(
     subject = Subject.from_pretrained(str(embedded_path("subject")))
     tuning_subject = load_for_tuning(embedded_path("subject"))
     translator = Translator.from_pretrained(embedded_path("translator"))
-    tuning = replace(long_tuning(recipe_named(size)), init=init)
+    tuning = replace(final_tuning(recipe_named(size)), init=init)
     results: list[TaskResult] = []
     for seed in seeds:
         results += evaluate_tasks(
             subject,
             translator,
-            held_out_tasks(n_tasks),
+            held_out_tasks(n_tasks, n_train=FINAL_EXAMPLES),
             replace(tuning, seed=100 + seed),
             replace(config, seed=seed),
             tuning_subject=tuning_subject,

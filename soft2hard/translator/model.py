@@ -22,7 +22,7 @@ from soft2hard.files import atomic_folder
 from soft2hard.loading import READING_ERRORS, first_line
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
-from soft2hard.translator.card import TranslatorCard, read_card, write_card
+from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
 from soft2hard.translator.warm_start import can_warm_start, seq2seq_from_causal
 
 READER_FILE = "reader.safetensors"
@@ -155,10 +155,13 @@ class Translator:
         return cls(model.to(device) if device else model, tokenizer, card, name=str(path))
 
     def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Save model, reader, tokenizer and card to a folder, whole or not at all, optionally in another dtype."""
+        """Save model, reader, tokenizer and card to a folder, whole or not at all, optionally in another dtype.
+
+        A translator already in the folder is replaced. Raises UserError for a folder that holds anything else.
+        """
         state = {name: t.detach().to(dtype or t.dtype).contiguous() for name, t in self.model.state_dict().items()}
         inner = "seq2seq."
-        with atomic_folder(path, overwrite=True) as folder:
+        with atomic_folder(path, overwrite=(Path(path) / CARD_FILE).is_file()) as folder:
             self.model.seq2seq.save_pretrained(
                 folder, state_dict={name.removeprefix(inner): t for name, t in state.items() if name.startswith(inner)}
             )

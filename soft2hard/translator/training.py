@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     TrainingArguments,
     get_linear_schedule_with_warmup,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from soft2hard.errors import UserError
@@ -143,8 +145,21 @@ def _finished(folder: Path) -> bool:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
+    """The last whole checkpoint. The Trainer writes its state last, so one without was cut short and is removed."""
     checkpoints = folder / "checkpoints"
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    while checkpoints.is_dir() and (last := get_last_checkpoint(str(checkpoints))):
+        if _is_json(Path(last) / TRAINER_STATE_NAME):
+            return last
+        shutil.rmtree(last)
+    return None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _trainer(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
