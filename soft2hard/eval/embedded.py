@@ -4,8 +4,12 @@ scripts/evaluate_embedded --n-tasks 210 --seeds 0 --seeds 1
 """
 
 import json
+import multiprocessing
+import os
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,26 +28,37 @@ from soft2hard.translator.model import Translator
 from soft2hard.translator.translate import TranslateConfig
 
 
-def evaluate_embedded(
-    n_tasks: int, seeds: list[int], size: str, init: str, config: TranslateConfig, log=print
-) -> list[TaskResult]:
-    """Results of all seeds; each seed tunes anew, with other examples in another order."""
-    subject = Subject.from_pretrained(str(embedded_path("subject")))
-    tuning_subject = load_for_tuning(embedded_path("subject"))
-    translator = Translator.from_pretrained(embedded_path("translator"))
-    tuning = replace(final_tuning(recipe_named(size)), init=init)
-    results: list[TaskResult] = []
-    for seed in seeds:
-        results += evaluate_tasks(
-            subject,
-            translator,
-            held_out_tasks(n_tasks, n_train=FINAL_EXAMPLES),
-            replace(tuning, seed=100 + seed),
-            replace(config, seed=seed),
-            tuning_subject=tuning_subject,
-            log=log,
+@dataclass(frozen=True)
+class EmbeddedEvaluation:
+    """One evaluation of the embedded checkpoints."""
+
+    n_tasks: int
+    size: str
+    """Recipe whose tuning settings are used."""
+    init: str
+    """Start of the soft prompts."""
+    candidates: int
+
+    def run_seed(self, seed: int) -> list[TaskResult]:
+        """The same tasks for every seed; other examples, another tuning, other candidates."""
+        return evaluate_tasks(
+            Subject.from_pretrained(embedded_path("subject")),
+            Translator.from_pretrained(embedded_path("translator")),
+            held_out_tasks(self.n_tasks, n_train=FINAL_EXAMPLES, examples_seed=100 + seed),
+            replace(final_tuning(recipe_named(self.size)), init=self.init, seed=100 + seed),
+            TranslateConfig(n_candidates=self.candidates, seed=seed),
+            tuning_subject=load_for_tuning(embedded_path("subject")),
+            log=lambda message: typer.echo(message, err=True),
         )
-    return results
+
+    def run(self, seeds: Sequence[int], workers: int) -> list[TaskResult]:
+        """All seeds, in `workers` processes that share the cores: small matrices do not fill several."""
+        if workers == 1:
+            return [result for seed in seeds for result in self.run_seed(seed)]
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            return [result for results in pool.map(self.run_seed, seeds) for result in results]
 
 
 def markdown(results: list[TaskResult]) -> str:
@@ -76,12 +91,14 @@ def main(
     init: str = typer.Option("learned", help="Start of the soft prompts: learned, vocabulary, labels or text:..."),
     candidates: int = typer.Option(64, help="Candidates a soft prompt."),
     output: Path = typer.Option(Path("runs/evaluation/embedded.json"), help="File for all results."),
+    workers: int = typer.Option(0, help="Processes, one seed each at a time; 0: one a seed as far as cores go."),
     figure: Path | None = typer.Option(None, help="Also draw accuracy by family to this PNG or SVG file."),
 ) -> None:
     """Print the main table of the README and save every result behind it."""
     started = time.monotonic()
-    config = TranslateConfig(n_candidates=candidates)
-    results = evaluate_embedded(n_tasks, seeds, size, init, config, log=lambda m: typer.echo(m, err=True))
+    if not workers:
+        workers = 1 if torch.cuda.is_available() else min(len(seeds), os.cpu_count() or 1)
+    results = EmbeddedEvaluation(n_tasks, size, init, candidates).run(seeds, workers)
     settings = {"n_tasks": n_tasks, "seeds": seeds, "size": size, "init": init, "candidates": candidates}
     versions = {name: version(name) for name in ("torch", "transformers")}
     with atomic_write(output) as temporary:
@@ -90,9 +107,7 @@ def main(
     if figure:
         draw_families(results, figure)
     typer.echo(markdown(results))
-    typer.echo(
-        f"\n{len(results)} results in {output}; {time.monotonic() - started:.0f} s on {torch.get_num_threads()} threads"
-    )
+    typer.echo(f"\n{len(results)} results in {output}; {time.monotonic() - started:.0f} s in {workers} processes")
 
 
 if __name__ == "__main__":

@@ -97,9 +97,12 @@ def evaluate_tasks(
     ]
 
 
-def held_out_tasks(n: int, seed: int = 0, n_train: int = 64) -> list[Task]:
-    """Test tasks of all families in turn, with `n_train` examples to tune on."""
-    return [task.record(seed, n_train=n_train) for task in LexicalDoD().draw("test", n, seed)]
+def held_out_tasks(n: int, seed: int = 0, n_train: int = 64, examples_seed: int = 0) -> list[Task]:
+    """Test tasks of all families in turn, with `n_train` examples to tune on.
+
+    `seed` chooses the tasks, `examples_seed` their examples.
+    """
+    return [task.record(examples_seed, n_train=n_train) for task in LexicalDoD().draw("test", n, seed)]
 
 
 def per_task(results: Sequence[TaskResult], field: str) -> np.ndarray:

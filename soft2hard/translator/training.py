@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from soft2hard.errors import UserError
 from soft2hard.precision import has_fast_bf16
@@ -145,13 +144,10 @@ def _finished(folder: Path) -> bool:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The last whole checkpoint. The Trainer writes its state last, so one without was cut short and is removed."""
-    checkpoints = folder / "checkpoints"
-    while checkpoints.is_dir() and (last := get_last_checkpoint(str(checkpoints))):
-        if _is_json(Path(last) / TRAINER_STATE_NAME):
-            return last
-        shutil.rmtree(last)
-    return None
+    """The last whole checkpoint: the Trainer writes its state last, so one without was cut short."""
+    found = (folder / "checkpoints").glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    whole = [path for path in found if _is_json(path / TRAINER_STATE_NAME)]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
 def _is_json(path: Path) -> bool:
