@@ -93,10 +93,12 @@ def test_saved_in_bfloat16_it_is_loaded_in_float32_and_gives_nearly_the_same(
 def test_it_replaces_a_translator_and_leaves_a_folder_of_other_files_alone(
     translator: Translator, tmp_path: Path
 ) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    notes = tmp_path / "mine" / "notes.txt"
+    notes.parent.mkdir()
+    notes.touch()
     with pytest.raises(UserError, match="not empty"):
-        translator.save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+        translator.save_pretrained(notes.parent)
+    assert list(notes.parent.iterdir()) == [notes]
     for training in ({"loss": 0.5}, {"loss": 0.4}):
         translator.card = replace(translator.card, training=training)
         translator.save_pretrained(tmp_path / "saved")
