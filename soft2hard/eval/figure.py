@@ -16,7 +16,7 @@ _SERIES = (
 
 
 def draw_families(results: Sequence[TaskResult], path: Path) -> None:
-    """Save a bar chart (the suffix of `path` says the format). Needs matplotlib (`soft2hard[figures]`)."""
+    """Save a bar chart (the suffix of `path` says the format)."""
     import matplotlib
 
     matplotlib.use("Agg")
