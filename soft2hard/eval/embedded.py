@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,12 +18,14 @@ import typer
 
 from soft2hard.checkpoints import embedded_path
 from soft2hard.checkpoints.recipe import FINAL_EXAMPLES, final_tuning, recipe_named
+from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES
 from soft2hard.errors import UserError
 from soft2hard.eval.figure import draw_families
 from soft2hard.eval.recovery import TaskResult, as_rows, by_family, evaluate_tasks, held_out_tasks, summary
 from soft2hard.files import atomic_write
 from soft2hard.precision import load_for_tuning
 from soft2hard.subject import Subject
+from soft2hard.translator.card import read_card
 from soft2hard.translator.model import Translator
 from soft2hard.translator.translate import TranslateConfig
 
@@ -67,6 +69,8 @@ def markdown(results: list[TaskResult]) -> str:
     lines += [f"| {name} | {interval} |" for name, interval in summary(results).items()]
     lines += [
         "",
+        "Over the families that the translator was trained on, where a figure does not say otherwise.",
+        "",
         "| family | tasks | none | gold | soft | greedy | verified | exact task |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -74,7 +78,8 @@ def markdown(results: list[TaskResult]) -> str:
         figures = " | ".join(
             f"{f[k]:.2f}" for k in ("no_prompt", "gold", "soft", "greedy", "verified", "verified_recovered")
         )
-        lines.append(f"| {family} | {f['n_tasks']} | {figures} |")
+        name = f"{family} (unseen)" if family in UNSEEN_FAMILIES else family
+        lines.append(f"| {name} | {f['n_tasks']} | {figures} |")
     lines += ["", "| verdict | translations | accuracy / soft prompt's |", "|---|---|---|"]
     for verdict in ("faithful", "doubtful", "failed", "unverified"):
         part = [r for r in results if r.verdict == verdict]
@@ -100,6 +105,8 @@ def main(
         workers = 1 if torch.cuda.is_available() else min(len(seeds), os.cpu_count() or 1)
     results = EmbeddedEvaluation(n_tasks, size, init, candidates).run(seeds, workers)
     settings = {"n_tasks": n_tasks, "seeds": seeds, "size": size, "init": init, "candidates": candidates}
+    settings["tuning"] = asdict(final_tuning(recipe_named(size)))
+    settings["translator"] = asdict(read_card(embedded_path("translator")))
     versions = {name: version(name) for name in ("torch", "transformers")}
     with atomic_write(output) as temporary:
         about = {"settings": settings, "versions": versions, "seconds": time.monotonic() - started}
