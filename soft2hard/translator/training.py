@@ -25,7 +25,7 @@ from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Subject
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
 from soft2hard.translator.deepspeed import deepspeed_config
-from soft2hard.translator.model import Translator, TranslatorModel
+from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
 from soft2hard.translator.pretraining import imitation_pairs
 
@@ -244,8 +244,3 @@ def _training_record(config, corpus, validation, trainer: Trainer) -> dict:
         "epochs_run": trainer.state.epoch,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
     }
-
-
-def n_parameters(model: TranslatorModel) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
