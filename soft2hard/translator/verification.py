@@ -7,7 +7,7 @@ the soft prompt's, `divergence` the mean Kullback-Leibler divergence KL(soft || 
 position (the output differential of arXiv 2504.02144, section 4, on distributions).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,7 +86,7 @@ class Verifier:
         outputs = [[next(written) for _ in of_prompt] for of_prompt in inputs]
         probes = []
         for soft_prompt, of_prompt, out in zip(soft_prompts, inputs, outputs, strict=True):
-            log_probs, greedy = next(self._log_probs([soft_prompt], self._encode(of_prompt, out)))
+            [(_, log_probs, greedy)] = self._log_probs([soft_prompt], self._encode(of_prompt, out))
             probes.append(Probes(tuple(of_prompt), tuple(out), log_probs, greedy))
         return probes
 
@@ -98,14 +98,14 @@ class Verifier:
         examples = self._encode(probes.inputs, probes.outputs)
         fitting = [text for text in candidates if self._fits(text, examples)]
         of_token = _probe_of_token(examples).to(probes.log_probs.device)
-        scored = []
-        for text, (log_probs, greedy) in zip(fitting, self._log_probs(fitting, examples), strict=True):
+        scored: dict[int, Candidate] = {}
+        for i, log_probs, greedy in self._log_probs(fitting, examples):
             divergence = (probes.log_probs.exp() * (probes.log_probs - log_probs)).sum(-1).clamp(0, MAX_DIVERGENCE)
             # Where an output was cut, its end was not the soft prompt's likeliest token either.
             missing = (probes.greedy & ~greedy).float()
             missed = torch.zeros(len(examples), device=greedy.device).index_add_(0, of_token, missing)
-            scored.append(Candidate(text, (missed == 0).float().mean().item(), divergence.mean().item()))
-        return scored
+            scored[i] = Candidate(fitting[i], (missed == 0).float().mean().item(), divergence.mean().item())
+        return [scored[i] for i in range(len(fitting))]
 
     def _encode(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[EncodedExample]:
         return [encode_example(self.subject, x, y) for x, y in zip(inputs, outputs, strict=True)]
@@ -116,22 +116,24 @@ class Verifier:
         return limit is None or n_prompt + max(example.n_read for example in examples) <= limit
 
     @torch.no_grad()
-    def _log_probs(self, prompts: Sequence[Prompt], examples: list[EncodedExample]):
-        """For each prompt, log-probabilities at all output positions and where the output is greedy."""
+    def _log_probs(
+        self, prompts: Sequence[Prompt], examples: list[EncodedExample]
+    ) -> Iterator[tuple[int, Float[Tensor, "n_targets vocab"], Bool[Tensor, "n_targets"]]]:
+        """For each prompt its index, log-probabilities at all output positions, and where the output is greedy.
+
+        Prompts of like length share a batch and come together; no more than a batch is held at a time.
+        """
         embedded = [self.subject.prompt_embeddings(prompt) for prompt in prompts]
-        # Prompts of like length share a batch; results come back in the order of `prompts`.
         order = sorted(range(len(prompts)), key=lambda i: len(embedded[i]))
         per_row = sum(example.n_read for example in examples)
-        found: dict[int, tuple[Tensor, Tensor]] = {}
         start = 0
         while start < len(order):
             widest = len(embedded[order[-1]])
             batch = order[start : start + max(1, _TOKENS_AT_ONCE // (widest + per_row))]
             targets = self.runner.run([embedded[i] for i in batch], [examples] * len(batch))
-            for i, result in zip(batch, self._split(targets, len(batch)), strict=True):
-                found[i] = result
+            for i, (log_probs, greedy) in zip(batch, self._split(targets, len(batch)), strict=True):
+                yield i, log_probs, greedy
             start += len(batch)
-        yield from (found[i] for i in range(len(prompts)))
 
     def _split(self, targets: Targets, n_prompts: int) -> list[tuple[Tensor, Tensor]]:
         log_probs = self.subject.head(targets.hidden).float().log_softmax(-1)
