@@ -252,12 +252,24 @@ def test_there_are_tens_of_thousands_of_distinct_tasks():
 def test_examples_of_a_record_share_no_input_between_splits(family, variant):
     for task in tasks_of(family, variant, 3):
         record = task.record()
-        inputs = [example.input for part in (record.train, record.validation, record.test) for example in part]
-        assert len(set(inputs)) == len(inputs)
+        inputs = [{example.input for example in part} for part in (record.train, record.validation, record.test)]
+        assert len(set().union(*inputs)) == sum(map(len, inputs))
+        assert [len(inputs[1]), len(inputs[2])] == [len(record.validation), len(record.test)]
         assert record.train and record.validation and record.test
         assert len(record.train) >= 2 * len(record.test) >= 2
         assert all(same_task(text, record.instruction) for text in record.paraphrases)
         assert len({record.instruction, *record.paraphrases}) >= 6
+
+
+@pytest.mark.parametrize("n_train", [64, 256])
+@pytest.mark.parametrize("name", ["member.is", "conditional.labels"])
+def test_every_part_of_a_record_asks_for_both_answers(name, n_train):
+    family, variant = variant_of(name)
+    for task in tasks_of(family, variant, 5):
+        record = task.record(n_train=n_train)
+        for part in (record.train, record.validation, record.test):
+            outputs = [example.output for example in part]
+            assert all(outputs.count(label) >= len(outputs) / 8 for label in record.labels)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, v) in zip(VARIANT_NAMES, VARIANTS, strict=True) if v.labels])

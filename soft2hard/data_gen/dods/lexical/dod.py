@@ -57,35 +57,46 @@ class LexicalTask:
     def record(self, seed: int = 0, n_train: int = 64, n_validation: int = 16, n_test: int = 16) -> Task:
         """The task with examples drawn; train, validation and test share no input.
 
-        A task with fewer distinct inputs than asked for (a relation has 16) is split in the
-        proportions 2 : 1 : 1 instead.
+        Validation and test hold distinct inputs, fewer where a task has few (a relation has 16); train repeats
+        inputs where it needs to, so that it keeps the task's own mix of outputs.
         """
         rng = Random(f"{self.key}/{seed}")
-        examples = self._distinct(rng, n_train + n_validation + n_test)
-        if len(examples) < n_train + n_validation + n_test:
-            n_validation = n_test = len(examples) // 4
-            n_train = len(examples) - n_validation - n_test
+        train, validation, test = self._parts(rng, (n_train, n_validation, n_test))
         phrasings = range(1, len(self.variant.phrasings))
         return Task(
             name=self.key,
             family=self.family,
             instruction=self.instruction(),
             paraphrases=tuple(self.instruction(i, rng) for i in phrasings),
-            train=tuple(examples[:n_train]),
-            validation=tuple(examples[n_train : n_train + n_validation]),
-            test=tuple(examples[n_train + n_validation :]),
+            train=train,
+            validation=validation,
+            test=test,
             labels=self.variant.labels(self.values) if self.variant.labels else None,
         )
 
-    def _distinct(self, rng: Random, n: int) -> list[Example]:
-        """Up to `n` examples with distinct inputs, in random order."""
-        found: dict[str, Example] = {}
-        for _ in range(10 * n):
+    def _parts(self, rng: Random, sizes: tuple[int, int, int]) -> tuple[tuple[Example, ...], ...]:
+        """Train, validation and test examples.
+
+        Every input belongs to one part, dealt out 2 : 1 : 1 as inputs come up (for each output apart, where outputs
+        form a small closed set), and each part is filled from the same draws. From one pool of distinct inputs
+        the 16 words of a category would be used up in train, and test would hold the other answer alone.
+        """
+        parts: tuple[list[Example], ...] = ([], [], [])
+        part_of: dict[str, int] = {}
+        deals: dict[str, Iterator[int]] = {}
+        taken: set[str] = set()
+        for _ in range(20 * sum(sizes)):
             example = self.example(rng)
-            found.setdefault(example.input, example)
-            if len(found) == n:
+            group = example.output if self.variant.labels else ""
+            if example.input not in part_of:
+                part_of[example.input] = next(deals.setdefault(group, itertools.cycle((0, 1, 0, 2))))
+            part = part_of[example.input]
+            if len(parts[part]) < sizes[part] and (part == 0 or example.input not in taken):
+                parts[part].append(example)
+                taken.add(example.input)
+            if all(len(found) == size for found, size in zip(parts, sizes, strict=True)):
                 break
-        return list(found.values())
+        return tuple(map(tuple, parts))
 
 
 def make_task(family: str, variant: Variant, values: Values) -> LexicalTask:
