@@ -97,7 +97,8 @@ def _as_text(translation: "Translation") -> str:
 def _verdict(translation: "Translation") -> str:
     if translation.agreement is None:
         return f"{translation.verdict}: not run beside the soft prompt, for want of inputs or by --no-verify"
+    n = f"{translation.n_checks} other" if translation.n_checks else f"the {translation.n_probes} choosing"
     return (
         f"{translation.verdict}: the subject writes the same under both on {translation.agreement:.0%} of "
-        f"{translation.n_probes} inputs ({_SOURCES.get(translation.probe_source, translation.probe_source)})"
+        f"{n} inputs ({_SOURCES.get(translation.probe_source, translation.probe_source)})"
     )

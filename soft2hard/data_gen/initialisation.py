@@ -13,7 +13,7 @@ from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 
 START_FILE = "initial_prompt.safetensors"
-"""A subject's folder may hold a learned starting point under this name."""
+"""A subject's folder may hold under this name the common start of the prompts its translator was trained on."""
 
 
 def initial_prompt(

@@ -34,8 +34,8 @@ class Tuning:
     """Virtual tokens of each soft prompt."""
     init: str = "auto"
     """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'text:...'
-    (the tokens of a text), 'learned' (the start that comes with the subject), the path of a saved soft
-    prompt, or 'auto': learned where there is one of this length, else vocabulary."""
+    (the tokens of a text), 'learned' (the common start that comes with the subject), the path of a saved
+    soft prompt, or 'auto': learned where there is one of this length, else vocabulary."""
     steps: int = 150
     """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
     batch_size: int = 8

@@ -61,13 +61,13 @@ def evaluate_tasks(
 ) -> list[TaskResult]:
     """Tune, translate, verify and score. Test examples are used for the scores alone.
 
-    Probe inputs are the tasks' validation inputs, without their outputs. `tuning_subject` is the same model
-    in another precision, to tune with.
+    Candidates are chosen on the tasks' validation inputs and judged on training inputs, both without their
+    outputs. `tuning_subject` is the same model in another precision, to tune with.
     """
     tuned = {r.task.name: r.soft_prompt for r in Tuner(tuning_subject or subject, tuning).tune(tasks)}
     soft: list[SoftPrompt] = [tuned[task.name] for task in tasks]
     log(f"seed {tuning.seed}: {len(soft)} soft prompts tuned")
-    inputs = [[e.input for e in task.validation] for task in tasks]
+    inputs = [[e.input for e in (*task.validation, *task.train)] for task in tasks]
     translations = translate(soft, translator, subject, config, inputs=inputs, runner=make_runner(subject))
     log(f"seed {tuning.seed}: {len(translations)} translations verified")
     columns: dict[str, list[Prompt]] = {

@@ -13,6 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
 
+MAX_INSTRUCTION_TOKENS = 64
+"""Longest instruction that is learned or written, in tokens; the rest is cut."""
+
 
 class CorpusPairs(Dataset):
     """Soft prompt and instruction pairs of a corpus.
@@ -66,7 +69,7 @@ class PairCollator:
 
     tokenizer: PreTrainedTokenizerBase
     eos_id: int
-    max_words: int = 64
+    max_words: int = MAX_INSTRUCTION_TOKENS
     """Longest instruction kept, in tokens; the rest is cut."""
 
     def encode(self, text: str) -> list[int]:

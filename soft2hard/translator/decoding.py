@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from soft2hard.softprompt import SoftPrompt
+from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.model import Translator
 
-MAX_TOKENS = 48
 _ROWS_AT_ONCE = 1024
 
 
@@ -43,8 +43,8 @@ def propose(
                 inputs_embeds=model.reader(soft).to(model.seq2seq.dtype), attention_mask=mask
             ).last_hidden_state
             batches = [_generate(translator, encoded, mask, num_beams=1, do_sample=False)]
-            n_beams = n_candidates // 4
-            if n_beams > 1:
+            n_beams = n_candidates // 4 if n_candidates >= 8 else 0
+            if n_beams:
                 batches.append(_generate(translator, encoded, mask, num_beams=n_beams, do_sample=False, n=n_beams))
             n_samples = n_candidates - 1 - n_beams
             if n_samples > 0:
@@ -62,7 +62,7 @@ def _generate(translator: Translator, encoded: Tensor, mask: Tensor, n: int = 1,
         # generate() changes the object it is given, so each call gets its own.
         encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
         attention_mask=mask,
-        max_new_tokens=MAX_TOKENS,
+        max_new_tokens=MAX_INSTRUCTION_TOKENS,
         num_return_sequences=n,
         **settings,
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,9 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from soft2hard.data_gen.corpus import content_hash
 from soft2hard.errors import UserError
+from soft2hard.files import atomic_write
 from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Subject
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
@@ -80,18 +83,17 @@ def train_translator(
     """Train on a corpus, keep the weights with the lowest loss on validation tasks, and save to `folder`.
 
     A killed training goes on from its last epoch when called again with the same folder, and one that has
-    ended with the same settings is read back. Raises UserError where a task stands in both corpora, or where
-    pre-training lacks the subject.
+    ended is read back; `resume=False` begins anew. Raises UserError where a task stands in both corpora, where
+    pre-training lacks the subject, or where the folder holds a training with other settings or data.
     """
     folder = Path(folder)
     _refuse_leak(corpus, validation)
-    if resume and (folder / "translator").is_dir():
+    _claim(folder, _identity(translator, corpus, validation, config), resume)
+    if (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator")
-        same_settings = ended.card.training.get("config") == asdict(config)
-        if same_settings and ended.card.fingerprint == translator.card.fingerprint:
-            translator.model.load_state_dict(ended.model.state_dict())
-            translator.card = ended.card
-            return translator
+        translator.model.load_state_dict(ended.model.state_dict())
+        translator.card = ended.card
+        return translator
     if config.pretrain_pairs and not _finished(folder / "pretraining"):
         if subject is None:
             raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
@@ -100,13 +102,36 @@ def train_translator(
         _load_weights(translator.model, folder / "pretraining")
     train = CorpusPairs(corpus, paraphrase_share=config.paraphrase_share, noise=config.noise, seed=config.seed)
     trainer = _trainer(translator, train, CorpusPairs(validation), config, folder)
-    checkpoint = _last_checkpoint(folder) if resume else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer))
     if trainer.is_world_process_zero():
         translator.model.eval()
         translator.save_pretrained(folder / "translator")
     return translator
+
+
+def _identity(translator: Translator, corpus, validation, config: TranslatorTraining) -> dict:
+    """All that decides what a training ends in, as plain JSON."""
+    return {
+        "config": asdict(config),
+        "subject": translator.card.fingerprint,
+        "corpus": content_hash(corpus),
+        "validation": content_hash(validation),
+    }
+
+
+def _claim(folder: Path, identity: dict, resume: bool) -> None:
+    """Mark the folder as that of one training, or raise UserError where it is another's."""
+    path = folder / "training.json"
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes, the first speaks for all
+    if not resume:
+        for name in ("translator", "checkpoints", "pretraining"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    elif path.exists() and json.loads(path.read_text()) != identity:
+        raise UserError(f"'{folder}' holds a training with other settings or data.", "Choose another folder.")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(identity, indent=2))
 
 
 def _refuse_leak(corpus: datasets.Dataset, validation: datasets.Dataset) -> None:

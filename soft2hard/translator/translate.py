@@ -25,7 +25,10 @@ class TranslateConfig:
     n_candidates: int = 64
     """Candidates asked of the translator for each soft prompt."""
     n_probes: int = 16
-    """Inputs on which candidates are compared with the soft prompt."""
+    """Inputs on which candidates are compared with the soft prompt, to choose among them."""
+    n_checks: int = 16
+    """Further inputs, where there are any, on which the chosen text alone is judged: the verdict of inputs that
+    chose it would flatter it."""
     refine_rounds: int = 2
     """Rounds of local search around the best candidates; it ends early when nothing improves."""
     max_new_tokens: int = 16
@@ -50,14 +53,18 @@ class Translation:
     """What the translator writes without verification."""
     verdict: Verdict
     agreement: float | None
-    """Share of probe inputs on which text and soft prompt make the subject write the same."""
+    """Share of inputs on which text and soft prompt make the subject write the same: of the check inputs, or of the
+    probe inputs where none were left to check on."""
     divergence: float | None
-    """Mean KL(soft || hard) over output positions, nats."""
+    """Mean KL(soft || hard) over output positions of the same inputs, nats."""
     n_probes: int
+    """Inputs that chose the text."""
+    n_checks: int
+    """Other inputs that the agreement and the verdict were taken on; 0 where they come from the probe inputs."""
     probe_source: str
     """'examples', 'invented by the subject' or 'none'."""
     candidates: tuple[Candidate, ...]
-    """The best candidates, most faithful first."""
+    """The best candidates, most faithful on the probe inputs first."""
 
     def to_json(self) -> dict:
         """As plain JSON values."""
@@ -95,14 +102,15 @@ def translate(
     verifier = Verifier(runner or make_runner(subject), config.max_new_tokens)
     probe_inputs, source = _probe_inputs(subject, soft_prompts, inputs, config)
     enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
-    probes = dict(
-        zip(enough, verifier.probe([soft_prompts[i] for i in enough], [probe_inputs[i] for i in enough]), strict=True)
-    )
+    probes = _probes(verifier, soft_prompts, {i: probe_inputs[i][: config.n_probes] for i in enough})
+    leftover = {i: probe_inputs[i][config.n_probes :] for i in enough}
+    checks = _probes(verifier, soft_prompts, {i: left for i, left in leftover.items() if len(left) >= MIN_PROBES})
     results = []
     for i, texts in enumerate(proposals):
         if i in probes:
             ranked = _choose(translator, verifier, soft_prompts[i], texts, probes[i], config.refine_rounds)
-            results.append(_verified(labels[i], texts, ranked, probes[i], source))
+            check = _checked(verifier, ranked, checks.get(i))
+            results.append(_verified(labels[i], texts, ranked, check, (probes[i], checks.get(i)), source))
         else:
             results.append(_unverified(labels[i], texts))
         if progress:
@@ -112,13 +120,28 @@ def translate(
 
 def _probe_inputs(subject, soft_prompts, inputs, config: TranslateConfig) -> tuple[list[list[str]], str]:
     if inputs is None:
-        invented = invented_inputs(subject, soft_prompts, config.n_probes, config.seed)
+        invented = invented_inputs(subject, soft_prompts, config.n_probes + config.n_checks, config.seed)
         return invented, "invented by the subject"
     if inputs and isinstance(inputs[0], str):
         inputs = [inputs] * len(soft_prompts)
     if len(inputs) != len(soft_prompts):
         raise UserError(f"{len(inputs)} lists of inputs for {len(soft_prompts)} soft prompts.", "Give one list each.")
-    return [list(dict.fromkeys(of_prompt))[: config.n_probes] for of_prompt in inputs], "examples"
+    n = config.n_probes + config.n_checks
+    return [list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs], "examples"
+
+
+def _probes(verifier: Verifier, soft_prompts: Sequence[SoftPrompt], inputs: dict[int, list[str]]) -> dict[int, Probes]:
+    """What the soft prompts of these numbers make of their inputs, all in shared batches."""
+    found = verifier.probe([soft_prompts[i] for i in inputs], list(inputs.values())) if inputs else []
+    return dict(zip(inputs, found, strict=True))
+
+
+def _checked(verifier: Verifier, ranked: list[Candidate], checks: Probes | None) -> Candidate | None:
+    """The chosen candidate on inputs that did not choose it, where there are any."""
+    if not ranked or checks is None:
+        return None
+    (check,) = verifier.verify([ranked[0].text], checks) or (None,)
+    return check
 
 
 def _choose(
@@ -128,7 +151,7 @@ def _choose(
     ranked = sorted(verifier.verify(texts, probes), key=lambda c: c.rank)
     for _ in range(rounds):
         if ranked and ranked[0].agreement == 1:
-            break  # nothing on these probes could be better
+            break  # as good as the probes can tell, but for the divergence
         seen = {candidate.text for candidate in ranked}
         near = [t for t in neighbours(translator, soft_prompt, [c.text for c in ranked[:_REFINED]]) if t not in seen]
         best = ranked[0] if ranked else None
@@ -138,23 +161,31 @@ def _choose(
     return ranked
 
 
-def _verified(label: str, texts: list[str], ranked: list[Candidate], probes: Probes, source: str) -> Translation:
+def _verified(
+    label: str,
+    texts: list[str],
+    ranked: list[Candidate],
+    check: Candidate | None,
+    probes: tuple[Probes, Probes | None],
+    source: str,
+) -> Translation:
     if not ranked:
         return _unverified(label, texts)
-    best = ranked[0]
+    judged = check or ranked[0]
     return Translation(
-        label,
-        best.text,
-        texts[0],
-        verdict_of(best.agreement),
-        best.agreement,
-        best.divergence,
-        len(probes.inputs),
-        source,
-        tuple(ranked[:_KEPT_CANDIDATES]),
+        soft_prompt=label,
+        text=ranked[0].text,
+        greedy=texts[0],
+        verdict=verdict_of(judged.agreement),
+        agreement=judged.agreement,
+        divergence=judged.divergence,
+        n_probes=len(probes[0].inputs),
+        n_checks=len(probes[1].inputs) if check and probes[1] else 0,
+        probe_source=source,
+        candidates=tuple(ranked[:_KEPT_CANDIDATES]),
     )
 
 
 def _unverified(label: str, texts: list[str]) -> Translation:
     text = texts[0] if texts else ""
-    return Translation(label, text, text, "unverified", None, None, 0, "none", ())
+    return Translation(label, text, text, "unverified", None, None, 0, 0, "none", ())
