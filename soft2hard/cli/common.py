@@ -46,14 +46,14 @@ def quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def load_subject(name: str, *, for_tuning: bool = False) -> "Subject":
-    """The subject by its name on the command line; for tuning, in the precision that is fastest for it."""
+def load_subject(name: str, *, fast: bool = False) -> "Subject":
+    """The subject by its name on the command line; `fast`: in the precision that is fastest here, if saved in it."""
     from soft2hard.checkpoints import resolve
     from soft2hard.precision import load_for_tuning
     from soft2hard.subject import Subject
 
     path = resolve(name, "subject")
-    return load_for_tuning(path) if for_tuning else Subject.from_pretrained(path)
+    return load_for_tuning(path) if fast else Subject.from_pretrained(path)
 
 
 @contextmanager

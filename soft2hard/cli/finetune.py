@@ -87,7 +87,7 @@ def finetune(
     new_tasks = tuple(read_tasks(tasks, tuning_config.seed))
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
-    lm = load_subject(subject, for_tuning=True)
+    lm = load_subject(subject, fast=True)
     model = Translator.from_pretrained(resolve(translator, "translator"))
     model.check_subject(lm)
     old = [] if mix is None else load_corpora([mix], lm)

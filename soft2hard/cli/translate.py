@@ -74,7 +74,7 @@ def translate(
         from soft2hard.translator.translate import translate as translate_all
 
         model = Translator.from_pretrained(resolve(translator, "translator"))
-        lm = load_subject(subject) if verify else None
+        lm = load_subject(subject, fast=True) if verify else None
         # Unverified, there is nothing to choose among candidates by.
         config = TranslateConfig(n_candidates=candidates if verify else 1, n_probes=probes, seed=seed)
         names = [str(path) for path in found]

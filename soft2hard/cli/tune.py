@@ -110,7 +110,7 @@ def _tune_files(paths: list[Path], subject: str, config: "Tuning", output: Path,
     from soft2hard.data_gen.tuning import Tuner
 
     tasks = read_tasks(paths, config.seed)
-    lm = load_subject(subject, for_tuning=True)
+    lm = load_subject(subject, fast=True)
     settings = {"tasks": content_hash(tasks), "subject": lm.fingerprint, "format": format_.value}
     finished: dict[str, Tuned] = {}
     with no_remains(output), progress_bar() as progress:
@@ -171,7 +171,7 @@ def _tune_corpus(
     from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan
     from soft2hard.data_gen.dods.lexical import LexicalDoD
 
-    lm = load_subject(subject, for_tuning=True)
+    lm = load_subject(subject, fast=True)
     plan = CorpusPlan(dod, split.value, n_tasks, lm.fingerprint, config, snapshot_steps, shard_size, task_seed)
     # Two families are kept from translators while they learn, to measure them on the unseen.
     source = LexicalDoD(for_translator=split is not SplitName.test)
