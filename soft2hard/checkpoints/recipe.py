@@ -72,7 +72,7 @@ class Recipe:
 
 CPU = Recipe(
     subject=LMTraining(_subject_architecture(192, 5), steps=2700, rows=64, row_length=64),
-    api_model=LMTraining(_api_architecture(256, 4), steps=1200, rows=48, row_length=80, seed=1),
+    api_model=LMTraining(_api_architecture(256, 4), steps=700, rows=48, row_length=80, seed=1),
     api_vocab=900,
     tuning=Tuning(n_tokens=8, steps=60, batch_size=6, lr=1.2, eval_every=20, patience=3, slots=64),
     start_text=START_TEXT,
