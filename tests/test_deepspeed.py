@@ -35,7 +35,7 @@ def test_two_processes_share_the_optimizer_and_save_one_translator_with_its_best
     # 18 pairs, two processes of four pairs a step: three steps an epoch.
     steps = tiny_training.logged(tmp_path, "eval_loss")
     assert list(steps) == [3, 6, 9, 12]
-    assert steps[12] < 0.9 * steps[3]
+    assert steps[12] < 0.95 * steps[3]
     parts = list((tmp_path / "checkpoints" / "checkpoint-12").rglob("zero_pp_rank_*_optim_states.pt"))
     assert len(parts) == 2
 

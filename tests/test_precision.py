@@ -1,5 +1,7 @@
 """Subjects loaded for tuning are the same subjects."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from tests import tiny_models
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["saved in float32", "saved in bfloat16"])
 def saved(request, tmp_path):
     subject = tiny_models.subject("llama")
-    subject.model.to(request.param).save_pretrained(tmp_path)
+    deepcopy(subject.model).to(request.param).save_pretrained(tmp_path)  # the subject is shared among tests
     subject.tokenizer.save_pretrained(tmp_path)
     return tmp_path, request.param
 

@@ -377,9 +377,9 @@ def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_p
     translator = Translator.from_pretrained(out / "translator")
     assert translator.card.fingerprint == subject.fingerprint
     assert len(propose(translator, prompts[:2], n_candidates=2)) == 2
-    shown = [load_corpus(tmp_path / "run" / "corpus" / name) for name in ("learned", "random", "validation")]
+    shown = [load_corpus(tmp_path / "run" / "corpus" / name) for name in ("common", "long", "random", "validation")]
     splits = [{parse(text).split for text in corpus["instruction"]} for corpus in shown]
-    assert splits == [{"train"}, {"train"}, {"validation"}]
+    assert splits == [{"train"}, {"train"}, {"train"}, {"validation"}]
     assert not {family for corpus in shown for family in corpus["family"]} & set(UNSEEN_FAMILIES)
     resumed, _ = subject_trainer(build.recipe.subject, tmp_path / "run" / "subject")
     assert resumed.step == build.recipe.subject.steps  # run again, it would train nothing twice
