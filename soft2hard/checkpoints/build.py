@@ -159,6 +159,7 @@ class Build:
                 prompt = found[task.name].soft_prompt
                 replace(prompt, subject="embedded").save(folder / file)
                 about.append(cards.sample_record(file, found[task.name]))
+                (folder / file).with_suffix(".jsonl").write_text(cards.example_lines(task))
             (folder / "tasks.json").write_text(json.dumps(about, indent=2))
         self.log(f"samples: saved to {self.out / 'soft_prompts'}")
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuned
 from soft2hard.data_gen.world.lm_training import LMTrainer
 from soft2hard.translator.card import TranslatorCard
@@ -100,3 +101,8 @@ def sample_record(file: str, tuned: Tuned) -> dict:
         "steps": tuned.best_step,
         "examples": [{"input": e.input, "output": e.output} for e in task.test],
     }
+
+
+def example_lines(task: Task) -> str:
+    """Test examples of a task as a JSONL task file, to verify a translation on (`translate --examples`)."""
+    return "".join(json.dumps({"input": e.input, "output": e.output}) + "\n" for e in task.test)
