@@ -40,7 +40,7 @@ class Tuning:
     """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
     batch_size: int = 8
     """Examples a step."""
-    lr: float = 0.03
+    lr: float = 1.0
     """Adam's learning rate, in units of the root mean square of the subject's embeddings."""
     warmup: int = 5
     """Steps over which the learning rate rises."""
