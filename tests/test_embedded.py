@@ -10,6 +10,7 @@ import pytest
 from soft2hard import SoftPrompt, Subject, Translator, translate
 from soft2hard.checkpoints import EMBEDDED, embedded_path
 from soft2hard.data_gen.dods.lexical import parse
+from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.eval.recovery import accuracies, held_out_tasks
 from soft2hard.subject import Query
 from soft2hard.translator.translate import TranslateConfig
@@ -96,3 +97,10 @@ def test_the_command_line_translates_a_sample_out_of_the_box(samples):
     (translation,) = json.loads(done.stdout)["translations"]
     assert translation["verdict"] in ("faithful", "doubtful", "failed")
     assert translation["probe_source"] == "invented by the subject"
+
+
+def test_default_tuning_teaches_the_subject_a_task_from_examples_alone(subject):
+    (task,) = held_out_tasks(1)
+    (tuned,) = Tuner(subject, Tuning(steps=60)).tune([task])
+    assert tuned.validation_loss < 0.3 < tuned.initial_loss
+    assert accuracies(subject, [(tuned.soft_prompt, task)])[0] >= 0.8
