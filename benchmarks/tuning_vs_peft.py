@@ -29,6 +29,7 @@ from soft2hard.data_gen.initialisation import initial_prompt
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
 from soft2hard.errors import UserError
+from soft2hard.scripting import run_script
 from soft2hard.shared_prefix import EncodedExample, encode_example
 from soft2hard.subject import Subject
 
@@ -229,8 +230,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(error.exit_code) from None
+    run_script(main)

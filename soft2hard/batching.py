@@ -3,6 +3,7 @@
 from collections.abc import Sequence as Rows
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -45,3 +46,15 @@ def pad(
 def positions(mask: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
     """Position of each real token within its own sequence; 0 at the padding."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def segment_mask(segment: Int[np.ndarray, "rows length"]) -> Bool[np.ndarray, "rows length length"]:
+    """Which keys (last axis) each query (middle axis) of rows of several sequences may attend to.
+
+    Segment 0 is seen by all that follow it in its row, any other segment by itself alone, -1 (padding) by nobody.
+    """
+    query, key = segment[:, :, None], segment[:, None, :]
+    length = segment.shape[1]
+    together = (key == query) | (key == 0)
+    # Padding positions attend to themselves, or softmax would have nothing to normalise.
+    return np.tril(np.ones((length, length), bool)) & together & (key >= 0) | np.eye(length, dtype=bool)

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from soft2hard.checkpoints import embedded_path
 from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, final_tuning
-from soft2hard.errors import UserError
 from soft2hard.eval.recovery import TaskResult, evaluate_tasks, held_out_tasks
 from soft2hard.precision import load_for_tuning
+from soft2hard.scripting import run_script
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
 
@@ -59,8 +59,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(error.exit_code) from None
+    run_script(main)

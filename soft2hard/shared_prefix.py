@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from soft2hard.batching import pad, positions
+from soft2hard.batching import pad, positions, segment_mask
 from soft2hard.subject import Subject
 
 _HIDDEN = -30000.0  # additive mask; finite in bfloat16, and exp() of it is zero
@@ -124,16 +124,7 @@ class _SharedLayout:
                 targets += [(row, first + i, token, number) for i, token in enumerate(example.output)]
                 at = end
         self.row, self.column, self.target_ids, self.example = np.array(targets, np.int64).T.copy()
-        self.allowed = _allowed(segment)
-
-
-def _allowed(segment: np.ndarray) -> np.ndarray:
-    """Which keys (last axis) each query (middle axis) of each row may attend to."""
-    query, key = segment[:, :, None], segment[:, None, :]
-    length = segment.shape[1]
-    together = (key == query) | (key == 0)
-    # Padding positions attend to themselves, or softmax would have nothing to normalise.
-    return np.tril(np.ones((length, length), bool)) & together & (key >= 0) | np.eye(length, dtype=bool)
+        self.allowed = segment_mask(segment)
 
 
 class RepeatedPrefixRunner:

@@ -22,10 +22,11 @@ from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Split
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
-from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer, train_language_model
+from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_folder
 from soft2hard.precision import load_for_tuning
+from soft2hard.scripting import run_script
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
@@ -57,7 +58,8 @@ class Build:
         self._language_model(trainer, tokenizer, "api_model")
 
     def _language_model(self, trainer: LMTrainer, tokenizer, name: str) -> None:
-        train_language_model(trainer, lambda entry: self._log_entry(name, entry), lambda step: None)
+        for _ in trainer.run(lambda entry: self._log_entry(name, entry)):
+            pass  # it logs and saves by itself
         scores = {
             "zero_shot": evaluate(trainer.model, trainer.builder, "test", n_per_family=64),
             "few_shot": evaluate(trainer.model, trainer.builder, "test", n_per_family=64, few_shot=True),
@@ -199,8 +201,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(error.exit_code) from None
+    run_script(main)

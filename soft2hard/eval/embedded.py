@@ -19,11 +19,11 @@ import typer
 from soft2hard.checkpoints import embedded_path
 from soft2hard.checkpoints.recipe import FINAL_EXAMPLES, final_tuning, recipe_named
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES
-from soft2hard.errors import UserError
 from soft2hard.eval.figure import draw_families
 from soft2hard.eval.recovery import TaskResult, as_rows, by_family, evaluate_tasks, held_out_tasks, summary
 from soft2hard.files import atomic_write
 from soft2hard.precision import load_for_tuning
+from soft2hard.scripting import run_script
 from soft2hard.subject import Subject
 from soft2hard.translator.card import read_card
 from soft2hard.translator.model import Translator
@@ -118,8 +118,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(error.exit_code) from None
+    run_script(main)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from soft2hard.data_gen.tuning import embedding_scale
 from soft2hard.subject import Subject
 
 
@@ -49,7 +50,7 @@ def imitation_pairs(
     subject: Subject, instructions: list[str], rng: Random, noising: Noising = Noising()
 ) -> Iterator[tuple[Tensor, str]]:
     """Endless pairs of imitation soft prompt and instruction."""
-    scale = subject.embedding.float().square().mean().sqrt().item()
+    scale = embedding_scale(subject)
     embedded = [subject.embed_text(text).float().cpu() for text in instructions]
     while True:
         i = rng.randrange(len(instructions))

@@ -155,9 +155,8 @@ def _pretrain(translator: Translator, corpus: datasets.Dataset, subject: Subject
 
 
 def _save_weights(model: nn.Module, folder: Path) -> None:
-    temporary = folder / "weights.tmp"
-    torch.save(model.state_dict(), temporary)
-    os.replace(temporary, folder / "weights.pt")
+    with atomic_write(folder / "weights.pt") as temporary:
+        torch.save(model.state_dict(), temporary)
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:

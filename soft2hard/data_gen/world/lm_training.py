@@ -6,7 +6,6 @@ model still errs are drawn more often.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from soft2hard.data_gen.tasks import Split
 from soft2hard.data_gen.world.positional_heads import add_look_back_heads
 from soft2hard.data_gen.world.rows import IGNORE, RowBuilder, Rows, joined
 from soft2hard.errors import UserError
+from soft2hard.files import atomic_write
 
 SINGLE_WORD = ("classify", "member", "relation", "label", "position")
 
@@ -228,9 +228,8 @@ class LMTrainer:
             "family_loss": self.sampler.loss,
             "config": json.dumps(asdict(self.config), sort_keys=True),
         }
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        with atomic_write(self.checkpoint) as temporary:
+            torch.save(state, temporary)
 
     def resume(self) -> bool:
         if not self.checkpoint.exists():

@@ -1,7 +1,6 @@
 """From a training run to a saved Hugging Face model, for both embedded language models."""
 
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -49,12 +48,6 @@ def _trainer(config: LMTraining, tokenizer: PreTrainedTokenizerBase, encode: Enc
     trainer = LMTrainer(config, model, builder, folder)
     trainer.resume()
     return trainer
-
-
-def train_language_model(trainer: LMTrainer, log: Callable[[dict], None], on_step: Callable[[int], None]) -> None:
-    """Train to the end."""
-    for step in trainer.run(log):
-        on_step(step)
 
 
 def save_language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, folder: Path) -> None:

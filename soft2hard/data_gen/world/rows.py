@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from soft2hard.batching import segment_mask
 from soft2hard.data_gen.dods.lexical import LexicalTask
 from soft2hard.template import Template
 
@@ -63,15 +64,10 @@ class RowBuilder:
         ids = np.full(shape, self.pad, np.int64)
         labels = np.full(shape, IGNORE, np.int64)
         positions, segment, answer = (np.zeros(shape, np.int64) for _ in range(3))
-        chained = np.zeros(len(tasks), bool)
         for row, task in enumerate(tasks):
-            chained[row] = rng.random() < few_shot_share
-            self._fill(task, rng, chained[row], ids[row], labels[row], positions[row], segment[row], answer[row])
-        # Padding has segment -1: it sees only itself, and nobody sees it.
-        query, key = segment[:, :, None], segment[:, None, :]
-        order = np.tril(np.ones((self.length, self.length), bool))
-        together = (key == query) | (key == 0) | (chained[:, None, None] & (key >= 0))
-        allowed = order & together | np.eye(self.length, dtype=bool)
+            chained = rng.random() < few_shot_share
+            self._fill(task, rng, chained, ids[row], labels[row], positions[row], segment[row], answer[row])
+        allowed = segment_mask(segment)
         weights = np.where(answer > 0, 1.0, CONTEXT_WEIGHT) * (labels != IGNORE)
         return Rows(*map(torch.from_numpy, (ids, positions, allowed, labels, weights.astype(np.float32), answer)))
 
@@ -116,7 +112,7 @@ class RowBuilder:
                 return
             n_examples += 1
             ids[at:end] = tokens
-            segment[at:end] = n_examples
+            segment[at:end] = 0 if chained else n_examples  # the examples of a chain see all earlier ones
             positions[at:end] = range(at, end) if chained else range(start, start + len(tokens))
             labels[at : end - 1] = tokens[1:]
             # In a chain the token after an output is the next "Input:", but a model that is asked
