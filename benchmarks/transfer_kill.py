@@ -21,7 +21,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.transfer_kill_worker import all_requests
-from soft2hard.eval.transfer.ledger import Ledger
+from soft2hard.api.ledger import Ledger
 from tests.fault_server import FaultServer
 
 WORKER = Path(__file__).with_name("transfer_kill_worker.py")

@@ -8,11 +8,11 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from soft2hard.eval.transfer.claims import drop_dead_claims
-from soft2hard.eval.transfer.client import ApiClient, Patience
-from soft2hard.eval.transfer.ledger import Ledger
-from soft2hard.eval.transfer.requests import ApiModel, Request, make_request
-from soft2hard.eval.transfer.sending import Sender
+from soft2hard.api.claims import drop_dead_claims
+from soft2hard.api.client import ApiClient, Patience
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.requests import ApiModel, Request, make_request
+from soft2hard.api.sending import Sender
 
 
 def all_requests(url: str, n: int) -> list[Request]:

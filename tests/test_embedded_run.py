@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soft2hard.api.ledger import Spent
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, parse
 from soft2hard.demo import demo_evaluation
 from soft2hard.eval.cases import drawn_tasks
@@ -15,7 +16,6 @@ from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.embedded import markdown as transfer_table
 from soft2hard.eval.transfer.embedded import of_gold
-from soft2hard.eval.transfer.ledger import Spent
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
 from soft2hard.eval.transfer.scoring import Score
 from tests.report_runs import FAMILIES, rows_of, write_run

@@ -15,14 +15,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
+from soft2hard.api.client import Patience
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.errors import UserError
 from soft2hard.eval.config import Evaluation, parse_config
 from soft2hard.eval.generator_api import ApiGenerator
 from soft2hard.eval.generators import LocalGenerator
 from soft2hard.eval.models import Models
-from soft2hard.eval.transfer.client import Patience
-from soft2hard.eval.transfer.ledger import Ledger
-from soft2hard.eval.transfer.requests import ApiModel, Layout
 from soft2hard.subject import Subject
 from tests import tiny_models
 from tests.fault_server import KEY, TRANSIENT, FaultServer

@@ -15,6 +15,7 @@ import typer
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner, Result
 
+from soft2hard.api.ledger import Spent
 from soft2hard.cli.app import _Commands
 from soft2hard.cli.report import report
 from soft2hard.errors import UserError
@@ -28,7 +29,6 @@ from soft2hard.eval.report.figures import SCORE, per_task
 from soft2hard.eval.report.markdown import plain
 from soft2hard.eval.report.soft_prompt_map import principal_components
 from soft2hard.eval.report.tables import costs, failures, family_cells, main_table, verdict_lines
-from soft2hard.eval.transfer.ledger import Spent
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
 from soft2hard.eval.transfer.scoring import Score
 from tests.report_runs import HOSTILE, record_of, rows_of, write_run

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from soft2hard.eval.transfer.answers import Fault
-from soft2hard.eval.transfer.batch import BatchSender
-from soft2hard.eval.transfer.batch_files import input_line, parts, read_lines
-from soft2hard.eval.transfer.batch_rows import advance, any_open, make_batch
-from soft2hard.eval.transfer.claims import claim
-from soft2hard.eval.transfer.client import ApiClient, Patience
-from soft2hard.eval.transfer.ledger import Ledger
-from soft2hard.eval.transfer.prices import Price
-from soft2hard.eval.transfer.requests import ApiModel, Request, make_request
-from soft2hard.eval.transfer.sending import Sent
+from soft2hard.api.answers import Fault
+from soft2hard.api.batch import BatchSender
+from soft2hard.api.batch_files import input_line, parts, read_lines
+from soft2hard.api.batch_rows import advance, any_open, make_batch
+from soft2hard.api.claims import claim
+from soft2hard.api.client import ApiClient, Patience
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import Price
+from soft2hard.api.requests import ApiModel, Request, make_request
+from soft2hard.api.sending import Sent
 from tests.fault_server import KEY, BatchScript, FaultServer
 
 QUICK = Patience(attempts=4, timeout=5.0, first_wait=0.01, longest_wait=0.05)
@@ -180,7 +180,7 @@ def test_files_hold_as_many_requests_as_the_api_takes_and_no_key(monkeypatch: py
     request = make_request(model, "Say it.", "w", {})
     assert b'"custom_id": "' + request.key.encode() in input_line(request) and KEY.encode() not in input_line(request)
     assert [len(part) for part in parts([request] * 7, 3)] == [3, 3, 1]
-    monkeypatch.setattr("soft2hard.eval.transfer.batch_files.MOST_BYTES", 2 * len(input_line(request)))
+    monkeypatch.setattr("soft2hard.api.batch_files.MOST_BYTES", 2 * len(input_line(request)))
     assert [len(part) for part in parts([request] * 5)] == [2, 2, 1]
     with pytest.raises(Fault):
         read_lines('{"custom_id": "a"}\n{"custom')

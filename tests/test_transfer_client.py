@@ -9,11 +9,11 @@ from email.utils import format_datetime
 
 import pytest
 
+from soft2hard.api.answers import Answer, Fault, read_reply, retry_after
+from soft2hard.api.client import ApiClient, Patience, read_key
+from soft2hard.api.limiter import Limiter
+from soft2hard.api.requests import ApiModel, Layout, Request, make_request
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.answers import Answer, Fault, read_reply, retry_after
-from soft2hard.eval.transfer.client import ApiClient, Patience, read_key
-from soft2hard.eval.transfer.limiter import Limiter
-from soft2hard.eval.transfer.requests import ApiModel, Layout, Request, make_request
 from tests.fault_server import KEY, TRANSIENT, FaultServer
 
 QUICK = Patience(attempts=4, timeout=2.0, first_wait=0.01, longest_wait=0.05)

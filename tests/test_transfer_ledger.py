@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from soft2hard.api.answers import Answer, Fault
+from soft2hard.api.claims import claim, drop_dead_claims
+from soft2hard.api.ledger import Ledger, Outcome
+from soft2hard.api.ledger_schema import SCHEMA_VERSION
+from soft2hard.api.requests import ApiModel, Request, make_request
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.answers import Answer, Fault
-from soft2hard.eval.transfer.claims import claim, drop_dead_claims
-from soft2hard.eval.transfer.ledger import Ledger, Outcome
-from soft2hard.eval.transfer.ledger_schema import SCHEMA_VERSION
-from soft2hard.eval.transfer.requests import ApiModel, Request, make_request
 
 MODEL = ApiModel("m", "http://127.0.0.1:1/v1")
 

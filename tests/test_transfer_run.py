@@ -15,16 +15,16 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from soft2hard.api.ledger import StoredAnswer
+from soft2hard.api.ledger_schema import SCHEMA_VERSION
+from soft2hard.api.requests import ApiModel
 from soft2hard.cli.app import _Commands
 from soft2hard.cli.transfer import transfer
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.judge import JUDGE_PROMPT, Judge, judge_cells
-from soft2hard.eval.transfer.ledger import StoredAnswer
-from soft2hard.eval.transfer.ledger_schema import SCHEMA_VERSION
 from soft2hard.eval.transfer.plan import plan
 from soft2hard.eval.transfer.prompts import PromptRow, read_prompts
-from soft2hard.eval.transfer.requests import ApiModel
 from soft2hard.eval.transfer.results import TransferResult
 from tests.fault_server import KEY, FaultServer
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
+from soft2hard.api.prices import DEFAULT_PRICES, Price, PriceTable, money, read_prices, total
+from soft2hard.api.requests import ApiModel, make_request
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.prices import DEFAULT_PRICES, Price, PriceTable, money, read_prices, total
-from soft2hard.eval.transfer.requests import ApiModel, make_request
 from soft2hard.eval.transfer.scoring import Scored, paired_tests, score
 
 OPENAI = "https://api.openai.com/v1"

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from soft2hard import Subject
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import PriceTable
+from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
-from soft2hard.eval.transfer.ledger import Ledger
 from soft2hard.eval.transfer.plan import Asking, plan
-from soft2hard.eval.transfer.prices import PriceTable
 from soft2hard.eval.transfer.prompts import reference_points
-from soft2hard.eval.transfer.requests import ApiModel
 from soft2hard.eval.transfer.results import collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import Served, can_serve, served

@@ -12,8 +12,8 @@ from soft2hard.cli.common import progress_bar, say
 from soft2hard.errors import UserError
 
 if TYPE_CHECKING:
+    from soft2hard.api.requests import ApiModel
     from soft2hard.eval.transfer.judge import Judge
-    from soft2hard.eval.transfer.requests import ApiModel
 
 
 def transfer(
@@ -100,11 +100,11 @@ def transfer(
 
     [bold]Example:[/bold] soft2hard transfer prompts.jsonl --tasks mine/ --model gpt-4.1-mini --dry-run
     """
-    from soft2hard.eval.transfer.client import Patience
-    from soft2hard.eval.transfer.ledger import Ledger
+    from soft2hard.api.client import Patience
+    from soft2hard.api.ledger import Ledger
+    from soft2hard.api.prices import DEFAULT_PRICES, read_prices
     from soft2hard.eval.transfer.material import Wanted, gather
     from soft2hard.eval.transfer.plan import Asking, estimates, plan
-    from soft2hard.eval.transfer.prices import DEFAULT_PRICES, read_prices
     from soft2hard.eval.transfer.results import collect
     from soft2hard.eval.transfer.run import Sending, Transfer, judge_answers
     from soft2hard.eval.transfer.tables import estimate_text, result_text
@@ -145,8 +145,8 @@ def transfer(
 
 
 def _judge(name: str | None, url: str, key_env: str, prompt: Path | None) -> "Judge | None":
+    from soft2hard.api.requests import ApiModel
     from soft2hard.eval.transfer.judge import Judge, read_judge_prompt
-    from soft2hard.eval.transfer.requests import ApiModel
 
     if name is None:
         if prompt is not None:
@@ -170,8 +170,8 @@ def _parsed(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _models(names: list[str] | None, path: Path | None, base_url: str, key_env: str, layout: str) -> "list[ApiModel]":
-    from soft2hard.eval.transfer.models import read_models
-    from soft2hard.eval.transfer.requests import ApiModel
+    from soft2hard.api.models import read_models
+    from soft2hard.api.requests import ApiModel
 
     if layout not in ("chat", "completion"):
         raise UserError(f"There is no layout '{layout}'.", "Choose chat or completion.")

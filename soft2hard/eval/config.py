@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.checkpoints import EMBEDDED
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.tuning import Tuning
@@ -22,7 +23,6 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Method
 from soft2hard.eval.methods.registry import METHODS
 from soft2hard.eval.settings import built, checked_fields
-from soft2hard.eval.transfer.requests import ApiModel, Layout
 from soft2hard.yamlfile import read_yaml
 
 DODS = ("lexical", *FOLDER_DODS)

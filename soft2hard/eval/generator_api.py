@@ -1,6 +1,6 @@
 """Language models behind an OpenAI-compatible API that are asked for instructions.
 
-What is sent, retried and kept is the business of `eval.transfer`: the answers lie in a ledger, and none is paid for
+What is sent, retried and kept is the business of `soft2hard.api`: the answers lie in a ledger, and none is paid for
 twice.
 """
 
@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from soft2hard.api.answers import Fault
+from soft2hard.api.claims import drop_dead_claims
+from soft2hard.api.client import ApiClient, Patience, read_key
+from soft2hard.api.faults import as_user_error
+from soft2hard.api.ledger import Ledger, StoredAnswer
+from soft2hard.api.prices import read_prices
+from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
+from soft2hard.api.sending import Sender, Sent
 from soft2hard.errors import UserError
 from soft2hard.eval.generators import first_line, numbered
-from soft2hard.eval.transfer.answers import Fault
-from soft2hard.eval.transfer.claims import drop_dead_claims
-from soft2hard.eval.transfer.client import ApiClient, Patience, read_key
-from soft2hard.eval.transfer.faults import as_user_error
-from soft2hard.eval.transfer.ledger import Ledger, StoredAnswer
-from soft2hard.eval.transfer.prices import read_prices
-from soft2hard.eval.transfer.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
-from soft2hard.eval.transfer.sending import Sender, Sent
 
 _PROBE = "Say hello."
 _REMEDIES = {

@@ -1,1 +1,1 @@
-"""Prompts at work on models behind an API: requests, a ledger of paid answers, prices and scores."""
+"""Prompts at work on models behind an API: what is asked, how answers are scored and judged, and tables of both."""

@@ -10,14 +10,14 @@ from statistics import fmean
 
 import typer
 
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
 from soft2hard.eval.intervals import Interval, ratio_interval
 from soft2hard.eval.metrics.task_score import normalise_answer
-from soft2hard.eval.transfer.ledger import Ledger
 from soft2hard.eval.transfer.material import Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, plan
-from soft2hard.eval.transfer.prices import DEFAULT_PRICES, read_prices
-from soft2hard.eval.transfer.requests import ApiModel
 from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import served

@@ -11,11 +11,11 @@ from inspect_ai.model import ChatMessageUser, GenerateConfig
 from inspect_ai.scorer import Score, Scorer, Target, grouped, mean, scorer, stderr
 from inspect_ai.solver import TaskState, generate
 
+from soft2hard.api.requests import ApiModel
 from soft2hard.eval.metrics.task_score import grade, normalise_answer
 from soft2hard.eval.transfer.material import Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, Cell, plan
 from soft2hard.eval.transfer.prompts import REFERENCES
-from soft2hard.eval.transfer.requests import ApiModel
 
 _ASKED = ApiModel("inspect")  # Inspect has a model of its own: of this one, only the layout counts
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from soft2hard.api.ledger import StoredAnswer
+from soft2hard.api.requests import ApiModel, Request, text_request
 from soft2hard.data_gen.exampletable import read_text
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval
 from soft2hard.eval.metrics.task_score import normalise_answer
-from soft2hard.eval.transfer.ledger import StoredAnswer
 from soft2hard.eval.transfer.plan import Cell
-from soft2hard.eval.transfer.requests import ApiModel, Request, text_request
 
 PLACES = ("instruction", "input", "reference", "answer")
 _NEEDED = ("input", "answer")

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import PriceTable
+from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Layout, Request, make_request
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.task_score import check_metric
-from soft2hard.eval.transfer.ledger import Ledger
-from soft2hard.eval.transfer.prices import PriceTable
 from soft2hard.eval.transfer.prompts import PromptRow
-from soft2hard.eval.transfer.requests import OUTPUT_LIMITS, ApiModel, Layout, Request, make_request
 from soft2hard.template import Template
 
 

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from soft2hard.api.ledger import Ledger, Spent, StoredAnswer
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval
 from soft2hard.eval.metrics.task_score import normalise_answer
 from soft2hard.eval.transfer.judge import Judged, JudgedRow
-from soft2hard.eval.transfer.ledger import Ledger, Spent, StoredAnswer
 from soft2hard.eval.transfer.plan import Cell
 from soft2hard.eval.transfer.scoring import PairedTest, Score, Scored, paired_tests, score
 from soft2hard.files import atomic_write

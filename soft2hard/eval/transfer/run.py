@@ -8,19 +8,19 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from soft2hard.api.answers import Fault
+from soft2hard.api.batch import BatchSender
+from soft2hard.api.batch_rows import any_open
+from soft2hard.api.claims import drop_dead_claims
+from soft2hard.api.client import ApiClient, Patience, read_key
+from soft2hard.api.faults import as_user_error
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import Price, PriceTable
+from soft2hard.api.requests import ApiModel, Request
+from soft2hard.api.sending import Sender, Sent
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.answers import Fault
-from soft2hard.eval.transfer.batch import BatchSender
-from soft2hard.eval.transfer.batch_rows import any_open
-from soft2hard.eval.transfer.claims import drop_dead_claims
-from soft2hard.eval.transfer.client import ApiClient, Patience, read_key
-from soft2hard.eval.transfer.faults import as_user_error
 from soft2hard.eval.transfer.judge import Judge, Judged, judge_cells, judged
-from soft2hard.eval.transfer.ledger import Ledger
 from soft2hard.eval.transfer.plan import Cell, distinct_requests
-from soft2hard.eval.transfer.prices import Price, PriceTable
-from soft2hard.eval.transfer.requests import ApiModel, Request
-from soft2hard.eval.transfer.sending import Sender, Sent
 
 T = TypeVar("T")
 

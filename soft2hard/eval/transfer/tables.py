@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
+from soft2hard.api.prices import money, total
 from soft2hard.eval.transfer.plan import Estimate
-from soft2hard.eval.transfer.prices import money, total
 from soft2hard.eval.transfer.results import MethodRow, TransferResult
 
 

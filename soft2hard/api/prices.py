@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from soft2hard.api.requests import Request
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.requests import Request
 from soft2hard.yamlfile import read_yaml
 
 DEFAULT_PRICES = Path(__file__).parent / "prices.yaml"

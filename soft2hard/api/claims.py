@@ -4,8 +4,8 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from soft2hard.eval.transfer.ledger import Ledger
-from soft2hard.eval.transfer.requests import Request
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.requests import Request
 
 OPEN_STATES = ("new", "uploaded", "running")
 """States of a batch whose items are not to be sent again; the other is 'done'."""

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from soft2hard.eval.transfer.requests import Layout
+from soft2hard.api.requests import Layout
 
 FaultKind = Literal[
     "rate_limited", "server_error", "timeout", "connection", "unreachable", "malformed", "html", "empty",

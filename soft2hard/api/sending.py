@@ -5,12 +5,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from soft2hard.eval.transfer.answers import Answer, Fault
-from soft2hard.eval.transfer.claims import Claims, claim, drop_dead_claims
-from soft2hard.eval.transfer.client import ApiClient
-from soft2hard.eval.transfer.ledger import Ledger, Outcome
-from soft2hard.eval.transfer.prices import Price
-from soft2hard.eval.transfer.requests import Request
+from soft2hard.api.answers import Answer, Fault
+from soft2hard.api.claims import Claims, claim, drop_dead_claims
+from soft2hard.api.client import ApiClient
+from soft2hard.api.ledger import Ledger, Outcome
+from soft2hard.api.prices import Price
+from soft2hard.api.requests import Request
 
 _LOOK_AGAIN = 0.5  # seconds between looks at what other processes are doing
 

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from soft2hard.eval.transfer.answers import Answer, Fault, error_fault, read_reply
-from soft2hard.eval.transfer.requests import PATHS, Layout, Request
+from soft2hard.api.answers import Answer, Fault, error_fault, read_reply
+from soft2hard.api.requests import PATHS, Layout, Request
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 190_000_000

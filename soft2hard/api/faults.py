@@ -1,8 +1,8 @@
 """Faults of a run, in words for whoever started it."""
 
+from soft2hard.api.answers import Fault
+from soft2hard.api.requests import ApiModel
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.answers import Fault
-from soft2hard.eval.transfer.requests import ApiModel
 
 _KEPT = "run the same command again: what is answered is kept and not paid for twice."
 

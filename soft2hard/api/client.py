@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from soft2hard.api.answers import Answer, Fault, read_reply
+from soft2hard.api.limiter import Limiter
+from soft2hard.api.requests import PATHS, ApiModel, Request
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.answers import Answer, Fault, read_reply
-from soft2hard.eval.transfer.limiter import Limiter
-from soft2hard.eval.transfer.requests import PATHS, ApiModel, Request
 
 try:
     from httpx2 import Response as HttpResponse

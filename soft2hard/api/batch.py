@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from soft2hard.eval.transfer.answers import Answer, Fault, error_fault, json_object
-from soft2hard.eval.transfer.batch_files import MOST_REQUESTS, endpoint_of, input_line, parts, read_lines, read_results
-from soft2hard.eval.transfer.batch_rows import BatchRow, advance, any_open, finish, make_batch, open_batches
-from soft2hard.eval.transfer.claims import drop_dead_claims
-from soft2hard.eval.transfer.client import ApiClient
-from soft2hard.eval.transfer.ledger import Ledger
-from soft2hard.eval.transfer.prices import Price
-from soft2hard.eval.transfer.requests import Request
-from soft2hard.eval.transfer.sending import Sent
+from soft2hard.api.answers import Answer, Fault, error_fault, json_object
+from soft2hard.api.batch_files import MOST_REQUESTS, endpoint_of, input_line, parts, read_lines, read_results
+from soft2hard.api.batch_rows import BatchRow, advance, any_open, finish, make_batch, open_batches
+from soft2hard.api.claims import drop_dead_claims
+from soft2hard.api.client import ApiClient
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import Price
+from soft2hard.api.requests import Request
+from soft2hard.api.sending import Sent
 
 NAME_FIELD = "soft2hard_batch"
 """Metadata by which a batch is found again whose id was not stored in time."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.requests import ApiModel, Layout
 from soft2hard.yamlfile import read_yaml
 
 

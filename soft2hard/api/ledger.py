@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from soft2hard.api.answers import MAYBE_PAID, Answer, Fault
+from soft2hard.api.ledger_schema import check, make_tables
+from soft2hard.api.liveness import hold, is_held
+from soft2hard.api.requests import Request
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.answers import MAYBE_PAID, Answer, Fault
-from soft2hard.eval.transfer.ledger_schema import check, make_tables
-from soft2hard.eval.transfer.liveness import hold, is_held
-from soft2hard.eval.transfer.requests import Request
 
 _WAIT_FOR_OTHERS = 60.0  # seconds that one process may hold the file
 

@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from soft2hard.eval.transfer.answers import Answer, Fault
-from soft2hard.eval.transfer.claims import OPEN_STATES, Claims, sort_out
-from soft2hard.eval.transfer.ledger import Ledger, Outcome, now
-from soft2hard.eval.transfer.prices import Price
-from soft2hard.eval.transfer.requests import ApiModel, Request
+from soft2hard.api.answers import Answer, Fault
+from soft2hard.api.claims import OPEN_STATES, Claims, sort_out
+from soft2hard.api.ledger import Ledger, Outcome, now
+from soft2hard.api.prices import Price
+from soft2hard.api.requests import ApiModel, Request
 
 
 @dataclass(frozen=True)
