@@ -35,11 +35,18 @@ def initial_prompt(
         if not task.labels:
             raise UserError(f"Task '{task.name}' has no label words to start from.", "Use --init vocabulary.")
         return _repeat(subject.embed_text(" ".join(task.labels)), n_tokens)
+    if init == "instruction":
+        if not task.instruction:
+            raise UserError(f"Task '{task.name}' has no instruction to start from.", "Use --init vocabulary.")
+        return _repeat(subject.embed_text(task.instruction), n_tokens)
     if init.startswith("text:"):
         return _repeat(subject.embed_text(init.removeprefix("text:")), n_tokens)
     if Path(init).exists():
         return _saved(subject, init, n_tokens)
-    raise UserError(f"Unknown initialisation '{init}'.", "Use auto, learned, vocabulary, labels, text:..., or a path.")
+    raise UserError(
+        f"Unknown initialisation '{init}'.",
+        "Use auto, learned, vocabulary, labels, instruction, text:..., or a path.",
+    )
 
 
 def _random_tokens(subject: Subject, n_tokens: int, rng: Random) -> Tensor:

@@ -34,9 +34,10 @@ class Tuning:
     n_tokens: int = 8
     """Virtual tokens of each soft prompt."""
     init: str = "auto"
-    """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'text:...'
-    (the tokens of a text), 'learned' (the common start that comes with the subject), the path of a saved
-    soft prompt, or 'auto': learned where there is one of this length, else vocabulary."""
+    """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'instruction' (the
+    tokens of the task's instruction), 'text:...' (the tokens of a text), 'learned' (the common start that comes with
+    the subject), the path of a saved soft prompt, or 'auto': learned where there is one of this length, else
+    vocabulary."""
     steps: int = 150
     """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
     batch_size: int = 8
@@ -93,7 +94,7 @@ class _Job:
     deck: Deck
     validation: list[EncodedExample]
     rng: Random
-    """Also the deck's."""
+    """Of the starting point; also the deck's, unless their seeds are told apart."""
     step: int = 0
     initial_loss: float = float("nan")
     best_loss: float = float("inf")
@@ -112,7 +113,8 @@ class _Job:
 class Tuner:
     """Tunes soft prompts for tasks on one subject.
 
-    `tune(tasks)` yields results as tasks finish, in no fixed order.
+    `tune(tasks)` yields results as tasks finish, in no fixed order. `init_seed` and `order_seed` seed the starting
+    points and the order of examples apart; where only one is given, the other is `config.seed`.
     """
 
     def __init__(
@@ -123,8 +125,11 @@ class Tuner:
         runner: Runner | None = None,
         snapshot_steps: Sequence[int] = (),
         on_step: Callable[[int], None] | None = None,
+        init_seed: int | None = None,
+        order_seed: int | None = None,
     ):
         self.subject, self.config = subject, config
+        self.init_seed, self.order_seed = init_seed, order_seed
         self.runner = runner or make_runner(subject)
         self.snapshot_steps = frozenset(snapshot_steps)
         self.on_step = on_step
@@ -157,8 +162,8 @@ class Tuner:
 
     def _job(self, task: Task) -> _Job:
         train, validation = (encode_examples(self.subject, task, part) for part in ("train", "validation"))
-        rng = Random(f"{self.config.seed}/{task.name}")
-        job = _Job(task, Deck(train, rng), validation, rng)
+        rng, order = self._generators(task)
+        job = _Job(task, Deck(train, order), validation, rng)
         longest = max(e.n_read for e in train + validation) + self.config.n_tokens + self._bos
         limit = self.subject.context_length
         if limit is not None and longest > limit:
@@ -167,6 +172,14 @@ class Tuner:
                 "Shorten the example or use a subject with a longer context.",
             )
         return job
+
+    def _generators(self, task: Task) -> tuple[Random, Random]:
+        """Of the starting point and of the order of examples: one generator for both where their seeds are one."""
+        if self.init_seed is None and self.order_seed is None:
+            rng = Random(f"{self.config.seed}/{task.name}")
+            return rng, rng
+        init, order = (self.config.seed if seed is None else seed for seed in (self.init_seed, self.order_seed))
+        return Random(f"{init}/{task.name}"), Random(f"{order}/{task.name}")
 
     def _is_done(self, job: _Job) -> bool:
         return (
@@ -220,6 +233,10 @@ class Tuner:
             else:
                 job.looks_without_gain += 1
 
+    def _seeds(self) -> dict[str, str]:
+        named = {"init_seed": self.init_seed, "order_seed": self.order_seed}
+        return {"seed": str(self.config.seed)} | {name: str(s) for name, s in named.items() if s is not None}
+
     def _result(self, job: _Job) -> Tuned:
         if job.best is None:
             raise UserError(
@@ -232,7 +249,7 @@ class Tuner:
             provenance={
                 "task": job.task.name,
                 "init": self.config.init,
-                "seed": str(self.config.seed),
+                **self._seeds(),
                 "steps": str(job.best_step),
                 "validation_loss": f"{job.best_loss:.6f}",
             },
