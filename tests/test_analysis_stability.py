@@ -1,0 +1,99 @@
+"""Agreement of translations is its definition, 1 for identical prompts and chance for noise."""
+
+from itertools import combinations
+from random import Random
+
+import numpy as np
+import pytest
+
+from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.errors import UserError
+from soft2hard.eval.analysis.meaning import greedy_translation, meaning, says_the_same
+from soft2hard.eval.analysis.stability import stability
+from soft2hard.eval.metrics.text import rouge
+from soft2hard.translator.decoding import propose
+from tests import tiny_training
+
+TASKS = list(LexicalDoD(n_train=4).tasks("train", 6))
+
+
+def test_phrasings_of_one_lexical_task_say_the_same_and_those_of_two_do_not() -> None:
+    first, second = TASKS[:2]
+    assert all(says_the_same(first.instruction, paraphrase) for paraphrase in first.paraphrases)
+    assert not says_the_same(first.instruction, second.instruction)
+
+
+def test_other_texts_say_the_same_up_to_case_and_white_space_and_no_words_say_nothing() -> None:
+    assert says_the_same("Sort  them out\n", "sort them OUT") and not says_the_same("sort them", "sort them out")
+    assert meaning(" \n") is None and not says_the_same("", "")
+
+
+def test_greedy_translations_are_the_translators_first_proposals_in_one_call() -> None:
+    translator = tiny_training.trained()
+    prompts = tiny_training.soft_prompts(tiny_training.corpora(tiny_training.llama_subject())[1])
+    expected = [texts[0] for texts in propose(translator, prompts, 8)]
+    assert greedy_translation(translator)(prompts) == expected
+
+
+def test_agreement_is_the_share_of_pairs_that_say_the_same() -> None:
+    texts = ["a b", "A b", "c", "a b", "c d", "", ""]
+    (found,) = stability(["t"] * 7, texts).tasks
+    pairs = list(combinations(texts, 2))
+    assert (
+        found.agreement
+        == pytest.approx(sum(says_the_same(a, b) for a, b in pairs) / len(pairs))
+        == pytest.approx(3 / 21)
+    )
+    assert found.majority == 3 / 7 and found.majority_text == "a b"
+    assert found.rougeL == pytest.approx(np.mean([rouge(a, [b]).rougeL for a, b in pairs]))
+
+
+def test_identical_translations_agree_fully_and_their_interval_has_no_width() -> None:
+    tasks = [task.name for task in TASKS for _ in range(4)]
+    texts = [text for task in TASKS for text in (task.instruction, *task.paraphrases * 4)[:4]]
+    found = stability(tasks, texts, instructions={task.name: task.instruction for task in TASKS})
+    for interval in (found.agreement, found.majority, found.recovered, found.majority_recovered):
+        assert (interval.value, interval.low, interval.high) == (1, 1, 1)
+    assert found.between_agreement == 0 and found.n_single == 0
+
+
+def test_of_pure_noise_translations_agree_as_often_within_tasks_as_between() -> None:
+    rng = Random(0)
+    tasks = [f"t{i}" for i in range(200) for _ in range(4)]
+    found = stability(tasks, [rng.choice("abcde") for _ in tasks])
+    assert found.agreement.low < 0.2 < found.agreement.high
+    assert found.between_agreement == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_vote_recovers_tasks_that_single_translations_miss() -> None:
+    task, other = TASKS[:2]
+    texts = [task.instruction, task.instruction, other.instruction]
+    found = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
+    assert found.recovered.value == pytest.approx(2 / 3) and found.majority_recovered.value == 1
+
+
+def test_recovery_is_unknown_where_the_instruction_has_no_grammar_or_is_not_given() -> None:
+    for instructions in (None, {"t": "Say whether the review likes the film, in your own words."}):
+        found = stability(["t", "t"], ["x", "x"], instructions=instructions)
+        assert found.recovered is None and found.majority_recovered is None and found.agreement.value == 1
+
+
+def test_cosines_are_those_of_the_encoder_over_pairs() -> None:
+    vectors = {"a": [1.0, 0], "b": [0, 2.0], "c": [3.0, 3.0]}
+    found = stability(["t"] * 3, ["a", "b", "c"], encoder=lambda texts: np.array([vectors[t] for t in texts]))
+    assert found.cosine.value == pytest.approx((0 + 2 * np.sqrt(0.5)) / 3)
+
+
+def test_tasks_with_one_translation_are_counted_but_not_compared() -> None:
+    found = stability(["a", "b", "a"], ["x", "x", "x"])
+    assert [task.task for task in found.tasks] == ["a"] and found.n_single == 1 and found.between_agreement == 1
+    assert found.to_json()["tasks"][0]["texts"] == ("x", "x")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "texts", "problem"),
+    [(["a", "b"], ["x", "x"], "No task has two"), (["a", "a"], ["x"], "1 translations of 2"), ([], [], "No task")],
+)
+def test_what_cannot_be_compared_is_refused(tasks, texts, problem) -> None:
+    with pytest.raises(UserError, match=problem):
+        stability(tasks, texts)
