@@ -105,6 +105,19 @@ def read_file(path: Path) -> StoredPrompt:
     Raises:
         UserError: missing, empty, damaged, of an unknown suffix, or without one obvious soft prompt.
     """
+    tensors, metadata = read_tensors(path)
+    matrix = pick_matrix(tensors, path)
+    if metadata.get("format") == FORMAT:
+        return StoredPrompt(matrix, **decode_metadata(metadata, path))
+    return StoredPrompt(matrix, provenance=foreign_provenance(path, path.suffix.lower().lstrip("."), metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file by name, and its metadata, in the format its suffix names.
+
+    Raises:
+        UserError: missing, empty, damaged, or of an unknown suffix.
+    """
     check_is_file(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -112,11 +125,7 @@ def read_file(path: Path) -> StoredPrompt:
             f"{path} has an unknown suffix{f' {path.suffix}' if path.suffix else ''}.",
             f"Save the soft prompt as one of {', '.join(SUFFIXES)}, or as a PEFT prompt-tuning folder.",
         )
-    tensors, metadata = reader(path)
-    matrix = pick_matrix(tensors, path)
-    if metadata.get("format") == FORMAT:
-        return StoredPrompt(matrix, **decode_metadata(metadata, path))
-    return StoredPrompt(matrix, provenance=foreign_provenance(path, path.suffix.lower().lstrip("."), metadata))
+    return reader(path)
 
 
 def foreign_provenance(path: Path, source_format: str, metadata: Mapping[str, str]) -> dict[str, str]:

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.distance import cosine, euclidean
+from safetensors.torch import save_file
+from scipy.spatial.distance import cdist, cosine, euclidean
 
 from soft2hard.errors import UserError
+from soft2hard.eval.analysis.embedding_table import extract_by_table, read_embedding_table
+from soft2hard.eval.analysis.extraction import extract
 from soft2hard.eval.analysis.statistics import pair_statistics, prompt_statistics, statistics
 from soft2hard.softprompt import SoftPrompt
+from tests import tiny_models
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "published_soft_prompts"
 NAMES = ["mrpc", "rte", "sst2"]
@@ -111,3 +115,51 @@ def test_the_published_t5_prompts_have_the_figures_that_numpy_and_scipy_give_of_
         assert pair.distance == pytest.approx(euclidean(x.ravel(), y.ravel()))
         assert pair.cosine == pytest.approx(1 - cosine(x.ravel(), y.ravel()))
         assert pair.reordered_distance <= pair.distance
+
+
+# --- nearest rows of a table without its subject ----------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "t5", "bart"])
+def test_a_table_read_from_a_models_weights_gives_what_the_subject_gives(architecture: str, tmp_path: Path) -> None:
+    subject = tiny_models.subject(architecture)
+    subject.model.save_pretrained(tmp_path)
+    table = read_embedding_table(tmp_path / "model.safetensors")
+    assert torch.equal(table, subject.model.get_input_embeddings().weight)
+    prompts = made(*[RNG.normal(size=(n, subject.d_model)) for n in (2, 4)])
+    for ours, theirs in zip(extract_by_table(table, prompts), extract(subject, prompts), strict=True):
+        for one, other in zip(ours.positions, theirs.positions, strict=True):
+            assert [n.id for n in one.nearest] == [n.id for n in other.nearest]
+            assert [n.cosine for n in one.nearest] == pytest.approx([n.cosine for n in other.nearest], abs=1e-5)
+
+
+def test_a_table_alone_in_a_file_is_read_and_others_are_refused_in_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "table.npy", MATRICES[0])
+    table = read_embedding_table(tmp_path / "table.npy")
+    np.testing.assert_array_equal(table, MATRICES[0])
+    save_file({"a": torch.ones(3, 4), "b": torch.ones(3, 4)}, tmp_path / "two.safetensors")
+    with pytest.raises(UserError, match="no table of input embeddings among its 2 tensors"):
+        read_embedding_table(tmp_path / "two.safetensors")
+    with pytest.raises(UserError, match="No such file"):
+        read_embedding_table(tmp_path / "none.npy")
+    with pytest.raises(UserError, match="Soft prompt 2 is 6 wide and the table of embeddings 5"):
+        extract_by_table(table, made(np.ones((1, 5)), np.ones((1, 6))))
+    with pytest.raises(UserError, match="no 4 nearest of 3 tokens"):
+        extract_by_table(table, made(np.ones((1, 5))), 4)
+    assert extract_by_table(table, []) == []
+
+
+@needs_data
+def test_the_nearest_rows_of_any_768_wide_table_to_the_published_prompts_are_scipys(tmp_path: Path) -> None:
+    table = RNG.normal(size=(5000, 768)).astype(np.float32)
+    arrays = [np.load(PUBLISHED / f"{name}.npy") for name in NAMES]
+    table[[17, 42, 4000]] = 3 * arrays[0][0], arrays[1][50], 0.1 * arrays[2][99]
+    save_file({"decoder.block.0.w": torch.ones(2, 2), "shared.weight": torch.tensor(table)}, tmp_path / "t.safetensors")
+    prompts = [SoftPrompt.load(PUBLISHED / f"{name}.npy") for name in NAMES]
+    found = extract_by_table(read_embedding_table(tmp_path / "t.safetensors"), prompts)
+    for one, array in zip(found, arrays, strict=True):
+        expected = cdist(array, table, "cosine").argsort(1)[:, :3]
+        assert [[n.id for n in p.nearest] for p in one.positions] == expected.tolist()
+    planted = [found[0].positions[0], found[1].positions[50], found[2].positions[99]]
+    assert [p.nearest[0].text for p in planted] == ["<17>", "<42>", "<4000>"]
+    assert [p.nearest[0].cosine for p in planted] == pytest.approx([1] * 3, abs=1e-5)
