@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from soft2hard.api.requests import Request
+from soft2hard.api.requests import ApiModel, Request
 from soft2hard.errors import UserError
 from soft2hard.yamlfile import read_yaml
 
@@ -71,6 +71,22 @@ def read_prices(path: Path = DEFAULT_PRICES) -> PriceTable:
         raise UserError(
             f"{path}: {problems}.", f"Each model needs model, input, output, date and source; see {DEFAULT_PRICES}."
         ) from error
+
+
+def check_limit(model: ApiModel, price: Price | None, requests: Sequence[Request], max_cost: float | None) -> None:
+    """Raise UserError where a limit on cost (USD) could not be kept: an unknown price, or answers of any length."""
+    if max_cost is None:
+        return
+    if price is None:
+        raise UserError(
+            f"The price of '{model.title}' is unknown, so --max-cost cannot be kept.",
+            "Add the model to a table of prices (--prices), or leave --max-cost out.",
+        )
+    if any(request.most_output_tokens is None for request in requests):
+        raise UserError(
+            f"Nothing bounds the answers of '{model.title}', so --max-cost cannot be kept.",
+            "Set max_tokens or max_completion_tokens.",
+        )
 
 
 def money(usd: float | None) -> str:

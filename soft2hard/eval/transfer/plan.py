@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from soft2hard.api.estimates import Estimate, estimate
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import PriceTable
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Layout, Request, make_request
@@ -52,27 +53,6 @@ class Cell:
     @property
     def wanted(self) -> Example:
         return self.task.test[self.example]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a model's requests come to before they are sent."""
-
-    model: str
-    n_requests: int
-    """Distinct ones: what two methods ask alike is sent once."""
-    n_stored: int
-    """Of these, answered already."""
-    input_tokens: int
-    """Of those to be sent, about: four bytes a token."""
-    output_tokens: int | None
-    """At most; None where the parameters set no limit."""
-    price: float | None
-    """USD, for about these input tokens and answers of full length; None where unknown."""
-    price_source: str
-    """Date and source of the price, or 'unknown'."""
-    sample: Request
-    """One of the requests, to be shown exactly as sent."""
 
 
 def plan(
@@ -131,18 +111,4 @@ def distinct_requests(cells: Sequence[Cell], model: ApiModel) -> list[Request]:
 def estimates(cells: Sequence[Cell], ledger: Ledger | None, prices: PriceTable, batch: bool = False) -> list[Estimate]:
     """What each model's requests come to; without a ledger nothing is answered yet."""
     models = list({cell.model.title: cell.model for cell in cells}.values())
-    return [_estimate(model, distinct_requests(cells, model), ledger, prices, batch) for model in models]
-
-
-def _estimate(
-    model: ApiModel, requests: Sequence[Request], ledger: Ledger | None, prices: PriceTable, batch: bool
-) -> Estimate:
-    stored = ledger.answers(r.key for r in requests) if ledger else {}
-    to_send = [r for r in requests if r.key not in stored]
-    n_in = sum(r.about_input_tokens for r in to_send)
-    limits = [r.most_output_tokens for r in to_send]
-    n_out = None if any(limit is None for limit in limits) else sum(limit or 0 for limit in limits)
-    price = prices.of(model.base_url, model.name)
-    cost = None if price is None or n_out is None else price.cost(n_in, n_out, batch)
-    source = f"{price.date.isoformat()}, {price.source}" if price else "unknown"
-    return Estimate(model.title, len(requests), len(stored), n_in, n_out, cost, source, requests[0])
+    return [estimate(model, distinct_requests(cells, model), ledger, prices, batch) for model in models]

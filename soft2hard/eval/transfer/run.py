@@ -15,7 +15,7 @@ from soft2hard.api.claims import drop_dead_claims
 from soft2hard.api.client import ApiClient, Patience, read_key
 from soft2hard.api.faults import as_user_error
 from soft2hard.api.ledger import Ledger
-from soft2hard.api.prices import Price, PriceTable
+from soft2hard.api.prices import Price, PriceTable, check_limit
 from soft2hard.api.requests import ApiModel, Request
 from soft2hard.api.sending import Sender, Sent
 from soft2hard.errors import UserError
@@ -76,7 +76,8 @@ class Transfer:
         Raises UserError where a probe finds that a model cannot be asked, and where the ledger cannot be written.
         """
         for model in self._models:
-            self._check_cost(model)
+            requests = distinct_requests(self._cells, model)
+            check_limit(model, self._price(model), requests, self._sending.max_cost)
             read_key(model)
         drop_dead_claims(self._ledger)
         delivery = asyncio.run(self._run())
@@ -167,21 +168,6 @@ class Transfer:
 
     def _price(self, model: ApiModel) -> Price | None:
         return self._prices.of(model.base_url, model.name)
-
-    def _check_cost(self, model: ApiModel) -> None:
-        """A limit on cost can be kept only where prices and lengths are bounded."""
-        if self._sending.max_cost is None:
-            return
-        if self._price(model) is None:
-            raise UserError(
-                f"The price of '{model.title}' is unknown, so --max-cost cannot be kept.",
-                "Add the model to a table of prices (--prices), or leave --max-cost out.",
-            )
-        if any(request.most_output_tokens is None for request in distinct_requests(self._cells, model)):
-            raise UserError(
-                f"Nothing bounds the answers of '{model.title}', so --max-cost cannot be kept.",
-                "Set max_tokens or max_completion_tokens.",
-            )
 
     def _prompt_of(self, request: Request) -> str:
         return next(cell.prompt.id for cell in self._cells if cell.request.key == request.key)

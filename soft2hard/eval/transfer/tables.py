@@ -1,30 +1,16 @@
 """A transfer's results and its estimate as text for people: Markdown tables, methods by models."""
 
-import json
 from collections.abc import Sequence
 
-from soft2hard.api.prices import money, total
-from soft2hard.eval.transfer.plan import Estimate
+from soft2hard.api.estimates import Estimate, estimate_table, sample_text, table_cell
+from soft2hard.api.prices import money
 from soft2hard.eval.transfer.results import MethodRow, TransferResult
 
 
 def estimate_text(estimates: Sequence[Estimate]) -> str:
     """Requests, tokens and price of each model, and one request of each exactly as it would be sent."""
-    lines = [
-        "| model | requests | answered already | input tokens, about | output tokens, at most | price, about at most |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {_cell(e.model)} | {e.n_requests} | {e.n_stored} | {e.input_tokens} | "
-        f"{'no limit' if e.output_tokens is None else e.output_tokens} | {money(e.price)} |"
-        for e in estimates
-    ]
-    lines += ["", f"Price of all: {money(total([e.price for e in estimates]))}."]
-    lines += [f"Price of {e.model}: {e.price_source}." for e in estimates]
-    for e in estimates:
-        shown = json.dumps(e.sample.body, indent=1, ensure_ascii=False)
-        lines += ["", f"The first request to {e.model}, as sent to {e.sample.base_url}:", shown]
-    return "\n".join(lines)
+    sources = [f"Price of {e.model}: {e.price_source}." for e in estimates]
+    return "\n".join([estimate_table(estimates), *sources, *(f"\n{sample_text(e)}" for e in estimates)])
 
 
 def result_text(result: TransferResult) -> str:
@@ -32,19 +18,19 @@ def result_text(result: TransferResult) -> str:
     models = list(dict.fromkeys(row.model for row in result.rows))
     methods = list(dict.fromkeys(row.method for row in result.rows))
     at = {(row.method, row.model): row for row in result.rows}
-    lines = [f"| method | on the subject | {' | '.join(map(_cell, models))} |", "|---|---|" + "---|" * len(models)]
+    lines = [f"| method | on the subject | {' | '.join(map(table_cell, models))} |", "|---|---|" + "---|" * len(models)]
     if result.soft_prompt:
         lines.append(f"| soft prompt | {result.soft_prompt} |" + " cannot be sent |" * len(models))
     for method in methods:
         rows = [at.get((method, model)) for model in models]
         on_subject = next((row.subject_score for row in rows if row), None)
         shown = "" if on_subject is None else f"{on_subject:.3f}"
-        lines.append(f"| {_cell(method)} | {shown} | {' | '.join(map(_score, rows))} |")
+        lines.append(f"| {table_cell(method)} | {shown} | {' | '.join(map(_score, rows))} |")
     lines += ["", "| method | model | answers | refused | not to be had | tokens in / out | cost |", "|" + "---|" * 7]
     for row in result.rows:
         s = row.score
         lines.append(
-            f"| {_cell(row.method)} | {_cell(row.model)} | {s.n_answers} | {s.n_refused} | {s.n_missing} | "
+            f"| {table_cell(row.method)} | {table_cell(row.model)} | {s.n_answers} | {s.n_refused} | {s.n_missing} | "
             f"{row.input_tokens} / {row.output_tokens} | {money(row.price)} |"
         )
     lines += _judged_lines(result)
@@ -55,9 +41,9 @@ def result_text(result: TransferResult) -> str:
 def _judged_lines(result: TransferResult) -> list[str]:
     if result.judged is None:
         return []
-    head = f"| method | model | right, says {_cell(result.judged.judge)} | judged | unclear | not judged |"
+    head = f"| method | model | right, says {table_cell(result.judged.judge)} | judged | unclear | not judged |"
     return ["", head, "|" + "---|" * 6] + [
-        f"| {_cell(row.method)} | {_cell(row.model)} | {row.share or 'nothing judged'} | {row.n_judged} | "
+        f"| {table_cell(row.method)} | {table_cell(row.model)} | {row.share or 'nothing judged'} | {row.n_judged} | "
         f"{row.n_unclear} | {row.n_missing} |"
         for row in result.judged.rows
     ]
@@ -68,7 +54,7 @@ def _test_lines(result: TransferResult) -> list[str]:
     for model, tests in result.tests.items():
         for test in tests:
             lines.append(
-                f"| {_cell(model)} | {_cell(test.first)} - {_cell(test.second)} | {test.difference} | "
+                f"| {table_cell(model)} | {table_cell(test.first)} - {table_cell(test.second)} | {test.difference} | "
                 f"{test.p_value:.2g} | {test.n_pairs} {test.unit} |"
             )
     head = ["", "| model | difference | value [95 % interval] | p (Holm) | pairs |", "|---|---|---|---|---|"]
@@ -87,7 +73,3 @@ def _spent(result: TransferResult) -> str:
     if spent.possible:
         text += f"; answers lost on the way may have cost up to {money(spent.possible)} more"
     return text + "."
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
