@@ -64,11 +64,17 @@ def _repeat(vectors: Float[Tensor, "n d"], n_tokens: int) -> Float[Tensor, "n_to
 
 
 def _saved(subject: Subject, path: str, n_tokens: int) -> Tensor:
-    soft_prompt = SoftPrompt.load(path)
+    return given_prompt(subject, SoftPrompt.load(path), n_tokens, f"'{path}'")
+
+
+def given_prompt(
+    subject: Subject, soft_prompt: SoftPrompt, n_tokens: int, called: str = "The soft prompt to start from"
+) -> Float[Tensor, "n_tokens d_model"]:
+    """A soft prompt as a starting point. Raises UserError for one of another subject or another length."""
     subject.check(soft_prompt)
     if soft_prompt.n_tokens != n_tokens:
         raise UserError(
-            f"'{path}' has {soft_prompt.n_tokens} virtual tokens, but {n_tokens} are to be tuned.",
+            f"{called} has {soft_prompt.n_tokens} virtual tokens, but {n_tokens} are to be tuned.",
             f"Set the number of tokens to {soft_prompt.n_tokens}.",
         )
     return soft_prompt.embeddings.clone()

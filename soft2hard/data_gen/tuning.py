@@ -9,7 +9,7 @@ task alone, losses are summed over slots, and no statistic is shared.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from soft2hard.data_gen.drawing import Deck, encode_examples
-from soft2hard.data_gen.initialisation import initial_prompt
+from soft2hard.data_gen.initialisation import given_prompt, initial_prompt
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.shared_prefix import EncodedExample, Runner, make_runner
@@ -114,7 +114,8 @@ class Tuner:
     """Tunes soft prompts for tasks on one subject.
 
     `tune(tasks)` yields results as tasks finish, in no fixed order. `init_seed` and `order_seed` seed the starting
-    points and the order of examples apart; where only one is given, the other is `config.seed`.
+    points and the order of examples apart; where only one is given, the other is `config.seed`. `starts` are soft
+    prompts that tasks start from, by the tasks' names; all others start as `config.init` says.
     """
 
     def __init__(
@@ -127,12 +128,14 @@ class Tuner:
         on_step: Callable[[int], None] | None = None,
         init_seed: int | None = None,
         order_seed: int | None = None,
+        starts: Mapping[str, SoftPrompt] | None = None,
     ):
         self.subject, self.config = subject, config
         self.init_seed, self.order_seed = init_seed, order_seed
         self.runner = runner or make_runner(subject)
         self.snapshot_steps = frozenset(snapshot_steps)
         self.on_step = on_step
+        self.starts = {name: given_prompt(subject, start, config.n_tokens) for name, start in (starts or {}).items()}
         self._bos = len(subject.prompt_embeddings(None))
 
     def tune(self, tasks: Iterable[Task]) -> Iterator[Tuned]:
@@ -148,7 +151,7 @@ class Tuner:
             while jobs and len(slots) < self.config.slots:
                 job = jobs.popleft()
                 slots.append(job)
-                state.add(initial_prompt(self.subject, job.task, self.config.init, self.config.n_tokens, job.rng))
+                state.add(self._start(job))
             self._look(slots, state)
             finished = [i for i, job in enumerate(slots) if self._is_done(job)]
             for i in finished:
@@ -159,6 +162,12 @@ class Tuner:
                 state.keep(kept)
                 continue
             self._step(slots, state)
+
+    def _start(self, job: _Job) -> Float[Tensor, "n_tokens d_model"]:
+        given = self.starts.get(job.task.name)
+        if given is not None:
+            return given
+        return initial_prompt(self.subject, job.task, self.config.init, self.config.n_tokens, job.rng)
 
     def _job(self, task: Task) -> _Job:
         train, validation = (encode_examples(self.subject, task, part) for part in ("train", "validation"))
@@ -248,7 +257,7 @@ class Tuner:
             fingerprint=self.subject.fingerprint,
             provenance={
                 "task": job.task.name,
-                "init": self.config.init,
+                "init": "given" if job.task.name in self.starts else self.config.init,
                 **self._seeds(),
                 "steps": str(job.best_step),
                 "validation_loss": f"{job.best_loss:.6f}",
