@@ -1,4 +1,7 @@
-"""The one exception for mistakes a user can mend; anything else is a bug and keeps its traceback."""
+"""The one exception for mistakes a user can mend; anything else is a bug and keeps its traceback.
+
+`first_line` quotes errors of other libraries in it.
+"""
 
 
 class UserError(Exception):
@@ -23,3 +26,12 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem} {self.remedy}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, short enough for one line."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:200]

@@ -1,4 +1,7 @@
-"""Reading a subject's model and tokenizer, and saying plainly what is wrong when that fails."""
+"""How a subject's model is held in memory, its reading, and saying plainly what is wrong when that fails."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -8,47 +11,160 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_flash_attn_2_available
 
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, first_line
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 """What transformers raises over a damaged config, tokenizer or weights, and over a config that does not fit them."""
 
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CHOICES = {
+    "dtype": ("auto", "saved", *_DTYPES),
+    "quantization": ("none", "8bit", "4bit"),
+    "attention": ("auto", "sdpa", "eager", "flash_attention_2"),
+}
 
-def load_model(name_or_path: str, device: torch.device | str | None, dtype: torch.dtype | None) -> PreTrainedModel:
-    """A causal or encoder-decoder language model from a folder, the local cache or the hub.
 
-    Weights are read from safetensors, and code that comes with a model is never run. The device is the GPU if there
-    is one; the dtype float32 on a CPU and what the weights were saved in elsewhere. Raises UserError.
+@dataclass(frozen=True)
+class Loading:
+    """How a subject is held in memory and run. None of it changes results beyond rounding."""
+
+    dtype: str = "auto"
+    """Precision of the weights: 'float32', 'bfloat16', 'float16', 'saved' (as in its files) or 'auto': as saved on a
+    GPU; on a CPU as saved where that is fast there, else float32."""
+    quantization: str = "none"
+    """Weights of the subject's linear layers in '8bit' or '4bit' (bitsandbytes, on a GPU only), or 'none'."""
+    attention: str = "auto"
+    """'sdpa' (PyTorch's), 'eager', 'flash_attention_2' (its package on a GPU; a prompt's examples then no longer
+    share a row) or 'auto': sdpa, or plain matrix products where a CPU is quicker at them."""
+    gradient_checkpointing: bool = False
+    """While tuning, compute the inside of each layer anew in the backward pass: much less memory, a third more time."""
+    device: str = "auto"
+    """Where the subject runs: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the GPU if there is one."""
+    batch_tokens: int = 16384
+    """Tokens, padding included, in one batch of scoring or generating; 0: as many as a trial finds memory for."""
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"There is no {name} '{getattr(self, name)}'.", f"Choose {', '.join(choices)}.")
+        if self.batch_tokens < 0:
+            raise UserError(f"batch_tokens is {self.batch_tokens}.", "It must be 0 (by a trial) or more.")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device. Raises UserError for one that is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise UserError(f"There is no device '{self.device}'.", "Choose auto, cpu, cuda, cuda:1, ...") from error
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"There is no GPU for --device {self.device}: PyTorch sees {torch.cuda.device_count()}.",
+                "Use --device auto, or install a PyTorch that was built for the GPU.",
+            )
+        return device
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """The dtype asked for by name; None for that of the saved weights."""
+        if self.dtype == "auto" and self.quantization == "none" and self.torch_device.type == "cpu":
+            return torch.float32
+        return _DTYPES.get(self.dtype)
+
+
+def load_model(folder: str, loading: Loading = Loading()) -> PreTrainedModel:
+    """A causal or encoder-decoder language model from a folder.
+
+    Weights are read from safetensors, and code that comes with a model is never run. Raises UserError for what cannot
+    be read, and where this machine lacks what `loading` asks for.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    chosen = dtype or (torch.float32 if device.type == "cpu" else "auto")
+    device, settings = loading.torch_device, _settings(loading)
     try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        config = _config(folder)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model, loaded = auto.from_pretrained(
-            name_or_path,
+            folder,
             config=config,
-            dtype=chosen,
+            dtype=loading.torch_dtype or "auto",
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **settings,
         )
     except READING_ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(
+                f"The GPU has no room for the subject '{folder}'.",
+                "Load it with --dtype bfloat16 or --quantization 4bit, or use a larger GPU.",
+            ) from error
         raise UserError(
-            f"The subject model '{name_or_path}' could not be read ({first_line(error)}).",
+            f"The subject model '{folder}' could not be read ({first_line(error)}).",
             "Give a folder that holds config.json and model.safetensors, or the name of a causal or encoder-decoder "
             "language model in the local cache or on the hub.",
         ) from error
     if loaded["missing_keys"]:
         raise UserError(
-            f"The subject model '{name_or_path}' lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}.",
+            f"The subject model '{folder}' lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}.",
             "Save the whole language model, output head included, with save_pretrained.",
         )
-    return model.to(device)
+    return model if "device_map" in settings else model.to(device)
+
+
+def _settings(loading: Loading) -> dict:
+    """What `from_pretrained` is told beside the dtype. Raises UserError for what this machine does not have."""
+    device, settings = loading.torch_device, {}
+    if device.type == "cuda":
+        settings["device_map"] = {"": device}  # straight to the GPU: the machine's memory may be the smaller one
+    if loading.quantization != "none":
+        _need_bitsandbytes(device)
+        bits = {"load_in_8bit": True} if loading.quantization == "8bit" else _FOUR_BITS
+        settings["quantization_config"] = BitsAndBytesConfig(**bits)
+    if loading.attention == "flash_attention_2" and not (device.type == "cuda" and is_flash_attn_2_available()):
+        raise UserError(
+            "FlashAttention 2 needs a GPU and its package, and one of them is missing here.",
+            "Run pip install flash-attn on a machine with a GPU, or use --attention sdpa.",
+        )
+    if loading.attention != "auto":
+        settings["attn_implementation"] = loading.attention
+    return settings
+
+
+_FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+
+
+def _need_bitsandbytes(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise UserError("8-bit and 4-bit weights need a GPU.", "Use --quantization none, or a machine with a GPU.")
+    if find_spec("bitsandbytes") is None:
+        raise UserError("bitsandbytes is not installed.", "Run pip install bitsandbytes, or use --quantization none.")
+
+
+def saved_dtype(folder: str) -> torch.dtype | None:
+    """The dtype that a model's config says its weights were saved in; None where it does not say, or is damaged."""
+    try:
+        dtype = getattr(_config(folder), "dtype", None)
+    except READING_ERRORS:
+        return None
+    return dtype if isinstance(dtype, torch.dtype) else None
+
+
+def would_round(folder: str, loading: Loading) -> bool:
+    """Whether the dtype asked for has not all the digits of the saved weights."""
+    asked = loading.torch_dtype
+    return loading.quantization == "none" and asked not in (None, torch.float32, saved_dtype(folder))
+
+
+def _config(folder: str) -> PreTrainedConfig:
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -60,12 +176,3 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             f"The subject '{name_or_path}' has no tokenizer that can be read ({first_line(error)}).",
             "Save its tokenizer in the same folder with tokenizer.save_pretrained.",
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, short enough for one line."""
-    if "ignore_mismatched_sizes" in str(error):
-        return "its weights have other shapes than its config.json says"
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:200]

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from soft2hard.attention import ATTENTION
+from soft2hard.loading import Loading, saved_dtype
 from soft2hard.subject import Subject
 
 
@@ -16,16 +16,17 @@ def has_fast_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def load_for_tuning(name_or_path: str | Path) -> Subject:
+def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> Subject:
     """A subject as tuning wants it: bfloat16 where that is fast, and attention as matrix products on CPU.
 
-    Weights saved in another precision stay as they are: rounding would make them another subject's, as far
-    as its fingerprint tells.
+    What `loading` does not leave to 'auto' is done as it says. Weights saved in another precision stay as they are:
+    unasked, nothing is rounded. Raises UserError as `Subject.from_pretrained` does.
     """
-    subject = Subject.from_pretrained(name_or_path)
-    saved = getattr(AutoConfig.from_pretrained(name_or_path), "dtype", None)
-    if saved == torch.bfloat16 and has_fast_bf16():
+    subject = Subject.from_pretrained(name_or_path, loading=loading)
+    plain = loading.dtype == "auto" and loading.quantization == "none"
+    if plain and has_fast_bf16() and saved_dtype(subject.model.name_or_path) == torch.bfloat16:
         subject.model.to(torch.bfloat16)
-    if subject.device.type == "cpu" and subject.embedding.dtype == torch.bfloat16 and not subject.is_encoder_decoder:
+    on_cpu_in_bf16 = subject.device.type == "cpu" and subject.embedding.dtype == torch.bfloat16
+    if on_cpu_in_bf16 and not subject.is_encoder_decoder and loading.attention == "auto":
         subject.model.set_attn_implementation(ATTENTION)
     return subject

@@ -4,31 +4,36 @@ Batch-mates and padding change nothing beyond rounding: every sequence is masked
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from soft2hard import metering
-from soft2hard.batching import batches_by_length, pad, positions
+from soft2hard import metering, targets
+from soft2hard.batching import batches_by_length
 from soft2hard.errors import UserError
 from soft2hard.frozen_model import FrozenModel
 from soft2hard.generation import generate_greedily
-from soft2hard.loading import load_model, load_tokenizer
+from soft2hard.hub import local_folder
+from soft2hard.loading import Loading, load_model, load_tokenizer, would_round
+from soft2hard.memory import Halving
 from soft2hard.queries import Query, TargetScore
 from soft2hard.sequences import SequenceEncoder, TokenSequence, embed_sequences
 from soft2hard.softprompt import Prompt, SoftPrompt
 from soft2hard.template import Template
+from soft2hard.trial import affordable_tokens
 
 __all__ = ["Query", "Subject", "TargetScore"]
 
-BATCH_TOKENS = 16384
+BATCH_TOKENS = Loading.batch_tokens
 """Default number of tokens, padding included, in one batch."""
 
-_LOGITS_AT_ONCE = 2**26  # 256 MB in float32
+_REMEDY = "Load the subject with --dtype bfloat16 or --quantization 4bit, shorten the inputs, or use a larger GPU."
 
 
 class Subject:
@@ -46,6 +51,7 @@ class Subject:
         *,
         name: str,
         template: Template = Template(),
+        loading: Loading = Loading(),
     ) -> None:
         self._lm = FrozenModel(model)
         self._encoder = SequenceEncoder(tokenizer, template, self._lm.is_encoder_decoder)
@@ -53,6 +59,7 @@ class Subject:
         self.tokenizer = tokenizer
         self.name = name
         self.template = template
+        self.loading = loading
 
     @classmethod
     def from_pretrained(
@@ -62,14 +69,27 @@ class Subject:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         template: Template = Template(),
+        loading: Loading = Loading(),
     ) -> "Subject":
         """Read a subject from a folder, the local cache or the hub: safetensors only, no code that comes with it.
 
-        By default the device is the GPU if there is one, and the dtype float32 on a CPU, elsewhere that of the saved
-        weights. Raises UserError where model or tokenizer is missing, damaged or of a kind that is not supported.
+        `device` and `dtype` are short for those of `loading`. Raises UserError where model or tokenizer is missing,
+        damaged or of a kind that is not supported, and where this machine lacks what `loading` asks for.
         """
-        model = load_model(str(name_or_path), device, dtype)
-        return cls(model, load_tokenizer(str(name_or_path)), name=str(name_or_path), template=template)
+        if device is not None:
+            loading = replace(loading, device=str(device))
+        if dtype is not None:
+            loading = replace(loading, dtype=str(dtype).removeprefix("torch."))
+        folder = str(local_folder(str(name_or_path), "subject"))
+        rounds = would_round(folder, loading)
+        model = load_model(folder, replace(loading, dtype="saved", device="cpu") if rounds else loading)
+        tokenizer = load_tokenizer(folder)
+        subject = cls(model, tokenizer, name=str(name_or_path), template=template, loading=loading)
+        if rounds:
+            # Rounded weights would make it another subject; it is known by those that were saved.
+            _ = subject.fingerprint
+            model.to(loading.torch_device, loading.torch_dtype)
+        return subject
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -95,8 +115,13 @@ class Subject:
         return self._lm.context_length
 
     @property
+    def attention_window(self) -> int | None:
+        """Length up to which every token of a sequence is seen by all that follow it; None if there is no limit."""
+        return self._lm.attention_window
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the input-embedding table as float32 bytes and of the model type."""
+        """SHA-256, in hexadecimal, of the input-embedding table, as saved, as float32 bytes and of the model type."""
         return self._lm.fingerprint
 
     @property
@@ -151,9 +176,9 @@ class Subject:
         """
         return self._lm.backbone(inputs_embeds, attention_mask, position_ids, decoder_input_ids)
 
-    def decoder_inputs(self, targets: Rows[list[int]]) -> Int[Tensor, "batch n_target"]:
+    def decoder_inputs(self, of: Rows[list[int]]) -> Int[Tensor, "batch n_target"]:
         """What an encoder-decoder subject's decoder reads to predict these tokens: shifted by one, padded right."""
-        return pad([[self._lm.decoder_start_id, *target[:-1]] for target in targets], "right", self.device)[0]
+        return targets.decoder_inputs(self._lm, of)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
         """Raise UserError if the soft prompt is not as wide as this subject, or is known to belong to another."""
@@ -168,73 +193,97 @@ class Subject:
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",
             )
 
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Tokens, padding included, in one batch: as `loading` says, or as many as a trial finds room for."""
+        return self.loading.batch_tokens or affordable_tokens(self._lm)
+
     @torch.no_grad()
-    def target_scores(self, queries: Rows[Query], batch_tokens: int = BATCH_TOKENS) -> list[TargetScore]:
+    def target_scores(self, queries: Rows[Query], batch_tokens: int | None = None) -> list[TargetScore]:
         """How likely each query's output is, EOS included.
 
-        Raises UserError for a query without output, longer than the context, or with another subject's soft prompt.
+        Raises UserError for a query without output, longer than the context, or with another subject's soft prompt,
+        and where one query alone does not fit the memory.
         """
         sequences = self._sequences(queries, with_output=True)
-        scores: list[TargetScore | None] = [None] * len(queries)
-        for indices, hidden in self._target_hidden(sequences, batch_tokens):
-            targets = [sequences[index].target for index in indices]
-            flat = torch.tensor([token for target in targets for token in target], device=self.device)
-            chosen, greedy = self._score_rows(hidden, flat)
-            sizes = [len(target) for target in targets]
-            for index, logs, matches in zip(indices, chosen.split(sizes), greedy.split(sizes), strict=True):
-                scores[index] = TargetScore(float(logs.sum()), len(logs), bool(matches.all()))
-        return scores
+
+        def score(indices: Rows[int]) -> list[TargetScore]:
+            batch = [sequences[index] for index in indices]
+            hidden = targets.target_hidden(self._lm, batch)
+            flat = torch.tensor([token for sequence in batch for token in sequence.target], device=self.device)
+            chosen, greedy = targets.score_rows(self._lm, hidden, flat)
+            sizes = [len(sequence.target) for sequence in batch]
+            rows = zip(chosen.split(sizes), greedy.split(sizes), strict=True)
+            return [TargetScore(float(logs.sum()), len(logs), bool(matches.all())) for logs, matches in rows]
+
+        return self._in_batches(sequences, [len(s.ids) + len(s.target) for s in sequences], batch_tokens, score)
 
     @torch.no_grad()
     def target_distributions(
-        self, queries: Rows[Query], batch_tokens: int = BATCH_TOKENS
+        self, queries: Rows[Query], batch_tokens: int | None = None
     ) -> list[Float[Tensor, "n_target vocab"]]:
         """Log-probabilities, in nats and float32, over the vocabulary where each token of an output is predicted.
 
         The last row is where EOS is. Raises UserError as `target_scores` does.
         """
         sequences = self._sequences(queries, with_output=True)
-        found: list[Tensor | None] = [None] * len(queries)
-        for indices, hidden in self._target_hidden(sequences, batch_tokens):
-            sizes = [len(sequences[index].target) for index in indices]
-            for index, rows in zip(indices, hidden.split(sizes), strict=True):
-                found[index] = self.head(rows).float().log_softmax(dim=-1)
-        return found
+
+        def distributions(indices: Rows[int]) -> list[Tensor]:
+            batch = [sequences[index] for index in indices]
+            hidden = targets.target_hidden(self._lm, batch)
+            parts = hidden.split([len(sequence.target) for sequence in batch])
+            return [self.head(rows).float().log_softmax(dim=-1) for rows in parts]
+
+        return self._in_batches(sequences, [len(s.ids) + len(s.target) for s in sequences], batch_tokens, distributions)
 
     def generate_ids(
-        self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int = BATCH_TOKENS
+        self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None
     ) -> list[list[int]]:
         """Tokens that greedy search writes for each query, up to EOS (left out) or `max_new_tokens`.
 
         Raises UserError where a query and the new tokens do not fit the context, or a soft prompt is another
-        subject's.
+        subject's, and where one query alone does not fit the memory.
         """
         if max_new_tokens < 1:
             raise UserError(f"Cannot generate {max_new_tokens} tokens.", "Ask for at least one.")
         sequences = self._sequences(queries, with_output=False, n_new=max_new_tokens)
         side = "right" if self.is_encoder_decoder else "left"
-        found: list[list[int]] = [[] for _ in queries]
-        lengths = [len(sequence.ids) + max_new_tokens for sequence in sequences]
-        for indices in batches_by_length(lengths, batch_tokens):
+
+        def write(indices: Rows[int]) -> list[list[int]]:
             batch = [sequences[index] for index in indices]
             with torch.no_grad():
                 embeddings, mask = embed_sequences(self._lm, [sequence.ids for sequence in batch], batch, side)
             rows = generate_greedily(self._lm, embeddings, mask, self.eos_ids, max_new_tokens)
-            for index, row in zip(indices, rows, strict=True):
-                found[index] = row
             # The last token allowed is written and not read; a decoder of its own reads a start token.
             n_read = [len(row) if len(row) < max_new_tokens else len(row) - 1 for row in rows]
             n_started = len(rows) if self.is_encoder_decoder else 0
             metering.count(len(rows), sum(len(sequence.ids) for sequence in batch) + sum(n_read) + n_started)
-        return found
+            return rows
 
-    def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int = BATCH_TOKENS) -> list[str]:
+        return self._in_batches(sequences, [len(s.ids) + max_new_tokens for s in sequences], batch_tokens, write)
+
+    def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None) -> list[str]:
         """The text that greedy search writes for each query, stripped of white space at its ends.
 
         Raises UserError as `generate_ids` does.
         """
         rows = self.generate_ids(queries, max_new_tokens, batch_tokens)
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+    def _in_batches(
+        self,
+        sequences: Rows[TokenSequence],
+        lengths: Rows[int],
+        batch_tokens: int | None,
+        work: Callable[[Rows[int]], list],
+    ) -> list:
+        """What `work` makes of each sequence, called with the indices of one batch after another."""
+        found: list = [None] * len(sequences)
+        batches = batches_by_length(lengths, batch_tokens or self.batch_tokens) if sequences else []
+        for indices, results in Halving(_REMEDY).run(batches, work):
+            for index, result in zip(indices, results, strict=True):
+                found[index] = result
+        return found
 
     def _embed_list(self, ids: list[int]) -> Float[Tensor, "n d_model"]:
         return self._lm.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
@@ -255,55 +304,6 @@ class Subject:
                 f"A query needs {longest} tokens, but the subject '{self.name}' has room for {self.context_length}.",
                 "Shorten the prompt or the input, or generate fewer tokens.",
             )
-
-    def _target_hidden(
-        self, sequences: Rows[TokenSequence], batch_tokens: int
-    ) -> Iterator[tuple[list[int], Float[Tensor, "n_rows d_out"]]]:
-        """Per batch: which sequences are in it, and the hidden states that predict their targets, one after another."""
-        for indices in batches_by_length([len(s.ids) + len(s.target) for s in sequences], batch_tokens):
-            batch = [sequences[index] for index in indices]
-            # The last token is not read; an encoder-decoder's decoder reads a start token in its place.
-            n_left_out = 0 if self.is_encoder_decoder else len(batch)
-            metering.count(len(batch), sum(len(s.ids) + len(s.target) for s in batch) - n_left_out)
-            yield indices, (self._cross_hidden(batch) if self.is_encoder_decoder else self._causal_hidden(batch))
-
-    def _causal_hidden(self, batch: Rows[TokenSequence]) -> Float[Tensor, "n_rows d_out"]:
-        rows = [sequence.ids + sequence.target[:-1] for sequence in batch]
-        embeddings, mask = embed_sequences(self._lm, rows, batch, "right")
-        hidden = self.backbone(embeddings, mask, positions(mask))
-        starts = [len(sequence.ids) - 1 for sequence in batch]
-        return _gather(hidden, starts, [len(sequence.target) for sequence in batch])
-
-    def _cross_hidden(self, batch: Rows[TokenSequence]) -> Float[Tensor, "n_rows d_out"]:
-        embeddings, mask = embed_sequences(self._lm, [sequence.ids for sequence in batch], batch, "right")
-        decoder_inputs = self.decoder_inputs([sequence.target for sequence in batch])
-        hidden = self.backbone(embeddings, mask, decoder_input_ids=decoder_inputs)
-        return _gather(hidden, [0] * len(batch), [len(sequence.target) for sequence in batch])
-
-    def _score_rows(
-        self, hidden: Float[Tensor, "n_rows d_out"], targets: Int[Tensor, " n_rows"]
-    ) -> tuple[Float[Tensor, " n_rows"], Bool[Tensor, " n_rows"]]:
-        """Log-probability of each row's target, on the CPU, and whether it is the most likely token."""
-        step = max(1, _LOGITS_AT_ONCE // self._lm.vocab_size)
-        logs, matches = [], []
-        for rows, tokens in zip(hidden.split(step), targets.split(step), strict=True):
-            logits = self.head(rows).float()
-            logs.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1))
-            matches.append(logits.argmax(dim=-1) == tokens)
-        return torch.cat(logs).cpu(), torch.cat(matches).cpu()
-
-
-def _gather(
-    hidden: Float[Tensor, "batch length d_out"], starts: list[int], sizes: list[int]
-) -> Float[Tensor, "n_rows d_out"]:
-    """`sizes[i]` rows of sequence i from `starts[i]` on, for all i one after another."""
-    where = [
-        (row, start + offset)
-        for row, (start, size) in enumerate(zip(starts, sizes, strict=True))
-        for offset in range(size)
-    ]
-    rows, columns = torch.tensor(where, device=hidden.device).unbind(dim=1)
-    return hidden[rows, columns]
 
 
 def _named(soft_prompt: SoftPrompt) -> str:
