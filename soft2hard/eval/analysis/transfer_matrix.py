@@ -3,6 +3,7 @@
 An example does not depend on the cell it is in, so all tasks' distinct examples are laid out once, in rows that each
 share one prompt (`SharedPrefixRunner`), and every prompt is run on all rows; rows of all prompts share batches. Tokens
 that every example begins with, the template's, are read once a row as well: they count as the end of the prompt.
+The first tokens of all outputs are looked at before the rest: a wrong one settles an output.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.batching import batches_by_length
@@ -111,14 +112,30 @@ def _exact(
     common = subject.embed_ids(torch.tensor(examples[0].body[:n_common], dtype=torch.long, device=subject.device))
     prefixes = [torch.cat([subject.prompt_embeddings(prompt), common]) for prompt in prompts]
     examples = [EncodedExample(example.body[n_common:], example.output) for example in examples]
+    begun = [EncodedExample(example.body, example.output[:1]) for example in examples]
     most = row_tokens if isinstance(runner, SharedPrefixRunner) else 0
-    rows = [(p, row) for p in range(len(prompts)) for row in _rows(examples, np.flatnonzero(fits[p]).tolist(), most)]
+    # A wrong first token settles an output, and most outputs under another task's prompt begin wrong.
+    right = _written(runner, prefixes, begun, fits, batch_tokens, most)
+    return _written(runner, prefixes, examples, right, batch_tokens, most)
+
+
+def _written(
+    runner: Runner,
+    prefixes: Sequence[Float[Tensor, "_n d_model"]],
+    examples: Sequence[EncodedExample],
+    asked: Bool[np.ndarray, "n_prompts n_examples"],
+    batch_tokens: int,
+    row_tokens: int,
+) -> Bool[np.ndarray, "n_prompts n_examples"]:
+    """Whether every token of an example's output is the likeliest one, for all that is asked; else False."""
+    rows = [(p, row) for p in range(len(prefixes)) for row in _rows(examples, np.flatnonzero(asked[p]), row_tokens)]
     lengths = [len(prefixes[p]) + sum(examples[e].n_read for e in row) for p, row in rows]
-    found = np.zeros(fits.shape, bool)
+    found = np.zeros(asked.shape, bool)
     for batch in batches_by_length(lengths, batch_tokens):
         chosen = [rows[i] for i in batch]
         targets = runner.run([prefixes[p] for p, _ in chosen], [[examples[e] for e in row] for _, row in chosen])
-        missed = _missed(targets, _greedy(subject, targets.hidden), len(chosen), max(len(row) for _, row in chosen))
+        greedy = _greedy(runner.subject, targets.hidden)
+        missed = _missed(targets, greedy, len(chosen), max(len(row) for _, row in chosen))
         for (p, row), of_row in zip(chosen, missed, strict=True):
             found[p, row] = ~of_row[: len(row)]
     return found
@@ -167,11 +184,11 @@ def _n_common(examples: Sequence[EncodedExample]) -> int:
     return min(same, min(map(len, bodies)) - 1)
 
 
-def _rows(examples: Sequence[EncodedExample], numbers: Sequence[int], row_tokens: int) -> Iterator[list[int]]:
+def _rows(examples: Sequence[EncodedExample], numbers: Int[np.ndarray, " n"], row_tokens: int) -> Iterator[list[int]]:
     """These examples, as many a row as may share one."""
     row: list[int] = []
     filled = 0
-    for number in numbers:
+    for number in numbers.tolist():
         if row and filled + examples[number].n_read > row_tokens:
             yield row
             row, filled = [], 0
