@@ -89,7 +89,7 @@ def finetune(
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject, fast=True)
     model = Translator.from_pretrained(resolve(translator, "translator"))
-    model.check_subject(lm)
+    model.bind(lm)
     old = [] if mix is None else load_corpora([mix], lm)
     _check_length(mix, tuning_config)
     settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}

@@ -45,7 +45,7 @@ class Models:
         if "translator" not in self.needs or self.config.translator is None:
             return None
         translator = Translator.from_pretrained(resolve(self.config.translator, "translator"))
-        translator.check_subject(self.subject)
+        translator.bind(self.subject)
         return translator
 
     @cached_property

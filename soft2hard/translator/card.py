@@ -3,11 +3,14 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 from soft2hard.errors import UserError
 
 CARD_FILE = "soft2hard.json"
 SCHEMA_VERSION = 1
+
+Architecture = Literal["encoder-decoder", "causal-lora"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,13 @@ class TranslatorCard:
     """`Subject.fingerprint` of it."""
     d_subject: int
     """Width of its soft prompts."""
+    architecture: Architecture = "encoder-decoder"
+    hidden_layers: tuple[int, ...] = ()
+    """Layers of the subject whose hidden states it reads beside the soft prompt's vectors."""
+    base: str | None = None
+    """Causal LM under a LoRA translator's adapters: a name, or a path on the machine it was trained on."""
+    base_fingerprint: str | None = None
+    """`Subject.fingerprint` of that."""
     training: dict = field(default_factory=dict)
     """Settings, data, versions and scores of the training, as plain JSON."""
 
@@ -39,6 +49,7 @@ def read_card(folder: Path) -> TranslatorCard:
         if schema > SCHEMA_VERSION:
             raise UserError(f"'{folder}' was saved by a later soft2hard (schema {schema}).", "Update soft2hard.")
         names = {f.name for f in fields(TranslatorCard)}
-        return TranslatorCard(**{name: value for name, value in content.items() if name in names})
+        known = {name: value for name, value in content.items() if name in names}
+        return TranslatorCard(**known | {"hidden_layers": tuple(known.get("hidden_layers", ()))})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged.", "Train or copy the translator again.") from error

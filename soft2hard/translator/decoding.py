@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
-from transformers.modeling_outputs import BaseModelOutput
 
 from soft2hard import metering
 from soft2hard.softprompt import Prompt, SoftPrompt
@@ -73,50 +72,42 @@ def drawn(logits: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, "rows"]) 
 class _Drawing(LogitsProcessor):
     """Leaves each row the one token that its own random numbers draw, so that greedy search samples."""
 
-    def __init__(self, uniforms: Float[Tensor, "rows n_steps"]):
-        self.uniforms = uniforms
+    def __init__(self, uniforms: Float[Tensor, "rows n_steps"], n_start: int):
+        self.uniforms, self.n_start = uniforms, n_start
 
     def __call__(self, input_ids: Int[Tensor, "rows n_read"], scores: Float[Tensor, "rows vocab"]) -> Tensor:
-        chosen = drawn(scores, self.uniforms[:, input_ids.shape[1] - 1])  # a start token is read before the first step
+        chosen = drawn(scores, self.uniforms[:, input_ids.shape[1] - self.n_start])
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 
 class _Decoding:
-    """A few soft prompts that the encoder has read, and all that the decoder makes of them."""
+    """A few soft prompts that the translator has read, and all that it writes for them."""
 
     def __init__(self, translator: Translator, soft_prompts: Sequence[SoftPrompt], first_number: int):
         self.translator, self.soft_prompts, self.first_number = translator, soft_prompts, first_number
         self.model = translator.model.eval()
-        soft, self.mask = translator.encode_batch(soft_prompts)
-        self.encoded = self.model.encode(soft, self.mask)
-        self._count([(0, soft_prompt.n_tokens) for soft_prompt in soft_prompts])
+        self.memory = self.model.encode(*translator.encode_batch(soft_prompts))
+        self._count([(0, translator.n_read(soft_prompt)) for soft_prompt in soft_prompts])
 
     def sample(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
         """`n` texts for each soft prompt, drawn from the nucleus `top_p`, each soft prompt by its own numbers."""
         uniforms = [own_uniforms(n, MAX_INSTRUCTION_TOKENS, seed, soft_prompt) for soft_prompt in self.soft_prompts]
-        drawing = _Drawing(torch.cat(uniforms).to(self.encoded.device))
+        drawing = _Drawing(torch.cat(uniforms).to(self.translator.device), self.model.n_start)
         processors = [TemperatureLogitsWarper(float(temperature)), TopPLogitsWarper(float(top_p)), drawing]
         return self.write(n, n_rows=n, logits_processor=LogitsProcessorList(processors))
 
     def write(self, n: int, n_rows: int = 1, **settings: object) -> list[list[str]]:
         """`n` texts for each soft prompt, which has `n_rows` rows in the batch; greedy unless `settings` say other."""
-        ids = self.model.seq2seq.generate(
-            # generate() changes the object it is given, so each call gets its own.
-            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded.repeat_interleave(n_rows, 0)),
-            attention_mask=self.mask.repeat_interleave(n_rows, 0),
-            max_new_tokens=MAX_INSTRUCTION_TOKENS,
-            do_sample=False,
-            **{"num_beams": 1} | settings,
-        )
+        settings = {"max_new_tokens": MAX_INSTRUCTION_TOKENS, "do_sample": False, "num_beams": 1} | settings
+        ids = self.model.generate(self.memory.repeat(n_rows), **settings)
         n_read = self._n_read(ids)
         self._count([(n, sum(n_read[i : i + n])) for i in range(0, len(ids), n)])
         texts = self.translator.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [texts[i : i + n] for i in range(0, len(texts), n)]
 
-    def _n_read(self, ids: Int[Tensor, "rows length"]) -> list[int]:
-        """Tokens that the decoder read to write each row: a start token and all but the last, which may be the end."""
-        written = ids[:, 1:]
-        is_end = written == self.model.config.eos_token_id
+    def _n_read(self, written: Int[Tensor, "rows length"]) -> list[int]:
+        """Tokens that were read to write each row: a start and all written but the last, which may be the end."""
+        is_end = written == self.model.eos_id
         return torch.where(is_end.any(1), is_end.int().argmax(1) + 1, written.shape[1]).tolist()
 
     def _count(self, of_each: Sequence[tuple[int, int]]) -> None:

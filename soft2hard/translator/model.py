@@ -1,104 +1,59 @@
-"""The translator model: an encoder-decoder whose encoder reads soft-prompt embeddings."""
+"""Translators: an architecture with its tokenizer and card, made, saved and loaded."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    T5Config,
-    T5ForConditionalGeneration,
-)
-from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from soft2hard.checkpoints import resolve
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_folder
-from soft2hard.loading import READING_ERRORS, first_line
+from soft2hard.frozen_model import FrozenModel
+from soft2hard.loading import READING_ERRORS, first_line, load_model, load_tokenizer
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
-from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
-from soft2hard.translator.warm_start import can_warm_start, seq2seq_from_causal
+from soft2hard.translator.architecture import TranslatorModel
+from soft2hard.translator.card import CARD_FILE, Architecture, TranslatorCard, read_card, write_card
+from soft2hard.translator.causal import (
+    CausalTranslator,
+    load_with_lora,
+    own_base_name,
+    refuse_encoder_decoder,
+    with_lora,
+)
+from soft2hard.translator.encoder_decoder import EncoderDecoderTranslator, load_seq2seq, new_seq2seq
+from soft2hard.translator.reader import HiddenStates, SoftPromptReader
 
 READER_FILE = "reader.safetensors"
 
 
-class SoftPromptReader(nn.Module):
-    """Maps soft-prompt vectors into the encoder's input space.
+@dataclass(frozen=True)
+class Design:
+    """What a new translator is made of."""
 
-    `x -> (x / scale) W`, where `scale` is the subject's embedding scale and W starts as the identity
-    times the encoder's own embedding scale where the widths agree, else as a random matrix.
-    """
+    architecture: Architecture = "encoder-decoder"
+    base: str | None = None
+    """Checkpoint to start from, a name or a folder: an encoder-decoder, or for 'causal-lora' a causal LM. None: made
+    from the subject's own weights where that can be; an encoder-decoder is else a small random T5."""
+    hidden_layers: tuple[int, ...] = ()
+    """Layers of the subject whose hidden states over the soft prompt are read beside its vectors."""
+    lora_rank: int = 64
+    """Rank of the adapters of 'causal-lora'."""
+    dropout: float = 0.1
+    """Of an encoder-decoder that does not start from `base`, and of adapters."""
 
-    def __init__(self, d_subject: int, d_encoder: int, subject_scale: float = 1.0, encoder_scale: float = 1.0):
-        super().__init__()
-        self.register_buffer("scale", torch.tensor(float(subject_scale)))
-        self.projection = nn.Linear(d_subject, d_encoder, bias=False)
-        with torch.no_grad():
-            if d_subject == d_encoder:
-                self.projection.weight.copy_(torch.eye(d_encoder) * encoder_scale)
-            else:
-                self.projection.weight.normal_(std=encoder_scale * d_subject**-0.5)
-
-    def forward(self, soft_prompts: Float[Tensor, "batch n d_subject"]) -> Float[Tensor, "batch n d_encoder"]:
-        return self.projection(soft_prompts / self.scale)
-
-
-class TranslatorModel(nn.Module):
-    """Reader and encoder-decoder together, as the Trainer sees them."""
-
-    def __init__(self, seq2seq: PreTrainedModel, reader: SoftPromptReader):
-        super().__init__()
-        self.seq2seq, self.reader = seq2seq, reader
-        # T5 has its embedding table under several names, which safetensors refuses to write.
-        self.register_state_dict_post_hook(_drop_aliases)
-        self.register_load_state_dict_pre_hook(_restore_aliases)
-
-    def aliases(self) -> dict[str, str]:
-        """Second and further names of shared parameters, each with the first name."""
-        first: dict[int, str] = {}
-        named = self.named_parameters(remove_duplicate=False)
-        return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
-
-    @property
-    def config(self):  # noqa: ANN201 - the Trainer and DeepSpeed look here
-        return self.seq2seq.config
-
-    def encode(
-        self, soft_prompts: Float[Tensor, "batch n d_subject"], attention_mask: Int[Tensor, "batch n"]
-    ) -> Float[Tensor, "batch n d_encoder"]:
-        """What the decoder attends to."""
-        embeddings = self.reader(soft_prompts).to(self.seq2seq.dtype)
-        return self.seq2seq.get_encoder()(inputs_embeds=embeddings, attention_mask=attention_mask).last_hidden_state
-
-    def forward(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-        labels: Int[Tensor, "batch length"] | None = None,
-    ) -> Seq2SeqLMOutput:
-        """The mean cross-entropy of `labels` (-100 where padded), nats a token, and the logits."""
-        return self.seq2seq(
-            inputs_embeds=self.reader(soft_prompts).to(self.seq2seq.dtype),
-            attention_mask=attention_mask,
-            labels=labels,
-        )
-
-
-def _drop_aliases(model: TranslatorModel, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    for alias in model.aliases():
-        state.pop(prefix + alias, None)
-
-
-def _restore_aliases(model: TranslatorModel, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    for alias, name in model.aliases().items():
-        if prefix + name in state:
-            state.setdefault(prefix + alias, state[prefix + name])
+    def __post_init__(self) -> None:
+        if self.architecture not in ("encoder-decoder", "causal-lora"):
+            raise UserError(
+                f"There is no architecture '{self.architecture}'.", "Choose encoder-decoder or causal-lora."
+            )
+        if self.lora_rank < 1:
+            raise UserError(f"lora_rank is {self.lora_rank}.", "It must be at least 1.")
 
 
 class Translator:
@@ -111,55 +66,57 @@ class Translator:
 
     @property
     def device(self) -> torch.device:
-        return self.model.reader.projection.weight.device
+        return self.model.device
 
     @classmethod
-    def for_subject(cls, subject: Subject, base: str | None = None, dropout: float = 0.1) -> "Translator":
-        """A translator that has not been trained yet.
+    def for_subject(
+        cls, subject: Subject, base: str | None = None, dropout: float = 0.1, *, design: Design | None = None
+    ) -> "Translator":
+        """A translator that has not been trained yet, as `design` says, or by default an encoder-decoder.
 
-        With `base` (a name or path) the encoder-decoder is that checkpoint, with its own tokenizer. Without,
-        it starts from the subject's weights where the architecture allows it, else from random weights
-        of a small T5.
+        Raises UserError for layers that the subject has not, and for a base that cannot be read or is of the wrong
+        kind.
         """
-        if base is not None:
-            seq2seq = AutoModelForSeq2SeqLM.from_pretrained(base, use_safetensors=True, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(base)
-        else:
-            tokenizer = subject.tokenizer
-            seq2seq = (
-                seq2seq_from_causal(subject.model, dropout)
-                if can_warm_start(subject.model)
-                else _random_t5(subject, dropout)
-            )
-        scales = (_rms(subject.embedding), _rms(seq2seq.get_input_embeddings().weight))
-        reader = SoftPromptReader(subject.d_model, seq2seq.get_input_embeddings().weight.shape[1], *scales)
-        card = TranslatorCard(subject=subject.name, fingerprint=subject.fingerprint, d_subject=subject.d_model)
-        return cls(TranslatorModel(seq2seq, reader), tokenizer, card)
+        design = design or Design(base=base, dropout=dropout)
+        hidden = HiddenStates(subject, design.hidden_layers) if design.hidden_layers else None
+        make = _new_causal if design.architecture == "causal-lora" else _new_encoder_decoder
+        model, tokenizer, of_base = make(subject, design, hidden)
+        model.hidden_states = hidden
+        card = TranslatorCard(
+            subject=subject.name,
+            fingerprint=subject.fingerprint,
+            d_subject=subject.d_model,
+            architecture=design.architecture,
+            hidden_layers=tuple(design.hidden_layers),
+            **of_base,
+        )
+        return cls(model, tokenizer, card)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device | None = None) -> "Translator":
+    def from_pretrained(
+        cls, path: str | Path, *, device: str | torch.device | None = None, base: str | None = None
+    ) -> "Translator":
         """Load a translator saved by `save_pretrained`.
 
-        Raises UserError where the folder is missing, is no translator, or is damaged.
+        `base` is where the causal LM under a LoRA translator lies now, if not where it was trained. Raises UserError
+        where the folder is missing, is no translator, or is damaged, or where the base is another model.
         """
         path = Path(path)
         card = read_card(path)
         try:
-            seq2seq, loaded = AutoModelForSeq2SeqLM.from_pretrained(
-                path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            if loaded["missing_keys"]:
-                raise ValueError(f"weights are missing, such as {min(loaded['missing_keys'])}")
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            weights = load_file(path / READER_FILE)
-            reader = SoftPromptReader(card.d_subject, weights["projection.weight"].shape[0])
-            reader.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            weights = {name: tensor.float() for name, tensor in load_file(path / READER_FILE).items()}
+            reader = _saved_reader(card, weights)
+            if card.architecture == "causal-lora":
+                model = _saved_causal(path, card, tokenizer, reader, base)
+            else:
+                model = EncoderDecoderTranslator(load_seq2seq(path), reader)
+            _load_reader(model, weights)
         except READING_ERRORS as error:
             raise UserError(
                 f"The translator in '{path}' cannot be read: {first_line(error)}.", "Train or copy it again."
             ) from error
-        model = TranslatorModel(seq2seq, reader).eval()
-        return cls(model.to(device) if device else model, tokenizer, card, name=str(path))
+        return cls(model.eval().to(device) if device else model.eval(), tokenizer, card, name=str(path))
 
     def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save model, reader, tokenizer and card to a folder, whole or not at all, optionally in another dtype.
@@ -169,14 +126,13 @@ class Translator:
         state = {name: t.detach().to(dtype or t.dtype).contiguous() for name, t in self.model.state_dict().items()}
         inner = "seq2seq."
         with atomic_folder(path, overwrite=(Path(path) / CARD_FILE).is_file()) as folder:
-            self.model.seq2seq.save_pretrained(
-                folder, state_dict={name.removeprefix(inner): t for name, t in state.items() if name.startswith(inner)}
-            )
+            if isinstance(self.model, CausalTranslator):
+                self.model.save_adapter(folder, dtype)
+            else:
+                of_lm = {name.removeprefix(inner): t for name, t in state.items() if name.startswith(inner)}
+                self.model.lm.save_pretrained(folder, state_dict=of_lm)
             self.tokenizer.save_pretrained(folder)
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.model.reader.state_dict().items()},
-                folder / READER_FILE,
-            )
+            save_file(_reader_state(self.model), folder / READER_FILE)
             write_card(folder, self.card)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
@@ -200,38 +156,117 @@ class Translator:
                 f"Use its own subject ('{self.card.subject}') or another translator.",
             )
 
+    def bind(self, subject: Subject) -> None:
+        """Let a translator that reads hidden states take them from this subject; others just check it.
+
+        Raises UserError unless this is the subject the translator was trained for.
+        """
+        self.check_subject(subject)
+        if self.card.hidden_layers and self.model.hidden_states is None:
+            self.model.hidden_states = HiddenStates(subject, self.card.hidden_layers)
+
     def encode_batch(
         self, soft_prompts: Sequence[SoftPrompt]
     ) -> tuple[Float[Tensor, "batch n d_subject"], Int[Tensor, "batch n"]]:
-        """Soft prompts padded to one length, and their attention mask."""
+        """Soft prompts padded to one length, and their attention mask.
+
+        Raises UserError for soft prompts of another subject, and where hidden states are wanted without a subject.
+        """
         for soft_prompt in soft_prompts:
             self.check(soft_prompt)
+        if self.card.hidden_layers and self.model.hidden_states is None:
+            raise UserError(
+                f"The translator '{self.name}' reads hidden states of its subject, which is not loaded.",
+                f"Give the subject ('{self.card.subject}'); on the command line, leave out --no-verify.",
+            )
         padded = nn.utils.rnn.pad_sequence([p.embeddings for p in soft_prompts], batch_first=True)
         lengths = torch.tensor([p.n_tokens for p in soft_prompts])
         mask = (torch.arange(padded.shape[1])[None] < lengths[:, None]).long()
         return padded.to(self.device), mask.to(self.device)
 
+    def n_read(self, soft_prompt: SoftPrompt) -> int:
+        """Tokens that models are given to read a soft prompt: by this one, and by the subject for its hidden states."""
+        hidden = self.model.hidden_states
+        return soft_prompt.n_tokens * (1 if hidden is None else 2)
+
+
+_Made = tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]
+
+
+def _new_encoder_decoder(subject: Subject, design: Design, hidden: HiddenStates | None) -> _Made:
+    seq2seq = new_seq2seq(subject, design.base, design.dropout)
+    tokenizer = subject.tokenizer if design.base is None else load_tokenizer(design.base)
+    return EncoderDecoderTranslator(seq2seq, _new_reader(subject, seq2seq, hidden)), tokenizer, {}
+
+
+def _new_causal(subject: Subject, design: Design, hidden: HiddenStates | None) -> _Made:
+    if design.base is None:
+        base, tokenizer, name = subject.model, subject.tokenizer, own_base_name(subject)
+    else:
+        base, tokenizer = load_model(design.base, subject.device, None), load_tokenizer(design.base)
+        name = design.base
+    refuse_encoder_decoder(base, name)
+    of_base = {"base": name, "base_fingerprint": FrozenModel(base).fingerprint}
+    peft = with_lora(base, design.lora_rank, design.dropout)
+    return _causal(peft, _new_reader(subject, base, hidden), tokenizer), tokenizer, of_base
+
+
+def _causal(peft: nn.Module, reader: SoftPromptReader, tokenizer: PreTrainedTokenizerBase) -> CausalTranslator:
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if eos is None:
+        raise UserError("The base model's tokenizer has no end-of-sequence token.", "Choose another base model.")
+    return CausalTranslator(peft, reader, tokenizer.bos_token_id, eos, eos if pad is None else pad)
+
+
+def _new_reader(subject: Subject, lm: PreTrainedModel, hidden: HiddenStates | None) -> SoftPromptReader:
+    table = lm.get_input_embeddings().weight
+    return SoftPromptReader(
+        subject.d_model,
+        table.shape[1],
+        _rms(subject.embedding),
+        _rms(table),
+        d_hidden=hidden.d_hidden if hidden else 0,
+        n_layers=len(hidden.layers) if hidden else 0,
+    )
+
+
+def _saved_reader(card: TranslatorCard, weights: dict[str, Tensor]) -> SoftPromptReader:
+    n_layers = len(card.hidden_layers)
+    d_hidden = weights["of_layers.0.weight"].shape[1] if n_layers else 0
+    return SoftPromptReader(
+        card.d_subject, weights["projection.weight"].shape[0], d_hidden=d_hidden, n_layers=n_layers
+    )
+
+
+def _saved_causal(
+    path: Path,
+    card: TranslatorCard,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: SoftPromptReader,
+    base: str | None,
+) -> CausalTranslator:
+    name = base or resolve(card.base, "subject")
+    lm = load_model(name, "cpu", torch.float32)
+    refuse_encoder_decoder(lm, name)
+    if FrozenModel(lm).fingerprint != card.base_fingerprint:
+        raise UserError(
+            f"The translator '{path}' writes with another model than '{name}'.",
+            "Give the model that it was trained on.",
+        )
+    return _causal(load_with_lora(lm, path), reader, tokenizer)
+
+
+def _reader_state(model: TranslatorModel) -> dict[str, Tensor]:
+    """All that is neither the language model nor its adapters: the reader, and where writing begins."""
+    state = {name: tensor.contiguous() for name, tensor in model.reader.state_dict().items()}
+    return state | ({"begin": model.begin.detach().contiguous()} if isinstance(model, CausalTranslator) else {})
+
+
+def _load_reader(model: TranslatorModel, weights: dict[str, Tensor]) -> None:
+    if isinstance(model, CausalTranslator):
+        model.begin.data.copy_(weights["begin"])
+    model.reader.load_state_dict({name: tensor for name, tensor in weights.items() if name != "begin"})
+
 
 def _rms(table: Tensor) -> float:
     return table.detach().float().square().mean().sqrt().item()
-
-
-def _random_t5(subject: Subject, dropout: float) -> T5ForConditionalGeneration:
-    """A small T5 with random weights that writes with the subject's tokenizer."""
-    tokenizer = subject.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else subject.eos_ids[0]
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=256,
-            d_kv=64,
-            d_ff=704,
-            num_layers=4,
-            num_heads=4,
-            feed_forward_proj="gated-silu",
-            dropout_rate=dropout,
-            pad_token_id=pad,
-            eos_token_id=subject.eos_ids[0],
-            decoder_start_token_id=pad,
-        )
-    )

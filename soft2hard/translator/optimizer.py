@@ -19,10 +19,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
             if parameter.requires_grad:
                 is_matrix = parameter.ndim == 2 and not any(part in name for part in embedding_names)
                 (matrices if is_matrix else others).append(parameter)
-        self.parts = [
-            torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+        if others:
+            self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
         super().__init__([group for part in self.parts for group in part.param_groups], {"lr": lr})
         self._share_groups()
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutput
 
 from soft2hard import metering
 from soft2hard.softprompt import SoftPrompt
@@ -21,16 +20,15 @@ def tidy(text: str) -> str:
 
 
 class Reading:
-    """The translator's view of one soft prompt; the encoder runs once for all that is asked."""
+    """The translator's view of one soft prompt; the soft prompt is read once for all that is asked."""
 
     @torch.no_grad()
     def __init__(self, translator: Translator, soft_prompt: SoftPrompt):
         self.translator = translator
         self.tokenizer, self.model = translator.tokenizer, translator.model.eval()
-        self.eos_id = self.model.config.eos_token_id
-        soft, self._mask = translator.encode_batch([soft_prompt])
-        self._encoded = self.model.encode(soft, self._mask)
-        metering.count(0, soft_prompt.n_tokens)  # sequences are what the decoder makes of it
+        self.eos_id = self.model.eos_id
+        self._memory = self.model.encode(*translator.encode_batch([soft_prompt]))
+        metering.count(0, translator.n_read(soft_prompt))  # sequences are what is written of it
         self._encode = PairCollator(self.tokenizer, self.eos_id).encode
 
     def log_probs(self, texts: Sequence[str]) -> list[float]:
@@ -85,9 +83,7 @@ class Reading:
 
     @torch.no_grad()
     def _logits(self, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
-        encoded = BaseModelOutput(last_hidden_state=self._encoded.expand(len(labels), -1, -1))
-        mask = self._mask.expand(len(labels), -1)
-        return self.model.seq2seq(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
+        return self.model.logits(self._memory.repeat(len(labels)), labels).float()
 
     def _only_words(self, scores: Float[Tensor, "n vocab"], and_end: bool = False) -> Float[Tensor, "n vocab"]:
         special = [

@@ -26,13 +26,15 @@ from soft2hard.errors import UserError
 from soft2hard.files import atomic_write
 from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Subject
+from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
 from soft2hard.translator.deepspeed import deepspeed_config
 from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
 from soft2hard.translator.pretraining import imitation_pairs
 
-_EMBEDDINGS = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader")
+# Adapters are factors of a matrix, which Muon would treat as matrices.
+_BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,17 @@ def _identity(translator: Translator, corpus, validation, config: TranslatorTrai
     return {
         "config": asdict(config),
         "subject": translator.card.fingerprint,
+        **_design(translator.card),
         "corpus": content_hash(corpus),
         "validation": content_hash(validation),
     }
+
+
+def _design(card: TranslatorCard) -> dict:
+    """What sets the architecture apart from the default, so that trainings begun before there were two go on."""
+    default = TranslatorCard("", "", 0)
+    names = ("architecture", "hidden_layers", "base_fingerprint")
+    return {name: getattr(card, name) for name in names if getattr(card, name) != getattr(default, name)}
 
 
 def _claim(folder: Path, identity: dict, resume: bool) -> None:
@@ -128,7 +138,7 @@ def _claim(folder: Path, identity: dict, resume: bool) -> None:
     if not resume:
         for name in ("translator", "checkpoints", "pretraining"):
             shutil.rmtree(folder / name, ignore_errors=True)
-    elif path.exists() and json.loads(path.read_text()) != identity:
+    elif path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(identity)):
         raise UserError(f"'{folder}' holds a training with other settings or data.", "Choose another folder.")
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(identity, indent=2))
@@ -183,13 +193,13 @@ def _is_json(path: Path) -> bool:
 
 
 def _trainer(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
-    collator = PairCollator(translator.tokenizer, translator.model.config.eos_token_id)
+    collator = PairCollator(translator.tokenizer, translator.model.eos_id)
     arguments = _arguments(config, folder, with_validation=validation is not None)
     steps = int(config.epochs * -(-len(train) // (arguments.train_batch_size * arguments.world_size)))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
     optimizers = (None, None)
     if config.deepspeed is None:
-        optimizer = MuonWithAdamW(translator.model, config.lr, _EMBEDDINGS)
+        optimizer = MuonWithAdamW(translator.model, config.lr, _BY_ADAMW)
         optimizers = (optimizer, get_linear_schedule_with_warmup(optimizer, arguments.warmup_steps, steps))
     callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl"), EpochOfPairs(train)]
     if validation is not None:

@@ -93,7 +93,7 @@ def translate(
     for soft_prompt in soft_prompts:
         translator.check(soft_prompt)
     if subject is not None:
-        translator.check_subject(subject)
+        translator.bind(subject)
     labels = (
         list(names)
         if names

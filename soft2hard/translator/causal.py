@@ -1,0 +1,158 @@
+"""The second architecture: a frozen causal language model with LoRA, the soft prompt as its prefix.
+
+The design of arXiv 2605.27642: the subject itself, or any causal LM, reads the soft prompt's vectors in the place of
+token embeddings, through a learned projection where widths differ, and goes on with the instruction. Only the
+projection, a vector after which writing begins, and the low-rank adapters (Hu et al. 2021, arXiv 2106.09685) learn.
+"""
+
+import copy
+import inspect
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from soft2hard.batching import positions
+from soft2hard.checkpoints import EMBEDDED
+from soft2hard.errors import UserError
+from soft2hard.subject import Subject
+from soft2hard.translator.architecture import Memory, TranslatorModel
+from soft2hard.translator.reader import SoftPromptReader
+
+ADAPTER = "adapter"
+"""Folder of the LoRA weights within a translator's, in PEFT's own format."""
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+class CausalTranslator(TranslatorModel):
+    """A causal LM under LoRA that reads `BOS, soft prompt, begin` and writes the instruction.
+
+    Memories are padded on the left, so that writing begins in one place.
+    """
+
+    n_start = 0
+
+    def __init__(self, peft: PeftModel, reader: SoftPromptReader, bos_id: int | None, eos_id: int, pad_id: int):
+        super().__init__(reader)
+        self.peft = peft
+        self._bos_id, self._eos_id, self._pad_id = bos_id, eos_id, pad_id
+        self.begin = nn.Parameter(self._table.detach().float().mean(0))
+
+    @property
+    def lm(self) -> PreTrainedModel:
+        return self.peft.get_base_model()
+
+    @property
+    def eos_id(self) -> int:
+        return self._eos_id
+
+    @property
+    def _table(self) -> Float[Tensor, "vocab d_model"]:
+        return self.lm.get_input_embeddings().weight
+
+    def kept_elsewhere(self) -> dict[str, Tensor]:
+        frozen = {name: p for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {name: t for name, t in (frozen | _persistent_buffers(self)).items() if name.startswith("peft.")}
+
+    def encode(
+        self,
+        soft_prompts: Float[Tensor, "batch n d_subject"],
+        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
+    ) -> Memory:
+        mask = attention_mask.long()
+        states = self.read(soft_prompts, mask)
+        if self._bos_id is not None:
+            bos = self._embed(torch.full((len(mask), 1), self._bos_id, device=mask.device))
+            states, mask = torch.cat([bos.to(states), states], 1), torch.cat([mask.new_ones(len(mask), 1), mask], 1)
+        states, mask = _to_the_right(states, mask)
+        begin = self.begin.to(states).expand(len(states), 1, -1)
+        return Memory(torch.cat([states, begin], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
+
+    def logits(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+        before = labels[:, :-1]  # what each label but the first is written after
+        read = torch.cat([memory.states, self._embed(before.clamp(min=0)).to(memory.states)], 1)
+        mask = torch.cat([memory.mask, (before >= 0).long()], 1)
+        taken = {"position_ids": positions(mask.bool()), "logits_to_keep": labels.shape[1]}
+        taken = {name: value for name, value in taken.items() if name in self._parameters_of_forward}
+        logits = self.lm(inputs_embeds=read, attention_mask=mask, use_cache=False, **taken).logits
+        return logits[:, -labels.shape[1] :]
+
+    def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
+        ends = {"eos_token_id": self._eos_id, "pad_token_id": self._pad_id}
+        return self.lm.generate(inputs_embeds=memory.states, attention_mask=memory.mask, **ends | settings)
+
+    def save_adapter(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the LoRA weights as PEFT does, into the folder `ADAPTER` within `folder`."""
+        (folder / ADAPTER).mkdir()
+        weights = get_peft_model_state_dict(self.peft)
+        tensors = {name: t.detach().to(dtype or t.dtype).cpu().contiguous() for name, t in weights.items()}
+        save_file(tensors, folder / ADAPTER / _ADAPTER_WEIGHTS)
+        self.peft.peft_config["default"].save_pretrained(folder / ADAPTER)
+
+    @cached_property
+    def _parameters_of_forward(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.lm.forward).parameters)
+
+    def _embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+        return self.lm.get_input_embeddings()(ids)
+
+
+def with_lora(model: PreTrainedModel, rank: int, dropout: float) -> PeftModel:
+    """A causal LM with new adapters on all its linear layers but the head; the weights stay those of `model`.
+
+    `model` itself is not changed: the copy that gets the adapters shares its weights.
+    """
+    weights = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(copy.deepcopy(model, weights), config)
+
+
+def load_with_lora(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """A causal LM with the adapters that `save_adapter` wrote. Raises ValueError where they are not there."""
+    if not (folder / ADAPTER / _ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"{ADAPTER}/{_ADAPTER_WEIGHTS} is missing")
+    return PeftModel.from_pretrained(model, folder / ADAPTER, is_trainable=True)
+
+
+def refuse_encoder_decoder(model: PreTrainedModel, name: str) -> None:
+    """Raise UserError unless the model is a causal LM."""
+    if model.config.is_encoder_decoder:
+        raise UserError(
+            f"'{name}' is an encoder-decoder; a LoRA translator writes with a causal language model.",
+            "Give one with --base, or choose the encoder-decoder architecture.",
+        )
+
+
+def own_base_name(subject: Subject) -> str:
+    """How a translator that writes with its subject names it: 'embedded', a hub's name, or an absolute path."""
+    path = Path(subject.name)
+    if not path.is_dir():
+        return subject.name
+    return "embedded" if path.resolve() == (EMBEDDED / "subject").resolve() else str(path.resolve())
+
+
+def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}": buffer
+        for prefix, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
+
+
+def _to_the_right(
+    states: Float[Tensor, "batch n d_model"], mask: Int[Tensor, "batch n"]
+) -> tuple[Float[Tensor, "batch n d_model"], Int[Tensor, "batch n"]]:
+    """Rows padded on the right as rows padded on the left."""
+    n = mask.shape[1]
+    n_padding = n - mask.sum(1, keepdim=True)
+    order = (torch.arange(n, device=mask.device)[None] - n_padding) % n
+    return states.gather(1, order[..., None].expand_as(states)), mask.gather(1, order)
