@@ -23,19 +23,27 @@ def new_run_record(
         MethodRecord(choice.label, choice.name, METHODS[choice.name].source, dict(choice.options))
         for choice in config.methods
     )
-    versions = {"soft2hard": __version__} | {name: version(name) for name in _LIBRARIES}
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return RunRecord(
         config=config.model_dump(mode="json"),
         methods=methods,
         seeds=config.seeds,
-        versions=versions,
+        versions=versions(),
         commit=commit(),
-        created=created,
+        created=now(),
         inputs=dict(inputs),
         unknown_tokens=unknown_tokens,
         dropped=dict(dropped),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of the libraries that numbers hang on."""
+    return {"soft2hard": __version__} | {name: version(name) for name in _LIBRARIES}
+
+
+def now() -> str:
+    """ISO time, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def commit() -> str | None:

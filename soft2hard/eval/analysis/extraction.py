@@ -93,13 +93,15 @@ def extract(
 def start_ids(subject: Subject, init: str, n_tokens: int, task: Task | None = None) -> list[int] | None:
     """The tokens that a soft prompt was started from, as `Tuning.init` names them (provenance 'init').
 
-    Known of 'text:...', and of 'labels' where the task is given and has labels; None for all others. Too short a text
-    is repeated, too long a one is cut, as tuning does it.
+    Known of 'text:...', and of 'labels' and 'instruction' where the task is given and has them; None for all others.
+    Too short a text is repeated, too long a one is cut, as tuning does it.
     """
     if init.startswith("text:"):
         text = init.removeprefix("text:")
     elif init == "labels" and task is not None and task.labels:
         text = " ".join(task.labels)
+    elif init == "instruction" and task is not None:
+        text = task.instruction
     else:
         return None
     ids = list(subject.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []

@@ -5,7 +5,7 @@ A folder of an analysis holds
 - `analysis.json` (`Analysis`): what was analysed and every section's figures, or why a section was not run;
 - `arrays/<section>.npz`: its matrices and maps, whose rows and columns the section's record names;
 - `csv/<name>.csv`: the same numbers for other programs;
-- `soft_prompts.safetensors` where the analysis tuned them itself: one tensor a prompt, named by its number.
+- `tunings/<start>-<seed of start>-<seed of order>.safetensors` where the analysis tuned the prompts itself (`tunings`).
 
 `analysis.json` appears anew after each section, so a killed analysis goes on with the next one.
 """
@@ -14,15 +14,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.relations import Correlation, Verdict
-from soft2hard.eval.intervals import Interval
+from soft2hard.eval.analysis.section_records import (
+    Claims,
+    Difficulty,
+    Distances,
+    Experiment,
+    Extraction,
+    Maps,
+    NotRun,
+    Record,
+    Statistics,
+    Transfer,
+)
 from soft2hard.files import atomic_write
 
 SCHEMA_VERSION = 1
 FILE_NAME = "analysis.json"
+
 
 SectionName = Literal[
     "extraction",
@@ -37,30 +48,6 @@ SectionName = Literal[
     "retrieval",
     "claims",
 ]
-
-
-class Record(BaseModel):
-    """Plain JSON values with types; what is not a number (a mean of nothing) is None."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Estimate(Record):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, interval: Interval) -> "Estimate":
-        return cls(value=interval.value, low=interval.low, high=interval.high)
-
-    def interval(self) -> Interval:
-        return Interval(self.value, self.low, self.high)
-
-    def __str__(self) -> str:
-        return str(self.interval())
 
 
 class PromptRow(Record):
@@ -89,7 +76,7 @@ class PromptRow(Record):
 
 
 class TaskRow(Record):
-    """A task that soft prompts belong to."""
+    """A task that soft prompts belong to; family and instruction are empty where its examples are not known."""
 
     name: str
     family: str
@@ -107,231 +94,6 @@ class GroupRow(Record):
     """Which seeds differ between tunings of one task: of the start, of the order of examples, or both."""
     n_tunings: int
     n_tasks: int
-
-
-class NotRun(Record):
-    """A section that there is not."""
-
-    reason: str
-    """One line that says what was missing."""
-
-
-class Section(Record):
-    """Figures of one part of the analysis."""
-
-    seconds: float
-    """Wall time."""
-
-
-class NeighbourRow(Record):
-    """A token of the vocabulary beside a position (`extraction.Neighbour`)."""
-
-    id: int
-    text: str
-    scripts: tuple[str, ...]
-    cosine: float
-
-
-class PositionRow(Record):
-    """One position of a soft prompt (`extraction.Position`)."""
-
-    nearest: tuple[NeighbourRow, ...]
-    """Nearest first."""
-    start: NeighbourRow | None
-    """The token it was started from; None where that is not known."""
-    stayed: bool | None
-    """Whether that token is still the nearest."""
-
-
-class PromptExtraction(Record):
-    """What the positions of one soft prompt resemble."""
-
-    prompt: int
-    positions: tuple[PositionRow, ...]
-    share_stayed: float | None
-
-
-class StartRow(Record):
-    """What stayed of the starts of one group of tunings."""
-
-    group: str
-    init: str
-    n_prompts: int
-    share_stayed: Estimate | None
-    """Mean over tasks; None where starts are not known."""
-    nearest_cosine: float
-    """Mean cosine of positions with their nearest token."""
-
-
-class Extraction(Section):
-    k: int
-    table: str
-    """Whose embedding table: a subject's name or a file."""
-    prompts: tuple[PromptExtraction, ...]
-    starts: tuple[StartRow, ...]
-
-
-class TaskStatistics(Record):
-    """Soft prompts of one task (`geometry.TaskGeometry`) in one group, with their scores."""
-
-    task: str
-    family: str
-    group: str
-    n_prompts: int
-    mean_norm: float
-    mean_token_norm: float
-    norm_variance: float | None
-    variance: float | None
-    mean_distance: float | None
-    distance_variation: float | None
-    mean_score: float | None
-    score_deviation: float | None
-    """Standard deviation (unbiased) of the scores."""
-
-
-class GroupStatistics(Record):
-    """One group of tunings, over its tasks."""
-
-    group: str
-    n_tasks: int
-    mean_norm: Estimate
-    mean_distance: Estimate | None
-    """Within a task."""
-    reordered_distance: Estimate | None
-    """The same after the best permutation of positions."""
-    mean_score: Estimate | None
-
-
-class Statistics(Section):
-    tasks: tuple[TaskStatistics, ...]
-    groups: tuple[GroupStatistics, ...]
-
-
-class Measure(Record):
-    """One measure of how far apart, or how alike, two soft prompts are.
-
-    Its matrix is the array of the same name, over `Distances.prompts`.
-    """
-
-    name: Literal["frobenius", "reordered", "alignment_dimensions", "alignment_positions"]
-    title: str
-    within: Estimate | None
-    """Mean over tasks of the mean over pairs of prompts of a task; None where no task has two."""
-    between: Estimate | None
-    ratio: Estimate | None
-    """Within by between."""
-    noise: float | None
-    """Mean over pairs of prompts of pure noise with the same norms; None where it is not defined."""
-
-
-class Distances(Section):
-    """Arrays: one a measure, and 'share_moved', all over `prompts`."""
-
-    prompts: tuple[int, ...]
-    """Numbers of the prompts in rows and columns, tasks together."""
-    measures: tuple[Measure, ...]
-    variation_within: Estimate | None
-    """Coefficient of variation of the distances between prompts of one task, mean over tasks with three or more."""
-    variation_between: Estimate | None
-    """The same of the distances between prompts of different tasks: for each task, over its prompts and all others."""
-
-
-class Map(Record):
-    """One map of the prompts; its coordinates are the array of the same name."""
-
-    name: str
-    """'tsne', 'umap' or 'pca'."""
-    about: str
-    """What was mapped and how."""
-
-
-class Maps(Section):
-    """Arrays: one a map, [n_prompts, 2], over `prompts`."""
-
-    prompts: tuple[int, ...]
-    maps: tuple[Map, ...]
-    missing: tuple[str, ...]
-    """Maps that could not be made and why."""
-
-
-class CorrelationRow(Record):
-    """How two figures go together (`relations.Correlation`)."""
-
-    first: str
-    second: str
-    method: Literal["pearson", "spearman"]
-    correlation: Estimate
-    p_value: float
-    n: int
-    """Tasks."""
-
-    @classmethod
-    def of(
-        cls, first: str, second: str, method: Literal["pearson", "spearman"], found: Correlation
-    ) -> "CorrelationRow":
-        estimate = Estimate.of(found.correlation)
-        return cls(first=first, second=second, method=method, correlation=estimate, p_value=found.p_value, n=found.n)
-
-
-class DifficultyRow(Record):
-    """How hard a task is and how far its tunings lie apart."""
-
-    task: str
-    family: str
-    error: float
-    """1 less the mean score of its soft prompts."""
-    validation_loss: float | None
-    """Mean over its soft prompts, nats a token."""
-    mean_distance: float
-    reordered_distance: float
-
-
-class Difficulty(Section):
-    tasks: tuple[DifficultyRow, ...]
-    correlations: tuple[CorrelationRow, ...]
-
-
-class Transfer(Section):
-    """Arrays: 'accuracy' [prompts, tasks], 'baseline' [tasks]; over tasks alone 'change' (row: tuned on, column: used
-    on), 'frobenius', 'reordered' and 'alignment_dimensions' [tasks, tasks], where prompts of one task are averaged."""
-
-    prompts: tuple[int, ...]
-    tasks: tuple[str, ...]
-    n_examples: int
-    """Test examples in all, over tasks."""
-    own: Estimate
-    """Mean over tasks of the change in accuracy, against no prompt, on the prompt's own task."""
-    other: Estimate
-    """The same on other tasks."""
-    same_family: Estimate | None
-    """On other tasks of the same family; None where families have one task each."""
-    share_helped: float
-    """Share of pairs of different tasks in which accuracy rises."""
-    correlations: tuple[CorrelationRow, ...]
-    """Of closeness with the change in accuracy: Mantel tests."""
-
-
-class Experiment(Section):
-    """An experiment of a file of its own: `result` is what its `to_json` gives."""
-
-    result: dict[str, Any]
-
-
-class Claim(Record):
-    """A claim of the study of prompt tuning, and what the tasks of this analysis say of it."""
-
-    name: Literal["equidistant", "harder_vary_more", "closer_transfer_better"]
-    text: str
-    verdict: Verdict | Literal["not tested"]
-    figure: str
-    """What the estimate is of."""
-    estimate: Estimate | None
-    rule: str
-    """What makes the verdict."""
-
-
-class Claims(Section):
-    claims: tuple[Claim, ...]
 
 
 class Sections(Record):

@@ -1,0 +1,273 @@
+"""The figures of each section of an analysis, as they are kept (`records`)."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from soft2hard.eval.analysis.relations import Correlation, Verdict
+from soft2hard.eval.analysis.statistics import PairStatistics, PromptStatistics
+from soft2hard.eval.intervals import Interval
+
+MOST_PAIRED = 32
+"""Prompts of which every pair is listed; of more, pairs are in the arrays of 'distances' alone."""
+
+
+class Record(BaseModel):
+    """Plain JSON values with types; what is not a number (a mean of nothing) is None."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(Record):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, interval: Interval) -> "Estimate":
+        return cls(value=interval.value, low=interval.low, high=interval.high)
+
+    def interval(self) -> Interval:
+        return Interval(self.value, self.low, self.high)
+
+    def __str__(self) -> str:
+        return str(self.interval())
+
+
+class NotRun(Record):
+    """A section that there is not."""
+
+    reason: str
+    """One line that says what was missing."""
+
+
+class Section(Record):
+    """Figures of one part of the analysis."""
+
+    seconds: float
+    """Wall time."""
+
+
+class NeighbourRow(Record):
+    """A token of the vocabulary beside a position (`extraction.Neighbour`)."""
+
+    id: int
+    text: str
+    scripts: tuple[str, ...]
+    cosine: float
+
+
+class PositionRow(Record):
+    """One position of a soft prompt (`extraction.Position`)."""
+
+    nearest: tuple[NeighbourRow, ...]
+    """Nearest first."""
+    start: NeighbourRow | None
+    """The token it was started from; None where that is not known."""
+    stayed: bool | None
+    """Whether that token is still the nearest."""
+
+
+class PromptExtraction(Record):
+    """What the positions of one soft prompt resemble."""
+
+    prompt: int
+    positions: tuple[PositionRow, ...]
+    share_stayed: float | None
+
+
+class StartRow(Record):
+    """What stayed of the starts of one group of tunings."""
+
+    group: str
+    init: str
+    n_prompts: int
+    share_stayed: Estimate | None
+    """Mean over tasks; None where starts are not known."""
+    nearest_cosine: float
+    """Mean cosine of positions with their nearest token."""
+
+
+class Extraction(Section):
+    k: int
+    table: str
+    """Whose embedding table: a subject's name or a file."""
+    prompts: tuple[PromptExtraction, ...]
+    starts: tuple[StartRow, ...]
+
+
+class TaskStatistics(Record):
+    """Soft prompts of one task (`geometry.TaskGeometry`) in one group, with their scores."""
+
+    task: str
+    family: str
+    group: str
+    n_prompts: int
+    mean_norm: float
+    mean_token_norm: float
+    norm_variance: float | None
+    variance: float | None
+    mean_distance: float | None
+    distance_variation: float | None
+    mean_score: float | None
+    score_deviation: float | None
+    """Standard deviation (unbiased) of the scores."""
+
+
+class GroupStatistics(Record):
+    """One group of tunings, over its tasks."""
+
+    group: str
+    n_tasks: int
+    mean_norm: Estimate
+    mean_distance: Estimate | None
+    """Within a task."""
+    reordered_distance: Estimate | None
+    """The same after the best permutation of positions."""
+    mean_score: Estimate | None
+
+
+class Statistics(Section):
+    """`pairs` is empty where prompts cannot be compared, and where there are more than `MOST_PAIRED` of them."""
+
+    prompts: tuple[PromptStatistics, ...]
+    pairs: tuple[PairStatistics, ...]
+    tasks: tuple[TaskStatistics, ...]
+    groups: tuple[GroupStatistics, ...]
+
+
+class Measure(Record):
+    """One measure of how far apart, or how alike, two soft prompts are.
+
+    Its matrix is the array of the same name, over `Distances.prompts`.
+    """
+
+    name: Literal["frobenius", "reordered", "alignment_dimensions", "alignment_positions"]
+    title: str
+    mean: float | None
+    """Mean over all pairs of different prompts; None where it is not defined."""
+    within: Estimate | None
+    """Mean over tasks of the mean over pairs of prompts of a task; None where no task has two."""
+    between: Estimate | None
+    ratio: Estimate | None
+    """Within by between."""
+    noise: float | None
+    """Mean over pairs of prompts of pure noise with the same norms; None where it is not defined."""
+
+
+class Distances(Section):
+    """Arrays: one a measure, and 'share_moved', all over `prompts`."""
+
+    prompts: tuple[int, ...]
+    """Numbers of the prompts in rows and columns, tasks together."""
+    measures: tuple[Measure, ...]
+    variation_within: Estimate | None
+    """Coefficient of variation of the distances between prompts of one task, mean over tasks with three or more."""
+    variation_between: Estimate | None
+    """The same of the distances between prompts of different tasks: for each task, over its prompts and all others."""
+
+
+class Map(Record):
+    """One map of the prompts (`maps.PlaneMap`); its coordinates are the array of the same name."""
+
+    name: str
+    """Projection and measure, such as 'tsne_frobenius'."""
+    projection: Literal["tsne", "umap", "pca"]
+    measure: Literal["frobenius", "reordered"]
+    """The distances that were mapped."""
+    about: str
+    """How it was made."""
+    trustworthiness: float | None
+
+
+class Maps(Section):
+    """Arrays: one a map, [n_prompts, 2], over `prompts`."""
+
+    prompts: tuple[int, ...]
+    maps: tuple[Map, ...]
+    missing: tuple[str, ...]
+    """Maps that could not be made and why."""
+
+
+class CorrelationRow(Record):
+    """How two figures go together (`relations.Correlation`)."""
+
+    first: str
+    second: str
+    method: Literal["pearson", "spearman"]
+    correlation: Estimate
+    p_value: float
+    n: int
+    """Tasks."""
+
+    @classmethod
+    def of(
+        cls, first: str, second: str, method: Literal["pearson", "spearman"], found: Correlation
+    ) -> "CorrelationRow":
+        estimate = Estimate.of(found.correlation)
+        return cls(first=first, second=second, method=method, correlation=estimate, p_value=found.p_value, n=found.n)
+
+
+class DifficultyRow(Record):
+    """How hard a task is and how far its tunings lie apart."""
+
+    task: str
+    family: str
+    error: float
+    """1 less the mean score of its soft prompts."""
+    validation_loss: float | None
+    """Mean over its soft prompts, nats a token."""
+    steps: float | None
+    """Mean step of tuning at which they stood: prompts that are tuned for longer have more time to part."""
+    mean_distance: float
+    reordered_distance: float
+
+
+class Difficulty(Section):
+    tasks: tuple[DifficultyRow, ...]
+    correlations: tuple[CorrelationRow, ...]
+
+
+class Transfer(Section):
+    """Arrays: 'accuracy' [prompts, tasks], 'baseline' [tasks]; over tasks alone 'change' (row: tuned on, column: used
+    on), 'frobenius', 'reordered' and 'alignment_dimensions' [tasks, tasks], where prompts of one task are averaged."""
+
+    prompts: tuple[int, ...]
+    tasks: tuple[str, ...]
+    n_examples: int
+    """Test examples in all, over tasks."""
+    own: Estimate
+    """Mean over tasks of the change in accuracy, against no prompt, on the prompt's own task."""
+    other: Estimate
+    """The same on other tasks."""
+    same_family: Estimate | None
+    """On other tasks of the same family; None where families have one task each."""
+    share_helped: float
+    """Share of pairs of different tasks in which accuracy rises."""
+    correlations: tuple[CorrelationRow, ...]
+    """Of closeness with the change in accuracy: Mantel tests."""
+
+
+class Experiment(Section):
+    """An experiment of a file of its own: `result` is what its `to_json` gives."""
+
+    result: dict[str, Any]
+
+
+class Claim(Record):
+    """A claim of the study of prompt tuning, and what the tasks of this analysis say of it."""
+
+    name: Literal["equidistant", "harder_vary_more", "closer_transfer_better"]
+    text: str
+    verdict: Verdict | Literal["not tested"]
+    figure: str
+    """What the estimate is of."""
+    estimate: Estimate | None
+    rule: str
+    """What makes the verdict."""
+
+
+class Claims(Section):
+    claims: tuple[Claim, ...]

@@ -1,0 +1,181 @@
+"""Every task tuned several times: from other starts, with its examples in another order, or both.
+
+Tunings are made in passes. A pass tunes every task that needs it once, from one start, with one seed of starts and one
+of orders; groups that ask for the same tuning share it. Each pass is a file, so a killed run repeats one pass at most.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.errors import UserError
+from soft2hard.eval.analysis.records import GroupRow, PromptRow
+from soft2hard.files import atomic_write
+from soft2hard.shared_prefix import Runner
+from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject import Subject
+
+Varies = Literal["both", "init", "order"]
+MAIN = "main"
+"""The group that distances, maps, transfer and experiments are of."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What tunings that are made together have in common."""
+
+    init: str
+    init_seed: int
+    order_seed: int
+
+
+@dataclass(frozen=True)
+class TuningGroup:
+    """Tasks tuned `n` times each, in one way."""
+
+    name: str
+    init: str
+    """As `Tuning.init` names it."""
+    varies: Varies
+    """Which seeds differ between tunings of one task."""
+    n: int
+    tasks: tuple[Task, ...]
+
+    def passes(self, seed: int) -> list[Pass]:
+        """One a tuning, in order."""
+        moved = [seed + number for number in range(self.n)]
+        return [
+            Pass(self.init, other if self.varies != "order" else seed, other if self.varies != "init" else seed)
+            for other in moved
+        ]
+
+    def row(self) -> GroupRow:
+        return GroupRow(name=self.name, init=self.init, varies=self.varies, n_tunings=self.n, n_tasks=len(self.tasks))
+
+
+def plan_groups(
+    tasks: Sequence[Task], init: str, n_tunings: int, n_control_tasks: int, n_control_tunings: int
+) -> tuple[TuningGroup, ...]:
+    """All tasks tuned `n_tunings` times from `init` with both seeds varied, and smaller groups to compare them with.
+
+    These tune up to `n_control_tasks` tasks `n_control_tunings` times: with only the start varied, with only the order
+    of examples varied, and with the order varied from label words and from the instruction (the study's 'good' texts),
+    of tasks that have them. Groups without a task are left out.
+    """
+    control = tuple(tasks[:n_control_tasks])
+    labelled = tuple(task for task in tasks if task.labels)[:n_control_tasks]
+    instructed = tuple(task for task in tasks if task.instruction)[:n_control_tasks]
+    groups = [
+        TuningGroup("start varied", init, "init", n_control_tunings, control),
+        TuningGroup("order varied", init, "order", n_control_tunings, control),
+        TuningGroup("from label words", "labels", "order", n_control_tunings, labelled),
+        TuningGroup("from the instruction", "instruction", "order", n_control_tunings, instructed),
+    ]
+    kept = [group for group in groups if group.n and group.tasks]
+    return (TuningGroup(MAIN, init, "both", n_tunings, tuple(tasks)), *kept)
+
+
+def tune_groups(
+    subject: Subject,
+    groups: Sequence[TuningGroup],
+    config: Tuning,
+    folder: Path,
+    *,
+    runner: Runner | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[tuple[PromptRow, ...], tuple[SoftPrompt, ...]]:
+    """The soft prompts of all groups, group after group, task after task, tuning after tuning.
+
+    What the files in `folder` hold is not tuned again. Raises UserError as `Tuner` does, and for a damaged file.
+    """
+    wanted: dict[Pass, dict[str, Task]] = {}
+    for group in groups:
+        for one in group.passes(config.seed):
+            wanted.setdefault(one, {}).update({task.name: task for task in group.tasks})
+    made = {
+        one: _pass(subject, one, list(tasks.values()), config, folder, runner, on_step) for one, tasks in wanted.items()
+    }
+    rows, prompts = [], []
+    for group in groups:
+        for task in group.tasks:
+            for number, one in enumerate(group.passes(config.seed)):
+                prompt = made[one][task.name]
+                rows.append(_row(group.name, number, one, prompt))
+                prompts.append(prompt)
+    return tuple(rows), tuple(prompts)
+
+
+def _pass(
+    subject: Subject,
+    one: Pass,
+    tasks: Sequence[Task],
+    config: Tuning,
+    folder: Path,
+    runner: Runner | None,
+    on_step: Callable[[int], None] | None,
+) -> dict[str, SoftPrompt]:
+    path = (
+        folder / f"{''.join(c if c.isalnum() else '_' for c in one.init)}-{one.init_seed}-{one.order_seed}.safetensors"
+    )
+    found = _load(path, subject) if path.exists() else {}
+    missing = [task for task in tasks if task.name not in found]
+    if missing:
+        tuner = Tuner(
+            subject,
+            replace(config, init=one.init),
+            runner=runner,
+            on_step=on_step,
+            init_seed=one.init_seed,
+            order_seed=one.order_seed,
+        )
+        found |= {tuned.task.name: _prompt(tuned) for tuned in tuner.tune(missing)}
+        _save(path, found)
+    return found
+
+
+def _prompt(tuned: Tuned) -> SoftPrompt:
+    facts = {**tuned.soft_prompt.provenance, "steps_taken": str(tuned.steps)}
+    return replace(tuned.soft_prompt, provenance=facts)
+
+
+def _save(path: Path, prompts: dict[str, SoftPrompt]) -> None:
+    tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts.values())}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, {"prompts": json.dumps([dict(p.provenance) for p in prompts.values()])})
+
+
+def _load(path: Path, subject: Subject) -> dict[str, SoftPrompt]:
+    try:
+        with safe_open(path, "pt") as stored:
+            facts = json.loads(stored.metadata()["prompts"])
+            rows = [stored.get_tensor(str(i)) for i in range(len(facts))]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged.", "Remove it, and its soft prompts are tuned anew.") from error
+    prompts = [
+        SoftPrompt(row, subject.name, subject.fingerprint, known) for row, known in zip(rows, facts, strict=True)
+    ]
+    return {prompt.provenance["task"]: prompt for prompt in prompts}
+
+
+def _row(group: str, number: int, one: Pass, prompt: SoftPrompt) -> PromptRow:
+    facts = prompt.provenance
+    return PromptRow(
+        name=f"{facts['task']} #{number}",
+        task=facts["task"],
+        group=group,
+        tuning=number,
+        n_tokens=prompt.n_tokens,
+        d_model=prompt.d_model,
+        init=one.init,
+        init_seed=one.init_seed,
+        order_seed=one.order_seed,
+        validation_loss=float(facts["validation_loss"]),
+        steps=int(facts["steps"]),
+    )
