@@ -124,6 +124,17 @@ def no_remains(folder: Path) -> Iterator[None]:
         raise
 
 
+def whole_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    """The numbers from 1 in a list such as '20,50'; none in an empty one. Raises UserError naming the option."""
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = (0,)
+    if any(number < 1 for number in numbers):
+        raise UserError(f"{option} is '{text}'.", f"Give whole numbers from 1, such as {example}.")
+    return numbers
+
+
 def say(text: str) -> None:
     """Print a remark for people, on standard error, so that standard output holds results alone."""
     typer.echo(text, err=True)

@@ -5,12 +5,13 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soft2hard.cli.common import SubjectName, claim, load_subject, no_remains, quiet, say
+from soft2hard.cli.common import SubjectName, claim, load_subject, no_remains, quiet, say, whole_numbers
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
 from soft2hard.translator.deepspeed import deepspeed_config
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from soft2hard.subject import Subject
 
 
+class ArchitectureName(str, Enum):
+    """An architecture of translators."""
+
+    encoder_decoder = "encoder-decoder"
+    causal_lora = "causal-lora"
+
+
+_PANEL = "Architecture"
 TRAINING_HELP = {"seed": "Seed of the order of pairs, of noise and of dropout."}
 
 
@@ -44,15 +53,42 @@ def train(
         ),
     ],
     subject: SubjectName = "embedded",
+    architecture: Annotated[
+        ArchitectureName,
+        typer.Option(
+            help="encoder-decoder: an encoder reads the soft prompt, a decoder writes. causal-lora: a frozen causal "
+            "language model, by default the subject itself, goes on from the soft prompt under low-rank adapters.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = ArchitectureName.encoder_decoder,
     base: Annotated[
         str | None,
         typer.Option(
-            help="An encoder-decoder checkpoint to start from (folder or name, such as google/t5-v1_1-base). By "
-            "default the translator starts from the subject's own weights, or a small random T5 where it cannot."
+            help="A checkpoint to start from, a folder or a name: an encoder-decoder (such as google/t5-v1_1-base), or "
+            "a causal language model for causal-lora. By default an encoder-decoder starts from the subject's own "
+            "weights, or as a small random T5 where it cannot, and causal-lora from the subject.",
+            rich_help_panel=_PANEL,
         ),
     ] = None,
+    hidden_layers: Annotated[
+        str,
+        typer.Option(
+            help="Layers of the subject, such as 8,16, whose hidden states over the soft prompt are read beside its "
+            "vectors. The translator then needs its subject to translate.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = "",
+    lora_rank: Annotated[
+        int, typer.Option(min=1, help="Rank of the adapters of causal-lora.", rich_help_panel=_PANEL)
+    ] = 64,
     dropout: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Dropout of a translator that does not start from --base.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Dropout of an encoder-decoder that does not start from --base, and of adapters.",
+            rich_help_panel=_PANEL,
+        ),
     ] = 0.1,
     training: dict[str, Any],
 ) -> None:
@@ -63,19 +99,25 @@ def train(
     On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2
     """
     quiet()
-    from soft2hard.translator.model import Translator
+    from soft2hard.translator.model import Design, Translator
     from soft2hard.translator.training import TranslatorTraining, train_translator
 
     check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)
+    layers = whole_numbers(hidden_layers, "--hidden-layers", "8,16")
+    design = Design(architecture.value, base, layers, lora_rank, dropout)
     lm = load_subject(subject)
     data = load_corpora([*corpora, validation], lm)
     try:
-        translator = Translator.for_subject(lm, base=base, dropout=dropout)
+        translator = Translator.for_subject(lm, design=design)
     except (OSError, ValueError) as error:
-        raise UserError(f"'{base}' is no encoder-decoder that can be read: {error}.", "Check --base.") from error
+        raise UserError(
+            f"'{base}' is no {design.architecture} base that can be read: {error}.", "Check --base."
+        ) from error
     settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
     settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
+    if (design.architecture, layers) != (Design.architecture, ()):  # else as runs begun before there was a choice
+        settings |= {"architecture": design.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
     with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings)
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)

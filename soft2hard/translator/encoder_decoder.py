@@ -71,7 +71,9 @@ def new_seq2seq(subject: Subject, base: str | None, dropout: float) -> PreTraine
         return AutoModelForSeq2SeqLM.from_pretrained(
             base, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
-    return seq2seq_from_causal(subject.model, dropout) if can_warm_start(subject.model) else _random_t5(subject, dropout)
+    return (
+        seq2seq_from_causal(subject.model, dropout) if can_warm_start(subject.model) else _random_t5(subject, dropout)
+    )
 
 
 def load_seq2seq(folder: Path) -> PreTrainedModel:

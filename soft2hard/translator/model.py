@@ -233,9 +233,7 @@ def _new_reader(subject: Subject, lm: PreTrainedModel, hidden: HiddenStates | No
 def _saved_reader(card: TranslatorCard, weights: dict[str, Tensor]) -> SoftPromptReader:
     n_layers = len(card.hidden_layers)
     d_hidden = weights["of_layers.0.weight"].shape[1] if n_layers else 0
-    return SoftPromptReader(
-        card.d_subject, weights["projection.weight"].shape[0], d_hidden=d_hidden, n_layers=n_layers
-    )
+    return SoftPromptReader(card.d_subject, weights["projection.weight"].shape[0], d_hidden=d_hidden, n_layers=n_layers)
 
 
 def _saved_causal(
