@@ -16,6 +16,14 @@ def greedy_translation(translator: Translator) -> Translate:
     return lambda prompts: [texts[0] if texts else "" for texts in propose(translator, list(prompts), 1)]
 
 
+def translate_rows(translate: Translate | None, rows: Sequence[Sequence[SoftPrompt]]) -> list[list[str]] | None:
+    """The texts of rows of soft prompts, from one call; None where there is nothing to translate them with."""
+    if translate is None:
+        return None
+    written = iter(translate([prompt for row in rows for prompt in row]))
+    return [[next(written) for _ in row] for row in rows]
+
+
 def meaning(text: str) -> str | None:
     """What tells texts apart: the task of a text of the lexical DoD whatever its phrasing, else the text itself.
 

@@ -64,6 +64,11 @@ def nearest(
     if k < 1:
         raise UserError(f"Cannot find the {k} nearest soft prompts.", "Ask for at least one.")
     (row,) = similarities([query], stored, similarity)
+    return matches_of(row, k)
+
+
+def matches_of(row: Float[Tensor, " n_stored"], k: int) -> tuple[Match, ...]:
+    """The `k` best of one query's `similarities`, best first; the first of equals."""
     order = row.sort(descending=True, stable=True).indices[:k].tolist()
     return tuple(Match(i, float(row[i])) for i in order)
 

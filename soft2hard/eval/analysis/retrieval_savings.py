@@ -1,0 +1,246 @@
+"""What starting from a stored soft prompt saves in tuning steps (SPoT, Vu et al. 2021, arXiv 2110.07904, section 3).
+
+A new task is first tuned from an ordinary start. Its soft prompt of a few steps finds the most similar stored one, and
+the task is tuned again from that, from an average of several, and, for comparison, from a stored one drawn at random
+and from other ordinary starts. All tasks of a start are tuned in one batch, with the same examples in the same order.
+Intervals are 95 % bootstrap intervals over the new tasks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from random import Random
+from typing import Any
+
+from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.errors import UserError
+from soft2hard.eval.analysis.retrieval import Similarity, matches_of, similarities, steps_to_reach, weighted_average
+from soft2hard.eval.intervals import Interval, difference_interval, mean_interval
+from soft2hard.shared_prefix import Runner, make_runner
+from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject import Subject
+
+NEAREST, AVERAGE, RANDOM = "nearest stored", "average of stored", "random stored"
+RETRIEVED = frozenset({NEAREST, AVERAGE})
+"""Starts that need the early soft prompt, and so its steps."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A soft prompt that may be started from."""
+
+    task: str
+    family: str
+    soft_prompt: SoftPrompt
+
+
+@dataclass(frozen=True)
+class RetrievalPlan:
+    """How the savings are measured."""
+
+    early_steps: int = 10
+    """Steps after which a new task's soft prompt is compared with the stored ones."""
+    k: int = 3
+    """Stored soft prompts that are averaged, weighted by their similarity."""
+    similarity: Similarity = "per_token"
+    others: tuple[str, ...] = ()
+    """Further ordinary starts to compare with, as `Tuning.init` names them."""
+
+    def __post_init__(self) -> None:
+        for name in ("early_steps", "k"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
+
+
+@dataclass(frozen=True)
+class TaskStart:
+    """A task tuned from one start."""
+
+    task: str
+    start: str
+    source: str | None
+    """Task of the stored soft prompt it started from; None for ordinary starts and averages."""
+    initial_loss: float
+    """Validation loss before the first step, nats a token."""
+    best_loss: float
+    target: float
+    """The lowest validation loss that every start of this task comes to; the same for all of them."""
+    steps: int
+    """Steps to the first look at which the loss is no more than that; the early steps not counted."""
+    saved: int
+    """Steps of the first ordinary start less these, and less the early steps where the start was retrieved."""
+    losses: tuple[tuple[int, float], ...]
+    """Steps with their validation loss."""
+
+
+@dataclass(frozen=True)
+class StartSummary:
+    """One start, mean over the new tasks."""
+
+    start: str
+    initial_loss: Interval
+    best_loss: Interval
+    steps: Interval
+    saved: Interval
+    loss_below_random: Interval | None
+    """Validation loss before the first step under a random stored soft prompt, less that of this start."""
+
+
+@dataclass(frozen=True)
+class RetrievalSavings:
+    """All starts of all new tasks."""
+
+    base: str
+    """The first ordinary start, which the others are compared with."""
+    early_steps: int
+    eval_every: int
+    """Steps between two looks: steps are known no better than this."""
+    starts: tuple[StartSummary, ...]
+    tasks: tuple[TaskStart, ...]
+    same_family: Interval
+    """Share of new tasks whose most similar stored soft prompt is of a task of their own family."""
+    same_family_by_chance: float
+    """The same for a stored soft prompt drawn at random."""
+    n_stored: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def retrieval_savings(
+    subject: Subject,
+    tasks: Sequence[Task],
+    stored: Sequence[Stored],
+    config: Tuning,
+    plan: RetrievalPlan = RetrievalPlan(),
+    *,
+    runner: Runner | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> RetrievalSavings:
+    """Tune new tasks from ordinary, retrieved and random starts, and compare steps to the same validation loss.
+
+    `config.init` is the ordinary start that all are compared with. What is stored of a new task itself is not used
+    for it. Raises UserError without tasks, where a task has fewer than two stored soft prompts of other tasks, where
+    the early steps are not fewer than those of tuning, and as `Tuner` and `similarities` do.
+    """
+    _check(tasks, stored, config, plan)
+    runner = runner or make_runner(subject)
+
+    def tuned(init: str, starts: Mapping[str, SoftPrompt] | None = None, early: int | None = None) -> dict[str, Tuned]:
+        tuner = Tuner(
+            subject,
+            replace(config, init=init),
+            runner=runner,
+            snapshot_steps=() if early is None else (early,),
+            on_step=on_step,
+            order_seed=config.seed,
+            starts=starts,
+        )
+        return {found.task.name: found for found in tuner.tune(tasks)}
+
+    runs = {config.init: tuned(config.init, early=plan.early_steps)}
+    early = [_early(runs[config.init][task.name]) for task in tasks]
+    starts, sources = _starts(tasks, early, stored, plan, config.seed)
+    runs |= {name: tuned(config.init, given) for name, given in starts.items()}
+    runs |= {init: tuned(init) for init in plan.others}
+    family_of = {one.task: one.family for one in stored}
+    same = [family_of[sources[NEAREST][task.name]] == task.family for task in tasks]
+    rows = [row for task in tasks for row in _rows(task.name, runs, sources, config.init, plan.early_steps)]
+    return RetrievalSavings(
+        base=config.init,
+        early_steps=plan.early_steps,
+        eval_every=config.eval_every,
+        starts=tuple(_summary(name, rows, config.seed) for name in runs),
+        tasks=tuple(rows),
+        same_family=mean_interval(same, seed=config.seed),
+        same_family_by_chance=_chance(tasks, stored),
+        n_stored=len(stored),
+    )
+
+
+def _check(tasks: Sequence[Task], stored: Sequence[Stored], config: Tuning, plan: RetrievalPlan) -> None:
+    if not tasks:
+        raise UserError("There are no new tasks to start.", "Give at least one.")
+    for task in tasks:
+        n_others = sum(one.task != task.name for one in stored)
+        if n_others < 2:
+            raise UserError(
+                f"There are {n_others} stored soft prompts of tasks other than '{task.name}'.", "Give at least two."
+            )
+    if plan.early_steps >= config.steps:
+        raise UserError(
+            f"The early soft prompt is of step {plan.early_steps}, and tuning ends at step {config.steps}.",
+            "Take an earlier one, or tune for longer.",
+        )
+    if config.init in plan.others:
+        raise UserError(f"The start '{config.init}' is to be compared with itself.", "Name each start once.")
+
+
+def _early(tuned: Tuned) -> SoftPrompt:
+    """The snapshot; where tuning was at its best before it, the best."""
+    if not tuned.snapshots:
+        return tuned.soft_prompt
+    return replace(tuned.soft_prompt, embeddings=tuned.snapshots[0][1])
+
+
+def _starts(
+    tasks: Sequence[Task], early: Sequence[SoftPrompt], stored: Sequence[Stored], plan: RetrievalPlan, seed: int
+) -> tuple[dict[str, dict[str, SoftPrompt]], dict[str, dict[str, str]]]:
+    """For each kind of stored start the soft prompt of every task, and the tasks that single ones are of."""
+    starts: dict[str, dict[str, SoftPrompt]] = {NEAREST: {}, AVERAGE: {}, RANDOM: {}}
+    sources: dict[str, dict[str, str]] = {NEAREST: {}, RANDOM: {}}
+    prompts = [one.soft_prompt for one in stored]
+    for task, row in zip(tasks, similarities(early, prompts, plan.similarity), strict=True):
+        allowed = [i for i, one in enumerate(stored) if one.task != task.name]
+        matches = [match for match in matches_of(row, len(stored)) if match.index in set(allowed)]
+        chosen = {NEAREST: matches[0].index, RANDOM: Random(f"{seed}/{task.name}").choice(allowed)}
+        for name, i in chosen.items():
+            starts[name][task.name], sources[name][task.name] = prompts[i], stored[i].task
+        like = matches[0].similarity > 0  # else nothing has a weight
+        starts[AVERAGE][task.name] = weighted_average(matches[: plan.k], prompts) if like else prompts[matches[0].index]
+    return starts, sources
+
+
+def _rows(
+    task: str, runs: Mapping[str, Mapping[str, Tuned]], sources: Mapping[str, Mapping[str, str]], base: str, early: int
+) -> list[TaskStart]:
+    # A loss that all starts come to: the best of any one start would be harder for all others.
+    target = max(run[task].validation_loss for run in runs.values())
+    steps = {name: steps_to_reach(run[task].losses, target) for name, run in runs.items()}
+    return [
+        TaskStart(
+            task=task,
+            start=name,
+            source=sources.get(name, {}).get(task),
+            initial_loss=run[task].initial_loss,
+            best_loss=run[task].validation_loss,
+            target=target,
+            steps=steps[name],
+            saved=steps[base] - steps[name] - (early if name in RETRIEVED else 0),
+            losses=run[task].losses,
+        )
+        for name, run in runs.items()
+    ]
+
+
+def _summary(start: str, rows: Sequence[TaskStart], seed: int) -> StartSummary:
+    own = [row for row in rows if row.start == start]
+    drawn = [row.initial_loss for row in rows if row.start == RANDOM]
+    initial = [row.initial_loss for row in own]
+    return StartSummary(
+        start=start,
+        initial_loss=mean_interval(initial, seed=seed),
+        best_loss=mean_interval([row.best_loss for row in own], seed=seed),
+        steps=mean_interval([row.steps for row in own], seed=seed),
+        saved=mean_interval([row.saved for row in own], seed=seed),
+        loss_below_random=None if start == RANDOM else difference_interval(drawn, initial, seed=seed),
+    )
+
+
+def _chance(tasks: Sequence[Task], stored: Sequence[Stored]) -> float:
+    shares = []
+    for task in tasks:
+        others = [one for one in stored if one.task != task.name]
+        shares.append(sum(one.family == task.family for one in others) / len(others))
+    return sum(shares) / len(shares)
