@@ -10,21 +10,31 @@ from torch import Tensor
 
 Side = Literal["left", "right"]
 
+MOST_PADDING = 0.1
+"""Padding that a batch may have, as a share of its tokens."""
+_SMALL_BATCH = 512
+"""Tokens up to which another batch would cost more than the padding that it spares."""
+
 _PADDING_ID = 0  # never read: the mask hides it
 
 
-def batches_by_length(lengths: Rows[int], batch_tokens: int) -> list[list[int]]:
-    """Indices of sequences grouped so that a padded batch holds at most `batch_tokens` tokens.
+def batches_by_length(lengths: Rows[int], batch_tokens: int | None = None) -> list[list[int]]:
+    """Indices of sequences grouped so that a padded batch holds at most `batch_tokens` tokens, if there is a limit.
 
-    Sequences of like length come together, longest first: padding is small, and a batch too large for the
-    memory shows at once. A sequence longer than the budget gets a batch of its own.
+    Sequences of like length come together, longest first, so that a batch too large for the memory shows at once; no
+    batch but a small one has more padding than MOST_PADDING. A sequence longer than the budget gets a batch of its
+    own. What is in a batch depends on the lengths alone.
     """
     batches: list[list[int]] = []
-    width = 0
+    width = real = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or (len(batches[-1]) + 1) * width > batch_tokens:
+        real += lengths[index]
+        places = (len(batches[-1]) + 1) * width if batches else 0
+        too_many = batch_tokens is not None and places > batch_tokens
+        too_loose = places > _SMALL_BATCH and real < (1 - MOST_PADDING) * places
+        if not batches or too_many or too_loose:
             batches.append([])
-            width = lengths[index]
+            width = real = lengths[index]
         batches[-1].append(index)
     return batches
 

@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.data_gen.drawing import Deck, encode_examples
 from soft2hard.data_gen.initialisation import given_prompt, initial_prompt
+from soft2hard.data_gen.slot_losses import SlotLosses
+from soft2hard.data_gen.slot_state import SlotState, embedding_scale
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.shared_prefix import EncodedExample, Runner, make_runner
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
+
+__all__ = ["Tuned", "Tuner", "Tuning", "embedding_scale"]
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,16 @@ class Tuning:
     good_enough: float = 0.005
     """Validation loss, in nats a token, at which there is nothing left to gain."""
     slots: int = 64
-    """Prompts tuned at once."""
+    """Prompts tuned at once; 0: as many as a trial finds memory for. What they become does not depend on it."""
     seed: int = 0
     """Of initialisation and order of examples."""
 
     def __post_init__(self) -> None:
-        for name in ("n_tokens", "steps", "batch_size", "eval_every", "patience", "slots"):
+        for name in ("n_tokens", "steps", "batch_size", "eval_every", "patience"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
+        if self.slots < 0:
+            raise UserError(f"slots is {self.slots}.", "It must be 0 (by a trial) or more.")
         if not self.lr > 0:
             raise UserError(f"The learning rate is {self.lr}.", "It must be above 0.")
 
@@ -132,7 +136,7 @@ class Tuner:
     ):
         self.subject, self.config = subject, config
         self.init_seed, self.order_seed = init_seed, order_seed
-        self.runner = runner or make_runner(subject)
+        self.losses = SlotLosses(runner or make_runner(subject))
         self.snapshot_steps = frozenset(snapshot_steps)
         self.on_step = on_step
         self.starts = {name: given_prompt(subject, start, config.n_tokens) for name, start in (starts or {}).items()}
@@ -146,9 +150,11 @@ class Tuner:
         """
         jobs = deque(sorted((self._job(task) for task in tasks), key=_length))
         slots: list[_Job] = []
-        state = _SlotState(self.config, self.subject)
+        c = self.config
+        state = SlotState(self.subject, n_tokens=c.n_tokens, lr=c.lr, warmup=c.warmup, steps=c.steps)
+        n_slots = self.config.slots or (self._affordable_slots(jobs) if jobs else 1)
         while jobs or slots:
-            while jobs and len(slots) < self.config.slots:
+            while jobs and len(slots) < n_slots:
                 job = jobs.popleft()
                 slots.append(job)
                 state.add(self._start(job))
@@ -163,11 +169,24 @@ class Tuner:
                 continue
             self._step(slots, state)
 
+    def _affordable_slots(self, jobs: Sequence[_Job]) -> int:
+        """As many as there is memory for, by a trial with the longest examples of all."""
+        every = [(sorted(job.deck.examples, key=lambda e: e.n_read), job.validation) for job in jobs]
+        n, at_once = self.config.batch_size, lambda examples: sum(example.n_read for example in examples)
+        training = max(((train[-n:] * n)[-n:] for train, _ in every), key=at_once)
+        validation = max((validation for _, validation in every), key=at_once)
+        return self.losses.affordable_slots(self.config.n_tokens, training, validation)
+
     def _start(self, job: _Job) -> Float[Tensor, "n_tokens d_model"]:
         given = self.starts.get(job.task.name)
         if given is not None:
             return given
         return initial_prompt(self.subject, job.task, self.config.init, self.config.n_tokens, job.rng)
+
+    def check(self, tasks: Iterable[Task]) -> None:
+        """Raise UserError for the first task that `tune` would refuse."""
+        for task in tasks:
+            self._job(task)
 
     def _job(self, task: Task) -> _Job:
         train, validation = (encode_examples(self.subject, task, part) for part in ("train", "validation"))
@@ -197,22 +216,8 @@ class Tuner:
             or job.best_loss <= self.config.good_enough
         )
 
-    def _run(self, prompts: Float[Tensor, "slots n d"], examples: list[list[EncodedExample]]) -> Float[Tensor, "slots"]:
-        """Mean loss over output tokens for each slot, nats a token."""
-        dtype = self.subject.embedding.dtype
-        prefixes = prompts.to(dtype)
-        if self._bos:
-            bos = self.subject.prompt_embeddings(None).to(dtype)
-            prefixes = torch.cat([bos.expand(len(prompts), -1, -1), prefixes], 1)
-        targets = self.runner.run(list(prefixes), examples)
-        losses = F.cross_entropy(self.subject.head(targets.hidden).float(), targets.ids, reduction="none")
-        return _mean_by(losses, targets.prompt, len(prompts))
-
-    def _step(self, slots: list[_Job], state: "_SlotState") -> None:
-        prompts = state.prompts.detach().requires_grad_()
-        losses = self._run(prompts, [job.draw(self.config.batch_size) for job in slots])
-        # A sum, so that a slot's gradient is that of its own mean loss whatever the other slots hold.
-        (gradient,) = torch.autograd.grad(losses.sum(), prompts)
+    def _step(self, slots: list[_Job], state: SlotState) -> None:
+        gradient = self.losses.gradients(state.prompts, [job.draw(self.config.batch_size) for job in slots])
         state.update(gradient)
         for i, job in enumerate(slots):
             job.step += 1
@@ -221,15 +226,14 @@ class Tuner:
         if self.on_step:
             self.on_step(len(slots))
 
-    @torch.no_grad()
-    def _look(self, slots: list[_Job], state: "_SlotState") -> None:
+    def _look(self, slots: list[_Job], state: SlotState) -> None:
         """Validation loss of the slots whose turn it is."""
         last = self.config.steps
         due = [i for i, job in enumerate(slots) if job.step % self.config.eval_every == 0 or job.step == last]
         due = [i for i in due if slots[i].looked_at != slots[i].step]
         if not due:
             return
-        losses = self._run(state.prompts[due], [slots[i].validation for i in due]).tolist()
+        losses = self.losses.losses(state.prompts[due], [slots[i].validation for i in due]).tolist()
         for i, loss in zip(due, losses, strict=True):
             job = slots[i]
             job.looked_at = job.step
@@ -274,56 +278,6 @@ class Tuner:
             snapshots,
             tuple(job.losses),
         )
-
-
-class _SlotState:
-    """Prompts and Adam moments of all slots, each counting its own steps.
-
-    Adam with bias correction (Kingma and Ba 2015, algorithm 1). The learning rate is in units of the
-    subject's embeddings, so that one setting serves subjects of any embedding scale.
-    """
-
-    BETAS, EPSILON = (0.9, 0.98), 1e-8
-
-    def __init__(self, config: Tuning, subject: Subject):
-        self.config = config
-        self.lr = config.lr * embedding_scale(subject)
-        shape = (0, config.n_tokens, subject.d_model)
-        self.prompts, self.mean, self.square = (torch.zeros(shape, device=subject.device) for _ in range(3))
-        self.count: Int[Tensor, slots] = torch.zeros(0, dtype=torch.long, device=subject.device)
-
-    def add(self, prompt: Float[Tensor, "n d"]) -> None:
-        new = prompt.float()[None].to(self.prompts.device)
-        self.prompts = torch.cat([self.prompts, new])
-        self.mean = torch.cat([self.mean, torch.zeros_like(new)])
-        self.square = torch.cat([self.square, torch.zeros_like(new)])
-        self.count = torch.cat([self.count, self.count.new_zeros(1)])
-
-    def keep(self, indices: list[int]) -> None:
-        self.prompts, self.mean, self.square, self.count = (
-            x[indices] for x in (self.prompts, self.mean, self.square, self.count)
-        )
-
-    def update(self, gradient: Float[Tensor, "slots n d"]) -> None:
-        first, second = self.BETAS
-        config, step = self.config, self.count.float()
-        schedule = torch.minimum((step + 1) / config.warmup, (config.steps - step) / config.steps).clamp(max=1)
-        self.count = self.count + 1
-        self.mean = first * self.mean + (1 - first) * gradient
-        self.square = second * self.square + (1 - second) * gradient.square()
-        correct = [(1 - beta ** self.count.float())[:, None, None] for beta in self.BETAS]
-        direction = self.mean / correct[0] / ((self.square / correct[1]).sqrt() + self.EPSILON)
-        self.prompts = self.prompts - (self.lr * schedule)[:, None, None] * direction
-
-
-def embedding_scale(subject: Subject) -> float:
-    """Root mean square of the entries of the subject's input embeddings."""
-    return subject.embedding.float().square().mean().sqrt().item()
-
-
-def _mean_by(values: Float[Tensor, "n"], group: Int[Tensor, "n"], n_groups: int) -> Float[Tensor, "groups"]:
-    total = torch.zeros(n_groups, device=values.device).index_add(0, group, values)
-    return total / torch.bincount(group, minlength=n_groups).clamp(min=1)
 
 
 def _length(job: _Job) -> float:

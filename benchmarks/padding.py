@@ -1,0 +1,129 @@
+"""How much of what models read is padding, on published tasks: tuning, scoring and translator training.
+
+    python benchmarks/padding.py --data FOLDER
+
+FOLDER holds instruction_induction/ and function_vectors/. Every batch that reaches a model is measured, so the share is
+that of real runs: all tasks of both collections tuned for a few steps, their examples scored under their instructions,
+and a translator trained for an epoch on their instructions and paraphrases.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import datasets
+import torch
+import typer
+from torch import nn
+
+from soft2hard import metering
+from soft2hard.checkpoints import resolve
+from soft2hard.data_gen.corpus import corpus_features
+from soft2hard.data_gen.dods.registry import FOLDER_DODS
+from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.queries import Query
+from soft2hard.subject import Subject
+from soft2hard.translator.data import IGNORE
+from soft2hard.translator.model import Translator
+from soft2hard.translator.training import TranslatorTraining, train_translator
+
+COLLECTIONS = {"instruction-induction": "instruction_induction", "function-vectors": "function_vectors"}
+
+
+@dataclass
+class Passed:
+    """Places in the batches that went through a model."""
+
+    places: int = 0
+    real: int = 0
+
+    def __str__(self) -> str:
+        return f"{1 - self.real / self.places:6.1%} of {self.places:,} places are padding"
+
+
+@contextmanager
+def watched(subject: Subject) -> Iterator[Passed]:
+    """Counts all places that the subject's backbone reads in the block; real ones are those that metering hears of."""
+    passed = Passed()
+
+    def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        passed.places += kwargs["inputs_embeds"].shape[:2].numel()
+
+    hook = subject.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    with metering.listening() as heard:
+        yield passed
+    hook.remove()
+    passed.real = heard.total.tokens
+
+
+@contextmanager
+def watched_training(translator: Translator) -> Iterator[Passed]:
+    """The same for a translator in training: places of soft prompts and of instructions."""
+    passed = Passed()
+
+    def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        mask, labels = kwargs["attention_mask"], kwargs["labels"]
+        passed.places += mask.numel() + labels.numel()
+        passed.real += int(mask.sum()) + int((labels != IGNORE).sum())
+
+    hook = translator.model.register_forward_pre_hook(count, with_kwargs=True)
+    yield passed
+    hook.remove()
+
+
+def corpus_of(tasks: list[Task], subject: Subject, n_tokens: int, copies: int) -> datasets.Dataset:
+    """A corpus with random soft prompts: only its lengths matter here."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {
+            "task": task.name,
+            "family": task.family,
+            "instruction": task.instruction,
+            "paraphrases": list(task.paraphrases),
+            "step": copy,
+            "is_best": copy == 0,
+            "validation_loss": 0.0,
+            "initial_loss": 0.0,
+            "embeddings": torch.randn(n_tokens, subject.d_model, generator=generator).numpy(),
+        }
+        for task in tasks
+        for copy in range(copies)
+    ]
+    features = corpus_features(n_tokens, subject.d_model)
+    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+
+
+def main(
+    data: Path = typer.Option(..., help="Folder with instruction_induction/ and function_vectors/."),
+    subject: str = typer.Option("embedded", help="The subject whose tokens are counted: 'embedded', or any other."),
+    steps: int = typer.Option(10, min=1, help="Tuning steps a task."),
+    slots: int = typer.Option(32, min=1, help="Prompts tuned at once."),
+) -> None:
+    """Print the share of padding of each stage."""
+    torch.manual_seed(0)
+    lm = Subject.from_pretrained(resolve(subject, "subject"))
+    tasks = [task for name, place in COLLECTIONS.items() for task in FOLDER_DODS[name](data / place).tasks("test")]
+    tuning = Tuning(steps=steps, eval_every=steps, slots=slots)
+    print(f"{len(tasks)} tasks, subject {subject}, {slots} slots of {tuning.batch_size} examples")
+    with watched(lm) as passed:
+        list(Tuner(lm, tuning).tune(tasks))
+    print(f"tuning               {passed}")
+    queries = [Query(task.instruction, e.input, e.output) for task in tasks for e in task.validation]
+    with watched(lm) as passed:
+        lm.target_scores(queries)
+    print(f"scoring              {passed}")
+    with watched(lm) as passed:
+        lm.generate(queries)
+    print(f"generation           {passed} (and rows that wait for others to end)")
+    translator = Translator.for_subject(lm)
+    halves = [corpus_of(tasks[i::2], lm, tuning.n_tokens, copies=16) for i in (0, 1)]
+    with TemporaryDirectory() as folder, watched_training(translator) as passed:
+        train_translator(translator, *halves, TranslatorTraining(epochs=1.0, batch_size=32), folder)
+    print(f"translator training  {passed}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
