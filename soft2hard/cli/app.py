@@ -8,7 +8,9 @@ from typer.core import TyperGroup
 
 from soft2hard.cli.evaluate import evaluate
 from soft2hard.cli.finetune import finetune
+from soft2hard.cli.generate import generate
 from soft2hard.cli.report import report
+from soft2hard.cli.run import run
 from soft2hard.cli.train import train
 from soft2hard.cli.transfer import transfer
 from soft2hard.cli.translate import translate
@@ -82,6 +84,8 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(report)
 app.command()(transfer)
+app.add_typer(generate, name="generate")
+app.command()(run)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -1,0 +1,71 @@
+"""Whether all that a run reads can be had, found out before hours of work and not after."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from soft2hard.api.client import read_key
+from soft2hard.checkpoints import resolve
+from soft2hard.errors import UserError
+from soft2hard.loading import READING_ERRORS, first_line
+from soft2hard.pipeline.recipe import Recipe
+
+
+def check_at_hand(recipe: Recipe, stages: Sequence[str]) -> None:
+    """Raise UserError where a folder, a model or a key that these stages read cannot be had.
+
+    Of a model on the hub the configuration is fetched, which shows whether it exists and may be downloaded.
+    """
+    for what, folder in folders_of(recipe, stages):
+        if not folder.exists():
+            raise UserError(
+                f"The folder {folder} of {what} is not there.",
+                "Get its files (docs/datasets.md says where), or name their folder in the recipe.",
+            )
+    for role, name in models_of(recipe, stages):
+        _check_model(role, name, recipe)
+    if "transfer" in stages and recipe.transfer is not None:
+        for model in recipe.transfer.api_models:
+            read_key(model)
+
+
+def folders_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Folders and files of tasks that these stages read, each with what it is of."""
+    if "corpora" in stages:
+        for name, corpus in recipe.corpora.items():
+            if corpus.folder is not None:
+                yield f"corpora.{name}", corpus.folder
+    if "evaluation" in stages:
+        tasks = recipe.evaluation.tasks
+        for path in (*tasks.files, *([tasks.folder] if tasks.folder else [])):
+            yield "evaluation.tasks", path
+
+
+def models_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Language models that these stages read, each with its role, as names that can be loaded."""
+    if {"corpora", "translator", "evaluation"} & set(stages):
+        yield "subject", resolve(recipe.subject, "subject")
+    if "translator" in stages and recipe.translator.base is not None:
+        yield "translator.base", recipe.translator.base
+    if "evaluation" in stages:
+        config = recipe.evaluation
+        for role, name in (("reference", config.reference), ("generator", config.generator)):
+            if isinstance(name, str) and name != "subject":
+                yield f"evaluation.{role}", resolve(name, "api_model")
+    if "transfer" in stages and recipe.transfer is not None and recipe.transfer.serve is not None:
+        yield "transfer.serve", resolve(recipe.transfer.serve, "api_model")
+
+
+def _check_model(role: str, name: str, recipe: Recipe) -> None:
+    try:
+        AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except READING_ERRORS as error:
+        gated = name in recipe.sizes and recipe.sizes[name].gated
+        remedy = "Check the name, or give a folder that holds the model"
+        if gated:
+            remedy = "Accept its licence on the hub and log in (hf auth login), or give a folder that holds it"
+        if os.environ.get("HF_HUB_OFFLINE"):
+            remedy += "; HF_HUB_OFFLINE keeps it from being downloaded"
+        raise UserError(f"The model '{name}' ({role}) cannot be had ({first_line(error)}).", f"{remedy}.") from error

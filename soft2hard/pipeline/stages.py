@@ -1,0 +1,114 @@
+"""The stages of a recipe: what each reads and writes, what of the recipe decides it, and what it does."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soft2hard.errors import UserError
+from soft2hard.pipeline import work
+from soft2hard.pipeline.keys import nearest
+from soft2hard.pipeline.layout import Layout
+from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
+from soft2hard.pipeline.work import Job
+
+STAGES = ("corpora", "translator", "evaluation", "transfer", "report")
+
+_SENDING = {"max_cost", "concurrency", "batch"}
+"""How requests are sent changes no answer, so it may be changed at any time."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe in a folder."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """What of the recipe decides what it makes, as plain JSON; a folder that it has begun in holds it to them."""
+    needs: tuple[str, ...]
+    """Stages that must have ended before."""
+    follows: tuple[str, ...]
+    """Stages after whose end it is made anew; `needs` among them."""
+    reads: tuple[str, ...]
+    """Models, collections and folders, for people."""
+    writes: tuple[Path, ...]
+    work: Callable[[Job], str | None]
+    """Does it, and returns what is left to do, if anything is."""
+
+
+def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
+    """The stages of a recipe, in order."""
+    plain = recipe.model_dump(mode="json")
+    subject, corpora = recipe.subject, str(layout.corpora)
+    found = [
+        Stage(
+            "corpora",
+            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora")},
+            (),
+            (),
+            (subject, *_collections(recipe)),
+            (layout.corpora,),
+            work.make_corpora,
+        ),
+        Stage(
+            "translator",
+            {"translator": plain["translator"]},
+            ("corpora",),
+            ("corpora",),
+            tuple(filter(None, (subject, corpora, recipe.translator.base))),
+            (layout.training,),
+            work.make_translator,
+        ),
+        Stage(
+            "evaluation",
+            {key: value for key, value in plain["evaluation"].items() if key not in NAMED_BY_RECIPE},
+            ("translator",),
+            ("translator",),
+            (subject, str(layout.translator), *_evaluated(recipe)),
+            (layout.evaluation,),
+            work.evaluate,
+        ),
+    ]
+    if recipe.transfer is not None:
+        found.append(_transfer(recipe, layout, plain["transfer"]))
+    follows = tuple(stage.name for stage in found if stage.name in ("evaluation", "transfer"))
+    reads = tuple(str(path) for path in (layout.evaluation, layout.transfer)[: len(follows)])
+    writes = (layout.report, layout.report.with_suffix(".md"))
+    return [*found, Stage("report", {}, ("evaluation",), follows, reads, writes, work.report)]
+
+
+def _transfer(recipe: Recipe, layout: Layout, settings: Mapping[str, Any]) -> Stage:
+    kept = {key: value for key, value in settings.items() if key not in _SENDING}
+    asked = recipe.transfer
+    names = [f"{model.name} at {model.base_url}" for model in asked.models]
+    served = [f"{asked.serve} (served here)"] if asked.serve else []
+    reads = (str(layout.evaluation), *served, *names)
+    needs = ("evaluation",)
+    return Stage("transfer", kept, needs, needs, reads, (layout.ledger, layout.transfer), work.transfer)
+
+
+def _collections(recipe: Recipe) -> tuple[str, ...]:
+    found = [f"{c.dod} ({c.folder})" if c.folder else c.dod for c in recipe.corpora.values()]
+    return tuple(dict.fromkeys(found))
+
+
+def _evaluated(recipe: Recipe) -> tuple[str, ...]:
+    """Tasks and further models of the evaluation."""
+    tasks, config = recipe.evaluation.tasks, recipe.evaluation
+    source = [f"{tasks.dod} ({tasks.folder})" if tasks.folder else tasks.dod, *map(str, tasks.files)]
+    models = [name for name in (config.reference, config.encoder) if name not in (None, "subject", "reference")]
+    return tuple(filter(None, [*source, *models]))
+
+
+def chosen(stages: list[Stage], names: list[str]) -> list[Stage]:
+    """The stages of these names, in the order of the recipe; all where none is named.
+
+    Raises UserError for one that there is not.
+    """
+    known = [stage.name for stage in stages]
+    for name in names:
+        if name in STAGES and name not in known:
+            raise UserError(f"This recipe has no stage '{name}'.", f"Its stages are {', '.join(known)}.")
+        if name not in known:
+            raise UserError(f"There is no stage '{name}'{nearest(name, known)}.", f"Name {', '.join(known)}.")
+    return [stage for stage in stages if not names or stage.name in names]

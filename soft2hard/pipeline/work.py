@@ -1,0 +1,218 @@
+"""What each stage does. Every one goes on where it was stopped: by shards, epochs, cells or answers."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+from soft2hard.api.requests import ApiModel
+from soft2hard.checkpoints import resolve
+from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
+from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.dods.registry import FOLDER_DODS
+from soft2hard.data_gen.tasks import DoD
+from soft2hard.errors import UserError
+from soft2hard.eval.harness import Harness
+from soft2hard.eval.report import load_run, write_report
+from soft2hard.eval.transfer.material import Material, Wanted, gather
+from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
+from soft2hard.eval.transfer.results import TransferResult, collect
+from soft2hard.eval.transfer.run import Sending, Transfer
+from soft2hard.eval.transfer.serving import can_serve, served
+from soft2hard.loading import READING_ERRORS, first_line
+from soft2hard.pipeline.layout import Layout
+from soft2hard.pipeline.recipe import CorpusSettings, Recipe, TransferSettings
+from soft2hard.precision import load_for_tuning
+from soft2hard.subject import Subject
+from soft2hard.translator.model import Translator
+from soft2hard.translator.training import train_translator
+
+SERVED_LABEL = "API-side model"
+"""What tables call the model that is served here."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is in all."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe in a folder, and who hears of it."""
+
+    recipe: Recipe
+    layout: Layout
+    log: Callable[[str], None] = lambda line: None
+    """Hears lines for people."""
+    on_progress: Progress = lambda what, done, total: None
+    workers: int = 1
+    """Processes that share the seeds of the evaluation; `log` is then sent to them."""
+
+
+# --- corpora ----------------------------------------------------------------------------------
+
+
+def make_corpora(job: Job) -> None:
+    """Tune the soft prompts of every corpus."""
+    subject = load_for_tuning(resolve(job.recipe.subject, "subject"))
+    for name, settings in job.recipe.corpora.items():
+        builder = CorpusBuilder(
+            job.layout.corpora / name, corpus_plan(job.recipe, name, subject), dod_of(settings), subject
+        )
+        _build(job, name, builder)
+
+
+def _build(job: Job, name: str, builder: CorpusBuilder) -> None:
+    size, total = builder.plan.shard_size, builder.plan.n_tasks
+    done = total - sum(min(size, total - i * size) for i in builder.missing())
+
+    def advance(*_: object) -> None:
+        nonlocal done
+        done += 1
+        job.on_progress(f"corpus {name}, soft prompts", done, total)
+
+    for number in builder.build(on_task=advance):
+        job.log(f"corpus {name}: shard {number + 1} of {builder.n_shards}")
+
+
+def corpus_plan(recipe: Recipe, name: str, subject: Subject) -> CorpusPlan:
+    """The plan of a corpus by its name."""
+    settings = recipe.corpora[name]
+    return CorpusPlan(
+        dod=settings.dod,
+        split=settings.split,
+        n_tasks=settings.n_tasks,
+        subject=subject.fingerprint,
+        tuning=recipe.corpus_tuning(name),
+        snapshot_steps=settings.snapshot_steps,
+        shard_size=settings.shard_size,
+        task_seed=settings.task_seed,
+        n_train=settings.n_train if settings.dod == "lexical" else None,
+    )
+
+
+def dod_of(settings: CorpusSettings) -> DoD:
+    """The collection of a corpus; of 'lexical' without the families that translators must not have met."""
+    if settings.dod == "lexical":
+        return LexicalDoD(for_translator=True, n_train=settings.n_train)
+    return FOLDER_DODS[settings.dod](settings.folder)
+
+
+# --- translator -------------------------------------------------------------------------------
+
+
+def make_translator(job: Job) -> None:
+    """Train the translator on the train corpora, stopped by the validation corpora."""
+    subject = Subject.from_pretrained(resolve(job.recipe.subject, "subject"))
+    subject.name = job.recipe.subject  # the path of the package means nothing on another machine
+    train = _corpora(job, "train", snapshots=True)
+    validation = _corpora(job, "validation", snapshots=False)
+    translator = untrained(job.recipe, subject)
+    with redirect_stdout(sys.stderr):  # the Trainer prints its log
+        train_translator(translator, train, validation, job.recipe.training, job.layout.training, subject=subject)
+
+
+def _corpora(job: Job, split: str, snapshots: bool) -> datasets.Dataset:
+    names = job.recipe.of_split(split)
+    return datasets.concatenate_datasets(
+        [load_corpus(job.layout.corpora / name, snapshots=snapshots) for name in names]
+    )
+
+
+def untrained(recipe: Recipe, subject: Subject) -> Translator:
+    """The translator before its training. Raises UserError where its base cannot be read."""
+    settings = recipe.translator
+    try:
+        return Translator.for_subject(subject, base=settings.base, dropout=settings.dropout)
+    except READING_ERRORS as error:
+        raise UserError(
+            f"The translator's base '{settings.base}' cannot be read ({first_line(error)}).",
+            "Name an encoder-decoder checkpoint as translator.base.",
+        ) from error
+
+
+# --- evaluation and report --------------------------------------------------------------------
+
+
+def evaluate(job: Job) -> None:
+    """Run the evaluation with the translator that was made."""
+    translator = str(job.layout.translator.resolve())
+    config = job.recipe.evaluation.model_copy(update={"translator": translator})
+
+    def on_cell(done: int, total: int) -> None:
+        job.on_progress("evaluation, cells", done, total)
+
+    rows = Harness(config, job.layout.evaluation, job.log, on_cell, job.workers).run()
+    failed = sum(row.failure is not None for row in rows)
+    job.log(f"evaluation: {len(rows)} cells, {failed} of them failed")
+
+
+def report(job: Job) -> None:
+    """Write page and summary, with the transfer where there is one."""
+    transfers = [TransferResult.load(job.layout.transfer)] if job.layout.transfer.exists() else []
+    for path in write_report([load_run(job.layout.evaluation)], job.layout.report, transfers):
+        job.log(f"report: {path}")
+
+
+# --- transfer ---------------------------------------------------------------------------------
+
+
+def transfer(job: Job) -> str | None:
+    """Ask the API models with the evaluation's prompts; returns what is left to do, if anything is.
+
+    Raises UserError where a model cannot be asked.
+    """
+    settings = job.recipe.transfer
+    assert settings is not None
+    if settings.serve and not can_serve():
+        return "the server's packages are missing; run pip install 'soft2hard[serving]', and this command again"
+    wanted = Wanted(
+        job.layout.evaluation,
+        references=settings.references,
+        shots=settings.shots,
+        seed=job.recipe.seed,
+        methods=settings.methods,
+        n_examples=settings.n_examples,
+    )
+    with _models(settings, job.layout) as models, Ledger(job.layout.ledger) as ledger:
+        return _ask(job, settings, gather(wanted), models, ledger)
+
+
+@contextmanager
+def _models(settings: TransferSettings, layout: Layout) -> Iterator[list[ApiModel]]:
+    """The models that are asked, while the one that is served here answers."""
+    if settings.serve is None:
+        yield settings.api_models
+        return
+    path = Path(resolve(settings.serve, "api_model"))
+    with served(path, settings.port, layout.served) as server:
+        here = ApiModel(server.name, server.base_url, "completion", label=SERVED_LABEL)
+        yield [here, *settings.api_models]
+
+
+def _ask(
+    job: Job, settings: TransferSettings, material: Material, models: list[ApiModel], ledger: Ledger
+) -> str | None:
+    """What is answered is saved in any case."""
+    asking = Asking(max_tokens=settings.max_tokens, repeats=settings.repeats, seed=job.recipe.seed)
+    cells = plan(material.prompts, material.tasks, models, asking)
+    total = sum(len(distinct_requests(cells, model)) for model in models)
+    done = 0
+
+    def on_settled(_: str, n: int) -> None:
+        nonlocal done
+        done += n
+        job.on_progress("transfer, answers", done, total)
+
+    sending = Sending(settings.concurrency, settings.max_cost, settings.batch)
+    delivery = Transfer(cells, ledger, read_prices(DEFAULT_PRICES), sending, on_settled, job.log).run()
+    collect(cells, ledger, material.soft_scores).save(job.layout.transfer)
+    if delivery.stopped:
+        raise delivery.stopped[0]
+    if delivery.over_budget:
+        return f"stopped before max_cost {settings.max_cost:g} might have been passed; raise it to go on"
+    n_faults = sum(delivery.faults.values())
+    return f"{n_faults} requests were given up; run this command again to ask them once more" if n_faults else None
