@@ -11,6 +11,7 @@ from pathlib import Path
 from soft2hard.api.answers import Fault
 from soft2hard.api.claims import drop_dead_claims
 from soft2hard.api.client import ApiClient, Patience, read_key
+from soft2hard.api.estimates import Estimate, estimate
 from soft2hard.api.ledger import Ledger, StoredAnswer
 from soft2hard.api.prices import PriceTable, check_limit
 from soft2hard.api.requests import ApiModel, Request
@@ -35,10 +36,7 @@ class Asked:
 
 
 class Asker:
-    """One model, asked through one ledger.
-
-    Raises UserError where there is no key.
-    """
+    """One model, asked through one ledger."""
 
     def __init__(
         self,
@@ -50,12 +48,14 @@ class Asker:
         max_cost: float | None = None,
         on_settled: Callable[[int], None] = lambda n: None,
     ) -> None:
-        """`ledger` is made with the first question; `max_cost` (USD) bounds what all its requests may cost."""
-        self.model, self.ledger, self.price = model, ledger, prices.of(model.base_url, model.name)
-        self.on_settled = on_settled
-        """Hears of answers as they come, and of those that other processes have got."""
+        """`ledger` is made with the first question; `max_cost` (USD) bounds what all its requests may cost.
+
+        `on_settled(n)` hears of answers as they come, and of those that other processes have got.
+        """
+        self.model, self.ledger = model, ledger
+        self._prices, self._price = prices, prices.of(model.base_url, model.name)
         self._concurrency, self._patience, self._max_cost = concurrency, patience, max_cost
-        read_key(model)
+        self._on_settled = on_settled
 
     def has_answered(self) -> bool:
         """Whether the ledger has an answer of the model to anything."""
@@ -71,18 +71,27 @@ class Asker:
         with Ledger(self.ledger) as ledger:
             return ledger.answers(request.key for request in requests)
 
+    def estimate(self, requests: Sequence[Request], title: str | None = None) -> Estimate:
+        """What distinct requests, one at least, come to; nothing is sent."""
+        if not self.ledger.exists():
+            return estimate(self.model, requests, None, self._prices, title=title)
+        with Ledger(self.ledger) as ledger:
+            return estimate(self.model, requests, ledger, self._prices, title=title)
+
     def ask(self, requests: Sequence[Request]) -> Asked:
         """Answers to all requests, as far as they can be had.
 
         An interrupt (Ctrl-C) sends nothing more, waits for the answers that are out, and then raises
-        KeyboardInterrupt. Raises UserError where a limit on cost cannot be kept or the ledger cannot be used.
+        KeyboardInterrupt. Raises UserError where something is to be sent and there is no key, or a limit on cost cannot
+        be kept, and where the ledger cannot be used.
         """
+        stored = self.stored(requests)
+        missing = list({r.key: r for r in requests if r.key not in stored}.values())
+        if not missing:
+            return Asked(stored)
+        read_key(self.model)
+        check_limit(self.model, self._price, missing, self._max_cost)
         with Ledger(self.ledger) as ledger:
-            stored = ledger.answers(request.key for request in requests)
-            missing = list({r.key: r for r in requests if r.key not in stored}.values())
-            if not missing:
-                return Asked(stored)
-            check_limit(self.model, self.price, missing, self._max_cost)
             drop_dead_claims(ledger)
             sent = asyncio.run(self._send(ledger, missing))
             return Asked(ledger.answers(request.key for request in requests), sent.faults, sent.over_budget)
@@ -93,7 +102,7 @@ class Asker:
 
     async def _send(self, ledger: Ledger, requests: Sequence[Request]) -> Sent:
         async with ApiClient(self.model, self._concurrency, self._patience) as client:
-            sender = Sender(client, ledger, self.price, self._max_cost, self.on_settled)
+            sender = Sender(client, ledger, self._price, self._max_cost, self._on_settled)
             with _patient_interrupt(sender.stop):
                 return await sender.send(requests, self._concurrency)
 

@@ -113,7 +113,7 @@ def transfer(
     wanted = Wanted(prompts, tuple(tasks or ()), n_tasks, names, shots, seed, tuple(methods or ()), n_examples)
     material = gather(wanted)
     judging = _judge(judge, judge_url or base_url, judge_key_env or key_env, judge_prompt)
-    asking = Asking(_parsed(parameters or []), max_tokens, repeats, seed)
+    asking = Asking(parsed_parameters(parameters or []), max_tokens, repeats, seed)
     cells = plan(material.prompts, material.tasks, _models(models, models_file, base_url, key_env, layout), asking)
     table = read_prices(prices or DEFAULT_PRICES)
     if dry_run and not ledger.exists():
@@ -155,7 +155,7 @@ def _judge(name: str | None, url: str, key_env: str, prompt: Path | None) -> "Ju
     return Judge(ApiModel(name, url, "chat", key_env, label=f"judge {name}"), read_judge_prompt(prompt))
 
 
-def _parsed(pairs: Sequence[str]) -> dict[str, Any]:
+def parsed_parameters(pairs: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE pairs; a value that is not JSON is a text."""
     values: dict[str, Any] = {}
     for pair in pairs:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from soft2hard.errors import UserError
 
-HEADER_FIELDS = ("instruction", "name", "family", "metric")
+HEADER_FIELDS = ("instruction", "name", "family", "metric", "paraphrases")
 
 Header = dict[str, str]
+"""Texts of one line by field; of `paraphrases` there may be several lines, one a paraphrase."""
 Record = tuple[int, dict]
 """The line an example stands on, counted from 1, and its columns."""
 
@@ -90,7 +91,10 @@ def _read_csv(path: Path, text: str, columns: Sequence[str]) -> tuple[Header, li
     for number, line in enumerate(lines[:n_comments], start=1):
         key, colon, value = line.lstrip("#").partition(":")
         if colon and key.strip() in HEADER_FIELDS:  # other comments are remarks
-            header |= _header(path, number, {key.strip(): value.strip()})
+            given = _header(path, number, {key.strip(): value.strip()})
+            if "paraphrases" in given and "paraphrases" in header:
+                given["paraphrases"] = f"{header['paraphrases']}\n{given['paraphrases']}"
+            header |= given
     reader = csv.DictReader(io.StringIO("".join(lines[n_comments:]), newline=""), strict=True)
     records: list[Record] = []
     try:
@@ -122,10 +126,14 @@ def _header(path: Path, number: int, record: dict) -> Header:
             f"{path}, line {number}: '{unknown[0]}' is neither input, output, nor a header field.",
             f"Give the columns input and output; the header's fields are {', '.join(HEADER_FIELDS)}.",
         )
-    wrong = [key for key, value in record.items() if not isinstance(value, str) or not value.strip()]
+    lines = {
+        key: value if key == "paraphrases" and isinstance(value, list) else [value] for key, value in record.items()
+    }
+    wrong = [key for key, texts in lines.items() if not all(isinstance(text, str) and text.strip() for text in texts)]
     if wrong:
-        raise UserError(f"{path}, line {number}: the header's {wrong[0]} is not a text.", "Write it between quotes.")
-    return {key: " ".join(value.split()) for key, value in record.items()}
+        what = "a list of texts" if wrong[0] == "paraphrases" else "a text"
+        raise UserError(f"{path}, line {number}: the header's {wrong[0]} is not {what}.", "Write it between quotes.")
+    return {key: "\n".join(" ".join(text.split()) for text in texts) for key, texts in lines.items() if texts}
 
 
 def _row(path: Path, number: int, record: dict, columns: Sequence[str]) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 JSONL: one object a line with `input` and `output`; a first object without either is the header. CSV: columns
 `input` and `output`, with leading comment lines (`# instruction: ...`) as the header. Header fields, all
-optional: `instruction`, `name` (else the file's stem), `family` (else "user"), `metric` (else "exact_match").
-An instruction may also stand in a side file, `<stem>.instruction.txt`. Other columns are ignored.
+optional: `instruction`, `name` (else the file's stem), `family` (else "user"), `metric` (else "exact_match"),
+`paraphrases` of the instruction (a list in JSONL; in CSV a line for each). An instruction may also stand in a
+side file, `<stem>.instruction.txt`. Other columns are ignored.
 """
 
 import hashlib
@@ -79,12 +80,16 @@ def read_task(path: str | Path, seed: int = 0) -> Task:
     name = table.header.get("name") or path.stem
     _check_name(name, path)
     train, validation, test = _split(examples, Random(f"{seed}/{name}"), path)
+    instruction = _instruction(table)
+    paraphrases = tuple(dict.fromkeys(text for text in table.header.get("paraphrases", "").split("\n") if text))
+    if paraphrases and not instruction:
+        raise UserError(f"{path} has paraphrases but no instruction.", "Give the instruction in its header.")
     is_closed = len(outputs) <= _MOST_LABELS and 3 * len(outputs) <= len(examples)
     return Task(
         name=name,
         family=table.header.get("family", "user"),
-        instruction=_instruction(table),
-        paraphrases=(),
+        instruction=instruction,
+        paraphrases=paraphrases,
         train=train,
         validation=validation,
         test=test,

@@ -11,7 +11,7 @@ from typing import Any
 
 from soft2hard.api.answers import Fault
 from soft2hard.api.asking import Asker
-from soft2hard.api.client import Patience
+from soft2hard.api.client import Patience, read_key
 from soft2hard.api.faults import as_user_error
 from soft2hard.api.ledger import StoredAnswer
 from soft2hard.api.prices import read_prices
@@ -42,9 +42,9 @@ class ApiGenerator:
     ) -> None:
         """`ledger` is made with the first answer; `log` hears of samples that could not be had."""
         self.model, self.ledger, self._log = model, ledger, log
-        prices = read_prices()
+        self._asker = Asker(model, ledger, read_prices(), concurrency, patience)
         try:
-            self._asker = Asker(model, ledger, prices, concurrency, patience)
+            read_key(model)
         except UserError as error:
             raise UserError(error.problem, "Set it, or name another variable as 'key_env' of the generator.") from None
 
