@@ -1,5 +1,6 @@
 """What the commands share: options, loading of models, progress bars, and folders that a rerun goes on with."""
 
+import functools
 import json
 import os
 import shutil
@@ -7,10 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soft2hard.cli.config_options import config_fields, with_options
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_write
 
@@ -27,9 +30,19 @@ SubjectName = Annotated[
     ),
 ]
 TranslatorName = Annotated[
-    str, typer.Option(help="The translator: 'embedded', or a folder that train or finetune has written.")
+    str,
+    typer.Option(
+        help="The translator: 'embedded', a folder that train or finetune has written, or its name on the hub, such as "
+        "organisation/name."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all that is random; the same seed gives the same result.")]
+
+_LOADING = functools.partial(with_options, "loading", "soft2hard.loading", "Loading", panel="Subject in memory")
+with_loading = _LOADING()
+"""Gives a command the options of how a subject is held in memory and run; they reach it as `loading`."""
+with_loading_to_run = _LOADING(without=("gradient_checkpointing",))
+"""The same for a command that tunes nothing."""
 
 RUN_FILE = "run.json"
 """What a folder was made with, so that a rerun goes on with its own work and with no other."""
@@ -46,14 +59,25 @@ def quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def load_subject(name: str, *, fast: bool = False) -> "Subject":
-    """The subject by its name on the command line; `fast`: in the precision that is fastest here, if saved in it."""
+def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = MappingProxyType({})) -> "Subject":
+    """The subject by its name on the command line; `fast`: in the precision that is fastest here, if saved in it.
+
+    `loading` are the values of `with_loading`.
+    """
     from soft2hard.checkpoints import resolve
+    from soft2hard.loading import Loading
     from soft2hard.precision import load_for_tuning
     from soft2hard.subject import Subject
 
-    path = resolve(name, "subject")
-    return load_for_tuning(path) if fast else Subject.from_pretrained(path)
+    path, held = resolve(name, "subject"), Loading(**loading)
+    return load_for_tuning(path, held) if fast else Subject.from_pretrained(path, loading=held)
+
+
+def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `loading`'s values makes the subject's numbers others, for the settings that a folder was made with."""
+    fields = config_fields("soft2hard.loading", "Loading")
+    usual = {field.name: field.default for field in fields if field.name in ("dtype", "quantization")}
+    return {name: loading[name] for name, value in usual.items() if loading[name] != value}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ read without importing it: that would load PyTorch for every --help. So a settin
 import ast
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +62,7 @@ def with_options(
     panel: str,
     defaults: Mapping[str, object] = MappingProxyType({}),
     helps: Mapping[str, str] = MappingProxyType({}),
+    without: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of a dataclass; their values reach it in `parameter`, as a dictionary.
 
@@ -72,8 +73,9 @@ def with_options(
         panel: Heading over the options in the help.
         defaults: Values other than the dataclass's own, for this command.
         helps: Help that says more than the text under the field.
+        without: Fields that mean nothing to this command, and stay as they are by default.
     """
-    fields = config_fields(module, name, helps)
+    fields = [field for field in config_fields(module, name, helps) if field.name not in without]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soft2hard.cli.common import SubjectName, TranslatorName, claim, load_subject, no_remains, quiet, say
+from soft2hard.cli.common import (
+    SubjectName,
+    TranslatorName,
+    claim,
+    load_subject,
+    no_remains,
+    quiet,
+    rounding_of,
+    say,
+    with_loading,
+)
 from soft2hard.cli.config_options import with_options
 from soft2hard.cli.train import TRAINING_HELP, check_deepspeed, concatenate, load_corpora
 from soft2hard.cli.tune import TUNING_HELP, build_corpus
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
     helps=TRAINING_HELP,
     defaults={"lr": 5e-4},  # a quarter of train's: what the translator knows is to be kept
 )
+@with_loading
 def finetune(
     tasks: Annotated[
         list[Path],
@@ -67,6 +78,7 @@ def finetune(
     mix_ratio: Annotated[float, typer.Option(min=0.0, help="Old pairs for each new one, where --mix is given.")] = 1.0,
     training: dict[str, Any],
     tuning: dict[str, Any],
+    loading: dict[str, Any],
 ) -> None:
     """Teach a translator new tasks: tune their soft prompts, then train it further on them.
 
@@ -87,7 +99,7 @@ def finetune(
     new_tasks = tuple(read_tasks(tasks, tuning_config.seed))
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
-    lm = load_subject(subject, fast=True)
+    lm = load_subject(subject, fast=True, loading=loading)
     model = Translator.from_pretrained(resolve(translator, "translator"))
     model.bind(lm)
     old = [] if mix is None else load_corpora([mix], lm)
@@ -95,7 +107,7 @@ def finetune(
     settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
     settings |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio, "training": training, "tuning": tuning}
     with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
-        claim(output, {"command": "finetune"} | settings)
+        claim(output, {"command": "finetune"} | settings | rounding_of(loading))
         folders = {split: _tune(dod, split, prompts_per_task, lm, tuning_config, output) for split in _SPLITS}
         new, held_out = (concatenate(load_corpora(folders[split], lm)) for split in _SPLITS)
         if old:

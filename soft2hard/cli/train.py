@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soft2hard.cli.common import SubjectName, claim, load_subject, no_remains, quiet, say, whole_numbers
+from soft2hard.cli.common import (
+    SubjectName,
+    claim,
+    load_subject,
+    no_remains,
+    quiet,
+    rounding_of,
+    say,
+    whole_numbers,
+    with_loading_to_run,
+)
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
 from soft2hard.translator.deepspeed import deepspeed_config
@@ -34,6 +44,7 @@ TRAINING_HELP = {"seed": "Seed of the order of pairs, of noise and of dropout."}
 
 
 @with_options("training", "soft2hard.translator.training", "TranslatorTraining", panel="Training", helps=TRAINING_HELP)
+@with_loading_to_run
 def train(
     corpora: Annotated[
         list[Path],
@@ -91,6 +102,7 @@ def train(
         ),
     ] = 0.1,
     training: dict[str, Any],
+    loading: dict[str, Any],
 ) -> None:
     """Train a translator: it learns to write the instruction that a soft prompt was tuned for.
 
@@ -106,7 +118,7 @@ def train(
     config = TranslatorTraining(**training)
     layers = whole_numbers(hidden_layers, "--hidden-layers", "8,16")
     design = Design(architecture.value, base, layers, lora_rank, dropout)
-    lm = load_subject(subject)
+    lm = load_subject(subject, loading=loading)
     data = load_corpora([*corpora, validation], lm)
     try:
         translator = Translator.for_subject(lm, design=design)
@@ -119,7 +131,7 @@ def train(
     if (design.architecture, layers) != (Design.architecture, ()):  # else as runs begun before there was a choice
         settings |= {"architecture": design.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
     with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
-        claim(output, {"command": "train"} | settings)
+        claim(output, {"command": "train"} | settings | rounding_of(loading))
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
     say(f"Translator: {output / 'translator'}")
 

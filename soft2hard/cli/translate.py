@@ -3,11 +3,20 @@
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soft2hard.cli.common import Seed, SubjectName, TranslatorName, load_subject, progress_bar, quiet, result_stream
+from soft2hard.cli.common import (
+    Seed,
+    SubjectName,
+    TranslatorName,
+    load_subject,
+    progress_bar,
+    quiet,
+    result_stream,
+    with_loading_to_run,
+)
 
 if TYPE_CHECKING:
     from soft2hard.translator.translate import Translation
@@ -17,6 +26,7 @@ SCHEMA_VERSION = 1
 _SOURCES = {"examples": "from --examples"}
 
 
+@with_loading_to_run
 def translate(
     paths: Annotated[
         list[Path],
@@ -60,6 +70,8 @@ def translate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")
     ] = None,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Write soft prompts as text prompts, and verify that both do the same.
 
@@ -79,7 +91,7 @@ def translate(
         from soft2hard.translator.translate import translate as translate_all
 
         model = Translator.from_pretrained(resolve(translator, "translator"))
-        lm = load_subject(subject, fast=True) if verify else None
+        lm = load_subject(subject, fast=True, loading=loading) if verify else None
         # Unverified, there is nothing to choose among candidates by.
         config = TranslateConfig(
             n_candidates=candidates if verify else 1, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soft2hard.cli.common import SubjectName, claim, load_subject, no_remains, progress_bar, quiet, say
+from soft2hard.cli.common import (
+    SubjectName,
+    claim,
+    load_subject,
+    no_remains,
+    progress_bar,
+    quiet,
+    rounding_of,
+    say,
+    with_loading,
+)
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
 
@@ -36,6 +46,7 @@ TUNING_HELP = {"seed": "Seed of the starting points, the order of examples, and 
 
 
 @with_options("tuning", "soft2hard.data_gen.tuning", "Tuning", panel="Tuning", helps=TUNING_HELP)
+@with_loading
 def tune(
     tasks: Annotated[
         list[Path] | None,
@@ -86,6 +97,7 @@ def tune(
         typer.Option(min=1, help="Tasks saved at a time, and so lost at most by a kill.", rich_help_panel="Corpus"),
     ] = 512,
     tuning: dict[str, Any],
+    loading: dict[str, Any],
 ) -> None:
     """Tune soft prompts on the frozen subject, many at once.
 
@@ -100,21 +112,23 @@ def tune(
 
     config = Tuning(**tuning)
     if dod is not None:
-        _tune_corpus(dod, split, n_tasks, task_seed, _steps(snapshots), shard_size, subject, config, output)
+        _tune_corpus(dod, split, n_tasks, task_seed, _steps(snapshots), shard_size, subject, config, output, loading)
     else:
-        _tune_files(tasks, subject, config, output, format_)
+        _tune_files(tasks, subject, config, output, format_, loading)
 
 
-def _tune_files(paths: list[Path], subject: str, config: "Tuning", output: Path, format_: Format) -> None:
+def _tune_files(
+    paths: list[Path], subject: str, config: "Tuning", output: Path, format_: Format, loading: dict[str, Any]
+) -> None:
     from soft2hard.data_gen.taskfiles import content_hash, read_tasks
     from soft2hard.data_gen.tuning import Tuner
 
     tasks = read_tasks(paths, config.seed)
-    lm = load_subject(subject, fast=True)
+    lm = load_subject(subject, fast=True, loading=loading)
     settings = {"tasks": content_hash(tasks), "subject": lm.fingerprint, "format": format_.value}
     finished: dict[str, Tuned] = {}
     with no_remains(output), progress_bar() as progress:
-        claim(output, {"command": "tune"} | settings | {"tuning": vars(config)})
+        claim(output, {"command": "tune"} | settings | {"tuning": vars(config)} | rounding_of(loading))
         waiting = [task for task in tasks if not _place(output, task, format_).exists()]
         bar = progress.add_task("Tuning (steps)", total=len(waiting) * config.steps)
         tuner = Tuner(lm, config, on_step=lambda n: progress.advance(bar, n))
@@ -165,13 +179,14 @@ def _tune_corpus(
     subject: str,
     config: "Tuning",
     output: Path,
+    loading: dict[str, Any],
 ) -> None:
     if dod != "lexical":
         raise UserError(f"There is no DoD '{dod}'.", "Use --dod lexical, or give task files.")
     from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan
     from soft2hard.data_gen.dods.lexical import LexicalDoD
 
-    lm = load_subject(subject, fast=True)
+    lm = load_subject(subject, fast=True, loading=loading)
     plan = CorpusPlan(dod, split.value, n_tasks, lm.fingerprint, config, snapshot_steps, shard_size, task_seed)
     # Two families are kept from translators while they learn, to measure them on the unseen.
     source = LexicalDoD(for_translator=split is not SplitName.test)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from soft2hard.batching import batches_by_length
+from soft2hard.memory import Halving
 from soft2hard.queries import Query
 from soft2hard.shared_prefix import EncodedExample, Runner, Targets, encode_example
 from soft2hard.softprompt import Prompt, SoftPrompt
@@ -25,7 +27,9 @@ Verdict = Literal["faithful", "doubtful", "failed", "unverified"]
 FAITHFUL_FROM, DOUBTFUL_FROM = 0.9, 0.5
 MAX_DIVERGENCE = 10.0
 """Cap on one position's divergence, in nats: one confident miss must not outweigh everything else."""
-_TOKENS_AT_ONCE = 24_576
+_SHARED = 1.5
+"""Tokens in a batch here for each token in a batch of separate queries: examples share their prompt."""
+_REMEDY = "Load the subject with --dtype bfloat16 or --quantization 4bit, or verify on fewer inputs (--probes)."
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Verifier:
 
     def __init__(self, runner: Runner, max_new_tokens: int = 16):
         self.runner, self.max_new_tokens = runner, max_new_tokens
+        self._halving = Halving(_REMEDY)
 
     @property
     def subject(self) -> Subject:
@@ -132,16 +137,15 @@ class Verifier:
         Prompts of like length share a batch and come together; no more than a batch is held at a time.
         """
         embedded = [self.subject.prompt_embeddings(prompt) for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: len(embedded[i]))
         per_row = sum(example.n_read for example in examples)
-        start = 0
-        while start < len(order):
-            widest = len(embedded[order[-1]])
-            batch = order[start : start + max(1, _TOKENS_AT_ONCE // (widest + per_row))]
-            targets = self.runner.run([embedded[i] for i in batch], [examples] * len(batch))
-            for i, (log_probs, greedy) in zip(batch, self._split(targets, len(batch)), strict=True):
+
+        def run(batch: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+            return self._split(self.runner.run([embedded[i] for i in batch], [examples] * len(batch)), len(batch))
+
+        batches = batches_by_length([len(e) + per_row for e in embedded], int(_SHARED * self.subject.batch_tokens))
+        for batch, found in self._halving.run(batches, run):
+            for i, (log_probs, greedy) in zip(batch, found, strict=True):
                 yield i, log_probs, greedy
-            start += len(batch)
 
     def _split(self, targets: Targets, n_prompts: int) -> list[tuple[Tensor, Tensor]]:
         log_probs = self.subject.head(targets.hidden).float().log_softmax(-1)
