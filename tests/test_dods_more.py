@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import pytest
 import yaml
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
 from soft2hard.data_gen.dods.function_vectors import FunctionVectors, read_instructions
-from soft2hard.data_gen.dods.manifest import Manifests
+from soft2hard.data_gen.dods.manifest import Manifest, Manifests
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.dods.sources import read_table
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
 from soft2hard.data_gen.tasks import DoD, Example, Task
 from soft2hard.errors import UserError
+from soft2hard.eval.metrics.task_score import METRICS
 
 FUNCTION_VECTORS = Path(__file__).parents[2] / "shared" / "data" / "function_vectors"
 needs_data = pytest.mark.skipif(not FUNCTION_VECTORS.is_dir(), reason="the published files are not on this machine")
@@ -676,6 +678,10 @@ def test_the_example_of_the_docs_is_a_manifest(tmp_path: Path) -> None:
     assert set(task.labels) == {e.output for e in (*task.train, *task.validation, *task.test)}
 
 
+def test_a_manifest_may_name_every_metric_that_evaluations_know_and_no_other() -> None:
+    assert get_args(Manifest.model_fields["metric"].annotation) == METRICS
+
+
 # --- registry -------------------------------------------------------------------------------------
 
 
@@ -683,6 +689,7 @@ def test_the_example_of_the_docs_is_a_manifest(tmp_path: Path) -> None:
 def test_collections_are_made_from_a_folder_and_say_where_they_are_from(tmp_path: Path, name: str) -> None:
     dod = FOLDER_DODS[name](tmp_path)
     assert isinstance(dod, DoD) and dod.name == name and dod.dropped == Counter()
-    assert name == "manifests" or (dod.licence and "arXiv" in dod.source)
+    says_it_in_its_files = name in ("manifests", "keyword-classification")
+    assert says_it_in_its_files or (dod.licence and "arXiv" in dod.source)
     with pytest.raises(UserError):
         list(dod.tasks("test"))

@@ -9,6 +9,7 @@ import pytest
 
 from soft2hard.data_gen.dods.few_shot_classification import SETS, FewShotClassification
 from soft2hard.data_gen.dods.instruction_induction import InstructionInduction
+from soft2hard.data_gen.dods.style_transfer import SENTIMENTS, StyleTransfer
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 
@@ -141,3 +142,63 @@ def test_the_24_published_tasks_load_with_instructions_and_examples() -> None:
         inputs = [e.input for e in (*task.train, *task.validation, *task.test)]
         assert len(inputs) == len(set(inputs))
     assert {task.name for task in tasks if task.labels} == {"sentence_similarity", "sentiment", "word_in_context"}
+
+
+# --- style transfer -------------------------------------------------------------------------------
+
+
+def write_sentences(folder: Path, n: int = 12, **changed: list[str]) -> Path:
+    """Both sentiments' files; the development files hold the test sentences too, as the published ones do."""
+    for number, name in enumerate(SENTIMENTS):
+        test = [f"{name} place {i}" for i in range(n)]
+        lines = {"test": test, "ref": [f"changed {line}" for line in test], "dev": [*test, f"{name} meal", "ok", "ok"]}
+        for part, of_part in (lines | changed).items():
+            (folder / f"sentiment.{part}.{number}.clean").write_text("\n".join(of_part) + "\n")
+    return folder
+
+
+def test_sentences_go_with_the_rewriting_on_their_line_and_no_test_sentence_is_tuned_on(tmp_path: Path) -> None:
+    dod = StyleTransfer(write_sentences(tmp_path))
+    worse, better, sentiment = sorted(dod.tasks("test"), key=lambda task: task.metric == "label_accuracy")
+    assert [worse.name, better.name, sentiment.name] == ["negative-to-positive", "positive-to-negative", "sentiment"]
+    assert all(e.output == f"changed {e.input}" for e in (*worse.train, *worse.validation, *worse.test))
+    assert sentiment.labels == SENTIMENTS and all(label in sentiment.instruction for label in SENTIMENTS)
+    tuned_on = {e.input for e in (*sentiment.train, *sentiment.validation)}
+    assert tuned_on == {"negative meal", "positive meal"} and len(sentiment.test) == 24
+    assert dod.dropped == {
+        "training examples that are test examples": 24,
+        "repeated examples": 2,
+        "inputs with several outputs": 1,  # "ok" is in both files
+    }
+    assert list(dod.tasks("train")) == [] and len(list(dod.tasks("test", 2))) == 2
+
+
+def test_another_folder_and_files_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no sentiment.test.0.clean"):
+        list(StyleTransfer(tmp_path).tasks("test"))
+    with pytest.raises(UserError, match="has 2 lines for the 12"):
+        list(StyleTransfer(write_sentences(tmp_path, ref=["one", "two"])).tasks("test"))
+    (tmp_path / "sentiment.test.0.clean").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        list(StyleTransfer(tmp_path).tasks("test"))
+
+
+@needs_data
+def test_the_published_sentences_become_three_tasks_with_examples_of_their_files() -> None:
+    folder = SHARED / "style_transfer_yelp"
+    lines = {p: (folder / f"sentiment.{p}.clean").read_text().splitlines() for p in ("test.0", "ref.0", "dev.0")}
+    to_positive, to_negative, sentiment = StyleTransfer(folder).tasks("test")
+    for task in (to_positive, to_negative):
+        assert (len(task.train), len(task.validation), len(task.test), task.metric) == (64, 16, 64, "rougeL")
+    written = dict(zip(lines["test.0"], lines["ref.0"], strict=True))
+    assert all(written[e.input] == e.output for e in (*to_positive.train, *to_positive.test))
+    assert "positive" in to_positive.instruction and len(sentiment.test) == 64
+    assert {e.input for e in sentiment.test if e.output == "negative"} <= set(lines["test.0"])
+    assert {e.input for e in sentiment.train if e.output == "negative"} <= set(lines["dev.0"]) - set(lines["test.0"])
+
+
+def test_every_published_data_set_has_a_test_that_reads_it() -> None:
+    """So that a data set added to the folder is not forgotten; `test_analysis_statistics` reads the soft prompts."""
+    read = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for folder in SHARED.iterdir() if SHARED.is_dir() else ():
+        assert not folder.is_dir() or f'"{folder.name}"' in read, folder
