@@ -14,7 +14,9 @@ import torch
 
 from soft2hard.data_gen.corpus import (
     CorpusBuilder,
+    CorpusFolder,
     CorpusPlan,
+    ShardMaker,
     content_hash,
     corpus_features,
     corpus_plan,
@@ -129,11 +131,11 @@ def test_a_killed_shard_leaves_nothing_that_could_be_taken_for_one(tmp_path):
     folder = tmp_path / "corpus"
     with pytest.raises(Killed):
         list(builder(folder).build(on_task=killed_after(2)))
-    with pytest.raises(UserError, match="no finished shard"):
+    with pytest.raises(UserError, match="half-made: it has 0 of 3 shards"):
         load_corpus(folder)
     (folder / "shards").mkdir(exist_ok=True)
     (folder / "shards" / ".00000.x.tmp").mkdir()  # as a kill within the writing would leave it
-    with pytest.raises(UserError, match="no finished shard"):
+    with pytest.raises(UserError, match="half-made: it has 0 of 3 shards"):
         load_corpus(folder)
     assert builder(folder).missing() == [0, 1, 2]
 
@@ -146,6 +148,27 @@ def test_shards_made_by_several_workers_are_those_of_one(tmp_path, whole):
     assert content_hash(load_corpus(folder)) == content_hash(load_corpus(whole))
 
 
+def test_a_corpus_that_lacks_a_shard_is_refused_until_it_is_made(tmp_path):
+    folder = tmp_path / "corpus"
+    assert list(builder(folder).build([0, 2])) == [0, 2]
+    with pytest.raises(UserError, match="half-made: it has 2 of 3 shards"):
+        load_corpus(folder)
+    assert list(builder(folder).build()) == [1]
+    assert len(load_corpus(folder, snapshots=False)) == 8
+
+
+def test_a_shard_that_another_worker_has_saved_meanwhile_stays(tmp_path, whole):
+    place = CorpusFolder(tmp_path / "corpus", PLAN)
+    place.claim("tiny-llama")
+    number, tasks = next(place.waiting(Copying(), [1]))
+    maker = ShardMaker(place, SUBJECT)
+    maker.make(number, tasks)
+    before = {path: path.stat().st_mtime_ns for path in place.shard_path(1).rglob("*")}
+    maker.make(number, tasks)
+    assert {path: path.stat().st_mtime_ns for path in place.shard_path(1).rglob("*")} == before
+    assert not list((tmp_path / "corpus" / "shards").glob(".*")), "nothing is left of the second one"
+
+
 def test_a_finished_corpus_is_left_alone(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
     assert list(builder(whole).build()) == []
@@ -156,6 +179,7 @@ def test_a_finished_corpus_is_left_alone(whole):
     "change",
     [
         {"n_tasks": 9},
+        {"n_train": None},
         {"split": "test"},
         {"task_seed": 1},
         {"subject": "another"},
@@ -164,9 +188,36 @@ def test_a_finished_corpus_is_left_alone(whole):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_folder_of_another_plan_is_refused(whole, change):
-    with pytest.raises(UserError, match="made with other settings"):
+def test_a_folder_of_another_plan_is_refused_and_the_setting_named(whole, change):
+    with pytest.raises(UserError, match=rf"made with other settings \({next(iter(change))}\)"):
         builder(whole, replace(PLAN, **change))
+
+
+def test_a_corpus_whose_tasks_have_changed_is_refused(tmp_path):
+    plan = replace(PLAN, n_train=None, tasks_hash="a")
+    builder(tmp_path / "corpus", plan)
+    builder(tmp_path / "corpus", plan)
+    with pytest.raises(UserError, match="tasks .* have changed since"):
+        builder(tmp_path / "corpus", replace(plan, tasks_hash="b"))
+
+
+def test_a_plan_from_before_a_setting_was_there_has_its_default(tmp_path):
+    builder(tmp_path / "corpus", replace(PLAN, tuning=replace(TUNING, patience=Tuning().patience)))
+    path = tmp_path / "corpus" / "corpus.json"
+    about = json.loads(path.read_text())
+    del about["plan"]["tuning"]["patience"]
+    path.write_text(json.dumps(about))
+    assert builder(tmp_path / "corpus").missing() == [0, 1, 2]
+    with pytest.raises(UserError, match=r"other settings \(tuning\)"):
+        builder(tmp_path / "corpus", replace(PLAN, tuning=replace(TUNING, patience=9)))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"plan": {}}', '{"plan": []}', '{"plan": {"tuning": 3}}'])
+def test_a_damaged_plan_is_refused(tmp_path, text):
+    (tmp_path / "corpus.json").write_text(text)
+    for read in (load_corpus, corpus_plan, builder):
+        with pytest.raises(UserError, match="corpus.json (is damaged|holds no whole plan)"):
+            read(tmp_path)
 
 
 def test_soft_prompts_of_a_corpus_are_those_of_the_tuner(whole):

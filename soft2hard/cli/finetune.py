@@ -20,8 +20,9 @@ from soft2hard.cli.common import (
     with_loading,
 )
 from soft2hard.cli.config_options import with_options
+from soft2hard.cli.corpus import build_corpus
 from soft2hard.cli.train import TRAINING_HELP, check_deepspeed, concatenate, load_corpora
-from soft2hard.cli.tune import TUNING_HELP, build_corpus
+from soft2hard.cli.tune import TUNING_HELP
 from soft2hard.errors import UserError
 
 if TYPE_CHECKING:

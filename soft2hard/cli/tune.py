@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterWorkers, cluster_of
 from soft2hard.cli.common import (
     SubjectName,
     claim,
@@ -14,10 +15,10 @@ from soft2hard.cli.common import (
     progress_bar,
     quiet,
     rounding_of,
-    say,
     with_loading,
 )
 from soft2hard.cli.config_options import with_options
+from soft2hard.cli.corpus import Source, tune_corpus
 from soft2hard.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,10 +70,14 @@ def tune(
     dod: Annotated[
         str | None,
         typer.Option(
-            help="Instead of task files: the dataset of datasets to take tasks from ('lexical'). The output is then a "
-            "corpus, to train a translator on.",
+            help="Instead of task files: the dataset of datasets to take tasks from ('lexical', or a collection of "
+            "docs/datasets.md with --dod-folder). The output is then a corpus, to train a translator on.",
             rich_help_panel="Corpus",
         ),
+    ] = None,
+    dod_folder: Annotated[
+        Path | None,
+        typer.Option(help="Where the files of the collection lie; 'lexical' has none.", rich_help_panel="Corpus"),
     ] = None,
     split: Annotated[
         SplitName,
@@ -96,6 +101,9 @@ def tune(
         int,
         typer.Option(min=1, help="Tasks saved at a time, and so lost at most by a kill.", rich_help_panel="Corpus"),
     ] = 512,
+    cluster: ClusterAddress = None,
+    cluster_workers: ClusterWorkers = None,
+    cluster_cores: ClusterCores = None,
     tuning: dict[str, Any],
     loading: dict[str, Any],
 ) -> None:
@@ -104,17 +112,33 @@ def tune(
     [bold]Examples:[/bold] soft2hard tune kinds.csv -o prompts
 
     soft2hard tune --dod lexical --n-tasks 20000 -o runs/corpus
+
+    soft2hard tune --dod super-natural-instructions --dod-folder natural-instructions -o runs/sni --cluster local
     """
     if bool(tasks) == (dod is not None):
         raise UserError("Give either task files or --dod.", "For instance: soft2hard tune kinds.csv --output prompts.")
+    on = cluster_of(cluster, cluster_workers, cluster_cores)
+    if dod is None and (on is not None or dod_folder is not None):
+        raise UserError("--cluster and --dod-folder belong to --dod.", "Name the collection with --dod.")
     quiet()
     from soft2hard.data_gen.tuning import Tuning
 
     config = Tuning(**tuning)
     if dod is not None:
-        _tune_corpus(dod, split, n_tasks, task_seed, _steps(snapshots), shard_size, subject, config, output, loading)
+        source = Source(dod, dod_folder, split.value, n_tasks, task_seed)
+        tune_corpus(source, _steps(snapshots), shard_size, (subject, loading), config, output, on)
     else:
         _tune_files(tasks, subject, config, output, format_, loading)
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    try:
+        steps = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        steps = (0,)
+    if any(step < 1 for step in steps):
+        raise UserError(f"--snapshots is '{text}'.", "Give whole numbers from 1, such as 20,50.")
+    return steps
 
 
 def _tune_files(
@@ -167,49 +191,3 @@ def _print_table(places: list[Path], results: list["Tuned | None"]) -> None:
         else:
             table.add_row(str(place), f"{tuned.initial_loss:.3f}", f"{tuned.validation_loss:.3f}", str(tuned.steps))
     Console().print(table)
-
-
-def _tune_corpus(
-    dod: str,
-    split: SplitName,
-    n_tasks: int,
-    task_seed: int,
-    snapshot_steps: tuple[int, ...],
-    shard_size: int,
-    subject: str,
-    config: "Tuning",
-    output: Path,
-    loading: dict[str, Any],
-) -> None:
-    if dod != "lexical":
-        raise UserError(f"There is no DoD '{dod}'.", "Use --dod lexical, or give task files.")
-    from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan
-    from soft2hard.data_gen.dods.lexical import LexicalDoD
-
-    lm = load_subject(subject, fast=True, loading=loading)
-    plan = CorpusPlan(dod, split.value, n_tasks, lm.fingerprint, config, snapshot_steps, shard_size, task_seed)
-    # Two families are kept from translators while they learn, to measure them on the unseen.
-    source = LexicalDoD(for_translator=split is not SplitName.test)
-    with no_remains(output):
-        build_corpus(CorpusBuilder(output, plan, source, lm), f"Tuning {split.value} tasks")
-    say(f"Corpus of {n_tasks} tasks: {output}")
-
-
-def build_corpus(builder: Any, title: str) -> None:
-    """Make what is missing of a corpus, with a progress bar."""
-    total = builder.plan.n_tasks
-    missing = sum(min(builder.plan.shard_size, total - i * builder.plan.shard_size) for i in builder.missing())
-    with progress_bar() as progress:
-        bar = progress.add_task(title, total=total, completed=total - missing)
-        for _ in builder.build(on_task=lambda _: progress.advance(bar)):
-            pass
-
-
-def _steps(text: str) -> tuple[int, ...]:
-    try:
-        steps = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        steps = (0,)
-    if any(step < 1 for step in steps):
-        raise UserError(f"--snapshots is '{text}'.", "Give whole numbers from 1, such as 20,50.")
-    return steps

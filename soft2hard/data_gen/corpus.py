@@ -1,53 +1,25 @@
 """The corpus: soft prompts beside the tasks they were tuned for, on disk, in shards.
 
-A corpus folder holds `corpus.json` (what it is made of) and `shards/00000`, `shards/00001`, ... Each shard
-is a `datasets` folder (Arrow) that appears under its name only when it is whole, so after a kill a rerun
-repeats the shard that was being made and no other.
+Each shard is a `datasets` folder (Arrow); `corpus_folder` says how they lie, and how a killed making is gone on with.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 
-from soft2hard.data_gen.tasks import DoD, Split, Task
-from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.data_gen.corpus_folder import PLAN_FILE, CorpusFolder, CorpusPlan, count_shards, saved_plan
+from soft2hard.data_gen.tasks import DoD, Task
+from soft2hard.data_gen.tuning import Tuned, Tuner
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_folder, atomic_write
+from soft2hard.files import atomic_folder
 from soft2hard.shared_prefix import Runner, make_runner
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
-
-SCHEMA_VERSION = 1
-_PLAN_DEFAULTS = {"n_train": 64}
-
-
-@dataclass(frozen=True)
-class CorpusPlan:
-    """All that decides what a corpus holds; a folder made to one plan is never continued under another."""
-
-    dod: str
-    """Name of the DoD that the tasks come from."""
-    split: Split
-    n_tasks: int
-    subject: str
-    """Fingerprint of the subject."""
-    tuning: Tuning
-    snapshot_steps: tuple[int, ...] = ()
-    """Steps at which prompts on the way are kept as well."""
-    shard_size: int = 512
-    """Tasks a shard."""
-    task_seed: int = 0
-    """Seed of the choice of tasks and of their examples."""
-    n_train: int | None = 64
-    """Training examples a task; None where tasks bring their own number."""
 
 
 def corpus_features(n_tokens: int, d_model: int) -> datasets.Features:
@@ -84,45 +56,17 @@ def rows_of(tuned: Tuned) -> Iterator[dict[str, object]]:
         yield common | {"step": step, "is_best": False, "embeddings": prompt.float().numpy()}
 
 
-class CorpusBuilder:
-    """Makes, or goes on making, a corpus in a folder.
+class ShardMaker:
+    """Tunes the tasks of one shard after another on a subject and saves each shard whole."""
 
-    Raises UserError when the folder holds a corpus made to another plan.
-    """
-
-    def __init__(self, folder: Path, plan: CorpusPlan, dod: DoD, subject: Subject, runner: Runner | None = None):
-        self.folder, self.plan, self.dod, self.subject = Path(folder), plan, dod, subject
+    def __init__(self, place: CorpusFolder, subject: Subject, runner: Runner | None = None):
+        self.place, self.subject = place, subject
         self.runner = runner or make_runner(subject)
-        self._claim()
 
-    @property
-    def n_shards(self) -> int:
-        return -(-self.plan.n_tasks // self.plan.shard_size)
-
-    def shard_path(self, number: int) -> Path:
-        return self.folder / "shards" / f"{number:05d}"
-
-    def missing(self) -> list[int]:
-        """Shards still to be made."""
-        return [i for i in range(self.n_shards) if not self.shard_path(i).exists()]
-
-    def build(
-        self, shards: Iterable[int] | None = None, on_task: Callable[[Tuned], None] | None = None
-    ) -> Iterator[int]:
-        """Make the missing shards (or those given), yielding the number of each as it is finished."""
-        wanted = set(self.missing() if shards is None else shards) & set(self.missing())
-        for number, tasks in enumerate(self._batches()):
-            if number in wanted:
-                self._make(number, tasks, on_task)
-                yield number
-
-    def _batches(self) -> Iterator[list[Task]]:
-        tasks = self.dod.tasks(self.plan.split, self.plan.n_tasks, self.plan.task_seed)
-        while batch := list(islice(tasks, self.plan.shard_size)):
-            yield batch
-
-    def _make(self, number: int, tasks: Sequence[Task], on_task: Callable[[Tuned], None] | None) -> None:
-        tuner = Tuner(self.subject, self.plan.tuning, runner=self.runner, snapshot_steps=self.plan.snapshot_steps)
+    def make(self, number: int, tasks: Sequence[Task], on_task: Callable[[Tuned], None] | None = None) -> None:
+        """Make a shard of these tasks. Where another worker has meanwhile saved the same shard, that one stays."""
+        plan, path = self.place.plan, self.place.shard_path(number)
+        tuner = Tuner(self.subject, plan.tuning, runner=self.runner, snapshot_steps=plan.snapshot_steps)
         rows: list[dict[str, object]] = []
         for tuned in tuner.tune(tasks):
             rows += rows_of(tuned)
@@ -131,53 +75,69 @@ class CorpusBuilder:
         # Tasks finish in an order that depends on the machine; on disk they stand in the DoD's order.
         place = {task.name: i for i, task in enumerate(tasks)}
         rows.sort(key=lambda row: (place[row["task"]], not row["is_best"], row["step"]))
-        features = corpus_features(self.plan.tuning.n_tokens, self.subject.d_model)
+        features = corpus_features(plan.tuning.n_tokens, self.subject.d_model)
         columns = {name: [row[name] for row in rows] for name in features}
         shard = datasets.Dataset.from_dict(columns, features=features)
-        self.shard_path(number).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(self.shard_path(number)) as temporary:
-            shard.save_to_disk(str(temporary))
+        try:
+            with atomic_folder(path) as temporary:
+                shard.save_to_disk(str(temporary))
+        except UserError:
+            if not path.exists():
+                raise
 
-    def _claim(self) -> None:
-        path = self.folder / "corpus.json"
-        plan = json.loads(json.dumps(asdict(self.plan)))
-        if path.exists():
-            # Corpora made before plans named the number of training examples had the default.
-            if _PLAN_DEFAULTS | json.loads(path.read_text())["plan"] != plan:
-                raise UserError(
-                    f"'{self.folder}' holds a corpus made with other settings.", "Choose another folder, or remove it."
-                )
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        versions = {name: version(name) for name in ("torch", "transformers", "datasets")}
-        about = {
-            "schema_version": SCHEMA_VERSION,
-            "plan": plan,
-            "subject_name": self.subject.name,
-            "versions": versions,
-        }
-        with atomic_write(path) as temporary:
-            Path(temporary).write_text(json.dumps(about, indent=2))
+
+class CorpusBuilder:
+    """Makes, or goes on making, a corpus in a folder, in this process.
+
+    Raises UserError when the folder holds a corpus made to another plan.
+    """
+
+    def __init__(self, folder: Path, plan: CorpusPlan, dod: DoD, subject: Subject, runner: Runner | None = None):
+        self.plan, self.dod = plan, dod
+        self.place = CorpusFolder(Path(folder), plan)
+        self.place.claim(subject.name)
+        self._maker = ShardMaker(self.place, subject, runner)
+
+    @property
+    def n_shards(self) -> int:
+        return self.plan.n_shards
+
+    def missing(self) -> list[int]:
+        """Shards still to be made."""
+        return self.place.missing()
+
+    def build(
+        self, shards: Iterable[int] | None = None, on_task: Callable[[Tuned], None] | None = None
+    ) -> Iterator[int]:
+        """Make the missing shards (or those given), yielding the number of each as it is finished."""
+        for number, tasks in self.place.waiting(self.dod, self.missing() if shards is None else shards):
+            self._maker.make(number, tasks, on_task)
+            yield number
 
 
 def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Dataset:
-    """All finished shards of a corpus as one dataset, in order; without snapshots, the best prompts alone.
+    """A finished corpus as one dataset, in order; without snapshots, the best prompts alone.
 
-    Raises UserError when there is no corpus or no finished shard.
+    Raises UserError when there is no corpus, its plan cannot be read, or shards are missing.
     """
     folder = Path(folder)
-    if not (folder / "corpus.json").exists():
-        raise UserError(f"'{folder}' is not a corpus: it has no corpus.json.", "Make one with soft2hard tune --dod.")
+    if not (folder / PLAN_FILE).exists():
+        raise UserError(f"'{folder}' is not a corpus: it has no {PLAN_FILE}.", "Make one with soft2hard tune --dod.")
+    plan = corpus_plan(folder)
+    n_shards = count_shards(plan["n_tasks"], plan["shard_size"])
     shards = sorted(path for path in (folder / "shards").glob("[0-9]*") if path.name.isdigit())
-    if not shards:
-        raise UserError(f"The corpus '{folder}' has no finished shard.", "Run its command again to go on with it.")
+    if len(shards) < n_shards:
+        raise UserError(
+            f"The corpus '{folder}' is half-made: it has {len(shards)} of {n_shards} shards.",
+            "Run its command again to go on with it.",
+        )
     corpus = datasets.concatenate_datasets([datasets.load_from_disk(str(shard)) for shard in shards])
     return corpus if snapshots else corpus.filter(lambda best: best, input_columns="is_best")
 
 
-def corpus_plan(folder: Path | str) -> dict:
-    """The plan a corpus was made to, as saved."""
-    return json.loads((Path(folder) / "corpus.json").read_text())["plan"]
+def corpus_plan(folder: Path | str) -> dict[str, Any]:
+    """The plan a corpus was made to, as saved. Raises UserError where it cannot be read."""
+    return saved_plan(Path(folder) / PLAN_FILE)
 
 
 def soft_prompt_of(row: dict, fingerprint: str | None = None) -> SoftPrompt:

@@ -1,31 +1,95 @@
 """Collections of published files by name: all that are made from a folder alone."""
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from soft2hard.data_gen.dods.few_shot_classification import FewShotClassification
 from soft2hard.data_gen.dods.function_vectors import FunctionVectors
 from soft2hard.data_gen.dods.instruction_induction import InstructionInduction
+from soft2hard.data_gen.dods.keyword_classification import KeywordClassification
 from soft2hard.data_gen.dods.manifest import Manifests
+from soft2hard.data_gen.dods.style_transfer import StyleTransfer
 from soft2hard.data_gen.dods.super_glue import SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
-from soft2hard.data_gen.tasks import DoD
+from soft2hard.data_gen.paraphrased import with_paraphrases
+from soft2hard.data_gen.tasks import SPLITS, DoD, Split, Task
+from soft2hard.errors import UserError
+
+
+class ReadableDoD(DoD, Protocol):
+    """A DoD that counts what its last reading left out, by reason."""
+
+    dropped: Counter[str]
 
 
 class _FolderDoD(Protocol):
     name: str
 
-    def __call__(self, folder: Path) -> DoD: ...
+    def __call__(self, folder: Path) -> ReadableDoD: ...
 
 
 FOLDER_DODS: dict[str, _FolderDoD] = {
-    dod.name: dod
+    dod.name: with_paraphrases(dod)
     for dod in (
         FewShotClassification,
         FunctionVectors,
         InstructionInduction,
+        KeywordClassification,
         Manifests,
+        StyleTransfer,
         SuperGlue,
         SuperNaturalInstructions,
     )
 }
+
+
+@dataclass(frozen=True)
+class TasksInMemory:
+    """Tasks of one split that have been read, as a DoD: it gives them in the order in which they were read."""
+
+    name: str
+    split: Split
+    read: tuple[Task, ...]
+
+    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
+        """The tasks, at most `n`, if the split is theirs; `seed` has done its work when they were read."""
+        yield from self.read[:n] if split == self.split else ()
+
+
+def read_for_corpus(
+    name: str, folder: Path | None, split: Split, n: int, seed: int = 0
+) -> tuple[TasksInMemory, dict[str, int]]:
+    """Exactly `n` tasks of a split of a collection, and what was left out on the way, by reason.
+
+    Raises UserError for a name or a folder that there is not, damaged files, fewer tasks than asked for, and tasks
+    without an instruction: a translator could not learn from them.
+    """
+    if name not in FOLDER_DODS:
+        raise UserError(
+            f"There is no DoD '{name}'.", f"There are lexical, {', '.join(FOLDER_DODS)}; or give task files."
+        )
+    if folder is None:
+        raise UserError(f"'{name}' is read from files.", "Give the folder that they lie in with --dod-folder.")
+    if not folder.exists():
+        raise UserError(f"No such file or folder: {folder}.", "docs/datasets.md says where the files are to be had.")
+    dod = FOLDER_DODS[name](folder)
+    tasks = tuple(dod.tasks(split, n, seed))
+    dropped = dict(+dod.dropped)
+    if not tasks:
+        others = [other for other in SPLITS if other != split and any(True for _ in dod.tasks(other, 1, seed))]
+        remedy = f"Choose --split {' or '.join(others)}." if others else "Check the folder."
+        raise UserError(f"{folder} has no {split} tasks of {name}.", remedy)
+    if len(tasks) < n:
+        raise UserError(
+            f"{folder} has {len(tasks)} {split} tasks of {name}, not {n}.", f"Ask for fewer: --n-tasks {len(tasks)}."
+        )
+    without = [task.name for task in tasks if not task.instruction]
+    if without:
+        raise UserError(
+            f"{len(without)} of {n} tasks have no instruction, such as '{without[0]}'.",
+            "Write their instructions, which a translator learns to write, or leave them out of the folder.",
+        )
+    return TasksInMemory(name, split, tasks), dropped

@@ -1,0 +1,144 @@
+"""A pool of Ray workers does every shard, replaces workers that are killed, and leaves no process behind."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from soft2hard.cluster import Cluster, Layout, Pool, layout_of
+from soft2hard.errors import UserError
+from tests import cluster_work
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install '.[cluster]'")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_cores", "n_gpus", "expected"),
+    [
+        (Cluster(), 8, 0, Layout(8, 1, 0)),
+        (Cluster(cores=3), 8, 0, Layout(2, 3, 0)),
+        (Cluster(workers=2), 8, 0, Layout(2, 4, 0)),
+        (Cluster(workers=3), 8, 0, Layout(3, 2, 0)),
+        (Cluster(workers=2, cores=1), 8, 0, Layout(2, 1, 0)),
+        (Cluster(workers=4), 2, 0, Layout(4, 1, 0)),
+        (Cluster(cores=16), 8, 0, Layout(1, 16, 0)),
+        (Cluster(), 8, 4, Layout(4, 2, 1)),
+        (Cluster(workers=2), 8, 4, Layout(2, 4, 1)),
+    ],
+)
+def test_workers_share_out_the_cores_and_have_a_gpu_each(
+    asked: Cluster, n_cores: int, n_gpus: int, expected: Layout
+) -> None:
+    assert layout_of(asked, n_cores, n_gpus) == expected
+
+
+def test_more_workers_than_gpus_and_workers_without_cores_are_refused() -> None:
+    with pytest.raises(UserError, match="5 workers cannot share 4 GPUs"):
+        layout_of(Cluster(workers=5), 8, 4)
+    with pytest.raises(UserError, match="0 workers"):
+        Cluster(workers=0)
+    with pytest.raises(UserError, match="-1 cores"):
+        Cluster(cores=-1)
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"Ray is not installed. Run pip install 'soft2hard\[cluster\]'"):
+        Pool(Cluster(), cluster_work.refusing)
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    """A Ray cluster of this machine that the pools of this file share."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield Cluster(workers=2, cores=1)
+    ray.shutdown()
+
+
+def done(folder: Path) -> Counter[int]:
+    return Counter(int(line.split()[0]) for line in (folder / "done").read_text().splitlines())
+
+
+def test_every_shard_is_done_once_by_workers_that_stay(two_workers: Cluster, tmp_path: Path) -> None:
+    told = []
+    with Pool(two_workers, partial(cluster_work.squaring, tmp_path), tell=lambda: told.append(1)) as pool:
+        first = dict(pool.map(range(6)))
+        second = dict(pool.map(iter([6, 7])))
+        assert dict(pool.map([])) == {}
+    assert first | second == {number: number**2 for number in range(8)}
+    assert done(tmp_path) == dict.fromkeys(range(8), 1) and told
+    lines = [line.split() for line in (tmp_path / "done").read_text().splitlines()]
+    assert {threads for *_, threads in lines} == {"1"}
+    assert 1 <= len({pid for _, pid, _ in lines}) == len(list(tmp_path.glob("made-*"))) <= 2
+
+
+def test_the_shards_of_killed_workers_are_done_by_others(two_workers: Cluster, tmp_path: Path) -> None:
+    for number in (1, 4):
+        (tmp_path / f"die-{number}").touch()
+    lost: list[str] = []
+    with Pool(two_workers, partial(cluster_work.squaring, tmp_path), log=lost.append) as pool:
+        results = list(pool.map(range(6)))
+    assert sorted(results) == [(number, number**2) for number in range(6)]
+    assert done(tmp_path) == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
+    assert len(lost) == 2 and all(line.startswith("A worker was lost") for line in lost)
+
+
+def test_a_shard_that_is_lost_again_and_again_ends_the_work_in_one_line(two_workers: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "always-die-1").touch()
+    with pytest.raises(UserError, match="3 workers were lost over the same shard; the last one: .* died"):
+        with Pool(two_workers, partial(cluster_work.squaring, tmp_path)) as pool:
+            list(pool.map(range(3)))
+    assert done(tmp_path)[1] == 3
+
+
+def test_errors_of_the_user_come_back_as_they_are_and_bugs_with_their_trace(two_workers: Cluster) -> None:
+    with Pool(two_workers, cluster_work.refusing) as pool:
+        with pytest.raises(UserError) as caught:
+            list(pool.map([1, 2]))
+        assert (caught.value.problem, caught.value.remedy) == ("Two is no number.", "Give another.")
+    with Pool(two_workers, cluster_work.refusing) as pool:
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            list(pool.map([3]))
+
+
+def test_more_cores_than_any_machine_has_are_refused(two_workers: Cluster) -> None:
+    with pytest.raises(UserError, match="to have 3 cores, but no machine of the cluster has more than 2"):
+        Pool(Cluster(cores=3), cluster_work.refusing).__enter__()
+
+
+@needs_ray
+def test_an_address_without_a_cluster_is_refused_in_one_line() -> None:
+    code = "from soft2hard.cluster import Cluster, Pool; Pool(Cluster('127.0.0.1:9'), int).__enter__()"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "UserError: No Ray cluster can be joined at '127.0.0.1:9'" in ended.stderr.splitlines()[-1]
+
+
+@needs_ray
+def test_a_local_cluster_ends_with_its_pool() -> None:
+    """In a process of its own, whose children can be counted."""
+    code = """
+import os
+from functools import partial
+from pathlib import Path
+from soft2hard.cluster import Cluster, Pool
+from tests.cluster_work import refusing
+def children():
+    return [p for p in Path("/proc").glob("[0-9]*") if f"PPid:\\t{os.getpid()}\\n" in (p / "status").read_text()]
+if __name__ == "__main__":
+    with Pool(Cluster(workers=1, cores=1), refusing) as pool:
+        assert list(pool.map([1])) == [(1, 1)]
+        assert children()
+    print("left", [(p / "comm").read_text() for p in children() if "State:\\tZ" not in (p / "status").read_text()])
+"""
+    if not Path("/proc").is_dir():
+        pytest.skip("processes are counted in /proc")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.splitlines()[-1] == "left []", ended.stderr
