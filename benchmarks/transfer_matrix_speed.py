@@ -3,26 +3,38 @@
     python benchmarks/transfer_matrix_speed.py
 
 Both give the accuracy of the same soft prompts on the test examples of the same tasks, and cells are compared one by
-one. Two other ways are timed, both with one prompt and one task at a time and the cell's examples in one batch:
+one. Four other ways are timed, all with one prompt and one task at a time. What people do without this library:
+
+- 'generate, a batch' calls transformers' `generate` on a cell's examples in one batch, the prompt's vectors before
+  each;
+- 'generate, PEFT' loads the prompt into PEFT's prompt tuning and generates for one example after another.
+
+And the best that we know for one cell, with this library's own subject and the cell's examples in one batch:
 
 - 'scoring' gives the subject the wanted outputs and asks whether each token is the likeliest one (teacher forcing);
 - 'generating' has the subject write its answers, with a key-value cache, and compares their tokens.
 
-Scoring is the fastest way there is to fill one cell; generating is what evaluation scripts mostly do. Loading the model
-is not timed; without a limit of time all cells are done, else a ratio is of the cells that were.
+All generate greedily, as many tokens as the task's longest output has. Loading models is not timed; without a limit of
+time all cells are done, else a ratio is of the cells that were.
 """
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
+import peft
 import torch
 import transformers
 import typer
 from jaxtyping import Float
+from peft import PeftModel, PromptTuningConfig, get_peft_model
 
 from soft2hard import metering
+from soft2hard.batching import pad
 from soft2hard.checkpoints import embedded_path, resolve
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
@@ -48,7 +60,7 @@ class Run:
     cells: Float[np.ndarray, "n_rows n_tasks"]
     """Accuracies, without a prompt first; NaN where a cell was not done."""
     n_tokens: int
-    """Read by the model."""
+    """Read by the model; 0 where that is not counted."""
 
     @property
     def n_cells(self) -> int:
@@ -67,6 +79,64 @@ def generating(subject: Subject, prompt: Prompt, task: Task) -> float:
     limit = 1 + max(map(len, wanted))
     written = subject.generate_ids([Query(prompt, e.input) for e in task.test], limit)
     return float(np.mean([a == b for a, b in zip(wanted, written, strict=True)]))
+
+
+class Generate:
+    """Cells by transformers' own `generate`."""
+
+    def __init__(self, subject: Subject, at_once: bool):
+        self.at_once = at_once
+        # A model of its own: PEFT changes the one that it is given, and our subject runs another attention.
+        self.model = type(subject.model).from_pretrained(subject.name, dtype=subject.embedding.dtype)
+        self.model = self.model.to(subject.device).eval()
+        self.adapters: dict[int, PeftModel] = {}
+
+    def __call__(self, subject: Subject, prompt: Prompt, task: Task) -> float:
+        limit = 1 + max(len(subject.encode_output(e.output)) - 1 for e in task.test)
+        settings = {
+            "max_new_tokens": limit,
+            "do_sample": False,
+            "eos_token_id": subject.eos_ids,
+            "pad_token_id": subject.eos_ids[0],
+        }
+        bodies = [subject.encode_body(e.input, prompt is not None) for e in task.test]
+        rows = self._batch(subject, prompt, bodies, settings) if self.at_once else self._peft(prompt, bodies, settings)
+        ends = set(subject.eos_ids)
+        written = [list(takewhile(lambda token: token not in ends, row)) for row in rows]
+        return float(
+            np.mean([subject.encode_output(e.output)[:-1] == w for e, w in zip(task.test, written, strict=True)])
+        )
+
+    def _batch(
+        self, subject: Subject, prompt: Prompt, bodies: list[list[int]], settings: dict[str, Any]
+    ) -> list[list[int]]:
+        start = subject.prompt_embeddings(prompt)
+        ids, mask = pad(bodies, "left", subject.device)
+        texts = self.model.get_input_embeddings()(ids)
+        # Padding stands first, so the prompt follows it, and then the text.
+        rows = [torch.cat([t[~m], start.to(t), t[m]]) for t, m in zip(texts, mask, strict=True)]
+        real = torch.stack([torch.cat([m[~m], mask.new_ones(len(start)), m[m]]) for m in mask])
+        return self.model.generate(inputs_embeds=torch.stack(rows), attention_mask=real.long(), **settings).tolist()
+
+    def _peft(self, prompt: Prompt, bodies: list[list[int]], settings: dict[str, Any]) -> list[list[int]]:
+        found = []
+        for body in bodies:
+            ids = torch.tensor([body], device=self.model.device)
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | settings
+            written = self._adapter(prompt).generate(**given)
+            found.append(written[0, len(body) :].tolist())
+        return found
+
+    def _adapter(self, prompt: Prompt) -> torch.nn.Module:
+        if prompt is None:
+            return self.model
+        if prompt.n_tokens not in self.adapters:
+            config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=prompt.n_tokens)
+            self.adapters[prompt.n_tokens] = get_peft_model(copy.deepcopy(self.model), config).eval()
+        adapter = self.adapters[prompt.n_tokens]
+        with torch.no_grad():
+            adapter.prompt_encoder["default"].embedding.weight.copy_(prompt.embeddings)
+        return adapter
 
 
 def one_after_another(
@@ -128,7 +198,7 @@ def main(
         None, min=1, help="Tokens in a batch of ours; by default as suits the device."
     ),
     row_tokens: int = typer.Option(ROW_TOKENS, min=1, help="Tokens of examples that share a prompt in ours."),
-    generate: bool = typer.Option(True, help="Time the other way by generation as well."),
+    slow: bool = typer.Option(True, help="Time the three ways by generation as well."),
     limit_seconds: float = typer.Option(600.0, min=0.0, help="Time after which another way starts no further cell."),
     device: str = typer.Option("cpu", help="Device of all, such as cpu or cuda."),
 ) -> None:
@@ -137,14 +207,20 @@ def main(
     own = some_prompts(model, prompts, n_prompts)
     tasks = list(LexicalDoD().tasks("test", n_tasks))
     place = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}; {device}, {place}")
+    versions = ", ".join(f"{library.__name__} {library.__version__}" for library in (torch, transformers, peft))
+    print(f"{versions}; {device}, {place}")
     print(f"{n_prompts} soft prompts and none, {len(tasks)} tasks, {sum(len(task.test) for task in tasks)} examples")
 
     runner = make_runner(model)
     transfer_matrix(model, own[:1], tasks[:1], runner=runner)  # not timed: first passes are slow
     ours = all_at_once(runner, own, tasks, batch_tokens, row_tokens)
     ways: list[tuple[str, Cell]] = [("cells, scoring", scoring)]
-    ways += [("cells, generating", generating)] if generate else []
+    if slow:
+        ways += [
+            ("cells, generating", generating),
+            ("generate, a batch", Generate(model, at_once=True)),
+            ("generate, PEFT", Generate(model, at_once=False)),
+        ]
     report(ours, [one_after_another(name, cell, model, [None, *own], tasks, limit_seconds) for name, cell in ways])
 
 
@@ -161,9 +237,10 @@ def report(ours: Run, others: Sequence[Run]) -> None:
             (getattr(other, what) / other.n_cells) / (getattr(ours, what) / ours.n_cells)
             for what in ("seconds", "cpu_seconds", "n_tokens")
         )
+        tokens = f"; {fewer:.1f} times fewer tokens" if other.n_tokens else ""
         print(
-            f"\nAgainst {other.name}: {wall:.1f} times as fast by the clock, {cpu:.1f} times less processor time;"
-            f" {fewer:.1f} times fewer tokens."
+            f"\nAgainst {other.name}: {wall:.1f} times as fast by the clock, {cpu:.1f} times less processor time"
+            f"{tokens}."
         )
         done = np.isfinite(other.cells)
         differing = int((ours.cells[done] != other.cells[done]).sum())

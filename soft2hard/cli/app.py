@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from soft2hard.cli.analyze import analyze
 from soft2hard.cli.evaluate import evaluate
 from soft2hard.cli.finetune import finetune
 from soft2hard.cli.generate import generate
@@ -84,6 +85,7 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(report)
 app.command()(transfer)
+app.command()(analyze)
 app.add_typer(generate, name="generate")
 app.command()(run)
 

@@ -1,5 +1,6 @@
 """Soft prompts of a folder, and the tasks that they are of."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,14 @@ def read_given(
         numbers[task] = numbers.get(task, -1) + 1
         rows.append(_row(path, task, numbers[task], prompt))
     return tuple(rows), prompts
+
+
+def content_hash_of(prompts: Sequence[SoftPrompt]) -> str:
+    """SHA-256, in hexadecimal, of the vectors of all prompts in order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(f"{tuple(prompt.embeddings.shape)}".encode() + prompt.embeddings.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def task_of_name(path: Path) -> str:

@@ -259,7 +259,7 @@ class Experiment(Section):
 class Claim(Record):
     """A claim of the study of prompt tuning, and what the tasks of this analysis say of it."""
 
-    name: Literal["equidistant", "harder_vary_more", "closer_transfer_better"]
+    name: Literal["equidistant", "as_far_as_other_tasks", "harder_vary_more", "closer_transfer_better"]
     text: str
     verdict: Verdict | Literal["not tested"]
     figure: str

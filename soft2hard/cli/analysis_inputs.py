@@ -1,0 +1,63 @@
+"""What soft2hard analyze works on, by the names on the command line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soft2hard.cli.common import load_subject
+from soft2hard.errors import UserError
+
+if TYPE_CHECKING:
+    from soft2hard.data_gen.tasks import Task
+    from soft2hard.eval.analysis.material import Table
+    from soft2hard.subject import Subject
+    from soft2hard.translator.model import Translator
+
+
+def chosen_tasks(
+    dod: str | None, folder: Path | None, examples: list[Path] | None, n: int, seed: int
+) -> tuple["Task", ...]:
+    """Tasks of a collection or of task files; raises UserError for a collection that there is not, or whose folder is
+    not given."""
+    from soft2hard.data_gen.taskfiles import read_tasks
+    from soft2hard.eval.cases import drawn_tasks
+    from soft2hard.eval.config import DODS, Tasks
+
+    if dod is None:
+        return tuple(read_tasks(examples or [], seed))[:n] if examples else ()
+    if dod not in DODS:
+        raise UserError(f"There is no collection '{dod}'.", f"There are {', '.join(DODS)}.")
+    if dod != "lexical" and folder is None:
+        raise UserError(f"The files of '{dod}' are published elsewhere.", "Give --dod-folder; see docs/datasets.md.")
+    return tuple(drawn_tasks(Tasks(dod=dod, folder=folder, n=n), "test", seed))
+
+
+def chosen_translator(name: str | None, subject: str | None) -> "Translator | None":
+    """The translator by its name on the command line, beside a subject by its name; None for 'none'."""
+    from soft2hard.checkpoints import resolve
+    from soft2hard.translator.model import Translator
+
+    chosen = name or ("embedded" if subject == "embedded" else "none")
+    return None if chosen == "none" else Translator.from_pretrained(resolve(chosen, "translator"))
+
+
+def chosen_table(name: str | None) -> "Subject | Table | None":
+    """A table of embeddings by its file, or a model by folder or name."""
+    from soft2hard.eval.analysis.embedding_table import read_embedding_table
+    from soft2hard.eval.analysis.material import Table
+
+    if name is None:
+        return None
+    return Table(name, read_embedding_table(Path(name))) if Path(name).is_file() else load_subject(name)
+
+
+def identities(tasks: tuple["Task", ...], subject: "Subject | None", translator: "Translator | None") -> dict[str, Any]:
+    """By what tasks and models are known again, so that a folder is gone on with only where they are the same."""
+    from soft2hard.data_gen.taskfiles import content_hash
+    from soft2hard.eval.identity import translator_fingerprint
+
+    return {
+        "command": "analyze",
+        "tasks": content_hash(tasks),
+        "subject": None if subject is None else subject.fingerprint,
+        "translator": None if translator is None else translator_fingerprint(translator),
+    }

@@ -1,0 +1,264 @@
+"""soft2hard analyze: what soft prompts are made of, whether tunings agree, and whom a soft prompt helps."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soft2hard.cli.analysis_inputs import chosen_table, chosen_tasks, chosen_translator, identities
+from soft2hard.cli.common import claim, load_subject, no_remains, progress_bar, quiet, say, with_loading
+from soft2hard.cli.config_options import with_options
+from soft2hard.errors import UserError
+
+if TYPE_CHECKING:
+    from soft2hard.data_gen.tasks import Task
+    from soft2hard.data_gen.tuning import Tuning
+    from soft2hard.eval.analysis.material import Material
+    from soft2hard.eval.analysis.records import Analysis
+
+_TUNING = {"init": "vocabulary", "patience": 5}
+"""As the study has it."""
+
+
+@with_options("sizes", "soft2hard.eval.analysis.material", "Sizes", panel="Sizes")
+@with_options(
+    "tuning",
+    "soft2hard.data_gen.tuning",
+    "Tuning",
+    panel="Tuning",
+    defaults=_TUNING,
+    helps={"seed": "Seed of the first tuning and of all else that is random; further tunings count on from it."},
+)
+@with_loading
+def analyze(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help="Soft prompts of one subject: files, PEFT adapter folders, or folders of them. Without, tasks of "
+            "--dod or --examples are tuned several times each, and these tunings are analysed.",
+        ),
+    ] = None,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for all figures: analysis.json, arrays, CSV files and the report. Run again to go on with it. "
+            "Needed for tunings; without it, soft prompts that are given are shown on the terminal alone.",
+        ),
+    ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            help="The frozen language model that the soft prompts belong to, as in soft2hard tune. Given soft prompts "
+            "can be analysed without one, in part.",
+            show_default="embedded for tunings, none for given soft prompts",
+        ),
+    ] = None,
+    translator: Annotated[
+        str | None,
+        typer.Option(
+            help="Translator of the subject's soft prompts: 'embedded', a folder or a name; 'none' for none.",
+            show_default="embedded beside the embedded subject, else none",
+        ),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            help="Where nearest tokens are looked up, if not in the subject: a file with a table of input embeddings "
+            "(tokens are then numbers), or a model by folder or name."
+        ),
+    ] = None,
+    examples: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Task files, or folders of them, named like the tasks of the soft prompts: for scores, transfer and "
+            "experiments. Repeatable."
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .csv or .jsonl file with columns file and task. Without, the task of a soft prompt is what its "
+            "file says, else the file's name without the number it ends in."
+        ),
+    ] = None,
+    dod: Annotated[str | None, typer.Option(help="Collection to take tasks from, such as 'lexical'.")] = None,
+    dod_folder: Annotated[
+        Path | None, typer.Option(help="Where the published files of the collection lie; 'lexical' has none.")
+    ] = None,
+    n_tasks: Annotated[int, typer.Option(min=1, help="Tasks to tune, at most.")] = 50,
+    tunings: Annotated[int, typer.Option(min=1, help="Tunings of each task, start and order of examples varied.")] = 4,
+    control_tasks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Tasks that are also tuned with the start alone varied, with the order alone, from label words and "
+            "from their instruction.",
+        ),
+    ] = 20,
+    control_tunings: Annotated[int, typer.Option(min=1, help="Tunings of each of these.")] = 2,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A section to make, and what it builds on; repeatable. All by default.")
+    ] = None,
+    positions: Annotated[
+        int, typer.Option(min=0, help="Positions of each soft prompt whose nearest tokens are printed.")
+    ] = 8,
+    json_: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of tables.")] = False,
+    tuning: dict[str, Any],
+    loading: dict[str, Any],
+    sizes: dict[str, Any],
+) -> None:
+    """Analyse soft prompts: nearest tokens, distances, maps, transfer, translations, and what carries the meaning.
+
+    [bold]Examples:[/bold] soft2hard analyze prompts/ --table model.safetensors
+
+    soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis
+    """
+    _check_options(paths, output, dod, dod_folder, examples, mapping)
+    quiet()
+    from soft2hard.data_gen.tuning import Tuning
+    from soft2hard.eval.analysis.material import Sizes
+    from soft2hard.eval.analysis.run import wanted_sections
+
+    wanted_sections(only or ())
+    config, chosen = Tuning(**tuning), Sizes(**sizes)
+    tasks = chosen_tasks(dod, dod_folder, examples, n_tasks, config.seed)
+    name = subject or (None if paths else "embedded")
+    common = {
+        "subject": None if name is None else load_subject(name, fast=True, loading=loading),
+        "translator": chosen_translator(translator, name),
+        "table": chosen_table(table),
+        "tuning": config,
+        "sizes": chosen,
+    }
+    asked = {"paths": paths, "mapping": mapping, "table": table, "tuning": tuning, "sizes": sizes}
+    if not paths:
+        asked |= {"tunings": tunings, "control_tasks": control_tasks, "control_tunings": control_tunings}
+    settings = asked | identities(tasks, common["subject"], common["translator"])
+    with TemporaryDirectory() as passing:
+        folder = output or Path(passing)
+        with no_remains(folder):
+            if paths:
+                analysis = _given(paths, mapping, tasks, common, settings, folder, only or ())
+            else:
+                controls = (control_tasks, control_tunings)
+                analysis = _tuned(tasks, tunings, controls, common, settings, folder, only or ())
+        _show(analysis, output, positions, json_)
+
+
+def _check_options(
+    paths: list[Path] | None,
+    output: Path | None,
+    dod: str | None,
+    dod_folder: Path | None,
+    examples: list[Path] | None,
+    mapping: Path | None,
+) -> None:
+    if paths and dod:
+        raise UserError("Soft prompts and --dod exclude each other.", "Give --examples beside soft prompts.")
+    if not paths and bool(dod) == bool(examples):
+        raise UserError(
+            "Give soft prompts, or one of --dod and --examples to tune on.",
+            "For instance: soft2hard analyze --dod lexical -o runs/analysis.",
+        )
+    if not paths and output is None:
+        raise UserError("Tunings need a folder.", "Give --output.")
+    if not paths and mapping:
+        raise UserError("--mapping says the tasks of given soft prompts, and none are given.", "Leave it out.")
+    if dod_folder and (dod is None or dod == "lexical"):
+        raise UserError("--dod-folder belongs to a published collection.", "Name it with --dod.")
+
+
+def _given(
+    paths: list[Path],
+    mapping: Path | None,
+    tasks: tuple["Task", ...],
+    common: Mapping[str, Any],
+    settings: dict[str, Any],
+    folder: Path,
+    only: list[str] | tuple[str, ...],
+) -> "Analysis":
+    from soft2hard.eval.analysis.given import content_hash_of, read_given
+    from soft2hard.eval.analysis.material import Material
+    from soft2hard.eval.analysis.run import check_material, wanted_sections
+
+    rows, prompts = read_given(paths, mapping)
+    used = {row.task for row in rows}
+    kept = tuple(task for task in tasks if task.name in used)
+    material = Material(rows, prompts, kept, seed=common["tuning"].seed, **common)
+    check_material(material, wanted_sections(only))
+    claim(folder, settings | {"soft prompts": content_hash_of(prompts)})
+    return _analysed(material, None, settings, folder, only)
+
+
+def _tuned(
+    tasks: tuple["Task", ...],
+    n_tunings: int,
+    controls: tuple[int, int],
+    common: Mapping[str, Any],
+    settings: dict[str, Any],
+    folder: Path,
+    only: list[str] | tuple[str, ...],
+) -> "Analysis":
+    from soft2hard.eval.analysis.material import Material
+    from soft2hard.eval.analysis.tunings import plan_groups, tune_groups
+
+    config: Tuning = common["tuning"]
+    groups = plan_groups(tasks, config.init, n_tunings, *controls)
+    claim(folder, settings)
+    started = time.perf_counter()
+    with progress_bar() as progress:
+        total = sum(len(group.tasks) * group.n for group in groups) * config.steps
+        bar = progress.add_task("Tuning (steps)", total=total)
+        rows, prompts = tune_groups(
+            common["subject"], groups, config, folder / "tunings", on_step=lambda n: progress.advance(bar, n)
+        )
+    seconds = time.perf_counter() - started
+    known = tuple(group.row() for group in groups)
+    material = Material(rows, prompts, tasks, groups=known, seed=config.seed, **common)
+    return _analysed(material, seconds, settings, folder, only)
+
+
+def _analysed(
+    material: "Material",
+    seconds: float | None,
+    settings: dict[str, Any],
+    folder: Path,
+    only: list[str] | tuple[str, ...],
+) -> "Analysis":
+    from soft2hard.eval.analysis.run import begin, run_analysis
+
+    analysis, material = begin(material, folder, settings, seconds)
+    with progress_bar() as progress:
+        bar = progress.add_task("Sections", total=None)
+        return run_analysis(
+            material, analysis, folder, only, lambda name: progress.update(bar, advance=1, description=name)
+        )
+
+
+def _show(analysis: "Analysis", output: Path | None, positions: int, json_: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    from soft2hard.eval.analysis.summary import listings
+
+    if json_:
+        typer.echo(analysis.model_dump_json(indent=1))
+    else:
+        console = Console()
+        for listing in listings(analysis, positions):
+            table = RichTable(*listing.columns, title=listing.title)
+            for row in listing.rows:
+                table.add_row(*map(Text, row))
+            console.print(table)
+    if output is not None:
+        from soft2hard.eval.report.analysis_page import write_analysis_page
+
+        say(f"Report: {write_analysis_page(output)}")

@@ -1,0 +1,145 @@
+"""An analysis as a few tables for the terminal; the report and the files hold all of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from soft2hard.eval.analysis.records import Analysis
+from soft2hard.eval.analysis.section_records import (
+    Claims,
+    Difficulty,
+    Distances,
+    Estimate,
+    Experiment,
+    Extraction,
+    Maps,
+    NotRun,
+    Section,
+    Statistics,
+    Transfer,
+)
+
+MOST_PROMPTS = 8
+"""Soft prompts at most whose own figures and nearest tokens are printed."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of texts."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def listings(analysis: Analysis, n_positions: int) -> list[Listing]:
+    """The tables of an analysis, the most telling last; nearest tokens of the first `n_positions` positions."""
+    sections = analysis.sections
+    found: list[Listing] = []
+    if isinstance(sections.extraction, Extraction) and n_positions:
+        found.append(_tokens(analysis, sections.extraction, n_positions))
+    if isinstance(sections.statistics, Statistics):
+        found += _statistics(sections.statistics)
+    if isinstance(sections.distances, Distances):
+        found.append(_distances(sections.distances))
+    found.append(_overview(analysis))
+    if isinstance(sections.claims, Claims) and any(claim.estimate for claim in sections.claims.claims):
+        rows = tuple((c.text, c.verdict, _shown(c.estimate), c.rule) for c in sections.claims.claims)
+        found.append(Listing("Claims of the study", ("claim", "verdict", "estimate [95 %]", "rule"), rows))
+    return found
+
+
+def _tokens(analysis: Analysis, section: Extraction, n_positions: int) -> Listing:
+    rows = [
+        (
+            analysis.prompts[one.prompt].name,
+            str(place),
+            ", ".join(f"{near.text} {near.cosine:.2f}" for near in position.nearest),
+            "" if position.start is None else f"{position.start.text}{' (stayed)' if position.stayed else ''}",
+        )
+        for one in section.prompts[:MOST_PROMPTS]
+        for place, position in islice(enumerate(one.positions), n_positions)
+    ]
+    title = f"Nearest tokens by cosine, in {section.table}{_first(len(section.prompts))}"
+    return Listing(title, ("soft prompt", "position", "nearest", "started from"), tuple(rows))
+
+
+def _statistics(section: Statistics) -> Iterator[Listing]:
+    rows = tuple(
+        (
+            one.name,
+            f"{one.n_tokens} x {one.d_model}",
+            *map(_shown, (one.norm, one.mean_token_norm, one.token_norm_variance, one.variance, one.token_cosine)),
+        )
+        for one in section.prompts[:MOST_PROMPTS]
+    )
+    columns = ("soft prompt", "size", "norm", "mean token norm", "its variance", "variance of entries", "token cosine")
+    yield Listing(f"Each soft prompt{_first(len(section.prompts))}", columns, rows)
+    if section.pairs and len(section.prompts) <= MOST_PROMPTS:
+        names = ("distance", "reordered_distance", "cosine", "token_cosine", "alignment")
+        rows = tuple((one.first, one.second, *(_shown(getattr(one, name)) for name in names)) for one in section.pairs)
+        columns = ("first", "second", "Frobenius", "reordered", "cosine", "token cosine", "alignment")
+        yield Listing("Pairs of soft prompts", columns, rows)
+    if section.groups and any(group.mean_distance for group in section.groups):
+        names = ("mean_norm", "mean_distance", "reordered_distance", "mean_score")
+        rows = tuple(
+            (one.group, str(one.n_tasks), *(_shown(getattr(one, name)) for name in names)) for one in section.groups
+        )
+        columns = ("tunings", "tasks", "norm", "distance within a task", "reordered", "score")
+        yield Listing("Groups of tunings", columns, rows)
+
+
+def _first(n: int) -> str:
+    return f" (the first {MOST_PROMPTS} of {n})" if n > MOST_PROMPTS else ""
+
+
+def _distances(section: Distances) -> Listing:
+    rows = tuple(
+        (one.title, *map(_shown, (one.within, one.between, one.ratio, one.mean, one.noise))) for one in section.measures
+    )
+    columns = ("measure", "within a task", "between tasks", "ratio", "all pairs", "pure noise")
+    return Listing("Distances and likeness", columns, rows)
+
+
+def _overview(analysis: Analysis) -> Listing:
+    rows = []
+    if analysis.tuning_seconds is not None:
+        rows.append(("tuning", f"{analysis.tuning_seconds:.0f}", f"{len(analysis.prompts)} soft prompts"))
+    for name in type(analysis.sections).model_fields:
+        section = getattr(analysis.sections, name)
+        if isinstance(section, NotRun):
+            rows.append((name, "", f"not run: {section.reason}"))
+        elif isinstance(section, Section):
+            rows.append((name, f"{section.seconds:.1f}", _headline(section)))
+    return Listing("Sections", ("section", "seconds", "what it found"), tuple(rows))
+
+
+def _headline(section: Section) -> str:
+    if isinstance(section, Extraction):
+        known = [row for row in section.starts if row.share_stayed]
+        return "; ".join(f"{row.group}: {_shown(row.share_stayed)} of positions stayed" for row in known)
+    if isinstance(section, Statistics):
+        return f"{len(section.prompts)} soft prompts, {len(section.tasks)} tasks in {len(section.groups)} groups"
+    if isinstance(section, Distances):
+        return f"variation of distances within a task {_shown(section.variation_within)}"
+    if isinstance(section, Maps):
+        return ", ".join([one.name for one in section.maps] + list(section.missing))
+    if isinstance(section, Difficulty):
+        return "; ".join(f"{c.first} with {c.second} {_shown(c.correlation)}" for c in section.correlations)
+    if isinstance(section, Transfer):
+        own, other = _shown(section.own), _shown(section.other)
+        return f"change in accuracy {own} on the own task, {other} on others (up in {section.share_helped:.1%})"
+    return _experiment(section.result) if isinstance(section, Experiment) else ""
+
+
+def _experiment(result: dict[str, Any]) -> str:
+    """The figures with intervals at the top of an experiment's result."""
+    intervals = {name: value for name, value in result.items() if isinstance(value, dict) and "low" in value}
+    return "; ".join(f"{name} {_shown(Estimate.model_validate(value))}" for name, value in intervals.items())
+
+
+def _shown(value: Estimate | float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, Estimate) else f"{value:.4g}"
