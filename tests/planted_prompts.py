@@ -1,17 +1,18 @@
-"""Tiny tasks whose right answers are what a subject writes under planted soft prompts, and a reader of soft prompts."""
+"""Tiny tasks whose right answers are what a subject answers under planted soft prompts; a reader of soft prompts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.analysis.meaning import Translate
-from soft2hard.queries import Query
+from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from tests import tiny_models
 
-_LONGEST = 24  # tokens, EOS included; longer outputs are left out
+LABELS = tuple(tiny_models.WORDS[3:11])
 INPUTS = [f"{a} {b}" for a in tiny_models.WORDS[3:6] for b in tiny_models.WORDS[9:11]]
 
 
@@ -21,12 +22,12 @@ def spoken(subject: Subject, text: str) -> SoftPrompt:
 
 
 def own_task(subject: Subject, name: str, prompt: SoftPrompt) -> Task:
-    """The task that a soft prompt does perfectly."""
-    outputs = subject.generate([Query(prompt, text) for text in INPUTS], max_new_tokens=_LONGEST)
-    ended = [len(subject.encode_output(output)) <= _LONGEST for output in outputs]
-    examples = tuple(Example(*pair) for pair, end in zip(zip(INPUTS, outputs, strict=True), ended, strict=True) if end)
-    assert examples
-    return Task(name, "planted", "", (), examples, examples, examples)
+    """The task that a soft prompt does perfectly: its labels are those that the subject finds likeliest under it."""
+    anything = tuple(Example(text, LABELS[0]) for text in INPUTS)
+    task = Task(name, "planted", "", (), anything, anything, anything, LABELS, "label_accuracy")
+    [[found]] = measure(subject, [Comparison(task, (prompt,))])
+    examples = tuple(Example(text, answer) for text, answer in zip(INPUTS, found.answers, strict=True))
+    return replace(task, train=examples, validation=examples, test=examples)
 
 
 def reader(subject: Subject, positions: Sequence[int]) -> Translate:
