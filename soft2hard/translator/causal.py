@@ -23,6 +23,7 @@ from soft2hard.checkpoints import EMBEDDED
 from soft2hard.errors import UserError
 from soft2hard.subject import Subject
 from soft2hard.translator.architecture import Memory, TranslatorModel
+from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.reader import SoftPromptReader
 
 ADAPTER = "adapter"
@@ -38,10 +39,12 @@ class CausalTranslator(TranslatorModel):
 
     n_start = 0
 
-    def __init__(self, peft: PeftModel, reader: SoftPromptReader, bos_id: int | None, eos_id: int, pad_id: int):
+    def __init__(self, peft: PeftModel, reader: SoftPromptReader, base: Subject):
         super().__init__(reader)
         self.peft = peft
-        self._bos_id, self._eos_id, self._pad_id = bos_id, eos_id, pad_id
+        self._context, self._bos_id, self._eos_id = base.context_length, base.tokenizer.bos_token_id, base.eos_ids[0]
+        pad_id = base.tokenizer.pad_token_id
+        self._pad_id = self._eos_id if pad_id is None else pad_id
         self.begin = nn.Parameter(self._table.detach().float().mean(0))
 
     @property
@@ -71,6 +74,7 @@ class CausalTranslator(TranslatorModel):
             bos = self._embed(torch.full((len(mask), 1), self._bos_id, device=mask.device))
             states, mask = torch.cat([bos.to(states), states], 1), torch.cat([mask.new_ones(len(mask), 1), mask], 1)
         states, mask = _to_the_right(states, mask)
+        self._need_room(mask.shape[1] + 1)
         begin = self.begin.to(states).expand(len(states), 1, -1)
         return Memory(torch.cat([states, begin], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
 
@@ -86,6 +90,16 @@ class CausalTranslator(TranslatorModel):
     def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
         ends = {"eos_token_id": self._eos_id, "pad_token_id": self._pad_id}
         return self.lm.generate(inputs_embeds=memory.states, attention_mask=memory.mask, **ends | settings)
+
+    def _need_room(self, n_read: int) -> None:
+        """Raise UserError unless the longest instruction fits after so many positions, whatever the batch holds."""
+        needed = n_read + MAX_INSTRUCTION_TOKENS + 1
+        if self._context is not None and needed > self._context:
+            raise UserError(
+                f"The translator's language model reads {self._context} tokens; with an instruction of up to "
+                f"{MAX_INSTRUCTION_TOKENS}, these soft prompts need {needed}.",
+                "Choose a --base with a longer context, or tune shorter soft prompts.",
+            )
 
     def save_adapter(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the LoRA weights as PEFT does, into the folder `ADAPTER` within `folder`."""
@@ -122,20 +136,20 @@ def load_with_lora(model: PreTrainedModel, folder: Path) -> PeftModel:
     return PeftModel.from_pretrained(model, folder / ADAPTER, is_trainable=True)
 
 
-def refuse_encoder_decoder(model: PreTrainedModel, name: str) -> None:
+def refuse_encoder_decoder(base: Subject) -> None:
     """Raise UserError unless the model is a causal LM."""
-    if model.config.is_encoder_decoder:
+    if base.is_encoder_decoder:
         raise UserError(
-            f"'{name}' is an encoder-decoder; a LoRA translator writes with a causal language model.",
+            f"'{base.name}' is an encoder-decoder; a LoRA translator writes with a causal language model.",
             "Give one with --base, or choose the encoder-decoder architecture.",
         )
 
 
-def own_base_name(subject: Subject) -> str:
-    """How a translator that writes with its subject names it: 'embedded', a hub's name, or an absolute path."""
-    path = Path(subject.name)
+def base_name(base: Subject) -> str:
+    """How a translator names the model that it writes with: 'embedded', a hub's name, or an absolute path."""
+    path = Path(base.name)
     if not path.is_dir():
-        return subject.name
+        return base.name
     return "embedded" if path.resolve() == (EMBEDDED / "subject").resolve() else str(path.resolve())
 
 

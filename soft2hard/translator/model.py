@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from soft2hard.checkpoints import resolve
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, first_line
 from soft2hard.files import atomic_folder
-from soft2hard.frozen_model import FrozenModel
-from soft2hard.loading import READING_ERRORS, first_line, load_model, load_tokenizer
+from soft2hard.hub import local_folder
+from soft2hard.loading import READING_ERRORS, Loading, load_tokenizer
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.architecture import TranslatorModel
 from soft2hard.translator.card import CARD_FILE, Architecture, TranslatorCard, read_card, write_card
 from soft2hard.translator.causal import (
     CausalTranslator,
+    base_name,
     load_with_lora,
-    own_base_name,
     refuse_encoder_decoder,
     with_lora,
 )
@@ -96,19 +96,19 @@ class Translator:
     def from_pretrained(
         cls, path: str | Path, *, device: str | torch.device | None = None, base: str | None = None
     ) -> "Translator":
-        """Load a translator saved by `save_pretrained`.
+        """Load a translator saved by `save_pretrained`, from a folder, the local cache or the hub.
 
         `base` is where the causal LM under a LoRA translator lies now, if not where it was trained. Raises UserError
         where the folder is missing, is no translator, or is damaged, or where the base is another model.
         """
-        path = Path(path)
+        name, path = str(path), local_folder(path, "translator")
         card = read_card(path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             weights = {name: tensor.float() for name, tensor in load_file(path / READER_FILE).items()}
             reader = _saved_reader(card, weights)
             if card.architecture == "causal-lora":
-                model = _saved_causal(path, card, tokenizer, reader, base)
+                model = _saved_causal(path, card, reader, base)
             else:
                 model = EncoderDecoderTranslator(load_seq2seq(path), reader)
             _load_reader(model, weights)
@@ -116,7 +116,7 @@ class Translator:
             raise UserError(
                 f"The translator in '{path}' cannot be read: {first_line(error)}.", "Train or copy it again."
             ) from error
-        return cls(model.eval().to(device) if device else model.eval(), tokenizer, card, name=str(path))
+        return cls(model.eval().to(device) if device else model.eval(), tokenizer, card, name=name)
 
     def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save model, reader, tokenizer and card to a folder, whole or not at all, optionally in another dtype.
@@ -194,28 +194,19 @@ _Made = tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]
 
 
 def _new_encoder_decoder(subject: Subject, design: Design, hidden: HiddenStates | None) -> _Made:
-    seq2seq = new_seq2seq(subject, design.base, design.dropout)
-    tokenizer = subject.tokenizer if design.base is None else load_tokenizer(design.base)
+    base = None if design.base is None else str(local_folder(design.base, "subject"))
+    seq2seq = new_seq2seq(subject, base, design.dropout)
+    tokenizer = subject.tokenizer if base is None else load_tokenizer(base)
     return EncoderDecoderTranslator(seq2seq, _new_reader(subject, seq2seq, hidden)), tokenizer, {}
 
 
 def _new_causal(subject: Subject, design: Design, hidden: HiddenStates | None) -> _Made:
-    if design.base is None:
-        base, tokenizer, name = subject.model, subject.tokenizer, own_base_name(subject)
-    else:
-        base, tokenizer = load_model(design.base, subject.device, None), load_tokenizer(design.base)
-        name = design.base
-    refuse_encoder_decoder(base, name)
-    of_base = {"base": name, "base_fingerprint": FrozenModel(base).fingerprint}
-    peft = with_lora(base, design.lora_rank, design.dropout)
-    return _causal(peft, _new_reader(subject, base, hidden), tokenizer), tokenizer, of_base
-
-
-def _causal(peft: nn.Module, reader: SoftPromptReader, tokenizer: PreTrainedTokenizerBase) -> CausalTranslator:
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    if eos is None:
-        raise UserError("The base model's tokenizer has no end-of-sequence token.", "Choose another base model.")
-    return CausalTranslator(peft, reader, tokenizer.bos_token_id, eos, eos if pad is None else pad)
+    base = subject if design.base is None else Subject.from_pretrained(design.base, loading=subject.loading)
+    refuse_encoder_decoder(base)
+    model = CausalTranslator(
+        with_lora(base.model, design.lora_rank, design.dropout), _new_reader(subject, base.model, hidden), base
+    )
+    return model, base.tokenizer, {"base": base_name(base), "base_fingerprint": base.fingerprint}
 
 
 def _new_reader(subject: Subject, lm: PreTrainedModel, hidden: HiddenStates | None) -> SoftPromptReader:
@@ -236,22 +227,16 @@ def _saved_reader(card: TranslatorCard, weights: dict[str, Tensor]) -> SoftPromp
     return SoftPromptReader(card.d_subject, weights["projection.weight"].shape[0], d_hidden=d_hidden, n_layers=n_layers)
 
 
-def _saved_causal(
-    path: Path,
-    card: TranslatorCard,
-    tokenizer: PreTrainedTokenizerBase,
-    reader: SoftPromptReader,
-    base: str | None,
-) -> CausalTranslator:
-    name = base or resolve(card.base, "subject")
-    lm = load_model(name, "cpu", torch.float32)
-    refuse_encoder_decoder(lm, name)
-    if FrozenModel(lm).fingerprint != card.base_fingerprint:
+def _saved_causal(path: Path, card: TranslatorCard, reader: SoftPromptReader, name: str | None) -> CausalTranslator:
+    loading = Loading(dtype="float32", device="cpu", attention="sdpa")
+    base = Subject.from_pretrained(name or resolve(card.base, "subject"), loading=loading)
+    refuse_encoder_decoder(base)
+    if base.fingerprint != card.base_fingerprint:
         raise UserError(
-            f"The translator '{path}' writes with another model than '{name}'.",
+            f"The translator '{path}' writes with another model than '{base.name}'.",
             "Give the model that it was trained on.",
         )
-    return _causal(load_with_lora(lm, path), reader, tokenizer)
+    return CausalTranslator(load_with_lora(base.model, path), reader, base)
 
 
 def _reader_state(model: TranslatorModel) -> dict[str, Tensor]:

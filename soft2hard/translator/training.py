@@ -27,7 +27,7 @@ from soft2hard.files import atomic_write
 from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Subject
 from soft2hard.translator.card import TranslatorCard
-from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
+from soft2hard.translator.data import CorpusPairs, LengthGrouped, ListPairs, PairCollator
 from soft2hard.translator.deepspeed import deepspeed_config
 from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
@@ -204,7 +204,7 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
     callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl"), EpochOfPairs(train)]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    return Trainer(
+    return PairTrainer(
         model=translator.model,
         args=arguments,
         train_dataset=train,
@@ -243,6 +243,15 @@ def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) 
         disable_tqdm=not os.isatty(2),
         dataloader_num_workers=0,
     )
+
+
+class PairTrainer(Trainer):
+    """A Trainer whose batches have instructions of like length."""
+
+    def _get_train_sampler(self, train_dataset=None) -> LengthGrouped:
+        # The same order whatever the number of processes, which share a step's pairs among them.
+        at_once = self.args.train_batch_size * self.args.world_size
+        return LengthGrouped(train_dataset or self.train_dataset, self.data_collator.encode, at_once, self.args.seed)
 
 
 class LogFile(TrainerCallback):
