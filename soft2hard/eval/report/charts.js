@@ -45,7 +45,7 @@ function drawDots(host, chart, table) {
   const left = Math.min(0.42 * width, 7 * longest + 16);
   const [right, step] = [52, 26];
   const height = points.length * step + 30;
-  const svg = canvas(width, height, `${chart.title}: ${points.length} methods`);
+  const svg = canvas(width, height, `${chart.title}: ${points.length} ${chart.of ?? "methods"}`);
   const x = linearScale([], left, width - right, true, width < 500 ? 4 : 5);
   for (const tick of x.ticks) {
     svg.append(line("grid", x(tick), 4, x(tick), height - 24), text(tickText(tick), x(tick), height - 8, "middle", "faint"));

@@ -8,6 +8,7 @@ page's own script and style take effect, by their hashes, and forbids every requ
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ def render_page(
     run: Run, lines: list[MethodLine], comparisons: list[Comparison], transfers: TransferTable | None = None
 ) -> str:
     """The report of a run, and its comparisons with earlier ones, as HTML."""
+    return render_template("page.html", ("page.css",), _SCRIPTS, *_content(run, lines, comparisons, transfers))
+
+
+def render_template(
+    name: str, styles: Sequence[str], scripts: Sequence[str], context: dict[str, Any], data: dict[str, Any]
+) -> str:
+    """A template of this folder as one page with its styles, scripts and the data that they work with."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -49,10 +57,10 @@ def render_page(
     )
     environment.filters |= {"number": number_text, "interval": interval_text, "level": _heat_level, "pretty": _pretty}
     environment.filters["money"] = money
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    context, data = _content(run, lines, comparisons, transfers)
-    return environment.get_template("page.html").render(
+    style, script = (
+        "\n".join((_HERE / part).read_text(encoding="utf-8") for part in parts) for parts in (styles, scripts)
+    )
+    return environment.get_template(name).render(
         context,
         style=Markup(style),
         script=Markup(script),
