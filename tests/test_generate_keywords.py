@@ -288,7 +288,7 @@ def test_a_missing_key_and_a_path_in_use_are_found_before_anything_is_sent(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kc"]
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was_and_pays_for_nothing_twice(tmp_path: Path):
+def test_a_run_that_is_killed_goes_on_where_it_was_and_pays_twice_at_most_for_what_was_in_flight(tmp_path: Path):
     arguments = [
         "--model",
         "m",

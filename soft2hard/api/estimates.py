@@ -69,7 +69,7 @@ def estimate_table(estimates: Sequence[Estimate], head: str = "model") -> str:
 def sample_text(e: Estimate) -> str:
     """One request exactly as it would be sent."""
     shown = json.dumps(e.sample.body, indent=1, ensure_ascii=False)
-    return f"The first request to {e.model}, as sent to {e.sample.base_url}:\n{shown}"
+    return f"The first request for {e.model}, as sent to {e.sample.base_url}:\n{shown}"
 
 
 def table_cell(text: str) -> str:

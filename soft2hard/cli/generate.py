@@ -46,7 +46,7 @@ def keyword_classification(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the collection; new, or made earlier.")],
     n_categories: Annotated[int, typer.Option(min=1, help="Tasks: categories of five classes each.")],
     n_sentences: Annotated[
-        int, typer.Option(min=1, help="Sentences of each class; a task takes 29 of them at most on average.")
+        int, typer.Option(min=1, help="Sentences wanted of each class; one with fewer than half of them is not used.")
     ] = 30,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the texts, saved with them; the terms of the service if not given.")
@@ -89,7 +89,7 @@ def keyword_classification(
             made = read_about(output)
             if (made.settings, made.teacher) != (vars(settings), identity(teacher.questions)):
                 raise UserError(f"{output} holds a collection made with other settings.", "Choose another folder.")
-            print(f"{output}: made earlier, {made.counts}.")
+            print(f"{output / TASKS}: made earlier, {made.counts['tasks']} tasks.")
             return
         check_free(output)
         say_price(teacher, first_requests(teacher, settings))
