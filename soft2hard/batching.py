@@ -10,17 +10,18 @@ from torch import Tensor
 
 Side = Literal["left", "right"]
 
-MOST_PADDING = 0.1
+MOST_PADDING = 0.08
 """Padding that a batch may have, as a share of its tokens."""
-_SMALL_BATCH = 512
+_SMALL_BATCH = 256
 """Tokens up to which another batch would cost more than the padding that it spares."""
 
 _PADDING_ID = 0  # never read: the mask hides it
 
 
-def batches_by_length(lengths: Rows[int], batch_tokens: int | None = None) -> list[list[int]]:
+def batches_by_length(lengths: Rows[int], batch_tokens: int | None = None, n_new: int = 0) -> list[list[int]]:
     """Indices of sequences grouped so that a padded batch holds at most `batch_tokens` tokens, if there is a limit.
 
+    `n_new` are tokens that each sequence will grow by, over and above its length.
     Sequences of like length come together, longest first, so that a batch too large for the memory shows at once; no
     batch but a small one has more padding than MOST_PADDING. A sequence longer than the budget gets a batch of its
     own. What is in a batch depends on the lengths alone.
@@ -29,8 +30,9 @@ def batches_by_length(lengths: Rows[int], batch_tokens: int | None = None) -> li
     width = real = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         real += lengths[index]
-        places = (len(batches[-1]) + 1) * width if batches else 0
-        too_many = batch_tokens is not None and places > batch_tokens
+        n_rows = len(batches[-1]) + 1 if batches else 1
+        places = n_rows * width
+        too_many = batch_tokens is not None and n_rows * (width + n_new) > batch_tokens
         too_loose = places > _SMALL_BATCH and real < (1 - MOST_PADDING) * places
         if not batches or too_many or too_loose:
             batches.append([])

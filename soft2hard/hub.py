@@ -4,6 +4,7 @@ Only weights in safetensors, JSON, Arrow tables and tokenizer files are ever fet
 has been fetched before is read from the local cache where the hub cannot be reached or HF_HUB_OFFLINE is set.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ _IGNORED = {"subject": ("*/*", "consolidated*", "*.fp16.*")}  # other copies of 
 _HUB_ERRORS = (OSError, HFValidationError, HTTPError)
 
 
-def local_folder(name_or_path: str | Path, kind: Kind) -> Path:
+def local_folder(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     """The folder that holds a thing of this kind: a path stays as it is, a repository's name is fetched.
 
     A name is `organisation/name`, of a subject also `name` alone. What is neither there nor such a name comes back as
@@ -53,7 +54,7 @@ def local_folder(name_or_path: str | Path, kind: Kind) -> Path:
         raise hub_error(error, str(name_or_path), kind) or error from error
 
 
-def local_file(name_or_path: str | Path, kind: Kind) -> Path:
+def local_file(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     """A file or folder; `organisation/name/a/b` is the file or folder a/b of a repository.
 
     Raises UserError where the repository cannot be fetched or holds no such file.

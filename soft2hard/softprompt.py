@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.errors import UserError
+from soft2hard.hub import local_file
 from soft2hard.softprompt_io import SUFFIXES, as_matrix, encode_metadata, read_file, reading, write_safetensors
 from soft2hard.softprompt_peft import adapter_of, is_adapter, read_adapter, write_adapter
 
@@ -52,17 +53,18 @@ class SoftPrompt:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SoftPrompt":
-        """Read a soft prompt from a file or a PEFT adapter folder.
+        """Read a soft prompt from a file or a PEFT adapter folder, or by its name from the local cache or the hub.
 
         Files: .safetensors, .npy, .npz, and .pt, .pth or .bin of torch.save. They hold either the
         matrix alone, or other tensors beside it and it under the name `prompt_embeddings`. Folders:
         prompt-tuning and p-tuning adapters (or one of their own files, for the folder). A
-        leading axis of one is dropped. Nothing in a file is run.
+        leading axis of one is dropped. Nothing in a file is run. A name is that of a repository with one
+        soft prompt, or organisation/name/file.safetensors.
 
         Raises:
             UserError: no soft prompt can be read there; says why, and what to do.
         """
-        path = Path(path)
+        path = _on_disk(Path(path))
         with reading(path):
             folder = adapter_of(path)
             stored = read_file(path) if folder is None else read_adapter(folder)
@@ -128,6 +130,8 @@ Prompt = SoftPrompt | str | None
 def find_soft_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the soft prompts at `paths`, in order and each once, for `SoftPrompt.load`.
 
+    Names of repositories are fetched from the hub.
+
     Files and adapter folders stand for themselves. Any other folder stands for the adapter folders
     and the files of a readable suffix within it, at any depth, sorted; hidden ones and the inside
     of adapter folders (their checkpoints) are left out. Nothing is opened.
@@ -136,10 +140,22 @@ def find_soft_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         UserError: a path does not exist, or a folder has no soft prompt.
     """
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
+    for path in (local_file(path, "soft-prompts") for path in paths):
         with reading(path):
             found |= dict.fromkeys(_expand(path))
     return list(found)
+
+
+def _on_disk(path: Path) -> Path:
+    """`path`, or the one soft prompt of a repository of that name."""
+    found = local_file(path, "soft-prompts")
+    if path.exists() or not found.is_dir() or is_adapter(found):
+        return found
+    within = _expand(found)
+    if len(within) > 1:
+        names = ", ".join(str(path / one.relative_to(found)) for one in within[:3])
+        raise UserError(f"'{path}' on the hub has {len(within)} soft prompts.", f"Name one of them, such as {names}.")
+    return within[0]
 
 
 def _expand(path: Path) -> list[Path]:

@@ -260,7 +260,7 @@ class Subject:
             metering.count(len(rows), sum(len(sequence.ids) for sequence in batch) + sum(n_read) + n_started)
             return rows
 
-        return self._in_batches(sequences, [len(s.ids) + max_new_tokens for s in sequences], batch_tokens, write)
+        return self._in_batches(sequences, [len(s.ids) for s in sequences], batch_tokens, write, max_new_tokens)
 
     def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None) -> list[str]:
         """The text that greedy search writes for each query, stripped of white space at its ends.
@@ -276,10 +276,11 @@ class Subject:
         lengths: Rows[int],
         batch_tokens: int | None,
         work: Callable[[Rows[int]], list],
+        n_new: int = 0,
     ) -> list:
         """What `work` makes of each sequence, called with the indices of one batch after another."""
         found: list = [None] * len(sequences)
-        batches = batches_by_length(lengths, batch_tokens or self.batch_tokens) if sequences else []
+        batches = batches_by_length(lengths, batch_tokens or self.batch_tokens, n_new) if sequences else []
         for indices, results in Halving(_REMEDY).run(batches, work):
             for index, result in zip(indices, results, strict=True):
                 found[index] = result

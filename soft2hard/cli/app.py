@@ -10,6 +10,7 @@ from soft2hard.cli.analyze import analyze
 from soft2hard.cli.evaluate import evaluate
 from soft2hard.cli.finetune import finetune
 from soft2hard.cli.generate import generate
+from soft2hard.cli.hub import pull, push
 from soft2hard.cli.report import report
 from soft2hard.cli.run import run
 from soft2hard.cli.train import train
@@ -85,6 +86,8 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(report)
 app.command()(transfer)
+app.command()(push)
+app.command()(pull)
 app.command()(analyze)
 app.add_typer(generate, name="generate")
 app.command()(run)

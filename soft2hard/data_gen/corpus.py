@@ -17,6 +17,7 @@ from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.data_gen.tuning import Tuned, Tuner
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_folder
+from soft2hard.hub import local_folder
 from soft2hard.shared_prefix import Runner, make_runner
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
@@ -118,9 +119,10 @@ class CorpusBuilder:
 def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Dataset:
     """A finished corpus as one dataset, in order; without snapshots, the best prompts alone.
 
-    Raises UserError when there is no corpus, its plan cannot be read, or shards are missing.
+    It is read from its folder, or by its name from the local cache or the hub. Raises UserError when there is no
+    corpus, its plan cannot be read, or shards are missing.
     """
-    folder = Path(folder)
+    folder = local_folder(folder, "corpus")
     if not (folder / PLAN_FILE).exists():
         raise UserError(f"'{folder}' is not a corpus: it has no {PLAN_FILE}.", "Make one with soft2hard tune --dod.")
     plan = corpus_plan(folder)
@@ -137,7 +139,7 @@ def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Datas
 
 def corpus_plan(folder: Path | str) -> dict[str, Any]:
     """The plan a corpus was made to, as saved. Raises UserError where it cannot be read."""
-    return saved_plan(Path(folder) / PLAN_FILE)
+    return saved_plan(local_folder(folder, "corpus") / PLAN_FILE)
 
 
 def soft_prompt_of(row: dict, fingerprint: str | None = None) -> SoftPrompt:
