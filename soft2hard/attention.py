@@ -22,13 +22,19 @@ def matmul_attention(
     attention_mask: Float[Tensor, "#batch #heads queries keys"] | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **kwargs: object,
 ) -> tuple[Float[Tensor, "batch queries heads width"], None]:
-    """Softmax attention with an additive mask (0 where allowed, very negative elsewhere)."""
+    """Softmax attention with an additive mask (0 where allowed, very negative elsewhere).
+
+    `softcap` bends scores so that none exceeds it (Gemma 2, arXiv 2408.00118, section 2.2).
+    """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(-1, -2))
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = scores + attention_mask
     return torch.matmul(torch.softmax(scores, -1), value).transpose(1, 2).contiguous(), None

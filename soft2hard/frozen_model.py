@@ -66,6 +66,17 @@ class FrozenModel:
         """The most tokens a sequence may have; None where the architecture sets no limit (BLOOM, T5)."""
         return getattr(self.config, "max_position_embeddings", None)
 
+    @property
+    def attention_window(self) -> int | None:
+        """Length up to which every token of a sequence is seen by all that follow it; None where there is no limit.
+
+        Mistral and Gemma 2 and 3 look back over a window, Llama 4 within a chunk, in some layers or in all.
+        """
+        slides = getattr(self.config, "use_sliding_window", True)  # Qwen 2 and 3 name a window and leave it unused
+        sliding = getattr(self.config, "sliding_window", None) if slides else None
+        limits = (sliding, getattr(self.config, "attention_chunk_size", None))
+        return min((limit for limit in limits if limit is not None), default=None)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the input-embedding table as float32 bytes followed by the model type."""

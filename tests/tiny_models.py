@@ -1,5 +1,6 @@
 """Tiny language models with random weights, and a word-level tokenizer, built in memory."""
 
+from copy import deepcopy
 from functools import cache
 
 import torch
@@ -14,10 +15,14 @@ from transformers import (
     BloomConfig,
     CohereConfig,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GraniteConfig,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
+    PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -31,6 +36,8 @@ WORDS = "Input Output : cat dog bird fish red green blue one two three four big 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCAB_SIZE = len(SPECIAL) + len(WORDS)
 CONTEXT = 64
+WINDOW = 8
+"""Tokens that sliding attention looks back on, where an architecture has it."""
 
 _IDS = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _ROPE = _IDS | {
@@ -78,13 +85,30 @@ ODD_HEADS: dict[str, PreTrainedConfig] = {
         scale_embedding=True,
         forced_eos_token_id=None,  # else transformers' generate writes EOS as the last token allowed
     ),
-    "gemma2": Gemma2Config(**_ROPE, final_logit_softcapping=2.0, sliding_window=8),
+    "gemma2": Gemma2Config(**_ROPE, final_logit_softcapping=2.0, sliding_window=WINDOW),
     "cohere": CohereConfig(**{k: v for k, v in _ROPE.items() if k != "head_dim"}, logit_scale=0.3),
     "granite": GraniteConfig(
         **{k: v for k, v in _ROPE.items() if k != "head_dim"}, logits_scaling=3.0, embedding_multiplier=2.0
     ),
 }
 """Architectures that scale, cap or shift their embeddings or logits."""
+
+OTHERS: dict[str, PreTrainedConfig] = {
+    "gemma": GemmaConfig(**_ROPE),
+    "gemma3": Gemma3TextConfig(
+        **_ROPE, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=4
+    ),
+    "mistral": MistralConfig(**_ROPE, sliding_window=WINDOW),
+    "phi": PhiConfig(
+        **_IDS,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,  # of their 8 dimensions, partial rotary positions turn 4
+        max_position_embeddings=CONTEXT,
+    ),
+}
+"""More architectures that people tune soft prompts on; two of them see no further back than a window."""
 
 _SEEDS = {
     "gpt2": 4,
@@ -94,7 +118,7 @@ _SEEDS = {
     "gemma2": 9,
     "cohere": 5,
 }  # where greedy outputs differ in words and in length; elsewhere 1
-_BEGINS_WITH_BOS = {"llama", "opt", "gemma2", "cohere", "bart"}
+_BEGINS_WITH_BOS = {"llama", "opt", "gemma", "gemma2", "gemma3", "mistral", "cohere", "bart"}
 _ENDS_WITH_EOS = {"t5", "t5_untied", "bart"}
 
 
@@ -109,14 +133,23 @@ def tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, **names)
 
 
-def model(architecture: str, seed: int = 0) -> PreTrainedModel:
+def config(architecture: str, **changes: object) -> PreTrainedConfig:
+    """A configuration of one's own, with some of its fields changed, such as `vocab_size`."""
+    found = deepcopy((CONFIGS | ODD_HEADS | OTHERS)[architecture])
+    for name, value in changes.items():
+        setattr(found, name, value)
+    return found
+
+
+def model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """Random weights large enough that outputs depend on everything that is read; biases and norms are random too.
 
     Initialised as for training, a model this small repeats its last token and hides differences between prompts.
+    `changes` are to its configuration.
     """
-    config = (CONFIGS | ODD_HEADS)[architecture]
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    made = auto.from_config(config).float()
+    made_to = config(architecture, **changes)
+    auto = AutoModelForSeq2SeqLM if made_to.is_encoder_decoder else AutoModelForCausalLM
+    made = auto.from_config(made_to).float()
     generator = torch.Generator().manual_seed(_SEEDS.get(architecture, 1) + seed)
     with torch.no_grad():
         for parameter in made.parameters():
