@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from soft2hard import metering
-from soft2hard.batching import pad, positions, segment_mask
+from soft2hard.batching import batches_by_length, pad, positions, segment_mask
 from soft2hard.subject import Subject
 
 _HIDDEN = -30000.0  # additive mask; finite in bfloat16, and exp() of it is zero
@@ -75,7 +75,11 @@ class Runner(Protocol):
 
 
 class SharedPrefixRunner:
-    """One row a prompt, its examples side by side."""
+    """One row a prompt, its examples side by side.
+
+    A mask given in four dimensions takes the place of every layer's own, so where attention looks back over a window
+    and a sequence is longer than that, the examples are run in rows of their own instead.
+    """
 
     def __init__(self, subject: Subject):
         self.subject = subject
@@ -83,6 +87,8 @@ class SharedPrefixRunner:
     def run(
         self, prompts: Sequence[Float[Tensor, "_n d_model"]], examples: Sequence[Sequence[EncodedExample]]
     ) -> Targets:
+        if self._outgrows_the_window(prompts, examples):
+            return RepeatedPrefixRunner(self.subject).run(prompts, examples)
         n_read = sum(example.n_read for of_prompt in examples for example in of_prompt)
         metering.count(sum(map(len, examples)), sum(map(len, prompts)) + n_read)
         layout = _SharedLayout([len(p) for p in prompts], examples)
@@ -101,6 +107,15 @@ class SharedPrefixRunner:
         at = [torch.from_numpy(x).to(device) for x in (layout.row, layout.column)]
         ids, row, example = (torch.from_numpy(x).to(device) for x in (layout.target_ids, layout.row, layout.example))
         return Targets(hidden[at[0], at[1]], ids, row, example)
+
+    def _outgrows_the_window(
+        self, prompts: Sequence[Float[Tensor, "_n d_model"]], examples: Sequence[Sequence[EncodedExample]]
+    ) -> bool:
+        window = self.subject.attention_window
+        return window is not None and any(
+            len(prompt) + max((example.n_read for example in of_prompt), default=0) > window
+            for prompt, of_prompt in zip(prompts, examples, strict=True)
+        )
 
 
 class _SharedLayout:
@@ -131,7 +146,7 @@ class _SharedLayout:
 
 
 class RepeatedPrefixRunner:
-    """One row an example, the prompt repeated before each."""
+    """One row an example, the prompt repeated before each; rows of like length run together."""
 
     def __init__(self, subject: Subject):
         self.subject = subject
@@ -140,8 +155,13 @@ class RepeatedPrefixRunner:
         self, prompts: Sequence[Float[Tensor, "_n d_model"]], examples: Sequence[Sequence[EncodedExample]]
     ) -> Targets:
         flat = [(p, e, example) for p, of_prompt in enumerate(examples) for e, example in enumerate(of_prompt)]
-        hidden = self._hidden([prompts[p] for p, _, _ in flat], [example for _, _, example in flat])
-        counts = torch.tensor([len(example.output) for _, _, example in flat])
+        sizes = [len(example.output) for _, _, example in flat]
+        parts: dict[int, Tensor] = {}
+        for batch in batches_by_length([len(prompts[p]) + example.n_read for p, _, example in flat]):
+            hidden = self._hidden([prompts[flat[i][0]] for i in batch], [flat[i][2] for i in batch])
+            parts |= zip(batch, hidden.split([sizes[i] for i in batch]), strict=True)
+        hidden = torch.cat([parts[i] for i in range(len(flat))])
+        counts = torch.tensor(sizes)
         index = torch.tensor([(p, e) for p, e, _ in flat]).repeat_interleave(counts, 0).to(hidden.device)
         ids = torch.tensor([token for _, _, example in flat for token in example.output], device=hidden.device)
         return Targets(hidden, ids, index[:, 0], index[:, 1])
@@ -183,8 +203,10 @@ class RepeatedPrefixRunner:
 @torch.no_grad()
 def shares_prefixes(subject: Subject) -> bool:
     """Whether one-row-a-prompt gives this subject's numbers, found by trying both ways."""
-    if subject.is_encoder_decoder:
-        return False
+    if subject.loading.attention == "flash_attention_2":
+        return False  # it takes no mask of four dimensions
+    if subject.is_encoder_decoder or subject.model.config.model_type == "gpt_neo":
+        return False  # GPT-Neo's window is counted along the row, over other examples too
     generator = torch.Generator().manual_seed(0)
     scale = subject.embedding.float().std().item()
     prompts = [torch.randn(n, subject.d_model, generator=generator) * scale for n in (2, 3)]
