@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
-from soft2hard.data_gen.dods.registry import FOLDER_DODS
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.paraphrased import read_paraphrases
 from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words, originals
 from soft2hard.data_gen.paraphrasing_files import with_header
@@ -178,6 +178,9 @@ def test_a_collection_gets_a_file_of_paraphrases_that_is_read_with_it(go: Callab
     for one in found:
         assert len(one.paraphrases) == 2
         assert all(label in text for label in one.labels for text in one.paraphrases)
+    split = next(split for split in SPLITS if any(dod.tasks(split)))
+    for_corpus, _ = read_for_corpus("keyword-classification", tmp_path / "kc", split, 1)
+    assert [len(one.paraphrases) for one in for_corpus.tasks(split)] == [2]
 
 
 def test_a_careless_teacher_is_asked_again_and_what_it_loses_is_counted(

@@ -2,12 +2,12 @@
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 _APOSTROPHES = str.maketrans("", "", "'’")
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def normal_form(text: str) -> str:
     """The stems of a text's words in small letters, without punctuation and articles; empty where there is no word.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from soft2hard.api.answers import Fault
 from soft2hard.api.asking import Asker
 from soft2hard.api.estimates import Estimate
 from soft2hard.api.faults import as_user_error
@@ -14,7 +15,6 @@ from soft2hard.errors import UserError
 
 NO_JSON = "not the JSON that was asked for"
 """Why an answer is of no use as a whole."""
-_AGAIN = "run the same command again: what is answered is kept and not paid for twice."
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,22 @@ class Teacher:
         self._on_asking(len({request.key for request in requests} - stored.keys()))
         found = self._asker.ask(requests)
         self.asked |= {request.key: request for request in requests}
-        model = self.questions.model
         if found.stop is not None:
-            raise as_user_error(found.stop, model)
+            raise self._error(found.stop, len(found.faults))
         if found.over_budget:
             raise UserError(
                 "Stopped before --max-cost might have been passed.",
                 f"What is answered is kept in {self._asker.ledger}: raise the limit and run the same command again.",
             )
         if found.faults:
-            error = as_user_error(next(iter(found.faults.values())), model)
-            raise UserError(f"{len(found.faults)} answers could not be had. {error.problem}", f"Later, {_AGAIN}")
+            raise self._error(next(iter(found.faults.values())), len(found.faults))
         return [_text(found.answers[request.key]) for request in requests]
+
+    def _error(self, fault: Fault, n: int) -> UserError:
+        """What one of `n` faults means for whoever started the command."""
+        error = as_user_error(fault, self.questions.model)
+        remedy = "Use a model with a longer context." if fault.kind == "too_long" else error.remedy
+        return UserError(error.problem if fault.stops else f"{n} answers could not be had. {error.problem}", remedy)
 
 
 def read_list(answer: str, field: str) -> list[Any] | None:
