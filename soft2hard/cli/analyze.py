@@ -98,10 +98,10 @@ def analyze(
         int,
         typer.Option(
             min=0,
-            help="Tasks that are also tuned with the start alone varied, with the order alone, from label words and "
-            "from their instruction.",
+            help="Tasks that are also tuned with the start alone varied, with the order alone, from label words, from "
+            "their instruction, and from the common start that comes with the subject.",
         ),
-    ] = 20,
+    ] = 24,
     control_tunings: Annotated[int, typer.Option(min=1, help="Tunings of each of these.")] = 2,
     only: Annotated[
         list[str] | None, typer.Option(help="A section to make, and what it builds on; repeatable. All by default.")
@@ -207,10 +207,11 @@ def _tuned(
     only: list[str] | tuple[str, ...],
 ) -> "Analysis":
     from soft2hard.eval.analysis.material import Material
-    from soft2hard.eval.analysis.tunings import plan_groups, tune_groups
+    from soft2hard.eval.analysis.tunings import has_common_start, plan_groups, tune_groups
 
     config: Tuning = common["tuning"]
-    groups = plan_groups(tasks, config.init, n_tunings, *controls)
+    common_start = has_common_start(common["subject"], config.n_tokens)
+    groups = plan_groups(tasks, config.init, n_tunings, *controls, common_start)
     claim(folder, settings)
     started = time.perf_counter()
     with progress_bar() as progress:

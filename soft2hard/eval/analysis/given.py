@@ -1,6 +1,7 @@
 """Soft prompts of a folder, and the tasks that they are of."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,10 +35,16 @@ def read_given(
     ]
     numbers: dict[str, int] = {}
     rows = []
-    for path, task, prompt in zip(found, tasks, prompts, strict=True):
+    for name, task, prompt in zip(_names(found), tasks, prompts, strict=True):
         numbers[task] = numbers.get(task, -1) + 1
-        rows.append(_row(path, task, numbers[task], prompt))
+        rows.append(_row(name, task, numbers[task], prompt))
     return tuple(rows), prompts
+
+
+def _names(found: Sequence[Path]) -> list[str]:
+    """Paths below the folder that all have in common."""
+    above = os.path.commonpath([path.resolve().parent for path in found])
+    return [path.resolve().relative_to(above).as_posix() for path in found]
 
 
 def content_hash_of(prompts: Sequence[SoftPrompt]) -> str:
@@ -67,10 +74,10 @@ def _mapped(found: Sequence[Path], mapping: Path) -> dict[Path, str]:
     return tasks
 
 
-def _row(path: Path, task: str, number: int, prompt: SoftPrompt) -> PromptRow:
+def _row(name: str, task: str, number: int, prompt: SoftPrompt) -> PromptRow:
     facts = prompt.provenance
     return PromptRow(
-        name=str(path),
+        name=name,
         task=task,
         group=GIVEN,
         tuning=number,

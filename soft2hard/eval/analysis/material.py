@@ -14,7 +14,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.comparable import stacked
 from soft2hard.eval.analysis.given import GIVEN
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
-from soft2hard.eval.analysis.tunings import MAIN
+from soft2hard.eval.analysis.tunings import COMMON, MAIN
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.shared_prefix import Runner, make_runner
 from soft2hard.softprompt import SoftPrompt
@@ -78,6 +78,13 @@ class Material:
         return tuple(sorted(chosen, key=lambda i: order[self.prompts[i].task]))
 
     @cached_property
+    def experimental(self) -> tuple[int, ...]:
+        """Numbers of the prompts that experiments change: those from the common start, where there are any, since a
+        translator was trained on such; else the main ones."""
+        chosen = [i for i, row in enumerate(self.prompts) if row.group == COMMON]
+        return tuple(chosen) or self.main
+
+    @cached_property
     def task_by_name(self) -> dict[str, Task]:
         return {task.name: task for task in self.tasks}
 
@@ -100,20 +107,19 @@ class Material:
         """The main prompts; raises UserError as `comparable.stacked` does."""
         return stacked(self.of(self.main), at_least)
 
-    def first_of_tasks(self, n: int) -> list[int]:
-        """The first main prompt of each of the first `n` tasks whose examples are known."""
+    def first_of_tasks(self, numbers: Iterable[int]) -> list[int]:
+        """The first of these prompts of each task whose examples are known."""
         first: dict[str, int] = {}
-        for i in self.main:
+        for i in numbers:
             if self.prompts[i].task in self.task_by_name:
                 first.setdefault(self.prompts[i].task, i)
-        return list(first.values())[:n]
+        return list(first.values())
 
     def need_subject(self, what: str) -> Subject:
         if self.subject is None:
             raise UserError(
                 f"No subject was given, and {what} needs the model that the soft prompts were tuned on.",
-                "Give --subject; statistics, distances, maps and difficulty can be had without, and extraction with"
-                " --table.",
+                "Give --subject; statistics, distances and maps can be had without, and extraction with --table.",
             )
         return self.subject
 
@@ -124,9 +130,9 @@ class Material:
             )
         return self.translator
 
-    def need_tasks(self, what: str, at_least: int = 1) -> list[int]:
-        """Main prompts whose task has test examples. Raises UserError where there are too few such tasks."""
-        found = [i for i in self.main if getattr(self.task_by_name.get(self.prompts[i].task), "test", ())]
+    def need_tasks(self, what: str, numbers: Iterable[int], at_least: int = 1) -> list[int]:
+        """Those of these prompts whose task has test examples. Raises UserError where there are too few such tasks."""
+        found = [i for i in numbers if getattr(self.task_by_name.get(self.prompts[i].task), "test", ())]
         n = len(set(self.names(found)))
         if n < at_least:
             raise UserError(

@@ -1,10 +1,9 @@
 """Sections that are experiments: translations over tunings, positions, interpolation, retrieval."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.eval.analysis.interpolation import interpolate, pair_up
 from soft2hard.eval.analysis.material import Material
 from soft2hard.eval.analysis.meaning import Translate, greedy_translation
@@ -12,7 +11,8 @@ from soft2hard.eval.analysis.positions_effects import position_effects
 from soft2hard.eval.analysis.retrieval_savings import RetrievalPlan, Stored, retrieval_savings
 from soft2hard.eval.analysis.section_records import Experiment
 from soft2hard.eval.analysis.sections_statistics import Arrays
-from soft2hard.eval.analysis.stability import stability
+from soft2hard.eval.analysis.stability import Stability, stability
+from soft2hard.eval.analysis.tunings import has_common_start
 from soft2hard.eval.metrics.text import Encoder, subject_encoder
 from soft2hard.softprompt import SoftPrompt
 
@@ -21,15 +21,34 @@ RETRIEVAL_EVAL_EVERY = 5
 
 
 def stability_section(material: Material) -> tuple[Experiment, Arrays]:
-    """Greedy translations of every main prompt, compared within tasks."""
+    """Greedy translations of every prompt with a task, compared within tasks: of the main prompts, and in `by_group` a
+    summary of every group of tunings."""
     translator = material.need_translator("stability")
-    numbers = [i for i in material.main if material.prompts[i].task is not None]
-    texts = greedy_translation(translator)(material.of(numbers))
+    numbers = [i for i, row in enumerate(material.prompts) if row.task is not None]
+    texts = dict(zip(numbers, greedy_translation(translator)(material.of(numbers)), strict=True))
+    main = [i for i in material.main if i in texts]
+    result = _stability(material, main, texts).to_json()
+    result |= {"prompts": main, "texts": [texts[i] for i in main]}
+    if material.groups:
+        result["by_group"] = [
+            _group_stability(material, group.name, texts) for group in material.groups if group.n_tunings > 1
+        ]
+    return _experiment(result), {}
+
+
+def _stability(material: Material, numbers: Sequence[int], texts: Mapping[int, str]) -> Stability:
     instructions = {task.name: task.instruction for task in material.tasks}
-    found = stability(
-        material.names(numbers), texts, instructions=instructions, encoder=_encoder(material), seed=material.seed
+    own = [texts[i] for i in numbers]
+    return stability(
+        material.names(numbers), own, instructions=instructions, encoder=_encoder(material), seed=material.seed
     )
-    return _experiment(found.to_json() | {"prompts": numbers, "texts": texts}), {}
+
+
+def _group_stability(material: Material, group: str, texts: Mapping[int, str]) -> dict[str, Any]:
+    numbers = [i for i in texts if material.prompts[i].group == group]
+    found = _stability(material, numbers, texts).to_json()
+    kept = ("agreement", "majority", "rougeL", "cosine", "recovered", "majority_recovered", "between_agreement")
+    return {"group": group, "n_tasks": len(found["tasks"])} | {name: found[name] for name in kept}
 
 
 def _encoder(material: Material) -> Encoder | None:
@@ -41,8 +60,8 @@ def _encoder(material: Material) -> Encoder | None:
 def positions_section(material: Material) -> tuple[Experiment, Arrays]:
     """Positions of one prompt of some tasks masked, left out and permuted."""
     subject = material.need_subject("positions")
-    known = set(material.need_tasks("positions"))
-    numbers = [i for i in material.first_of_tasks(len(material.tasks)) if i in known][: material.sizes.experiment_tasks]
+    known = material.need_tasks("positions", material.experimental)
+    numbers = material.first_of_tasks(known)[: material.sizes.experiment_tasks]
     found = position_effects(
         subject,
         [material.task_by_name[name] for name in material.names(numbers)],
@@ -58,7 +77,7 @@ def positions_section(material: Material) -> tuple[Experiment, Arrays]:
 def interpolation_section(material: Material) -> tuple[Experiment, Arrays]:
     """The line between two prompts of one task, and of two tasks."""
     subject = material.need_subject("interpolation")
-    numbers = material.need_tasks("interpolation")
+    numbers = material.need_tasks("interpolation", material.experimental)
     tasks = [material.task_by_name[name] for name in material.names(numbers)]
     found = interpolate(
         subject,
@@ -78,8 +97,7 @@ def _translate(material: Material) -> Translate | None:
 def retrieval_section(material: Material) -> tuple[Experiment, Arrays]:
     """Some tasks tuned anew from stored prompts of the others; one stored prompt a task."""
     subject = material.need_subject("retrieval")
-    numbers = material.first_of_tasks(len(material.tasks))
-    material.need_tasks("retrieval", 3)
+    numbers = material.first_of_tasks(material.need_tasks("retrieval", material.main, 3))
     material.stacked()
     stored = [_stored(material, i) for i in numbers]
     chosen = [material.task_by_name[one.task] for one in stored[: material.sizes.experiment_tasks]]
@@ -103,9 +121,8 @@ def _stored(material: Material, number: int) -> Stored:
 
 def _others(material: Material, prompt: SoftPrompt) -> tuple[str, ...]:
     """The common start that comes with the subject, if it has one of this length."""
-    start = Path(material.subject.name) / START_FILE
-    usable = material.tuning.init != "learned" and start.exists()
-    return ("learned",) if usable and SoftPrompt.load(start).n_tokens == prompt.n_tokens else ()
+    usable = material.tuning.init != "learned" and has_common_start(material.subject, prompt.n_tokens)
+    return ("learned",) if usable else ()
 
 
 def _experiment(result: dict[str, Any]) -> Experiment:

@@ -73,7 +73,7 @@ def _start_row(material: Material, group: str, found: Sequence[Found]) -> StartR
 def transfer_section(material: Material) -> tuple[Transfer, Arrays]:
     """Accuracy of every main prompt on every task, and how it goes with the closeness of prompts."""
     subject = material.need_subject("transfer")
-    numbers = material.need_tasks("transfer", 2)
+    numbers = material.need_tasks("transfer", material.main, 2)
     names = list(dict.fromkeys(material.names(numbers)))
     tasks = [material.task_by_name[name] for name in names]
     found = transfer_matrix(subject, material.of(numbers), tasks, runner=material.runner)

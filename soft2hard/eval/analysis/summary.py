@@ -103,16 +103,23 @@ def _distances(section: Distances) -> Listing:
 
 
 def _overview(analysis: Analysis) -> Listing:
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    reasons: dict[str, list[str]] = {}
     if analysis.tuning_seconds is not None:
         rows.append(("tuning", f"{analysis.tuning_seconds:.0f}", f"{len(analysis.prompts)} soft prompts"))
     for name in type(analysis.sections).model_fields:
         section = getattr(analysis.sections, name)
         if isinstance(section, NotRun):
-            rows.append((name, "", f"not run: {section.reason}"))
+            reasons.setdefault(_without_name(section.reason, name), []).append(name)
         elif isinstance(section, Section):
             rows.append((name, f"{section.seconds:.1f}", _headline(section)))
+    rows += [(", ".join(names), "", f"not run: {reason}") for reason, names in reasons.items()]
     return Listing("Sections", ("section", "seconds", "what it found"), tuple(rows))
+
+
+def _without_name(reason: str, name: str) -> str:
+    """A reason that several sections may share."""
+    return reason.replace(f"and {name} needs", "and it needs")
 
 
 def _headline(section: Section) -> str:

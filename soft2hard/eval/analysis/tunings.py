@@ -13,6 +13,7 @@ from typing import Literal
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
 from soft2hard.errors import UserError
@@ -24,7 +25,9 @@ from soft2hard.subject import Subject
 
 Varies = Literal["both", "init", "order"]
 MAIN = "main"
-"""The group that distances, maps, transfer and experiments are of."""
+"""The group that distances, maps and transfer are of."""
+COMMON = "from the common start"
+"""The group whose prompts start as those did that the subject's translator was trained on."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,26 @@ class TuningGroup:
         return GroupRow(name=self.name, init=self.init, varies=self.varies, n_tunings=self.n, n_tasks=len(self.tasks))
 
 
+def has_common_start(subject: Subject, n_tokens: int) -> bool:
+    """Whether a start of this length comes with the subject ('learned')."""
+    start = Path(subject.name) / START_FILE
+    return start.exists() and SoftPrompt.load(start).n_tokens == n_tokens
+
+
 def plan_groups(
-    tasks: Sequence[Task], init: str, n_tunings: int, n_control_tasks: int, n_control_tunings: int
+    tasks: Sequence[Task],
+    init: str,
+    n_tunings: int,
+    n_control_tasks: int,
+    n_control_tunings: int,
+    common_start: bool = False,
 ) -> tuple[TuningGroup, ...]:
     """All tasks tuned `n_tunings` times from `init` with both seeds varied, and smaller groups to compare them with.
 
     These tune up to `n_control_tasks` tasks `n_control_tunings` times: with only the start varied, with only the order
     of examples varied, and with the order varied from label words and from the instruction (the study's 'good' texts),
-    of tasks that have them. Groups without a task are left out.
+    of tasks that have them. With `common_start` they are tuned `n_tunings` times from that of the subject, which is
+    where a translator knows its way. Groups without a task are left out.
     """
     control = tuple(tasks[:n_control_tasks])
     labelled = tuple(task for task in tasks if task.labels)[:n_control_tasks]
@@ -78,7 +93,9 @@ def plan_groups(
         TuningGroup("from label words", "labels", "order", n_control_tunings, labelled),
         TuningGroup("from the instruction", "instruction", "order", n_control_tunings, instructed),
     ]
-    kept = [group for group in groups if group.n and group.tasks]
+    if common_start and init != "learned":
+        groups.append(TuningGroup(COMMON, "learned", "order", n_tunings, control))
+    kept = [group for group in groups if group.tasks]
     return (TuningGroup(MAIN, init, "both", n_tunings, tuple(tasks)), *kept)
 
 
