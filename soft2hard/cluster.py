@@ -27,6 +27,8 @@ LOCAL = "local"
 MOST_LOSSES = 3
 """Times that one shard, or a worker that has not begun, may be lost before the work is given up."""
 _POLL_SECONDS = 0.5
+_START_TRIES = 3
+"""Ray gives itself half a minute to start, which is short on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ class Pool(Generic[Shard, Result]):
 
 def _import_ray() -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reports its use to its makers unless told not to
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")  # on a busy machine its own minute is short
     try:
         import ray
     except ImportError as error:
@@ -252,7 +255,8 @@ def _connect(ray: ModuleType, cluster: Cluster) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if cluster.address == LOCAL:
         n_cores = max(available_cores(), (cluster.workers or 1) * (cluster.cores or 1))
-        ray.init(address="local", num_cpus=n_cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        _start_here(ray, num_cpus=n_cores, **here, **quiet)
         return
     try:
         _knock(cluster.address)
@@ -262,6 +266,19 @@ def _connect(ray: ModuleType, cluster: Cluster) -> None:
             f"No Ray cluster can be joined at '{cluster.address}' ({_last_line(error)}).",
             "Start one with ray start --head and give its address, or give local.",
         ) from error
+
+
+def _start_here(ray: ModuleType, **options: object) -> None:
+    for tries_left in reversed(range(_START_TRIES)):
+        try:
+            ray.init(address=LOCAL, **options)
+            return
+        except Exception as error:  # Ray raises no narrower one where its processes do not come up
+            ray.shutdown()
+            if not tries_left:
+                raise UserError(
+                    f"Ray does not start on this machine ({_last_line(error)}).", "Try again when it is less busy."
+                ) from error
 
 
 def _knock(address: str) -> None:

@@ -1,6 +1,6 @@
-"""One of the processes of tests/test_deepspeed.py: trains a tiny translator with ZeRO-2 and saves it.
+"""One of the processes of tests/test_deepspeed.py: trains tiny translators under DeepSpeed configurations and saves them.
 
-torchrun --nproc_per_node 2 -m tests.deepspeed_run FOLDER
+torchrun --nproc_per_node N -m tests.deepspeed_run FOLDER CONFIGURATION...
 """
 
 import sys
@@ -8,22 +8,29 @@ from collections import defaultdict
 from pathlib import Path
 
 import deepspeed
-import torch
+from accelerate.state import AcceleratorState
 
+from soft2hard.translator.processes import process_group_ended
 from soft2hard.translator.training import train_translator
 from tests import tiny_training
 
+PLAIN = {"epochs": 4, "batch_size": 3, "lr": 0.02, "noise": 0.0, "paraphrase_share": 0.0}
+"""18 pairs, two processes of three pairs a step: three steps an epoch. Nothing is drawn, so that curves can be equal."""
 
-def main(folder: Path) -> None:
-    """Leaves in `folder` what any training leaves."""
+
+def main(folder: Path, names: list[str]) -> None:
+    """Leaves in a folder for each configuration what any training leaves."""
     # DeepSpeed would compile shared-memory collectives for the CPU; gloo serves, and needs no compiler.
     deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     subject = tiny_training.llama_subject()
     corpus, validation = tiny_training.corpora(subject)
-    config = tiny_training.config(deepspeed="zero2", epochs=4, batch_size=4, lr=0.02)
-    train_translator(tiny_training.translator(subject), corpus, validation, config, folder)
-    torch.distributed.destroy_process_group()
+    with process_group_ended():
+        for name in names:
+            AcceleratorState._reset_state()  # of the last configuration
+            config = tiny_training.config(**PLAIN, deepspeed=name)
+            translator = tiny_training.translator(subject, dropout=0.0)
+            train_translator(translator, corpus, validation, config, folder / name)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterWorkers, cluster_of
 from soft2hard.cli.common import progress_bar, quiet, say
 from soft2hard.errors import UserError
 
@@ -67,6 +68,9 @@ def evaluate(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Make the failed cells of an earlier run again.")
     ] = False,
+    cluster: ClusterAddress = None,
+    cluster_workers: ClusterWorkers = None,
+    cluster_cores: ClusterCores = None,
 ) -> None:
     """Score prompts of many methods on many tasks; `soft2hard report` shows the result.
 
@@ -85,6 +89,9 @@ def evaluate(
     given = [flag for flag, value in flags.items() if value not in (None, [])]
     if config is not None and given:
         raise UserError(f"CONFIG and {', '.join(given)} exclude each other.", "Put these settings in the file.")
+    on = cluster_of(cluster, cluster_workers, cluster_cores)
+    if on is not None and workers > 1:
+        raise UserError("--workers and --cluster exclude each other.", "Say --cluster-workers.")
     _check_output(output)
     quiet()
     from soft2hard.eval.config import parse_config, read_config
@@ -108,7 +115,7 @@ def evaluate(
         def on_cell(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
 
-        rows = Harness(evaluation, output, say, on_cell, workers, retry_failed).run()
+        rows = Harness(evaluation, output, say, on_cell, workers, retry_failed, on).run()
     failed = sum(row.failure is not None for row in rows)
     print(f"{len(rows)} cells in {output}, {failed} of them failed; see soft2hard report {output}")
 

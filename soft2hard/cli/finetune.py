@@ -92,6 +92,7 @@ def finetune(
     from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.translator.model import Translator
+    from soft2hard.translator.processes import process_group_ended
     from soft2hard.translator.training import TranslatorTraining, train_translator
 
     check_deepspeed(training["deepspeed"])
@@ -107,7 +108,7 @@ def finetune(
     _check_length(mix, tuning_config)
     settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
     settings |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio, "training": training, "tuning": tuning}
-    with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
+    with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "finetune"} | settings | rounding_of(loading))
         folders = {split: _tune(dod, split, prompts_per_task, lm, tuning_config, output) for split in _SPLITS}
         new, held_out = (concatenate(load_corpora(folders[split], lm)) for split in _SPLITS)

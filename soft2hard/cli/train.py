@@ -24,7 +24,7 @@ from soft2hard.cli.common import (
 )
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
-from soft2hard.translator.deepspeed import deepspeed_config
+from soft2hard.translator.deepspeed import NAMED, deepspeed_config
 
 if TYPE_CHECKING:
     import datasets
@@ -112,6 +112,7 @@ def train(
     """
     quiet()
     from soft2hard.translator.model import Design, Translator
+    from soft2hard.translator.processes import process_group_ended
     from soft2hard.translator.training import TranslatorTraining, train_translator
 
     check_deepspeed(training["deepspeed"])
@@ -130,7 +131,7 @@ def train(
     settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
     if (design.architecture, layers) != (Design.architecture, ()):  # else as runs begun before there was a choice
         settings |= {"architecture": design.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
-    with no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
+    with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings | rounding_of(loading))
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
     say(f"Translator: {output / 'translator'}")
@@ -145,7 +146,9 @@ def check_deepspeed(config: str | None) -> None:
     try:
         json.loads(Path(deepspeed_config(config)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"'{config}' is no DeepSpeed configuration: {error}.", "Give zero2 or a JSON file.") from error
+        raise UserError(
+            f"'{config}' is no DeepSpeed configuration: {error}.", f"Give {', '.join(NAMED)} or a JSON file."
+        ) from error
 
 
 def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from soft2hard.cluster import Cluster
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import SoftPromptStore, drawn_tasks
@@ -15,6 +16,7 @@ from soft2hard.eval.claiming import claim
 from soft2hard.eval.config import Evaluation, MethodChoice
 from soft2hard.eval.coverage import unknown_share
 from soft2hard.eval.fan_out import rows_by_seed
+from soft2hard.eval.fan_out_cluster import rows_on_cluster
 from soft2hard.eval.identity import inputs_of
 from soft2hard.eval.methods.base import Bench, Case, Checked, Method, Outcome
 from soft2hard.eval.metrics.scrutability import reference_points
@@ -51,6 +53,8 @@ class Harness:
     """Processes that make the cells, one seed each at a time."""
     retry_failed: bool = False
     """Make failed cells again instead of keeping their reasons."""
+    cluster: Cluster | None = None
+    """Ray cluster whose workers make the cells instead."""
 
     def run(self) -> list[ResultRow]:
         """All cells that are missing, then all scores; the results are written last."""
@@ -66,19 +70,33 @@ class Harness:
         return rows
 
     def _rows_by_seed(self) -> dict[int, list[ResultRow]]:
+        if self.cluster is not None:
+            return rows_on_cluster(self, self.cluster, self._tell)
         if self.workers > 1 and len(self.config.seeds) > 1:
             return rows_by_seed(self, self._tell)
         return {seed: self.run_seed(seed) for seed in self.config.seeds}
 
     def run_seed(self, seed: int) -> list[ResultRow]:
         """The rows of one seed; cells that are on disk are not made again."""
-        cases = self._cases(seed, "test")
-        validation = self._cases(seed, "validation") if "validation_cases" in self._needs else []
-        bench = self._bench(seed, validation)
+        cases, bench = self._cases(seed, "test"), self._bench_with_validation(seed)
         outcomes = {choice.label: self._outcomes(choice, method, cases, bench) for choice, method in self._methods}
         rows = score_seed(seed, cases, outcomes, bench)
         self.log(f"seed {seed}: scored")
         return rows
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits whose tasks have soft prompts in this run."""
+        return ("test", "validation") if "validation_cases" in self._needs else ("test",)
+
+    def tune(self, seed: int, split: str) -> None:
+        """Make the missing soft prompts of a seed and split alone."""
+        self._cases(seed, split)
+
+    def make_cells(self, seed: int, label: str) -> None:
+        """Make the missing cells of one method under a seed alone."""
+        choice, method = next(found for found in self._methods if found[0].label == label)
+        self._outcomes(choice, method, self._cases(seed, "test"), self._bench_with_validation(seed))
 
     # --- models and cases ---------------------------------------------------------------------
 
@@ -93,6 +111,9 @@ class Harness:
     @cached_property
     def _models(self) -> Models:
         return Models(self.config, self._needs, self.folder, self.log)
+
+    def _bench_with_validation(self, seed: int) -> Bench:
+        return self._bench(seed, self._cases(seed, "validation") if "validation" in self.splits else ())
 
     def _bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
         return Bench(

@@ -27,11 +27,13 @@ from soft2hard.files import atomic_write
 from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Subject
 from soft2hard.translator.card import TranslatorCard
-from soft2hard.translator.data import CorpusPairs, LengthGrouped, ListPairs, PairCollator
-from soft2hard.translator.deepspeed import deepspeed_config
+from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
+from soft2hard.translator.deepspeed.checkpoints import config_to_resume, gathered
 from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
+from soft2hard.translator.pair_trainer import PairTrainer, pairs_of_step
 from soft2hard.translator.pretraining import imitation_pairs
+from soft2hard.translator.processes import share_of_step
 
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
@@ -60,7 +62,8 @@ class TranslatorTraining:
     bf16: bool = True
     """Compute in bfloat16 where the machine has it."""
     deepspeed: str | None = None
-    """A DeepSpeed configuration, 'zero2' or the path of a JSON file; AdamW then takes the place of Muon."""
+    """A DeepSpeed configuration: 'zero1', 'zero2', 'zero3', 'zero2-offload', 'zero3-offload' or the path of a JSON
+    file; AdamW then takes the place of Muon."""
     seed: int = 0
     """Of the order of pairs, the choice of paraphrases and the noise."""
 
@@ -106,9 +109,10 @@ def train_translator(
     trainer = _trainer(translator, train, CorpusPairs(validation), config, folder)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer))
-    if trainer.is_world_process_zero():
-        translator.model.eval()
-        translator.save_pretrained(folder / "translator")
+    translator.model.eval()
+    with gathered(translator.model):
+        if trainer.is_world_process_zero():
+            translator.save_pretrained(folder / "translator")
     return translator
 
 
@@ -160,8 +164,9 @@ def _pretrain(translator: Translator, corpus: datasets.Dataset, subject: Subject
     pairs = ListPairs([next(stream) for _ in range(config.pretrain_pairs)])
     trainer = _trainer(translator, pairs, None, replace(config, epochs=1.0), folder)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-    if trainer.is_world_process_zero():
-        _save_weights(translator.model, folder)
+    with gathered(translator.model):
+        if trainer.is_world_process_zero():
+            _save_weights(translator.model, folder)
 
 
 def _save_weights(model: nn.Module, folder: Path) -> None:
@@ -195,7 +200,7 @@ def _is_json(path: Path) -> bool:
 def _trainer(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
     collator = PairCollator(translator.tokenizer, translator.model.eos_id)
     arguments = _arguments(config, folder, with_validation=validation is not None)
-    steps = int(config.epochs * -(-len(train) // (arguments.train_batch_size * arguments.world_size)))
+    steps = int(config.epochs * -(-len(train) // pairs_of_step(arguments)))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
     optimizers = (None, None)
     if config.deepspeed is None:
@@ -216,16 +221,18 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
 
 
 def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) -> TrainingArguments:
+    share, last = share_of_step(folder, config.batch_size), _last_checkpoint(folder)
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=share.pairs,
+        gradient_accumulation_steps=share.passes,
         per_device_eval_batch_size=256,
         learning_rate=config.lr,
         lr_scheduler_type="linear",
         use_cpu=not torch.accelerator.is_available(),  # Accelerate joins CPU processes only when told
         bf16=config.bf16 and has_fast_bf16(),
-        deepspeed=deepspeed_config(config.deepspeed),
+        deepspeed=config.deepspeed and config_to_resume(config.deepspeed, last and Path(last)),
         eval_strategy="epoch" if with_validation else "no",
         save_strategy="epoch",
         save_total_limit=2,
@@ -243,15 +250,6 @@ def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) 
         disable_tqdm=not os.isatty(2),
         dataloader_num_workers=0,
     )
-
-
-class PairTrainer(Trainer):
-    """A Trainer whose batches have instructions of like length."""
-
-    def _get_train_sampler(self, train_dataset=None) -> LengthGrouped:
-        # The same order whatever the number of processes, which share a step's pairs among them.
-        at_once = self.args.train_batch_size * self.args.world_size
-        return LengthGrouped(train_dataset or self.train_dataset, self.data_collator.encode, at_once, self.args.seed)
 
 
 class LogFile(TrainerCallback):

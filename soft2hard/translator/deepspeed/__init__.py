@@ -1,15 +1,19 @@
 """DeepSpeed configurations that come with the package.
 
-`zero2`: optimizer states and gradients are shared out among the processes (ZeRO stage 2, Rajbhandari et al.
-2020). Batch sizes, clipping and precision follow the training's own settings. The optimizer is PyTorch's
-AdamW, so nothing is compiled, and it runs on CPUs (over gloo) as on GPUs. For example
+ZeRO (Rajbhandari et al., arXiv 1910.02054) shares out among the processes, stage by stage: the optimizer's states
+(`zero1`), the gradients too (`zero2`), the parameters too (`zero3`). With `-offload` (arXiv 2101.06840, 2104.07857) the
+optimizer's states, and at stage 3 the parameters, lie in the memory of the CPU. Batch sizes, clipping and precision
+follow the training's own settings. The optimizer is PyTorch's AdamW, so nothing is compiled, and it runs on CPUs (over
+gloo) as on GPUs. For example
 
     accelerate launch --num_processes 2 -m soft2hard train CORPUS --validation CORPUS -o RUN --deepspeed zero2
+
+docs/cluster.md says which to take.
 """
 
 from pathlib import Path
 
-NAMED = ("zero2",)
+NAMED = ("zero1", "zero2", "zero3", "zero2-offload", "zero3-offload")
 
 
 def deepspeed_config(name_or_path: str | None) -> str | None:
