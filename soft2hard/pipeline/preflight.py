@@ -1,6 +1,5 @@
 """Whether all that a run reads can be had, found out before hours of work and not after."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,8 +7,9 @@ from transformers import AutoConfig
 
 from soft2hard.api.client import read_key
 from soft2hard.checkpoints import resolve
-from soft2hard.errors import UserError
-from soft2hard.loading import READING_ERRORS, first_line
+from soft2hard.errors import UserError, first_line
+from soft2hard.hub import hub_error
+from soft2hard.loading import READING_ERRORS
 from soft2hard.pipeline.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ def check_at_hand(recipe: Recipe, stages: Sequence[str]) -> None:
                 "Get its files (docs/datasets.md says where), or name their folder in the recipe.",
             )
     for role, name in models_of(recipe, stages):
-        _check_model(role, name, recipe)
+        _check_model(role, name)
     if "transfer" in stages and recipe.transfer is not None:
         for model in recipe.transfer.api_models:
             read_key(model)
@@ -58,14 +58,11 @@ def models_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, str]
         yield "transfer.serve", resolve(recipe.transfer.serve, "api_model")
 
 
-def _check_model(role: str, name: str, recipe: Recipe) -> None:
+def _check_model(role: str, name: str) -> None:
     try:
         AutoConfig.from_pretrained(name, trust_remote_code=False)
     except READING_ERRORS as error:
-        gated = name in recipe.sizes and recipe.sizes[name].gated
-        remedy = "Check the name, or give a folder that holds the model"
-        if gated:
-            remedy = "Accept its licence on the hub and log in (hf auth login), or give a folder that holds it"
-        if os.environ.get("HF_HUB_OFFLINE"):
-            remedy += "; HF_HUB_OFFLINE keeps it from being downloaded"
-        raise UserError(f"The model '{name}' ({role}) cannot be had ({first_line(error)}).", f"{remedy}.") from error
+        found = hub_error(error, name, "subject") or UserError(
+            f"The model '{name}' cannot be read ({first_line(error)}).", "Give a folder that holds the model."
+        )
+        raise UserError(f"{role}: {found.problem}", found.remedy) from error

@@ -17,7 +17,9 @@ from soft2hard.eval.transfer.material import Wanted
 from soft2hard.eval.transfer.plan import Asking
 from soft2hard.eval.transfer.prompts import REFERENCES
 from soft2hard.eval.transfer.run import Sending
+from soft2hard.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
+from soft2hard.translator.model import Design
 from soft2hard.translator.training import TranslatorTraining
 from soft2hard.yamlfile import read_yaml
 
@@ -70,12 +72,14 @@ class CorpusSettings(_Strict):
 
 
 class TranslatorSettings(_Strict):
-    """What the translator is and how it is trained."""
+    """What the translator is, in the fields of `Design`, and how it is trained."""
 
-    base: str | None = None
+    architecture: Literal["encoder-decoder", "causal-lora"] = Design.architecture
+    base: str | None = Design.base
     """Checkpoint to start from, by name or folder; None: the subject's own weights where its architecture allows it."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    """Of a translator without `base`."""
+    hidden_layers: tuple[int, ...] = Design.hidden_layers
+    lora_rank: int = Field(Design.lora_rank, ge=1)
+    dropout: float = Field(Design.dropout, ge=0, lt=1)
     training: dict[str, Any] = {}
     """Fields of `TranslatorTraining` that differ from its defaults."""
 
@@ -83,6 +87,10 @@ class TranslatorSettings(_Strict):
     @classmethod
     def _trainable(cls, training: dict[str, Any]) -> dict[str, Any]:
         return checked_settings(TranslatorTraining, training)
+
+    @property
+    def design(self) -> Design:
+        return Design(**self.model_dump(exclude={"training"}))
 
 
 class TransferSettings(_Strict):
@@ -140,6 +148,8 @@ class Recipe(_Strict):
     """Of tuning, training and transfer where they name none; an evaluation has seeds of its own."""
     tuning: dict[str, Any] = {}
     """Fields of `Tuning` for all soft prompts; a corpus and the evaluation may name others over them."""
+    loading: dict[str, Any] = {}
+    """Fields of `Loading` that differ from its defaults: how the subject is held in memory."""
     corpora: dict[str, CorpusSettings] = Field(min_length=1)
     """By the name of their folder."""
     translator: TranslatorSettings = TranslatorSettings()
@@ -154,6 +164,11 @@ class Recipe(_Strict):
     @classmethod
     def _tunable(cls, tuning: dict[str, Any]) -> dict[str, Any]:
         return checked_settings(Tuning, tuning)
+
+    @field_validator("loading")
+    @classmethod
+    def _loadable(cls, loading: dict[str, Any]) -> dict[str, Any]:
+        return checked_settings(Loading, loading)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -218,6 +233,8 @@ def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
     own = given.get("tuning") or {}
     if not isinstance(shared, dict) or not isinstance(own, dict):
         raise ValueError("tuning: write a mapping of settings")
+    for place, settings in (("tuning", shared), (f"{origin}, tuning", own)):
+        check_keys(settings, Tuning.__dataclass_fields__, f"{place}: ")
     # Seeds of an evaluation are its own.
     tuning = {key: value for key, value in (shared | own).items() if key != "seed"}
     subject = raw.get("subject", Recipe.model_fields["subject"].default)

@@ -39,11 +39,11 @@ class Stage:
 def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
     """The stages of a recipe, in order."""
     plain = recipe.model_dump(mode="json")
-    subject, corpora = recipe.subject, str(layout.corpora)
+    subject, corpora = f"subject {recipe.subject}", str(layout.corpora)
     found = [
         Stage(
             "corpora",
-            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora")},
+            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora", "loading")},
             (),
             (),
             (subject, *_collections(recipe)),
@@ -55,7 +55,7 @@ def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
             {"translator": plain["translator"]},
             ("corpora",),
             ("corpora",),
-            tuple(filter(None, (subject, corpora, recipe.translator.base))),
+            (subject, corpora, *([f"base {recipe.translator.base}"] if recipe.translator.base else [])),
             (layout.training,),
             work.make_translator,
         ),
@@ -88,16 +88,20 @@ def _transfer(recipe: Recipe, layout: Layout, settings: Mapping[str, Any]) -> St
 
 
 def _collections(recipe: Recipe) -> tuple[str, ...]:
-    found = [f"{c.dod} ({c.folder})" if c.folder else c.dod for c in recipe.corpora.values()]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(_collection(corpus.dod, corpus.folder) for corpus in recipe.corpora.values()))
+
+
+def _collection(dod: str, folder: Path | None) -> str:
+    return f"DoD {dod}" + (f" ({folder})" if folder else "")
 
 
 def _evaluated(recipe: Recipe) -> tuple[str, ...]:
     """Tasks and further models of the evaluation."""
     tasks, config = recipe.evaluation.tasks, recipe.evaluation
-    source = [f"{tasks.dod} ({tasks.folder})" if tasks.folder else tasks.dod, *map(str, tasks.files)]
-    models = [name for name in (config.reference, config.encoder) if name not in (None, "subject", "reference")]
-    return tuple(filter(None, [*source, *models]))
+    source = [_collection(tasks.dod, tasks.folder)] if tasks.dod else []
+    roles = {"reference LM": config.reference, "encoder": config.encoder}
+    models = [f"{role} {name}" for role, name in roles.items() if name not in (None, "subject", "reference")]
+    return (*source, *map(str, tasks.files), *models)
 
 
 def chosen(stages: list[Stage], names: list[str]) -> list[Stage]:

@@ -14,9 +14,9 @@ from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.dods.registry import FOLDER_DODS
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
+from soft2hard.data_gen.taskfiles import content_hash
 from soft2hard.data_gen.tasks import DoD
-from soft2hard.errors import UserError
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.report import load_run, write_report
 from soft2hard.eval.transfer.material import Material, Wanted, gather
@@ -24,7 +24,7 @@ from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
 from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import can_serve, served
-from soft2hard.loading import READING_ERRORS, first_line
+from soft2hard.loading import Loading
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import CorpusSettings, Recipe, TransferSettings
 from soft2hard.precision import load_for_tuning
@@ -57,12 +57,22 @@ class Job:
 
 def make_corpora(job: Job) -> None:
     """Tune the soft prompts of every corpus."""
-    subject = load_for_tuning(resolve(job.recipe.subject, "subject"))
+    subject = load_for_tuning(resolve(job.recipe.subject, "subject"), Loading(**job.recipe.loading))
+    subject.name = job.recipe.subject  # the path of the package means nothing on another machine
     for name, settings in job.recipe.corpora.items():
-        builder = CorpusBuilder(
-            job.layout.corpora / name, corpus_plan(job.recipe, name, subject), dod_of(settings), subject
-        )
-        _build(job, name, builder)
+        dod, tasks_hash = _tasks_of(job, name, settings)
+        plan = corpus_plan(job.recipe, name, subject, tasks_hash)
+        _build(job, name, CorpusBuilder(job.layout.corpora / name, plan, dod, subject))
+
+
+def _tasks_of(job: Job, name: str, settings: CorpusSettings) -> tuple[DoD, str | None]:
+    """The collection of a corpus, and the hash of its tasks where they are read from files."""
+    if settings.folder is None:
+        return dod_of(settings), None
+    read, dropped = read_for_corpus(settings.dod, settings.folder, settings.split, settings.n_tasks, settings.task_seed)
+    for reason, n in dropped.items():
+        job.log(f"corpus {name}: left out, {reason}: {n}")
+    return read, content_hash(read.read)
 
 
 def _build(job: Job, name: str, builder: CorpusBuilder) -> None:
@@ -78,7 +88,7 @@ def _build(job: Job, name: str, builder: CorpusBuilder) -> None:
         job.log(f"corpus {name}: shard {number + 1} of {builder.n_shards}")
 
 
-def corpus_plan(recipe: Recipe, name: str, subject: Subject) -> CorpusPlan:
+def corpus_plan(recipe: Recipe, name: str, subject: Subject, tasks_hash: str | None) -> CorpusPlan:
     """The plan of a corpus by its name."""
     settings = recipe.corpora[name]
     return CorpusPlan(
@@ -91,6 +101,7 @@ def corpus_plan(recipe: Recipe, name: str, subject: Subject) -> CorpusPlan:
         shard_size=settings.shard_size,
         task_seed=settings.task_seed,
         n_train=settings.n_train if settings.dod == "lexical" else None,
+        tasks_hash=tasks_hash,
     )
 
 
@@ -106,11 +117,11 @@ def dod_of(settings: CorpusSettings) -> DoD:
 
 def make_translator(job: Job) -> None:
     """Train the translator on the train corpora, stopped by the validation corpora."""
-    subject = Subject.from_pretrained(resolve(job.recipe.subject, "subject"))
-    subject.name = job.recipe.subject  # the path of the package means nothing on another machine
+    subject = Subject.from_pretrained(resolve(job.recipe.subject, "subject"), loading=Loading(**job.recipe.loading))
+    subject.name = job.recipe.subject
     train = _corpora(job, "train", snapshots=True)
     validation = _corpora(job, "validation", snapshots=False)
-    translator = untrained(job.recipe, subject)
+    translator = Translator.for_subject(subject, design=job.recipe.translator.design)
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
         train_translator(translator, train, validation, job.recipe.training, job.layout.training, subject=subject)
 
@@ -120,18 +131,6 @@ def _corpora(job: Job, split: str, snapshots: bool) -> datasets.Dataset:
     return datasets.concatenate_datasets(
         [load_corpus(job.layout.corpora / name, snapshots=snapshots) for name in names]
     )
-
-
-def untrained(recipe: Recipe, subject: Subject) -> Translator:
-    """The translator before its training. Raises UserError where its base cannot be read."""
-    settings = recipe.translator
-    try:
-        return Translator.for_subject(subject, base=settings.base, dropout=settings.dropout)
-    except READING_ERRORS as error:
-        raise UserError(
-            f"The translator's base '{settings.base}' cannot be read ({first_line(error)}).",
-            "Name an encoder-decoder checkpoint as translator.base.",
-        ) from error
 
 
 # --- evaluation and report --------------------------------------------------------------------

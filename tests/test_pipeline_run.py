@@ -1,0 +1,189 @@
+"""soft2hard run, stage by stage, on tiny random models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from soft2hard.eval.report import load_run
+from soft2hard.eval.transfer.results import TransferResult
+from soft2hard.pipeline import work
+from tests.command_line import run
+from tests.fault_server import FaultServer
+from tests.pipeline_runs import STAGES, files_of, settings, write_recipe
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A recipe, the folder of its finished run, and what was said on the way."""
+    folder = tmp_path_factory.mktemp("made")
+    recipe = write_recipe(folder)
+    result = run("run", recipe, "-o", folder / "run")
+    assert result.exit_code == 0, result.output
+    return recipe, folder / "run", result.output
+
+
+def refused(*arguments: object) -> str:
+    """What a command says that ends with exit code 2 and one line."""
+    result = run("run", *arguments)
+    assert result.exit_code == 2 and len(result.output.strip().splitlines()) == 1, result.output
+    return result.output
+
+
+def test_all_stages_run_in_order_to_the_report(made) -> None:
+    _, folder, said = made
+    ends = [said.index(f"{name}: done in") for name in STAGES]
+    assert ends == sorted(ends)
+    evaluated = load_run(folder / "evaluation")
+    assert evaluated.methods == ("gold", "soft", "greedy") and len(evaluated.rows) == 6
+    assert all(method in (folder / "report.html").read_text() for method in evaluated.methods)
+
+
+def test_the_run_records_the_whole_recipe_versions_commit_and_seed(made) -> None:
+    _, folder, _ = made
+    found = json.loads((folder / "recipe.json").read_text())
+    assert found["recipe"]["corpora"]["train"]["n_tasks"] == 4 and found["recipe"]["corpora"]["train"]["task_seed"] == 0
+    assert {"soft2hard", "torch", "transformers", "python"} <= found["versions"].keys()
+    assert "commit" in found and found["seed"] == 0
+    for name in STAGES:
+        record = json.loads((folder / "stages" / f"{name}.json").read_text())
+        assert record["finished"] and record["versions"] == found["versions"]
+
+
+def test_a_finished_run_is_not_made_again(made) -> None:
+    recipe, folder, _ = made
+    before = files_of(folder)
+    said = run("run", recipe, "-o", folder).output
+    assert all(f"{name}: done earlier" in said for name in STAGES)
+    assert {p: s for p, s in files_of(folder).items() if p.name != "recipe.json"} == {
+        p: s for p, s in before.items() if p.name != "recipe.json"
+    }
+
+
+CHANGES = {
+    "corpora": ("n_tasks", lambda raw: raw["corpora"]["train"].update(n_tasks=6)),
+    "translator": ("epochs", lambda raw: raw["translator"]["training"].update(epochs=2)),
+    "evaluation": ("methods", lambda raw: raw["evaluation"].update(methods=["gold"])),
+}
+
+
+@pytest.mark.parametrize("stage", CHANGES)
+def test_a_changed_recipe_is_refused_with_what_has_changed(made, tmp_path: Path, stage: str) -> None:
+    _, folder, _ = made
+    before = files_of(folder)
+    name, change = CHANGES[stage]
+    raw = settings(folder.parent / "subject")
+    change(raw)
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(raw))
+    said = refused(changed, "-o", folder)
+    assert f"'{stage}'" in said and name in said and "--output" in said
+    assert files_of(folder) == before
+
+
+def test_what_belongs_to_stages_that_have_not_begun_may_be_changed(tmp_path: Path, monkeypatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(work, "make_corpora", lambda job: done.append("corpora"))
+    recipe = write_recipe(tmp_path)
+    assert run("run", recipe, "-o", tmp_path / "run", "--stage", "corpora").exit_code == 0
+    recipe = write_recipe(tmp_path, translator={"training": {"epochs": 3, "batch_size": 4}})
+    result = run("run", recipe, "-o", tmp_path / "run", "--stage", "corpora")
+    assert result.exit_code == 0 and "done earlier" in result.output and done == ["corpora"]
+
+
+@pytest.mark.parametrize("stopped", ["make_translator", "evaluate"])
+def test_a_run_that_was_stopped_goes_on_without_what_had_ended(tmp_path: Path, monkeypatch, stopped: str) -> None:
+    recipe, calls = write_recipe(tmp_path), []
+
+    def stub(name: str) -> None:
+        def stage(job: object) -> None:
+            calls.append(name)
+            if name == stopped and calls.count(name) == 1:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(work, name, stage)
+
+    names = ["make_corpora", "make_translator", "evaluate", "report"]
+    for name in names:
+        stub(name)
+    assert run("run", recipe, "-o", tmp_path / "run").exit_code == 130
+    assert run("run", recipe, "-o", tmp_path / "run").exit_code == 0
+    at = names.index(stopped)
+    assert calls == [*names[: at + 1], *names[at:]]
+
+
+def test_a_transfer_is_added_to_a_finished_run_and_the_report_made_anew(made, tmp_path: Path) -> None:
+    _, folder, _ = made
+    with FaultServer() as server:
+        asked = {"models": [{"name": "m", "base_url": server.url}], "methods": ["gold"], "n_examples": 2}
+        recipe = write_recipe(folder.parent, transfer=asked)
+        said = run("run", recipe, "-o", folder).output
+        assert "evaluation: done earlier" in said and "transfer: done" in said and "report: done in" in said
+        n_asked = server.n_requests if hasattr(server, "n_requests") else None
+    result = TransferResult.load(folder / "transfer" / "transfer.json")
+    assert [row.method for row in result.rows] == ["gold"] and len(result.answers) == 4
+    assert "API" in (folder / "report.md").read_text()
+    del n_asked
+
+
+def test_without_the_servers_packages_the_rest_is_made_and_the_transfer_said_to_be_missing(
+    tmp_path: Path, monkeypatch
+) -> None:
+    for name in ("make_corpora", "make_translator", "evaluate", "report"):
+        monkeypatch.setattr(work, name, lambda job: None)
+    monkeypatch.setattr(work, "can_serve", lambda: False)
+    recipe = write_recipe(tmp_path, transfer={"serve": "embedded", "methods": ["gold"]})
+    result = run("run", recipe, "-o", tmp_path / "run")
+    assert result.exit_code == 0 and "report: done in" in result.output
+    assert "transfer: not done" in result.output and "soft2hard[serving]" in result.output
+    assert json.loads((tmp_path / "run" / "stages" / "transfer.json").read_text())["finished"] is None
+
+
+def test_a_stage_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    assert "the nearest is 'evaluation'" in refused(recipe, "-o", tmp_path / "run", "--stage", "evaluate")
+    assert "has no stage 'transfer'" in refused(recipe, "-o", tmp_path / "run", "--stage", "transfer")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_its_input_is_refused(tmp_path: Path) -> None:
+    said = refused(write_recipe(tmp_path), "-o", tmp_path / "run", "--stage", "translator")
+    assert "needs 'corpora'" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"subject": "no-such/model"}, "subject: "),
+        ({"translator": {"base": "/no/such/base"}}, "translator.base: "),
+        (
+            {"transfer": {"models": [{"name": "m", "key_env": "NO_SUCH_KEY"}], "methods": ["gold"]}},
+            "NO_SUCH_KEY is not set",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_anything_is_made(tmp_path: Path, monkeypatch, changes, said: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert said in refused(write_recipe(tmp_path, **changes), "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_folder_of_tasks_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    corpora = settings(tmp_path / "subject")["corpora"]
+    corpora["train"] |= {"dod": "super-natural-instructions", "folder": str(tmp_path / "absent")}
+    said = refused(write_recipe(tmp_path, corpora=corpora), "-o", tmp_path / "run")
+    assert str(tmp_path / "absent") in said and "corpora.train" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    assert "in use by something else" in refused(write_recipe(tmp_path), "-o", tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "absent.yaml" in refused(tmp_path / "absent.yaml")
