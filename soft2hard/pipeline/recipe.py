@@ -238,7 +238,8 @@ def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
     # Seeds of an evaluation are its own.
     tuning = {key: value for key, value in (shared | own).items() if key != "seed"}
     subject = raw.get("subject", Recipe.model_fields["subject"].default)
-    return parse_config(given | {"subject": subject, "tuning": tuning}, origin)
+    loading = {"loading": raw["loading"]} if raw.get("loading") else {}
+    return parse_config(loading | given | {"subject": subject, "tuning": tuning}, origin)
 
 
 def _said(message: str) -> str:

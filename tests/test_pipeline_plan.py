@@ -1,0 +1,123 @@
+"""What a recipe is said to take before it is run."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.metering import listening
+from soft2hard.pipeline import planner, probe
+from soft2hard.pipeline.recipe import read_recipe
+from soft2hard.pipeline.workload import (
+    ASSUMED,
+    Lengths,
+    corpora_work,
+    evaluation_work,
+    lengths_of,
+    n_pairs,
+    translator_work,
+    tuning_passes,
+)
+from soft2hard.shared_prefix import RepeatedPrefixRunner
+from tests import tiny_training
+from tests.command_line import run
+from tests.oracles import held_out_tasks
+from tests.pipeline_runs import settings, write_recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+STAGES = ("corpora", "translator", "evaluation", "transfer", "report")
+LENGTHS = Lengths(example=10, instruction=5, n_validation=4, n_test=8, basis="given")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-0.6b", "t5-base-lm-adapt"])
+def test_recipes_of_models_that_are_not_here_are_estimated_and_say_so(no_network, name: str) -> None:
+    result = run("run", RECIPES / f"{name}.yaml", "--plan")
+    assert result.exit_code == 0, result.output
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    for stage in STAGES:
+        assert f"\n{stage}: " in result.output
+    assert "estimated from" in result.output and "measured:" not in result.output
+    assert f"missing: {recipe.subject}, the subject" in result.output
+    assert f"missing: {recipe.translator.base}, the translator.base" in result.output
+    assert ("gated" in result.output) == (name == "llama-3.1-8b")
+    assert not (Path("runs") / name).exists()
+
+
+def test_a_recipe_of_models_that_are_here_is_measured_and_says_so(no_network, tmp_path: Path) -> None:
+    result = run("run", RECIPES / "tiny-ci.yaml", "--plan", "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    for kind in ("tuning: measured", "training: measured", "running: measured"):
+        assert kind in result.output
+    assert "estimated" not in result.output and "missing:" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_of_one_stage_is_about_that_stage(tmp_path: Path) -> None:
+    output = run("run", write_recipe(tmp_path), "--plan", "--stage", "report").output
+    assert "1 stage, in" in output and "\nreport: " in output and "corpora:" not in output
+
+
+def test_without_a_published_size_the_time_is_unknown(tmp_path: Path) -> None:
+    output = run("run", write_recipe(tmp_path, subject="no-such/model"), "--plan").output
+    assert "unknown time" in output and "'sizes'" in output and "estimated from" not in output
+
+
+def test_an_estimate_is_two_operations_a_parameter_and_token_at_the_stated_share_of_the_measured_speed() -> None:
+    rate = probe.estimated(parameters=8e9, flops=1e12)
+    assert rate.seconds == pytest.approx(2 * 8e9 / (probe.SHARE_OF_PEAK * 1e12))
+
+
+def test_the_passes_of_a_soft_prompt_are_those_that_tuning_takes() -> None:
+    subject = tiny_training.llama_subject()
+    [task] = held_out_tasks(1)
+    tuning = Tuning(n_tokens=3, init="vocabulary", steps=4, batch_size=2, eval_every=2, patience=9, good_enough=0.0)
+    lengths = lengths_of([task], lambda text: len(subject.tokenizer.encode(text, add_special_tokens=False)), "")
+    with listening() as heard:
+        list(Tuner(subject, tuning, runner=RepeatedPrefixRunner(subject)).tune([task]))
+    # Only forwards are heard: half of each step, and all of each of the three looks.
+    steps = tuning.steps * tuning.batch_size * (tuning.n_tokens + lengths.example)
+    expected = tuning_passes(tuning, lengths) - steps
+    assert heard.total.tokens == pytest.approx(expected, rel=0.15)
+
+
+def test_work_adds_up_over_corpora_pairs_epochs_and_cells(tmp_path: Path) -> None:
+    raw = {"corpora": settings(tmp_path)["corpora"]}
+    raw["corpora"]["train"]["snapshot_steps"] = [1]
+    recipe = read_recipe(write_recipe(tmp_path, **raw))
+    lengths = dict.fromkeys(recipe.corpora, LENGTHS)
+    # 2 steps of 2 examples of 10 tokens after 3 virtual ones, there and back, and 2 looks at 4 validation examples.
+    of_prompt = 2 * 2 * 2 * 13 + 2 * 4 * 13
+    assert corpora_work(recipe, lengths).tuning == 6 * of_prompt
+    # 4 tasks with a snapshot each, 3 passes of 3 virtual tokens and 5 written ones through half of the model; 2 looks.
+    assert n_pairs(recipe, "train") == 8
+    assert translator_work(recipe, lengths).training == pytest.approx((8 + 2 / 3) * 3 * (3 + 5) / 2)
+    evaluation = evaluation_work(recipe.evaluation, 2, LENGTHS)
+    assert evaluation.tuning == 2 * of_prompt and evaluation.running == 2 * 3 * 8 * 13 and not evaluation.uncounted
+
+
+def test_more_of_anything_takes_longer(tmp_path: Path) -> None:
+    few = read_recipe(write_recipe(tmp_path))
+    corpora = settings(tmp_path / "subject")["corpora"]
+    corpora["train"]["n_tasks"] *= 10
+    many = read_recipe(write_recipe(tmp_path, corpora=corpora))
+    lengths = dict.fromkeys(few.corpora, ASSUMED)
+    assert corpora_work(many, lengths).tuning > 5 * corpora_work(few, lengths).tuning
+
+
+def test_disk_is_counted_from_what_is_saved(tmp_path: Path) -> None:
+    from soft2hard.pipeline.layout import Layout
+    from soft2hard.pipeline.stages import stages_of
+
+    recipe, layout = read_recipe(write_recipe(tmp_path)), Layout(tmp_path / "run")
+    plans = planner.Planner(recipe, layout)
+    corpora = plans.plan(stages_of(recipe, layout)[0])
+    assert corpora.n_bytes == 6 * 3 * 16 * 4  # soft prompts, virtual tokens, width, bytes of a float
