@@ -65,6 +65,8 @@ def watched_training(translator: Translator) -> Iterator[Passed]:
     passed = Passed()
 
     def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if not module.training:
+            return  # validation
         mask, labels = kwargs["attention_mask"], kwargs["labels"]
         passed.places += mask.numel() + labels.numel()
         passed.real += int(mask.sum()) + int((labels != IGNORE).sum())

@@ -75,9 +75,13 @@ def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = 
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
     """What of `loading`'s values makes the subject's numbers others, for the settings that a folder was made with."""
-    fields = config_fields("soft2hard.loading", "Loading")
-    usual = {field.name: field.default for field in fields if field.name in ("dtype", "quantization")}
-    return {name: loading[name] for name, value in usual.items() if loading[name] != value}
+    return {name: value for name, value in chosen_loading(loading).items() if name in ("dtype", "quantization")}
+
+
+def chosen_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `loading`'s values that are not the usual ones."""
+    usual = {field.name: field.default for field in config_fields("soft2hard.loading", "Loading")}
+    return {name: value for name, value in loading.items() if value != usual[name]}
 
 
 @contextmanager

@@ -1,18 +1,19 @@
 """soft2hard evaluate: methods x tasks x seeds, as a YAML file or flags ask for it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterWorkers, cluster_of
-from soft2hard.cli.common import progress_bar, quiet, say
+from soft2hard.cli.common import chosen_loading, progress_bar, quiet, say, with_loading
 from soft2hard.errors import UserError
 
 _DEFAULT_METHODS = ["none", "gold", "soft", "few-shot", "greedy", "translated"]
 _DEFAULT_N_TASKS = 30
 
 
+@with_loading
 def evaluate(
     config: Annotated[
         Path | None,
@@ -71,6 +72,8 @@ def evaluate(
     cluster: ClusterAddress = None,
     cluster_workers: ClusterWorkers = None,
     cluster_cores: ClusterCores = None,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Score prompts of many methods on many tasks; `soft2hard report` shows the result.
 
@@ -85,7 +88,7 @@ def evaluate(
         "--translator": translator,
         "--reference": reference,
         "--generator": generator,
-    }
+    } | {f"--{name}".replace("_", "-"): value for name, value in chosen_loading(loading).items()}
     given = [flag for flag, value in flags.items() if value not in (None, [])]
     if config is not None and given:
         raise UserError(f"CONFIG and {', '.join(given)} exclude each other.", "Put these settings in the file.")
@@ -106,6 +109,7 @@ def evaluate(
             "tasks": source | {"n": n_tasks or _DEFAULT_N_TASKS},
             "methods": methods or _DEFAULT_METHODS,
             "seeds": seeds or [0],
+            "loading": chosen_loading(loading),
             **{role: name for role, name in named.items() if name is not None},
         }
         evaluation = parse_config(asked, "The command line")

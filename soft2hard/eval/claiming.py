@@ -46,7 +46,8 @@ def read_begun(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], record: RunRecord) -> None:
-    changed = _changed(found["config"], record.config)
+    # Runs begun before an evaluation said how it holds its subject held it as now by default.
+    changed = _changed({"loading": {}} | found["config"], record.config)
     if changed:
         raise UserError(f"{folder} holds an evaluation with other settings ({changed}).", "Choose another folder.")
     inputs = _changed(found.get("inputs") or {}, record.inputs)

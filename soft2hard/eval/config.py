@@ -23,6 +23,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Method
 from soft2hard.eval.methods.registry import METHODS
 from soft2hard.eval.settings import built, checked_fields
+from soft2hard.loading import Loading
 from soft2hard.yamlfile import read_yaml
 
 DODS = ("lexical", *FOLDER_DODS)
@@ -149,6 +150,8 @@ class Evaluation(_Strict):
     instructions; 'reference' takes the reference LM's last hidden state; None for no such figure."""
     tuning: dict[str, Any] = {}
     """Fields of `Tuning` that differ from its defaults."""
+    loading: dict[str, Any] = {}
+    """Fields of `Loading`, how the subject is held in memory, that differ from its defaults."""
     max_seconds: float | None = Field(None, gt=0)
     """Budget of each method on each seed."""
     max_model_calls: int | None = Field(None, ge=1)
@@ -183,6 +186,13 @@ class Evaluation(_Strict):
         init = built(Tuning, checked).init
         if not (init in _STARTS or init.startswith("text:") or Path(init).exists()):
             raise ValueError(f"init is '{init}', not {', '.join(_STARTS)}, text:... or the path of a soft prompt")
+        return checked
+
+    @field_validator("loading")
+    @classmethod
+    def _loadable(cls, loading: dict[str, Any]) -> dict[str, Any]:
+        checked = checked_fields(Loading, loading, "there is no setting")
+        built(Loading, checked)
         return checked
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from soft2hard.eval.generators import LocalGenerator
 from soft2hard.eval.methods.base import TextGenerator
 from soft2hard.eval.methods.discrete_vocabulary import check_decoder_only
 from soft2hard.eval.metrics.text import Encoder, sentence_encoder, subject_encoder
+from soft2hard.loading import Loading
 from soft2hard.precision import load_for_tuning
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
@@ -32,12 +33,18 @@ class Models:
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject.from_pretrained(resolve(self.config.subject, "subject"))
+        return Subject.from_pretrained(resolve(self.config.subject, "subject"), loading=self._loading)
 
     @cached_property
     def tuning_subject(self) -> Subject:
-        """The subject in the precision that is fastest here."""
-        return load_for_tuning(resolve(self.config.subject, "subject"))
+        """The subject in the precision that is fastest here; the same one where that is its own already."""
+        if self.subject.device.type != "cpu" or self._loading.dtype != "auto":
+            return self.subject  # two of them would take twice the memory
+        return load_for_tuning(resolve(self.config.subject, "subject"), self._loading)
+
+    @property
+    def _loading(self) -> Loading:
+        return Loading(**self.config.loading)
 
     @cached_property
     def translator(self) -> Translator | None:
