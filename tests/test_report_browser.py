@@ -277,13 +277,15 @@ const ground = (node) => {
   const own = parse(getComputedStyle(node).backgroundColor);
   return own[3] === 1 || !node.parentElement ? own.slice(0, 3) : over(own, ground(node.parentElement));
 };
-const heat = [...Array(11).keys()].map((level) => {
+const row = document.querySelector(".heat tbody tr");
+const heat = [...Array(row ? 11 : 0).keys()].map((level) => {
   const cell = document.createElement("td");
   cell.className = "h" + level;
-  document.querySelector(".heat tbody tr").append(cell);
+  row.append(cell);
   return cell;
 });
-const others = document.querySelectorAll("p, small, a, summary, .note, .better, .worse, .failure, thead th");
+const kinds = "p, small, a, summary, .note, .better, .worse, .failure, .chip, .caption, thead th";
+const others = document.querySelectorAll(kinds);
 return [...heat, ...others].map((node) => {
   const [a, b] = [light(parse(getComputedStyle(node).color).slice(0, 3)), light(ground(node))];
   return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.className || node.tagName];
