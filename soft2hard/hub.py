@@ -7,7 +7,7 @@ has been fetched before is read from the local cache where the hub cannot be rea
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -51,7 +51,7 @@ def local_folder(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
             )
         )
     except _HUB_ERRORS as error:
-        raise hub_error(error, str(name_or_path), kind) or error from error
+        _raise(error, str(name_or_path), kind)
 
 
 def local_file(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
@@ -103,7 +103,7 @@ def publish(files: dict[str, Path], card: str, repository: str, kind: Kind, *, p
             repo_type=repository_type,
         )
     except _HUB_ERRORS as error:
-        raise hub_error(error, repository, kind) or error from error
+        _raise(error, repository, kind)
     return str(commit.repo_url)
 
 
@@ -157,13 +157,22 @@ def hub_error(error: BaseException, name: str, kind: Kind) -> UserError | None:
     return None
 
 
+def _raise(error: Exception, name: str, kind: Kind) -> NoReturn:
+    found = hub_error(error, name, kind)
+    if found is None:
+        raise error
+    raise found from error
+
+
 def _repository_type(kind: Kind) -> str:
     return "dataset" if kind == "corpus" else "model"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         yield error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
 
 

@@ -1,8 +1,11 @@
 """Batches keep to their token budget and padding is marked as such."""
 
+from random import Random
+
+import pytest
 import torch
 
-from soft2hard.batching import batches_by_length, pad, positions
+from soft2hard.batching import MOST_PADDING, batches_by_length, pad, positions
 
 
 def test_every_sequence_is_in_exactly_one_batch() -> None:
@@ -26,6 +29,26 @@ def test_a_sequence_longer_than_the_budget_is_alone() -> None:
 
 def test_no_sequences_make_no_batches() -> None:
     assert batches_by_length([], batch_tokens=10) == []
+
+
+@pytest.mark.parametrize("batch_tokens", [None, 16384, 2000])
+def test_little_of_large_batches_is_padding(batch_tokens: int | None) -> None:
+    rng = Random(0)
+    lengths = [round(rng.lognormvariate(3, 0.7)) + 1 for _ in range(2000)]
+    batches = batches_by_length(lengths, batch_tokens)
+    assert sorted(index for batch in batches for index in batch) == list(range(2000))
+    places = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    assert 1 - sum(lengths) / places <= MOST_PADDING < 0.1
+
+
+def test_small_batches_are_not_torn_apart_for_their_padding() -> None:
+    assert batches_by_length([60, 1, 1]) == [[0, 1, 2]]
+    assert len(batches_by_length([600, 1, 1])) == 2
+
+
+def test_tokens_that_a_sequence_will_grow_by_count_for_the_budget_and_not_as_padding() -> None:
+    assert batches_by_length([4] * 6, batch_tokens=24) == [[0, 1, 2, 3, 4, 5]]
+    assert [len(batch) for batch in batches_by_length([4] * 6, batch_tokens=24, n_new=4)] == [3, 3]
 
 
 def test_padding_lies_on_the_side_asked_for_and_is_masked() -> None:

@@ -79,6 +79,10 @@ class ListPairs(Dataset):
         return self.pairs[index]
 
 
+_BATCHES_SORTED = 50
+"""Batches whose pairs, drawn at random, are sorted by length together: more would pad less, and mix less."""
+
+
 class LengthGrouped(Sampler[int]):
     """An epoch's pairs, batch after batch: in each, instructions of like length, so that little is padded.
 
@@ -96,7 +100,8 @@ class LengthGrouped(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(Random(f"{self.seed}/{self.pairs.epoch}").getrandbits(62))
         lengths = [self._length_of(self.pairs.text(index)) for index in range(len(self.pairs))]
-        indices = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
+        together = max(1, min(_BATCHES_SORTED, len(lengths) // self.batch_size))
+        indices = get_length_grouped_indices(lengths, self.batch_size, together, generator)
         batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
         whole = len(indices) // self.batch_size  # a last one that is not full stays the last
         for number in [*torch.randperm(whole, generator=generator).tolist(), *range(whole, len(batches))]:
