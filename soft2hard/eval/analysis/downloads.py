@@ -1,6 +1,6 @@
 """The numbers of an analysis as CSV files, for other programs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ def _tables(analysis: Analysis, folder: Path) -> Iterator[tuple[str, pd.DataFram
             yield from _matrices(name, section, analysis, folder)
 
 
-def _rows(name: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _rows(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, pd.DataFrame]]:
     if rows:
-        yield name, pd.json_normalize(rows)
+        yield name, pd.json_normalize(list(rows))
 
 
 def _neighbours(section: Extraction, analysis: Analysis) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,210 @@
+"""soft2hard analyze as a user runs it: on soft prompts of a folder, and on tunings of its own."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soft2hard.eval.analysis.records import load_analysis, load_arrays
+from soft2hard.softprompt import SoftPrompt, find_soft_prompts
+from tests.command_line import run
+from tests.tiny_training import llama_subject, save_models, write_task
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "published_soft_prompts"
+TUNING = ("--n-tokens", 3, "--steps", 6, "--eval-every", 3, "--batch-size", 2)
+FEW = ("--tunings", 3, "--control-tasks", 1, "--orders", 1, "--points", 3, "--early-steps", 2)
+MODEL_SECTIONS = {"extraction", "transfer", "stability", "positions", "interpolation", "retrieval"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_models(tmp_path_factory.mktemp("world"))
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    for name, outputs in (("a", "cat dog"), ("b", "one two three"), ("c", "left right"), ("d", "red green blue")):
+        write_task(tasks / f"{name}.jsonl", outputs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tunings(world: Path) -> tuple[Path, tuple[object, ...], str]:
+    """A folder of an analysis that tuned its own soft prompts, how it was made, and what was printed."""
+    models = ("--subject", world / "subject", "--translator", world / "translator")
+    command = ("analyze", "--examples", world / "tasks", *models, *TUNING, *FEW, "-o", world / "analysis")
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    return world / "analysis", command, result.output
+
+
+def prompts_of(folder: Path, world: Path, n: int = 2) -> Path:
+    """Random soft prompts of two tasks, as somebody might have saved them."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for task in "ab":
+        for number in range(n):
+            np.save(folder / f"{task}-{number}.npy", rng.standard_normal((3, 16)).astype(np.float32))
+    return folder
+
+
+def one_line(*arguments: object) -> str:
+    """What a command says that ends in status 2."""
+    result = run("analyze", *arguments)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    return result.stderr
+
+
+def test_tunings_give_every_section(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+    sections = load_analysis(tunings[0]).sections.model_dump()
+    assert {name for name, section in sections.items() if section is None or "reason" in section} == set()
+    assert all(section["seconds"] >= 0 for section in sections.values())
+
+
+def test_every_task_is_tuned_as_often_as_asked_with_both_seeds_moved(
+    tunings: tuple[Path, tuple[object, ...], str],
+) -> None:
+    analysis = load_analysis(tunings[0])
+    main = [row for row in analysis.prompts if row.group == "main"]
+    assert [(row.task, row.init_seed, row.order_seed) for row in main] == [
+        (task, i, i) for task in "abcd" for i in range(3)
+    ]
+    assert analysis.tuning_seconds > 0
+
+
+def test_scores_are_the_diagonal_of_the_transfer_matrix(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+    analysis = load_analysis(tunings[0])
+    transfer, arrays = analysis.sections.transfer, load_arrays(tunings[0], "transfer")
+    columns = [transfer.tasks.index(analysis.prompts[i].task) for i in transfer.prompts]
+    own = arrays["accuracy"][np.arange(len(columns)), columns]
+    assert np.allclose(own, [analysis.prompts[i].score for i in transfer.prompts])
+    assert np.allclose(arrays["baseline"], [task.baseline for task in analysis.tasks])
+    assert transfer.own.value == pytest.approx((own - arrays["baseline"][columns]).mean())
+
+
+def test_distances_are_numpys(tunings: tuple[Path, tuple[object, ...], str], world: Path) -> None:
+    analysis = load_analysis(tunings[0])
+    found = load_arrays(tunings[0], "distances")["frobenius"]
+    assert found.shape == (12, 12)
+    with open(tunings[0] / "csv" / "distances-frobenius.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == [analysis.prompts[i].name for i in analysis.sections.distances.prompts]
+    assert np.allclose(np.array([row[1:] for row in rows[1:]], float), found)
+
+
+def test_claims_are_printed_with_verdict_and_rule(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+    claims = load_analysis(tunings[0]).sections.claims.claims
+    assert len(claims) == 4
+    printed = " ".join(tunings[2].split())
+    assert "Claims of the study" in printed
+    assert any(claim.verdict in printed for claim in claims)
+    assert (tunings[0] / "analysis.html").exists()
+
+
+def test_the_same_command_again_makes_nothing_again(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+    before = load_analysis(tunings[0])
+    assert run(*tunings[1]).exit_code == 0
+    assert load_analysis(tunings[0]) == before
+
+
+def test_a_folder_of_other_settings_is_refused(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+    assert "holds a run with other settings (tunings)" in one_line(*tunings[1][1:], "--tunings", 2)
+
+
+def test_a_killed_run_goes_on_after_the_last_section(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+    whole = load_analysis(tunings[0])
+    cut = whole.sections.model_copy(update={"maps": None, "claims": None})
+    whole.model_copy(update={"sections": cut}).save(tunings[0])
+    assert run(*tunings[1]).exit_code == 0
+    again = load_analysis(tunings[0])
+    assert again.sections.claims.claims == whole.sections.claims.claims
+    assert again.sections.transfer == whole.sections.transfer
+
+
+def test_given_prompts_with_subject_translator_and_examples_get_what_tunings_get(world: Path, tmp_path: Path) -> None:
+    models = ("--subject", world / "subject", "--translator", world / "translator", "--examples", world / "tasks")
+    given = prompts_of(tmp_path / "prompts", world)
+    result = run("analyze", given, *models, *TUNING, "--orders", 1, "--points", 3, "--only", "transfer", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["sections"]["transfer"]["tasks"] == ["a", "b"]
+    assert [row["task"] for row in found["prompts"]] == ["a", "a", "b", "b"]
+    assert all(0 <= row["score"] <= 1 for row in found["prompts"])
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published soft prompts are not on this machine")
+def test_published_prompts_are_analysed_without_their_subject(tmp_path: Path) -> None:
+    result = run("analyze", PUBLISHED, "-o", tmp_path / "found", "--positions", 2)
+    assert result.exit_code == 0, result.output
+    analysis = load_analysis(tmp_path / "found")
+    assert [row.task for row in analysis.prompts] == ["mrpc", "rte", "sst2"]
+    prompts = [SoftPrompt.load(path).embeddings.numpy().astype(float) for path in find_soft_prompts([PUBLISHED])]
+    found = load_arrays(tmp_path / "found", "distances")["frobenius"]
+    expected = [[np.linalg.norm(a - b) for b in prompts] for a in prompts]
+    assert np.allclose(found, expected)
+    assert "not run: No subject was given" in result.output
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published soft prompts are not on this machine")
+def test_nearest_tokens_of_published_prompts_in_a_table_of_their_width(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).standard_normal((50, 768)).astype(np.float32)
+    np.save(tmp_path / "table.npy", table)
+    result = run("analyze", PUBLISHED / "rte.npy", "--table", tmp_path / "table.npy", "--only", "extraction", "--json")
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)["sections"]["extraction"]["prompts"]
+    row = SoftPrompt.load(PUBLISHED / "rte.npy").embeddings.numpy()[0]
+    cosines = table @ row / np.linalg.norm(table, axis=1) / np.linalg.norm(row)
+    assert [near["id"] for near in found["positions"][0]["nearest"]] == np.argsort(-cosines)[:3].tolist()
+
+
+def test_prompts_of_different_widths_have_no_comparison_but_statistics(world: Path, tmp_path: Path) -> None:
+    given = prompts_of(tmp_path / "prompts", world)
+    np.save(given / "wide.npy", np.ones((3, 20), np.float32))
+    said = one_line(given, "-o", tmp_path / "out")
+    assert "is 16 wide and soft prompt 5 is 20 wide" in said
+    assert "--only statistics" in said
+    assert not (tmp_path / "out").exists()
+    assert run("analyze", given, "--only", "statistics").exit_code == 0
+
+
+def test_prompts_of_different_subjects_are_refused_in_one_comparison(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        subject = llama_subject(seed)
+        prompt = SoftPrompt(subject.embed_text("red cat"), subject.name, subject.fingerprint)
+        prompt.save(tmp_path / f"p{seed}.safetensors")
+    said = one_line(tmp_path)
+    assert "belong to different subjects" in said
+    assert "--only extraction --only statistics can still be run" in said
+
+
+def test_a_single_prompt_has_no_distances_but_statistics(world: Path, tmp_path: Path) -> None:
+    given = prompts_of(tmp_path / "prompts", world) / "a-0.npy"
+    assert "There are 1 soft prompts where 2 are compared" in one_line(given, "--only", "distances")
+    result = run("analyze", given)
+    assert result.exit_code == 0, result.output
+    assert "Each soft prompt" in result.output
+
+
+def test_a_missing_subject_is_said_with_what_can_be_had_without(world: Path, tmp_path: Path) -> None:
+    said = one_line(prompts_of(tmp_path / "prompts", world), "--only", "transfer")
+    assert "Give --subject; statistics, distances and maps can be had without, and extraction with --table" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Give soft prompts, or one of --dod and --examples"),
+        (("--dod", "lexical"), "Tunings need a folder"),
+        (("--dod", "lexical", "--examples", "x", "-o", "y"), "Give soft prompts, or one of"),
+        (("--dod", "no-such", "-o", "y"), "There is no collection 'no-such'"),
+        (("--dod", "super-glue", "-o", "y"), "Give --dod-folder"),
+        (("--dod", "lexical", "--dod-folder", "x", "-o", "y"), "--dod-folder belongs to a published collection"),
+        (("x.npy", "--dod", "lexical"), "Soft prompts and --dod exclude each other"),
+        (("x.npy",), "No such file or folder: x.npy"),
+        (("x.npy", "--only", "mops"), "There is no section 'mops'"),
+        (("x.npy", "--k", "0"), "k is 0"),
+    ],
+)
+def test_bad_options_are_one_line(arguments: tuple[str, ...], said: str) -> None:
+    assert said in one_line(*arguments)
