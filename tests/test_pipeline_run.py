@@ -177,6 +177,29 @@ def test_a_missing_folder_of_tasks_is_said_before_anything_is_made(tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_could_make_nothing_may_be_tried_again_with_another_recipe(tmp_path: Path) -> None:
+    corpora = settings(tmp_path / "subject")["corpora"]
+    induction = {"dod": "instruction-induction", "folder": str(tmp_path)}  # it has test tasks alone
+    said = refused_after_beginning(
+        write_recipe(tmp_path, corpora=corpora | {"more": corpora["train"] | induction}), tmp_path
+    )
+    assert str(tmp_path) in said and not (tmp_path / "run" / "corpora").exists()
+    result = run("run", write_recipe(tmp_path), "-o", tmp_path / "run", "--stage", "corpora")
+    assert result.exit_code == 0, result.output
+
+
+def refused_after_beginning(recipe: Path, folder: Path) -> str:
+    result = run("run", recipe, "-o", folder / "run")
+    assert result.exit_code == 2, result.output
+    return result.output.splitlines()[-1]
+
+
+def test_a_method_that_lacks_something_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    evaluation = settings(tmp_path)["evaluation"] | {"methods": ["gold", "greedy", "induction"]}
+    assert "induction" in refused(write_recipe(tmp_path, evaluation=evaluation), "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")

@@ -8,6 +8,9 @@ from transformers import AutoConfig
 from soft2hard.api.client import read_key
 from soft2hard.checkpoints import resolve
 from soft2hard.errors import UserError, first_line
+from soft2hard.eval.cases import drawn_tasks
+from soft2hard.eval.config import Evaluation
+from soft2hard.eval.needs import problems_of
 from soft2hard.hub import hub_error
 from soft2hard.loading import READING_ERRORS
 from soft2hard.pipeline.recipe import Recipe
@@ -24,6 +27,8 @@ def check_at_hand(recipe: Recipe, stages: Sequence[str]) -> None:
                 f"The folder {folder} of {what} is not there.",
                 "Get its files (docs/datasets.md says where), or name their folder in the recipe.",
             )
+    if "evaluation" in stages:
+        _check_methods(recipe.evaluation)
     for role, name in models_of(recipe, stages):
         _check_model(role, name)
     if "transfer" in stages and recipe.transfer is not None:
@@ -56,6 +61,14 @@ def models_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, str]
                 yield f"evaluation.{role}", resolve(name, "api_model")
     if "transfer" in stages and recipe.transfer is not None and recipe.transfer.serve is not None:
         yield "transfer.serve", resolve(recipe.transfer.serve, "api_model")
+
+
+def _check_methods(config: Evaluation) -> None:
+    """Raise UserError where the test tasks lack what a method needs."""
+    methods = [(choice, choice.build()) for choice in config.methods]
+    problems = problems_of(config, methods, drawn_tasks(config.tasks, "test", config.seeds[0]))
+    if problems:
+        raise UserError(f"evaluation: {'; '.join(problems)}.", "Leave these methods out, or give what they need.")
 
 
 def _check_model(role: str, name: str) -> None:

@@ -49,12 +49,18 @@ class Pipeline:
                 f"The stage '{stage.name}' needs '{missing[0]}', which has not ended.",
                 "Run that stage first, or all of them without --stage.",
             )
-        record = self._record(stage.name) or StageRecord.of(stage.settings, self.job.recipe.seed)
+        found = self._record(stage.name)
+        record = found or StageRecord.of(stage.settings, self.job.recipe.seed)
         path = self.job.layout.stage(stage.name)
         write_record(path, record)
         self.job.log(f"{stage.name}: begins")
         started = time.monotonic()
-        left = stage.work(self.job)
+        try:
+            left = stage.work(self.job)
+        except UserError:
+            if found is None and not any(written.exists() for written in stage.writes):
+                path.unlink()  # nothing has been made, so nothing need be held to these settings
+            raise
         if left is not None:
             self.job.log(f"{stage.name}: not done: {left}.")
             return

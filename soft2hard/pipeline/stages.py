@@ -43,7 +43,7 @@ def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
     found = [
         Stage(
             "corpora",
-            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora", "loading")},
+            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora")} | {"loading": _rounding(recipe)},
             (),
             (),
             (subject, *_collections(recipe)),
@@ -85,6 +85,11 @@ def _transfer(recipe: Recipe, layout: Layout, settings: Mapping[str, Any]) -> St
     reads = (str(layout.evaluation), *served, *names)
     needs = ("evaluation",)
     return Stage("transfer", kept, needs, needs, reads, (layout.ledger, layout.transfer), work.transfer)
+
+
+def _rounding(recipe: Recipe) -> dict[str, Any]:
+    """What of the subject's loading makes its numbers others; the rest may differ from machine to machine."""
+    return {key: value for key, value in recipe.loading.items() if key in ("dtype", "quantization")}
 
 
 def _collections(recipe: Recipe) -> tuple[str, ...]:

@@ -56,12 +56,13 @@ class Job:
 
 
 def make_corpora(job: Job) -> None:
-    """Tune the soft prompts of every corpus."""
-    subject = load_for_tuning(resolve(job.recipe.subject, "subject"), Loading(**job.recipe.loading))
-    subject.name = job.recipe.subject  # the path of the package means nothing on another machine
-    for name, settings in job.recipe.corpora.items():
-        dod, tasks_hash = _tasks_of(job, name, settings)
-        plan = corpus_plan(job.recipe, name, subject, tasks_hash)
+    """Tune the soft prompts of every corpus. Raises UserError, before any is tuned, where tasks are lacking."""
+    recipe = job.recipe
+    tasks = {name: _tasks_of(job, name, settings) for name, settings in recipe.corpora.items()}
+    subject = load_for_tuning(resolve(recipe.subject, "subject"), Loading(**recipe.loading))
+    subject.name = recipe.subject  # the path of the package means nothing on another machine
+    for name, (dod, tasks_hash) in tasks.items():
+        plan = corpus_plan(recipe, name, subject, tasks_hash)
         _build(job, name, CorpusBuilder(job.layout.corpora / name, plan, dod, subject))
 
 
