@@ -20,6 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from soft2hard.errors import UserError
 from soft2hard.softprompt import SoftPrompt, find_soft_prompts
+from soft2hard.subject import Query
+from tests import tiny_models
 
 WIDTH = 16
 IDS = torch.tensor([[5, 6, 7, 8], [9, 4, 3, 10]])
@@ -84,6 +86,32 @@ def test_bos_embedding_comes_first_under_peft(tmp_path):
         input_ids=IDS, attention_mask=torch.ones_like(IDS)
     ).logits
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", "mistral", "gemma", "gemma3", "qwen3", "gpt2", "opt", "bloom", "phi", "t5"]
+)
+@torch.no_grad()
+def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subject_gives(tmp_path, architecture):
+    """With BOS (Llama, Mistral, Gemma, OPT) as one more virtual token, and without; T5 in its encoder."""
+    subject = tiny_models.subject(architecture)
+    prompt = SoftPrompt(torch.randn(3, subject.d_model, generator=torch.Generator().manual_seed(2)))
+    bos = subject.prompt_embeddings(None)
+    prompt.save_peft(
+        tmp_path / "adapter",
+        base_model="tiny",
+        bos_embedding=bos[0] if len(bos) else None,
+        task_type="SEQ_2_SEQ_LM" if subject.is_encoder_decoder else "CAUSAL_LM",
+    )
+    adapted = PeftModel.from_pretrained(tiny_models.model(architecture), str(tmp_path / "adapter")).eval()
+    body, output = subject.encode_body("cat dog", has_prompt=True), subject.encode_output("red green up")
+    if subject.is_encoder_decoder:
+        ids, more = torch.tensor([body]), {"decoder_input_ids": subject.decoder_inputs([output])}
+    else:
+        ids, more = torch.tensor([body + output[:-1]]), {}
+    logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits[0, -len(output) :]
+    (expected,) = subject.target_distributions([Query(prompt, "cat dog", "red green up")])
+    torch.testing.assert_close(logits.log_softmax(-1), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("with_bos", [False, True])
