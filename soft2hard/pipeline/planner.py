@@ -32,6 +32,8 @@ from soft2hard.translator.model import Translator
 
 _SAMPLE = 16
 """Tasks whose examples are looked at."""
+_MOST_MEASURED = 256
+"""Soft prompts to measure with where a trial is to find how many are tuned at once."""
 _FLOAT = 4
 _CHECKPOINTS, _OPTIMIZER_COPIES = 2, 2
 """Checkpoints kept while training, and copies of the weights that an optimizer keeps beside them (AdamW: two)."""
@@ -131,7 +133,9 @@ class Planner:
 
     def _count(self, text: str) -> float:
         """Tokens of a text: by the subject's tokenizer, or four bytes a token."""
-        return len(self._tokenizer.encode(text)) if self._tokenizer else len(text.encode()) / 4
+        return (
+            len(self._tokenizer.encode(text, add_special_tokens=False)) if self._tokenizer else len(text.encode()) / 4
+        )
 
     @cached_property
     def _tokenizer(self):
@@ -207,7 +211,7 @@ class Planner:
         corpus, tuning = self.recipe.corpora[self._first], self.recipe.corpus_tuning(self._first)
         if corpus.folder is not None and not corpus.folder.exists():
             return []
-        n = min(tuning.slots or corpus.n_tasks, corpus.n_tasks)
+        n = min(tuning.slots or _MOST_MEASURED, corpus.n_tasks)
         return list(dod_of(corpus).tasks(corpus.split, n, corpus.task_seed))
 
     @cached_property

@@ -79,18 +79,18 @@ def matrix_flops(seconds: float = 0.5) -> float:
 
 def tuning_rate(subject: Subject, tuning: Tuning, tasks: Sequence[Task], lengths: Lengths) -> Rate:
     """From a few steps of as many soft prompts at once as the recipe tunes, or as there are tasks."""
-    times: list[float] = []
+    steps: list[tuple[float, int]] = []
 
-    def on_step(_: int) -> None:
+    def on_step(n_slots: int) -> None:
         _wait()
-        times.append(time.perf_counter())
+        steps.append((time.perf_counter(), n_slots))
 
     few = replace(tuning, steps=_STEPS, eval_every=_STEPS, warmup=1, good_enough=0.0)
-    chosen = list(tasks)[: tuning.slots]
-    for _ in Tuner(subject, few, on_step=on_step).tune(chosen):
+    for _ in Tuner(subject, few, on_step=on_step).tune(tasks[: tuning.slots or None]):
         pass
-    passes = len(chosen) * tuning_step(tuning, lengths)
-    return Rate(_median_gap(times) / passes, f"measured: {_STEPS} tuning steps of {len(chosen)} soft prompts")
+    each = median((later - earlier) / n for (earlier, _), (later, n) in pairwise(steps))
+    how = f"measured: {_STEPS} tuning steps of {steps[-1][1]} soft prompts at once"
+    return Rate(each / tuning_step(tuning, lengths), how)
 
 
 def training_rate(
