@@ -49,8 +49,8 @@ class Variant:
 VARIANTS = {
     "encoder-decoder": Variant(Design(), 2e-3, 16_000),
     "encoder-decoder, hidden states": Variant(Design(hidden_layers=(2, 4)), 2e-3, 16_000),
-    "causal LM, LoRA": Variant(Design("causal-lora"), 5e-3),
-    "causal LM, LoRA, hidden states": Variant(Design("causal-lora", hidden_layers=(2, 4)), 5e-3),
+    "causal LM, LoRA": Variant(Design("causal-lora"), 2e-3, 16_000),
+    "causal LM, LoRA, hidden states": Variant(Design("causal-lora", hidden_layers=(2, 4)), 2e-3, 16_000),
 }
 
 
