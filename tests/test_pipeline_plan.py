@@ -39,8 +39,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-0.6b", "t5-base-lm-adapt"])
-def test_recipes_of_models_that_are_not_here_are_estimated_and_say_so(no_network, name: str) -> None:
-    result = run("run", RECIPES / f"{name}.yaml", "--plan")
+def test_recipes_of_models_that_are_not_here_are_estimated_and_say_so(no_network, tmp_path: Path, name: str) -> None:
+    result = run("run", RECIPES / f"{name}.yaml", "--plan", "-o", tmp_path / "run")
     assert result.exit_code == 0, result.output
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     for stage in STAGES:
@@ -49,7 +49,7 @@ def test_recipes_of_models_that_are_not_here_are_estimated_and_say_so(no_network
     assert f"missing: {recipe.subject}, the subject" in result.output
     assert f"missing: {recipe.translator.base}, the translator.base" in result.output
     assert ("gated" in result.output) == (name == "llama-3.1-8b")
-    assert not (Path("runs") / name).exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_of_models_that_are_here_is_measured_and_says_so(no_network, tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def _time(seconds: float | None) -> str:
         return "unknown time"
     if torch.cuda.is_available():
         return f"{seconds / 3600:.3g} GPU-hours"
-    threads = torch.get_num_threads()
-    return f"{seconds / 3600:.3g} hours ({seconds * threads / 3600:.3g} CPU-hours)"
+    wall = f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.3g} minutes"
+    return f"{wall} ({seconds * torch.get_num_threads() / 3600:.3g} CPU-hours)"
 
 
 def _size(n_bytes: float) -> str:
