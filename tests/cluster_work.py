@@ -1,45 +1,91 @@
 """A Ray cluster of two workers for tests, and work to hand to them: functions of a module, as a pool needs them."""
 
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from soft2hard import cluster
 from soft2hard.errors import UserError
+
+ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
-def ray_of_this_machine() -> Iterator[None]:
-    """A Ray cluster with two cores, which all pools within the block use; within another block, the other's."""
-    ray = cluster._import_ray()
-    if ray.is_initialized():
-        yield
-        return
-    cluster._connect(ray, cluster.Cluster(workers=2, cores=1))
+def ray_of_this_machine() -> Iterator[str]:
+    """Address of a Ray cluster with two cores in processes of its own.
+
+    Its agents have ports that are given: Ray would wait for them to be told, and on a busy machine not long enough.
+    """
+    import ray
+
+    host = ray.util.get_node_ip_address()
+    agents = ("dashboard-agent-grpc-", "dashboard-agent-listen-", "runtime-env-agent-")
+    ports = {name: _free_port() for name in ("", *agents)}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
+    command += ["--include-dashboard", "false", "--disable-usage-stats"]
+    command += [f"--{name}port={port}" for name, port in ports.items()]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, **quiet)
     try:
-        yield
+        _wait_for((host, ports[""]), process)
+        yield f"{host}:{ports['']}"
     finally:
-        ray.shutdown()
+        left = descendants(process.pid)
+        process.terminate()
+        process.wait(60)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def children(of: int) -> list[Path]:
-    """Folders in /proc of the processes that are the children of a process."""
-    found = []
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _wait_for(address: tuple[str, int], process: subprocess.Popen) -> None:
+    """Until the cluster has a node: its worker processes are then begun when they are needed."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError):
+            socket.create_connection(address, timeout=1).close()
+            if any("raylet" in _command(pid) for pid in descendants(process.pid)):
+                return
+        time.sleep(0.2)
+    raise TimeoutError("Ray did not start")
+
+
+def descendants(of: int) -> list[int]:
+    """Process ids of the children of a process, of theirs, and so on; of Linux, which lists them in /proc."""
+    children: dict[int, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"PPid:\t{of}\n" in (process / "status").read_text():
-                found.append(process)
-        except OSError:  # it has just ended
-            continue
-    return found
+        with suppress(OSError):  # it has just ended
+            found = re.search(r"PPid:\t(\d+)\n", (process / "status").read_text())
+            children.setdefault(int(found[1]), []).append(int(process.name))
+    found, waiting = [], [of]
+    while waiting:
+        waiting += children.get(waiting[0], [])
+        found.append(waiting.pop(0))
+    return found[1:]
 
 
 def actors() -> list[int]:
-    """Process ids of the workers of a pool of this process."""
-    grandchildren = [process for child in children(os.getpid()) for process in children(int(child.name))]
-    return [int(process.name) for process in grandchildren if "_Worker" in (process / "cmdline").read_text()]
+    """Process ids of the workers of pools on clusters of this process."""
+    return [pid for pid in descendants(os.getpid()) if "_Worker" in _command(pid)]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def squaring(log: Path) -> Callable[[int], int]:

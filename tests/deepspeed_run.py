@@ -1,4 +1,4 @@
-"""One of the processes of tests/test_deepspeed.py: trains tiny translators under DeepSpeed configurations and saves them.
+"""One of the processes of tests/test_deepspeed.py: trains tiny translators under DeepSpeed and saves them.
 
 torchrun --nproc_per_node N -m tests.deepspeed_run FOLDER CONFIGURATION...
 """
@@ -13,9 +13,7 @@ from accelerate.state import AcceleratorState
 from soft2hard.translator.processes import process_group_ended
 from soft2hard.translator.training import train_translator
 from tests import tiny_training
-
-PLAIN = {"epochs": 4, "batch_size": 3, "lr": 0.02, "noise": 0.0, "paraphrase_share": 0.0}
-"""18 pairs, two processes of three pairs a step: three steps an epoch. Nothing is drawn, so that curves can be equal."""
+from tests.deepspeed_settings import PLAIN
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -3,14 +3,16 @@
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from soft2hard.cluster import Cluster, Layout, Pool, layout_of
+from soft2hard.cluster import Cluster, Layout, layout_of
 from soft2hard.errors import UserError
+from soft2hard.pool import Pool
 from tests import cluster_work
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install '.[cluster]'")
@@ -52,12 +54,12 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
         Pool(Cluster(), cluster_work.refusing)
 
 
-@pytest.fixture(scope="session")
-def two_workers():
-    """A Ray cluster of this machine that the pools of this file share."""
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Cluster]:
+    """A Ray cluster of this machine, joined by its address, that the pools of this file share."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install '.[cluster]'")
-    with cluster_work.ray_of_this_machine():
-        yield Cluster(workers=2, cores=1)
+    with cluster_work.ray_of_this_machine() as address:
+        yield Cluster(address, workers=2, cores=1)
 
 
 def done(folder: Path) -> Counter[int]:
@@ -108,12 +110,12 @@ def test_errors_of_the_user_come_back_as_they_are_and_bugs_with_their_trace(two_
 
 def test_more_cores_than_any_machine_has_are_refused(two_workers: Cluster) -> None:
     with pytest.raises(UserError, match="to have 3 cores, but no machine of the cluster has more than 2"):
-        Pool(Cluster(cores=3), cluster_work.refusing).__enter__()
+        Pool(Cluster(two_workers.address, cores=3), cluster_work.refusing).__enter__()
 
 
 @needs_ray
 def test_an_address_without_a_cluster_is_refused_in_one_line() -> None:
-    code = "from soft2hard.cluster import Cluster, Pool; Pool(Cluster('127.0.0.1:9'), int).__enter__()"
+    code = "from soft2hard.cluster import *; connect(import_ray(), Cluster('127.0.0.1:9'))"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "UserError: No Ray cluster can be joined at '127.0.0.1:9'" in ended.stderr.splitlines()[-1]
 
@@ -122,13 +124,17 @@ def test_an_address_without_a_cluster_is_refused_in_one_line() -> None:
 def test_a_local_cluster_ends_with_its_pool() -> None:
     """In a process of its own, whose children can be counted."""
     code = """
-import os
-from soft2hard.cluster import Cluster, Pool
-from tests.cluster_work import children, refusing
+import os, time
+from pathlib import Path
+from soft2hard.cluster import Cluster
+from soft2hard.pool import Pool
+from tests.cluster_work import descendants, refusing
 with Pool(Cluster(workers=1, cores=1), refusing) as pool:
     assert list(pool.map([1])) == [(1, 1)]
-    assert children(os.getpid())
-print("left", [p.name for p in children(os.getpid()) if "State:\\tZ" not in (p / "status").read_text()])
+    begun = [Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())]
+    assert len(begun) > 2
+time.sleep(1)
+print("left", [path for path in begun if path.exists() and path.read_text()])
 """
     if not Path("/proc").is_dir():
         pytest.skip("processes are counted in /proc")

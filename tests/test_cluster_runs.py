@@ -19,14 +19,13 @@ from tests.command_line import run
 from tests.test_tune_dods import write_manifests
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[cluster]'")
-ON_TWO = ["--cluster", "local", "--cluster-workers", 2, "--cluster-cores", 1]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def two_cores() -> Iterator[None]:
-    """A Ray cluster for all runs of this file."""
-    with cluster_work.ray_of_this_machine():
-        yield
+@pytest.fixture(scope="module")
+def on_two() -> Iterator[list[object]]:
+    """Options of a command that is to run on two workers of one core."""
+    with cluster_work.ray_of_this_machine() as address:
+        yield ["--cluster", address, "--cluster-workers", 2, "--cluster-cores", 1]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +54,9 @@ def kill_a_worker_after(first: Path, killed: list[int]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
-def test_a_corpus_of_two_workers_one_of_them_killed_is_that_of_one_process(models: Path, tmp_path: Path) -> None:
+def test_a_corpus_of_two_workers_one_of_them_killed_is_that_of_one_process(
+    models: Path, tmp_path: Path, on_two: list[object]
+) -> None:
     manifests = write_manifests(tmp_path / "manifests", 10)
     command = [
         "tune",
@@ -74,7 +75,7 @@ def test_a_corpus_of_two_workers_one_of_them_killed_is_that_of_one_process(model
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after, args=(tmp_path / "corpus" / "shards", killed))
     killer.start()
-    result = run(*command, "-o", tmp_path / "corpus", *ON_TWO)
+    result = run(*command, "-o", tmp_path / "corpus", *on_two)
     killer.join()
     assert result.exit_code == 0, result.stderr
     assert killed and result.stderr.count("A worker was lost, and another takes its place.") == 1
@@ -82,10 +83,12 @@ def test_a_corpus_of_two_workers_one_of_them_killed_is_that_of_one_process(model
     assert content_hash(made) == content_hash(alone)
     assert made["instruction"][:] == alone["instruction"][:]
     assert len(list((tmp_path / "corpus" / "shards").iterdir())) == 10, "what the killed worker began is no shard"
-    assert run(*command, "-o", tmp_path / "corpus", *ON_TWO).exit_code == 0, "a finished corpus needs no workers"
+    assert run(*command, "-o", tmp_path / "corpus", *on_two).exit_code == 0, "a finished corpus needs no workers"
 
 
-def test_an_evaluation_by_two_workers_is_that_of_one_process(models: Path, tmp_path: Path) -> None:
+def test_an_evaluation_by_two_workers_is_that_of_one_process(
+    models: Path, tmp_path: Path, on_two: list[object]
+) -> None:
     for name, outputs in (("kinds", "red green"), ("places", "one two three four big small up")):
         tiny_training.write_task(tmp_path / f"{name}.jsonl", outputs)
     config = tmp_path / "config.yaml"
@@ -96,7 +99,7 @@ def test_an_evaluation_by_two_workers_is_that_of_one_process(models: Path, tmp_p
         "methods: [none, gold, soft, greedy, {name: few-shot, k: 2}]\n"
     )
     assert run("evaluate", config, "-o", tmp_path / "alone").exit_code == 0
-    result = run("evaluate", config, "-o", tmp_path / "run", *ON_TWO)
+    result = run("evaluate", config, "-o", tmp_path / "run", *on_two)
     assert result.exit_code == 0, result.stderr
     assert (
         result.stdout == f"20 cells in {tmp_path / 'run'}, 0 of them failed; see soft2hard report {tmp_path / 'run'}\n"
@@ -110,19 +113,19 @@ def test_an_evaluation_by_two_workers_is_that_of_one_process(models: Path, tmp_p
     lines = [path.read_text().splitlines() for path in (tmp_path / "run" / "cells").rglob("*.jsonl")]
     assert [len(of_method) for of_method in lines] == [2] * 10, "each cell was made once"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*.jsonl")}
-    assert run("evaluate", config, "-o", tmp_path / "run", *ON_TWO).exit_code == 0
+    assert run("evaluate", config, "-o", tmp_path / "run", *on_two).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").rglob("*.jsonl")} == before
 
 
 def test_workers_that_do_not_see_the_run_say_so() -> None:
-    from soft2hard.data_gen.corpus_cluster import _shard_work
+    from soft2hard.data_gen.corpus_cluster import shard_work
     from soft2hard.data_gen.corpus_folder import CorpusFolder
-    from soft2hard.eval.fan_out_cluster import _work_of
+    from soft2hard.eval.fan_out_cluster import run_work
 
     with pytest.raises(UserError, match="does not see the corpus in .*elsewhere"):
-        _shard_work(CorpusFolder(Path("elsewhere"), None), None)
+        shard_work(CorpusFolder(Path("elsewhere"), None), None)
     with pytest.raises(UserError, match="does not see the run in elsewhere"):
-        _work_of(None, Path("elsewhere"), False)
+        run_work(None, Path("elsewhere"), False)
 
 
 def test_cluster_options_without_a_cluster_and_two_ways_at_once_are_refused(models: Path, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from soft2hard.cluster import Cluster, Pool
+from soft2hard.cluster import Cluster
 from soft2hard.data_gen.corpus import ShardMaker
 from soft2hard.data_gen.corpus_folder import PLAN_FILE, CorpusFolder
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.errors import UserError
+from soft2hard.pool import Pool
 from soft2hard.subject import Subject
 
 Shard = tuple[int, Sequence[Task]]
@@ -30,12 +31,13 @@ def build_on_cluster(
     missing = place.missing()
     if not missing:
         return
-    with Pool(cluster, partial(_shard_work, place, load_subject), log) as pool:
+    with Pool(cluster, partial(shard_work, place, load_subject), log) as pool:
         for (_, tasks), _ in pool.map(place.waiting(dod, missing)):
             yield len(tasks)
 
 
-def _shard_work(place: CorpusFolder, load_subject: Callable[[], Subject]) -> Callable[[Shard], None]:
+def shard_work(place: CorpusFolder, load_subject: Callable[[], Subject]) -> Callable[[Shard], None]:
+    """What one worker does. Raises UserError where it does not see the corpus or has another subject."""
     if not (place.folder / PLAN_FILE).exists():
         raise UserError(
             f"A worker does not see the corpus in {place.folder.resolve()}.",

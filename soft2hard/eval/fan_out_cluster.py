@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from soft2hard.cluster import Cluster, Pool
+from soft2hard.cluster import Cluster
 from soft2hard.errors import UserError
 from soft2hard.eval.claiming import RUN_FILE
 from soft2hard.eval.config import Evaluation
 from soft2hard.eval.records import ResultRow
+from soft2hard.pool import Pool
 
 if TYPE_CHECKING:
     from soft2hard.eval.harness import Harness
@@ -44,7 +45,7 @@ def rows_on_cluster(harness: "Harness", cluster: Cluster, tell: Callable[[], Non
         [Part("cells", seed, choice.label) for choice in harness.config.methods for seed in seeds],
         [Part("score", seed) for seed in seeds],
     )
-    make_work = partial(_work_of, harness.config, harness.folder.resolve(), harness.retry_failed)
+    make_work = partial(run_work, harness.config, harness.folder.resolve(), harness.retry_failed)
     with Pool(cluster, make_work, harness.log, tell) as pool:
         for parts in stages:
             for part, (found, lines) in pool.map(parts):
@@ -56,7 +57,7 @@ def rows_on_cluster(harness: "Harness", cluster: Cluster, tell: Callable[[], Non
     return rows
 
 
-def _work_of(config: Evaluation, folder: Path, retry_failed: bool) -> Callable[[Part], Done]:
+def run_work(config: Evaluation, folder: Path, retry_failed: bool) -> Callable[[Part], Done]:
     """What one worker does; its models stay loaded from part to part."""
     from soft2hard.eval.harness import Harness
 
