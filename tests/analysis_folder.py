@@ -166,7 +166,11 @@ def _extraction(_: dict[str, np.ndarray]) -> Extraction:
 
 def _stability(_: dict[str, np.ndarray]) -> Experiment:
     texts = [HOSTILE if i == 0 else f"do {task}" for task, i in PROMPTS]
-    return Experiment(seconds=1, result=stability([task for task, _ in PROMPTS], texts).to_json())
+    result = stability([task for task, _ in PROMPTS], texts).to_json()
+    group = {"group": "main", "n_tasks": 6} | {name: result[name] for name in ("agreement", "majority", "rougeL")}
+    groups = [group | {"recovered": None}, group | {"group": HOSTILE, "recovered": None}]
+    shown = {"prompts": list(range(len(PROMPTS))), "texts": texts, "by_group": groups}
+    return Experiment(seconds=1, result=result | shown)
 
 
 def _positions(_: dict[str, np.ndarray]) -> Experiment:

@@ -12,7 +12,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.records import load_analysis, load_arrays
 from soft2hard.eval.analysis.retrieval_savings import RetrievalSavings
 from soft2hard.eval.analysis.section_records import Experiment, NotRun
-from soft2hard.eval.report.analysis_data import clustered, translations_of
+from soft2hard.eval.report.analysis_data import clustered
 from soft2hard.eval.report.analysis_experiments import mean_curves, result_of
 from soft2hard.eval.report.analysis_figures import draw_analysis
 from soft2hard.eval.report.analysis_page import TITLES, write_analysis_page
@@ -67,11 +67,6 @@ def test_maps_name_task_family_and_translation(data) -> None:
     assert [row["task"] for row in rows] == [task for task, _ in PROMPTS]
     assert [row["translation"] for row in rows[:2]] == [HOSTILE, "do task 00"]
     assert {row["family"] for row in rows} == {"sort", "count"}
-
-
-def test_a_translation_is_given_only_where_it_is_known_whose_it_is(folder) -> None:
-    found = translations_of(load_analysis(folder), range(5), {TASKS[0]: ["a", "b", "c", "d"], TASKS[1]: ["x", "y"]})
-    assert found == ["a", "b", "c", "d", None]
 
 
 def test_curves_of_starts_are_the_lowest_loss_so_far_mean_over_tasks(folder) -> None:

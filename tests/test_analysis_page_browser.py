@@ -56,6 +56,9 @@ def test_everything_is_drawn_nothing_is_requested_and_the_console_is_silent(open
     assert len(find(opened, ".heatmap canvas")) == 6
     assert len(find(opened, '[data-chart="map pca_frobenius"] svg[role=img] .mark')) == len(NAMES)
     assert [entry for entry in opened.get_log("browser")] == []
+    opened.get_log("performance")
+    opened.refresh()
+    eventually(lambda: len(find(opened, ".heatmap .key rect")) == 48 * 6)
     requests = [e["message"] for e in opened.get_log("performance") if "requestWillBeSent" in e["message"]]
     assert requests and all('"url":"file://' in message for message in requests)
 

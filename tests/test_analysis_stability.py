@@ -84,6 +84,12 @@ def test_cosines_are_those_of_the_encoder_over_pairs() -> None:
     assert found.cosine.value == pytest.approx((0 + 2 * np.sqrt(0.5)) / 3)
 
 
+def test_texts_without_words_are_not_given_to_the_encoder_and_are_like_none() -> None:
+    found = stability(["t"] * 3, ["a", "", "a"], encoder=lambda texts: np.ones((len([t for t in texts if t]), 2)))
+    assert found.cosine.value == pytest.approx(1 / 3)
+    assert stability(["t"] * 2, ["", " "], encoder=lambda texts: np.ones((0, 2))).cosine.value == 0
+
+
 def test_tasks_with_one_translation_are_counted_but_not_compared() -> None:
     found = stability(["a", "b", "a"], ["x", "x", "x"])
     assert [task.task for task in found.tasks] == ["a"] and found.n_single == 1 and found.between_agreement == 1

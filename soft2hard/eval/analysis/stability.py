@@ -11,7 +11,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import pdist
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.meaning import meaning
@@ -34,7 +33,7 @@ class TaskStability:
     rougeL: float
     """Mean ROUGE-L F1 of pairs of translations, 0 to 1."""
     cosine: float | None
-    """Mean cosine of their sentence embeddings, where there is an encoder."""
+    """Mean cosine of their sentence embeddings, where there is an encoder; 0 for a text without words."""
     recovered: float | None
     """Share of translations that name the very task; None where its DoD has no grammar to tell."""
     majority_recovered: bool | None
@@ -87,7 +86,7 @@ def stability(
         raise UserError(
             "No task has two translations to compare.", "Tune some tasks several times, each from another seed."
         )
-    vectors = None if encoder is None else np.asarray(encoder(list(texts)), dtype=float)
+    vectors = None if encoder is None else _vectors(texts, encoder)
     found = [
         _of_task(task, [texts[i] for i in places], (instructions or {}).get(task, ""), _cosine(vectors, places))
         for task, places in repeated.items()
@@ -131,10 +130,20 @@ def _known(values: Sequence[float | bool | None], seed: int) -> Interval | None:
     return mean_interval(known, seed=seed) if known else None
 
 
+def _vectors(texts: Sequence[str], encoder: Encoder) -> np.ndarray:
+    """A unit vector a text; zeros for one without words, which encoders do not read."""
+    distinct = list(dict.fromkeys(text for text in texts if meaning(text) is not None))
+    found = np.asarray(encoder(distinct), dtype=float) if distinct else np.zeros((0, 1))
+    units = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    of_text = dict(zip(distinct, units, strict=True))
+    return np.stack([of_text.get(text, np.zeros(units.shape[1])) for text in texts])
+
+
 def _cosine(vectors: np.ndarray | None, places: Sequence[int]) -> float | None:
     if vectors is None:
         return None
-    return float(np.mean(1 - pdist(vectors[places], "cosine")))
+    products = vectors[places] @ vectors[places].T
+    return float(products[np.triu_indices(len(places), 1)].mean())
 
 
 def _between(meanings: Sequence[Sequence[str | None]]) -> float | None:

@@ -4,7 +4,6 @@ Tables and charts are as in `data`. A heat map has `names` and `families` of its
 `orders`: for each way to sort them their numbers. Each figure's download holds the numbers that it is drawn from.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,19 +56,6 @@ def families_of(analysis: Analysis, prompts: Sequence[int]) -> list[str]:
     return [of_task.get(analysis.prompts[i].task or "", UNKNOWN) for i in prompts]
 
 
-def translations_of(analysis: Analysis, prompts: Sequence[int], texts: dict[str, Sequence[str]]) -> list[str | None]:
-    """The translation of each soft prompt; `texts` has those of each task, in the order of its soft prompts."""
-    seen: Counter[str] = Counter()
-    sizes = Counter(analysis.prompts[i].task or "" for i in prompts)
-    found = []
-    for i in prompts:
-        task = analysis.prompts[i].task or ""
-        own = texts.get(task, ())
-        found.append(own[seen[task]] if len(own) == sizes[task] else None)
-        seen[task] += 1
-    return found
-
-
 def add_distances(page: Page, analysis: Analysis, record: Distances, arrays: Arrays) -> None:
     """A heat map a measure, sorted as analysed, by family, or by clusters."""
     names, families = names_of(analysis, record.prompts), families_of(analysis, record.prompts)
@@ -93,11 +79,11 @@ _SHORT = {
 }
 
 
-def add_maps(page: Page, analysis: Analysis, record: Maps, arrays: Arrays, texts: dict[str, Sequence[str]]) -> None:
-    """A scatter a map: hover for task, family and translation."""
+def add_maps(page: Page, analysis: Analysis, record: Maps, arrays: Arrays, texts: dict[int, str]) -> None:
+    """A scatter a map: hover for task, family and translation; `texts` are the translations by number."""
     names, families = names_of(analysis, record.prompts), families_of(analysis, record.prompts)
     rows = [analysis.prompts[i] for i in record.prompts]
-    translations = translations_of(analysis, record.prompts, texts)
+    translations = [texts.get(i) for i in record.prompts]
     for one in record.maps:
         places = arrays[one.name].tolist()
         data = [

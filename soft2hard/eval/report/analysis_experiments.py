@@ -41,6 +41,12 @@ def result_of(kind: type[Result], result: dict[str, Any]) -> Result:
         ) from error
 
 
+def group_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The stability of one group of tunings: its name, its number of tasks, and figures with their intervals."""
+    read = TypeAdapter(Interval | None)
+    return {name: read.validate_python(v) if isinstance(v, dict) else v for name, v in row.items()}
+
+
 def add_stability(page: Page, found: Stability) -> None:
     """Shares with their intervals, and the translations of each task."""
     shares = {

@@ -28,6 +28,7 @@ from soft2hard.eval.report.analysis_experiments import (
     add_positions,
     add_retrieval,
     add_stability,
+    group_of,
     result_of,
 )
 from soft2hard.eval.report.page import render_template
@@ -89,7 +90,10 @@ def render_analysis(analysis: Analysis, arrays: dict[SectionName, Arrays]) -> st
         if isinstance(section, Experiment):
             found[name] = result_of(kind, section.result)
             add(page, found[name])
-    texts = {task.task: task.texts for task in found["stability"].tasks} if "stability" in found else {}
+    texts, groups = {}, []
+    if "stability" in found:
+        texts = dict(zip(*(sections.stability.result.get(key, ()) for key in ("prompts", "texts")), strict=True))
+        groups = [group_of(row) for row in sections.stability.result.get("by_group", ())]
     if _ran(analysis, "statistics"):
         add_statistics(page, sections.statistics)
     if _ran(analysis, "distances"):
@@ -107,6 +111,7 @@ def render_analysis(analysis: Analysis, arrays: dict[SectionName, Arrays]) -> st
         "analysis": analysis,
         "sections": sections,
         "found": found,
+        "stability_groups": groups,
         "families": families,
         "charts": page.charts,
         "heats": page.heats,
