@@ -1,6 +1,7 @@
 """soft2hard run, stage by stage, on tiny random models."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,11 @@ def test_a_run_that_was_stopped_goes_on_without_what_had_ended(tmp_path: Path, m
 
 
 def test_a_transfer_is_added_to_a_finished_run_and_the_report_made_anew(made, tmp_path: Path) -> None:
-    _, folder, _ = made
+    folder, recipe = tmp_path / "run", tmp_path / "with-transfer.yaml"
+    shutil.copytree(made[1], folder)
     with FaultServer() as server:
         asked = {"models": [{"name": "m", "base_url": server.url}], "methods": ["gold"], "n_examples": 2}
-        recipe = write_recipe(folder.parent, transfer=asked)
+        recipe.write_text(yaml.safe_dump(settings(made[0].parent / "subject") | {"transfer": asked}))
         said = run("run", recipe, "-o", folder).output
         assert "evaluation: done earlier" in said and "transfer: done" in said and "report: done in" in said
     result = TransferResult.load(folder / "transfer" / "transfer.json")
