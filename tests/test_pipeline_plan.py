@@ -27,7 +27,7 @@ from tests.pipeline_runs import settings, write_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 STAGES = ("corpora", "translator", "evaluation", "transfer", "report")
-LENGTHS = Lengths(example=10, instruction=5, n_validation=4, n_test=8, basis="given")
+LENGTHS = Lengths(example=10.0, instruction=5.0, n_validation=4.0, n_test=8.0, basis="given")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_passes_of_a_soft_prompt_are_those_that_tuning_takes() -> None:
     subject = tiny_training.llama_subject()
     [task] = held_out_tasks(1)
     tuning = Tuning(n_tokens=3, init="vocabulary", steps=4, batch_size=2, eval_every=2, patience=9, good_enough=0.0)
-    lengths = lengths_of([task], lambda text: len(subject.tokenizer.encode(text, add_special_tokens=False)), "")
+    lengths = lengths_of([task], lambda text: float(len(subject.tokenizer.encode(text, add_special_tokens=False))), "")
     with listening() as heard:
         list(Tuner(subject, tuning, runner=RepeatedPrefixRunner(subject)).tune([task]))
     # Only forwards are heard: half of each step, and all of each of the three looks.

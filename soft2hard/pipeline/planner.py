@@ -89,7 +89,7 @@ class Planner:
         pairs, training = workload.n_pairs(self.recipe, "train"), self.recipe.training
         size = f"{pairs:,} pairs, {training.epochs:g} epochs"
         copies = 1 + _CHECKPOINTS * (1 + _OPTIMIZER_COPIES) * (2 if training.pretrain_pairs else 1)
-        parameters = self._parameters("translator") or 0
+        parameters = self._parameters("translator") or 0.0
         return workload.translator_work(self.recipe, self._lengths), size, parameters * _FLOAT * copies
 
     def _evaluation(self) -> tuple[Work, str, float]:
@@ -105,7 +105,7 @@ class Planner:
         tasks = self._test_tasks
         methods = len(asked.methods or config.methods) + len(set(asked.references) - set(asked.methods))
         examples = fmean(len(task.test) for task in tasks) if tasks else workload.ASSUMED.n_test
-        examples = min(examples, asked.n_examples or examples)
+        examples = min(examples, float(asked.n_examples or examples))
         models = len(asked.models) + (asked.serve is not None)
         cells = methods * (len(tasks) or config.tasks.n) * len(config.seeds) * examples * asked.repeats * models
         return Work(), f"{cells:,.0f} requests at most; time and price are the API's", cells * 2048
@@ -165,7 +165,7 @@ class Planner:
         """Of the subject or the translator: counted, or as published; None where unknown."""
         model = self._subject if of == "subject" else self._untrained
         if model is not None:
-            return n_parameters(model.model)
+            return float(n_parameters(model.model))
         name = self.recipe.subject if of == "subject" else self.recipe.translator.base
         if name is None and self.recipe.translator.architecture == "causal-lora":
             name = self.recipe.subject
@@ -176,7 +176,7 @@ class Planner:
         """Of one soft prompt on disk."""
         size = self.recipe.sizes.get(self.recipe.subject)
         width = self._subject.d_model if self._subject else size.width if size else 0
-        return self.recipe.evaluation.tuning_of(0).n_tokens * width * _FLOAT
+        return float(self.recipe.evaluation.tuning_of(0).n_tokens * width * _FLOAT)
 
     # --- rates ----------------------------------------------------------------------------------
 

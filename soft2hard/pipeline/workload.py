@@ -37,11 +37,11 @@ class Lengths:
     """How these were found, for people."""
 
 
-ASSUMED = Lengths(80, 32, 16, 64, "assumed: the tasks are not at hand")
+ASSUMED = Lengths(80.0, 32.0, 16.0, 64.0, "assumed: the tasks are not at hand")
 """Of collections that are not there; instances of Super-NaturalInstructions of up to 100 words are about this long."""
 
 
-def lengths_of(tasks: Sequence[Task], n_tokens: Callable[[str], int], basis: str) -> Lengths:
+def lengths_of(tasks: Sequence[Task], n_tokens: Callable[[str], float], basis: str) -> Lengths:
     """Measured on tasks by a way to count tokens; `ASSUMED` where there are none."""
     if not tasks:
         return ASSUMED
