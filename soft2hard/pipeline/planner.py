@@ -133,9 +133,9 @@ class Planner:
 
     def _count(self, text: str) -> float:
         """Tokens of a text: by the subject's tokenizer, or four bytes a token."""
-        return (
-            len(self._tokenizer.encode(text, add_special_tokens=False)) if self._tokenizer else len(text.encode()) / 4
-        )
+        if self._tokenizer is None:
+            return len(text.encode()) / 4
+        return float(len(self._tokenizer.encode(text, add_special_tokens=False)))
 
     @cached_property
     def _tokenizer(self):
