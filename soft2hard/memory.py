@@ -99,7 +99,7 @@ def affordable(run: Callable[[int], object], device: torch.device, *, at_most: i
         return unit
     finally:
         _free_memory()
-    more = max(two - one, one // 2, 1)  # a trial whose second unit hid in the first one's leavings says too little
+    more = max(two - one, one // 8, 1)  # where the second unit hid in what the first left unused, it says too little
     room = SHARE * free_bytes(device) - one
     return min(at_most, unit * (1 + max(0, int(room // more))))
 
