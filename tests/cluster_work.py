@@ -30,36 +30,41 @@ def ray_of_this_machine() -> Iterator[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
     command += ["--include-dashboard", "false", "--disable-usage-stats"]
     command += [f"--{name}port={port}" for name, port in ports.items()]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, **quiet)
+    process = _started(command, (host, ports[""]))
     try:
-        _wait_for((host, ports[""]), process)
         yield f"{host}:{ports['']}"
     finally:
-        left = descendants(process.pid)
-        process.terminate()
-        process.wait(60)
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _end(process)
+
+
+def _started(command: list[str], address: tuple[str, int]) -> subprocess.Popen:
+    """The process of a cluster that has a node. Ray gives up after half a minute, so a busy machine has three tries."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            with suppress(OSError):
+                socket.create_connection(address, timeout=1).close()
+                if any("raylet/raylet" in _command(pid) for pid in descendants(process.pid)):
+                    return process
+            time.sleep(0.2)
+    raise TimeoutError("Ray did not start")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """The process, and what it began."""
+    left = descendants(process.pid)
+    process.terminate()
+    process.wait(60)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-def _wait_for(address: tuple[str, int], process: subprocess.Popen) -> None:
-    """Until the cluster has a node: its worker processes are then begun when they are needed."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError):
-            socket.create_connection(address, timeout=1).close()
-            if any("raylet" in _command(pid) for pid in descendants(process.pid)):
-                return
-        time.sleep(0.2)
-    raise TimeoutError("Ray did not start")
 
 
 def descendants(of: int) -> list[int]:

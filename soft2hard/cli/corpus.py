@@ -44,11 +44,13 @@ def tune_corpus(
     from soft2hard.data_gen.corpus_cluster import build_on_cluster
     from soft2hard.data_gen.tuning import Tuner
 
-    dod, of_files = _read(source)
+    dod, of_files, dropped = _read(source)
     load = partial(load_subject, subject[0], fast=True, loading=subject[1])
     lm = load()
     if of_files:
         Tuner(lm, config).check(dod.tasks(source.split))
+    if dropped:
+        say("Left out: " + ", ".join(f"{count} {reason}" for reason, count in dropped.items()) + ".")
     plan = CorpusPlan(
         source.dod,
         source.split,
@@ -72,8 +74,8 @@ def tune_corpus(
     say(f"Corpus of {source.n_tasks} tasks: {output}")
 
 
-def _read(source: Source) -> tuple["DoD", dict[str, Any]]:
-    """The DoD, and what its plan says where the tasks are read from files."""
+def _read(source: Source) -> tuple["DoD", dict[str, Any], dict[str, int]]:
+    """The DoD; what its plan says where the tasks are read from files; and what was left out of these, by reason."""
     if source.dod == "lexical":
         from soft2hard.data_gen.dods.lexical import LexicalDoD
 
@@ -84,14 +86,12 @@ def _read(source: Source) -> tuple["DoD", dict[str, Any]]:
         n_found = sum(1 for _ in dod.draw(source.split, source.n_tasks, source.task_seed))
         if n_found < source.n_tasks:
             raise UserError(f"There are no more than {n_found} {source.split} tasks.", f"Give --n-tasks {n_found}.")
-        return dod, {}
+        return dod, {}, {}
     from soft2hard.data_gen.dods.registry import read_for_corpus
     from soft2hard.data_gen.taskfiles import content_hash
 
     dod, dropped = read_for_corpus(source.dod, source.folder, source.split, source.n_tasks, source.task_seed)
-    if dropped:
-        say("Left out: " + ", ".join(f"{count} {reason}" for reason, count in dropped.items()) + ".")
-    return dod, {"n_train": None, "tasks_hash": content_hash(dod.read)}
+    return dod, {"n_train": None, "tasks_hash": content_hash(dod.read)}, dropped
 
 
 def build_corpus(builder: Any, title: str) -> None:
