@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+from transformers import PreTrainedTokenizerBase
+
 from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import drawn_tasks
@@ -138,7 +140,7 @@ class Planner:
         return float(len(self._tokenizer.encode(text, add_special_tokens=False)))
 
     @cached_property
-    def _tokenizer(self):
+    def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         return load_tokenizer(resolve(self.recipe.subject, "subject")) if self._subject_at_hand else None
 
     # --- models ---------------------------------------------------------------------------------

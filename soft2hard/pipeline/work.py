@@ -60,7 +60,6 @@ def make_corpora(job: Job) -> None:
     recipe = job.recipe
     tasks = {name: _tasks_of(job, name, settings) for name, settings in recipe.corpora.items()}
     subject = load_for_tuning(resolve(recipe.subject, "subject"), Loading(**recipe.loading))
-    subject.name = recipe.subject  # the path of the package means nothing on another machine
     for name, (dod, tasks_hash) in tasks.items():
         plan = corpus_plan(recipe, name, subject, tasks_hash)
         _build(job, name, CorpusBuilder(job.layout.corpora / name, plan, dod, subject))
@@ -119,7 +118,7 @@ def dod_of(settings: CorpusSettings) -> DoD:
 def make_translator(job: Job) -> None:
     """Train the translator on the train corpora, stopped by the validation corpora."""
     subject = Subject.from_pretrained(resolve(job.recipe.subject, "subject"), loading=Loading(**job.recipe.loading))
-    subject.name = job.recipe.subject
+    subject.name = job.recipe.subject  # for the card: the path of the package means nothing on another machine
     train = _corpora(job, "train", snapshots=True)
     validation = _corpora(job, "validation", snapshots=False)
     translator = Translator.for_subject(subject, design=job.recipe.translator.design)
