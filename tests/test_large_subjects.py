@@ -73,7 +73,7 @@ def test_scores_and_texts_are_the_same_where_memory_runs_out(
     with scarce(subject, most, monkeypatch) as passed:
         for found, expected in zip(subject.target_scores(QUERIES), scores, strict=True):
             assert found.log_likelihood == pytest.approx(expected.log_likelihood, abs=1e-4)
-            assert (found.n_tokens, found.is_greedy) == (expected.n_tokens, expected.is_greedy)
+            assert (found.n_tokens, found.greedy_match) == (expected.n_tokens, expected.greedy_match)
         assert subject.generate_ids(QUERIES) == texts
         for found, expected in zip(subject.target_distributions(QUERIES), rows, strict=True):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -82,18 +82,18 @@ def test_scores_and_texts_are_the_same_where_memory_runs_out(
 
 def test_tuning_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    expected = tuned(subject, TASKS)
+    expected, runner = tuned(subject, TASKS), make_runner(subject)
     with scarce(subject, 2, monkeypatch) as passed:
-        assert_same_prompts(tuned(subject, TASKS), expected)
+        assert_same_prompts(tuned(subject, TASKS, runner=runner), expected)
     assert max(passed) == 2
 
 
 def test_verification_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    soft = SoftPrompt(subject.embed_text("red cat").clone())
+    soft, runner = SoftPrompt(subject.embed_text("red cat").clone()), make_runner(subject)
 
     def verified() -> list:
-        verifier = Verifier(make_runner(subject), max_new_tokens=4)
+        verifier = Verifier(runner, max_new_tokens=4)
         [probes] = verifier.probe([soft], [["one", "two three", "fish"]])
         return verifier.verify(WORDS, probes)
 
@@ -107,11 +107,12 @@ def test_verification_is_the_same_where_memory_runs_out(monkeypatch: pytest.Monk
 
 def test_a_prompt_that_does_not_fit_alone_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
+    runner = make_runner(subject)
     with scarce(subject, 0, monkeypatch):
         with pytest.raises(UserError, match="batch of one.*--quantization 4bit"):
             subject.target_scores(QUERIES)
         with pytest.raises(UserError, match="batch of one.*--gradient-checkpointing"):
-            tuned(subject, TASKS)
+            tuned(subject, TASKS, runner=runner)
 
 
 # --- batches found by a trial -----------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_company_and_batch_size_change_no_candidate(runner: type, monkeypatch: p
     verifier = Verifier(runner(tiny_models.subject("llama")))
     probes = probe(verifier, soft(verifier.subject))
     together = verifier.verify(CANDIDATES, probes)
-    monkeypatch.setattr(verification, "_TOKENS_AT_ONCE", 150)
+    monkeypatch.setattr(verifier.subject, "batch_tokens", 100)
     for candidates in (verifier.verify(CANDIDATES, probes), [verifier.verify([t], probes)[0] for t in CANDIDATES]):
         assert [c.text for c in candidates] == CANDIDATES
         assert [c.agreement for c in candidates] == [c.agreement for c in together]
