@@ -235,6 +235,8 @@ def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
         raise ValueError("tuning: write a mapping of settings")
     for place, settings in (("tuning", shared), (f"{origin}, tuning", own)):
         check_keys(settings, Tuning.__dataclass_fields__, f"{place}: ")
+    if isinstance(raw.get("loading"), dict):
+        check_keys(raw["loading"], Loading.__dataclass_fields__, "loading: ")
     # Seeds of an evaluation are its own.
     tuning = {key: value for key, value in (shared | own).items() if key != "seed"}
     subject = raw.get("subject", Recipe.model_fields["subject"].default)
