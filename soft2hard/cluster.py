@@ -82,7 +82,8 @@ def connect(ray: ModuleType, cluster: Cluster) -> None:
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(
             f"No Ray cluster can be joined at '{cluster.address}' ({last_line(error)}).",
-            "Start one with ray start --head and give its address, or give local.",
+            "Start one with ray start --head and give its address, or give local; where it asks for a token, set "
+            "RAY_AUTH_MODE=token and see that the same token is here (docs/cluster.md).",
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ def ray_of_this_machine() -> Iterator[str]:
 
     Its agents have ports that are given: Ray would wait for them to be told, and on a busy machine not long enough.
     """
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # read when Ray is imported
     import ray
 
     host = ray.util.get_node_ip_address()

@@ -46,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill_a_worker_after(first: Path, killed: list[int]) -> None:
     """Once something lies at `first`, kill one of the workers with SIGKILL."""
     deadline = time.monotonic() + 120
-    while not first.exists() and time.monotonic() < deadline:
+    while not (first.exists() and cluster_work.actors()) and time.monotonic() < deadline:
         time.sleep(0.01)
     victim = max(cluster_work.actors())
     os.kill(victim, signal.SIGKILL)
@@ -119,13 +119,17 @@ def test_an_evaluation_by_two_workers_is_that_of_one_process(
 
 def test_workers_that_do_not_see_the_run_say_so() -> None:
     from soft2hard.data_gen.corpus_cluster import shard_work
-    from soft2hard.data_gen.corpus_folder import CorpusFolder
+    from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
+    from soft2hard.data_gen.tuning import Tuning
+    from soft2hard.eval.config import parse_config
     from soft2hard.eval.fan_out_cluster import run_work
 
+    plan = CorpusPlan("lexical", "train", 1, "a subject", Tuning())
     with pytest.raises(UserError, match="does not see the corpus in .*elsewhere"):
-        shard_work(CorpusFolder(Path("elsewhere"), None), None)
+        shard_work(CorpusFolder(Path("elsewhere"), plan), lambda: pytest.fail("there is nothing to load it for"))
+    config = parse_config({"tasks": {"dod": "lexical"}, "methods": ["gold"]}, "this test")
     with pytest.raises(UserError, match="does not see the run in elsewhere"):
-        run_work(None, Path("elsewhere"), False)
+        run_work(config, Path("elsewhere"), False)
 
 
 def test_cluster_options_without_a_cluster_and_two_ways_at_once_are_refused(models: Path, tmp_path: Path) -> None:
