@@ -1,6 +1,6 @@
 """Candidate instructions for soft prompts, decoded many prompts at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from soft2hard import metering
+from soft2hard.memory import Halving
 from soft2hard.softprompt import Prompt, SoftPrompt
 from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.model import Translator
@@ -33,22 +34,16 @@ def propose(
     than `n_candidates` come back where some coincide. With one candidate only greedy decoding runs.
     What is drawn for a soft prompt hangs on the seed and on itself, whatever the others are.
     """
-    result: list[list[str]] = []
-    done = 0
-    for chunk in _chunks(soft_prompts, max(1, _ROWS_AT_ONCE // n_candidates)):
-        decoding = _Decoding(translator, chunk, first_number=done)
-        batches = [decoding.write(1)]
-        n_beams = n_candidates // 4 if n_candidates >= 8 else 0
-        if n_beams:
-            batches.append(decoding.write(n_beams, num_beams=n_beams, num_return_sequences=n_beams))
-        n_samples = n_candidates - 1 - n_beams
-        if n_samples > 0:
-            batches.append(decoding.sample(n_samples, seed, temperature, top_p))
-        for i in range(len(chunk)):
-            texts = [tidy(text) for batch in batches for text in batch[i]]
-            result.append(list(dict.fromkeys(text for text in texts if text)))
-        done += len(chunk)
-    return result
+    numbered = list(enumerate(soft_prompts))
+    at_once = max(1, _ROWS_AT_ONCE // n_candidates)
+    chunks = [numbered[start : start + at_once] for start in range(0, len(numbered), at_once)]
+
+    def work(chunk: Sequence[tuple[int, SoftPrompt]]) -> list[list[str]]:
+        decoding = _Decoding(translator, [prompt for _, prompt in chunk], first_number=chunk[0][0])
+        return decoding.candidates(n_candidates, seed, temperature, top_p)
+
+    halving = Halving("Ask for fewer candidates, or translate on a GPU with more memory.")
+    return [texts for _, found in halving.run(chunks, work) for texts in found]
 
 
 def own_uniforms(n_rows: int, n_steps: int, seed: int, *prompts: Prompt) -> Float[Tensor, "n_rows n_steps"]:
@@ -89,6 +84,17 @@ class _Decoding:
         self.memory = self.model.encode(*translator.encode_batch(soft_prompts))
         self._count([(0, translator.n_read(soft_prompt)) for soft_prompt in soft_prompts])
 
+    def candidates(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
+        """Up to `n` distinct texts for each soft prompt: greedy, beams, samples."""
+        batches = [self.write(1)]
+        n_beams = n // 4 if n >= 8 else 0
+        if n_beams:
+            batches.append(self.write(n_beams, num_beams=n_beams, num_return_sequences=n_beams))
+        if n > 1 + n_beams:
+            batches.append(self.sample(n - 1 - n_beams, seed, temperature, top_p))
+        of_each = [[tidy(text) for batch in batches for text in batch[i]] for i in range(len(self.soft_prompts))]
+        return [list(dict.fromkeys(text for text in texts if text)) for texts in of_each]
+
     def sample(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
         """`n` texts for each soft prompt, drawn from the nucleus `top_p`, each soft prompt by its own numbers."""
         uniforms = [own_uniforms(n, MAX_INSTRUCTION_TOKENS, seed, soft_prompt) for soft_prompt in self.soft_prompts]
@@ -114,8 +120,3 @@ class _Decoding:
         for number, (sequences, tokens) in enumerate(of_each, self.first_number):
             with metering.on_behalf_of(number):
                 metering.count(sequences, tokens)
-
-
-def _chunks(items: Sequence[SoftPrompt], size: int) -> Iterator[Sequence[SoftPrompt]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
