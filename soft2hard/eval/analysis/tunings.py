@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
@@ -165,7 +165,8 @@ def _prompt(tuned: Tuned) -> SoftPrompt:
 def _save(path: Path, prompts: dict[str, SoftPrompt]) -> None:
     tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts.values())}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"prompts": json.dumps([dict(p.provenance) for p in prompts.values()])})
+        facts = json.dumps([dict(prompt.provenance) for prompt in prompts.values()])
+        temporary.write_bytes(save(tensors, {"prompts": facts}))
 
 
 def _load(path: Path, subject: Subject) -> dict[str, SoftPrompt]:
