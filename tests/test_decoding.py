@@ -143,3 +143,20 @@ def test_samples_of_low_temperature_are_the_greedy_text(translator: Translator, 
 
 def test_no_soft_prompts_have_no_candidates(translator: Translator) -> None:
     assert propose(translator, [], N_CANDIDATES) == []
+
+
+def test_where_memory_runs_out_smaller_batches_write_the_same(
+    translator: Translator, soft_prompts: list[SoftPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = propose(translator, soft_prompts, N_CANDIDATES)
+    whole, sizes = decoding._Decoding.candidates, []
+
+    def scarce(self: decoding._Decoding, *settings: object) -> list[list[str]]:
+        sizes.append(len(self.soft_prompts))
+        if len(self.soft_prompts) > 2:
+            raise torch.OutOfMemoryError
+        return whole(self, *settings)
+
+    monkeypatch.setattr(decoding._Decoding, "candidates", scarce)
+    assert propose(translator, soft_prompts, N_CANDIDATES) == expected
+    assert max(sizes) > 2 and sizes[-1] <= 2
