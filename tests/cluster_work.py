@@ -16,6 +16,9 @@ from soft2hard.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
+# Read when Ray is imported, so before any test can do that: the cluster of the tests is for nobody else.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
 
 @contextmanager
 def ray_of_this_machine() -> Iterator[str]:
@@ -23,7 +26,6 @@ def ray_of_this_machine() -> Iterator[str]:
 
     Its agents have ports that are given: Ray would wait for them to be told, and on a busy machine not long enough.
     """
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # read when Ray is imported
     import ray
 
     host = ray.util.get_node_ip_address()
