@@ -59,6 +59,9 @@ class TranslatorTraining:
     """Epochs without a lower validation loss after which training stops."""
     pretrain_pairs: int = 0
     """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
+    group_by_length: bool = False
+    """Put instructions of like length into a batch: less padding where they differ much, but less is learned in as many
+    steps (docs/experiments.md)."""
     bf16: bool = True
     """Compute in bfloat16 where the machine has it."""
     deepspeed: str | None = None
@@ -210,6 +213,7 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return PairTrainer(
+        group_by_length=config.group_by_length,
         model=translator.model,
         args=arguments,
         train_dataset=train,
