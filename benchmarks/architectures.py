@@ -32,7 +32,8 @@ from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
 from soft2hard.translator.decoding import propose
-from soft2hard.translator.model import Design, Translator
+from soft2hard.translator.design import Design
+from soft2hard.translator.model import Translator
 from soft2hard.translator.training import TranslatorTraining, train_translator
 from soft2hard.translator.translate import translate
 
@@ -47,8 +48,8 @@ class Variant:
 
 
 VARIANTS = {
-    "encoder-decoder": Variant(Design(), 2e-3, 16_000),
-    "encoder-decoder, hidden states": Variant(Design(hidden_layers=(2, 4)), 2e-3, 16_000),
+    "encoder-decoder": Variant(Design("encoder-decoder"), 2e-3, 16_000),
+    "encoder-decoder, hidden states": Variant(Design("encoder-decoder", hidden_layers=(2, 4)), 2e-3, 16_000),
     "causal LM, LoRA": Variant(Design("causal-lora"), 2e-3, 16_000),
     "causal LM, LoRA, hidden states": Variant(Design("causal-lora", hidden_layers=(2, 4)), 2e-3, 16_000),
 }
@@ -119,7 +120,7 @@ def _judged(
     if path.exists():
         return Judged(**json.loads(path.read_text()))
     torch.manual_seed(training.seed)
-    translator = Translator.for_subject(subject, design=design)
+    translator = Translator.for_subject(subject, design)
     started = time.monotonic()
     train_translator(translator, pairs, held_out, training, folder, subject=subject)
     seconds = time.monotonic() - started

@@ -82,7 +82,7 @@ def test_a_corpus_of_two_workers_one_of_them_killed_is_that_of_one_process(
     made, alone = load_corpus(tmp_path / "corpus"), load_corpus(tmp_path / "alone")
     assert content_hash(made) == content_hash(alone)
     assert made["instruction"][:] == alone["instruction"][:]
-    assert len(list((tmp_path / "corpus" / "shards").iterdir())) == 10, "what the killed worker began is no shard"
+    assert len(list((tmp_path / "corpus" / "shards").iterdir())) == 10, "nothing is left of the killed worker's shard"
     assert run(*command, "-o", tmp_path / "corpus", *on_two).exit_code == 0, "a finished corpus needs no workers"
 
 

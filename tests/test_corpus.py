@@ -138,6 +138,8 @@ def test_a_killed_shard_leaves_nothing_that_could_be_taken_for_one(tmp_path):
     with pytest.raises(UserError, match="half-made: it has 0 of 3 shards"):
         load_corpus(folder)
     assert builder(folder).missing() == [0, 1, 2]
+    list(builder(folder).build())
+    assert sorted(path.name for path in (folder / "shards").iterdir()) == ["00000", "00001", "00002"]
 
 
 def test_shards_made_by_several_workers_are_those_of_one(tmp_path, whole):

@@ -24,6 +24,7 @@ from soft2hard.shared_prefix import RepeatedPrefixRunner, SharedPrefixRunner, en
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Query, Subject
 from soft2hard.template import Template
+from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import TranslateConfig, Translation, translate
@@ -109,7 +110,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory):
             corpora.append(load_corpus(folder / split))
         torch.manual_seed(0)
         base = None if architecture in OWN_TRANSLATOR else str(write_model(folder / "base", "t5"))
-        translator = Translator.for_subject(subject, base, dropout=0.0)
+        translator = Translator.for_subject(subject, Design("encoder-decoder", base, dropout=0.0))
         before = tiny_training.loss(translator, corpora[0])
         train_translator(translator, *corpora, tiny_training.config(epochs=6, lr=0.02), folder / "training")
         after = tiny_training.loss(translator, corpora[0])

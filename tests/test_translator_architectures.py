@@ -15,7 +15,8 @@ from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator import decoding
 from soft2hard.translator.decoding import propose
-from soft2hard.translator.model import Design, Translator
+from soft2hard.translator.design import Design
+from soft2hard.translator.model import Translator
 from soft2hard.translator.reading import Reading, tidy
 from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import TranslateConfig, translate
@@ -26,7 +27,7 @@ from tests.tiny_training import corpora
 DESIGNS = {
     "causal": Design("causal-lora", lora_rank=4),
     "causal, hidden": Design("causal-lora", lora_rank=4, hidden_layers=(2,)),
-    "encoder-decoder, hidden": Design(hidden_layers=(1, 2)),
+    "encoder-decoder, hidden": Design("encoder-decoder", hidden_layers=(1, 2)),
 }
 CAUSAL = DESIGNS["causal"]
 CAUSAL_LMS = ["llama", "gpt2", "opt", "bloom", "qwen3"]
@@ -90,7 +91,7 @@ def hidden_by_definition(subject: Subject, soft_prompt: SoftPrompt) -> list[Tens
 
 @pytest.mark.parametrize("name", ["causal", "causal, hidden"])
 def test_greedy_text_and_log_probabilities_are_those_of_one_token_after_another(name: str) -> None:
-    translator = stirred(Translator.for_subject(llama(), design=DESIGNS[name]))
+    translator = stirred(Translator.for_subject(llama(), DESIGNS[name]))
     some = prompts(llama(), 2, 4, 3)
     for soft_prompt, texts in zip(some, propose(translator, some, 1), strict=True):
         ids: list[int] = []
@@ -108,7 +109,7 @@ def test_greedy_text_and_log_probabilities_are_those_of_one_token_after_another(
 @pytest.mark.parametrize("architecture", CAUSAL_LMS)
 def test_a_causal_translator_begins_as_its_base_and_batch_mates_change_nothing(architecture: str) -> None:
     subject = long_subject(architecture)
-    translator = Translator.for_subject(subject, design=CAUSAL)
+    translator = Translator.for_subject(subject, CAUSAL)
     some, labels = prompts(subject, 2, 5), torch.tensor([[5, 6, 7, 2], [8, 2, -100, -100]])
     with torch.no_grad():
         together = translator.model.eval()(*translator.encode_batch(some), labels=labels).logits
@@ -128,7 +129,7 @@ def test_a_causal_translator_begins_as_its_base_and_batch_mates_change_nothing(a
 def test_training_moves_reader_and_adapters_alone_and_lowers_the_loss(tmp_path: Path) -> None:
     subject = saved_subject(tmp_path / "subject")
     before = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
-    made = Translator.for_subject(subject, design=CAUSAL)
+    made = Translator.for_subject(subject, CAUSAL)
     at_first = tiny_training.loss(made, corpora(subject)[0])
     train_translator(made, *corpora(subject), tiny_training.config(epochs=12, lr=0.02, patience=12), tmp_path / "run")
     assert tiny_training.loss(made, corpora(subject)[0]) < 0.6 * at_first
@@ -146,7 +147,7 @@ def test_a_training_goes_on_and_what_is_saved_writes_the_same(tmp_path: Path, de
 
     def made() -> Translator:
         torch.manual_seed(0)
-        return Translator.for_subject(subject, design=design)
+        return Translator.for_subject(subject, design)
 
     trained = train_translator(made(), *corpora(subject), tiny_training.config(epochs=2), tmp_path / "run")
     labels = torch.tensor([[5, 6, 7, 2], [8, 2, -100, -100]])
@@ -161,13 +162,13 @@ def test_a_training_goes_on_and_what_is_saved_writes_the_same(tmp_path: Path, de
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert other.card == trained.card
     with pytest.raises(UserError, match="other settings or data"):
-        plain = Translator.for_subject(subject)
+        plain = Translator.for_subject(subject, Design("encoder-decoder"))
         train_translator(plain, *corpora(subject), tiny_training.config(epochs=2), tmp_path / "run")
 
 
 def test_saved_adapters_are_pefts_own_and_give_its_logits(tmp_path: Path) -> None:
     subject = saved_subject(tmp_path / "subject")
-    translator = stirred(Translator.for_subject(subject, design=CAUSAL))
+    translator = stirred(Translator.for_subject(subject, CAUSAL))
     translator.save_pretrained(tmp_path / "translator")
     assert not (tmp_path / "translator" / "model.safetensors").exists()  # the base stays where it is
     assert translator.card.base == str((tmp_path / "subject").resolve())
@@ -180,7 +181,7 @@ def test_saved_adapters_are_pefts_own_and_give_its_logits(tmp_path: Path) -> Non
 
 
 def test_saved_in_bfloat16_adapters_are_loaded_in_float32(tmp_path: Path) -> None:
-    translator = stirred(Translator.for_subject(saved_subject(tmp_path / "subject"), design=CAUSAL))
+    translator = stirred(Translator.for_subject(saved_subject(tmp_path / "subject"), CAUSAL))
     translator.save_pretrained(tmp_path / "translator", dtype=torch.bfloat16)
     weights = load_file(tmp_path / "translator" / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
@@ -191,7 +192,7 @@ def test_saved_in_bfloat16_adapters_are_loaded_in_float32(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["adapter gone", "adapter cut", "another base", "base gone"])
 def test_a_causal_translator_that_cannot_be_whole_is_refused(tmp_path: Path, damage: str) -> None:
     subject = saved_subject(tmp_path / "subject")
-    Translator.for_subject(subject, design=CAUSAL).save_pretrained(tmp_path / "translator")
+    Translator.for_subject(subject, CAUSAL).save_pretrained(tmp_path / "translator")
     weights = tmp_path / "translator" / "adapter" / "adapter_model.safetensors"
     if damage == "adapter gone":
         weights.unlink()
@@ -213,7 +214,7 @@ def test_a_causal_translator_may_write_with_another_model_of_another_width_and_v
     tiny_models.tokenizer("gpt2").save_pretrained(tmp_path / "base")
     subject = llama(hidden_size=24)
     design = Design("causal-lora", base=str(tmp_path / "base"), lora_rank=2)
-    translator = stirred(Translator.for_subject(subject, design=design))
+    translator = stirred(Translator.for_subject(subject, design))
     assert translator.model.reader.projection.weight.shape == (16, 24)
     some = prompts(subject, 2, 3)
     written = propose(translator, some, 5)
@@ -222,21 +223,30 @@ def test_a_causal_translator_may_write_with_another_model_of_another_width_and_v
 
 
 def test_a_context_without_room_is_refused_in_one_line() -> None:
-    translator = Translator.for_subject(llama(), design=CAUSAL)
+    translator = Translator.for_subject(llama(), CAUSAL)
     with pytest.raises(UserError, match="reads 128 tokens.*need 129.*longer context"):
         propose(translator, prompts(llama(), 62), 1)
     assert propose(translator, prompts(llama(), 61), 1)
 
 
+def test_by_default_a_causal_subject_with_room_writes_itself_and_others_get_an_encoder_decoder() -> None:
+    assert Design().architecture_for(llama()) == "causal-lora"
+    assert Design().architecture_for(tiny_models.subject("bloom")) == "causal-lora"  # no limit to what it reads
+    assert Design().architecture_for(llama(max_position_embeddings=127)) == "encoder-decoder"
+    assert Design().architecture_for(tiny_models.subject("t5")) == "encoder-decoder"
+    assert Design(base="google/t5-v1_1-base").architecture_for(llama()) == "encoder-decoder"
+    assert Design("encoder-decoder").architecture_for(llama()) == "encoder-decoder"
+
+
 def test_an_encoder_decoder_cannot_be_the_base_of_a_causal_translator() -> None:
     with pytest.raises(UserError, match="is an encoder-decoder"):
-        Translator.for_subject(tiny_models.subject("t5"), design=CAUSAL)
+        Translator.for_subject(tiny_models.subject("t5"), CAUSAL)
 
 
 @pytest.mark.parametrize("architecture", [*CAUSAL_LMS, "t5"])
 def test_hidden_states_are_the_subjects_own_over_each_soft_prompt_alone(architecture: str) -> None:
     subject = tiny_models.subject(architecture)
-    translator = Translator.for_subject(subject, design=Design(hidden_layers=(2, 1)))
+    translator = Translator.for_subject(subject, Design("encoder-decoder", hidden_layers=(2, 1)))
     some = prompts(subject, 2, 5)
     found = translator.model.hidden_states(*translator.encode_batch(some))
     for i, soft_prompt in enumerate(some):
@@ -252,9 +262,9 @@ def test_hidden_states_are_the_subjects_own_over_each_soft_prompt_alone(architec
 def test_hidden_states_are_silent_at_first_and_matter_once_trained() -> None:
     subject = llama()
     torch.manual_seed(0)
-    plain = Translator.for_subject(subject)
+    plain = Translator.for_subject(subject, Design("encoder-decoder"))
     torch.manual_seed(0)
-    reading = Translator.for_subject(subject, design=Design(hidden_layers=(2,)))
+    reading = Translator.for_subject(subject, Design("encoder-decoder", hidden_layers=(2,)))
     soft, mask = plain.encode_batch(prompts(subject, 3))
     assert torch.equal(plain.model.eval().read(soft, mask), reading.model.eval().read(soft, mask))
     reading.model.reader.of_layers[0].weight.data.fill_(0.1)
@@ -266,12 +276,14 @@ def test_hidden_states_are_silent_at_first_and_matter_once_trained() -> None:
 @pytest.mark.parametrize("layers", [(0,), (3,), (1, 1), (-1,)])
 def test_layers_that_the_subject_has_not_are_refused(layers: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="has 2.*distinct layers from 1 to 2"):
-        Translator.for_subject(llama(), design=Design(hidden_layers=layers))
+        Translator.for_subject(llama(), Design("encoder-decoder", hidden_layers=layers))
 
 
 def test_a_reader_of_hidden_states_asks_for_its_subject_and_takes_it_from_whoever_translates(tmp_path: Path) -> None:
     subject = saved_subject(tmp_path / "subject")
-    stirred(Translator.for_subject(subject, design=Design(hidden_layers=(1,)))).save_pretrained(tmp_path / "translator")
+    stirred(Translator.for_subject(subject, Design("encoder-decoder", hidden_layers=(1,)))).save_pretrained(
+        tmp_path / "translator"
+    )
     loaded = Translator.from_pretrained(tmp_path / "translator")
     some = prompts(subject, 3)
     with pytest.raises(UserError, match="reads hidden states.*Give the subject"):

@@ -14,6 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from soft2hard.errors import UserError
 from soft2hard.softprompt import SoftPrompt
+from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.warm_start import can_warm_start, seq2seq_from_causal
 from tests import tiny_models
@@ -35,9 +36,9 @@ def base_checkpoint(folder: Path) -> str:
 def make(kind: str, folder: Path) -> Translator:
     torch.manual_seed(0)
     if kind == "gpt2":
-        return Translator.for_subject(tiny_models.subject("gpt2"))
+        return Translator.for_subject(tiny_models.subject("gpt2"), Design("encoder-decoder"))
     if kind == "base":
-        return Translator.for_subject(tiny_models.subject("llama"), base=base_checkpoint(folder / "base"))
+        return Translator.for_subject(tiny_models.subject("llama"), Design(base=base_checkpoint(folder / "base")))
     return Translator.for_subject(llama_subject(tie_word_embeddings=kind == "tied llama"))
 
 
@@ -230,7 +231,7 @@ def test_single_tokens_are_read_as_the_subject_reads_them_without_any_change_to_
 
 
 def test_cross_attention_is_silent_at_the_start_and_opens_with_its_output_matrix() -> None:
-    translator = Translator.for_subject(llama_subject())
+    translator = Translator.for_subject(llama_subject(), Design("encoder-decoder"))
     model = translator.model.seq2seq.eval()
     ids = torch.tensor([[5, 6, 7]])
 
@@ -246,7 +247,7 @@ def test_cross_attention_is_silent_at_the_start_and_opens_with_its_output_matrix
 
 def test_the_reader_gives_the_encoder_the_subjects_own_vectors_at_the_scale_of_its_embedding() -> None:
     subject = llama_subject()
-    translator = Translator.for_subject(subject)
+    translator = Translator.for_subject(subject, Design("encoder-decoder"))
     words = subject.embed_text("cat dog")[None]
     torch.testing.assert_close(translator.model.reader(words), words, atol=1e-5, rtol=1e-4)
 
@@ -263,7 +264,7 @@ def test_only_the_feed_forward_of_llama_itself_can_warm_start() -> None:
 
 def test_a_gpt2_subject_gets_a_random_t5_that_begins_without_opinions() -> None:
     subject = tiny_models.subject("gpt2")
-    translator = Translator.for_subject(subject)
+    translator = Translator.for_subject(subject, Design("encoder-decoder"))
     config = translator.model.config
     assert config.model_type == "t5"
     assert (config.vocab_size, config.eos_token_id) == (tiny_models.VOCAB_SIZE, subject.eos_ids[0])
@@ -273,7 +274,7 @@ def test_a_gpt2_subject_gets_a_random_t5_that_begins_without_opinions() -> None:
 
 def test_a_base_checkpoint_of_another_width_is_used_with_its_own_tokenizer_and_weights(tmp_path: Path) -> None:
     base = base_checkpoint(tmp_path / "base")
-    translator = Translator.for_subject(tiny_models.subject("gpt2"), base=base)
+    translator = Translator.for_subject(tiny_models.subject("gpt2"), Design(base=base))
     assert translator.model.reader.projection.weight.shape == (24, 16)
     expected = T5ForConditionalGeneration.from_pretrained(base).state_dict()
     for name, tensor in translator.model.seq2seq.state_dict().items():

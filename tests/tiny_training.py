@@ -13,6 +13,7 @@ from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.data import CorpusPairs, PairCollator
+from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import TranslatorTraining, train_translator
 from tests import tiny_models
@@ -78,7 +79,7 @@ def config(**changes: object) -> TranslatorTraining:
 def translator(subject: Subject, seed: int = 0, dropout: float = 0.1) -> Translator:
     """Untrained, the same for the same seed."""
     torch.manual_seed(seed)
-    return Translator.for_subject(subject, dropout=dropout)
+    return Translator.for_subject(subject, Design("encoder-decoder", dropout=dropout))
 
 
 @cache

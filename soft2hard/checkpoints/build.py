@@ -29,6 +29,7 @@ from soft2hard.precision import load_for_tuning
 from soft2hard.scripting import run_script
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
+from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import train_translator
 
@@ -141,7 +142,7 @@ class Build:
         subject = Subject.from_pretrained(str(self.out / "subject"))
         # A package path means nothing on another machine: the card names the subject by its role.
         subject.name = "embedded"
-        translator = Translator.for_subject(subject)
+        translator = Translator.for_subject(subject, Design("encoder-decoder"))  # what the embedded one is
         train_translator(
             translator, corpus, validation, self.recipe.translator, self.run / "translator", subject=subject
         )

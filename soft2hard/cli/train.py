@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 class ArchitectureName(str, Enum):
     """An architecture of translators."""
 
+    auto = "auto"
     encoder_decoder = "encoder-decoder"
     causal_lora = "causal-lora"
 
@@ -68,10 +69,11 @@ def train(
         ArchitectureName,
         typer.Option(
             help="encoder-decoder: an encoder reads the soft prompt, a decoder writes. causal-lora: a frozen causal "
-            "language model, by default the subject itself, goes on from the soft prompt under low-rank adapters.",
+            "language model, by default the subject itself, goes on from the soft prompt under low-rank adapters. "
+            "auto: encoder-decoder where there is a --base or the subject is no causal language model, else the other.",
             rich_help_panel=_PANEL,
         ),
-    ] = ArchitectureName.encoder_decoder,
+    ] = ArchitectureName.auto,
     base: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +113,8 @@ def train(
     On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2
     """
     quiet()
-    from soft2hard.translator.model import Design, Translator
+    from soft2hard.translator.design import Design
+    from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
     from soft2hard.translator.training import TranslatorTraining, train_translator
 
@@ -124,13 +127,11 @@ def train(
     try:
         translator = Translator.for_subject(lm, design=design)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"'{base}' is no {design.architecture} base that can be read: {error}.", "Check --base."
-        ) from error
+        raise UserError(f"'{base}' is no base that can be read: {error}.", "Check --base.") from error
     settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
     settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
-    if (design.architecture, layers) != (Design.architecture, ()):  # else as runs begun before there was a choice
-        settings |= {"architecture": design.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
+    if (translator.card.architecture, layers) != ("encoder-decoder", ()):  # else as runs begun before the choice
+        settings |= {"architecture": translator.card.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings | rounding_of(loading))
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)

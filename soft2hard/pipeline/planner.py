@@ -161,7 +161,7 @@ class Planner:
         if self._subject is None or (base is not None and not at_hand(base)):
             return None
         subject = Subject.from_pretrained(resolve(self.recipe.subject, "subject"))
-        return Translator.for_subject(subject, design=self.recipe.translator.design)
+        return Translator.for_subject(subject, self.recipe.translator.design)
 
     def _parameters(self, of: str) -> float | None:
         """Of the subject or the translator: counted, or as published; None where unknown."""

@@ -19,7 +19,7 @@ from soft2hard.eval.transfer.prompts import REFERENCES
 from soft2hard.eval.transfer.run import Sending
 from soft2hard.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
-from soft2hard.translator.model import Design
+from soft2hard.translator.design import Design
 from soft2hard.translator.training import TranslatorTraining
 from soft2hard.yamlfile import read_yaml
 
@@ -74,7 +74,7 @@ class CorpusSettings(_Strict):
 class TranslatorSettings(_Strict):
     """What the translator is, in the fields of `Design`, and how it is trained."""
 
-    architecture: Literal["encoder-decoder", "causal-lora"] = Design.architecture
+    architecture: Literal["auto", "encoder-decoder", "causal-lora"] = Design.architecture
     base: str | None = Design.base
     """Checkpoint to start from, by name or folder; None: the subject's own weights where its architecture allows it."""
     hidden_layers: tuple[int, ...] = Design.hidden_layers

@@ -121,7 +121,7 @@ def make_translator(job: Job) -> None:
     subject.name = job.recipe.subject  # for the card: the path of the package means nothing on another machine
     train = _corpora(job, "train", snapshots=True)
     validation = _corpora(job, "validation", snapshots=False)
-    translator = Translator.for_subject(subject, design=job.recipe.translator.design)
+    translator = Translator.for_subject(subject, job.recipe.translator.design)
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
         train_translator(translator, train, validation, job.recipe.training, job.layout.training, subject=subject)
 

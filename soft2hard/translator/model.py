@@ -1,7 +1,6 @@
 """Translators: an architecture with its tokenizer and card, made, saved and loaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from soft2hard.loading import READING_ERRORS, Loading, load_tokenizer
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator.architecture import TranslatorModel
-from soft2hard.translator.card import CARD_FILE, Architecture, TranslatorCard, read_card, write_card
+from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
 from soft2hard.translator.causal import (
     CausalTranslator,
     base_name,
@@ -26,34 +25,11 @@ from soft2hard.translator.causal import (
     refuse_encoder_decoder,
     with_lora,
 )
+from soft2hard.translator.design import Design
 from soft2hard.translator.encoder_decoder import EncoderDecoderTranslator, load_seq2seq, new_seq2seq
 from soft2hard.translator.reader import HiddenStates, SoftPromptReader
 
 READER_FILE = "reader.safetensors"
-
-
-@dataclass(frozen=True)
-class Design:
-    """What a new translator is made of."""
-
-    architecture: Architecture = "encoder-decoder"
-    base: str | None = None
-    """Checkpoint to start from, a name or a folder: an encoder-decoder, or for 'causal-lora' a causal LM. None: made
-    from the subject's own weights where that can be; an encoder-decoder is else a small random T5."""
-    hidden_layers: tuple[int, ...] = ()
-    """Layers of the subject whose hidden states over the soft prompt are read beside its vectors."""
-    lora_rank: int = 64
-    """Rank of the adapters of 'causal-lora'."""
-    dropout: float = 0.1
-    """Of an encoder-decoder that does not start from `base`, and of adapters."""
-
-    def __post_init__(self) -> None:
-        if self.architecture not in ("encoder-decoder", "causal-lora"):
-            raise UserError(
-                f"There is no architecture '{self.architecture}'.", "Choose encoder-decoder or causal-lora."
-            )
-        if self.lora_rank < 1:
-            raise UserError(f"lora_rank is {self.lora_rank}.", "It must be at least 1.")
 
 
 class Translator:
@@ -69,24 +45,22 @@ class Translator:
         return self.model.device
 
     @classmethod
-    def for_subject(
-        cls, subject: Subject, base: str | None = None, dropout: float = 0.1, *, design: Design | None = None
-    ) -> "Translator":
-        """A translator that has not been trained yet, as `design` says, or by default an encoder-decoder.
+    def for_subject(cls, subject: Subject, design: Design = Design()) -> "Translator":
+        """A translator that has not been trained yet.
 
         Raises UserError for layers that the subject has not, and for a base that cannot be read or is of the wrong
         kind.
         """
-        design = design or Design(base=base, dropout=dropout)
+        architecture = design.architecture_for(subject)
         hidden = HiddenStates(subject, design.hidden_layers) if design.hidden_layers else None
-        make = _new_causal if design.architecture == "causal-lora" else _new_encoder_decoder
+        make = _new_causal if architecture == "causal-lora" else _new_encoder_decoder
         model, tokenizer, of_base = make(subject, design, hidden)
         model.hidden_states = hidden
         card = TranslatorCard(
             subject=subject.name,
             fingerprint=subject.fingerprint,
             d_subject=subject.d_model,
-            architecture=design.architecture,
+            architecture=architecture,
             hidden_layers=tuple(design.hidden_layers),
             **of_base,
         )
