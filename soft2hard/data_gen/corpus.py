@@ -114,6 +114,7 @@ class CorpusBuilder:
         for number, tasks in self.place.waiting(self.dod, self.missing() if shards is None else shards):
             self._maker.make(number, tasks, on_task)
             yield number
+        self.place.tidy()
 
 
 def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Dataset:

@@ -34,6 +34,7 @@ def build_on_cluster(
     with Pool(cluster, partial(shard_work, place, load_subject), log) as pool:
         for (_, tasks), _ in pool.map(place.waiting(dod, missing)):
             yield len(tasks)
+    place.tidy()
 
 
 def shard_work(place: CorpusFolder, load_subject: Callable[[], Subject]) -> Callable[[Shard], None]:

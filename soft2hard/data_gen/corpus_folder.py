@@ -5,6 +5,7 @@ whole, so any number of processes on a shared file system may make them, and a r
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
@@ -77,6 +78,12 @@ class CorpusFolder:
             batch = list(islice(tasks, self.plan.shard_size))
             if number in wanted and not self.shard_path(number).exists():
                 yield number, batch
+
+    def tidy(self) -> None:
+        """Remove what killed workers have begun, once no shard is missing."""
+        if not self.missing():
+            for begun in (self.folder / "shards").glob(".*.tmp"):
+                shutil.rmtree(begun, ignore_errors=True)
 
     def claim(self, subject_name: str) -> None:
         """Begin the corpus, or go on with it. Raises UserError where the folder holds one made to another plan."""
