@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import datasets
 import torch
 import typer
 
@@ -88,6 +89,7 @@ def main(
 ) -> None:
     """Make the corpus both ways and print prompts a second, their ratio, and what starting took."""
     torch.set_num_threads(cores)
+    datasets.disable_progress_bars()
     load, dod = partial(load_for_tuning, resolve("embedded", "subject")), LexicalDoD(for_translator=True)
     subject = load()
     plan = CorpusPlan("lexical", "train", n_tasks, subject.fingerprint, recipe_named(size).tuning, (), shard_size)
