@@ -86,4 +86,5 @@ def _closer(found: CorrelationRow | None) -> Claim:
 
 
 def _found(rows: tuple[CorrelationRow, ...], first: str, second: str) -> CorrelationRow | None:
-    return next((row for row in rows if (row.first, row.second) == (first, second)), None)
+    """By ranks."""
+    return next((row for row in rows if (row.first, row.second, row.method) == (first, second, "spearman")), None)

@@ -19,7 +19,7 @@ from soft2hard.eval.analysis.geometry import (
 )
 from soft2hard.eval.analysis.maps import MAPS, missing, plane_map
 from soft2hard.eval.analysis.material import Material
-from soft2hard.eval.analysis.relations import rank_correlation, task_means, within_between
+from soft2hard.eval.analysis.relations import Correlation, Method, rank_correlation, task_means, within_between
 from soft2hard.eval.analysis.section_records import (
     CorrelationRow,
     Difficulty,
@@ -154,13 +154,16 @@ def _rank_row(rows: Sequence[DifficultyRow], first: str, second: str) -> Correla
     return correlation_row(
         first,
         second,
+        "spearman",
         lambda: rank_correlation([getattr(r, first) for r in known], [getattr(r, second) for r in known]),
     )
 
 
-def correlation_row(first: str, second: str, correlate: Callable) -> CorrelationRow | None:
-    """A rank correlation as a row; None where it is not defined."""
+def correlation_row(
+    first: str, second: str, method: Method, correlate: Callable[[], Correlation]
+) -> CorrelationRow | None:
+    """A correlation as a row; None where it is not defined."""
     try:
-        return CorrelationRow.of(first, second, "spearman", correlate())
+        return CorrelationRow.of(first, second, method, correlate())
     except UserError:
         return None

@@ -112,14 +112,19 @@ def _closeness(material: Material, numbers: Sequence[int]) -> Arrays:
 
 
 def _correlations(close: Arrays, change: Float[np.ndarray, "n n"], seed: int) -> tuple[CorrelationRow, ...]:
-    """Distances with their sign turned, so that closer is more, beside the change in accuracy."""
+    """Distances with their sign turned, so that closer is more, beside the change in accuracy.
+
+    By ranks, where each pair of tasks counts alike, and by values, where the few pairs that gain much count most.
+    """
     signs = {"frobenius": -1.0, "reordered": -1.0, "alignment_dimensions": 1.0}
     rows = [
         correlation_row(
             f"closeness: {name}",
             "change",
-            lambda matrix=matrix, sign=signs[name]: mantel(sign * matrix, change, method="spearman", seed=seed),
+            method,
+            lambda near=signs[name] * matrix, method=method: mantel(near, change, method=method, seed=seed),
         )
+        for method in ("spearman", "pearson")
         for name, matrix in close.items()
     ]
     return tuple(row for row in rows if row)
