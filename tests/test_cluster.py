@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,11 +54,9 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def two_workers() -> Iterator[Cluster]:
-    """A Ray cluster of this machine, joined by its address, that the pools of this file share."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[cluster]'")
-    with cluster_work.ray_of_this_machine() as address:
-        yield Cluster(address, workers=2, cores=1)
+def two_workers(ray_address: str) -> Cluster:
+    """Two workers on a Ray cluster that is joined by its address."""
+    return Cluster(ray_address, workers=2, cores=1)
 
 
 def done(folder: Path) -> Counter[int]:

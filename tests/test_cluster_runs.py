@@ -22,10 +22,9 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install '.[cluster]
 
 
 @pytest.fixture(scope="module")
-def on_two() -> Iterator[list[object]]:
+def on_two(ray_address: str) -> list[object]:
     """Options of a command that is to run on two workers of one core."""
-    with cluster_work.ray_of_this_machine() as address:
-        yield ["--cluster", address, "--cluster-workers", 2, "--cluster-cores", 1]
+    return ["--cluster", ray_address, "--cluster-workers", 2, "--cluster-cores", 1]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,18 @@
+"""What tests of several files share for as long as their process lives."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import cluster_work
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """Address of a Ray cluster of this machine with two cores.
+
+    It outlives all tests of its process: Ray ends a process that was once a client of a cluster that is gone.
+    """
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[cluster]'")
+    with cluster_work.ray_of_this_machine() as address:
+        yield address
