@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.records import load_analysis, load_arrays
+from soft2hard.eval.analysis.records import Analysis, PromptRow, load_analysis, load_arrays
 from soft2hard.eval.analysis.retrieval_savings import RetrievalSavings
 from soft2hard.eval.analysis.section_records import Experiment, NotRun
-from soft2hard.eval.report.analysis_data import clustered
+from soft2hard.eval.report.analysis_data import clustered, labels_of
 from soft2hard.eval.report.analysis_experiments import mean_curves, result_of
 from soft2hard.eval.report.analysis_figures import draw_analysis
 from soft2hard.eval.report.analysis_page import TITLES, write_analysis_page
@@ -67,6 +67,15 @@ def test_maps_name_task_family_and_translation(data) -> None:
     assert [row["task"] for row in rows] == [task for task, _ in PROMPTS]
     assert [row["translation"] for row in rows[:2]] == [HOSTILE, "do task 00"]
     assert {row["family"] for row in rows} == {"sort", "count"}
+
+
+def test_soft_prompts_of_one_name_in_several_groups_are_told_apart() -> None:
+    rows = [
+        PromptRow(name=name, task="a", group=group, tuning=0, n_tokens=4, d_model=16)
+        for name, group in (("a #0", "main"), ("a #0", "order varied"), ("a #1", "main"))
+    ]
+    analysis = Analysis(created="", settings={}, versions={}, subject=None, prompts=tuple(rows), tasks=())
+    assert labels_of(analysis) == ["a #0, main", "a #0, order varied", "a #1"]
 
 
 def test_curves_of_starts_are_the_lowest_loss_so_far_mean_over_tasks(folder) -> None:

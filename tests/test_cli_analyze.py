@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soft2hard.cli.analysis_inputs import chosen_translator
+from soft2hard.errors import UserError
+from soft2hard.eval.analysis.meaning import greedy_translation
 from soft2hard.eval.analysis.records import load_analysis, load_arrays
 from soft2hard.softprompt import SoftPrompt, find_soft_prompts
+from soft2hard.subject import Subject
+from soft2hard.translator.design import Design
+from soft2hard.translator.model import Translator
 from tests.command_line import run
 from tests.tiny_training import llama_subject, save_models, write_task
 
@@ -184,6 +190,35 @@ def test_a_single_prompt_has_no_distances_but_statistics(world: Path, tmp_path: 
     result = run("analyze", given)
     assert result.exit_code == 0, result.output
     assert "Each soft prompt" in result.output
+
+
+def test_prompts_of_different_lengths_have_a_transfer_matrix_and_a_page(world: Path, tmp_path: Path) -> None:
+    given = prompts_of(tmp_path / "prompts", world, 1)
+    np.save(given / "c.npy", np.ones((2, 16), np.float32))
+    models = ("--subject", world / "subject", "--examples", world / "tasks")
+    result = run("analyze", given, *models, "--only", "transfer", "-o", tmp_path / "found")
+    assert result.exit_code == 0, result.output
+    assert load_analysis(tmp_path / "found").sections.transfer.correlations == ()
+    text = (tmp_path / "found" / "analysis.html").read_text(encoding="utf-8")
+    assert 'data-heat="transfer"' in text and "transfer distance" not in text
+
+
+def test_examples_of_given_prompts_are_not_cut_to_the_tasks_that_would_be_tuned(world: Path, tmp_path: Path) -> None:
+    given = prompts_of(tmp_path / "prompts", world, 1)
+    models = ("--subject", world / "subject", "--examples", world / "tasks")
+    result = run("analyze", given, *models, "--only", "statistics", "--n-tasks", 1, "--json")
+    assert result.exit_code == 0, result.output
+    assert all(row["score"] is not None for row in json.loads(result.stdout)["prompts"])
+
+
+def test_a_translator_of_hidden_states_reads_them_from_the_subject(world: Path, tmp_path: Path) -> None:
+    subject = Subject.from_pretrained(world / "subject")
+    Translator.for_subject(subject, Design("encoder-decoder", hidden_layers=(1,))).save_pretrained(tmp_path / "hidden")
+    translator = chosen_translator(str(tmp_path / "hidden"), None, subject)
+    prompts = [SoftPrompt.load(path) for path in find_soft_prompts([prompts_of(tmp_path / "prompts", world)])]
+    assert len(greedy_translation(translator)(prompts)) == 4
+    with pytest.raises(UserError, match="trained for another subject"):
+        chosen_translator(str(tmp_path / "hidden"), None, llama_subject(1))
 
 
 def test_a_missing_subject_is_said_with_what_can_be_had_without(world: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.metering import listening
 from soft2hard.pipeline import planner, probe
+from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import read_recipe
 from soft2hard.pipeline.workload import (
     ASSUMED,
@@ -69,6 +70,18 @@ def test_a_plan_of_one_stage_is_about_that_stage(tmp_path: Path) -> None:
 def test_without_a_published_size_the_time_is_unknown(tmp_path: Path) -> None:
     output = run("run", write_recipe(tmp_path, subject="no-such/model"), "--plan").output
     assert "unknown time" in output and "'sizes'" in output and "estimated from" not in output
+
+
+def test_of_a_translator_of_adapters_no_more_is_saved_than_they_are(tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(tmp_path, translator={"architecture": "causal-lora", "lora_rank": 1}))
+    found = planner.Planner(recipe, Layout(tmp_path / "run"))
+    learned = sum(p.numel() for p in found._untrained.model.parameters() if p.requires_grad)
+    assert found._saved_parameters == learned + 1  # the subject's scale
+    assert found._saved_parameters < found._parameters("translator") / 2
+    size = {"no-such/model": {"parameters": 8e9, "width": 4096}}
+    changes = {"subject": "no-such/model", "sizes": size, "translator": {"lora_rank": 64}}
+    unseen = planner.Planner(read_recipe(write_recipe(tmp_path, **changes)), Layout(tmp_path / "run"))
+    assert unseen._saved_parameters == 8e9 * 2 * 64 / 4096
 
 
 def test_an_estimate_is_two_operations_a_parameter_and_token_at_the_stated_share_of_the_measured_speed() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def chosen_tasks(
-    dod: str | None, folder: Path | None, examples: list[Path] | None, n: int, seed: int
+    dod: str | None, folder: Path | None, examples: list[Path] | None, n: int | None, seed: int
 ) -> tuple["Task", ...]:
     """Tasks of a collection or of task files; raises UserError for a collection that there is not, or whose folder is
     not given."""
@@ -31,13 +31,21 @@ def chosen_tasks(
     return tuple(drawn_tasks(Tasks(dod=dod, folder=folder, n=n), "test", seed))
 
 
-def chosen_translator(name: str | None, subject: str | None) -> "Translator | None":
-    """The translator by its name on the command line, beside a subject by its name; None for 'none'."""
+def chosen_translator(name: str | None, subject_name: str | None, subject: "Subject | None") -> "Translator | None":
+    """The translator by its name on the command line, beside a subject by its name; None for 'none'.
+
+    Raises UserError where it was trained for another subject than the one that is loaded.
+    """
     from soft2hard.checkpoints import resolve
     from soft2hard.translator.model import Translator
 
-    chosen = name or ("embedded" if subject == "embedded" else "none")
-    return None if chosen == "none" else Translator.from_pretrained(resolve(chosen, "translator"))
+    chosen = name or ("embedded" if subject_name == "embedded" else "none")
+    if chosen == "none":
+        return None
+    translator = Translator.from_pretrained(resolve(chosen, "translator"))
+    if subject is not None:
+        translator.bind(subject)  # for translators that read hidden states
+    return translator
 
 
 def chosen_table(name: str | None) -> "Subject | Table | None":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soft2hard.cli.analysis_inputs import chosen_table, chosen_tasks, chosen_translator, identities
-from soft2hard.cli.common import claim, load_subject, no_remains, progress_bar, quiet, say, with_loading
+from soft2hard.cli.common import claim, load_subject, no_remains, progress_bar, quiet, rounding_of, say, with_loading
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
 
@@ -128,11 +128,13 @@ def analyze(
 
     wanted_sections(only or ())
     config, chosen = Tuning(**tuning), Sizes(**sizes)
-    tasks = chosen_tasks(dod, dod_folder, examples, n_tasks, config.seed)
+    # Given soft prompts may be of any number of tasks.
+    tasks = chosen_tasks(dod, dod_folder, examples, None if paths else n_tasks, config.seed)
     name = subject or (None if paths else "embedded")
+    lm = None if name is None else load_subject(name, fast=True, loading=loading)
     common = {
-        "subject": None if name is None else load_subject(name, fast=True, loading=loading),
-        "translator": chosen_translator(translator, name),
+        "subject": lm,
+        "translator": chosen_translator(translator, name, lm),
         "table": chosen_table(table),
         "tuning": config,
         "sizes": chosen,
@@ -140,7 +142,7 @@ def analyze(
     asked = {"paths": paths, "mapping": mapping, "table": table, "tuning": tuning, "sizes": sizes}
     if not paths:
         asked |= {"tunings": tunings, "control_tasks": control_tasks, "control_tunings": control_tunings}
-    settings = asked | identities(tasks, common["subject"], common["translator"])
+    settings = asked | identities(tasks, common["subject"], common["translator"]) | rounding_of(loading)
     with TemporaryDirectory() as passing:
         folder = output or Path(passing)
         with no_remains(folder):

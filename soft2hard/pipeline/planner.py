@@ -91,7 +91,7 @@ class Planner:
         pairs, training = workload.n_pairs(self.recipe, "train"), self.recipe.training
         size = f"{pairs:,} pairs, {training.epochs:g} epochs"
         copies = 1 + _CHECKPOINTS * (1 + _OPTIMIZER_COPIES) * (2 if training.pretrain_pairs else 1)
-        parameters = self._parameters("translator") or 0.0
+        parameters = self._saved_parameters or 0.0
         return workload.translator_work(self.recipe, self._lengths), size, parameters * _FLOAT * copies
 
     def _evaluation(self) -> tuple[Work, str, float]:
@@ -169,9 +169,23 @@ class Planner:
         if model is not None:
             return float(n_parameters(model.model))
         name = self.recipe.subject if of == "subject" else self.recipe.translator.base
-        if name is None and self.recipe.translator.architecture == "causal-lora":
+        if name is None and self.recipe.translator.architecture != "encoder-decoder":
             name = self.recipe.subject
         return self.recipe.sizes[name].parameters if name in self.recipe.sizes else None
+
+    @property
+    def _saved_parameters(self) -> float | None:
+        """Of the translator, without those that it has from another model and leaves as they are."""
+        if self._untrained is not None:
+            return float(sum(tensor.numel() for tensor in self._untrained.model.state_dict().values()))
+        settings, parameters = self.recipe.translator, self._parameters("translator")
+        if parameters is None or settings.architecture == "encoder-decoder":
+            return parameters
+        if settings.architecture == "auto" and settings.base is not None:
+            return parameters
+        # An adapter has rank x (inputs + outputs) weights for each inputs x outputs, most of which are square.
+        width = self.recipe.sizes[settings.base or self.recipe.subject].width
+        return parameters * min(1.0, 2 * settings.lora_rank / width)
 
     @property
     def _prompt_bytes(self) -> float:

@@ -96,4 +96,4 @@ def _whole(text: str | None) -> int | None:
 
 
 def _number(text: str | None) -> float | None:
-    return float(text) if text and re.fullmatch(r"\d+(\.\d+)?", text) else None
+    return float(text) if text and re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d{1,3})?", text) else None

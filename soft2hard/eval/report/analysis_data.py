@@ -4,6 +4,7 @@ Tables and charts are as in `data`. A heat map has `names` and `families` of its
 `orders`: for each way to sort them their numbers. Each figure's download holds the numbers that it is drawn from.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,12 @@ class Page:
 def names_of(analysis: Analysis, prompts: Sequence[int]) -> list[str]:
     """Labels of soft prompts: their names in the analysis."""
     return [analysis.prompts[i].name for i in prompts]
+
+
+def labels_of(analysis: Analysis) -> list[str]:
+    """A label of every soft prompt, by which it is told from all others: groups of tunings number theirs alike."""
+    several = Counter(row.name for row in analysis.prompts)
+    return [f"{row.name}, {row.group}" if several[row.name] > 1 else row.name for row in analysis.prompts]
 
 
 def families_of(analysis: Analysis, prompts: Sequence[int]) -> list[str]:
@@ -145,6 +152,9 @@ def add_transfer(page: Page, analysis: Analysis, record: Transfer, arrays: Array
         diagonal=True,
     )
     title = "Frobenius distance of tasks, mean over their soft prompts"
+    page.tables["transfer correlations"] = correlation_table(record.correlations)
+    if "frobenius" not in arrays:  # soft prompts of different lengths have no distance
+        return
     page.heats["transfer distance"] = heat(
         title, record.tasks, families, arrays["frobenius"], order, what="distance", diagonal=True
     )
@@ -172,7 +182,6 @@ def add_transfer(page: Page, analysis: Analysis, record: Transfer, arrays: Array
         y_title="Change in accuracy",
         title="Transfer against distance",
     )
-    page.tables["transfer correlations"] = correlation_table(record.correlations)
 
 
 def add_statistics(page: Page, record: Statistics) -> None:
@@ -198,8 +207,9 @@ def add_extraction(page: Page, analysis: Analysis, record: Extraction) -> None:
     """Nearest tokens of every position."""
     n = min(_TOKENS_SHOWN, record.k)
     columns = ["soft prompt", "position", *(f"token {i + 1}{part}" for i in range(n) for part in ("", " cosine"))]
+    names = labels_of(analysis)
     rows = [
-        [analysis.prompts[one.prompt].name, i, *(v for t in position.nearest[:n] for v in (t.text, t.cosine))]
+        [names[one.prompt], i, *(v for t in position.nearest[:n] for v in (t.text, t.cosine))]
         + [None if position.start is None else position.start.text, position.stayed]
         for one in record.prompts
         for i, position in enumerate(one.positions)
