@@ -151,3 +151,10 @@ def test_train_refuses_a_half_made_corpus(subject, manifests, tmp_path):
     shutil.rmtree(tmp_path / "corpus" / "shards" / "00001")
     command = ["train", tmp_path / "corpus", "--validation", tmp_path / "corpus", "--subject", subject]
     assert_refused(run(*command, "-o", tmp_path / "out"), "half-made: it has 1 of 2 shards")
+
+
+def test_a_corpus_begun_in_another_precision_is_refused(subject, manifests, tmp_path):
+    assert tune(subject, "manifests", manifests, tmp_path / "corpus").exit_code == 0
+    shutil.rmtree(tmp_path / "corpus" / "shards" / "00001")
+    again = tune(subject, "manifests", manifests, tmp_path / "corpus", "--dtype", "bfloat16")
+    assert_refused(again, "made with other settings (dtype)")

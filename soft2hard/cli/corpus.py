@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soft2hard.cli.common import load_subject, no_remains, progress_bar, say
+from soft2hard.cli.common import load_subject, no_remains, progress_bar, rounding_of, say
 from soft2hard.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def tune_corpus(
         shard_size,
         source.task_seed,
         **of_files,
+        **rounding_of(subject[1]),
     )
     title = f"Tuning {source.split} tasks"
     with no_remains(output):

@@ -45,6 +45,9 @@ class CorpusPlan:
     """Training examples a task; None where tasks bring their own number."""
     tasks_hash: str | None = None
     """SHA-256 of all tasks (`taskfiles.content_hash`) where they are read from files; None where they are drawn."""
+    dtype: str = "auto"
+    """How the subject's weights were rounded, as `Loading` names it."""
+    quantization: str = "none"
 
     @property
     def n_shards(self) -> int:
