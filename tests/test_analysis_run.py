@@ -180,6 +180,7 @@ def test_sections_bring_those_that_they_build_on() -> None:
         ("rte-2.safetensors", "rte"),
         ("rte_seed0.npy", "rte"),
         ("sst2.npy", "sst2"),
+        ("overrun3.npy", "overrun3"),
         ("03-relation.pt", "03-relation"),
         ("7.npy", "7"),
     ],

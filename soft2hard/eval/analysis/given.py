@@ -13,7 +13,7 @@ from soft2hard.softprompt import SoftPrompt, find_soft_prompts
 
 GIVEN = "given"
 """The group of prompts that were read."""
-_NUMBER = re.compile(r"([-_. #]+|[-_. ]*(seed|run|tuning)[-_. #]*)\d+$", re.IGNORECASE)
+_NUMBER = re.compile(r"([-_. #]+|([-_. ]+|^)(seed|run|tuning)[-_. #]*)\d+$", re.IGNORECASE)
 
 
 def read_given(
