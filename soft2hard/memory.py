@@ -120,7 +120,7 @@ def _left_of_group(folder: Path = Path("/sys/fs/cgroup")) -> float:
     """Bytes left under the memory limit of this process's control group (version 2); infinite without one."""
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return math.inf if limit == "max" else max(0, int(limit) - int(used))
+        return math.inf if limit == "max" else max(0.0, float(int(limit) - int(used)))
     except (OSError, ValueError):
         return math.inf
 

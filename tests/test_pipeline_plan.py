@@ -105,6 +105,7 @@ def test_the_passes_of_a_soft_prompt_are_those_that_tuning_takes() -> None:
 def test_work_adds_up_over_corpora_pairs_epochs_and_cells(tmp_path: Path) -> None:
     raw = {"corpora": settings(tmp_path)["corpora"]}
     raw["corpora"]["train"]["snapshot_steps"] = [1]
+    raw["translator"] = settings(tmp_path)["translator"] | {"architecture": "encoder-decoder"}
     recipe = read_recipe(write_recipe(tmp_path, **raw))
     lengths = dict.fromkeys(recipe.corpora, LENGTHS)
     # 2 steps of 2 examples of 10 tokens after 3 virtual ones, there and back, and 2 looks at 4 validation examples.

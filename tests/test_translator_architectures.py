@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from soft2hard.errors import UserError
+from soft2hard.eval.identity import translator_fingerprint
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.translator import decoding
@@ -331,3 +332,14 @@ def write_corpus(folder: Path, subject: Subject, seed: int) -> None:
     plan = CorpusPlan("lexical", split, 4, subject.fingerprint, tuning)
     for _ in CorpusBuilder(folder, plan, LexicalDoD(for_translator=True), subject).build():
         pass
+
+
+@pytest.mark.parametrize("design", [*DESIGNS.values(), Design("encoder-decoder")], ids=[*DESIGNS, "encoder-decoder"])
+def test_an_evaluation_knows_translators_apart_by_their_weights(design: Design, tmp_path: Path) -> None:
+    subject = saved_subject(tmp_path / "subject")
+    torch.manual_seed(0)
+    first = Translator.for_subject(subject, design)
+    first.save_pretrained(tmp_path / "translator")
+    before = translator_fingerprint(first)
+    assert translator_fingerprint(Translator.from_pretrained(tmp_path / "translator")) == before
+    assert translator_fingerprint(stirred(first)) != before

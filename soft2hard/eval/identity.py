@@ -31,9 +31,8 @@ def inputs_of(config: Evaluation, models: Models) -> dict[str, str]:
 
 
 def translator_fingerprint(translator: Translator) -> str:
-    """Of the reader's weights and the embedding table, as float32: no training leaves them as they are."""
-    model = translator.model
-    return _hash([*model.reader.parameters(), model.seq2seq.get_input_embeddings().weight])
+    """Of weights that no training leaves as they are, as float32."""
+    return _hash(translator.model.telling_weights())
 
 
 @torch.no_grad()

@@ -101,6 +101,10 @@ class TranslatorModel(nn.Module, ABC):
         """Weights by name that this model has from another and never changes; they are not part of its state."""
         return {}
 
+    def telling_weights(self) -> list[Tensor]:
+        """Some of the weights, none of which any training leaves as it is: what tells translators apart."""
+        return [*self.reader.parameters(), self.lm.get_input_embeddings().weight]
+
     def read(
         self,
         soft_prompts: Float[Tensor, "batch n d_subject"],

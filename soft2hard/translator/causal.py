@@ -63,6 +63,9 @@ class CausalTranslator(TranslatorModel):
         frozen = {name: p for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         return {name: t for name, t in (frozen | _persistent_buffers(self)).items() if name.startswith("peft.")}
 
+    def telling_weights(self) -> list[Tensor]:
+        return list(self.state_dict().values())
+
     def encode(
         self,
         soft_prompts: Float[Tensor, "batch n d_subject"],
