@@ -91,17 +91,24 @@ def test_enter_sorts_by_the_row_nearest_first(opened) -> None:
     assert chosen == "by the row pressed last" and first[:2] == [NAMES[1], f"and: {nearest}"]
 
 
-def test_the_pointer_finds_the_cell_under_it(opened) -> None:
-    select(opened, "transfer").select_by_visible_text("as analysed")
+def point(opened) -> list[str]:
+    """What is told where the pointer is over the second cell of the transfer matrix's first row."""
     opened.execute_script("""
         const canvas = document.querySelector('[data-heat="transfer"] canvas');
-        canvas.scrollIntoView({block: "center"});
         const box = canvas.getBoundingClientRect();
         const cell = (box.height - 10) / 6;
         const at = { clientX: box.right - 4.5 * cell, clientY: box.top + 10 + 0.5 * cell, bubbles: true };
         canvas.dispatchEvent(new PointerEvent("pointermove", at));
     """)
-    lines = find(opened, "#tip")[0].text.split("\n")
+    return find(opened, "#tip")[0].text.split("\n")
+
+
+def test_the_pointer_finds_the_cell_under_it(opened) -> None:
+    select(opened, "transfer").select_by_visible_text("as analysed")
+    canvas = find(opened, '[data-heat="transfer"] canvas')[0]
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    eventually(lambda: point(opened) != [""])  # scrolling, which takes a moment, ends what is told
+    lines = point(opened)
     assert lines[:2] == [TASKS[0], f"used on: {TASKS[1]}"]
     assert lines[2] == f"change: {transfer_change()[0, 1]:.3f}"
 

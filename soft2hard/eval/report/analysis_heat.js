@@ -136,6 +136,7 @@ function startHeat(host) {
     const box = canvas.getBoundingClientRect();
     const [r, c] = [event.clientY - box.top - state.top, event.clientX - box.left - state.left].map((v) => Math.floor(v / state.cell));
     if (!state.at || state.at[0] !== r || state.at[1] !== c) go(r, c);
+    else heatTip(host, heat, state); // scrolling may have hidden it
   });
   canvas.addEventListener("pointerleave", () => go(-1, -1));
   canvas.addEventListener("blur", () => go(-1, -1));
