@@ -210,6 +210,24 @@ def test_a_causal_translator_that_cannot_be_whole_is_refused(tmp_path: Path, dam
         Translator.from_pretrained(tmp_path / "translator", base=str(tmp_path / "moved"))
 
 
+def test_beside_its_subject_a_causal_translator_shares_its_weights_wherever_it_lies(tmp_path: Path) -> None:
+    subject = saved_subject(tmp_path / "subject")
+    made = stirred(Translator.for_subject(subject, CAUSAL))
+    made.save_pretrained(tmp_path / "translator")
+    (tmp_path / "subject").rename(tmp_path / "moved")
+    moved = Subject.from_pretrained(tmp_path / "moved")
+    before = moved.model(input_ids=torch.tensor([[5, 6]])).logits
+    loaded = Translator.from_pretrained(tmp_path / "translator", subject=moved)
+    assert loaded.model.lm.get_input_embeddings().weight.data_ptr() == moved.embedding.data_ptr()
+    assert propose(loaded, prompts(moved, 3), 5) == propose(made, prompts(moved, 3), 5)
+    assert torch.equal(moved.model(input_ids=torch.tensor([[5, 6]])).logits, before)  # the subject has no adapters
+    rounded = Subject.from_pretrained(tmp_path / "moved", dtype=torch.bfloat16)
+    by_path = Translator.from_pretrained(tmp_path / "translator", subject=rounded)
+    assert {p.dtype for p in by_path.model.parameters()} == {torch.float32}
+    with pytest.raises(UserError, match="another subject"):
+        Translator.from_pretrained(tmp_path / "translator", subject=llama(seed=1), base=str(tmp_path / "moved"))
+
+
 def test_a_causal_translator_may_write_with_another_model_of_another_width_and_vocabulary(tmp_path: Path) -> None:
     long_subject("gpt2").model.save_pretrained(tmp_path / "base")
     tiny_models.tokenizer("gpt2").save_pretrained(tmp_path / "base")

@@ -42,10 +42,7 @@ def chosen_translator(name: str | None, subject_name: str | None, subject: "Subj
     chosen = name or ("embedded" if subject_name == "embedded" else "none")
     if chosen == "none":
         return None
-    translator = Translator.from_pretrained(resolve(chosen, "translator"))
-    if subject is not None:
-        translator.bind(subject)  # for translators that read hidden states
-    return translator
+    return Translator.from_pretrained(resolve(chosen, "translator"), subject=subject)
 
 
 def chosen_table(name: str | None) -> "Subject | Table | None":

@@ -102,8 +102,7 @@ def finetune(
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject, fast=True, loading=loading)
-    model = Translator.from_pretrained(resolve(translator, "translator"))
-    model.bind(lm)
+    model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
     old = [] if mix is None else load_corpora([mix], lm)
     _check_length(mix, tuning_config)
     settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}

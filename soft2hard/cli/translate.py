@@ -90,8 +90,8 @@ def translate(
         from soft2hard.translator.translate import MIN_PROBES, TranslateConfig
         from soft2hard.translator.translate import translate as translate_all
 
-        model = Translator.from_pretrained(resolve(translator, "translator"))
         lm = load_subject(subject, fast=True, loading=loading) if verify else None
+        model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
         # Unverified, there is nothing to choose among candidates by.
         config = TranslateConfig(
             n_candidates=candidates if verify else 1, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed

@@ -51,9 +51,7 @@ class Models:
         """Raises UserError for one that was trained for another subject."""
         if "translator" not in self.needs or self.config.translator is None:
             return None
-        translator = Translator.from_pretrained(resolve(self.config.translator, "translator"))
-        translator.bind(self.subject)
-        return translator
+        return Translator.from_pretrained(resolve(self.config.translator, "translator"), subject=self.subject)
 
     @cached_property
     def reference(self) -> Subject | None:

@@ -125,18 +125,21 @@ def with_lora(model: PreTrainedModel, rank: int, dropout: float) -> PeftModel:
 
     `model` itself is not changed: the copy that gets the adapters shares its weights.
     """
-    weights = {id(t): t for t in (*model.parameters(), *model.buffers())}
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return get_peft_model(copy.deepcopy(model, weights), config)
+    return get_peft_model(_sharing_weights(model), config)
 
 
 def load_with_lora(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """A causal LM with the adapters that `save_adapter` wrote. Raises ValueError where they are not there."""
+    """The same with the adapters that `save_adapter` wrote. Raises ValueError where they are not there."""
     if not (folder / ADAPTER / _ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"{ADAPTER}/{_ADAPTER_WEIGHTS} is missing")
-    return PeftModel.from_pretrained(model, folder / ADAPTER, is_trainable=True)
+    return PeftModel.from_pretrained(_sharing_weights(model), folder / ADAPTER, is_trainable=True)
+
+
+def _sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
 def refuse_encoder_decoder(base: Subject) -> None:

@@ -98,7 +98,7 @@ def train_translator(
     _refuse_leak(corpus, validation)
     _claim(folder, _identity(translator, corpus, validation, config), resume)
     if (folder / "translator").is_dir():
-        ended = Translator.from_pretrained(folder / "translator")
+        ended = Translator.from_pretrained(folder / "translator", subject=subject)
         translator.model.load_state_dict(ended.model.state_dict())
         translator.card = ended.card
         return translator
