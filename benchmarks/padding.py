@@ -123,7 +123,9 @@ def main(
     translator = Translator.for_subject(lm)
     halves = [corpus_of(tasks[i::2], lm, tuning.n_tokens, copies=16) for i in (0, 1)]
     with TemporaryDirectory() as folder, watched_training(translator) as passed:
-        train_translator(translator, *halves, TranslatorTraining(epochs=1.0, batch_size=32), folder)
+        train_translator(
+            translator, *halves, TranslatorTraining(epochs=1.0, batch_size=32, group_by_length=True), folder
+        )
     print(f"translator training  {passed}")
 
 

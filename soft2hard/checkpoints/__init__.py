@@ -18,6 +18,11 @@ def embedded_path(name: str) -> Path:
     return path
 
 
+def is_embedded_subject(name_or_path: str) -> bool:
+    """Whether this is the embedded subject, by its name or by its folder."""
+    return name_or_path == "embedded" or Path(name_or_path).resolve() == (EMBEDDED / "subject").resolve()
+
+
 def resolve(name_or_path: str, embedded: str) -> str:
     """`name_or_path`, with the word 'embedded' standing for the checkpoint of that name in the package."""
     return str(embedded_path(embedded)) if name_or_path == "embedded" else name_or_path

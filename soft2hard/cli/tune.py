@@ -15,6 +15,7 @@ from soft2hard.cli.common import (
     progress_bar,
     quiet,
     rounding_of,
+    whole_numbers,
     with_loading,
 )
 from soft2hard.cli.config_options import with_options
@@ -126,19 +127,11 @@ def tune(
     config = Tuning(**tuning)
     if dod is not None:
         source = Source(dod, dod_folder, split.value, n_tasks, task_seed)
-        tune_corpus(source, _steps(snapshots), shard_size, (subject, loading), config, output, on)
+        tune_corpus(
+            source, whole_numbers(snapshots, "--snapshots", "20,50"), shard_size, (subject, loading), config, output, on
+        )
     else:
         _tune_files(tasks, subject, config, output, format_, loading)
-
-
-def _steps(text: str) -> tuple[int, ...]:
-    try:
-        steps = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        steps = (0,)
-    if any(step < 1 for step in steps):
-        raise UserError(f"--snapshots is '{text}'.", "Give whole numbers from 1, such as 20,50.")
-    return steps
 
 
 def _tune_files(

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from soft2hard.api.requests import ApiModel, Layout
-from soft2hard.checkpoints import EMBEDDED
+from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
@@ -164,7 +164,7 @@ class Evaluation(_Strict):
         if not isinstance(value, Mapping):
             return value
         subject = value.get("subject", "embedded")
-        small = isinstance(subject, str) and _is_embedded(subject)
+        small = isinstance(subject, str) and is_embedded_subject(subject)
         auto = ("embedded", "embedded") if small else ("gpt2-xl", "subject")
         named = {role: value.get(role, "auto") for role in ("reference", "generator")}
         for (role, name), default in zip(named.items(), auto, strict=True):
@@ -241,7 +241,3 @@ def _said(error: Mapping[str, Any]) -> str:
 
 def _place(location: tuple[int | str, ...]) -> str:
     return f"{'.'.join(map(str, location))}: " if location else ""
-
-
-def _is_embedded(subject: str) -> bool:
-    return subject == "embedded" or Path(subject).resolve() == (EMBEDDED / "subject").resolve()

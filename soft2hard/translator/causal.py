@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from soft2hard.batching import positions
-from soft2hard.checkpoints import EMBEDDED
+from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.errors import UserError
 from soft2hard.subject import Subject
 from soft2hard.translator.architecture import Memory, TranslatorModel
@@ -45,7 +45,7 @@ class CausalTranslator(TranslatorModel):
         self._context, self._bos_id, self._eos_id = base.context_length, base.tokenizer.bos_token_id, base.eos_ids[0]
         pad_id = base.tokenizer.pad_token_id
         self._pad_id = self._eos_id if pad_id is None else pad_id
-        self.begin = nn.Parameter(self._table.detach().float().mean(0))
+        self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
 
     @property
     def lm(self) -> PreTrainedModel:
@@ -54,10 +54,6 @@ class CausalTranslator(TranslatorModel):
     @property
     def eos_id(self) -> int:
         return self._eos_id
-
-    @property
-    def _table(self) -> Float[Tensor, "vocab d_model"]:
-        return self.lm.get_input_embeddings().weight
 
     def kept_elsewhere(self) -> dict[str, Tensor]:
         frozen = {name: p for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
@@ -153,10 +149,10 @@ def refuse_encoder_decoder(base: Subject) -> None:
 
 def base_name(base: Subject) -> str:
     """How a translator names the model that it writes with: 'embedded', a hub's name, or an absolute path."""
+    if is_embedded_subject(base.name):
+        return "embedded"
     path = Path(base.name)
-    if not path.is_dir():
-        return base.name
-    return "embedded" if path.resolve() == (EMBEDDED / "subject").resolve() else str(path.resolve())
+    return str(path.resolve()) if path.is_dir() else base.name
 
 
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -62,24 +62,31 @@ def _across(ratio: Estimate | None) -> Claim:
 
 
 def _harder(found: CorrelationRow | None) -> Claim:
-    return Claim(
+    return _positively_correlated(
+        found,
         name="harder_vary_more",
         text="Soft prompts of harder tasks vary more.",
-        verdict="not tested" if found is None else verdict(found.correlation.interval(), "above"),
         figure="rank correlation over tasks of the error (1 less the mean score) with the mean Frobenius distance"
         " between a task's soft prompts",
-        estimate=None if found is None else found.correlation,
-        rule="confirmed where the interval lies wholly above 0, refuted where wholly below",
     )
 
 
 def _closer(found: CorrelationRow | None) -> Claim:
-    return Claim(
+    return _positively_correlated(
+        found,
         name="closer_transfer_better",
         text="Soft prompts that lie closer transfer better.",
-        verdict="not tested" if found is None else verdict(found.correlation.interval(), "above"),
         figure="rank correlation over pairs of different tasks of closeness (the Frobenius distance with its sign"
         " turned) with the change in accuracy against no prompt",
+    )
+
+
+def _positively_correlated(found: CorrelationRow | None, *, name: str, text: str, figure: str) -> Claim:
+    return Claim(
+        name=name,
+        text=text,
+        verdict="not tested" if found is None else verdict(found.correlation.interval(), "above"),
+        figure=figure,
         estimate=None if found is None else found.correlation,
         rule="confirmed where the interval lies wholly above 0, refuted where wholly below",
     )
