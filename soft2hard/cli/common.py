@@ -114,7 +114,9 @@ def claim(folder: Path, settings: Mapping[str, object]) -> None:
 
     A folder that already bears the same settings is an earlier run to go on with.
     """
-    if os.environ.get("RANK", "0") != "0":
+    from soft2hard.translator.processes import is_first
+
+    if not is_first():
         return  # of several processes, the first speaks for all
     wanted = json.loads(json.dumps(settings, default=str))
     path = folder / RUN_FILE

@@ -33,7 +33,7 @@ from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
 from soft2hard.translator.pair_trainer import PairTrainer, pairs_of_step
 from soft2hard.translator.pretraining import imitation_pairs
-from soft2hard.translator.processes import share_of_step
+from soft2hard.translator.processes import is_first, share_of_step
 
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
@@ -140,7 +140,7 @@ def _design(card: TranslatorCard) -> dict:
 def _claim(folder: Path, identity: dict, resume: bool) -> None:
     """Mark the folder as that of one training, or raise UserError where it is another's."""
     path = folder / "training.json"
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first():
         return  # of several processes, the first speaks for all
     if not resume:
         for name in ("translator", "checkpoints", "pretraining"):
