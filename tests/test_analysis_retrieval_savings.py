@@ -20,10 +20,12 @@ from soft2hard.eval.analysis.retrieval_savings import (
     retrieval_savings,
 )
 from soft2hard.softprompt import SoftPrompt
+from soft2hard.subject_workers import SubjectWorkers
 from tests import tiny_models
 from tests.planted_prompts import INPUTS
 
 SUBJECT = tiny_models.subject("llama")
+WORKERS = SubjectWorkers(SUBJECT)
 CONFIG = Tuning(
     n_tokens=3, init="vocabulary", steps=40, batch_size=6, eval_every=2, patience=99, lr=0.3, good_enough=0.0
 )
@@ -53,7 +55,7 @@ def copies() -> list[Stored]:
 
 @pytest.fixture(scope="module")
 def found(copies) -> RetrievalSavings:
-    return retrieval_savings(SUBJECT, TASKS, copies, CONFIG, replace(PLAN, others=("text:cat dog bird",)))
+    return retrieval_savings(WORKERS, TASKS, copies, CONFIG, replace(PLAN, others=("text:cat dog bird",)))
 
 
 def row(found: RetrievalSavings, name: str, start: str) -> TaskStart:
@@ -113,13 +115,13 @@ def test_summaries_are_means_over_tasks(found) -> None:
 
 def test_what_is_stored_of_a_task_itself_is_not_used_for_it(copies) -> None:
     own = [replace(one, task=one.task.removeprefix("copy of ")) for one in copies]
-    found = retrieval_savings(SUBJECT, TASKS, own, replace(CONFIG, steps=6), PLAN)
+    found = retrieval_savings(WORKERS, TASKS, own, replace(CONFIG, steps=6), PLAN)
     assert all(r.source != r.task for r in found.tasks if r.source)
 
 
 def test_a_store_of_the_same_noise_only_makes_retrieval_a_random_choice(copies) -> None:
     stored = [Stored(f"noise {i}", "noise", noise(7)) for i in range(4)]
-    found = retrieval_savings(SUBJECT, TASKS, stored, replace(CONFIG, steps=6), PLAN)
+    found = retrieval_savings(WORKERS, TASKS, stored, replace(CONFIG, steps=6), PLAN)
     for t in TASKS:
         nearest_one, drawn = row(found, t.name, NEAREST), row(found, t.name, RANDOM)
         assert [loss for _, loss in nearest_one.losses] == pytest.approx([loss for _, loss in drawn.losses])
@@ -140,7 +142,7 @@ def test_a_store_of_the_same_noise_only_makes_retrieval_a_random_choice(copies) 
 def test_what_cannot_be_compared_is_refused(tasks, n_stored, config, plan, problem) -> None:
     stored = [Stored(f"noise {i}", "noise", noise(i)) for i in range(n_stored)]
     with pytest.raises(UserError, match=problem):
-        retrieval_savings(SUBJECT, tasks, stored, replace(config, steps=min(config.steps, 6)), plan)
+        retrieval_savings(WORKERS, tasks, stored, replace(config, steps=min(config.steps, 6)), plan)
 
 
 def test_plans_that_cannot_be_are_refused() -> None:

@@ -11,10 +11,12 @@ from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import tunings
 from soft2hard.eval.analysis.tunings import COMMON, MAIN, TuningGroup, plan_groups, tune_groups
+from soft2hard.subject_workers import SubjectWorkers
 from tests.tiny_training import llama_subject
 
 CONFIG = Tuning(n_tokens=3, steps=3, batch_size=2, eval_every=3, init="vocabulary", lr=0.1)
 SUBJECT = llama_subject()
+WORKERS = SubjectWorkers(SUBJECT)
 
 
 def task(name: str, labels: tuple[str, ...] | None = ("cat", "dog"), instruction: str = "red bird") -> Task:
@@ -75,7 +77,7 @@ def test_no_control_tasks_leave_the_main_group_alone() -> None:
 
 def test_passes_are_shared_by_groups_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = plan_groups([task("a"), task("b")], "vocabulary", 2, 1, 2)
-    rows, prompts = tune_groups(SUBJECT, groups, CONFIG, tmp_path)
+    rows, prompts = tune_groups(WORKERS, groups, CONFIG, tmp_path)
     # both: (0,0) (1,1); start: (1,0) anew; order: (0,1) anew; labels and instruction: two each.
     assert len(list(tmp_path.iterdir())) == 8
     assert len(rows) == len(prompts) == 2 * 2 + 4 * 2
@@ -83,16 +85,20 @@ def test_passes_are_shared_by_groups_and_kept(tmp_path: Path, monkeypatch: pytes
     assert by_name[MAIN, "a #0"] is by_name["start varied", "a #0"] is by_name["order varied", "a #0"]
     assert not torch.equal(by_name[MAIN, "a #0"].embeddings, by_name[MAIN, "a #1"].embeddings)
 
-    monkeypatch.setattr(tunings, "Tuner", None)  # nothing is tuned again
-    again, same = tune_groups(SUBJECT, groups, CONFIG, tmp_path)
+    def nothing_to_do(workers: SubjectWorkers, jobs: list, on_step: object) -> list:
+        assert not jobs
+        return []
+
+    monkeypatch.setattr(tunings, "tune_jobs", nothing_to_do)
+    again, same = tune_groups(WORKERS, groups, CONFIG, tmp_path)
     assert again == rows
     assert all(torch.equal(a.embeddings, b.embeddings) for a, b in zip(same, prompts, strict=True))
 
 
 def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
     groups = plan_groups([task("a")], "vocabulary", 1, 0, 1)
-    tune_groups(SUBJECT, groups, CONFIG, tmp_path)
+    tune_groups(WORKERS, groups, CONFIG, tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match=f"{path.name} is damaged"):
-        tune_groups(SUBJECT, groups, CONFIG, tmp_path)
+        tune_groups(WORKERS, groups, CONFIG, tmp_path)

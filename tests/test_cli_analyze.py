@@ -20,7 +20,7 @@ from tests.tiny_training import llama_subject, save_models, write_task
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "published_soft_prompts"
 TUNING = ("--n-tokens", 3, "--steps", 6, "--eval-every", 3, "--batch-size", 2)
-FEW = ("--tunings", 3, "--control-tasks", 1, "--orders", 1, "--points", 3, "--early-steps", 2)
+FEW = ("--workers", 1, "--tunings", 3, "--control-tasks", 1, "--orders", 1, "--points", 3, "--early-steps", 2)
 MODEL_SECTIONS = {"extraction", "transfer", "stability", "positions", "interpolation", "retrieval"}
 
 

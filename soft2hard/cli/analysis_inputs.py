@@ -1,5 +1,8 @@
 """What soft2hard analyze works on, by the names on the command line."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
     from soft2hard.eval.analysis.material import Table
     from soft2hard.subject import Subject
+    from soft2hard.subject_workers import SubjectWorkers
     from soft2hard.translator.model import Translator
 
 
@@ -53,6 +57,21 @@ def chosen_table(name: str | None) -> "Subject | Table | None":
     if name is None:
         return None
     return Table(name, read_embedding_table(Path(name))) if Path(name).is_file() else load_subject(name)
+
+
+@contextmanager
+def workers_of(
+    name: str | None, subject: "Subject | None", loading: Mapping[str, Any], n: int | None
+) -> "Iterator[SubjectWorkers | None]":
+    """So many processes that each hold the subject of this name, or as many as suit it; None without a subject."""
+    from soft2hard.subject_workers import SubjectWorkers, usual_workers
+
+    if subject is None:
+        yield None
+        return
+    make = partial(load_subject, name, fast=True, loading=loading)
+    with SubjectWorkers(subject, n or usual_workers(subject), make) as workers:
+        yield workers
 
 
 def identities(tasks: tuple["Task", ...], subject: "Subject | None", translator: "Translator | None") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soft2hard.cli.analysis_inputs import chosen_table, chosen_tasks, chosen_translator, identities
+from soft2hard.cli.analysis_inputs import chosen_table, chosen_tasks, chosen_translator, identities, workers_of
 from soft2hard.cli.common import claim, load_subject, no_remains, progress_bar, quiet, rounding_of, say, with_loading
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
@@ -109,6 +109,15 @@ def analyze(
     positions: Annotated[
         int, typer.Option(min=0, help="Positions of each soft prompt whose nearest tokens are printed.")
     ] = 8,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that tune and score side by side, each with the subject in its memory and an equal share "
+            "of the cores.",
+            show_default="one a core for a subject of under 100 M parameters on a CPU, else 1",
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of tables.")] = False,
     tuning: dict[str, Any],
     loading: dict[str, Any],
@@ -143,7 +152,7 @@ def analyze(
     if not paths:
         asked |= {"tunings": tunings, "control_tasks": control_tasks, "control_tunings": control_tunings}
     settings = asked | identities(tasks, common["subject"], common["translator"]) | rounding_of(loading)
-    with TemporaryDirectory() as passing:
+    with TemporaryDirectory() as passing, workers_of(name, lm, loading, workers) as common["workers"]:
         folder = output or Path(passing)
         with no_remains(folder):
             if paths:
@@ -220,7 +229,7 @@ def _tuned(
         total = sum(len(group.tasks) * group.n for group in groups) * config.steps
         bar = progress.add_task("Tuning (steps)", total=total)
         rows, prompts = tune_groups(
-            common["subject"], groups, config, folder / "tunings", on_step=lambda n: progress.advance(bar, n)
+            common["workers"], groups, config, folder / "tunings", on_step=lambda n: progress.advance(bar, n)
         )
     seconds = time.perf_counter() - started
     known = tuple(group.row() for group in groups)

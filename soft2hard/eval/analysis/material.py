@@ -16,9 +16,10 @@ from soft2hard.eval.analysis.given import GIVEN
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
 from soft2hard.eval.analysis.tunings import COMMON, MAIN
 from soft2hard.eval.metrics.measurement import Comparison, measure
-from soft2hard.shared_prefix import Runner, make_runner
+from soft2hard.shared_prefix import Runner
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
+from soft2hard.subject_workers import SubjectWorkers
 from soft2hard.translator.model import Translator
 
 
@@ -69,6 +70,8 @@ class Material:
     """How new tasks are tuned."""
     sizes: Sizes = field(default_factory=Sizes)
     seed: int = 0
+    workers: SubjectWorkers | None = None
+    """Who share out the work on the subject; None: this process alone."""
 
     @cached_property
     def main(self) -> tuple[int, ...]:
@@ -89,8 +92,13 @@ class Material:
         return {task.name: task for task in self.tasks}
 
     @cached_property
+    def crew(self) -> SubjectWorkers:
+        """The workers, or this process alone."""
+        return self.workers or SubjectWorkers(self.need_subject("this"))
+
+    @property
     def runner(self) -> Runner:
-        return make_runner(self.need_subject("this"))
+        return self.crew.runner
 
     def family(self, task: str) -> str:
         """Empty where the task's examples are not known."""

@@ -2,23 +2,23 @@
 
 A new task is first tuned from an ordinary start. Its soft prompt of a few steps finds the most similar stored one, and
 the task is tuned again from that, from an average of several, and, for comparison, from a stored one drawn at random
-and from other ordinary starts. All tasks of a start are tuned in one batch, with the same examples in the same order.
+and from other ordinary starts. All starts see the same examples in the same order.
 Intervals are 95 % bootstrap intervals over the new tasks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
 
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuned, Tuning
+from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.retrieval import Similarity, matches_of, similarities, steps_to_reach, weighted_average
 from soft2hard.eval.intervals import Interval, difference_interval, mean_interval
-from soft2hard.shared_prefix import Runner, make_runner
 from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.subject_workers import SubjectWorkers, Tell
 
 NEAREST, AVERAGE, RANDOM = "nearest stored", "average of stored", "random stored"
 RETRIEVED = frozenset({NEAREST, AVERAGE})
@@ -109,14 +109,13 @@ class RetrievalSavings:
 
 
 def retrieval_savings(
-    subject: Subject,
+    workers: SubjectWorkers,
     tasks: Sequence[Task],
     stored: Sequence[Stored],
     config: Tuning,
     plan: RetrievalPlan = RetrievalPlan(),
     *,
-    runner: Runner | None = None,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Tell = lambda n: None,
 ) -> RetrievalSavings:
     """Tune new tasks from ordinary, retrieved and random starts, and compare steps to the same validation loss.
 
@@ -125,25 +124,14 @@ def retrieval_savings(
     the early steps are not fewer than those of tuning, and as `Tuner` and `similarities` do.
     """
     _check(tasks, stored, config, plan)
-    runner = runner or make_runner(subject)
-
-    def tuned(init: str, starts: Mapping[str, SoftPrompt] | None = None, early: int | None = None) -> dict[str, Tuned]:
-        tuner = Tuner(
-            subject,
-            replace(config, init=init),
-            runner=runner,
-            snapshot_steps=() if early is None else (early,),
-            on_step=on_step,
-            order_seed=config.seed,
-            starts=starts,
-        )
-        return {found.task.name: found for found in tuner.tune(tasks)}
-
-    runs = {config.init: tuned(config.init, early=plan.early_steps)}
-    early = [_early(runs[config.init][task.name]) for task in tasks]
+    ordinary = TuningJob(tuple(tasks), config, order_seed=config.seed)
+    ((_, base),) = tune_jobs(workers, [replace(ordinary, snapshot_steps=(plan.early_steps,))], on_step)
+    early = [_early(base[task.name]) for task in tasks]
     starts, sources = _starts(tasks, early, stored, plan, config.seed)
-    runs |= {name: tuned(config.init, given) for name, given in starts.items()}
-    runs |= {init: tuned(init) for init in plan.others}
+    others = {name: replace(ordinary, starts=given) for name, given in starts.items()}
+    others |= {init: replace(ordinary, config=replace(config, init=init)) for init in plan.others}
+    made = dict(tune_jobs(workers, list(others.values()), on_step))
+    runs = {config.init: base} | {name: made[number] for number, name in enumerate(others)}
     family_of = {one.task: one.family for one in stored}
     same = [family_of[sources[NEAREST][task.name]] == task.family for task in tasks]
     rows = [row for task in tasks for row in _rows(task.name, runs, sources, config.init, plan.early_steps)]

@@ -96,7 +96,7 @@ def _translate(material: Material) -> Translate | None:
 
 def retrieval_section(material: Material) -> tuple[Experiment, Arrays]:
     """Some tasks tuned anew from stored prompts of the others; one stored prompt a task."""
-    subject = material.need_subject("retrieval")
+    material.need_subject("retrieval")
     numbers = material.first_of_tasks(material.need_tasks("retrieval", material.main, 3))
     material.stacked()
     stored = [_stored(material, i) for i in numbers]
@@ -110,7 +110,7 @@ def retrieval_section(material: Material) -> tuple[Experiment, Arrays]:
         patience=material.tuning.patience * n_looks,
     )
     plan = RetrievalPlan(early_steps=material.sizes.early_steps, others=_others(material, stored[0].soft_prompt))
-    found = retrieval_savings(subject, chosen, stored, config, plan, runner=material.runner)
+    found = retrieval_savings(material.crew, chosen, stored, config, plan)
     return _experiment(found.to_json()), {}
 
 

@@ -23,7 +23,7 @@ from soft2hard.eval.analysis.section_records import (
 )
 from soft2hard.eval.analysis.sections_geometry import correlation_row
 from soft2hard.eval.analysis.sections_statistics import Arrays, mean_estimate
-from soft2hard.eval.analysis.transfer_matrix import transfer_matrix
+from soft2hard.eval.analysis.transfer_matrix import shared_transfer_matrix
 from soft2hard.eval.intervals import by_task, mean_interval
 
 
@@ -72,11 +72,11 @@ def _start_row(material: Material, group: str, found: Sequence[Found]) -> StartR
 
 def transfer_section(material: Material) -> tuple[Transfer, Arrays]:
     """Accuracy of every main prompt on every task, and how it goes with the closeness of prompts."""
-    subject = material.need_subject("transfer")
+    material.need_subject("transfer")
     numbers = material.need_tasks("transfer", material.main, 2)
     names = list(dict.fromkeys(material.names(numbers)))
     tasks = [material.task_by_name[name] for name in names]
-    found = transfer_matrix(subject, material.of(numbers), tasks, runner=material.runner)
+    found = shared_transfer_matrix(material.crew, material.of(numbers), tasks)
     if not (np.isfinite(found.accuracy).all() and np.isfinite(found.baseline).all()):
         raise UserError("Some soft prompts do not fit the subject's context with a task's examples.", "Shorten them.")
     _, change = row_means(found.change, material.names(numbers))

@@ -21,6 +21,7 @@ from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder
 from soft2hard.shared_prefix import EncodedExample, Runner, SharedPrefixRunner, Targets, make_runner
 from soft2hard.softprompt import Prompt, SoftPrompt
 from soft2hard.subject import BATCH_TOKENS, Subject
+from soft2hard.subject_workers import SubjectWorkers, Tell
 
 ROW_TOKENS = 256
 """Tokens of examples that share a row: more of them read the prompt less often, but attend in the square of the row."""
@@ -28,6 +29,8 @@ ROW_TOKENS = 256
 CPU_BATCH_TOKENS = 4096
 """Tokens in a batch on a CPU: batches of 16384 took 1.6 times the processor time there (embedded subject, one core)."""
 
+_WORTH_SHARING = 20_000
+"""Examples under prompts that take longer than further processes take to start."""
 _LOGITS_AT_ONCE = 2**26  # 256 MB in float32
 
 
@@ -82,6 +85,29 @@ def transfer_matrix(
     # The body after no prompt has other tokens than after a prompt, so the two do not share a layout.
     cells = [_accuracies(runner, encoder, some, sheet, batch_tokens, row_tokens) for some in ([None], list(prompts))]
     return TransferMatrix(cells[1], cells[0][0])
+
+
+def shared_transfer_matrix(
+    workers: SubjectWorkers, prompts: Sequence[SoftPrompt], tasks: Sequence[Task]
+) -> TransferMatrix:
+    """`transfer_matrix` with the prompts shared out among the workers, where there is enough to do for them.
+
+    Raises UserError as it does.
+    """
+    _check(workers.subject, prompts, tasks)
+    n_scores = len(prompts) * sum(len(task.test) for task in tasks)
+    n = min(workers.n, len(prompts)) if n_scores >= _WORTH_SHARING else 1
+    shares = [list(prompts[i::n]) for i in range(n)]
+    found = dict(workers.map(_rows_of, [(share, tuple(tasks)) for share in shares]))
+    accuracy = np.empty((len(prompts), len(tasks)))
+    for i in range(n):
+        accuracy[i::n] = found[i].accuracy
+    return TransferMatrix(accuracy, found[0].baseline)
+
+
+def _rows_of(runner: Runner, given: tuple[list[SoftPrompt], tuple[Task, ...]], tell: Tell) -> TransferMatrix:
+    prompts, tasks = given
+    return transfer_matrix(runner.subject, prompts, tasks, runner=runner)
 
 
 def _accuracies(

@@ -5,7 +5,7 @@ of orders; groups that ask for the same tuning share it. Each pass is a file, so
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,13 +15,14 @@ from safetensors.torch import save
 
 from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuned, Tuning
+from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
 from soft2hard.files import atomic_write
-from soft2hard.shared_prefix import Runner
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
+from soft2hard.subject_workers import SubjectWorkers, Tell
 
 Varies = Literal["both", "init", "order"]
 MAIN = "main"
@@ -100,25 +101,30 @@ def plan_groups(
 
 
 def tune_groups(
-    subject: Subject,
+    workers: SubjectWorkers,
     groups: Sequence[TuningGroup],
     config: Tuning,
     folder: Path,
     *,
-    runner: Runner | None = None,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Tell = lambda n: None,
 ) -> tuple[tuple[PromptRow, ...], tuple[SoftPrompt, ...]]:
     """The soft prompts of all groups, group after group, task after task, tuning after tuning.
 
-    What the files in `folder` hold is not tuned again. Raises UserError as `Tuner` does, and for a damaged file.
+    Passes are shared out among the workers. What the files in `folder` hold is not tuned again. Raises UserError as
+    `Tuner` does, and for a damaged file.
     """
     wanted: dict[Pass, dict[str, Task]] = {}
     for group in groups:
         for one in group.passes(config.seed):
             wanted.setdefault(one, {}).update({task.name: task for task in group.tasks})
-    made = {
-        one: _pass(subject, one, list(tasks.values()), config, folder, runner, on_step) for one, tasks in wanted.items()
-    }
+    made = {one: _found(folder, one, workers.subject) for one in wanted}
+    missing = {one: [task for task in tasks.values() if task.name not in made[one]] for one, tasks in wanted.items()}
+    # The longest first: those that are left at the end should be short.
+    passes = sorted((one for one in wanted if missing[one]), key=lambda one: -len(missing[one]))
+    jobs = [_job(one, missing[one], config) for one in passes]
+    for number, tuned in tune_jobs(workers, jobs, on_step):
+        made[passes[number]] |= {name: _prompt(found) for name, found in tuned.items()}
+        _save(_path(folder, passes[number]), made[passes[number]])
     rows, prompts = [], []
     for group in groups:
         for task in group.tasks:
@@ -129,32 +135,18 @@ def tune_groups(
     return tuple(rows), tuple(prompts)
 
 
-def _pass(
-    subject: Subject,
-    one: Pass,
-    tasks: Sequence[Task],
-    config: Tuning,
-    folder: Path,
-    runner: Runner | None,
-    on_step: Callable[[int], None] | None,
-) -> dict[str, SoftPrompt]:
-    path = (
-        folder / f"{''.join(c if c.isalnum() else '_' for c in one.init)}-{one.init_seed}-{one.order_seed}.safetensors"
-    )
-    found = _load(path, subject) if path.exists() else {}
-    missing = [task for task in tasks if task.name not in found]
-    if missing:
-        tuner = Tuner(
-            subject,
-            replace(config, init=one.init),
-            runner=runner,
-            on_step=on_step,
-            init_seed=one.init_seed,
-            order_seed=one.order_seed,
-        )
-        found |= {tuned.task.name: _prompt(tuned) for tuned in tuner.tune(missing)}
-        _save(path, found)
-    return found
+def _job(one: Pass, tasks: Sequence[Task], config: Tuning) -> TuningJob:
+    return TuningJob(tuple(tasks), replace(config, init=one.init), init_seed=one.init_seed, order_seed=one.order_seed)
+
+
+def _path(folder: Path, one: Pass) -> Path:
+    init = "".join(c if c.isalnum() else "_" for c in one.init)
+    return folder / f"{init}-{one.init_seed}-{one.order_seed}.safetensors"
+
+
+def _found(folder: Path, one: Pass, subject: Subject) -> dict[str, SoftPrompt]:
+    path = _path(folder, one)
+    return _load(path, subject) if path.exists() else {}
 
 
 def _prompt(tuned: Tuned) -> SoftPrompt:
