@@ -78,8 +78,9 @@ class SubjectWorkers:
         waiting, told = set(futures), self._told.value
         while waiting:
             done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            tell(self._told.value - told)
-            told = self._told.value
+            now = self._told.value
+            tell(now - told)
+            told = now
             for future in done:
                 yield futures[future], pickle.loads(result_of(future))
 
