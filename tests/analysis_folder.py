@@ -199,11 +199,11 @@ def _interpolation(_: dict[str, np.ndarray]) -> Experiment:
 def _retrieval(_: dict[str, np.ndarray]) -> Experiment:
     names = ("vocabulary", NEAREST, RANDOM)
     rows = [
-        TaskStart(task, name, HOSTILE, 2.0, 0.5, 0.6, 10, 0, ((0, 2.0), (5, 0.8), (10, 0.9), (15, 0.5)))
+        TaskStart(task, name, HOSTILE, 2.0, 0.5, 0.6, 10, 10, 0, ((0, 2.0), (5, 0.8), (10, 0.9), (15, 0.5)))
         for task in TASKS
         for name in names
     ]
-    starts = tuple(StartSummary(name, *[_MIDDLE] * 4, None if name == RANDOM else _MIDDLE) for name in names)
+    starts = tuple(StartSummary(name, *[_MIDDLE] * 5, None if name == RANDOM else _MIDDLE) for name in names)
     found = RetrievalSavings("vocabulary", 5, 5, starts, tuple(rows), _MIDDLE, 0.4, 20)
     return Experiment(seconds=1, result=found.to_json())
 

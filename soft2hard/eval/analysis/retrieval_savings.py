@@ -64,11 +64,13 @@ class TaskStart:
     """Validation loss before the first step, nats a token."""
     best_loss: float
     target: float
-    """The lowest validation loss that every start of this task comes to; the same for all of them."""
+    """The lowest validation loss that both this start and the first ordinary one come to on this task."""
     steps: int
     """Steps to the first look at which the loss is no more than that; the early steps not counted."""
+    base_steps: int
+    """Steps of the first ordinary start to the same."""
     saved: int
-    """Steps of the first ordinary start less these, and less the early steps where the start was retrieved."""
+    """`base_steps` less `steps`, and less the early steps where the start was retrieved."""
     losses: tuple[tuple[int, float], ...]
     """Steps with their validation loss."""
 
@@ -81,6 +83,8 @@ class StartSummary:
     initial_loss: Interval
     best_loss: Interval
     steps: Interval
+    base_steps: Interval
+    """Of the first ordinary start, to the losses that the two have in common; so each start has its own."""
     saved: Interval
     loss_below_random: Interval | None
     """Validation loss before the first step under a random stored soft prompt, less that of this start."""
@@ -193,23 +197,33 @@ def _starts(
 def _rows(
     task: str, runs: Mapping[str, Mapping[str, Tuned]], sources: Mapping[str, Mapping[str, str]], base: str, early: int
 ) -> list[TaskStart]:
-    # A loss that all starts come to: the best of any one start would be harder for all others.
-    target = max(run[task].validation_loss for run in runs.values())
-    steps = {name: steps_to_reach(run[task].losses, target) for name, run in runs.items()}
     return [
-        TaskStart(
-            task=task,
-            start=name,
-            source=sources.get(name, {}).get(task),
-            initial_loss=run[task].initial_loss,
-            best_loss=run[task].validation_loss,
-            target=target,
-            steps=steps[name],
-            saved=steps[base] - steps[name] - (early if name in RETRIEVED else 0),
-            losses=run[task].losses,
-        )
-        for name, run in runs.items()
+        _row(name, run[task], runs[base][task], sources.get(name, {}).get(task), early) for name, run in runs.items()
     ]
+
+
+def _row(start: str, tuned: Tuned, base: Tuned, source: str | None, early: int) -> TaskStart:
+    # A loss that both come to, and no third start: a poor one among the others must not ease what these two have to do.
+    target = max(tuned.validation_loss, base.validation_loss)
+    steps, base_steps = (_steps(run, target) for run in (tuned, base))
+    return TaskStart(
+        task=tuned.task.name,
+        start=start,
+        source=source,
+        initial_loss=tuned.initial_loss,
+        best_loss=tuned.validation_loss,
+        target=target,
+        steps=steps,
+        base_steps=base_steps,
+        saved=base_steps - steps - (early if start in RETRIEVED else 0),
+        losses=tuned.losses,
+    )
+
+
+def _steps(tuned: Tuned, target: float) -> int:
+    found = steps_to_reach(tuned.losses, target)
+    assert found is not None, "the target is no less than the tuning's own best loss"
+    return found
 
 
 def _summary(start: str, rows: Sequence[TaskStart], seed: int) -> StartSummary:
@@ -221,6 +235,7 @@ def _summary(start: str, rows: Sequence[TaskStart], seed: int) -> StartSummary:
         initial_loss=mean_interval(initial, seed=seed),
         best_loss=mean_interval([row.best_loss for row in own], seed=seed),
         steps=mean_interval([row.steps for row in own], seed=seed),
+        base_steps=mean_interval([row.base_steps for row in own], seed=seed),
         saved=mean_interval([row.saved for row in own], seed=seed),
         loss_below_random=None if start == RANDOM else difference_interval(drawn, initial, seed=seed),
     )

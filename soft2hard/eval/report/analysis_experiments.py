@@ -146,14 +146,17 @@ def _curves(page: Page, name: str, points: Sequence[Any], series: dict[str, str]
 
 def add_retrieval(page: Page, found: RetrievalSavings) -> None:
     """Loss by step from each start, mean over the new tasks, and what each start saves."""
-    figures = ("initial_loss", "best_loss", "steps", "saved")
+    figures = ("initial_loss", "best_loss", "steps", "base_steps", "saved")
     page.tables["retrieval"] = table(
         ["start", *(f"{figure.replace('_', ' ')}{part}" for figure in figures for part in ("", " low", " high"))],
         [[s.start, *(v for figure in figures for v in _parts(getattr(s, figure)))] for s in found.starts],
     )
     page.tables["retrieval tasks"] = table(
-        ["task", "start", "source", "initial loss", "best loss", "target", "steps", "saved"],
-        [[t.task, t.start, t.source, t.initial_loss, t.best_loss, t.target, t.steps, t.saved] for t in found.tasks],
+        ["task", "start", "source", "initial loss", "best loss", "target", "steps", "base steps", "saved"],
+        [
+            [t.task, t.start, t.source, t.initial_loss, t.best_loss, t.target, t.steps, t.base_steps, t.saved]
+            for t in found.tasks
+        ],
     )
     page.chart(
         "retrieval curves",
