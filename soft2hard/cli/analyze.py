@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from soft2hard.eval.analysis.material import Material
     from soft2hard.eval.analysis.records import Analysis
 
-_TUNING = {"init": "vocabulary", "patience": 5}
+_TUNING = {"init": "vocabulary", "patience": 5, "eval_every": 10}
 """As the study has it."""
 
 
