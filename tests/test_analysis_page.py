@@ -91,6 +91,27 @@ def test_no_text_becomes_markup_and_nothing_is_fetched(text) -> None:
     assert not re.search(r'(?:src|href)\s*=\s*"(?!#)', text.split("<script>")[0])
 
 
+def test_the_summary_holds_the_claims_and_the_numbers_of_the_page(folder, text, data) -> None:
+    summary = (folder / "analysis.md").read_text(encoding="utf-8")
+    analysis = load_analysis(folder)
+    for claim in analysis.sections.claims.claims:
+        assert f"| {claim.verdict} |" in summary
+    place = {name: i for i, name in enumerate(data["tables"]["retrieval"]["columns"])}
+    for row in data["tables"]["retrieval"]["rows"]:
+        numbers = [f"{row[place[f'saved{part}']]:.3f}" for part in ("", " low", " high")]
+        assert "{} \\[{}, {}\\]".format(*numbers) in next(
+            line for line in summary.splitlines() if line.startswith(f"| {row[0]} |")
+        )
+
+
+def test_no_text_of_the_summary_becomes_markup(folder, text) -> None:
+    summary = (folder / "analysis.md").read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in summary and "<" not in summary
+    for table in summary.split("\n\n")[2::2]:
+        cells = {line.replace("\\|", "").count("|") for line in table.splitlines()}
+        assert len(cells) == 1, "a text has cut a row in two"
+
+
 def test_sections_that_were_not_run_say_why(tmp_path) -> None:
     reason = NotRun(reason=f"No translator {HOSTILE}")
     gone = {name: reason for name in ("stability", "positions", "interpolation", "retrieval", "transfer", "claims")}

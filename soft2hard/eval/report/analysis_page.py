@@ -3,6 +3,7 @@
 It is made as the page of an evaluation is (`page`), from the records of `soft2hard analyze` alone.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from soft2hard.eval.report.analysis_experiments import (
     group_of,
     result_of,
 )
+from soft2hard.eval.report.analysis_markdown import analysis_markdown
 from soft2hard.eval.report.page import render_template
 from soft2hard.files import atomic_write
 
 PAGE_NAME = "analysis.html"
+SUMMARY_NAME = "analysis.md"
 _SCRIPTS = (
     "elements.js",
     "scales.js",
@@ -66,23 +69,35 @@ TITLES: dict[SectionName, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What is shown of an analysis: tables, charts and heat maps, and the records of its experiments."""
+
+    page: Page
+    found: dict[SectionName, Any]
+    groups: list[dict[str, Any]]
+    """Stability of each group of tunings."""
+
+
 def write_analysis_page(folder: Path) -> Path:
-    """Write the page of the analysis in a folder beside its records, and return its path.
+    """Write the page of the analysis in a folder beside its records, with a summary in Markdown, and return its path.
 
     Raises UserError where the folder holds no analysis, where its records or arrays are damaged or of another version,
     and where the page cannot be written.
     """
     analysis = load_analysis(folder)
-    text = render_analysis(analysis, {name: load_arrays(folder, name) for name in _WITH_ARRAYS if _ran(analysis, name)})
-    path = folder / PAGE_NAME
-    with atomic_write(path) as temporary:
-        # JSON may hold half a surrogate pair, which no file can.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-    return path
+    arrays = {name: load_arrays(folder, name) for name in _WITH_ARRAYS if _ran(analysis, name)}
+    drawn = draw(analysis, arrays)
+    texts = {SUMMARY_NAME: analysis_markdown(analysis, drawn.page), PAGE_NAME: render_analysis(analysis, drawn)}
+    for name, text in texts.items():
+        with atomic_write(folder / name) as temporary:
+            # JSON may hold half a surrogate pair, which no file can.
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+    return folder / PAGE_NAME
 
 
-def render_analysis(analysis: Analysis, arrays: dict[SectionName, Arrays]) -> str:
-    """The page as HTML; `arrays` are those of the sections that have some."""
+def draw(analysis: Analysis, arrays: dict[SectionName, Arrays]) -> Drawn:
+    """All tables and figures; `arrays` are those of the sections that have some."""
     page, found = Page(), {}
     sections = analysis.sections
     for name, (kind, add) in _EXPERIMENTS.items():
@@ -106,12 +121,18 @@ def render_analysis(analysis: Analysis, arrays: dict[SectionName, Arrays]) -> st
         add_transfer(page, analysis, sections.transfer, arrays["transfer"])
     if _ran(analysis, "extraction"):
         add_extraction(page, analysis, sections.extraction)
+    return Drawn(page, found, groups)
+
+
+def render_analysis(analysis: Analysis, drawn: Drawn) -> str:
+    """The page as HTML."""
+    page, sections = drawn.page, analysis.sections
     families = list(dict.fromkeys(families_of(analysis, range(len(analysis.prompts)))))
     context: dict[str, Any] = {
         "analysis": analysis,
         "sections": sections,
-        "found": found,
-        "stability_groups": groups,
+        "found": drawn.found,
+        "stability_groups": drawn.groups,
         "families": families,
         "charts": page.charts,
         "heats": page.heats,

@@ -44,7 +44,8 @@ def render_markdown(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts that are mark-up already (`plain`)."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -80,7 +81,7 @@ def _main(lines: Sequence[MethodLine]) -> str:
         for line in lines
     ]
     missing = [f"{plain(line.method)} has no row for {line.n_missing} cells." for line in lines if line.n_missing]
-    text = f"## Methods\n\n{_table(['method', 'failed', *(f.title for f in figures)], rows)}"
+    text = f"## Methods\n\n{markdown_table(['method', 'failed', *(f.title for f in figures)], rows)}"
     return "\n\n".join([text, *missing])
 
 
@@ -105,7 +106,7 @@ def _ranking(run: Run) -> str:
         "## Ranking\n\nBy mean score, each method against the next one: paired difference over tasks, p-value of a "
         "sign-flip permutation test. The page has all pairs."
     )
-    return f"{head}\n\n" + _table(["method", "next", "difference", "p"], rows)
+    return f"{head}\n\n" + markdown_table(["method", "next", "difference", "p"], rows)
 
 
 def _families(run: Run) -> str:
@@ -119,7 +120,9 @@ def _families(run: Run) -> str:
         values = [cell.recovery if soft else cell.score for cell in found]
         n_tasks = sum(task.family == family for task in run.tasks)
         rows.append([plain(family), str(n_tasks), *("–" if value is None else f"{value:.2f}" for value in values)])
-    return f"## Families\n\n{what} of each method.\n\n" + _table(["family", "tasks", *map(plain, methods)], rows)
+    return f"## Families\n\n{what} of each method.\n\n" + markdown_table(
+        ["family", "tasks", *map(plain, methods)], rows
+    )
 
 
 def _verdicts(run: Run) -> str:
@@ -129,7 +132,7 @@ def _verdicts(run: Run) -> str:
     ]
     if not rows:
         return ""
-    return "## Verdicts\n\n" + _table(["method", "verdict", "cells", "score", "recovery"], rows)
+    return "## Verdicts\n\n" + markdown_table(["method", "verdict", "cells", "score", "recovery"], rows)
 
 
 def _transfers(transfers: TransferTable | None) -> str:
@@ -149,7 +152,7 @@ def _transfers(transfers: TransferTable | None) -> str:
         "## Transfer\n\nScore of the same prompts on models behind an API. Refusals count as wrong; answers that could "
         "not be had are in no mean."
     )
-    return f"{head}\n\n" + _table(columns, rows)
+    return f"{head}\n\n" + markdown_table(columns, rows)
 
 
 def _discrimination(run: Run) -> str:
@@ -166,14 +169,14 @@ def _discrimination(run: Run) -> str:
         f"confidence, of which {KEPT_RATE:.0%} succeed, *from* the lowest confidence among them. Left out are cells "
         "whose soft prompt scores 0."
     )
-    return f"{head}\n\n" + _table(["method", "cells", "left out", "succeed", "AUROC", "kept", "from"], rows)
+    return f"{head}\n\n" + markdown_table(["method", "cells", "left out", "succeed", "AUROC", "kept", "from"], rows)
 
 
 def _failures(run: Run) -> str:
     found = failures(run)
     if not found:
         return "## Failures\n\nNone."
-    return "## Failures\n\n" + _table(
+    return "## Failures\n\n" + markdown_table(
         ["method", "cells", "reason"], [[plain(f.method), str(f.n), plain(f.reason)] for f in found]
     )
 
@@ -183,7 +186,7 @@ def _costs(run: Run) -> str:
         [plain(line.method), *(f"{number_text(line.mean[key])} ({number_text(line.total[key])})" for key in COSTS)]
         for line in costs(run)
     ]
-    return _COST + "\n\n" + _table(["method", *COSTS.values()], rows)
+    return _COST + "\n\n" + markdown_table(["method", *COSTS.values()], rows)
 
 
 def _comparison(comparison: Comparison) -> str:
@@ -199,10 +202,10 @@ def _comparison(comparison: Comparison) -> str:
         for c in comparison.changes
         if c.shown
     ]
-    parts = [head, _table(["method", "figure", "tasks", "before", "after", "change", "verdict"], rows)]
+    parts = [head, markdown_table(["method", "figure", "tasks", "before", "after", "change", "verdict"], rows)]
     if comparison.settings:
         settings = [[plain(name), plain(old), plain(new)] for name, old, new in comparison.settings]
-        parts.append("What differs in the making:\n\n" + _table(["setting", "before", "after"], settings))
+        parts.append("What differs in the making:\n\n" + markdown_table(["setting", "before", "after"], settings))
     for which, labels in (("before", comparison.only_before), ("after", comparison.only_after)):
         if labels:
             parts.append(f"Only {which}: {', '.join(map(plain, labels))}.")
