@@ -29,6 +29,7 @@ from soft2hard.data_gen.initialisation import initial_prompt
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
 from soft2hard.errors import UserError
+from soft2hard.precision import has_fast_bf16
 from soft2hard.scripting import run_script
 from soft2hard.shared_prefix import EncodedExample, encode_example
 from soft2hard.subject import Subject
@@ -216,12 +217,14 @@ def main(
     print(f"{libraries}; {device}, {place}")
     print(f"subject {Path(path).name}, {len(tasks)} tasks, {tuning}")
 
-    quick = load(path, torch.bfloat16, device)
-    if quick.device.type == "cpu":
-        quick.model.set_attn_implementation(ATTENTION)  # as the corpus builder runs it
+    # As `load_for_tuning` holds it: in bfloat16 where this machine has instructions for it.
+    ours_in = "bfloat16" if has_fast_bf16() else "float32"
+    quick = load(path, getattr(torch, ours_in), device)
+    if quick.device.type == "cpu" and ours_in == "bfloat16":
+        quick.model.set_attn_implementation(ATTENTION)
     few = tasks[: min(4, len(tasks))]
     tuned_together(quick, few, replace(tuning, steps=2), "warm-up")
-    ours = tuned_together(quick, tasks, tuning, "soft2hard, bfloat16")
+    ours = tuned_together(quick, tasks, tuning, f"soft2hard, {ours_in}")
     others = [
         tuned_in_turn(load(path, dtype, device), tasks, tuning, ours.losses, limit_seconds, f"PEFT one by one, {name}")
         for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16"))
