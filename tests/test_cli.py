@@ -16,6 +16,7 @@ from soft2hard import SoftPrompt, Subject, Translator
 from soft2hard.cli import app
 from soft2hard.cli.config_options import config_fields
 from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.translator.design import Design
 from soft2hard.translator.training import TranslatorTraining
 from tests import tiny_models
 from tests.command_line import run
@@ -32,8 +33,11 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def translator(subject: Path) -> Path:
-    """Random weights, large enough that it writes words."""
-    made = Translator.for_subject(Subject.from_pretrained(subject))
+    """Tiny, with random weights, large enough that it writes words."""
+    base = subject.parent / "base"
+    tiny_models.model("t5").save_pretrained(base)
+    tiny_models.tokenizer("t5").save_pretrained(base)
+    made = Translator.for_subject(Subject.from_pretrained(subject), Design("encoder-decoder", str(base)))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.model.seq2seq.parameters():

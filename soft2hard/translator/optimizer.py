@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from soft2hard.muon import Muon
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Hidden matrices by Muon (Jordan et al. 2024), embeddings, heads and vectors by AdamW.
@@ -21,7 +23,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 (matrices if is_matrix else others).append(parameter)
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             self.parts.append(muon)
         if others:
             self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0))

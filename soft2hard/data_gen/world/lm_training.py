@@ -1,7 +1,7 @@
 """Training the embedded language models from nothing, on training tasks only.
 
-Weights are kept twice: in bfloat16, which the matrix products read, and in float32, which the
-optimizers update. Hidden matrices are trained with Muon, the rest with AdamW. Families on which the
+Weights are kept twice: in bfloat16, which the matrix products read (in float32 where the machine has no instructions
+for bfloat16), and in float32, which the optimizers update. Hidden matrices are trained with Muon, the rest with AdamW. Families on which the
 model still errs are drawn more often.
 """
 
@@ -25,6 +25,8 @@ from soft2hard.data_gen.world.positional_heads import add_look_back_heads
 from soft2hard.data_gen.world.rows import IGNORE, RowBuilder, Rows, joined
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_write
+from soft2hard.muon import Muon
+from soft2hard.precision import has_fast_bf16
 
 SINGLE_WORD = ("classify", "member", "relation", "label", "position")
 
@@ -158,7 +160,7 @@ def evaluate(
 
 
 class MasterWeights:
-    """Float32 copies of a bfloat16 model's parameters, with their optimizers."""
+    """Float32 copies of a model's parameters, with their optimizers."""
 
     def __init__(self, model: PreTrainedModel, config: LMTraining):
         self.pairs = [(p, nn.Parameter(p.detach().float().clone())) for p in model.parameters()]
@@ -166,13 +168,13 @@ class MasterWeights:
         hidden = [m for p, m in self.pairs if p.ndim == 2 and id(p) not in embeddings]
         others = [m for p, m in self.pairs if p.ndim != 2 or id(p) in embeddings]
         self.optimizers = [
-            torch.optim.Muon(hidden, lr=config.muon_lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            Muon(hidden, lr=config.muon_lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.base_lrs = [config.muon_lr, config.adam_lr]
 
     def step(self, scale: float) -> None:
-        """Update the float32 weights from the bfloat16 gradients, and write them back."""
+        """Update the float32 weights from the model's gradients, and write them back."""
         for parameter, master in self.pairs:
             master.grad = None if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
@@ -213,7 +215,7 @@ class LMTrainer:
 
     def __init__(self, config: LMTraining, model: PreTrainedModel, builder: RowBuilder, folder: Path):
         self.config, self.builder, self.folder = config, builder, folder
-        self.model = model.to(torch.bfloat16)
+        self.model = model.to(torch.bfloat16 if has_fast_bf16() else torch.float32)
         self.master = MasterWeights(model, config)
         self.sampler = FamilySampler()
         self.step, self.seconds = 0, 0.0
