@@ -97,6 +97,11 @@ def distances(
     return squareform(pdist(prompts.reshape(len(prompts), -1)))
 
 
+def cosines(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]) -> Float[np.ndarray, "n_prompts n_prompts"]:
+    """Cosine of every pair, each prompt one long vector: closeness whatever their lengths. NaN beside zeros alone."""
+    return 1 - squareform(pdist(prompts.reshape(len(prompts), -1), "cosine"))
+
+
 def reordered_distances(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]) -> Reordered:
     """Frobenius distance of every pair under the best permutation of one prompt's positions.
 
