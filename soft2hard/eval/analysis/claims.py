@@ -35,6 +35,7 @@ MIN_TASKS = 8
 SURE = 0.05
 """A correlation must also have a p-value below this."""
 
+_TENTH = f"{100 * EQUIDISTANT_BELOW:.0f} %"
 _FEW = f"undecided with fewer than {MIN_TASKS} tasks"
 Rule = Callable[[Interval], Verdict]
 
@@ -102,7 +103,7 @@ def _across(section: object) -> Claim:
         ends = figure.estimate.interval()
         side = "below" if verdict(ends, "below", 1) == "confirmed" else "above"
         if verdict(ends, side, 1) == "confirmed":
-            notes = [f"Equivalent within {EQUIDISTANT_BELOW:.0%} but not equal: the whole interval lies {side} 1."]
+            notes = [f"Equivalent within {_TENTH} but not equal: the whole interval lies {side} 1."]
     return _claim(
         figure,
         lambda interval: _equivalent(interval, low, high),
@@ -112,7 +113,7 @@ def _across(section: object) -> Claim:
         name="as_far_as_other_tasks",
         text="Re-trainings of one task lie as far from each other as from soft prompts of other tasks.",
         figure="mean Frobenius distance within a task by that between tasks",
-        rule=f"equivalent within {EQUIDISTANT_BELOW:.0%}: confirmed where the interval lies wholly between {low:g} and"
+        rule=f"equivalent within {_TENTH}: confirmed where the interval lies wholly between {low:g} and"
         f" {high:g}, refuted where wholly outside; {_FEW}",
     )
 
@@ -150,7 +151,7 @@ def _closer(section: object) -> Claim:
     return _positively_correlated(
         of("frobenius"),
         {
-            "given both tasks (rows and columns centred)": of("frobenius", *BOTH_TASKS),
+            "given both tasks": of("frobenius", *BOTH_TASKS),
             "after the best permutation of positions": of("reordered"),
             "closeness by cosine": of("cosine"),
             "closeness by cosine, given both tasks": of("cosine", *BOTH_TASKS),
@@ -165,35 +166,35 @@ def _closer(section: object) -> Claim:
     )
 
 
-def _positively_correlated(figure: Figure, beside: dict[str, Figure], noise: Figure | None, **words: str) -> Claim:
+def _positively_correlated(found: Figure, beside: dict[str, Figure], noise: Figure | None, **words: str) -> Claim:
     rule = f"confirmed where the interval lies wholly above 0, refuted where wholly below, with p < {SURE}; {_FEW}"
-    return _claim(figure, lambda interval: verdict(interval, "above"), beside, noise, rule=rule, **words)
+    return _claim(found, lambda interval: verdict(interval, "above"), beside, noise, rule=rule, **words)
 
 
 def _claim(
-    figure: Figure,
-    rule_of: Rule,
+    found: Figure,
+    said_by: Rule,
     beside: dict[str, Figure],
     noise: Figure | None,
     notes: Sequence[str] = (),
     *,
     name: str,
     text: str,
+    figure: str,
     rule: str,
-    **words: str,
 ) -> Claim:
-    said, reason = figure.said(rule_of)
-    readings = [_reading(label, other, rule_of, False) for label, other in beside.items()]
+    said, reason = found.said(said_by)
+    readings = [_reading(label, other, said_by, False) for label, other in beside.items()]
     if noise is not None:
-        readings.append(_reading("pure noise with the same norms", noise, rule_of, True))
+        readings.append(_reading("pure noise with the same norms", noise, said_by, True))
     return Claim(
         name=name,
         text=text,
         verdict=said or "not tested",
-        figure=words["figure"],
-        estimate=figure.estimate,
-        p_value=figure.p_value,
-        n=figure.n,
+        figure=figure,
+        estimate=found.estimate,
+        p_value=found.p_value,
+        n=found.n,
         rule=rule,
         beside=tuple(one for one in readings if one.says != "not tested"),
         notes=tuple(filter(None, (reason, *notes, *_qualifications(said, readings)))),
