@@ -134,8 +134,8 @@ def variation_between(
 
 
 def _divided(
-    numerators: Float[np.ndarray, "n_resamples n"], denominators: Float[np.ndarray, "n_resamples n"]
-) -> Float[np.ndarray, "n_resamples n"]:
+    numerators: Float[np.ndarray, "*shape"], denominators: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape"]:
     """NaN where the denominator is not above 0."""
     return np.divide(numerators, denominators, out=np.full(numerators.shape, np.nan), where=denominators > 0)
 
