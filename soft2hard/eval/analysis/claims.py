@@ -98,15 +98,14 @@ def _across(section: object) -> Claim:
             Figure(estimate, section.n_repeated, reason=reason)
             for estimate in (of["frobenius"].ratio, of["reordered"].ratio, of["frobenius"].noise_ratio)
         )
-    notes = []
-    if figure.estimate is not None and figure.said(lambda interval: _equivalent(interval, low, high))[0] == "confirmed":
-        ends = figure.estimate.interval()
-        side = "below" if verdict(ends, "below", 1) == "confirmed" else "above"
-        if verdict(ends, side, 1) == "confirmed":
-            notes = [f"Equivalent within {_TENTH} but not equal: the whole interval lies {side} 1."]
+
+    def rule(interval: Interval) -> Verdict:
+        return _equivalent(interval, low, high)
+
+    notes = _unequal(figure.estimate) if figure.estimate and figure.said(rule)[0] == "confirmed" else []
     return _claim(
         figure,
-        lambda interval: _equivalent(interval, low, high),
+        rule,
         {"after the best permutation of positions": reordered},
         noise,
         notes,
@@ -121,6 +120,12 @@ def _across(section: object) -> Claim:
 def _equivalent(interval: Interval, low: float, high: float) -> Verdict:
     said = verdict(interval, "above", low), verdict(interval, "below", high)
     return "refuted" if "refuted" in said else "confirmed" if set(said) == {"confirmed"} else "undecided"
+
+
+def _unequal(ratio: Estimate) -> list[str]:
+    """Whether it is surely not 1, for all that it is near."""
+    sides = [side for side in ("below", "above") if verdict(ratio.interval(), side, 1.0) == "confirmed"]
+    return [f"Equivalent within {_TENTH} but not equal: the whole interval lies {side} 1." for side in sides]
 
 
 def _harder(section: object) -> Claim:
