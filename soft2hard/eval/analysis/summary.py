@@ -50,24 +50,33 @@ def listings(analysis: Analysis, n_positions: int) -> list[Listing]:
             found.append(_correlations(section, title))
     found.append(_overview(analysis))
     if isinstance(sections.claims, Claims) and any(claim.estimate for claim in sections.claims.claims):
-        found.append(_claims(sections.claims))
+        found += _claims(sections.claims)
     return found
 
 
-def _claims(section: Claims) -> Listing:
-    """Below each claim its other readings, and what qualifies it."""
-    rows: list[tuple[str, ...]] = []
-    for claim in section.claims:
-        rows.append((claim.text, claim.verdict, *_figures(claim), claim.rule))
-        rows += [(f"  {one.label}", one.says, *_figures(one), "") for one in claim.beside]
-        rows += [(f"  {note}", "", "", "", "", "") for note in claim.notes]
-    columns = ("claim", "verdict", "estimate [95 %]", "p", "tasks", "rule")
-    return Listing("Claims of the study", columns, tuple(rows))
+def _claims(section: Claims) -> Iterator[Listing]:
+    """The verdicts last, after what qualifies them."""
+    readings = tuple(
+        (claim.name.replace("_", " "), one.label, one.says, _figure(one))
+        for claim in section.claims
+        for one in claim.beside
+    )
+    if readings:
+        columns = ("claim", "read otherwise", "says", "estimate [95 %]")
+        yield Listing("Other readings of the claims, by the same rules", columns, readings)
+    yield Listing(
+        "Claims of the study",
+        ("claim", "verdict", "estimate [95 %]", "rule"),
+        tuple((claim.text, claim.verdict, _figure(claim), claim.rule) for claim in section.claims),
+    )
+    notes = tuple((claim.name.replace("_", " "), note) for claim in section.claims for note in claim.notes)
+    if notes:
+        yield Listing("What qualifies the verdicts, or keeps them open", ("claim", "note"), notes)
 
 
-def _figures(one: Claim | Reading) -> tuple[str, ...]:
-    p_value = "" if one.p_value is None else f"{one.p_value:.2g}"
-    return _shown(one.estimate), p_value, "" if one.n is None else str(one.n)
+def _figure(one: Claim | Reading) -> str:
+    p_value = "" if one.p_value is None else f", p = {one.p_value:.2g}"
+    return f"{_shown(one.estimate)}{p_value}" + (f", {one.n} tasks" if one.n is not None else "")
 
 
 def _correlations(section: Difficulty | Transfer, title: str) -> Listing:
