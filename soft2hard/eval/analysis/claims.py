@@ -222,7 +222,8 @@ def _qualifications(said: Verdict | None, readings: Iterable[Reading]) -> list[s
     if said is None:
         return []
     others = [one for one in readings if not one.noise and one.says not in (said, "not tested")]
-    notes = [f"Otherwise {', '.join(f'{one.label} ({one.says})' for one in others)}."] if others else []
+    said_by = ", ".join(f"{one.label} ({one.says})" for one in others)
+    notes = [f"Other readings say otherwise: {said_by}."] if others else []
     if said != "undecided" and any(one.noise and one.says == said for one in readings):
         notes.append("Pure noise with the soft prompts' norms gives the same verdict.")
     return notes
