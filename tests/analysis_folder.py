@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from soft2hard.eval.analysis.correlation_rows import correlation_row
 from soft2hard.eval.analysis.geometry import alignment, distances, reordered_distances
 from soft2hard.eval.analysis.interpolation import CurvePoint, Interpolation, KindSummary, PathPoint
 from soft2hard.eval.analysis.interpolation import Path as Line
 from soft2hard.eval.analysis.maps import plane_map
 from soft2hard.eval.analysis.positions_effects import Effect, PositionEffects, VariantResult
 from soft2hard.eval.analysis.records import Analysis, GroupRow, PromptRow, Sections, TaskRow, save_arrays
-from soft2hard.eval.analysis.relations import mantel, rank_correlation, task_means
+from soft2hard.eval.analysis.relations import mantel, rank_correlation
 from soft2hard.eval.analysis.retrieval_savings import NEAREST, RANDOM, RetrievalSavings, StartSummary, TaskStart
 from soft2hard.eval.analysis.section_records import (
     Claim,
@@ -27,8 +28,10 @@ from soft2hard.eval.analysis.section_records import (
     Maps,
     Measure,
     NeighbourRow,
+    NoCorrelation,
     PositionRow,
     PromptExtraction,
+    Reading,
     StartRow,
     Statistics,
     TaskStatistics,
@@ -36,6 +39,7 @@ from soft2hard.eval.analysis.section_records import (
 )
 from soft2hard.eval.analysis.stability import stability
 from soft2hard.eval.analysis.statistics import PromptStatistics
+from soft2hard.eval.analysis.task_pairs import task_means
 from soft2hard.eval.intervals import Interval
 from tests.report_runs import HOSTILE
 
@@ -45,6 +49,7 @@ TUNINGS = 4
 PROMPTS = tuple((task, i) for task in TASKS for i in range(TUNINGS))
 NAMES = tuple(f"{task} #{i}" for task, i in PROMPTS)
 _HALF = Estimate(value=0.5, low=0.4, high=0.6)
+_ALONE = Estimate(value=0.5, low=None, high=None)
 _MIDDLE = Interval(0.5, 0.4, 0.6)
 
 
@@ -86,8 +91,8 @@ def write_analysis(folder: Path, **sections: object) -> Path:
     save_arrays(folder, "maps", {"pca_frobenius": plane_map("pca", found["frobenius"]).places})
     means = {name: task_means(found[name], [task for task, _ in PROMPTS])[1] for name in found}
     change = transfer_change()
-    arrays = {"change": change, **{name: means[name] for name in ("frobenius", "reordered", "alignment_dimensions")}}
-    save_arrays(folder, "transfer", arrays)
+    close = {name: means[name] for name in ("frobenius", "reordered", "alignment_dimensions")}
+    save_arrays(folder, "transfer", {"change": change, "cosine": 1 - means["frobenius"] / 10, **close})
     return folder
 
 
@@ -101,7 +106,13 @@ def transfer_change() -> np.ndarray:
 
 def _correlation(first: str) -> CorrelationRow:
     x = np.arange(6.0)
-    return CorrelationRow.of(first, HOSTILE, "spearman", rank_correlation(x, x**2, n_permutations=99, n_resamples=50))
+    return correlation_row(
+        first, HOSTILE, "spearman", lambda: rank_correlation(x, x**2, n_permutations=99, n_resamples=50), (HOSTILE,)
+    )
+
+
+def _undefined() -> NoCorrelation:
+    return NoCorrelation(first="steps", second="mean_distance", given=("error",), method="spearman", reason=HOSTILE)
 
 
 def _statistics(_: dict[str, np.ndarray]) -> Statistics:
@@ -121,12 +132,15 @@ def _statistics(_: dict[str, np.ndarray]) -> Statistics:
 
 def _distances(found: dict[str, np.ndarray]) -> Distances:
     measures = [
-        Measure(name=name, title=f"Measure {name}", mean=0.5, within=_HALF, between=_HALF, ratio=_HALF, noise=None)
-        for name in found
-    ]
+        Measure(
+            name=name, title=f"Measure {name}", mean=0.5, within=_HALF, between=_HALF, ratio=_ALONE, noise=None,
+            noise_ratio=_HALF,
+        )
+        for name in (*found, "share_moved")
+    ]  # fmt: skip
     return Distances(
-        seconds=1, prompts=tuple(range(len(PROMPTS))), measures=tuple(measures), variation_within=_HALF,
-        variation_between=_HALF,
+        seconds=1, prompts=tuple(range(len(PROMPTS))), measures=tuple(measures[:-1]), moved=measures[-1],
+        n_repeated=6, n_varied=6, variation_within=_HALF, variation_noise=_HALF, variation_between=_HALF,
     )  # fmt: skip
 
 
@@ -139,20 +153,20 @@ def _difficulty(_: dict[str, np.ndarray]) -> Difficulty:
     rows = [
         DifficultyRow(
             task=t, family=FAMILIES[i // 3], error=i / 10, validation_loss=None, steps=10.0, mean_distance=1.0 + i,
-            reordered_distance=1.0,
+            reordered_distance=1.0, mean_norm=2.0, distance_by_norm=0.5 + i, noise_distance=3.0,
         )
         for i, t in enumerate(TASKS)
     ]  # fmt: skip
-    return Difficulty(seconds=1, tasks=tuple(rows), correlations=(_correlation("error"),))
+    return Difficulty(seconds=1, tasks=tuple(rows), correlations=(_correlation("error"),), undefined=(_undefined(),))
 
 
 def _transfer(found: dict[str, np.ndarray]) -> Transfer:
     means = task_means(found["frobenius"], [task for task, _ in PROMPTS])[1]
     test = mantel(means, means**2, n_permutations=99, n_resamples=50)
     return Transfer(
-        seconds=1, prompts=tuple(range(len(PROMPTS))), tasks=TASKS, n_examples=60, own=_HALF, other=_HALF,
-        same_family=None, share_helped=0.1,
-        correlations=(CorrelationRow.of("closeness", "change", "pearson", test),),
+        seconds=1, prompts=tuple(range(len(PROMPTS))), tasks=TASKS, left_out=(HOSTILE,), n_examples=60,
+        own=_HALF, other=_HALF, same_family=None, share_helped=0.1,
+        correlations=(correlation_row("closeness", "change", "pearson", lambda: test),), undefined=(),
     )  # fmt: skip
 
 
@@ -167,7 +181,8 @@ def _extraction(_: dict[str, np.ndarray]) -> Extraction:
 def _stability(_: dict[str, np.ndarray]) -> Experiment:
     texts = [HOSTILE if i == 0 else f"do {task}" for task, i in PROMPTS]
     result = stability([task for task, _ in PROMPTS], texts).to_json()
-    group = {"group": "main", "n_tasks": 6} | {name: result[name] for name in ("agreement", "majority", "rougeL")}
+    kept = ("agreement", "majority", "rougeL", "between_rougeL")
+    group = {"group": "main", "n_tasks": 6} | {name: result[name] for name in kept}
     groups = [group | {"recovered": None}, group | {"group": HOSTILE, "recovered": None}]
     shown = {"prompts": list(range(len(PROMPTS))), "texts": texts, "by_group": groups}
     return Experiment(seconds=1, result=result | shown)
@@ -211,15 +226,17 @@ def _retrieval(_: dict[str, np.ndarray]) -> Experiment:
 def _claims(_: dict[str, np.ndarray]) -> Claims:
     names = ("equidistant", "harder_vary_more", "closer_transfer_better")
     verdicts = ("confirmed", "refuted", "not tested")
+    reading = Reading(label=f"given {HOSTILE}", says="undecided", estimate=_ALONE, p_value=0.3, n=6, noise=False)
     return Claims(
         seconds=1,
         claims=tuple(
             Claim(
-                name=name, text=f"{name} {HOSTILE}", verdict=verdict, figure="a figure", estimate=estimate, rule="rule"
+                name=name, text=f"{name} {HOSTILE}", verdict=verdict, figure="a figure", estimate=estimate,
+                p_value=None, n=None, rule="rule", beside=(reading,), notes=(f"note {HOSTILE}",),
             )
             for name, verdict, estimate in zip(names, verdicts, (_HALF, _HALF, None), strict=True)
         ),
-    )
+    )  # fmt: skip
 
 
 _SECTIONS = {

@@ -11,7 +11,14 @@ from sklearn.metrics import pairwise_distances
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import geometry
 from soft2hard.eval.analysis.comparable import check_comparable, stacked
-from soft2hard.eval.analysis.geometry import alignment, distances, noise_like, reordered_distances, task_geometry
+from soft2hard.eval.analysis.geometry import (
+    alignment,
+    cosines,
+    distances,
+    noise_like,
+    reordered_distances,
+    task_geometry,
+)
 from soft2hard.softprompt import SoftPrompt
 
 N, TOKENS, WIDTH = 6, 4, 9
@@ -45,12 +52,21 @@ def test_identical_prompts_are_at_distance_0_in_the_order_they_have_and_fully_al
     np.testing.assert_allclose(alignment(np.stack([PROMPTS[0]] * 3)), 1)
 
 
+def test_cosines_are_those_of_the_prompts_as_vectors_whatever_their_lengths() -> None:
+    found = cosines(PROMPTS)
+    rows = PROMPTS.reshape(N, -1)
+    expected = rows @ rows.T / np.outer(*[np.linalg.norm(rows, axis=1)] * 2)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(cosines(PROMPTS * np.arange(1, N + 1)[:, None, None]), found, atol=1e-12)
+    assert np.isnan(cosines(np.stack([PROMPTS[0], np.zeros_like(PROMPTS[0])]))[0, 1])
+
+
 def test_the_best_order_is_the_best_of_all_orders() -> None:
     found = reordered_distances(PROMPTS)
     for i, a in enumerate(PROMPTS):
         for j, b in enumerate(PROMPTS):
             best = min(permutations(range(TOKENS)), key=lambda order: np.linalg.norm(a - b[list(order)]))
-            assert found.orders[i, j].tolist() == list(best)
+            assert found.share_moved[i, j] == np.mean(np.array(best) != np.arange(TOKENS))
             assert found.distances[i, j] == pytest.approx(np.linalg.norm(a - b[list(best)]), abs=1e-12)
     assert (found.distances <= distances(PROMPTS) + 1e-12).all()
 
@@ -60,9 +76,9 @@ def test_permuted_prompts_are_the_same_once_reordered() -> None:
     prompts = np.stack([PROMPTS[0], PROMPTS[0][order]])
     found = reordered_distances(prompts)
     assert distances(prompts)[0, 1] > 1 and found.distances[0, 1] == 0
-    np.testing.assert_array_equal(prompts[1][found.orders[0, 1]], prompts[0])
-    np.testing.assert_array_equal(prompts[0][found.orders[1, 0]], prompts[1])
-    assert found.share_moved[0, 1] == 1
+    assert found.share_moved[0, 1] == found.share_moved[1, 0] == 1
+    half = reordered_distances(np.stack([PROMPTS[0], PROMPTS[0][[1, 0, 2, 3]]]))
+    assert half.share_moved[0, 1] == 0.5 and half.distances[0, 1] == 0
     assert alignment(prompts, "dimensions")[0, 1] == pytest.approx(1)
     assert alignment(prompts, "positions")[0, 1] < 0.99
 

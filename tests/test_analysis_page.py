@@ -56,6 +56,20 @@ def test_clusters_put_planted_tasks_together() -> None:
     assert len([task for task, _ in groupby(PROMPTS[i][0] for i in order)]) == len(TASKS)
 
 
+def test_claims_have_their_readings_and_notes_below_them(text) -> None:
+    section = text.split('<section id="claims">')[1].split("</section>")[0]
+    assert section.count('<tr class="beside">') == 3 and section.count(">undecided</span>") == 3
+    assert section.count("<small>note &lt;/script&gt;") == 3
+    assert section.count("<small>0.400 – 0.600</small>") == 2  # an estimate without an interval has none
+
+
+def test_what_has_no_correlation_what_was_left_out_and_what_is_moved_is_said(text, data) -> None:
+    assert "steps with mean_distance, given error (spearman): &lt;/script&gt;" in text
+    assert "context together: &lt;/script&gt;" in text
+    assert data["tables"]["distances"]["rows"][-1][0] == "Measure share_moved"
+    assert "vary by 0.500 [0.400, 0.600] of their mean, those of pure noise" in text
+
+
 def test_two_points_or_missing_distances_are_ordered_all_the_same() -> None:
     assert clustered(np.zeros((2, 2))) == [0, 1]
     assert sorted(clustered(np.full((4, 4), np.nan))) == [0, 1, 2, 3]

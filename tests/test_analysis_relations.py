@@ -9,7 +9,8 @@ from scipy.spatial.distance import pdist, squareform
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import relations
-from soft2hard.eval.analysis.relations import mantel, rank_correlation, row_means, task_means, verdict, within_between
+from soft2hard.eval.analysis.partial_correlation import partial_rank_correlation
+from soft2hard.eval.analysis.relations import double_centred, mantel, rank_correlation, verdict
 from soft2hard.eval.intervals import Interval
 
 RNG = np.random.default_rng(4)
@@ -157,69 +158,6 @@ def test_values_that_have_no_rank_correlation_are_refused(x, y, problem) -> None
         rank_correlation(x, y)
 
 
-def test_means_of_tasks_leave_out_prompts_beside_themselves() -> None:
-    matrix = np.arange(16.0).reshape(4, 4)
-    names, means = task_means(matrix, ["b", "a", "b", "a"])
-    assert names == ("b", "a")
-    np.testing.assert_allclose(means, [[(2 + 8) / 2, (1 + 3 + 9 + 11) / 4], [(4 + 6 + 12 + 14) / 4, (7 + 13) / 2]])
-    assert np.isnan(task_means(matrix, ["b", "a", "b", "c"])[1]).tolist() == [
-        [False] * 3,
-        [False, True, False],
-        [False, False, True],
-    ]
-    names, rows = row_means(matrix[:, :3], ["b", "a", "b", "a"])
-    np.testing.assert_allclose(rows, [[4, 5, 6], [8, 9, 10]])
-
-
-def test_within_and_between_are_means_over_tasks_and_pairs_of_them() -> None:
-    points = RNG.normal(size=(9, 3))
-    tasks = ["a"] * 2 + ["b"] * 4 + ["c"] * 3
-    matrix = squareform(pdist(points))
-    found = within_between(matrix, tasks)
-    groups = [np.flatnonzero(np.array(tasks) == name) for name in "abc"]
-    within = [np.mean([matrix[i, j] for i in g for j in g if i < j]) for g in groups]
-    between = [matrix[np.ix_(groups[i], groups[j])].mean() for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert found.within.value == pytest.approx(np.mean(within))
-    assert found.between.value == pytest.approx(np.mean(between))
-    assert found.ratio.value == pytest.approx(np.mean(within) / np.mean(between))
-    assert (found.n_tasks, found.n_single) == (3, 0)
-
-
-def test_identical_prompts_of_a_task_are_at_no_distance_within() -> None:
-    points = np.repeat(RNG.normal(size=(8, 5)), 3, axis=0)
-    found = within_between(squareform(pdist(points)), [f"t{i // 3}" for i in range(24)])
-    assert found.within == found.ratio == Interval(0.0, 0.0, 0.0)
-    assert found.between.low > 0
-
-
-def test_prompts_of_pure_noise_are_as_far_within_tasks_as_between() -> None:
-    points = RNG.normal(size=(60, 50))
-    found = within_between(squareform(pdist(points)), [f"t{i // 3}" for i in range(60)])
-    assert found.ratio.low < 1 < found.ratio.high
-    assert verdict(found.ratio, "below", 1.0) == "undecided"
-
-
-def test_planted_clusters_are_closer_within_and_their_interval_is_that_of_a_mean() -> None:
-    centres = np.repeat(RNG.normal(size=(40, 30)), 4, axis=0)
-    matrix = squareform(pdist(centres + 0.3 * RNG.normal(size=centres.shape)))
-    tasks = [f"t{i // 4}" for i in range(160)]
-    found = within_between(matrix, [*tasks[:-1], "alone"])
-    assert verdict(found.ratio, "below", 1.0) == "confirmed" and found.n_single == 1
-    within = np.diag(task_means(matrix, tasks)[1])
-    low, high = stats.norm.interval(0.95, within.mean(), stats.sem(within))
-    whole = within_between(matrix, tasks).within
-    assert (whole.low, whole.high) == pytest.approx((low, high), abs=0.15 * (high - low))
-
-
-def test_one_task_or_one_prompt_each_is_refused() -> None:
-    for tasks in (["a", "a", "a"], ["a", "b", "c"]):
-        with pytest.raises(UserError, match="tasks"):
-            within_between(np.ones((3, 3)), tasks)
-    for means in (task_means, row_means):
-        with pytest.raises(UserError, match="3 rows for 2"):
-            means(np.ones((3, 3)), ["a", "b"])
-
-
 @pytest.mark.parametrize(
     ("interval", "expected", "bound", "said"),
     [
@@ -229,7 +167,101 @@ def test_one_task_or_one_prompt_each_is_refused() -> None:
         (Interval(0.9, 0.8, 0.95), "below", 1.0, "confirmed"),
         (Interval(1.2, 1.1, 1.3), "below", 1.0, "refuted"),
         (Interval(1.0, 0.9, 1.0), "below", 1.0, "undecided"),
+        (Interval(1.0, None, None), "above", 0.0, "undecided"),
     ],
 )
 def test_a_claim_is_confirmed_or_refuted_only_by_the_whole_interval(interval, expected, bound, said) -> None:
     assert verdict(interval, expected, bound) == said
+
+
+def test_a_mantel_test_of_three_tasks_has_no_interval() -> None:
+    found = mantel(*symmetric(3))
+    assert (found.correlation.low, found.correlation.high) == (None, None)
+    assert mantel(*symmetric(5)).correlation.low is not None
+
+
+def test_what_is_left_of_a_matrix_is_what_least_squares_on_its_rows_and_columns_leave() -> None:
+    matrix = asymmetric(6)[0]
+    i, j = np.nonzero(~np.eye(6, dtype=bool))
+    effects = np.eye(6)
+    design = np.hstack([np.ones((30, 1)), effects[i], effects[j]])
+    expected = matrix[i, j] - design @ np.linalg.lstsq(design, matrix[i, j], rcond=None)[0]
+    left = double_centred(matrix)
+    np.testing.assert_allclose(left[i, j], expected, atol=1e-12)
+    np.testing.assert_allclose([left.sum(0), left.sum(1)], 0, atol=1e-12)
+    sums = np.arange(6.0)[:, None] + np.arange(6.0)[None] ** 2
+    np.testing.assert_allclose(double_centred(sums), 0, atol=1e-12)
+
+
+def test_a_centred_mantel_test_finds_what_rows_and_columns_hide() -> None:
+    rng = np.random.default_rng(2)
+    pair = rng.normal(size=(14, 14))
+    first = pair + 9 * rng.normal(size=14)[:, None]
+    second = pair + 9 * rng.normal(size=14)[None]
+    hidden = mantel(first, second, n_permutations=199)
+    found = mantel(first, second, centred=True, n_permutations=199)
+    assert abs(hidden.correlation.value) < 0.4 and found.correlation.value == pytest.approx(1)
+    with pytest.raises(UserError, match="sum of what its rows"):
+        mantel(np.arange(5.0)[:, None] + np.arange(5.0)[None], asymmetric(5)[0], centred=True)
+    with pytest.raises(UserError, match="3 tasks says nothing"):
+        mantel(*asymmetric(3), centred=True)
+
+
+def test_the_interval_of_a_centred_mantel_correlation_holds_the_true_one() -> None:
+    rng, held = np.random.default_rng(3), 0
+    for seed in range(40):
+        shared = rng.normal(size=(20, 20))
+        first, second = (
+            shared + rng.normal(size=(20, 20)) + 3 * rng.normal(size=20)[:, None] + 3 * rng.normal(size=20)
+            for _ in range(2)
+        )
+        found = mantel(first, second, centred=True, n_permutations=1, n_resamples=300, seed=seed).correlation
+        held += found.low <= 0.5 <= found.high
+    assert held >= 36  # 38 expected or more: cells that are independent make the interval too wide
+
+
+def closed(x: np.ndarray, y: np.ndarray, *controls: np.ndarray) -> float:
+    """The partial correlation by its recursion."""
+    if not controls:
+        return stats.spearmanr(x, y).statistic
+    *rest, z = controls
+    xy, xz, yz = closed(x, y, *rest), closed(x, z, *rest), closed(y, z, *rest)
+    return (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+
+
+@pytest.mark.parametrize("n_controls", [1, 2, 3])
+def test_a_partial_rank_correlation_is_its_closed_formula(n_controls: int) -> None:
+    x, y, *controls = np.random.default_rng(0).normal(size=(2 + n_controls, 30)).round(1)
+    x = x + controls[0]
+    found = partial_rank_correlation(x, y, controls, n_permutations=999)
+    expected = closed(x, y, *controls)
+    assert found.correlation.value == pytest.approx(expected)
+    freedom = 30 - 2 - n_controls
+    by_t = 2 * stats.t.sf(abs(expected) * np.sqrt(freedom / (1 - expected**2)), freedom)
+    assert found.p_value == pytest.approx(by_t, abs=0.06)
+
+
+def test_a_correlation_that_a_third_figure_makes_is_gone_once_that_is_held_fixed() -> None:
+    held = 0
+    for seed in range(30):
+        cause, a, b = np.random.default_rng(seed).normal(size=(3, 40))
+        x, y = cause + 0.3 * a, cause + 0.3 * b
+        found = partial_rank_correlation(x, y, [cause], n_permutations=9, n_resamples=300).correlation
+        held += found.low <= 0 <= found.high
+        assert rank_correlation(x, y, n_permutations=9, n_resamples=9).correlation.value > 0.7
+    assert held >= 25  # 28.5 expected
+
+
+@pytest.mark.parametrize(
+    ("controls", "problem"),
+    [([[1, 2, 3, 4, 6]], "leave nothing"), ([[2, 1, 2, 5, 1]] * 3, "too few"), ([[1, 2, 3]], "5 and 5 and 3")],
+)
+def test_figures_that_have_no_partial_correlation_are_refused(controls, problem) -> None:
+    with pytest.raises(UserError, match=problem):
+        partial_rank_correlation([1, 2, 3, 4, 5], [3, 1, 4, 1, 5], controls)
+
+
+def test_a_figure_that_is_held_fixed_twice_is_held_fixed_once() -> None:
+    x, y, z = np.random.default_rng(1).normal(size=(3, 20))
+    once, twice = (partial_rank_correlation(x, y, [z] * n, n_permutations=9).correlation for n in (1, 2))
+    assert (once.value, once.low, once.high) == pytest.approx((twice.value, twice.low, twice.high))

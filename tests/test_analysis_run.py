@@ -9,20 +9,11 @@ import torch
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import run as running
-from soft2hard.eval.analysis.claims import claims_section
 from soft2hard.eval.analysis.given import read_given, task_of_name
 from soft2hard.eval.analysis.material import Material
 from soft2hard.eval.analysis.records import PromptRow, load_analysis, load_arrays
 from soft2hard.eval.analysis.run import begin, run_analysis, wanted_sections
-from soft2hard.eval.analysis.section_records import (
-    CorrelationRow,
-    Difficulty,
-    Distances,
-    Estimate,
-    Measure,
-    NotRun,
-    Transfer,
-)
+from soft2hard.eval.analysis.section_records import Distances, Measure, NotRun
 from soft2hard.eval.analysis.sections_geometry import distances_section
 from soft2hard.softprompt import SoftPrompt
 
@@ -66,62 +57,11 @@ def test_the_best_permutation_undoes_permuted_copies() -> None:
     assert measure(record, "alignment_dimensions").within.value == pytest.approx(1)
 
 
-def test_pure_noise_is_as_far_apart_within_as_between_tasks_and_equidistant() -> None:
-    record, _ = distances_section(material(noise(24), [f"t{i // 3}" for i in range(24)]))
-    frobenius = measure(record, "frobenius")
-    assert frobenius.ratio.low < 1 < frobenius.ratio.high or abs(frobenius.ratio.value - 1) < 0.05
-    assert frobenius.noise == pytest.approx(frobenius.mean, rel=0.03)
-    found = {claim.name: claim.verdict for claim in claims_section(record, None, None)[0].claims}
-    assert found["as_far_as_other_tasks"] == "confirmed"
-    assert found["harder_vary_more"] == found["closer_transfer_better"] == "not tested"
-
-
 def test_the_variation_of_distances_is_their_deviation_by_their_mean() -> None:
     prompts = [torch.zeros(N_TOKENS, WIDTH) for _ in range(3)]
     prompts[1][0, 0], prompts[2][0, 0] = 1.0, 3.0  # distances 1, 3, 2
     record, _ = distances_section(material([*prompts, *noise(1)], list("aaab")))
     assert record.variation_within.value == pytest.approx(np.std([1, 3, 2], ddof=1) / 2)
-
-
-def correlation(first: str, second: str, low: float, high: float) -> CorrelationRow:
-    estimate = Estimate(value=(low + high) / 2, low=low, high=high)
-    return CorrelationRow(first=first, second=second, method="spearman", correlation=estimate, p_value=0.5, n=9)
-
-
-def transfer(low: float, high: float) -> Transfer:
-    one = Estimate(value=0, low=0, high=0)
-    rows = (correlation("closeness: frobenius", "change", low, high),)
-    return Transfer(
-        seconds=0,
-        prompts=(),
-        tasks=(),
-        n_examples=0,
-        own=one,
-        other=one,
-        same_family=None,
-        share_helped=0,
-        correlations=rows,
-    )
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.1, 0.4, "confirmed"), (-0.4, -0.1, "refuted"), (-0.1, 0.4, "undecided")]
-)
-def test_a_claim_of_a_correlation_is_decided_by_where_its_whole_interval_lies(
-    low: float, high: float, said: str
-) -> None:
-    harder = Difficulty(seconds=0, tasks=(), correlations=(correlation("error", "mean_distance", low, high),))
-    found = {claim.name: claim.verdict for claim in claims_section(None, harder, transfer(low, high))[0].claims}
-    assert found["harder_vary_more"] == found["closer_transfer_better"] == said
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.02, 0.09, "confirmed"), (0.11, 0.2, "refuted"), (0.05, 0.15, "undecided")]
-)
-def test_nearly_equidistant_means_that_distances_vary_by_less_than_a_tenth(low: float, high: float, said: str) -> None:
-    variation = Estimate(value=(low + high) / 2, low=low, high=high)
-    record = Distances(seconds=0, prompts=(), measures=(), variation_within=variation, variation_between=None)
-    assert claims_section(record, None, None)[0].claims[0].verdict == said
 
 
 def test_what_needs_no_model_is_run_and_the_rest_says_why_not(tmp_path: Path) -> None:

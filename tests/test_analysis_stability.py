@@ -10,9 +10,10 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.meaning import greedy_translation, meaning, says_the_same
 from soft2hard.eval.analysis.stability import stability
-from soft2hard.eval.metrics.text import rouge
+from soft2hard.eval.intervals import Interval
+from soft2hard.eval.metrics.text import rouge, rouge_l_pairs, subject_encoder
 from soft2hard.translator.decoding import propose
-from tests import tiny_training
+from tests import tiny_models, tiny_training
 
 TASKS = list(LexicalDoD(n_train=4).tasks("train", 6))
 
@@ -54,7 +55,7 @@ def test_identical_translations_agree_fully_and_their_interval_has_no_width() ->
     found = stability(tasks, texts, instructions={task.name: task.instruction for task in TASKS})
     for interval in (found.agreement, found.majority, found.recovered, found.majority_recovered):
         assert (interval.value, interval.low, interval.high) == (1, 1, 1)
-    assert found.between_agreement == 0 and found.n_single == 0
+    assert found.between_agreement == Interval(0.0, 0.0, 0.0) and found.n_single == 0
 
 
 def test_of_pure_noise_translations_agree_as_often_within_tasks_as_between() -> None:
@@ -62,7 +63,7 @@ def test_of_pure_noise_translations_agree_as_often_within_tasks_as_between() -> 
     tasks = [f"t{i}" for i in range(200) for _ in range(4)]
     found = stability(tasks, [rng.choice("abcde") for _ in tasks])
     assert found.agreement.low < 0.2 < found.agreement.high
-    assert found.between_agreement == pytest.approx(0.2, abs=0.01)
+    assert found.between_agreement.value == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_vote_recovers_tasks_that_single_translations_miss() -> None:
@@ -92,7 +93,8 @@ def test_texts_without_words_are_not_given_to_the_encoder_and_are_like_none() ->
 
 def test_tasks_with_one_translation_are_counted_but_not_compared() -> None:
     found = stability(["a", "b", "a"], ["x", "x", "x"])
-    assert [task.task for task in found.tasks] == ["a"] and found.n_single == 1 and found.between_agreement == 1
+    assert [task.task for task in found.tasks] == ["a"] and found.n_single == 1
+    assert found.between_agreement.value == 1
     assert found.to_json()["tasks"][0]["texts"] == ("x", "x")
 
 
@@ -103,3 +105,54 @@ def test_tasks_with_one_translation_are_counted_but_not_compared() -> None:
 def test_what_cannot_be_compared_is_refused(tasks, texts, problem) -> None:
     with pytest.raises(UserError, match=problem):
         stability(tasks, texts)
+
+
+def test_likeness_between_tasks_is_the_mean_over_pairs_of_tasks_and_that_of_a_family_over_pairs_within_it() -> None:
+    texts = {"a": ["x y", "x z"], "b": ["x y z"], "c": ["q", "x"], "d": ["q", "q"]}
+    tasks = [task for task, own in texts.items() for _ in own]
+    families = {"a": "f", "b": "f", "c": "", "d": ""}
+    found = stability(tasks, [text for own in texts.values() for text in own], families=families)
+
+    def mean(first: str, second: str) -> float:
+        return float(np.mean([rouge(s, [t]).rougeL for s in texts[first] for t in texts[second]]))
+
+    assert found.between_rougeL.value == pytest.approx(np.mean([mean(a, b) for a, b in combinations("abcd", 2)]))
+    assert found.family_rougeL.value == pytest.approx(mean("a", "b"))
+    assert found.between_agreement.value == pytest.approx(1 / 2 / 6)  # c and d agree in half of their pairs
+    assert found.family_agreement.value == 0
+
+
+def test_rouge_of_all_pairs_is_that_of_each() -> None:
+    texts = ["Sort the words", "sorted words of the input", "", "Sort the words"]
+    expected = [[rouge(a, [b]).rougeL for b in texts] for a in texts]
+    np.testing.assert_allclose(rouge_l_pairs(texts), expected)
+
+
+def test_translations_that_all_differ_have_no_majority() -> None:
+    task, other, third = TASKS[:3]
+    texts = [task.instruction, other.instruction, third.instruction]
+    found = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
+    (row,) = found.tasks
+    assert (row.majority_text, row.majority_recovered, row.majority) == ("", False, pytest.approx(1 / 3))
+    assert found.recovered.value == pytest.approx(1 / 3) and found.n_tied == 1
+
+
+def test_a_text_that_the_encoder_cannot_read_costs_its_own_cosines_only() -> None:
+    vectors = {"a": [1.0, 0], "b": [0, 2.0], "long": [np.nan, np.nan]}
+    tasks, texts = ["s", "s", "s", "t", "t"], ["a", "b", "long", "a", "long"]
+    found = stability(tasks, texts, encoder=lambda some: np.array([vectors[text] for text in some]))
+    assert [row.cosine for row in found.tasks] == [pytest.approx(0), None]
+    assert found.n_unread == 2 and found.cosine.value == pytest.approx(0)
+    assert found.between_cosine.value == pytest.approx((1 + 0) / 2)
+    assert found.agreement.value == pytest.approx(0)
+
+
+def test_the_subject_reads_what_fits_and_leaves_the_rest_out_where_it_is_asked_to() -> None:
+    subject = tiny_models.subject("llama")
+    texts = ["cat dog", "cat " * 80, "", "red"]
+    found = subject_encoder(subject, unread=True)(texts)
+    assert np.isnan(found).all(1).tolist() == [False, True, True, False]
+    np.testing.assert_allclose(found[[0, 3]], subject_encoder(subject)(["cat dog", "red"]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="2 texts are empty or too long"):
+        subject_encoder(subject)(texts)
+    assert np.isnan(subject_encoder(subject, unread=True)(["cat " * 80])).all()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +100,16 @@ def test_distances_are_numpys(tunings: tuple[Path, tuple[object, ...], str], wor
     assert np.allclose(np.array([row[1:] for row in rows[1:]], float), found)
 
 
-def test_claims_are_printed_with_verdict_and_rule(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+def test_claims_are_printed_with_their_verdicts_and_what_keeps_them_open(
+    tunings: tuple[Path, tuple[object, ...], str],
+) -> None:
     claims = load_analysis(tunings[0]).sections.claims.claims
-    assert len(claims) == 4
-    printed = " ".join(tunings[2].split())
-    assert "Claims of the study" in printed
-    assert any(claim.verdict in printed for claim in claims)
+    assert len(claims) == 4 and {claim.verdict for claim in claims} <= {"undecided", "not tested"}
+    *_, verdicts, notes = re.split(r"\n *(?=Claims of the study|What qualifies)", tunings[2])
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in verdicts.splitlines() if "│" in line]
+    assert [row[1] for row in cells if row[1]] == [claim.verdict for claim in claims]
+    assert " ".join(row[0] for row in cells if row[0]) == " ".join(claim.text for claim in claims)
+    assert notes.count("3 tasks, and a verdict needs 8.") == sum(claim.verdict == "undecided" for claim in claims)
     assert (tunings[0] / "analysis.html").exists()
 
 

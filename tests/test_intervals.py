@@ -13,8 +13,10 @@ from soft2hard.eval.intervals import (
     difference_interval,
     mean_interval,
     paired_difference,
+    percentile_interval,
     ratio_interval,
     sign_flip_p_value,
+    task_weights,
 )
 
 RNG = np.random.default_rng(5)
@@ -72,11 +74,29 @@ def test_a_difference_is_first_minus_second_with_the_interval_of_paired_values()
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low))
 
 
-@pytest.mark.parametrize("values", [[0.7] * 5, [0.7]])
-def test_constant_or_single_values_have_an_interval_without_width(values: list[float]) -> None:
-    expected = Interval(0.7, 0.7, 0.7)
-    for found in (mean_interval(values), ratio_interval(values, [1.0] * len(values))):
-        assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+def test_constant_values_have_an_interval_without_width() -> None:
+    for found in (mean_interval([0.7] * 5), ratio_interval([0.7] * 5, [1.0] * 5)):
+        assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7, 0.7))
+
+
+def test_a_single_value_has_no_interval() -> None:
+    for found in (mean_interval([0.7]), ratio_interval([0.7], [1.0]), difference_interval([0.9], [0.2])):
+        assert (found.low, found.high) == (None, None) and found.value == pytest.approx(0.7)
+    assert str(mean_interval([0.7])) == "0.700 [–]"
+
+
+def test_a_figure_that_few_resamples_define_has_no_interval_and_one_that_most_do_has_theirs() -> None:
+    resampled = np.linspace(0, 1, 1000)
+    few = np.where(np.arange(1000) % 2, resampled, np.nan)
+    assert percentile_interval(0.5, few) == Interval(0.5, None, None)
+    most = percentile_interval(0.5, np.where(np.arange(1000) % 10, resampled, np.nan))
+    assert (most.low, most.high) == pytest.approx((0.025, 0.975), abs=0.003)
+
+
+def test_resamples_draw_as_many_tasks_as_there_are_each_as_often_as_any() -> None:
+    weights = task_weights(6, 3000, seed=0)
+    assert (weights.sum(1) == 6).all()
+    assert weights.mean(0) == pytest.approx([1] * 6, abs=0.07)  # four standard errors
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_nearly_the_same() -> None:

@@ -72,7 +72,8 @@ def _colour(method: str) -> str:
 
 
 def _reach(interval) -> list[list[float]]:
-    return [[max(0.0, interval.value - interval.low)], [max(0.0, interval.high - interval.value)]]
+    low, high = (interval.value if end is None else end for end in (interval.low, interval.high))
+    return [[max(0.0, interval.value - low)], [max(0.0, high - interval.value)]]
 
 
 @contextmanager

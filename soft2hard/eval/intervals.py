@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from scipy.stats import bootstrap, permutation_test
 
 from soft2hard.errors import UserError
@@ -11,17 +12,21 @@ from soft2hard.errors import UserError
 Values = Sequence[float | int] | np.ndarray
 """One number a task."""
 
+_LEAST_DEFINED = 0.6
+"""Of resamples: two tasks have a pair in half of them, and it is always the same one."""
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval; None at both ends where there is too little to say how sure the figure is."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        known = self.low is not None and self.high is not None
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if known else f"{self.value:.3f} [–]"
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class PairedDifference:
 
 
 def mean_interval(values: Values, n_resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean with a percentile bootstrap interval; one value a task."""
+    """Mean with a percentile bootstrap interval, none for a single task; one value a task."""
     return _interval((values,), lambda x, axis: np.mean(x, axis), n_resamples, seed)
 
 
@@ -103,10 +108,30 @@ def sign_flip_p_value(differences: Values, n_resamples: int = 10_000, seed: int 
     return float(result.pvalue)
 
 
+def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
+    """A figure with the middle 95 % of what it is in resamples of tasks; those in which it is NaN are left out.
+
+    No interval where those are so many that the rest are hardly more than the tasks themselves over again.
+    """
+    defined = resampled[np.isfinite(resampled)]
+    if len(defined) < _LEAST_DEFINED * len(resampled):
+        return Interval(value, None, None)
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return Interval(value, float(low), float(high))
+
+
+def task_weights(n_tasks: int, n_resamples: int, seed: int) -> Float[np.ndarray, "n_resamples n_tasks"]:
+    """How often each task is drawn in each bootstrap resample of as many tasks."""
+    drawn = np.random.default_rng(seed).multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), n_resamples)
+    return drawn.astype(float)
+
+
 def _interval(data: tuple, statistic: Callable[..., np.ndarray], n_resamples: int, seed: int) -> Interval:
     data = tuple(np.asarray(x, dtype=float) for x in data)
     value = float(statistic(*data, axis=0))
-    if len(data[0]) < 2 or all(np.ptp(x) == 0 for x in data):
+    if len(data[0]) < 2:
+        return Interval(value, None, None)
+    if all(np.ptp(x) == 0 for x in data):
         return Interval(value, value, value)
     result = bootstrap(
         data, statistic, paired=len(data) > 1, vectorized=True, n_resamples=n_resamples, method="percentile", rng=seed

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from soft2hard.eval.analysis.records import Analysis, load_arrays
-from soft2hard.eval.analysis.section_records import Distances, Extraction, Maps, Section, Transfer
+from soft2hard.eval.analysis.section_records import Claims, Distances, Extraction, Maps, Section, Transfer
 from soft2hard.files import atomic_folder
 
 
@@ -33,16 +33,41 @@ def _tables(analysis: Analysis, folder: Path) -> Iterator[tuple[str, pd.DataFram
         if isinstance(section, Extraction):
             yield from _rows("extraction-positions", list(_neighbours(section, analysis)))
         values = section.model_dump(exclude={"prompts"} if isinstance(section, Extraction) else None)
-        for key, value in (values.get("result") or values).items():
+        values = values.get("result") or values
+        for key, value in values.items():
             if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
                 yield from _rows(f"{name}-{key}", value)
+        yield from _rows(f"{name}-figures", list(_figures(values)))
+        if isinstance(section, Claims):
+            yield from _rows(
+                "claims-beside", [{"claim": c.name} | r.model_dump() for c in section.claims for r in c.beside]
+            )
         if isinstance(section, Distances | Maps | Transfer):
             yield from _matrices(name, section, analysis, folder)
 
 
 def _rows(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Lists of texts become one text; lists of records are left to files of their own."""
     if rows:
-        yield name, pd.json_normalize(list(rows))
+        yield name, pd.json_normalize([{key: _flat(v) for key, v in row.items() if not _nested(v)} for row in rows])
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value)
+
+
+def _flat(value: Any) -> Any:
+    texts = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return "; ".join(value) if texts else value
+
+
+def _figures(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The figures of a section as a whole, those with an interval and plain ones."""
+    for key, value in values.items():
+        if isinstance(value, dict) and "low" in value:
+            yield {"figure": key, **value}
+        elif isinstance(value, int | float) and key != "seconds":
+            yield {"figure": key, "value": value}
 
 
 def _neighbours(section: Extraction, analysis: Analysis) -> Iterator[dict[str, Any]]:

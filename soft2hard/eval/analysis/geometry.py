@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist, squareform
 
@@ -51,13 +51,8 @@ class Reordered:
 
     distances: Float[np.ndarray, "n_prompts n_prompts"]
     """Frobenius distances; none is larger than without reordering."""
-    orders: Int[np.ndarray, "n_prompts n_prompts n_tokens"]
-    """`prompts[j][orders[i, j]]` is prompt j in the order that brings it closest to prompt i."""
-
-    @property
-    def share_moved(self) -> Float[np.ndarray, "n_prompts n_prompts"]:
-        """Share of positions that stand elsewhere in the best order."""
-        return (self.orders != np.arange(self.orders.shape[-1])).mean(-1)
+    share_moved: Float[np.ndarray, "n_prompts n_prompts"]
+    """Share of positions that stand elsewhere in the best order."""
 
 
 def task_geometry(
@@ -97,6 +92,11 @@ def distances(
     return squareform(pdist(prompts.reshape(len(prompts), -1)))
 
 
+def cosines(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]) -> Float[np.ndarray, "n_prompts n_prompts"]:
+    """Cosine of every pair, each prompt one long vector: closeness whatever their lengths. NaN beside zeros alone."""
+    return 1 - squareform(pdist(prompts.reshape(len(prompts), -1), "cosine"))
+
+
 def reordered_distances(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]) -> Reordered:
     """Frobenius distance of every pair under the best permutation of one prompt's positions.
 
@@ -104,18 +104,16 @@ def reordered_distances(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]
     so the best order is the assignment with the largest sum of inner products (Kuhn 1955, by SciPy).
     """
     n, n_tokens, d_model = prompts.shape
-    found = np.zeros((n, n))
-    orders = np.tile(np.arange(n_tokens), (n, n, 1))
+    found, moved = np.zeros((2, n, n))
     for i in range(n - 1):
         others = prompts[i + 1 :]
         # One product for all that follow; SciPy solves assignments one by one.
         products = (others.reshape(-1, d_model) @ prompts[i].T).reshape(len(others), n_tokens, n_tokens)
-        for j, product in enumerate(products, i + 1):
-            order = linear_sum_assignment(product.T, maximize=True)[1]
-            orders[i, j], orders[j, i] = order, np.argsort(order)
-        moved = np.take_along_axis(others, orders[i, i + 1 :, :, None], axis=1)
-        found[i, i + 1 :] = np.linalg.norm(moved - prompts[i], axis=(1, 2))
-    return Reordered(found + found.T, orders)
+        orders = np.array([linear_sum_assignment(product.T, maximize=True)[1] for product in products])
+        reordered = np.take_along_axis(others, orders[:, :, None], axis=1)
+        found[i, i + 1 :] = np.linalg.norm(reordered - prompts[i], axis=(1, 2))
+        moved[i, i + 1 :] = (orders != np.arange(n_tokens)).mean(-1)
+    return Reordered(found + found.T, moved + moved.T)
 
 
 def alignment(

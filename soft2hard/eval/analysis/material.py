@@ -150,7 +150,7 @@ class Material:
         return found
 
     def scored(self) -> tuple["Material", dict[str, float]]:
-        """The same with the score of every prompt on its own task, and every task's score without a prompt.
+        """The same with the score of every prompt on its own task, by its metric, and every task's without a prompt.
 
         Nothing is scored where there is no subject, no examples, or no room for a task's longest one.
         """
@@ -164,7 +164,7 @@ class Material:
         baseline = {}
         for name, found in zip(tested, measured, strict=True):
             if found[0] is not None:
-                baseline[name] = found[0].accuracy
+                baseline[name] = found[0].score
             for i, one in zip(numbers[name], found[1:], strict=True):
-                rows[i] = rows[i].model_copy(update={"score": None if one is None else one.accuracy})
+                rows[i] = rows[i].model_copy(update={"score": None if one is None else one.score})
         return replace(self, prompts=tuple(rows)), baseline

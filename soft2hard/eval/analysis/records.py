@@ -31,7 +31,7 @@ from soft2hard.eval.analysis.section_records import (
 )
 from soft2hard.files import atomic_write
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "analysis.json"
 
 
@@ -72,7 +72,7 @@ class PromptRow(Record):
     steps: int | None = None
     """Step of tuning at which it stood."""
     score: float | None = None
-    """Share of its own task's test outputs that the subject writes exactly, 0 to 1."""
+    """On its own task's test examples by the task's metric, 0 to 1."""
 
 
 class TaskRow(Record):
@@ -82,7 +82,7 @@ class TaskRow(Record):
     family: str
     instruction: str
     baseline: float | None = None
-    """Share of its test outputs that the subject writes exactly without a prompt, 0 to 1."""
+    """Score of its test examples without a prompt, by the task's metric, 0 to 1."""
 
 
 class GroupRow(Record):
@@ -116,7 +116,7 @@ class Sections(Record):
 class Analysis(Record):
     """All of an analysis but its arrays."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     created: str
     """ISO time."""
     settings: dict[str, Any]

@@ -1,4 +1,4 @@
-"""How figures of soft prompts and tasks go together: matrix and rank correlation, within against between tasks.
+"""How figures of soft prompts and tasks go together: matrix and rank correlation, some of them with others held fixed.
 
 Intervals are 95 % percentile bootstrap intervals over tasks. Where a figure is of pairs of tasks, tasks are resampled
 and pairs go with them (the vertex bootstrap of Snijders and Borgatti 1999), because pairs that share a task are not
@@ -6,7 +6,7 @@ independent; pairs of a task with its own copy are left out.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import permutation_test, rankdata
 
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, Values
+from soft2hard.eval.intervals import Interval, Values, percentile_interval, task_weights
 
 Method = Literal["pearson", "spearman"]
 Alternative = Literal["two-sided", "greater", "less"]
@@ -25,6 +25,8 @@ Verdict = Literal["confirmed", "refuted", "undecided"]
 _ENTRIES_AT_ONCE = 2**22  # of permuted matrices: 32 MB
 _EXACT_UP_TO = 7  # objects: 5040 orders
 _ROUNDING = 1e-12  # within which two correlations count as equal
+NOTHING_LEFT = 1e-9
+"""Of a deviation of 1, once something has been taken out of it: rounding."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +46,13 @@ class Correlation:
         return f"{self.correlation}, p = {self.p_value:.2g}, {self.n} tasks"
 
 
-@dataclass(frozen=True)
-class WithinBetween:
-    """Distances between prompts of one task beside distances between prompts of different tasks."""
-
-    within: Interval
-    """Mean over tasks with two prompts or more of the mean distance between its prompts."""
-    between: Interval
-    """Mean over pairs of tasks of the mean distance between their prompts."""
-    ratio: Interval
-    """Within by between: below 1 where prompts of one task lie closer together."""
-    n_tasks: int
-    n_single: int
-    """Tasks with one prompt, which have no distance within."""
-
-
 def mantel(
     first: Float[np.ndarray, "_n _n"],
     second: Float[np.ndarray, "_n _n"],
     *,
     method: Method = "pearson",
     alternative: Alternative = "two-sided",
+    centred: bool = False,
     n_permutations: int = 9999,
     n_resamples: int = 2000,
     seed: int = 0,
@@ -76,18 +64,21 @@ def mantel(
     resampled. The p-value is exact for up to 7 tasks; else 1 is added to both counts (Phipson and Smyth 2010).
     Where pairs of tasks are independent of each other the interval is too wide, never too narrow.
 
-    Raises UserError for matrices of different sizes, fewer than 3 tasks, entries that are not numbers, or equal
-    entries throughout.
+    `centred`: what the row's task alone and the column's task alone say of an entry, or of its rank, is taken out of
+    both matrices first (`double_centred`), so that what is left is of the pair.
+
+    Raises UserError for matrices of different sizes, fewer than 3 tasks (4 if centred), entries that are not numbers,
+    or equal entries throughout, before centring or after it.
     """
-    n = _checked(first, second)
-    x, y = (_standardised(matrix, method) for matrix in (first, second))
+    n = _checked(first, second, 4 if centred else 3)
+    x, y = (_standardised(matrix, method, centred) for matrix in (first, second))
     n_entries = n * (n - 1)
     observed = float((x * y).sum() / n_entries)
     exact = n <= _EXACT_UP_TO
     orders = _all_orders(n) if exact else _random_orders(n, n_permutations, seed)
     null = np.concatenate([(x * y[o[:, :, None], o[:, None, :]]).sum((1, 2)) for o in orders]) / n_entries
-    interval = _percentiles(observed, _vertex_bootstrap(x, y, n_resamples, seed))
-    return Correlation(interval, _p_value(null, observed, alternative, exact), n, exact)
+    interval = percentile_interval(observed, _vertex_bootstrap(x, y, n_resamples, seed))
+    return Correlation(interval, permutation_p_value(null, observed, alternative, exact), n, exact)
 
 
 def rank_correlation(
@@ -105,15 +96,7 @@ def rank_correlation(
     there are no more than `n_permutations` orders. Raises UserError for fewer than 3 tasks, for different numbers of
     values, values that are not numbers, or equal values throughout.
     """
-    x, y = (np.asarray(values, dtype=float) for values in (first, second))
-    if len(x) != len(y):
-        raise UserError(f"There are {len(x)} and {len(y)} values.", "Give one of both for every task.")
-    if len(x) < 3:
-        raise UserError(f"A rank correlation of {len(x)} tasks says nothing.", "Give at least 3.")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UserError("Some values are missing.", "Leave out the tasks that have none.")
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        raise UserError("All tasks have the same value, so there is no order to correlate.", "Give tasks that differ.")
+    x, y = checked_values(first, second)
     observed = float(_spearman(x, y))
     test = permutation_test(
         (y,),
@@ -127,76 +110,43 @@ def rank_correlation(
     )
     chosen = np.random.default_rng(seed).integers(0, len(x), (n_resamples, len(x)))
     exact = math.factorial(len(x)) <= n_permutations
-    return Correlation(_percentiles(observed, _spearman(x[chosen], y[chosen])), float(test.pvalue), len(x), exact)
+    interval = percentile_interval(observed, _spearman(x[chosen], y[chosen]))
+    return Correlation(interval, float(test.pvalue), len(x), exact)
 
 
-def task_means(
-    matrix: Float[np.ndarray, "n_prompts n_prompts"], tasks: Sequence[str]
-) -> tuple[tuple[str, ...], Float[np.ndarray, "n_tasks n_tasks"]]:
-    """Mean entry for each pair of tasks, of a matrix over their prompts; `tasks[i]` is the task of prompt i.
-
-    A prompt beside itself does not count, so the diagonal is NaN for tasks with one prompt.
-    """
-    if len(matrix) != len(tasks):
-        raise UserError(f"The matrix has {len(matrix)} rows for {len(tasks)} prompts.", "Give one task a row.")
-    names, member = _members(tasks)
-    sizes = member.sum(1)
-    sums = member @ np.where(np.eye(len(matrix), dtype=bool), 0, matrix) @ member.T
-    counts = np.outer(sizes, sizes) - np.diag(sizes)
-    return names, np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-
-
-def row_means(
-    matrix: Float[np.ndarray, "n_prompts n_columns"], tasks: Sequence[str]
-) -> tuple[tuple[str, ...], Float[np.ndarray, "n_tasks n_columns"]]:
-    """Mean row of each task's prompts, such as of a transfer matrix; `tasks[i]` is the task of row i."""
-    if len(matrix) != len(tasks):
-        raise UserError(f"The matrix has {len(matrix)} rows for {len(tasks)} prompts.", "Give one task a row.")
-    names, member = _members(tasks)
-    return names, member @ matrix / member.sum(1, keepdims=True)
-
-
-def within_between(
-    distances: Float[np.ndarray, "n_prompts n_prompts"], tasks: Sequence[str], n_resamples: int = 2000, seed: int = 0
-) -> WithinBetween:
-    """Summarise a matrix of distances between prompts by whether they share a task; every task weighs the same.
-
-    Raises UserError where there are fewer than two tasks, or no task has two prompts.
-    """
-    names, means = task_means(distances, tasks)
-    within = np.diag(means)
-    repeated = np.isfinite(within)
-    if len(names) < 2 or not repeated.any():
-        raise UserError(
-            f"There are {len(names)} tasks, {repeated.sum()} of them with two prompts or more.",
-            "Give at least two tasks, and at least two prompts of one of them.",
-        )
-    observed = _within_and_between(means, repeated, np.ones((1, len(names))))[0]
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), n_resamples)
-    resampled = _within_and_between(means, repeated, drawn.astype(float))
-    intervals = [
-        _percentiles(float(value), column)
-        for value, column in zip(_with_ratio(observed[None])[0], _with_ratio(resampled).T, strict=True)
-    ]
-    return WithinBetween(*intervals, n_tasks=len(names), n_single=int((~repeated).sum()))
+def checked_values(*figures: Values) -> tuple[Float[np.ndarray, " n"], ...]:
+    """Figures over the same tasks. Raises UserError where they have no rank correlation."""
+    found = tuple(np.asarray(values, dtype=float) for values in figures)
+    lengths = list(map(len, found))
+    if len(set(lengths)) > 1:
+        raise UserError(f"There are {' and '.join(map(str, lengths))} values.", "Give one of each for every task.")
+    if lengths[0] < 3:
+        raise UserError(f"A rank correlation of {lengths[0]} tasks says nothing.", "Give at least 3.")
+    if not all(np.isfinite(values).all() for values in found):
+        raise UserError("Some values are missing.", "Leave out the tasks that have none.")
+    if any(np.ptp(values) == 0 for values in found):
+        raise UserError("All tasks have the same value, so there is no order to correlate.", "Give tasks that differ.")
+    return found
 
 
 def verdict(interval: Interval, expected: Literal["above", "below"], bound: float = 0.0) -> Verdict:
-    """What an interval says of the claim that a figure lies above, or below, a bound."""
+    """What an interval says of the claim that a figure lies above, or below, a bound; nothing where there is none."""
+    if interval.low is None or interval.high is None:
+        return "undecided"
     low, high = (interval.low, interval.high) if expected == "above" else (-interval.high, -interval.low)
     limit = bound if expected == "above" else -bound
     return "confirmed" if low > limit else "refuted" if high < limit else "undecided"
 
 
-def _checked(first: Float[np.ndarray, "_n _n"], second: Float[np.ndarray, "_n _n"]) -> int:
+def _checked(first: Float[np.ndarray, "_n _n"], second: Float[np.ndarray, "_n _n"], least: int) -> int:
     if first.shape != second.shape or first.ndim != 2 or first.shape[0] != first.shape[1]:
         raise UserError(
             f"The matrices are {' and '.join(' x '.join(map(str, m.shape)) for m in (first, second))}.",
             "Give two square matrices over the same tasks.",
         )
     n = len(first)
-    if n < 3:
-        raise UserError(f"A Mantel test of {n} tasks says nothing.", "Give at least 3, better 10 or more.")
+    if n < least:
+        raise UserError(f"A Mantel test of {n} tasks says nothing.", f"Give at least {least}, better 10 or more.")
     for matrix in (first, second):
         entries = matrix[_off_diagonal(n)]
         if not np.isfinite(entries).all():
@@ -213,13 +163,37 @@ def _off_diagonal(n: int) -> Bool[np.ndarray, "n n"]:
     return ~np.eye(n, dtype=bool)
 
 
-def _standardised(matrix: Float[np.ndarray, "n n"], method: Method) -> Float[np.ndarray, "n n"]:
+def _standardised(matrix: Float[np.ndarray, "n n"], method: Method, centred: bool) -> Float[np.ndarray, "n n"]:
     """Off-diagonal entries, or their ranks, with mean 0 and mean square 1; 0 on the diagonal."""
     off = _off_diagonal(len(matrix))
     entries = rankdata(matrix[off]) if method == "spearman" else matrix[off]
     found = np.zeros(matrix.shape)
     found[off] = (entries - entries.mean()) / entries.std()
-    return found
+    if not centred:
+        return found
+    left = double_centred(found)
+    spread = left[off].std()
+    if spread < NOTHING_LEFT:
+        raise UserError("A matrix is the sum of what its rows and its columns say.", "Give tasks that differ in pairs.")
+    return left / spread
+
+
+def double_centred(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """What of each entry off the diagonal its row and its column do not say; 0 on the diagonal.
+
+    The residuals of the least squares fit of a mean, an effect of each row and an effect of each column, where the
+    diagonal is missing (the round robin of Warner, Kenny and Stoto 1979): off the diagonal every row and every column
+    sums to 0. Of four tasks or more.
+    """
+    n = len(matrix)
+    off = np.where(_off_diagonal(n), matrix, 0)
+    rows, columns, mean = off.sum(1) / (n - 1), off.sum(0) / (n - 1), off.sum() / (n * (n - 1))
+    effects = [
+        ((n - 1) ** 2 * own + (n - 1) * other) / (n * (n - 2)) - (n - 1) / (n - 2) * mean
+        for own, other in ((rows, columns), (columns, rows))
+    ]
+    fitted = mean + effects[0][:, None] + effects[1][None]
+    return np.where(_off_diagonal(n), matrix - fitted, 0)
 
 
 def _all_orders(n: int) -> Iterator[Int[np.ndarray, "_batch n"]]:
@@ -233,7 +207,10 @@ def _random_orders(n: int, n_orders: int, seed: int) -> Iterator[Int[np.ndarray,
         yield rng.permuted(np.tile(np.arange(n), (min(step, n_orders - at), 1)), axis=1)
 
 
-def _p_value(null: Float[np.ndarray, " n_orders"], observed: float, alternative: Alternative, exact: bool) -> float:
+def permutation_p_value(
+    null: Float[np.ndarray, " n_orders"], observed: float, alternative: Alternative, exact: bool
+) -> float:
+    """Share of permuted orders as extreme as the one observed; 1 is added to both counts unless all were tried."""
     signs = {"two-sided": (np.abs(null), abs(observed)), "greater": (null, observed), "less": (-null, -observed)}
     values, bound = signs[alternative]
     as_extreme = int((values >= bound - _ROUNDING).sum())
@@ -244,8 +221,7 @@ def _vertex_bootstrap(
     x: Float[np.ndarray, "n n"], y: Float[np.ndarray, "n n"], n_resamples: int, seed: int
 ) -> Float[np.ndarray, " n_resamples"]:
     """Correlations over resampled tasks; NaN where a resample leaves no two different entries."""
-    n = len(x)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_resamples).astype(float)
+    drawn = task_weights(len(x), n_resamples, seed)
     # A pair of tasks weighs the product of how often each was drawn; the diagonal is 0 in all that is summed.
     total = drawn.sum(1) ** 2 - np.square(drawn).sum(1)
     sums = {
@@ -261,36 +237,12 @@ def _vertex_bootstrap(
 
 def _spearman(x: Float[np.ndarray, "... n"], y: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
     """Rank correlation along the last axis; NaN where one side has one value only."""
-    ranks = [rankdata(values, axis=-1) for values in (x, y)]
-    a, b = (r - r.mean(-1, keepdims=True) for r in ranks)
+    return row_correlations(*(rankdata(values, axis=-1) for values in (x, y)))
+
+
+def row_correlations(x: Float[np.ndarray, "... n"], y: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
+    """Along the last axis; NaN where one side has one value only."""
+    a, b = (values - values.mean(-1, keepdims=True) for values in (x, y))
+    products = (a * b).sum(-1)
     spread = np.sqrt(np.square(a).sum(-1) * np.square(b).sum(-1))
-    return np.divide((a * b).sum(-1), spread, out=np.full(np.shape((a * b).sum(-1)), np.nan), where=spread > 0)
-
-
-def _percentiles(value: float, resampled: Float[np.ndarray, " n_resamples"]) -> Interval:
-    """Resamples in which the figure is not defined are left out."""
-    low, high = np.nanpercentile(resampled, (2.5, 97.5))
-    return Interval(value, float(low), float(high))
-
-
-def _members(tasks: Sequence[str]) -> tuple[tuple[str, ...], Float[np.ndarray, "n_tasks n_prompts"]]:
-    names = tuple(dict.fromkeys(tasks))
-    return names, np.array([[task == name for task in tasks] for name in names], dtype=float)
-
-
-def _within_and_between(
-    means: Float[np.ndarray, "n n"], repeated: Bool[np.ndarray, " n"], weights: Float[np.ndarray, "n_resamples n"]
-) -> Float[np.ndarray, "n_resamples 2"]:
-    """Mean within and mean between under weights of tasks; NaN where a resample has neither."""
-    off = np.where(_off_diagonal(len(means)), means, 0)
-    own = weights[:, repeated]
-    pairs = weights.sum(1) ** 2 - np.square(weights).sum(1)
-    sums = np.stack([own @ np.diag(means)[repeated], ((weights @ off) * weights).sum(1)], 1)
-    counts = np.stack([own.sum(1), pairs], 1)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-
-
-def _with_ratio(values: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
-    between = values[:, 1]
-    ratio = np.divide(values[:, 0], between, out=np.full(len(values), np.nan), where=between > 0)
-    return np.column_stack([values, ratio])
+    return np.divide(products, spread, out=np.full(np.shape(products), np.nan), where=spread > _ROUNDING)

@@ -21,16 +21,18 @@ from soft2hard.eval.analysis.records import (
     load_arrays,
     save_arrays,
 )
+from soft2hard.eval.analysis.section_difficulty import difficulty_section
 from soft2hard.eval.analysis.section_records import Distances, NotRun, Section
+from soft2hard.eval.analysis.section_transfer import transfer_section
 from soft2hard.eval.analysis.sections_experiments import (
     interpolation_section,
     positions_section,
     retrieval_section,
     stability_section,
 )
-from soft2hard.eval.analysis.sections_geometry import difficulty_section, distances_section, maps_section
+from soft2hard.eval.analysis.sections_geometry import distances_section, maps_section
 from soft2hard.eval.analysis.sections_statistics import Arrays, statistics_section
-from soft2hard.eval.analysis.sections_subject import extraction_section, transfer_section
+from soft2hard.eval.analysis.sections_subject import extraction_section
 from soft2hard.eval.provenance import now, versions
 
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from soft2hard.eval.analysis.relations import Correlation, Verdict
+from soft2hard.eval.analysis.relations import Verdict
 from soft2hard.eval.analysis.statistics import PairStatistics, PromptStatistics
 from soft2hard.eval.intervals import Interval
 
@@ -19,11 +19,11 @@ class Record(BaseModel):
 
 
 class Estimate(Record):
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval; None at both ends where there is too little for one, such as a single task."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @classmethod
     def of(cls, interval: Interval) -> "Estimate":
@@ -144,7 +144,7 @@ class Measure(Record):
     Its matrix is the array of the same name, over `Distances.prompts`.
     """
 
-    name: Literal["frobenius", "reordered", "alignment_dimensions", "alignment_positions"]
+    name: Literal["frobenius", "reordered", "alignment_dimensions", "alignment_positions", "share_moved"]
     title: str
     mean: float | None
     """Mean over all pairs of different prompts; None where it is not defined."""
@@ -155,16 +155,26 @@ class Measure(Record):
     """Within by between."""
     noise: float | None
     """Mean over pairs of prompts of pure noise with the same norms; None where it is not defined."""
+    noise_ratio: Estimate | None
+    """Within by between, of that noise."""
 
 
 class Distances(Section):
-    """Arrays: one a measure, and 'share_moved', all over `prompts`."""
+    """Arrays: one a measure, and that of `moved`, all over `prompts`."""
 
     prompts: tuple[int, ...]
     """Numbers of the prompts in rows and columns, tasks together."""
     measures: tuple[Measure, ...]
+    moved: Measure
+    """Share of positions that stand elsewhere in the best permutation."""
+    n_repeated: int
+    """Tasks with two prompts or more: those with distances within."""
+    n_varied: int
+    """Tasks with three prompts or more that differ: those whose distances within can vary."""
     variation_within: Estimate | None
     """Coefficient of variation of the distances between prompts of one task, mean over tasks with three or more."""
+    variation_noise: Estimate | None
+    """The same of pure noise with the prompts' norms: what being far apart in many dimensions gives by itself."""
     variation_between: Estimate | None
     """The same of the distances between prompts of different tasks: for each task, over its prompts and all others."""
 
@@ -196,18 +206,23 @@ class CorrelationRow(Record):
 
     first: str
     second: str
+    given: tuple[str, ...]
+    """Figures held fixed: a partial correlation."""
     method: Literal["pearson", "spearman"]
     correlation: Estimate
     p_value: float
     n: int
     """Tasks."""
 
-    @classmethod
-    def of(
-        cls, first: str, second: str, method: Literal["pearson", "spearman"], found: Correlation
-    ) -> "CorrelationRow":
-        estimate = Estimate.of(found.correlation)
-        return cls(first=first, second=second, method=method, correlation=estimate, p_value=found.p_value, n=found.n)
+
+class NoCorrelation(Record):
+    """Two figures whose correlation is not defined."""
+
+    first: str
+    second: str
+    given: tuple[str, ...]
+    method: Literal["pearson", "spearman"]
+    reason: str
 
 
 class DifficultyRow(Record):
@@ -216,26 +231,37 @@ class DifficultyRow(Record):
     task: str
     family: str
     error: float
-    """1 less the mean score of its soft prompts."""
+    """1 less the mean score of its soft prompts by the task's metric."""
     validation_loss: float | None
     """Mean over its soft prompts, nats a token."""
     steps: float | None
     """Mean step of tuning at which they stood: prompts that are tuned for longer have more time to part."""
+    mean_norm: float
+    """Of its soft prompts: of two pairs of vectors at one angle, the longer ones lie farther apart."""
     mean_distance: float
     reordered_distance: float
+    distance_by_norm: float
+    """`mean_distance` by `mean_norm`."""
+    noise_distance: float
+    """Mean distance between prompts of pure noise with the norms of the task's prompts."""
 
 
 class Difficulty(Section):
     tasks: tuple[DifficultyRow, ...]
     correlations: tuple[CorrelationRow, ...]
+    undefined: tuple[NoCorrelation, ...]
+    """Correlations that there are not, and why."""
 
 
 class Transfer(Section):
     """Arrays: 'accuracy' [prompts, tasks], 'baseline' [tasks]; over tasks alone 'change' (row: tuned on, column: used
-    on), 'frobenius', 'reordered' and 'alignment_dimensions' [tasks, tasks], where prompts of one task are averaged."""
+    on), and the measures of closeness 'frobenius', 'reordered', 'cosine' and 'alignment_dimensions' [tasks, tasks],
+    where prompts of one task are averaged."""
 
     prompts: tuple[int, ...]
     tasks: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Tasks and soft prompts that do not fit the subject's context together, by name."""
     n_examples: int
     """Test examples in all, over tasks."""
     own: Estimate
@@ -248,12 +274,28 @@ class Transfer(Section):
     """Share of pairs of different tasks in which accuracy rises."""
     correlations: tuple[CorrelationRow, ...]
     """Of closeness with the change in accuracy: Mantel tests."""
+    undefined: tuple[NoCorrelation, ...]
+    """Correlations that there are not, and why."""
 
 
 class Experiment(Section):
     """An experiment of a file of its own: `result` is what its `to_json` gives."""
 
     result: dict[str, Any]
+
+
+class Reading(Record):
+    """Another way to look at what a claim is about, judged by the claim's own rule."""
+
+    label: str
+    """How it differs from the claim's figure, such as 'given the norms'."""
+    says: Verdict | Literal["not tested"]
+    estimate: Estimate | None
+    p_value: float | None
+    n: int | None
+    """Tasks."""
+    noise: bool
+    """Whether it is the claim's figure of pure noise with the prompts' norms, which knows of no task."""
 
 
 class Claim(Record):
@@ -265,8 +307,16 @@ class Claim(Record):
     figure: str
     """What the estimate is of."""
     estimate: Estimate | None
+    p_value: float | None
+    """Of a permutation test, where the figure is a correlation."""
+    n: int | None
+    """Tasks."""
     rule: str
     """What makes the verdict."""
+    beside: tuple[Reading, ...]
+    """Other readings, which change nothing about the verdict."""
+    notes: tuple[str, ...]
+    """Why there is no verdict, and what qualifies it."""
 
 
 class Claims(Section):

@@ -39,22 +39,28 @@ def stability_section(material: Material) -> tuple[Experiment, Arrays]:
 def _stability(material: Material, numbers: Sequence[int], texts: Mapping[int, str]) -> Stability:
     instructions = {task.name: task.instruction for task in material.tasks}
     own = [texts[i] for i in numbers]
+    names = material.names(numbers)
     return stability(
-        material.names(numbers), own, instructions=instructions, encoder=_encoder(material), seed=material.seed
+        names,
+        own,
+        instructions=instructions,
+        families={name: material.family(name) for name in names},
+        encoder=_encoder(material),
+        seed=material.seed,
     )
 
 
 def _group_stability(material: Material, group: str, texts: Mapping[int, str]) -> dict[str, Any]:
     numbers = [i for i in texts if material.prompts[i].group == group]
     found = _stability(material, numbers, texts).to_json()
-    kept = ("agreement", "majority", "rougeL", "cosine", "recovered", "majority_recovered", "between_agreement")
-    return {"group": group, "n_tasks": len(found["tasks"])} | {name: found[name] for name in kept}
+    kept = {name: value for name, value in found.items() if name not in ("tasks", "n_single")}
+    return {"group": group, "n_tasks": len(found["tasks"])} | kept
 
 
 def _encoder(material: Material) -> Encoder | None:
-    """The subject's own mean hidden states, where it can read a text alone."""
+    """The subject's own hidden states at the last token, where it can read a text alone."""
     subject = material.subject
-    return None if subject is None or subject.is_encoder_decoder else subject_encoder(subject)
+    return None if subject is None or subject.is_encoder_decoder else subject_encoder(subject, unread=True)
 
 
 def positions_section(material: Material) -> tuple[Experiment, Arrays]:

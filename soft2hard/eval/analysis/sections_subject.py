@@ -1,30 +1,16 @@
-"""Sections that look soft prompts up in the subject's vocabulary, or run them on it: extraction and transfer."""
+"""The section that looks soft prompts up in a vocabulary: extraction."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
-from soft2hard.errors import UserError
 from soft2hard.eval.analysis.embedding_table import extract_by_table
 from soft2hard.eval.analysis.extraction import Extraction as Found
 from soft2hard.eval.analysis.extraction import extract, start_ids
-from soft2hard.eval.analysis.geometry import alignment, distances, reordered_distances
 from soft2hard.eval.analysis.material import Material, Table
-from soft2hard.eval.analysis.relations import mantel, row_means, task_means
-from soft2hard.eval.analysis.section_records import (
-    CorrelationRow,
-    Estimate,
-    Extraction,
-    PositionRow,
-    PromptExtraction,
-    StartRow,
-    Transfer,
-)
-from soft2hard.eval.analysis.sections_geometry import correlation_row
+from soft2hard.eval.analysis.section_records import Extraction, PositionRow, PromptExtraction, StartRow
 from soft2hard.eval.analysis.sections_statistics import Arrays, mean_estimate
-from soft2hard.eval.analysis.transfer_matrix import shared_transfer_matrix
-from soft2hard.eval.intervals import by_task, mean_interval
+from soft2hard.eval.intervals import by_task
 
 
 def extraction_section(material: Material) -> tuple[Extraction, Arrays]:
@@ -68,73 +54,3 @@ def _start_row(material: Material, group: str, found: Sequence[Found]) -> StartR
         share_stayed=mean_estimate(list(shares.values())),
         nearest_cosine=float(np.mean(cosines)),
     )
-
-
-def transfer_section(material: Material) -> tuple[Transfer, Arrays]:
-    """Accuracy of every main prompt on every task, and how it goes with the closeness of prompts."""
-    material.need_subject("transfer")
-    numbers = material.need_tasks("transfer", material.main, 2)
-    names = list(dict.fromkeys(material.names(numbers)))
-    tasks = [material.task_by_name[name] for name in names]
-    found = shared_transfer_matrix(material.crew, material.of(numbers), tasks)
-    if not (np.isfinite(found.accuracy).all() and np.isfinite(found.baseline).all()):
-        raise UserError("Some soft prompts do not fit the subject's context with a task's examples.", "Shorten them.")
-    _, change = row_means(found.change, material.names(numbers))
-    close = _closeness(material, numbers)
-    arrays = {"accuracy": found.accuracy, "baseline": found.baseline, "change": change}
-    others = ~np.eye(len(names), dtype=bool)
-    record = Transfer(
-        seconds=0,
-        prompts=tuple(numbers),
-        tasks=tuple(names),
-        n_examples=sum(len(task.test) for task in tasks),
-        own=Estimate.of(mean_interval(np.diag(change))),
-        other=Estimate.of(mean_interval([row[keep].mean() for row, keep in zip(change, others, strict=True)])),
-        same_family=_same_family(change, [task.family for task in tasks]),
-        share_helped=float((change[others] > 0).mean()),
-        correlations=_correlations(close, change, material.seed),
-    )
-    return record, arrays | close
-
-
-def _closeness(material: Material, numbers: Sequence[int]) -> Arrays:
-    """Measures over tasks, prompts of one task averaged; none where prompts differ in length."""
-    prompts = material.of(numbers)
-    if len({prompt.n_tokens for prompt in prompts}) > 1:
-        return {}
-    rows, names = np.stack([p.embeddings.numpy() for p in prompts]).astype(np.float64), material.names(numbers)
-    measures = {
-        "frobenius": distances(rows),
-        "reordered": reordered_distances(rows).distances,
-        "alignment_dimensions": alignment(rows),
-    }
-    return {name: task_means(matrix, names)[1] for name, matrix in measures.items()}
-
-
-def _correlations(close: Arrays, change: Float[np.ndarray, "n n"], seed: int) -> tuple[CorrelationRow, ...]:
-    """Distances with their sign turned, so that closer is more, beside the change in accuracy.
-
-    By ranks, where each pair of tasks counts alike, and by values, where the few pairs that gain much count most.
-    """
-    signs = {"frobenius": -1.0, "reordered": -1.0, "alignment_dimensions": 1.0}
-    rows = [
-        correlation_row(
-            f"closeness: {name}",
-            "change",
-            method,
-            lambda near=signs[name] * matrix, method=method: mantel(near, change, method=method, seed=seed),
-        )
-        for method in ("spearman", "pearson")
-        for name, matrix in close.items()
-    ]
-    return tuple(row for row in rows if row)
-
-
-def _same_family(change: Float[np.ndarray, "n n"], families: Sequence[str]) -> Estimate | None:
-    """Mean over tasks of the change on other tasks of their family."""
-    found = []
-    for i, family in enumerate(families):
-        own = [change[i, j] for j, other in enumerate(families) if j != i and other == family]
-        if own:
-            found.append(float(np.mean(own)))
-    return mean_estimate(found)

@@ -7,6 +7,7 @@ from typing import Any
 
 from soft2hard.eval.analysis.records import Analysis
 from soft2hard.eval.analysis.section_records import (
+    Claim,
     Claims,
     Difficulty,
     Distances,
@@ -15,6 +16,7 @@ from soft2hard.eval.analysis.section_records import (
     Extraction,
     Maps,
     NotRun,
+    Reading,
     Section,
     Statistics,
     Transfer,
@@ -43,11 +45,47 @@ def listings(analysis: Analysis, n_positions: int) -> list[Listing]:
         found += _statistics(sections.statistics)
     if isinstance(sections.distances, Distances):
         found.append(_distances(sections.distances))
+    for section, title in ((sections.difficulty, "Difficulty"), (sections.transfer, "Closeness with transfer")):
+        if isinstance(section, Difficulty | Transfer):
+            found.append(_correlations(section, title))
     found.append(_overview(analysis))
     if isinstance(sections.claims, Claims) and any(claim.estimate for claim in sections.claims.claims):
-        rows = tuple((c.text, c.verdict, _shown(c.estimate), c.rule) for c in sections.claims.claims)
-        found.append(Listing("Claims of the study", ("claim", "verdict", "estimate [95 %]", "rule"), rows))
+        found += _claims(sections.claims)
     return found
+
+
+def _claims(section: Claims) -> Iterator[Listing]:
+    """The verdicts last, after what qualifies them."""
+    readings = tuple(
+        (claim.name.replace("_", " "), one.label, one.says, _figure(one))
+        for claim in section.claims
+        for one in claim.beside
+    )
+    if readings:
+        columns = ("claim", "read otherwise", "says", "estimate [95 %]")
+        yield Listing("Other readings of the claims, by the same rules", columns, readings)
+    yield Listing(
+        "Claims of the study",
+        ("claim", "verdict", "estimate [95 %]", "rule"),
+        tuple((claim.text, claim.verdict, _figure(claim), claim.rule) for claim in section.claims),
+    )
+    notes = tuple((claim.name.replace("_", " "), note) for claim in section.claims for note in claim.notes)
+    if notes:
+        yield Listing("What qualifies the verdicts, or keeps them open", ("claim", "note"), notes)
+
+
+def _figure(one: Claim | Reading) -> str:
+    p_value = "" if one.p_value is None else f", p = {one.p_value:.2g}"
+    return f"{_shown(one.estimate)}{p_value}" + (f", {one.n} tasks" if one.n is not None else "")
+
+
+def _correlations(section: Difficulty | Transfer, title: str) -> Listing:
+    rows = [
+        (c.first, c.second, ", ".join(c.given), c.method, _shown(c.correlation), f"{c.p_value:.2g}")
+        for c in section.correlations
+    ]
+    rows += [(c.first, c.second, ", ".join(c.given), c.method, f"– {c.reason}", "") for c in section.undefined]
+    return Listing(title, ("figure", "with", "given", "kind", "correlation [95 %]", "p"), tuple(rows))
 
 
 def _tokens(analysis: Analysis, section: Extraction, n_positions: int) -> Listing:
@@ -96,7 +134,8 @@ def _first(n: int) -> str:
 
 def _distances(section: Distances) -> Listing:
     rows = tuple(
-        (one.title, *map(_shown, (one.within, one.between, one.ratio, one.mean, one.noise))) for one in section.measures
+        (one.title, *map(_shown, (one.within, one.between, one.ratio, one.mean, one.noise)))
+        for one in (*section.measures, section.moved)
     )
     columns = ("measure", "within a task", "between tasks", "ratio", "all pairs", "pure noise")
     return Listing("Distances and likeness", columns, rows)
@@ -129,14 +168,16 @@ def _headline(section: Section) -> str:
     if isinstance(section, Statistics):
         return f"{len(section.prompts)} soft prompts, {len(section.tasks)} tasks in {len(section.groups)} groups"
     if isinstance(section, Distances):
-        return f"variation of distances within a task {_shown(section.variation_within)}"
+        own, noise = _shown(section.variation_within), _shown(section.variation_noise)
+        return f"variation of distances within a task {own}, of pure noise {noise}"
     if isinstance(section, Maps):
         return ", ".join([one.name for one in section.maps] + list(section.missing))
     if isinstance(section, Difficulty):
-        return "; ".join(f"{c.first} with {c.second} {_shown(c.correlation)}" for c in section.correlations)
+        return f"{len(section.tasks)} tasks"
     if isinstance(section, Transfer):
         own, other = _shown(section.own), _shown(section.other)
-        return f"change in accuracy {own} on the own task, {other} on others (up in {section.share_helped:.1%})"
+        found = f"change in accuracy {own} on the own task, {other} on others (up in {section.share_helped:.1%})"
+        return found + (f"; without {', '.join(section.left_out)}" if section.left_out else "")
     return _experiment(section.result) if isinstance(section, Experiment) else ""
 
 

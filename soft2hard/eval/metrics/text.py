@@ -4,11 +4,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu import corpus_bleu, corpus_chrf, sentence_bleu, sentence_chrf
 
 from soft2hard.data_gen.dods.lexical import parse, same_task
@@ -41,6 +43,23 @@ class Overlap:
 @cache
 def _rouge_scorer() -> RougeScorer:
     return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+@cache
+def _rouge_l_scorer() -> RougeScorer:
+    tokenizer = DefaultTokenizer(use_stemmer=True)
+    tokenizer.tokenize = cache(tokenizer.tokenize)  # stemming takes most of the time where texts come in many pairs
+    return RougeScorer(["rougeL"], tokenizer=tokenizer)
+
+
+def rouge_l_pairs(texts: Sequence[str]) -> Float[np.ndarray, "n n"]:
+    """ROUGE-L F1 of every pair of texts, as `rouge` has it; equal texts are compared once."""
+    distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    scorer = _rouge_l_scorer()
+    found = np.zeros((len(distinct), len(distinct)))
+    for i, j in combinations_with_replacement(range(len(distinct)), 2):
+        found[i, j] = found[j, i] = scorer.score(distinct[i], distinct[j])["rougeL"].fmeasure
+    return found[places][:, places]
 
 
 def rouge(text: str, references: Sequence[str]) -> Rouge:
@@ -118,11 +137,11 @@ def embedding_cosines(texts: Sequence[str], references: Sequence[str], encoder: 
     return torch.cosine_similarity(both[: len(texts)], both[len(texts) :]).tolist()
 
 
-def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS) -> Encoder:
+def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bool = False) -> Encoder:
     """A causal language model as a function of texts: its last hidden state at a text's last token.
 
     These are the features MAUVE is defined on, of another model than its default: they need no network. Texts are
-    read as `forward.run_texts` says, and UserError is raised for one that it cannot read.
+    read as `forward.run_texts` says. UserError is raised for one that it cannot read, or with `unread` it is all NaN.
     """
 
     def encode(texts: Sequence[str]) -> Float[np.ndarray, "n_texts width"]:
@@ -132,12 +151,13 @@ def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS) -> Encoder
             rows = batch.hidden[torch.arange(len(last), device=last.device), last].float().cpu()
             found |= dict(zip(batch.indices, rows, strict=True))
         missing = [text for i, text in enumerate(texts) if i not in found]
-        if missing:
+        if missing and not unread:
             raise UserError(
                 f"{len(missing)} texts are empty or too long for '{model.name}', such as '{missing[0][:60]}'.",
                 "Leave them out, and count them as failures.",
             )
-        return torch.stack([found[i] for i in range(len(texts))]).numpy()
+        nothing = torch.full_like(next(iter(found.values()), torch.zeros(1)), torch.nan)
+        return torch.stack([found.get(i, nothing) for i in range(len(texts))]).numpy()
 
     return encode
 

@@ -72,7 +72,8 @@ def add_distances(page: Page, analysis: Analysis, record: Distances, arrays: Arr
         order = clustered(1 - matrix if alike else matrix)
         page.heats[measure.name] = heat(measure.title, names, families, matrix, order, what=_SHORT[measure.name])
     rows = [
-        [m.title, *_parts(m.within), *_parts(m.between), *_parts(m.ratio), m.mean, m.noise] for m in record.measures
+        [m.title, *_parts(m.within), *_parts(m.between), *_parts(m.ratio), m.mean, m.noise]
+        for m in (*record.measures, record.moved)
     ]
     figures = [f"{name}{part}" for name in ("within", "between", "ratio") for part in ("", " low", " high")]
     page.tables["distances"] = table(["measure", *figures, "all pairs", "pure noise"], rows)
@@ -116,11 +117,10 @@ MEASURES = {"frobenius": "Frobenius distances", "reordered": "distances after th
 
 def add_difficulty(page: Page, record: Difficulty) -> None:
     """How hard a task is against how far its tunings lie apart."""
-    columns = ["task", "family", "error", "validation loss", "steps", "mean distance", "reordered distance"]
-    rows = [
-        [t.task, t.family, t.error, t.validation_loss, t.steps, t.mean_distance, t.reordered_distance]
-        for t in record.tasks
-    ]
+    fields = ["task", "family", "error", "validation_loss", "steps", "mean_distance", "reordered_distance"]
+    fields += ["mean_norm", "distance_by_norm", "noise_distance"]
+    columns = [name.replace("_", " ") for name in fields]
+    rows = [[getattr(t, name) for name in fields] for t in record.tasks]
     page.chart(
         "difficulty",
         table(columns, rows),
@@ -165,12 +165,14 @@ def add_transfer(page: Page, analysis: Analysis, record: Transfer, arrays: Array
             "one family" if families[i] == families[j] else "two families",
             arrays["frobenius"][i, j].item(),
             arrays["reordered"][i, j].item(),
+            arrays["cosine"][i, j].item(),
             arrays["alignment_dimensions"][i, j].item(),
             change[i, j].item(),
         ]
         for i, j in pairs
     ]
-    columns = ["pair", "families", "distance", "reordered distance", "alignment", "change in accuracy"]
+    columns = ["pair", "families", "distance", "reordered distance", "cosine", "alignment"]
+    columns += ["change in accuracy"]
     page.chart(
         "transfer pairs",
         table(columns, rows),
@@ -219,8 +221,11 @@ def add_extraction(page: Page, analysis: Analysis, record: Extraction) -> None:
 
 def correlation_table(rows: Sequence[CorrelationRow]) -> Table:
     """Correlations with their intervals."""
-    columns = ["first", "second", "method", "correlation", "correlation low", "correlation high", "p value", "tasks"]
-    return table(columns, [[r.first, r.second, r.method, *_parts(r.correlation), r.p_value, r.n] for r in rows])
+    columns = ["first", "second", "given", "method", "correlation", "correlation low", "correlation high", "p value"]
+    return table(
+        [*columns, "tasks"],
+        [[r.first, r.second, ", ".join(r.given), r.method, *_parts(r.correlation), r.p_value, r.n] for r in rows],
+    )
 
 
 def heat(

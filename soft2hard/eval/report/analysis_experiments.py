@@ -56,6 +56,12 @@ def add_stability(page: Page, found: Stability) -> None:
         "of votes name the very task": found.majority_recovered,
         "ROUGE-L of pairs": found.rougeL,
         "cosine of pairs": found.cosine,
+        "agree, different tasks": found.between_agreement,
+        "ROUGE-L, different tasks": found.between_rougeL,
+        "cosine, different tasks": found.between_cosine,
+        "agree, different tasks of a family": found.family_agreement,
+        "ROUGE-L, different tasks of a family": found.family_rougeL,
+        "cosine, different tasks of a family": found.family_cosine,
     }
     rows = [[name, *_parts(share)] for name, share in shares.items() if share is not None]
     page.chart(

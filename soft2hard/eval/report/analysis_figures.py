@@ -150,11 +150,14 @@ def _heat(
 
 def _curve(axes: "Axes", x: list, intervals: list[Interval], label: str, k: int) -> None:
     axes.plot(x, [i.value for i in intervals], color=_COLOURS[k], marker="o", ms=4, label=label)
-    axes.fill_between(x, [i.low for i in intervals], [i.high for i in intervals], color=_COLOURS[k], alpha=0.15, lw=0)
+    if all(i.low is not None for i in intervals):
+        ends = ([getattr(i, end) for i in intervals] for end in ("low", "high"))
+        axes.fill_between(x, *ends, color=_COLOURS[k], alpha=0.15, lw=0)
 
 
 def _reach(interval: Interval) -> list[list[float]]:
-    return [[max(0.0, interval.value - interval.low)], [max(0.0, interval.high - interval.value)]]
+    low, high = (interval.value if end is None else end for end in (interval.low, interval.high))
+    return [[max(0.0, interval.value - low)], [max(0.0, high - interval.value)]]
 
 
 @contextmanager

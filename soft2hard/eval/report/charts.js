@@ -58,7 +58,8 @@ function drawDots(host, chart, table) {
     point.px = x(point.x);
     point.py = y;
     point.mark = shape("path", { class: "mark s0", d: markPath(0, 4.5), transform: `translate(${point.px},${y})` });
-    svg.append(text(shown, left - 10, y + 4, "end"), line("interval s0", x(low), y, x(high), y));
+    svg.append(text(shown, left - 10, y + 4, "end"));
+    if (low !== null && high !== null) svg.append(line("interval s0", x(low), y, x(high), y));
     svg.append(point.mark, text(number(point.x), width - right + 10, y + 4, "start"));
   }
   host.replaceChildren(svg);

@@ -124,7 +124,7 @@ def _change(before: Run, after: Run, method: str, figure: Figure, tasks: set[str
 
 
 def _verdict(difference: Interval, figure: Figure, n_tasks: int) -> Verdict:
-    if n_tasks < MIN_TASKS:
+    if n_tasks < MIN_TASKS or difference.low is None or difference.high is None:
         return "too few tasks"
     if difference.low <= 0 <= difference.high:
         return "no clear change"

@@ -109,7 +109,8 @@ def estimate(run: Run, method: str, figure: Figure) -> Estimate | None:
 
 def exponential(interval: Interval) -> Interval:
     """A mean of logarithms as a geometric mean, or a difference of logarithms as a factor."""
-    return Interval(*(float(np.exp(x)) for x in (interval.value, interval.low, interval.high)))
+    ends = (None if x is None else float(np.exp(x)) for x in (interval.low, interval.high))
+    return Interval(float(np.exp(interval.value)), *ends)
 
 
 def recovery(run: Run, method: str, tasks: set[str] | None = None) -> Estimate | None:
@@ -138,5 +139,7 @@ def number_text(value: float | None) -> str:
 
 
 def interval_text(interval: Interval) -> str:
-    """A number and its interval."""
+    """A number and its interval, where it has one."""
+    if interval.low is None:
+        return f"{number_text(interval.value)} [–]"
     return f"{number_text(interval.value)} [{number_text(interval.low)}, {number_text(interval.high)}]"
