@@ -72,6 +72,19 @@ def test_without_a_published_size_the_time_is_unknown(tmp_path: Path) -> None:
     assert "unknown time" in output and "'sizes'" in output and "estimated from" not in output
 
 
+@pytest.mark.parametrize("subject", ["models/a/b", "/data/llama"])
+def test_the_path_of_a_model_that_is_not_there_is_planned_as_missing(no_network, tmp_path: Path, subject: str) -> None:
+    result = run("run", write_recipe(tmp_path, subject=subject), "--plan")
+    assert result.exit_code == 0 and f"missing: {subject}, the subject" in result.output
+
+
+def test_a_base_of_the_wrong_kind_is_refused_by_the_plan_too(no_network, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    recipe = write_recipe(tmp_path, translator={"base": str(tmp_path / "subject")})
+    result = run("run", recipe, "--plan")
+    assert result.exit_code == 2 and "is no encoder-decoder" in result.output
+
+
 def test_of_a_translator_of_adapters_no_more_is_saved_than_they_are(tmp_path: Path) -> None:
     recipe = read_recipe(write_recipe(tmp_path, translator={"architecture": "causal-lora", "lora_rank": 1}))
     found = planner.Planner(recipe, Layout(tmp_path / "run"))

@@ -11,6 +11,7 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.loading import Loading, load_tokenizer
 from soft2hard.pipeline import workload
+from soft2hard.pipeline.corpora import dod_of
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.preflight import folders_of
 from soft2hard.pipeline.probe import (
@@ -26,7 +27,6 @@ from soft2hard.pipeline.probe import (
 )
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.pipeline.stages import Stage
-from soft2hard.pipeline.work import dod_of
 from soft2hard.pipeline.workload import Lengths, Work, lengths_of
 from soft2hard.precision import load_for_tuning
 from soft2hard.subject import Subject

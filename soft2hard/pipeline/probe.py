@@ -10,6 +10,7 @@ from statistics import median
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from soft2hard.data_gen.tasks import Task
@@ -43,7 +44,12 @@ class Rate:
 
 def at_hand(name: str) -> bool:
     """Whether a model can be loaded without the network: a folder, or in the local cache."""
-    return Path(name).is_dir() or any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS)
+    if Path(name).is_dir():
+        return True
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS)
+    except HFValidationError:
+        return False  # the path of a folder that is not there
 
 
 def device_name() -> str:

@@ -19,6 +19,7 @@ from soft2hard.eval.transfer.prompts import REFERENCES
 from soft2hard.eval.transfer.run import Sending
 from soft2hard.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
+from soft2hard.translator.deepspeed import check_configuration
 from soft2hard.translator.design import Design
 from soft2hard.translator.training import TranslatorTraining
 from soft2hard.yamlfile import read_yaml
@@ -86,7 +87,13 @@ class TranslatorSettings(_Strict):
     @field_validator("training")
     @classmethod
     def _trainable(cls, training: dict[str, Any]) -> dict[str, Any]:
-        return checked_settings(TranslatorTraining, training)
+        checked = checked_settings(TranslatorTraining, training)
+        if checked.get("deepspeed") is not None:
+            try:
+                check_configuration(checked["deepspeed"])
+            except UserError as error:
+                raise ValueError(f"deepspeed: {error.problem} {error.remedy}") from error
+        return checked
 
     @property
     def design(self) -> Design:
