@@ -33,7 +33,7 @@ def soft2hard_commands() -> list[list[str]]:
 
 def test_there_are_blocks_and_commands_of_every_kind() -> None:
     assert {language for language, _ in BLOCKS} == {"console", "bash", "yaml", "json"}
-    assert {command[0] for command in soft2hard_commands()} == {"tune", "train", "evaluate"}
+    assert {command[0] for command in soft2hard_commands()} == {"tune", "train", "evaluate", "run"}
     assert len(soft2hard_commands()) >= 10
 
 

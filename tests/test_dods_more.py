@@ -14,12 +14,14 @@ import yaml
 from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
 from soft2hard.data_gen.dods.function_vectors import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
-from soft2hard.data_gen.dods.registry import FOLDER_DODS
-from soft2hard.data_gen.dods.sources import read_table
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
+from soft2hard.data_gen.dods.sources import Records, read_table
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
 from soft2hard.data_gen.tasks import DoD, Example, Task
 from soft2hard.errors import UserError
+from soft2hard.eval.cases import drawn_tasks
+from soft2hard.eval.config import Tasks
 from soft2hard.eval.metrics.task_score import METRICS
 
 FUNCTION_VECTORS = Path(__file__).parents[2] / "shared" / "data" / "function_vectors"
@@ -504,6 +506,26 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared datasets go to a folder of the test's own."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_without_a_folder_super_glue_is_read_from_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def from_hub(name: str, config: str, split: str) -> Records:
+        asked.append(f"{name} {config}")
+        numbers = range(9) if split == "train" else [9]
+        fields = ("passage", "question", "premise", "hypothesis")
+        rows = [dict.fromkeys(fields, f"Text {number}") | {"label": number % 2} for number in numbers]
+        return Records("the hub", (*fields, "label"), rows)
+
+    monkeypatch.setattr("soft2hard.data_gen.dods.super_glue.read_hub", from_hub)
+    found = drawn_tasks(Tasks(dod="super-glue", n=2), "test", 0)
+    assert [task.name for task in found] == list(SuperGlue().sets[:2])
+    assert set(asked) == {f"aps/super_glue {name}" for name in SuperGlue().sets[:2]}
+    read, _ = read_for_corpus("super-glue", None, "test", 2)
+    assert [task.name for task in read.read] == [task.name for task in found]
+    with pytest.raises(UserError, match="Give the folder that they lie in with --dod-folder"):
+        read_for_corpus("instruction-induction", None, "test", 2)
 
 
 @pytest.mark.usefixtures("cache")

@@ -82,6 +82,13 @@ def test_the_path_of_a_model_that_is_not_there_is_planned_as_missing(no_network,
     assert result.exit_code == 0 and f"missing: {subject}, the subject" in result.output
 
 
+def test_a_collection_of_the_hub_is_not_read_by_a_plan(no_network, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    evaluation = settings(tmp_path)["evaluation"] | {"tasks": {"dod": "super-glue", "n": 2, "n_validation": 0}}
+    result = run("run", write_recipe(tmp_path, evaluation=evaluation), "--plan", "--stage", "evaluation")
+    assert result.exit_code == 0 and "2 tasks, 1 seeds" in result.output
+
+
 def test_a_base_of_the_wrong_kind_is_refused_by_the_plan_too(no_network, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     recipe = write_recipe(tmp_path, translator={"base": str(tmp_path / "subject")})

@@ -78,7 +78,10 @@ def tune(
     ] = None,
     dod_folder: Annotated[
         Path | None,
-        typer.Option(help="Where the files of the collection lie; 'lexical' has none.", rich_help_panel="Corpus"),
+        typer.Option(
+            help="Where the files of the collection lie; 'lexical' has none, 'super-glue' without comes from the hub.",
+            rich_help_panel="Corpus",
+        ),
     ] = None,
     split: Annotated[
         SplitName,

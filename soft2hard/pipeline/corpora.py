@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.corpus import CorpusBuilder, CorpusFolder, CorpusPlan
@@ -56,7 +57,7 @@ def _progress(job: Job, name: str, place: CorpusFolder) -> Callable[[int], None]
 
 def _tasks_of(job: Job, name: str, settings: CorpusSettings) -> tuple[DoD, str | None]:
     """The collection of a corpus, and the hash of its tasks where they are read from files."""
-    if settings.folder is None:
+    if settings.dod == "lexical":
         return dod_of(settings), None
     read, dropped = read_for_corpus(settings.dod, settings.folder, settings.split, settings.n_tasks, settings.task_seed)
     for reason, n in dropped.items():
@@ -87,3 +88,8 @@ def dod_of(settings: CorpusSettings) -> DoD:
     if settings.dod == "lexical":
         return LexicalDoD(for_translator=True, n_train=settings.n_train)
     return FOLDER_DODS[settings.dod](settings.folder)
+
+
+def is_at_hand(dod: str, folder: Path | None) -> bool:
+    """Whether the tasks of a collection can be read without the network."""
+    return dod == "lexical" if folder is None else folder.exists()

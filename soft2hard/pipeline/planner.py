@@ -12,9 +12,8 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.loading import Loading, load_tokenizer
 from soft2hard.pipeline import workload
-from soft2hard.pipeline.corpora import dod_of
+from soft2hard.pipeline.corpora import dod_of, is_at_hand
 from soft2hard.pipeline.layout import Layout
-from soft2hard.pipeline.preflight import folders_of
 from soft2hard.pipeline.probe import (
     FLOPS_A_PASS,
     Rate,
@@ -127,15 +126,16 @@ class Planner:
         basis = f"counted on {_SAMPLE} tasks" + ("" if self._subject_at_hand else ", four bytes a token")
         found = {}
         for name, corpus in self.recipe.corpora.items():
-            there = corpus.folder is None or corpus.folder.exists()
+            there = is_at_hand(corpus.dod, corpus.folder)
             tasks = list(dod_of(corpus).tasks(corpus.split, _SAMPLE, corpus.task_seed)) if there else []
             found[name] = lengths_of(tasks, self._count, basis)
         return found
 
     @cached_property
     def _test_tasks(self) -> list[Task]:
-        there = all(path.exists() for _, path in folders_of(self.recipe, ["evaluation"]))
         config = self.recipe.evaluation
+        there = all(path.exists() for path in config.tasks.files)
+        there = there and (config.tasks.dod is None or is_at_hand(config.tasks.dod, config.tasks.folder))
         return drawn_tasks(config.tasks, "test", config.seeds[0]) if there else []
 
     def _count(self, text: str) -> float:
@@ -237,7 +237,7 @@ class Planner:
     def _tasks(self) -> list[Task]:
         """Tasks to measure with, for as many slots as are measured; none where the collection is not at hand."""
         corpus, tuning = self.recipe.corpora[self._first], self.recipe.corpus_tuning(self._first)
-        if corpus.folder is not None and not corpus.folder.exists():
+        if not is_at_hand(corpus.dod, corpus.folder):
             return []
         n = min(measured_slots(tuning), corpus.n_tasks)
         return list(dod_of(corpus).tasks(corpus.split, n, corpus.task_seed))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.corpus import CorpusPlan
+from soft2hard.data_gen.dods.registry import HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
@@ -67,6 +68,8 @@ class CorpusSettings(_Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> "CorpusSettings":
+        if self.folder is None and self.dod in HUB_DODS:
+            return self
         if (self.dod == "lexical") != (self.folder is None):
             raise ValueError("give the folder of a published collection, and of nothing else")
         return self
