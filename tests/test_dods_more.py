@@ -715,3 +715,34 @@ def test_collections_are_made_from_a_folder_and_say_where_they_are_from(tmp_path
     assert says_it_in_its_files or (dod.licence and "arXiv" in dod.source)
     with pytest.raises(UserError):
         list(dod.tasks("test"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_without_a_folder_natural_instructions_come_from_the_hub_a_row_an_output(tmp_path: Path) -> None:
+    names = {"train": [f"task{i}_source{i}_kind" for i in range(30)], "test": ["task900_other_kind"]}
+    rows = {
+        part: [
+            {"task_name": name, "id": f"{name}-{i}", "definition": f"Do\n {name}.", "inputs": f"in {i}", "targets": out}
+            for i in range(60)
+            for name in of_part  # rows of a task need not stand together
+            for out in ([f"out {i}", f"or {i}"] if i == 3 else [f"out {i}"])
+        ]
+        for part, of_part in names.items()
+    }
+    write_hub_folder(tmp_path / "ni", "default", rows, {})
+    dod = SuperNaturalInstructions(hub_name=str(tmp_path / "ni"), sizes=Sizes(8, 4, 8))
+    found = {split: list(dod.tasks(split)) for split in ("train", "validation", "test")}
+    assert [task.name for task in found["test"]] == names["test"] and dod.dropped["other right outputs"] == 1
+    assert sorted(task.name for split in ("train", "validation") for task in found[split]) == sorted(names["train"])
+    assert found["validation"]
+    [task] = found["test"]
+    assert task.instruction == "Do task900_other_kind." and task.metric == "rougeL"
+    assert all(e.output == e.input.replace("in", "out") for e in (*task.train, *task.validation, *task.test))
+    assert [task.name for task in dod.tasks("train", 3)] == [task.name for task in found["train"][:3]]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_dataset_of_the_hub_that_is_no_natural_instructions_is_refused(tmp_path: Path) -> None:
+    write_hub_folder(tmp_path / "ni", "default", {"train": [{"a": "x"}], "test": [{"a": "x"}]}, {})
+    with pytest.raises(UserError, match="has no column task_name"):
+        list(SuperNaturalInstructions(hub_name=str(tmp_path / "ni")).tasks("test"))

@@ -79,7 +79,8 @@ def tune(
     dod_folder: Annotated[
         Path | None,
         typer.Option(
-            help="Where the files of the collection lie; 'lexical' has none, 'super-glue' without comes from the hub.",
+            help="Where the files of the collection lie; 'lexical' has none, and without it 'super-glue' and "
+            "'super-natural-instructions' come from the hub.",
             rich_help_panel="Corpus",
         ),
     ] = None,

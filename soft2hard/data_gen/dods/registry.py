@@ -46,7 +46,7 @@ FOLDER_DODS: dict[str, _FolderDoD] = {
 }
 
 
-HUB_DODS = frozenset({SuperGlue.name})
+HUB_DODS = frozenset({SuperGlue.name, SuperNaturalInstructions.name})
 """Collections that are read from the hub where no folder is given."""
 
 
