@@ -2,8 +2,8 @@
 
 Wang et al. (arXiv 2204.07705), Apache-2.0. As in the paper, the default split sets tasks of 12 categories aside for
 testing, the first 100 instances of these are what is tested on (where enough others are left to tune on), and outputs
-are scored by ROUGE-L or, where they are a few labels, exactly. Other than in the paper, of an instance with several right outputs
-the first alone counts: `dropped` says how many others there are.
+are scored by ROUGE-L or, where they are a few labels, exactly. Other than in the paper, of an instance with several
+right outputs the first alone counts: `dropped` says how many others there are.
 """
 
 import hashlib
