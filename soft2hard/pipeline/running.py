@@ -49,18 +49,7 @@ class Pipeline:
         return ended and not _gone(stage)
 
     def _run(self, stage: Stage) -> None:
-        missing = [name for name in stage.needs if self._ends([name])[name] is None]
-        if missing:
-            raise UserError(
-                f"The stage '{stage.name}' needs '{missing[0]}', which has not ended.",
-                "Run that stage first, or all of them without --stage.",
-            )
-        for needed in self.stages:
-            if needed.name in stage.needs and (gone := _gone(needed)):
-                raise UserError(
-                    f"The stage '{stage.name}' needs '{needed.name}', but {gone[0]} is no longer there.",
-                    "Run that stage again, or all of them without --stage.",
-                )
+        self._check_input(stage)
         found = self._record(stage.name)
         record = found or StageRecord.of(stage.settings, self.job.recipe.seed)
         path = self.job.layout.stage(stage.name)
@@ -82,6 +71,21 @@ class Pipeline:
         seconds = time.monotonic() - started
         write_record(path, record.ended(self._ends(stage.follows), seconds))
         self.job.log(f"{stage.name}: done in {seconds:.0f} s")
+
+    def _check_input(self, stage: Stage) -> None:
+        """Raise UserError where what a stage reads has not been made, or is gone."""
+        missing = [name for name in stage.needs if self._ends([name])[name] is None]
+        if missing:
+            raise UserError(
+                f"The stage '{stage.name}' needs '{missing[0]}', which has not ended.",
+                "Run that stage first, or all of them without --stage.",
+            )
+        for needed in self.stages:
+            if needed.name in stage.needs and (gone := _gone(needed)):
+                raise UserError(
+                    f"The stage '{stage.name}' needs '{needed.name}', but {gone[0]} is no longer there.",
+                    "Run that stage again, or all of them without --stage.",
+                )
 
     def _record(self, name: str) -> StageRecord | None:
         return read_record(self.job.layout.stage(name))
