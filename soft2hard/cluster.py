@@ -5,8 +5,10 @@ Ray is an extra (`soft2hard[cluster]`) and is imported only here.
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 from soft2hard.errors import UserError
 
@@ -25,12 +27,27 @@ class Cluster:
     """None: one for each GPU; without GPUs, one for so many cores as `cores` says."""
     cores: int | None = None
     """Cores, and so threads, of each worker. None: an equal share where workers or GPUs are counted, else 1."""
+    gpus: int | None = None
+    """GPUs of each worker, 0 or 1. None: 1 where the cluster has GPUs by now, else 0."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "cores"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"A cluster of {value} {name} does no work.", "Give at least 1.")
+        if self.gpus not in (None, 0, 1):
+            raise UserError(f"A worker cannot use {self.gpus} GPUs.", "Give 0 or 1.")
+
+
+class Node(NamedTuple):
+    """One machine of a cluster."""
+
+    cores: int
+    gpus: int = 0
+
+    def room(self, cores: int, gpus: int) -> int:
+        """Workers of so many cores and GPUs each that it holds."""
+        return min(self.cores // cores, self.gpus // gpus) if gpus else self.cores // cores
 
 
 @dataclass(frozen=True)
@@ -40,19 +57,43 @@ class Layout:
     workers: int
     cores: int
     gpus: int
+    room: int
+    """Workers for which there is room by now; the others wait for machines that join."""
 
 
-def layout_of(cluster: Cluster, n_cores: int, n_gpus: int) -> Layout:
-    """Workers on a cluster of so many cores and GPUs: one GPU each where there are GPUs, and no core held twice.
+def layout_of(cluster: Cluster, nodes: Sequence[Node]) -> Layout:
+    """Workers on these machines: one GPU each where there are GPUs, and no core held twice.
 
-    More workers than cores get a core each; those for which there is no room wait. Raises UserError for more workers
-    than GPUs.
+    Each gets as many cores as leave room for all of them, machine by machine; where there is room for none or not for
+    all, what lets the most begin. Raises UserError where they ask for what no machine that could hold one has, and for
+    more workers than GPUs on a cluster of this machine, which no other joins.
     """
-    if n_gpus and cluster.workers is not None and cluster.workers > n_gpus:
-        raise UserError(f"{cluster.workers} workers cannot share {n_gpus} GPUs.", f"Ask for {n_gpus} or fewer.")
-    sharing = cluster.workers or n_gpus or None
-    cores = cluster.cores or max(1, n_cores // sharing if sharing else 1)
-    return Layout(sharing or max(1, n_cores // cores), cores, 1 if n_gpus else 0)
+    n_gpus = sum(node.gpus for node in nodes)
+    gpus = int(n_gpus > 0) if cluster.gpus is None else cluster.gpus
+    able = [node for node in nodes if node.gpus >= gpus]
+    asked = cluster.workers or (n_gpus if gpus else None)
+    if gpus and cluster.address == LOCAL and (asked or 1) > n_gpus:
+        raise UserError(f"{asked or 1} workers cannot share {n_gpus} GPUs.", f"Ask for {n_gpus} or fewer.")
+    cores = cluster.cores or (_share(able, asked, gpus) if asked else 1)
+    most = max((node.cores for node in able), default=cores)
+    if most < cores and cluster.address != LOCAL:
+        raise UserError(
+            f"A worker is to have {cores} cores, but no machine of the cluster has more than {most}.",
+            "Ask for fewer cores or more workers.",
+        )
+    room = _room(able, cores, gpus)
+    return Layout(cluster.workers or max(1, room), cores, gpus, room)
+
+
+def _share(nodes: Sequence[Node], workers: int, gpus: int) -> int:
+    """The most cores a worker that leave room for so many workers, or for as many as there is any room for."""
+    wanted = min(workers, _room(nodes, 1, gpus))
+    most = max((node.cores for node in nodes), default=1) if wanted else 1
+    return next((cores for cores in range(most, 1, -1) if _room(nodes, cores, gpus) >= wanted), 1)
+
+
+def _room(nodes: Sequence[Node], cores: int, gpus: int) -> int:
+    return sum(node.room(cores, gpus) for node in nodes)
 
 
 def import_ray() -> ModuleType:

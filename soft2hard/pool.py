@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from soft2hard.cluster import Cluster, Layout, connect, import_ray, last_line, layout_of
+from soft2hard.cluster import Cluster, Layout, Node, connect, import_ray, last_line, layout_of
 from soft2hard.errors import UserError
 
 Shard = TypeVar("Shard")
@@ -178,16 +178,18 @@ class Pool(Generic[Shard, Result]):
         self._members[self._members.index(member)] = self._start()
 
     def _losses(self) -> tuple[type[Exception], ...]:
+        """What Ray raises when a worker is gone and another may take its place."""
         found = self._ray.exceptions
-        return (found.RayActorError, found.WorkerCrashedError, found.NodeDiedError, found.ObjectLostError)
+        gone = (found.RayActorError, found.WorkerCrashedError, found.OutOfMemoryError, found.ActorUnschedulableError)
+        return (*gone, found.NodeDiedError, found.LocalRayletDiedError, found.ObjectLostError)
 
     def _layout(self) -> Layout:
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        cores = [int(node.get("CPU", 0)) for node in nodes]
-        layout = layout_of(self.cluster, sum(cores), int(sum(node.get("GPU", 0) for node in nodes)))
-        if max(cores, default=0) < layout.cores:
-            raise UserError(
-                f"A worker is to have {layout.cores} cores, but no machine of the cluster has more than {max(cores)}.",
-                "Ask for fewer cores or more workers.",
+        alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        layout = layout_of(self.cluster, [Node(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in alive])
+        if layout.room < layout.workers:
+            share = f"{layout.cores} cores" + (" and a GPU" if layout.gpus else "")
+            self.log(
+                f"There is room for {layout.room} of {layout.workers} workers with {share} each; "
+                "the others wait for machines that join."
             )
         return layout

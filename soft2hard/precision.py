@@ -1,6 +1,8 @@
 """Whether bfloat16 pays on this machine, and subjects loaded in the precision that tunes fastest."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,3 +32,13 @@ def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> S
     if on_cpu_in_bf16 and not subject.is_encoder_decoder and loading.attention == "auto":
         subject.model.set_attn_implementation(ATTENTION)
     return subject
+
+
+def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a `Loading`'s fields makes the subject's numbers others; the rest may differ from machine to machine."""
+    usual = Loading()
+    return {
+        name: loading[name]
+        for name in ("dtype", "quantization")
+        if name in loading and loading[name] != getattr(usual, name)
+    }

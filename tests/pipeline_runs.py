@@ -1,13 +1,18 @@
 """A recipe on tiny random models that goes through every stage in seconds."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from soft2hard.pipeline.job import Job
+from soft2hard.pipeline.stages import stages_of
 from tests import tiny_training
 
 STAGES = ("corpora", "translator", "evaluation", "report")
+WORK = {"corpora": "make_corpora", "translator": "make_translator", "evaluation": "evaluate", "report": "report"}
+"""Names of the functions of `pipeline.work` that do the stages."""
 
 
 def settings(subject: Path) -> dict[str, Any]:
@@ -39,6 +44,18 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings(folder / "subject") | changes), encoding="utf-8")
     return path
+
+
+def stub(name: str) -> Callable[[Job], None]:
+    """Work that does nothing but leave empty files where a stage leaves its results."""
+
+    def work(job: Job) -> None:
+        [stage] = [stage for stage in stages_of(job.recipe, job.layout) if stage.name == name]
+        for path in stage.results:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    return work
 
 
 def files_of(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -392,9 +392,11 @@ def test_finetune_makes_a_new_translator_and_leaves_the_old_one(subject, transla
     before = files(translator)
     command = ["finetune", tasks, "--subject", subject, "--translator", translator, "--output", tmp_path / "out"]
     command += ["--mix", corpora["train"], "--prompts-per-task", 2, *TUNE_QUICKLY, *TRAIN_QUICKLY]
-    result = run(*command)
+    result = run(*command, "--dtype", "float32")
     assert result.exit_code == 0, result.stderr
     assert files(translator) == before
+    tuned = list((tmp_path / "out" / "tuned").glob("*/corpus.json"))
+    assert {json.loads(path.read_text())["plan"]["dtype"] for path in tuned} == {"float32"}
     made = Translator.from_pretrained(Path(result.stderr.split("Translator: ")[1].strip()))
     made.check_subject(Subject.from_pretrained(subject))
     # Two of the three tasks with two soft prompts each, and as many old pairs; one task held out.

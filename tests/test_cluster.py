@@ -6,10 +6,11 @@ from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from soft2hard.cluster import Cluster, Layout, layout_of
+from soft2hard.cluster import Cluster, Layout, Node, layout_of
 from soft2hard.errors import UserError
 from soft2hard.pool import Pool
 from tests import cluster_work
@@ -18,33 +19,123 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not inst
 ROOT = Path(__file__).parent.parent
 
 
+HERE, GPUS = [Node(8)], [Node(8, 4)]
+KUBERAY = [Node(8), *[Node(8, 1)] * 8]
+"""A head without a GPU and eight machines with one each."""
+OUTSIDE = "10.0.0.1:6379"
+
+
 @pytest.mark.parametrize(
-    ("asked", "n_cores", "n_gpus", "expected"),
+    ("asked", "nodes", "expected"),
     [
-        (Cluster(), 8, 0, Layout(8, 1, 0)),
-        (Cluster(cores=3), 8, 0, Layout(2, 3, 0)),
-        (Cluster(workers=2), 8, 0, Layout(2, 4, 0)),
-        (Cluster(workers=3), 8, 0, Layout(3, 2, 0)),
-        (Cluster(workers=2, cores=1), 8, 0, Layout(2, 1, 0)),
-        (Cluster(workers=4), 2, 0, Layout(4, 1, 0)),
-        (Cluster(cores=16), 8, 0, Layout(1, 16, 0)),
-        (Cluster(), 8, 4, Layout(4, 2, 1)),
-        (Cluster(workers=2), 8, 4, Layout(2, 4, 1)),
+        (Cluster(), HERE, Layout(8, 1, 0, room=8)),
+        (Cluster(cores=3), HERE, Layout(2, 3, 0, room=2)),
+        (Cluster(workers=2), HERE, Layout(2, 4, 0, room=2)),
+        (Cluster(workers=3), HERE, Layout(3, 2, 0, room=4)),
+        (Cluster(workers=2, cores=1), HERE, Layout(2, 1, 0, room=8)),
+        (Cluster(workers=4), [Node(2)], Layout(4, 1, 0, room=2)),
+        (Cluster(cores=16), HERE, Layout(1, 16, 0, room=0)),
+        (Cluster(), GPUS, Layout(4, 2, 1, room=4)),
+        (Cluster(workers=2), GPUS, Layout(2, 4, 1, room=2)),
+        (Cluster(gpus=0), GPUS, Layout(8, 1, 0, room=8)),
+        (Cluster("auto", workers=8), KUBERAY, Layout(8, 8, 1, room=8)),
+        (Cluster("auto"), KUBERAY, Layout(8, 8, 1, room=8)),
+        (Cluster("auto", workers=4), [Node(8), Node(4), Node(4)], Layout(4, 4, 0, room=4)),
     ],
 )
-def test_workers_share_out_the_cores_and_have_a_gpu_each(
-    asked: Cluster, n_cores: int, n_gpus: int, expected: Layout
+def test_workers_share_out_the_cores_of_each_machine_and_have_a_gpu_each(
+    asked: Cluster, nodes: list[Node], expected: Layout
 ) -> None:
-    assert layout_of(asked, n_cores, n_gpus) == expected
+    assert layout_of(asked, nodes) == expected
 
 
-def test_more_workers_than_gpus_and_workers_without_cores_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("asked", "nodes", "expected"),
+    [
+        (Cluster(OUTSIDE, workers=16), [Node(32, 4)], Layout(16, 8, 1, room=4)),
+        (Cluster(OUTSIDE, workers=16), [Node(32, 4)] * 4, Layout(16, 8, 1, room=16)),
+        (Cluster(OUTSIDE, workers=16, cores=8, gpus=1), [Node(2)], Layout(16, 8, 1, room=0)),
+    ],
+)
+def test_workers_whose_machines_have_yet_to_join_wait_for_them(
+    asked: Cluster, nodes: list[Node], expected: Layout
+) -> None:
+    assert layout_of(asked, nodes) == expected
+
+
+def test_what_no_machine_can_hold_is_refused() -> None:
     with pytest.raises(UserError, match="5 workers cannot share 4 GPUs"):
-        layout_of(Cluster(workers=5), 8, 4)
+        layout_of(Cluster(workers=5), GPUS)
+    with pytest.raises(UserError, match="1 workers cannot share 0 GPUs"):
+        layout_of(Cluster(gpus=1), HERE)
+    with pytest.raises(UserError, match="to have 16 cores, but no machine of the cluster has more than 8"):
+        layout_of(Cluster(OUTSIDE, cores=16), [Node(32), Node(8, 1)])
     with pytest.raises(UserError, match="0 workers"):
         Cluster(workers=0)
     with pytest.raises(UserError, match="-1 cores"):
         Cluster(cores=-1)
+    with pytest.raises(UserError, match="cannot use 2 GPUs"):
+        Cluster(gpus=2)
+
+
+class FakeRay:
+    """Ray whose workers answer at once; the first answer to each shard is an error."""
+
+    def __init__(self, lost: Exception):
+        import ray
+
+        self.exceptions, self.lost, self.started, self.failed = ray.exceptions, lost, 0, set()
+
+    def remote(self, cls: type) -> "FakeRay":
+        return self
+
+    def options(self, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(remote=self._actor)
+
+    def _actor(self, *_: object) -> SimpleNamespace:
+        self.started += 1
+        ask = SimpleNamespace(remote=lambda shard=None: (self.started, shard))
+        return SimpleNamespace(ready=ask, do=ask)
+
+    def wait(self, tasks: list, **_: object) -> tuple[list, list]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: tuple) -> int | None:
+        if task[1] is not None and task[1] not in self.failed:
+            self.failed.add(task[1])
+            raise self.lost
+        return task[1]
+
+    def kill(self, actor: object) -> None:
+        pass
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def nodes(self) -> list[dict]:
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
+
+
+@needs_ray
+@pytest.mark.parametrize("kind", ["OutOfMemoryError", "LocalRayletDiedError", "ActorUnschedulableError"])
+def test_a_worker_that_ray_ends_for_want_of_memory_or_room_is_replaced(kind: str, monkeypatch) -> None:
+    from ray import exceptions
+
+    error = getattr(exceptions, kind)
+    fake, said = FakeRay(error() if kind == "LocalRayletDiedError" else error("no memory left")), []
+    monkeypatch.setattr("soft2hard.pool.import_ray", lambda: fake)
+    with Pool(Cluster("auto", workers=1), cluster_work.refusing, said.append) as pool:
+        assert dict(pool.map([1, 2])) == {1: 1, 2: 2}
+    assert fake.started == 3 and len(said) == 2
+
+
+@needs_ray
+def test_workers_that_wait_for_machines_are_said(monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("soft2hard.pool.import_ray", lambda: FakeRay(RuntimeError()))
+    with Pool(Cluster("auto", workers=3, cores=1), cluster_work.refusing, said.append):
+        pass
+    assert said == ["There is room for 2 of 3 workers with 1 cores each; the others wait for machines that join."]
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

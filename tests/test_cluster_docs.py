@@ -12,6 +12,7 @@ import yaml
 from typer.main import get_command
 
 from soft2hard.cli import app
+from soft2hard.cluster import Cluster, Layout, Node, layout_of
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -26,13 +27,13 @@ def blocks(language: str) -> list[str]:
 def soft2hard_commands() -> list[list[str]]:
     """The arguments of every whole soft2hard command on the page, wherever it stands."""
     lines = PAGE.replace("`", "\n").splitlines()
-    found = [re.search(r"(?:^|[\s:])soft2hard (tune|train|evaluate) (.*-o .*)", line) for line in lines]
+    found = [re.search(r"(?:^|[\s:])soft2hard (tune|train|evaluate|run) (.*-o .*)", line) for line in lines]
     return [[match[1], *shlex.split(match[2])] for match in found if match]
 
 
 def test_there_are_blocks_and_commands_of_every_kind() -> None:
     assert {language for language, _ in BLOCKS} == {"console", "bash", "yaml", "json"}
-    assert {command[0] for command in soft2hard_commands()} == {"tune", "train", "evaluate"}
+    assert {command[0] for command in soft2hard_commands()} == {"tune", "train", "evaluate", "run"}
     assert len(soft2hard_commands()) >= 10
 
 
@@ -62,7 +63,25 @@ def test_the_manifest_is_a_ray_job_whose_pods_share_a_volume(text: str) -> None:
         assert output.is_relative_to(mount["mountPath"])
     workers = cluster["workerGroupSpecs"][0]
     gpus = int(workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-    assert f"--cluster-workers {workers['replicas'] * gpus}" in manifest["spec"]["entrypoint"]
+    asked = int(folder[folder.index("--cluster-workers") + 1])
+    head = cluster["headGroupSpec"]
+    nodes = [Node(_cores(pods[0]), int(head["rayStartParams"]["num-gpus"]))]
+    nodes += [Node(_cores(pods[1]), gpus)] * workers["replicas"]
+    assert layout_of(Cluster("auto", asked), nodes) == Layout(asked, _cores(pods[1]) // gpus, 1, room=asked)
+
+
+def _cores(pod: dict) -> int:
+    return int(pod["containers"][0]["resources"]["limits"]["cpu"])
+
+
+@pytest.mark.parametrize("text", blocks("bash"))
+def test_the_workers_of_the_job_script_fill_its_machines_and_wait_for_those_that_join_late(text: str) -> None:
+    given = {name: int(re.search(rf"#SBATCH --{name}=(\d+)", text)[1]) for name in ("nodes", "gpus-per-node")}
+    node = Node(*(int(re.search(rf"--num-{kind}=(\d+)", text)[1]) for kind in ("cpus", "gpus")))
+    (asked,) = {int(n) for n in re.findall(r"--cluster-workers (\d+)", text)}
+    assert node.gpus == given["gpus-per-node"] and asked == given["nodes"] * node.gpus
+    first, all_ = (layout_of(Cluster("head:6379", asked), [node] * n) for n in (1, given["nodes"]))
+    assert (first.workers, first.cores, first.gpus) == (all_.workers, all_.cores, all_.gpus) and all_.room == asked
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

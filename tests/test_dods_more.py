@@ -14,12 +14,14 @@ import yaml
 from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
 from soft2hard.data_gen.dods.function_vectors import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
-from soft2hard.data_gen.dods.registry import FOLDER_DODS
-from soft2hard.data_gen.dods.sources import read_table
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
+from soft2hard.data_gen.dods.sources import Records, read_table
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
 from soft2hard.data_gen.tasks import DoD, Example, Task
 from soft2hard.errors import UserError
+from soft2hard.eval.cases import drawn_tasks
+from soft2hard.eval.config import Tasks
 from soft2hard.eval.metrics.task_score import METRICS
 
 FUNCTION_VECTORS = Path(__file__).parents[2] / "shared" / "data" / "function_vectors"
@@ -506,6 +508,26 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
+def test_without_a_folder_super_glue_is_read_from_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def from_hub(name: str, config: str, split: str) -> Records:
+        asked.append(f"{name} {config}")
+        numbers = range(9) if split == "train" else [9]
+        fields = ("passage", "question", "premise", "hypothesis")
+        rows = [dict.fromkeys(fields, f"Text {number}") | {"label": number % 2} for number in numbers]
+        return Records("the hub", (*fields, "label"), rows)
+
+    monkeypatch.setattr("soft2hard.data_gen.dods.super_glue.read_hub", from_hub)
+    found = drawn_tasks(Tasks(dod="super-glue", n=2), "test", 0)
+    assert [task.name for task in found] == list(SuperGlue().sets[:2])
+    assert set(asked) == {f"aps/super_glue {name}" for name in SuperGlue().sets[:2]}
+    read, _ = read_for_corpus("super-glue", None, "test", 2)
+    assert [task.name for task in read.read] == [task.name for task in found]
+    with pytest.raises(UserError, match="Give the folder that they lie in with --dod-folder"):
+        read_for_corpus("instruction-induction", None, "test", 2)
+
+
 @pytest.mark.usefixtures("cache")
 def test_super_glue_comes_from_the_hub_with_classes_as_numbers(tmp_path: Path) -> None:
     row = {"premise": "It rains.", "hypothesis": "It is dry.", "idx": 0, "label": 1}
@@ -693,3 +715,34 @@ def test_collections_are_made_from_a_folder_and_say_where_they_are_from(tmp_path
     assert says_it_in_its_files or (dod.licence and "arXiv" in dod.source)
     with pytest.raises(UserError):
         list(dod.tasks("test"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_without_a_folder_natural_instructions_come_from_the_hub_a_row_an_output(tmp_path: Path) -> None:
+    names = {"train": [f"task{i}_source{i}_kind" for i in range(30)], "test": ["task900_other_kind"]}
+    rows = {
+        part: [
+            {"task_name": name, "id": f"{name}-{i}", "definition": f"Do\n {name}.", "inputs": f"in {i}", "targets": out}
+            for i in range(60)
+            for name in of_part  # rows of a task need not stand together
+            for out in ([f"out {i}", f"or {i}"] if i == 3 else [f"out {i}"])
+        ]
+        for part, of_part in names.items()
+    }
+    write_hub_folder(tmp_path / "ni", "default", rows, {})
+    dod = SuperNaturalInstructions(hub_name=str(tmp_path / "ni"), sizes=Sizes(8, 4, 8))
+    found = {split: list(dod.tasks(split)) for split in ("train", "validation", "test")}
+    assert [task.name for task in found["test"]] == names["test"] and dod.dropped["other right outputs"] == 1
+    assert sorted(task.name for split in ("train", "validation") for task in found[split]) == sorted(names["train"])
+    assert found["validation"]
+    [task] = found["test"]
+    assert task.instruction == "Do task900_other_kind." and task.metric == "rougeL"
+    assert all(e.output == e.input.replace("in", "out") for e in (*task.train, *task.validation, *task.test))
+    assert [task.name for task in dod.tasks("train", 3)] == [task.name for task in found["train"][:3]]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_dataset_of_the_hub_that_is_no_natural_instructions_is_refused(tmp_path: Path) -> None:
+    write_hub_folder(tmp_path / "ni", "default", {"train": [{"a": "x"}], "test": [{"a": "x"}]}, {})
+    with pytest.raises(UserError, match="has no column task_name"):
+        list(SuperNaturalInstructions(hub_name=str(tmp_path / "ni")).tasks("test"))

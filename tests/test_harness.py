@@ -306,6 +306,8 @@ def test_a_folder_of_other_settings_or_other_things_is_refused(models: Path, tas
     Harness(asked(models, tasks, "none"), tmp_path / "run").run()
     with pytest.raises(UserError, match=r"other settings \(methods\)"):
         Harness(asked(models, tasks, "gold"), tmp_path / "run").run()
+    with pytest.raises(UserError, match=r"other settings \(loading\)"):
+        Harness(asked(models, tasks, "none", loading={"dtype": "float16"}), tmp_path / "run").run()
     for damage, says in (({"settings": {}}, "of another command"), ("{", "damaged"), ([], "of another command")):
         begun = tmp_path / str(len(list(tmp_path.iterdir())))
         begun.mkdir()
@@ -319,6 +321,12 @@ def test_a_folder_of_other_settings_or_other_things_is_refused(models: Path, tas
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(UserError, match="in use by something else"):
         Harness(asked(models, tasks, "none"), tmp_path / "mine").run()
+
+
+def test_a_run_goes_on_where_its_subject_is_held_elsewhere(models: Path, tasks: Path, tmp_path: Path) -> None:
+    begun = Harness(asked(models, tasks, "none"), tmp_path / "run").run()
+    there = asked(models, tasks, "none", loading={"device": "cpu", "batch_tokens": 64})
+    assert [row.prompt for row in Harness(there, tmp_path / "run").run()] == [row.prompt for row in begun]
 
 
 def test_a_run_whose_tasks_or_models_have_changed_is_not_gone_on_with(

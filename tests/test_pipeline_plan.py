@@ -1,11 +1,13 @@
 """What a recipe is said to take before it is run."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.loading import Loading
 from soft2hard.metering import listening
 from soft2hard.pipeline import planner, probe
 from soft2hard.pipeline.layout import Layout
@@ -13,6 +15,7 @@ from soft2hard.pipeline.recipe import read_recipe
 from soft2hard.pipeline.workload import (
     ASSUMED,
     Lengths,
+    architecture_of,
     corpora_work,
     evaluation_work,
     lengths_of,
@@ -21,6 +24,7 @@ from soft2hard.pipeline.workload import (
     tuning_passes,
 )
 from soft2hard.shared_prefix import RepeatedPrefixRunner
+from soft2hard.subject import Subject
 from tests import tiny_training
 from tests.command_line import run
 from tests.oracles import held_out_tasks
@@ -72,6 +76,26 @@ def test_without_a_published_size_the_time_is_unknown(tmp_path: Path) -> None:
     assert "unknown time" in output and "'sizes'" in output and "estimated from" not in output
 
 
+@pytest.mark.parametrize("subject", ["models/a/b", "/data/llama"])
+def test_the_path_of_a_model_that_is_not_there_is_planned_as_missing(no_network, tmp_path: Path, subject: str) -> None:
+    result = run("run", write_recipe(tmp_path, subject=subject), "--plan")
+    assert result.exit_code == 0 and f"missing: {subject}, the subject" in result.output
+
+
+def test_a_collection_of_the_hub_is_not_read_by_a_plan(no_network, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    evaluation = settings(tmp_path)["evaluation"] | {"tasks": {"dod": "super-glue", "n": 2, "n_validation": 0}}
+    result = run("run", write_recipe(tmp_path, evaluation=evaluation), "--plan", "--stage", "evaluation")
+    assert result.exit_code == 0 and "2 tasks, 1 seeds" in result.output
+
+
+def test_a_base_of_the_wrong_kind_is_refused_by_the_plan_too(no_network, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    recipe = write_recipe(tmp_path, translator={"base": str(tmp_path / "subject")})
+    result = run("run", recipe, "--plan")
+    assert result.exit_code == 2 and "is no encoder-decoder" in result.output
+
+
 def test_of_a_translator_of_adapters_no_more_is_saved_than_they_are(tmp_path: Path) -> None:
     recipe = read_recipe(write_recipe(tmp_path, translator={"architecture": "causal-lora", "lora_rank": 1}))
     found = planner.Planner(recipe, Layout(tmp_path / "run"))
@@ -113,9 +137,50 @@ def test_work_adds_up_over_corpora_pairs_epochs_and_cells(tmp_path: Path) -> Non
     assert corpora_work(recipe, lengths).tuning == 6 * of_prompt
     # 4 tasks with a snapshot each, 3 passes of 3 virtual tokens and 5 written ones through half of the model; 2 looks.
     assert n_pairs(recipe, "train") == 8
-    assert translator_work(recipe, lengths).training == pytest.approx((8 + 2 / 3) * 3 * (3 + 5) / 2)
+    half = translator_work(recipe, lengths, "encoder-decoder").training
+    assert half == pytest.approx((8 * 3 + 2) * (3 + 5) / 2)
+    # Under adapters the whole model reads and writes, and no backward pass goes to its weights.
+    assert translator_work(recipe, lengths, "causal-lora").training == pytest.approx((8 * 2 + 2) * (3 + 5))
     evaluation = evaluation_work(recipe.evaluation, 2, LENGTHS)
     assert evaluation.tuning == 2 * of_prompt and evaluation.running == 2 * 3 * 8 * 13 and not evaluation.uncounted
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"base": "t5-small"}, "encoder-decoder"),
+        ({}, "causal-lora"),
+        ({"architecture": "encoder-decoder"}, "encoder-decoder"),
+        ({"architecture": "causal-lora", "base": "llama"}, "causal-lora"),
+    ],
+)
+def test_the_work_of_a_translator_is_that_of_the_architecture_it_will_have(
+    tmp_path: Path, settings: dict[str, str], expected: str
+) -> None:
+    assert architecture_of(read_recipe(write_recipe(tmp_path, translator=settings))) == expected
+
+
+def test_a_plan_loads_the_subject_once_and_as_the_recipe_holds_it(tmp_path: Path, monkeypatch) -> None:
+    loaded = []
+    read = Subject.from_pretrained.__func__
+
+    def noting(cls: type, path: str, loading: Loading = Loading()) -> Subject:
+        loaded.append(loading)
+        return read(cls, path, loading=loading)
+
+    monkeypatch.setattr(Subject, "from_pretrained", classmethod(noting))
+    recipe = read_recipe(write_recipe(tmp_path, loading={"dtype": "float32", "attention": "eager"}))
+    found = planner.Planner(recipe, Layout(tmp_path / "run"))
+    assert found._subject is not None and found._untrained is not None
+    assert loaded == [Loading(dtype="float32", attention="eager")]
+
+
+def test_a_measurement_is_short_whatever_the_recipe_asks_for() -> None:
+    subject, tasks = tiny_training.llama_subject(), held_out_tasks(3)
+    tuning = Tuning(n_tokens=3, init="vocabulary", steps=900, batch_size=2, slots=0)
+    assert probe.measured_slots(tuning) == 64 and probe.measured_slots(replace(tuning, slots=8)) == 8
+    steps: list[str] = [probe.tuning_rate(subject, tuning, tasks, LENGTHS, most_seconds=s).how for s in (0.0, 60.0)]
+    assert steps == [f"measured: {n} tuning steps of 3 soft prompts at once" for n in (2, 5)]
 
 
 def test_more_of_anything_takes_longer(tmp_path: Path) -> None:

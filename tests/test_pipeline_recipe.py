@@ -92,7 +92,7 @@ WRONG = {
     "a test corpus": ({"corpora": {"a": {"split": "test", "n_tasks": 1}}}, "corpora.a.split"),
     "no such collection": ({"corpora": {"a": {"split": "train", "n_tasks": 1, "dod": "lexicall"}}}, "'lexical'"),
     "a collection without folder": (
-        {"corpora": {"a": {"split": "train", "n_tasks": 1, "dod": "super-natural-instructions"}}},
+        {"corpora": {"a": {"split": "train", "n_tasks": 1, "dod": "manifests"}}},
         "give the folder",
     ),
     "two lengths": (

@@ -2,17 +2,27 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
+from transformers import T5Config
 
+from soft2hard.cluster import Cluster
+from soft2hard.data_gen.corpus import content_hash, load_corpus
+from soft2hard.data_gen.corpus_folder import saved_plan
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
 from soft2hard.pipeline import work
+from soft2hard.pipeline.corpora import corpus_plan
+from soft2hard.pipeline.job import Job
+from soft2hard.pipeline.recipe import read_recipe
+from tests import tiny_training
 from tests.command_line import run
 from tests.fault_server import FaultServer
-from tests.pipeline_runs import STAGES, files_of, settings, write_recipe
+from tests.pipeline_runs import STAGES, WORK, files_of, settings, stub, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +95,7 @@ def test_a_changed_recipe_is_refused_with_what_has_changed(made, tmp_path: Path,
 
 def test_what_belongs_to_stages_that_have_not_begun_may_be_changed(tmp_path: Path, monkeypatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(work, "make_corpora", lambda job: done.append("corpora"))
+    monkeypatch.setattr(work, "make_corpora", lambda job: (done.append("corpora"), stub("corpora")(job))[1])
     recipe = write_recipe(tmp_path)
     assert run("run", recipe, "-o", tmp_path / "run", "--stage", "corpora").exit_code == 0
     recipe = write_recipe(tmp_path, translator={"training": {"epochs": 3, "batch_size": 4}})
@@ -97,21 +107,130 @@ def test_what_belongs_to_stages_that_have_not_begun_may_be_changed(tmp_path: Pat
 def test_a_run_that_was_stopped_goes_on_without_what_had_ended(tmp_path: Path, monkeypatch, stopped: str) -> None:
     recipe, calls = write_recipe(tmp_path), []
 
-    def stub(name: str) -> None:
-        def stage(job: object) -> None:
+    def noting(name: str, work: Callable[[Job], None]) -> Callable[[Job], None]:
+        def stage(job: Job) -> None:
             calls.append(name)
             if name == stopped and calls.count(name) == 1:
                 raise KeyboardInterrupt
+            work(job)
 
-        monkeypatch.setattr(work, name, stage)
+        return stage
 
-    names = ["make_corpora", "make_translator", "evaluate", "report"]
-    for name in names:
-        stub(name)
+    for stage, name in WORK.items():
+        monkeypatch.setattr(work, name, noting(name, stub(stage)))
     assert run("run", recipe, "-o", tmp_path / "run").exit_code == 130
     assert run("run", recipe, "-o", tmp_path / "run").exit_code == 0
+    names = list(WORK.values())
     at = names.index(stopped)
     assert calls == [*names[: at + 1], *names[at:]]
+
+
+@pytest.mark.parametrize(
+    ("removed", "again"),
+    [
+        ("corpora/validation", ["corpora", "translator", "evaluation", "report"]),
+        ("translator/translator", ["translator", "evaluation", "report"]),
+        ("evaluation/results.parquet", ["evaluation", "report"]),
+        ("report.html", ["report"]),
+    ],
+)
+def test_a_stage_whose_results_are_gone_is_made_anew_and_what_follows_it(
+    tmp_path: Path, monkeypatch, removed: str, again: list[str]
+) -> None:
+    for stage, name in WORK.items():
+        monkeypatch.setattr(work, name, stub(stage))
+    recipe = write_recipe(tmp_path)
+    assert run("run", recipe, "-o", tmp_path / "run").exit_code == 0
+    (tmp_path / "run" / removed).unlink()
+    said = run("run", recipe, "-o", tmp_path / "run").output
+    assert [name for name in STAGES if f"{name}: done in" in said] == again
+    assert [name for name in STAGES if f"{name}: done earlier" in said] == [s for s in STAGES if s not in again]
+
+
+def test_a_stage_whose_input_is_gone_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(work, "make_corpora", stub("corpora"))
+    recipe = write_recipe(tmp_path)
+    assert run("run", recipe, "-o", tmp_path / "run", "--stage", "corpora").exit_code == 0
+    (tmp_path / "run" / "corpora" / "train").unlink()
+    said = refused(recipe, "-o", tmp_path / "run", "--stage", "translator")
+    assert "needs 'corpora'" in said and "corpora/train is no longer there" in said
+
+
+def test_a_bug_before_anything_is_made_does_not_hold_the_folder_to_its_settings(tmp_path: Path, monkeypatch) -> None:
+    def fail(job: Job) -> None:
+        job.layout.training.mkdir()
+        (job.layout.training / "training.json").write_text("{}")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(work, "make_corpora", stub("corpora"))
+    monkeypatch.setattr(work, "make_translator", fail)
+    with pytest.raises(ZeroDivisionError):
+        run("run", write_recipe(tmp_path), "-o", tmp_path / "run")
+    assert not (tmp_path / "run" / "translator").exists()
+    monkeypatch.setattr(work, "make_translator", stub("translator"))
+    changed = write_recipe(tmp_path, translator={"training": {"epochs": 3, "batch_size": 4}})
+    result = run("run", changed, "-o", tmp_path / "run", "--stage", "translator")
+    assert result.exit_code == 0, result.output
+
+
+def test_where_the_subject_runs_may_change_and_how_it_is_rounded_may_not(tmp_path: Path, monkeypatch) -> None:
+    for stage, name in WORK.items():
+        monkeypatch.setattr(work, name, stub(stage))
+    folder = tmp_path / "run"
+    assert (
+        run("run", write_recipe(tmp_path, loading={"dtype": "float32", "device": "cpu"}), "-o", folder).exit_code == 0
+    )
+    elsewhere = run("run", write_recipe(tmp_path, loading={"dtype": "float32", "batch_tokens": 64}), "-o", folder)
+    assert elsewhere.exit_code == 0 and elsewhere.output.count("done earlier") == 4
+    assert "loading.dtype" in refused(write_recipe(tmp_path, loading={"dtype": "bfloat16"}), "-o", folder)
+
+
+def test_corpora_record_how_the_subject_was_rounded(made, tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(tmp_path, loading={"dtype": "float32", "device": "cpu"}))
+    plan = corpus_plan(recipe, "train", tiny_training.llama_subject(), None)
+    assert (plan.dtype, plan.quantization) == ("float32", "none")
+    assert saved_plan(made[1] / "corpora" / "train" / "corpus.json")["dtype"] == "auto"
+
+
+def test_corpora_and_evaluation_go_to_the_workers_of_a_cluster(made, tmp_path: Path, monkeypatch) -> None:
+    """In place of Ray a pool that works in this process."""
+    monkeypatch.setattr("soft2hard.data_gen.corpus_cluster.Pool", PoolHere)
+    monkeypatch.setattr("soft2hard.eval.fan_out_cluster.Pool", PoolHere)
+    PoolHere.clusters.clear()
+    recipe, alone, _ = made
+    result = run("run", recipe, "-o", tmp_path / "run", "--cluster", "auto", "--cluster-workers", 3)
+    assert result.exit_code == 0, result.output
+    assert PoolHere.clusters == [Cluster("auto", 3)] * 3, "two corpora and an evaluation"
+    for name in ("train", "validation"):
+        found, expected = (load_corpus(folder / "corpora" / name) for folder in (tmp_path / "run", alone))
+        assert content_hash(found) == content_hash(expected)
+    rows = [load_run(folder / "evaluation").rows for folder in (tmp_path / "run", alone)]
+    assert [(row.task, row.method) for row in rows[0]] == [(row.task, row.method) for row in rows[1]]
+
+
+class PoolHere:
+    """What of `Pool` a fan-out uses, without Ray."""
+
+    clusters: ClassVar[list[Cluster]] = []
+
+    def __init__(self, cluster: Cluster, make_work: Callable, *_: object):
+        self.clusters.append(cluster)
+        self.make_work = make_work
+
+    def __enter__(self) -> "PoolHere":
+        self.work = self.make_work()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, shards: Iterable) -> Iterator[tuple]:
+        return ((shard, self.work(shard)) for shard in shards)
+
+
+def test_processes_and_a_cluster_exclude_each_other(tmp_path: Path) -> None:
+    said = refused(write_recipe(tmp_path), "--workers", 2, "--cluster", "local")
+    assert "--workers and --cluster exclude each other" in said
 
 
 def test_a_transfer_is_added_to_a_finished_run_and_the_report_made_anew(made, tmp_path: Path) -> None:
@@ -131,8 +250,8 @@ def test_a_transfer_is_added_to_a_finished_run_and_the_report_made_anew(made, tm
 def test_without_the_servers_packages_the_rest_is_made_and_the_transfer_said_to_be_missing(
     tmp_path: Path, monkeypatch
 ) -> None:
-    for name in ("make_corpora", "make_translator", "evaluate", "report"):
-        monkeypatch.setattr(work, name, lambda job: None)
+    for stage, name in WORK.items():
+        monkeypatch.setattr(work, name, stub(stage))
     monkeypatch.setattr(work, "can_serve", lambda: False)
     recipe = write_recipe(tmp_path, transfer={"serve": "embedded", "methods": ["gold"]})
     result = run("run", recipe, "-o", tmp_path / "run")
@@ -158,6 +277,12 @@ def test_a_stage_without_its_input_is_refused(tmp_path: Path) -> None:
     [
         ({"subject": "no-such/model"}, "subject: "),
         ({"translator": {"base": "/no/such/base"}}, "translator.base: "),
+        ({"translator": {"training": {"deepspeed": "zero9"}}}, "'zero9' is no DeepSpeed configuration"),
+        ({"translator": {"base": "CAUSAL"}}, "is no encoder-decoder"),
+        ({"translator": {"base": "CAUSAL", "architecture": "encoder-decoder"}}, "is no encoder-decoder"),
+        ({"translator": {"base": "SEQ2SEQ", "architecture": "causal-lora"}}, "is an encoder-decoder"),
+        ({"evaluation": {"encoder": "no-such/encoder"}}, "sentence"),
+        ({"evaluation": {"encoder": "reference"}}, "the encoder is to be the reference LM, but there is none"),
         (
             {"transfer": {"models": [{"name": "m", "key_env": "NO_SUCH_KEY"}], "methods": ["gold"]}},
             "NO_SUCH_KEY is not set",
@@ -167,6 +292,13 @@ def test_a_stage_without_its_input_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_had_is_said_before_anything_is_made(tmp_path: Path, monkeypatch, changes, said: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_recipe(tmp_path)  # and the subject beside it
+    T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2).save_pretrained(tmp_path / "t5")
+    folders = {"CAUSAL": str(tmp_path / "subject"), "SEQ2SEQ": str(tmp_path / "t5")}
+    if "translator" in changes and changes["translator"].get("base") in folders:
+        changes = {"translator": changes["translator"] | {"base": folders[changes["translator"]["base"]]}}
+    if "evaluation" in changes:
+        changes = {"evaluation": settings(tmp_path)["evaluation"] | changes["evaluation"]}
     assert said in refused(write_recipe(tmp_path, **changes), "-o", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

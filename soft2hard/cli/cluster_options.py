@@ -40,14 +40,27 @@ ClusterCores = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+ClusterGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--cluster-gpus",
+        min=0,
+        max=1,
+        help="GPUs of each worker; give 1 where the machines that have them have yet to join.",
+        show_default="1 where the cluster has GPUs by now, else 0",
+        rich_help_panel=_PANEL,
+    ),
+]
 
 
-def cluster_of(address: str | None, workers: int | None, cores: int | None) -> "Cluster | None":
+def cluster_of(address: str | None, workers: int | None, cores: int | None, gpus: int | None) -> "Cluster | None":
     """The cluster that the options ask for. Raises UserError for its settings without it."""
     from soft2hard.cluster import Cluster
 
     if address is not None:
-        return Cluster(address, workers, cores)
-    if workers is not None or cores is not None:
-        raise UserError("--cluster-workers and --cluster-cores belong to --cluster.", "Add --cluster local.")
+        return Cluster(address, workers, cores, gpus)
+    if (workers, cores, gpus) != (None, None, None):
+        raise UserError(
+            "--cluster-workers, --cluster-cores and --cluster-gpus belong to --cluster.", "Add --cluster local."
+        )
     return None

@@ -75,7 +75,9 @@ def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = 
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
     """What of `loading`'s values makes the subject's numbers others, for the settings that a folder was made with."""
-    return {name: value for name, value in chosen_loading(loading).items() if name in ("dtype", "quantization")}
+    from soft2hard import precision
+
+    return precision.rounding_of(loading)
 
 
 def chosen_loading(loading: Mapping[str, Any]) -> dict[str, Any]:

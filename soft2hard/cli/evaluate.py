@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterWorkers, cluster_of
+from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterGpus, ClusterWorkers, cluster_of
 from soft2hard.cli.common import chosen_loading, progress_bar, quiet, say, with_loading
 from soft2hard.errors import UserError
 
@@ -72,6 +72,7 @@ def evaluate(
     cluster: ClusterAddress = None,
     cluster_workers: ClusterWorkers = None,
     cluster_cores: ClusterCores = None,
+    cluster_gpus: ClusterGpus = None,
     *,
     loading: dict[str, Any],
 ) -> None:
@@ -92,7 +93,7 @@ def evaluate(
     given = [flag for flag, value in flags.items() if value not in (None, [])]
     if config is not None and given:
         raise UserError(f"CONFIG and {', '.join(given)} exclude each other.", "Put these settings in the file.")
-    on = cluster_of(cluster, cluster_workers, cluster_cores)
+    on = cluster_of(cluster, cluster_workers, cluster_cores, cluster_gpus)
     if on is not None and workers > 1:
         raise UserError("--workers and --cluster exclude each other.", "Say --cluster-workers.")
     _check_output(output)

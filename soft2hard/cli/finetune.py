@@ -109,7 +109,8 @@ def finetune(
     settings |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio, "training": training, "tuning": tuning}
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "finetune"} | settings | rounding_of(loading))
-        folders = {split: _tune(dod, split, prompts_per_task, lm, tuning_config, output) for split in _SPLITS}
+        rounding = rounding_of(loading)
+        folders = {split: _tune(dod, split, prompts_per_task, lm, tuning_config, output, rounding) for split in _SPLITS}
         new, held_out = (concatenate(load_corpora(folders[split], lm)) for split in _SPLITS)
         if old:
             n_old = min(len(old[0]), round(mix_ratio * len(new)))
@@ -122,9 +123,18 @@ _SPLITS = ("train", "validation")
 
 
 def _tune(
-    dod: "TaskFilesDoD", split: str, n_seeds: int, subject: "Subject", config: "Tuning", output: Path
+    dod: "TaskFilesDoD",
+    split: str,
+    n_seeds: int,
+    subject: "Subject",
+    config: "Tuning",
+    output: Path,
+    rounding: dict[str, Any],
 ) -> list[Path]:
-    """Tune the soft prompts of a split from several seeds; returns a corpus folder for each."""
+    """Tune the soft prompts of a split from several seeds; returns a corpus folder for each.
+
+    `rounding` says how the subject's weights were rounded.
+    """
     from dataclasses import replace
 
     from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan
@@ -134,7 +144,9 @@ def _tune(
     for seed in range(config.seed, config.seed + n_seeds):
         folder = output / "tuned" / f"{split}-{seed}"
         tuning = replace(config, seed=seed)
-        plan = CorpusPlan(dod.name, split, n_tasks, subject.fingerprint, tuning, shard_size=64, n_train=None)
+        plan = CorpusPlan(
+            dod.name, split, n_tasks, subject.fingerprint, tuning, shard_size=64, n_train=None, **rounding
+        )
         build_corpus(CorpusBuilder(folder, plan, dod, subject), f"Tuning {split} tasks, seed {seed}")
         folders.append(folder)
     return folders

@@ -1,7 +1,5 @@
 """soft2hard train: a translator from a corpus of soft prompts."""
 
-import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -24,7 +22,7 @@ from soft2hard.cli.common import (
 )
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
-from soft2hard.translator.deepspeed import NAMED, deepspeed_config
+from soft2hard.translator.deepspeed import check_deepspeed
 
 if TYPE_CHECKING:
     import datasets
@@ -136,20 +134,6 @@ def train(
         claim(output, {"command": "train"} | settings | rounding_of(loading))
         train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
     say(f"Translator: {output / 'translator'}")
-
-
-def check_deepspeed(config: str | None) -> None:
-    """Raise UserError where a DeepSpeed configuration is asked for that cannot be used."""
-    if config is None:
-        return
-    if importlib.util.find_spec("deepspeed") is None:
-        raise UserError("DeepSpeed is not installed.", "Run pip install 'soft2hard[deepspeed]', or leave it out.")
-    try:
-        json.loads(Path(deepspeed_config(config)).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"'{config}' is no DeepSpeed configuration: {error}.", f"Give {', '.join(NAMED)} or a JSON file."
-        ) from error
 
 
 def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:

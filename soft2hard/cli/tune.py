@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterWorkers, cluster_of
+from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterGpus, ClusterWorkers, cluster_of
 from soft2hard.cli.common import (
     SubjectName,
     claim,
@@ -78,7 +78,11 @@ def tune(
     ] = None,
     dod_folder: Annotated[
         Path | None,
-        typer.Option(help="Where the files of the collection lie; 'lexical' has none.", rich_help_panel="Corpus"),
+        typer.Option(
+            help="Where the files of the collection lie; 'lexical' has none, and without it 'super-glue' and "
+            "'super-natural-instructions' come from the hub.",
+            rich_help_panel="Corpus",
+        ),
     ] = None,
     split: Annotated[
         SplitName,
@@ -105,6 +109,7 @@ def tune(
     cluster: ClusterAddress = None,
     cluster_workers: ClusterWorkers = None,
     cluster_cores: ClusterCores = None,
+    cluster_gpus: ClusterGpus = None,
     tuning: dict[str, Any],
     loading: dict[str, Any],
 ) -> None:
@@ -118,7 +123,7 @@ def tune(
     """
     if bool(tasks) == (dod is not None):
         raise UserError("Give either task files or --dod.", "For instance: soft2hard tune kinds.csv --output prompts.")
-    on = cluster_of(cluster, cluster_workers, cluster_cores)
+    on = cluster_of(cluster, cluster_workers, cluster_cores, cluster_gpus)
     if dod is None and (on is not None or dod_folder is not None):
         raise UserError("--cluster and --dod-folder belong to --dod.", "Name the collection with --dod.")
     quiet()

@@ -62,12 +62,12 @@ class WithParaphrases:
         return read_paraphrases(self._path)
 
 
-def with_paraphrases(factory: Callable[[Path], DoD]) -> Callable[[Path], DoD]:
+def with_paraphrases(factory: Callable[[Path | None], DoD]) -> Callable[[Path | None], DoD]:
     """A factory of the same collections, that reads the paraphrases in their folders where there are some."""
 
-    def make(folder: Path) -> DoD:
+    def make(folder: Path | None) -> DoD:
         dod = factory(folder)
-        return WithParaphrases(dod, folder) if (folder / PARAPHRASES).is_file() else dod
+        return WithParaphrases(dod, folder) if folder is not None and (folder / PARAPHRASES).is_file() else dod
 
     make.name = factory.name  # type: ignore[attr-defined]
     return make

@@ -9,6 +9,7 @@ from typing import Any
 from soft2hard.errors import UserError
 from soft2hard.eval.records import RunRecord
 from soft2hard.files import atomic_write
+from soft2hard.precision import rounding_of
 
 RUN_FILE = "run.json"
 
@@ -46,8 +47,7 @@ def read_begun(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], record: RunRecord) -> None:
-    # Runs begun before an evaluation said how it holds its subject held it as now by default.
-    changed = _changed({"loading": {}} | found["config"], record.config)
+    changed = _changed(_deciding(found["config"]), _deciding(record.config))
     if changed:
         raise UserError(f"{folder} holds an evaluation with other settings ({changed}).", "Choose another folder.")
     inputs = _changed(found.get("inputs") or {}, record.inputs)
@@ -56,6 +56,12 @@ def _check_same(folder: Path, found: Mapping[str, Any], record: RunRecord) -> No
             f"What the run in {folder} was begun with has changed since: {inputs}.",
             "Choose another folder: old cells do not fit new tasks or models.",
         )
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an evaluation what decides its results: of the subject's loading its rounding alone, not where it runs."""
+    # Runs begun before an evaluation said how it holds its subject held it as now by default.
+    return {**config, "loading": rounding_of(config.get("loading") or {})}
 
 
 def _changed(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from pydantic import (
 
 from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.checkpoints import is_embedded_subject
-from soft2hard.data_gen.dods.registry import FOLDER_DODS
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Method
@@ -27,7 +27,7 @@ from soft2hard.loading import Loading
 from soft2hard.yamlfile import read_yaml
 
 DODS = ("lexical", *FOLDER_DODS)
-"""Collections that can be named; all but the first are read from a folder."""
+"""Collections that can be named; all but the first are read from a folder, and `HUB_DODS` without one from the hub."""
 _STARTS = ("auto", "learned", "vocabulary", "labels")
 """What `Tuning.init` may be, beside a text and a path."""
 
@@ -42,7 +42,8 @@ class Tasks(_Strict):
     dod: str | None = None
     """A collection by name; its test split is scored, its validation split, if it has one, serves choices."""
     folder: Path | None = None
-    """Where the published files of the collection lie; 'lexical' has none."""
+    """Where the published files of the collection lie; 'lexical' has none, and without one some come from the
+    hub (`HUB_DODS`)."""
     files: tuple[Path, ...] = ()
     """Task files, or folders of them, instead of a DoD."""
     n: int = Field(100, ge=1)
@@ -66,6 +67,8 @@ class Tasks(_Strict):
     def _one_source(self) -> "Tasks":
         if (self.dod is None) == (not self.files):
             raise ValueError("give either dod or files")
+        if self.folder is None and self.dod in HUB_DODS:
+            return self
         if (self.dod in (None, "lexical")) != (self.folder is None):
             raise ValueError("give the folder of a published collection, and of nothing else")
         return self

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from soft2hard.checkpoints import resolve
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.planner import Planner, StagePlan
-from soft2hard.pipeline.preflight import folders_of, models_of
+from soft2hard.pipeline.preflight import check_base, folders_of, models_of
 from soft2hard.pipeline.probe import at_hand, device_name
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.pipeline.stages import chosen, stages_of
@@ -20,9 +21,11 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 def plan_text(recipe: Recipe, layout: Layout, names: Sequence[str], origin: str) -> str:
     """Stages with what they read and write, disk and time, and what must be fetched first.
 
-    Raises UserError for a stage that there is not.
+    Raises UserError for a stage that there is not, and for a translator's base of the wrong kind.
     """
     stages = chosen(stages_of(recipe, layout), list(names))
+    if at_hand(recipe.translator.base or resolve(recipe.subject, "subject")):
+        check_base(recipe, local_files_only=True)
     planner = Planner(recipe, layout)
     plans = [planner.plan(stage) for stage in stages]
     blocks = ["\n".join(_stage_lines(plan)) for plan in plans]

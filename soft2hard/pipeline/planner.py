@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from soft2hard.checkpoints import resolve
@@ -11,14 +12,15 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.loading import Loading, load_tokenizer
 from soft2hard.pipeline import workload
+from soft2hard.pipeline.corpora import dod_of, is_at_hand
 from soft2hard.pipeline.layout import Layout
-from soft2hard.pipeline.preflight import folders_of
 from soft2hard.pipeline.probe import (
     FLOPS_A_PASS,
     Rate,
     at_hand,
     estimated,
     matrix_flops,
+    measured_slots,
     n_parameters,
     running_rate,
     training_rate,
@@ -26,16 +28,14 @@ from soft2hard.pipeline.probe import (
 )
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.pipeline.stages import Stage
-from soft2hard.pipeline.work import dod_of
 from soft2hard.pipeline.workload import Lengths, Work, lengths_of
 from soft2hard.precision import load_for_tuning
 from soft2hard.subject import Subject
+from soft2hard.translator.card import Architecture
 from soft2hard.translator.model import Translator
 
 _SAMPLE = 16
 """Tasks whose examples are looked at."""
-_MOST_MEASURED = 256
-"""Soft prompts to measure with where a trial is to find how many are tuned at once."""
 _FLOAT = 4
 _CHECKPOINTS, _OPTIMIZER_COPIES = 2, 2
 """Checkpoints kept while training, and copies of the weights that an optimizer keeps beside them (AdamW: two)."""
@@ -92,7 +92,11 @@ class Planner:
         size = f"{pairs:,} pairs, {training.epochs:g} epochs"
         copies = 1 + _CHECKPOINTS * (1 + _OPTIMIZER_COPIES) * (2 if training.pretrain_pairs else 1)
         parameters = self._saved_parameters or 0.0
-        return workload.translator_work(self.recipe, self._lengths), size, parameters * _FLOAT * copies
+        return (
+            workload.translator_work(self.recipe, self._lengths, self._architecture),
+            size,
+            parameters * _FLOAT * copies,
+        )
 
     def _evaluation(self) -> tuple[Work, str, float]:
         config, tasks = self.recipe.evaluation, self._test_tasks
@@ -122,15 +126,16 @@ class Planner:
         basis = f"counted on {_SAMPLE} tasks" + ("" if self._subject_at_hand else ", four bytes a token")
         found = {}
         for name, corpus in self.recipe.corpora.items():
-            there = corpus.folder is None or corpus.folder.exists()
+            there = is_at_hand(corpus.dod, corpus.folder)
             tasks = list(dod_of(corpus).tasks(corpus.split, _SAMPLE, corpus.task_seed)) if there else []
             found[name] = lengths_of(tasks, self._count, basis)
         return found
 
     @cached_property
     def _test_tasks(self) -> list[Task]:
-        there = all(path.exists() for _, path in folders_of(self.recipe, ["evaluation"]))
         config = self.recipe.evaluation
+        there = all(path.exists() for path in config.tasks.files)
+        there = there and (config.tasks.dod is None or is_at_hand(config.tasks.dod, config.tasks.folder))
         return drawn_tasks(config.tasks, "test", config.seeds[0]) if there else []
 
     def _count(self, text: str) -> float:
@@ -160,8 +165,15 @@ class Planner:
         base = self.recipe.translator.base
         if self._subject is None or (base is not None and not at_hand(base)):
             return None
-        subject = Subject.from_pretrained(resolve(self.recipe.subject, "subject"))
+        subject, path = self._subject, resolve(self.recipe.subject, "subject")
+        if subject.device.type == "cpu" and subject.embedding.dtype != torch.float32:  # for tuning alone
+            subject = Subject.from_pretrained(path, loading=Loading(**self.recipe.loading))
         return Translator.for_subject(subject, self.recipe.translator.design)
+
+    @property
+    def _architecture(self) -> Architecture:
+        """Of the translator, 'auto' decided."""
+        return self._untrained.card.architecture if self._untrained else workload.architecture_of(self.recipe)
 
     def _parameters(self, of: str) -> float | None:
         """Of the subject or the translator: counted, or as published; None where unknown."""
@@ -223,11 +235,11 @@ class Planner:
 
     @cached_property
     def _tasks(self) -> list[Task]:
-        """Tasks to measure with: as many as are tuned at once; none where the collection is not at hand."""
+        """Tasks to measure with, for as many slots as are measured; none where the collection is not at hand."""
         corpus, tuning = self.recipe.corpora[self._first], self.recipe.corpus_tuning(self._first)
-        if corpus.folder is not None and not corpus.folder.exists():
+        if not is_at_hand(corpus.dod, corpus.folder):
             return []
-        n = min(tuning.slots or _MOST_MEASURED, corpus.n_tasks)
+        n = min(measured_slots(tuning), corpus.n_tasks)
         return list(dod_of(corpus).tasks(corpus.split, n, corpus.task_seed))
 
     @cached_property
@@ -241,7 +253,7 @@ class Planner:
     def _measured_training(self) -> Rate:
         n_tokens = self.recipe.corpus_tuning(self._first).n_tokens
         lengths = self._lengths[self._first]
-        pair = workload.training_pair(self.recipe.translator.architecture, n_tokens, lengths)
+        pair = workload.training_pair(self._architecture, n_tokens, lengths)
         return training_rate(self._untrained, n_tokens, self.recipe.training, self._tasks, pair)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig
 
@@ -10,10 +11,12 @@ from soft2hard.checkpoints import resolve
 from soft2hard.errors import UserError, first_line
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.config import Evaluation
+from soft2hard.eval.metrics.text import sentence_encoder
 from soft2hard.eval.needs import problems_of
 from soft2hard.hub import hub_error
 from soft2hard.loading import READING_ERRORS
 from soft2hard.pipeline.recipe import Recipe
+from soft2hard.translator.deepspeed import check_deepspeed
 
 
 def check_at_hand(recipe: Recipe, stages: Sequence[str]) -> None:
@@ -29,11 +32,39 @@ def check_at_hand(recipe: Recipe, stages: Sequence[str]) -> None:
             )
     if "evaluation" in stages:
         _check_methods(recipe.evaluation)
+    if "translator" in stages:
+        check_deepspeed(recipe.training.deepspeed)
     for role, name in models_of(recipe, stages):
         _check_model(role, name)
+    if "translator" in stages:
+        check_base(recipe)
+    if "evaluation" in stages and recipe.evaluation.encoder not in (None, "reference"):
+        sentence_encoder(recipe.evaluation.encoder)  # its library may be missing too, and it is small
     if "transfer" in stages and recipe.transfer is not None:
         for model in recipe.transfer.api_models:
             read_key(model)
+
+
+def check_base(recipe: Recipe, **reading: Any) -> None:
+    """Raise UserError where the translator's base is of another kind than its architecture.
+
+    `reading` goes to the reading of its configuration.
+    """
+    design = recipe.translator.design
+    name, of = (recipe.subject, "subject") if design.base is None else (design.base, "translator.base")
+    if design.base is None and design.architecture != "causal-lora":
+        return
+    config = AutoConfig.from_pretrained(resolve(name, "subject"), trust_remote_code=False, **reading)
+    if config.is_encoder_decoder and design.architecture == "causal-lora":
+        raise UserError(
+            f"{of}: '{name}' is an encoder-decoder, and a translator of causal-lora writes with a causal LM.",
+            "Name a causal LM as base, or choose the architecture encoder-decoder.",
+        )
+    if not config.is_encoder_decoder and design.architecture != "causal-lora":
+        raise UserError(
+            f"{of}: '{name}' is no encoder-decoder, as the architecture {design.architecture} takes it with a base.",
+            "Name an encoder-decoder as base, or choose the architecture causal-lora.",
+        )
 
 
 def folders_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -67,8 +98,10 @@ def _check_methods(config: Evaluation) -> None:
     """Raise UserError where the test tasks lack what a method needs."""
     methods = [(choice, choice.build()) for choice in config.methods]
     problems = problems_of(config, methods, drawn_tasks(config.tasks, "test", config.seeds[0]))
+    if config.encoder == "reference" and config.reference is None:
+        problems.append("the encoder is to be the reference LM, but there is none")
     if problems:
-        raise UserError(f"evaluation: {'; '.join(problems)}.", "Leave these methods out, or give what they need.")
+        raise UserError(f"evaluation: {'; '.join(problems)}.", "Leave them out, or give what they need.")
 
 
 def _check_model(role: str, name: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from statistics import median
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from soft2hard.data_gen.tasks import Task
@@ -28,6 +30,8 @@ FLOPS_A_PASS = 2.0
 """Floating-point operations a parameter and token pass."""
 
 _STEPS = 5
+_MOST_SLOTS = 64
+"""More soft prompts at once make a step longer, and each of them hardly cheaper."""
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -43,7 +47,12 @@ class Rate:
 
 def at_hand(name: str) -> bool:
     """Whether a model can be loaded without the network: a folder, or in the local cache."""
-    return Path(name).is_dir() or any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS)
+    if Path(name).is_dir():
+        return True
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS)
+    except HFValidationError:
+        return False  # the path of a folder that is not there
 
 
 def device_name() -> str:
@@ -77,20 +86,36 @@ def matrix_flops(seconds: float = 0.5) -> float:
     return n * 2 * size**3 / spent
 
 
-def tuning_rate(subject: Subject, tuning: Tuning, tasks: Sequence[Task], lengths: Lengths) -> Rate:
-    """From a few steps of as many soft prompts at once as the recipe tunes, or as there are tasks."""
+def measured_slots(tuning: Tuning) -> int:
+    """How many soft prompts at once a measurement tunes: as many as the recipe, but few enough to be quick."""
+    return min(tuning.slots or _MOST_SLOTS, _MOST_SLOTS)
+
+
+def tuning_rate(
+    subject: Subject, tuning: Tuning, tasks: Sequence[Task], lengths: Lengths, most_seconds: float = 60.0
+) -> Rate:
+    """From a few steps of some soft prompts at once (`measured_slots`); two at least, however long these take."""
     steps: list[tuple[float, int]] = []
+    started = time.perf_counter()
 
     def on_step(n_slots: int) -> None:
         _wait()
         steps.append((time.perf_counter(), n_slots))
+        if len(steps) > 1 and steps[-1][0] - started > most_seconds:
+            raise _EnoughError
 
-    few = replace(tuning, steps=_STEPS, eval_every=_STEPS, warmup=1, good_enough=0.0)
-    for _ in Tuner(subject, few, on_step=on_step).tune(tasks[: tuning.slots or None]):
-        pass
+    n = measured_slots(tuning)
+    few = replace(tuning, steps=_STEPS, eval_every=_STEPS, warmup=1, good_enough=0.0, slots=n)
+    with suppress(_EnoughError):
+        for _ in Tuner(subject, few, on_step=on_step).tune(tasks[:n]):
+            pass
     each = median((later - earlier) / n for (earlier, _), (later, n) in pairwise(steps))
-    how = f"measured: {_STEPS} tuning steps of {steps[-1][1]} soft prompts at once"
+    how = f"measured: {len(steps)} tuning steps of {steps[-1][1]} soft prompts at once"
     return Rate(each / tuning_step(tuning, lengths), how)
+
+
+class _EnoughError(Exception):
+    """There are steps enough to tell how fast they go."""
 
 
 def training_rate(

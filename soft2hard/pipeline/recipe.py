@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.corpus import CorpusPlan
+from soft2hard.data_gen.dods.registry import HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
@@ -19,6 +20,7 @@ from soft2hard.eval.transfer.prompts import REFERENCES
 from soft2hard.eval.transfer.run import Sending
 from soft2hard.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
+from soft2hard.translator.deepspeed import check_configuration
 from soft2hard.translator.design import Design
 from soft2hard.translator.training import TranslatorTraining
 from soft2hard.yamlfile import read_yaml
@@ -66,6 +68,8 @@ class CorpusSettings(_Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> "CorpusSettings":
+        if self.folder is None and self.dod in HUB_DODS:
+            return self
         if (self.dod == "lexical") != (self.folder is None):
             raise ValueError("give the folder of a published collection, and of nothing else")
         return self
@@ -86,7 +90,13 @@ class TranslatorSettings(_Strict):
     @field_validator("training")
     @classmethod
     def _trainable(cls, training: dict[str, Any]) -> dict[str, Any]:
-        return checked_settings(TranslatorTraining, training)
+        checked = checked_settings(TranslatorTraining, training)
+        if checked.get("deepspeed") is not None:
+            try:
+                check_configuration(checked["deepspeed"])
+            except UserError as error:
+                raise ValueError(f"deepspeed: {error.problem} {error.remedy}") from error
+        return checked
 
     @property
     def design(self) -> Design:

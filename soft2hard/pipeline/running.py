@@ -4,14 +4,19 @@ One rule for changes: a stage that has begun in a folder is held to the settings
 stages that have not begun may still be changed; for anything else a changed recipe needs a new folder.
 """
 
+import shutil
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from soft2hard.errors import UserError
+from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.preflight import check_at_hand
 from soft2hard.pipeline.records import StageRecord, differences, read_record, write_recipe, write_record
 from soft2hard.pipeline.stages import Stage, chosen, stages_of
-from soft2hard.pipeline.work import Job
+
+_NOTES = {"corpus.json", "training.json", "step.json", "log.jsonl", "run.json"}
+"""Files that stages write before they make anything."""
 
 
 class Pipeline:
@@ -38,28 +43,27 @@ class Pipeline:
                 self._run(stage)
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether a stage has ended, and after the stages that it follows."""
+        """Whether a stage has ended, after the stages that it follows, and what it has made is still there."""
         record = self._record(stage.name)
-        return record is not None and record.finished is not None and record.read == self._ends(stage.follows)
+        ended = record is not None and record.finished is not None and record.read == self._ends(stage.follows)
+        return ended and not _gone(stage)
 
     def _run(self, stage: Stage) -> None:
-        missing = [name for name in stage.needs if self._ends([name])[name] is None]
-        if missing:
-            raise UserError(
-                f"The stage '{stage.name}' needs '{missing[0]}', which has not ended.",
-                "Run that stage first, or all of them without --stage.",
-            )
+        self._check_input(stage)
         found = self._record(stage.name)
         record = found or StageRecord.of(stage.settings, self.job.recipe.seed)
         path = self.job.layout.stage(stage.name)
         write_record(path, record)
         self.job.log(f"{stage.name}: begins")
         started = time.monotonic()
+        there = [written for written in stage.writes if written.exists()]
         try:
             left = stage.work(self.job)
-        except UserError:
-            if found is None and not any(written.exists() for written in stage.writes):
+        except Exception:
+            if found is None and not there and not _worth_keeping(stage.writes):
                 path.unlink()  # nothing has been made, so nothing need be held to these settings
+                for folder in stage.writes:
+                    shutil.rmtree(folder, ignore_errors=True)
             raise
         if left is not None:
             self.job.log(f"{stage.name}: not done: {left}.")
@@ -67,6 +71,21 @@ class Pipeline:
         seconds = time.monotonic() - started
         write_record(path, record.ended(self._ends(stage.follows), seconds))
         self.job.log(f"{stage.name}: done in {seconds:.0f} s")
+
+    def _check_input(self, stage: Stage) -> None:
+        """Raise UserError where what a stage reads has not been made, or is gone."""
+        missing = [name for name in stage.needs if self._ends([name])[name] is None]
+        if missing:
+            raise UserError(
+                f"The stage '{stage.name}' needs '{missing[0]}', which has not ended.",
+                "Run that stage first, or all of them without --stage.",
+            )
+        for needed in self.stages:
+            if needed.name in stage.needs and (gone := _gone(needed)):
+                raise UserError(
+                    f"The stage '{stage.name}' needs '{needed.name}', but {gone[0]} is no longer there.",
+                    "Run that stage again, or all of them without --stage.",
+                )
 
     def _record(self, name: str) -> StageRecord | None:
         return read_record(self.job.layout.stage(name))
@@ -88,3 +107,14 @@ class Pipeline:
                     f"({', '.join(changed)}).",
                     "Restore them in the recipe, or choose a new folder with --output.",
                 )
+
+
+def _gone(stage: Stage) -> list[Path]:
+    """What a stage that has ended had made and is not there."""
+    return [path for path in stage.results if not path.exists()]
+
+
+def _worth_keeping(written: Iterable[Path]) -> bool:
+    """Whether there is anything but notes of what was begun."""
+    files = (file for path in written for file in (path, *path.rglob("*")) if file.is_file())
+    return any(file.name not in _NOTES for file in files)

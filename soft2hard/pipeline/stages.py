@@ -7,10 +7,11 @@ from typing import Any
 
 from soft2hard.errors import UserError
 from soft2hard.pipeline import work
+from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.keys import nearest
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
-from soft2hard.pipeline.work import Job
+from soft2hard.precision import rounding_of
 
 STAGES = ("corpora", "translator", "evaluation", "transfer", "report")
 
@@ -32,6 +33,8 @@ class Stage:
     reads: tuple[str, ...]
     """Models, collections and folders, for people."""
     writes: tuple[Path, ...]
+    results: tuple[Path, ...]
+    """What is there when it has ended; it is made anew where one of these is gone."""
     work: Callable[[Job], str | None]
     """Does it, and returns what is left to do, if anything is."""
 
@@ -43,11 +46,13 @@ def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
     found = [
         Stage(
             "corpora",
-            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora")} | {"loading": _rounding(recipe)},
+            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora")}
+            | {"loading": rounding_of(recipe.loading)},
             (),
             (),
             (subject, *_collections(recipe)),
             (layout.corpora,),
+            tuple(layout.corpora / name for name in recipe.corpora),
             work.make_corpora,
         ),
         Stage(
@@ -57,15 +62,18 @@ def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
             ("corpora",),
             (subject, corpora, *([f"base {recipe.translator.base}"] if recipe.translator.base else [])),
             (layout.training,),
+            (layout.translator,),
             work.make_translator,
         ),
         Stage(
             "evaluation",
-            {key: value for key, value in plain["evaluation"].items() if key not in NAMED_BY_RECIPE},
+            {key: value for key, value in plain["evaluation"].items() if key not in NAMED_BY_RECIPE}
+            | {"loading": rounding_of(recipe.evaluation.loading)},
             ("translator",),
             ("translator",),
             (subject, str(layout.translator), *_evaluated(recipe)),
             (layout.evaluation,),
+            (layout.evaluation / "results.parquet",),
             work.evaluate,
         ),
     ]
@@ -74,7 +82,7 @@ def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
     follows = tuple(stage.name for stage in found if stage.name in ("evaluation", "transfer"))
     reads = tuple(str(path) for path in (layout.evaluation, layout.transfer)[: len(follows)])
     writes = (layout.report, layout.report.with_suffix(".md"))
-    return [*found, Stage("report", {}, ("evaluation",), follows, reads, writes, work.report)]
+    return [*found, Stage("report", {}, ("evaluation",), follows, reads, writes, writes, work.report)]
 
 
 def _transfer(recipe: Recipe, layout: Layout, settings: Mapping[str, Any]) -> Stage:
@@ -84,12 +92,8 @@ def _transfer(recipe: Recipe, layout: Layout, settings: Mapping[str, Any]) -> St
     served = [f"{asked.serve} (served here)"] if asked.serve else []
     reads = (str(layout.evaluation), *served, *names)
     needs = ("evaluation",)
-    return Stage("transfer", kept, needs, needs, reads, (layout.ledger, layout.transfer), work.transfer)
-
-
-def _rounding(recipe: Recipe) -> dict[str, Any]:
-    """What of the subject's loading makes its numbers others; the rest may differ from machine to machine."""
-    return {key: value for key, value in recipe.loading.items() if key in ("dtype", "quantization")}
+    writes = (layout.ledger, layout.transfer)
+    return Stage("transfer", kept, needs, needs, reads, writes, (layout.transfer,), work.transfer)
 
 
 def _collections(recipe: Recipe) -> tuple[str, ...]:

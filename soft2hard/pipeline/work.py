@@ -1,9 +1,8 @@
 """What each stage does. Every one goes on where it was stopped: by shards, epochs, cells or answers."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -12,11 +11,8 @@ from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import DEFAULT_PRICES, read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import resolve
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
-from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
-from soft2hard.data_gen.taskfiles import content_hash
-from soft2hard.data_gen.tasks import DoD
+from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.errors import UserError, first_line
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.report import load_run, write_report
 from soft2hard.eval.transfer.material import Material, Wanted, gather
@@ -25,91 +21,18 @@ from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.loading import Loading
+from soft2hard.pipeline.corpora import make_corpora
+from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.layout import Layout
-from soft2hard.pipeline.recipe import CorpusSettings, Recipe, TransferSettings
-from soft2hard.precision import load_for_tuning
+from soft2hard.pipeline.recipe import TransferSettings
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import train_translator
 
+__all__ = ["Job", "evaluate", "make_corpora", "make_translator", "report", "transfer"]
+
 SERVED_LABEL = "API-side model"
 """What tables call the model that is served here."""
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is in all."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A recipe in a folder, and who hears of it."""
-
-    recipe: Recipe
-    layout: Layout
-    log: Callable[[str], None] = lambda line: None
-    """Hears lines for people."""
-    on_progress: Progress = lambda what, done, total: None
-    workers: int = 1
-    """Processes that share the seeds of the evaluation; `log` is then sent to them."""
-
-
-# --- corpora ----------------------------------------------------------------------------------
-
-
-def make_corpora(job: Job) -> None:
-    """Tune the soft prompts of every corpus. Raises UserError, before any is tuned, where tasks are lacking."""
-    recipe = job.recipe
-    tasks = {name: _tasks_of(job, name, settings) for name, settings in recipe.corpora.items()}
-    subject = load_for_tuning(resolve(recipe.subject, "subject"), Loading(**recipe.loading))
-    for name, (dod, tasks_hash) in tasks.items():
-        plan = corpus_plan(recipe, name, subject, tasks_hash)
-        _build(job, name, CorpusBuilder(job.layout.corpora / name, plan, dod, subject))
-
-
-def _tasks_of(job: Job, name: str, settings: CorpusSettings) -> tuple[DoD, str | None]:
-    """The collection of a corpus, and the hash of its tasks where they are read from files."""
-    if settings.folder is None:
-        return dod_of(settings), None
-    read, dropped = read_for_corpus(settings.dod, settings.folder, settings.split, settings.n_tasks, settings.task_seed)
-    for reason, n in dropped.items():
-        job.log(f"corpus {name}: left out, {reason}: {n}")
-    return read, content_hash(read.read)
-
-
-def _build(job: Job, name: str, builder: CorpusBuilder) -> None:
-    size, total = builder.plan.shard_size, builder.plan.n_tasks
-    done = total - sum(min(size, total - i * size) for i in builder.missing())
-
-    def advance(*_: object) -> None:
-        nonlocal done
-        done += 1
-        job.on_progress(f"corpus {name}, soft prompts", done, total)
-
-    for number in builder.build(on_task=advance):
-        job.log(f"corpus {name}: shard {number + 1} of {builder.n_shards}")
-
-
-def corpus_plan(recipe: Recipe, name: str, subject: Subject, tasks_hash: str | None) -> CorpusPlan:
-    """The plan of a corpus by its name."""
-    settings = recipe.corpora[name]
-    return CorpusPlan(
-        dod=settings.dod,
-        split=settings.split,
-        n_tasks=settings.n_tasks,
-        subject=subject.fingerprint,
-        tuning=recipe.corpus_tuning(name),
-        snapshot_steps=settings.snapshot_steps,
-        shard_size=settings.shard_size,
-        task_seed=settings.task_seed,
-        n_train=settings.n_train if settings.dod == "lexical" else None,
-        tasks_hash=tasks_hash,
-    )
-
-
-def dod_of(settings: CorpusSettings) -> DoD:
-    """The collection of a corpus; of 'lexical' without the families that translators must not have met."""
-    if settings.dod == "lexical":
-        return LexicalDoD(for_translator=True, n_train=settings.n_train)
-    return FOLDER_DODS[settings.dod](settings.folder)
 
 
 # --- translator -------------------------------------------------------------------------------
@@ -121,7 +44,13 @@ def make_translator(job: Job) -> None:
     subject.name = job.recipe.subject  # for the card: the path of the package means nothing on another machine
     train = _corpora(job, "train", snapshots=True)
     validation = _corpora(job, "validation", snapshots=False)
-    translator = Translator.for_subject(subject, job.recipe.translator.design)
+    try:
+        translator = Translator.for_subject(subject, job.recipe.translator.design)
+    except (OSError, ValueError) as error:
+        base = job.recipe.translator.base or job.recipe.subject
+        raise UserError(
+            f"No translator can be made from '{base}' ({first_line(error)}).", "Name another as translator.base."
+        ) from error
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
         train_translator(translator, train, validation, job.recipe.training, job.layout.training, subject=subject)
 
@@ -144,7 +73,7 @@ def evaluate(job: Job) -> None:
     def on_cell(done: int, total: int) -> None:
         job.on_progress("evaluation, cells", done, total)
 
-    rows = Harness(config, job.layout.evaluation, job.log, on_cell, job.workers).run()
+    rows = Harness(config, job.layout.evaluation, job.log, on_cell, job.workers, cluster=job.cluster).run()
     failed = sum(row.failure is not None for row in rows)
     job.log(f"evaluation: {len(rows)} cells, {failed} of them failed")
 

@@ -1,9 +1,10 @@
 """How much each stage of a recipe asks of its models, in token passes.
 
 A token pass is one token through a model once, forwards; a backward pass to the inputs alone costs as much again, one
-to the weights besides twice as much. So tuning takes 2 passes a token and training 3 (Kaplan et al. 2020, arXiv
-2001.08361, section 2.1: 2 floating-point operations a parameter and token forwards, 4 backwards). Attention to other
-tokens is left out: it is small at these lengths. Early stopping is left out too, so every figure is the most it can be.
+to the weights besides twice as much. So tuning takes 2 passes a token, training 3, and training adapters on frozen
+weights 2 (Kaplan et al. 2020, arXiv 2001.08361, section 2.1: 2 floating-point operations a parameter and token
+forwards, 4 backwards). Attention to other tokens is left out: it is small at these lengths. Early stopping is left out
+too, so every figure is the most it can be.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from soft2hard.eval.config import Evaluation
 from soft2hard.eval.methods.base import Method
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.template import Template
+from soft2hard.translator.card import Architecture
 from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 
 _FORWARD, _TUNING, _TRAINING = 1, 2, 3
@@ -83,9 +85,23 @@ def tuning_passes(tuning: Tuning, lengths: Lengths) -> float:
     return tuning.steps * tuning_step(tuning, lengths) + (1 + tuning.steps // tuning.eval_every) * look
 
 
-def training_pair(architecture: str, n_tokens: int, lengths: Lengths) -> float:
-    """Token passes of a pair. Half of an encoder-decoder reads the soft prompt, and the other half writes."""
-    return _TRAINING * (n_tokens + lengths.instruction) * (0.5 if architecture == "encoder-decoder" else 1.0)
+def architecture_of(recipe: Recipe) -> Architecture:
+    """The translator's architecture; 'auto' without a base is taken for causal-lora, as with most subjects."""
+    settings = recipe.translator
+    if settings.architecture != "auto":
+        return settings.architecture
+    return "encoder-decoder" if settings.base is not None else "causal-lora"
+
+
+def reading_pair(architecture: Architecture, n_tokens: int, lengths: Lengths) -> float:
+    """Token passes of a look at a pair. Half of an encoder-decoder reads the soft prompt, and the other half writes."""
+    return _FORWARD * (n_tokens + lengths.instruction) * (0.5 if architecture == "encoder-decoder" else 1.0)
+
+
+def training_pair(architecture: Architecture, n_tokens: int, lengths: Lengths) -> float:
+    """Token passes of a pair in training; under adapters the weights are frozen, as they are in tuning."""
+    passes = _TRAINING if architecture == "encoder-decoder" else _TUNING
+    return passes * reading_pair(architecture, n_tokens, lengths)
 
 
 def n_pairs(recipe: Recipe, split: str) -> int:
@@ -100,13 +116,13 @@ def corpora_work(recipe: Recipe, lengths: dict[str, Lengths]) -> Work:
     return Work(tuning=sum(passes))
 
 
-def translator_work(recipe: Recipe, lengths: dict[str, Lengths]) -> Work:
+def translator_work(recipe: Recipe, lengths: dict[str, Lengths], architecture: Architecture) -> Work:
     """All epochs, each with a look at the validation corpora, and the imitation pairs before."""
-    first = next(iter(recipe.corpora))
-    pair = training_pair(recipe.translator.architecture, recipe.corpus_tuning(first).n_tokens, lengths[first])
-    training = recipe.training
-    looks = n_pairs(recipe, "validation") * _FORWARD / _TRAINING
-    return Work(training=(training.pretrain_pairs + training.epochs * (n_pairs(recipe, "train") + looks)) * pair)
+    first, training = next(iter(recipe.corpora)), recipe.training
+    of_pair = (architecture, recipe.corpus_tuning(first).n_tokens, lengths[first])
+    trained = training.pretrain_pairs + training.epochs * n_pairs(recipe, "train")
+    looks = training.epochs * n_pairs(recipe, "validation")
+    return Work(training=trained * training_pair(*of_pair) + looks * reading_pair(*of_pair))
 
 
 def evaluation_work(config: Evaluation, n_tasks: int, lengths: Lengths) -> Work:

@@ -28,7 +28,7 @@ class ReadableDoD(DoD, Protocol):
 class _FolderDoD(Protocol):
     name: str
 
-    def __call__(self, folder: Path) -> ReadableDoD: ...
+    def __call__(self, folder: Path | None) -> ReadableDoD: ...
 
 
 FOLDER_DODS: dict[str, _FolderDoD] = {
@@ -44,6 +44,10 @@ FOLDER_DODS: dict[str, _FolderDoD] = {
         SuperNaturalInstructions,
     )
 }
+
+
+HUB_DODS = frozenset({SuperGlue.name, SuperNaturalInstructions.name})
+"""Collections that are read from the hub where no folder is given."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +75,20 @@ def read_for_corpus(
         raise UserError(
             f"There is no DoD '{name}'.", f"There are lexical, {', '.join(FOLDER_DODS)}; or give task files."
         )
-    if folder is None:
+    if folder is None and name not in HUB_DODS:
         raise UserError(f"'{name}' is read from files.", "Give the folder that they lie in with --dod-folder.")
-    if not folder.exists():
+    if folder is not None and not folder.exists():
         raise UserError(f"No such file or folder: {folder}.", "docs/datasets.md says where the files are to be had.")
     dod = FOLDER_DODS[name](folder)
     tasks = tuple(dod.tasks(split, n, seed))
-    dropped = dict(+dod.dropped)
+    dropped, origin = dict(+dod.dropped), folder or "The hub"
     if not tasks:
         others = [other for other in SPLITS if other != split and any(True for _ in dod.tasks(other, 1, seed))]
         remedy = f"Choose --split {' or '.join(others)}." if others else "Check the folder."
-        raise UserError(f"{folder} has no {split} tasks of {name}.", remedy)
+        raise UserError(f"{origin} has no {split} tasks of {name}.", remedy)
     if len(tasks) < n:
         raise UserError(
-            f"{folder} has {len(tasks)} {split} tasks of {name}, not {n}.", f"Ask for fewer: --n-tasks {len(tasks)}."
+            f"{origin} has {len(tasks)} {split} tasks of {name}, not {n}.", f"Ask for fewer: --n-tasks {len(tasks)}."
         )
     without = [task.name for task in tasks if not task.instruction]
     if without:

@@ -2,18 +2,21 @@
 
 Wang et al. (arXiv 2204.07705), Apache-2.0. As in the paper, the default split sets tasks of 12 categories aside for
 testing, the first 100 instances of these are what is tested on (where enough others are left to tune on), and outputs
-are scored by ROUGE-L or, where they are a few labels, exactly.
+are scored by ROUGE-L or, where they are a few labels, exactly. Other than in the paper, of an instance with several
+right outputs the first alone counts: `dropped` says how many others there are.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, labels_where_few, usable
+from soft2hard.data_gen.dods.natural_instructions_hub import HUB_NAME, HubTasks, read_hub_tasks
 from soft2hard.data_gen.dods.sources import read_json
 from soft2hard.data_gen.exampletable import read_text
 from soft2hard.data_gen.tasks import Example, Split, Task
@@ -25,7 +28,7 @@ _N_TESTED = 100
 
 @dataclass
 class SuperNaturalInstructions:
-    """A clone of the repository, with `tasks/*.json` and `splits/default`, or any folder of such task files.
+    """A clone of the repository, with `tasks/*.json` and `splits/default`, any folder of such task files, or the hub.
 
     Where there are lists of the default split, its test tasks are ours, a tenth of its training tasks serves
     validation, and tasks in neither list are left out. Else a tenth of the tasks each serves validation and testing.
@@ -36,7 +39,8 @@ class SuperNaturalInstructions:
     the tasks that were read: with `n` there may be more to come. Raises UserError for another folder and damaged files.
     """
 
-    folder: Path
+    folder: Path | None = None
+    """None: the English tasks of the default split come from the hub, all of one family."""
     sizes: Sizes = Sizes()
     english_only: bool = True
     """Leave out tasks with another language than English in input or output."""
@@ -48,6 +52,7 @@ class SuperNaturalInstructions:
     """Tasks where more of the instances than this have one and the same output are left out; None: no task is."""
     fewest: int = 48
     """Tasks with fewer usable instances are left out."""
+    hub_name: str = HUB_NAME
     dropped: Counter[str] = field(default_factory=Counter)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -59,14 +64,26 @@ class SuperNaturalInstructions:
         """The tasks of a split in a fixed order; `seed` draws their examples."""
         self.dropped.clear()
         self.left_out.clear()
-        files = self._files()
         n_found = 0
-        for name, of_task in self._splits(files).items():
+        for name, read in self._contents(split):
             if n is not None and n_found >= n:
                 return
-            if of_task == split and (task := self._task(files[name], split, seed)) is not None:
+            if (task := self._task(name, read(), split, seed)) is not None:
                 n_found += 1
                 yield task
+
+    def _contents(self, split: Split) -> Iterator[tuple[str, Callable[[], "_Content"]]]:
+        """Names of the tasks of a split, each with what reads it."""
+        if self.folder is None:
+            found = read_hub_tasks(self.hub_name, "test" if split == "test" else "train")
+            for name in in_fixed_order(found.rows_of):
+                if split == "test" or (_tenth(name) == 0) == (split == "validation"):
+                    yield name, partial(_read_from_hub, found, name)
+            return
+        files = self._files()
+        for name, of_task in self._splits(files).items():
+            if of_task == split:
+                yield name, partial(_read, files[name])
 
     def _files(self) -> dict[str, Path]:
         within = self.folder / "tasks" if (self.folder / "tasks").is_dir() else self.folder
@@ -107,22 +124,21 @@ class SuperNaturalInstructions:
                 return {part: frozenset(read_text(path).split()) for part, path in paths.items()}
         return None
 
-    def _task(self, path: Path, split: Split, seed: int) -> Task | None:
+    def _task(self, name: str, content: "_Content", split: Split, seed: int) -> Task | None:
         """A task, or None where a filter leaves it out."""
-        content = _read(path)
         if self.english_only and content.languages != {"English"}:
-            return self._leave_out(path.stem, "another language than English")
+            return self._leave_out(name, "another language than English")
         if len(content.instruction.split()) > self.max_definition_words:
-            return self._leave_out(path.stem, "a definition that is too long")
+            return self._leave_out(name, "a definition that is too long")
         if content.n_further:
             self.dropped["other right outputs"] += content.n_further
         examples = usable(content.examples, self.dropped, self.max_words)
         if len(examples) < self.fewest:
-            return self._leave_out(path.stem, "too few usable instances")
+            return self._leave_out(name, "too few usable instances")
         commonest = Counter(example.output for example in examples).most_common(1)[0][1]
         if self.max_share is not None and commonest > self.max_share * len(examples):
-            return self._leave_out(path.stem, "one output almost throughout")
-        return self._drawn(path.stem, content, examples, Random(f"{path.stem}/{seed}"), split)
+            return self._leave_out(name, "one output almost throughout")
+        return self._drawn(name, content, examples, Random(f"{name}/{seed}"), split)
 
     def _drawn(self, name: str, content: "_Content", examples: list[Example], rng: Random, split: Split) -> Task:
         # What `usable` kept of the instances that the published evaluation uses.
@@ -184,6 +200,18 @@ def _read(path: Path) -> _Content:
             f"{path} is no task of Super-NaturalInstructions ({error}).",
             "It must have Definition, Categories, Input_language, Output_language and Instances with input and output.",
         ) from error
+
+
+def _read_from_hub(tasks: HubTasks, name: str) -> _Content:
+    task = tasks.task(name)
+    return _Content(
+        instruction=" ".join(task.definition.split()),
+        paraphrases=(),
+        category=SuperNaturalInstructions.name,
+        languages=frozenset({"English"}),
+        examples=tuple(Example(input, outputs[0]) for input, outputs in task.instances),
+        n_further=sum(len(set(outputs)) - 1 for _, outputs in task.instances),
+    )
 
 
 def _texts(value: Any) -> list[str]:
