@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 IGNORE = -100
 
 MAX_INSTRUCTION_TOKENS = 64
-"""Longest instruction that is learned or written, in tokens; the rest is cut."""
+"""Longest instruction that a translator learns and writes, in tokens, unless it is made for others; the rest is cut."""
 
 
 class CorpusPairs(Dataset):

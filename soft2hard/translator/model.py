@@ -63,6 +63,7 @@ class Translator:
             d_subject=subject.d_model,
             architecture=architecture,
             hidden_layers=tuple(design.hidden_layers),
+            instruction_tokens=design.instruction_tokens,
             **of_base,
         )
         return cls(model, tokenizer, card)

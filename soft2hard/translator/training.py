@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -102,6 +103,9 @@ def train_translator(
         translator.model.load_state_dict(ended.model.state_dict())
         translator.card = ended.card
         return translator
+    if (cut := share_cut(translator, corpus)) and is_first():
+        longest = translator.card.instruction_tokens
+        print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)
     if config.pretrain_pairs and not _finished(folder / "pretraining"):
         if subject is None:
             raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
@@ -111,7 +115,9 @@ def train_translator(
     train = CorpusPairs(corpus, paraphrase_share=config.paraphrase_share, noise=config.noise, seed=config.seed)
     trainer = _trainer(translator, train, CorpusPairs(validation), config, folder)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer))
+    translator.card = replace(
+        translator.card, training=_training_record(config, corpus, validation, trainer) | {"share_cut": cut}
+    )
     translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
@@ -133,7 +139,7 @@ def _identity(translator: Translator, corpus, validation, config: TranslatorTrai
 def _design(card: TranslatorCard) -> dict:
     """What sets the architecture apart from the default, so that trainings begun before there were two go on."""
     default = TranslatorCard("", "", 0)
-    names = ("architecture", "hidden_layers", "base_fingerprint")
+    names = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens")
     return {name: getattr(card, name) for name in names if getattr(card, name) != getattr(default, name)}
 
 
@@ -200,8 +206,21 @@ def _is_json(path: Path) -> bool:
     return True
 
 
+def collator_of(translator: Translator) -> PairCollator:
+    """Pads and cuts pairs as the translator is made for."""
+    return PairCollator(translator.tokenizer, translator.model.eos_id, translator.card.instruction_tokens)
+
+
+def share_cut(translator: Translator, corpus: datasets.Dataset) -> float:
+    """How many of the corpus's distinct texts, paraphrases among them, are longer than the translator learns."""
+    texts = {*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)}
+    longest = translator.card.instruction_tokens
+    long = [text for text in texts if len(translator.tokenizer.encode(text, add_special_tokens=False)) > longest]
+    return len(long) / max(1, len(texts))
+
+
 def _trainer(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
-    collator = PairCollator(translator.tokenizer, translator.model.eos_id)
+    collator = collator_of(translator)
     arguments = _arguments(config, folder, with_validation=validation is not None)
     steps = int(config.epochs * -(-len(train) // pairs_of_step(arguments)))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
