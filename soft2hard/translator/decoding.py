@@ -104,12 +104,9 @@ class _Decoding:
 
     def write(self, n: int, n_rows: int = 1, **settings: object) -> list[list[str]]:
         """`n` texts for each soft prompt, which has `n_rows` rows in the batch; greedy unless `settings` say other."""
-        settings = (
-            {"do_sample": False, "num_beams": 1}
-            | settings
-            | {"max_new_tokens": self.translator.card.instruction_tokens}
-        )
-        ids = self.model.generate(self.memory.repeat(n_rows), **settings)
+        settings = {"do_sample": False, "num_beams": 1} | settings
+        most = self.translator.card.instruction_tokens
+        ids = self.model.generate(self.memory.repeat(n_rows), max_new_tokens=most, **settings)
         n_read = self._n_read(ids)
         self._count([(n, sum(n_read[i : i + n])) for i in range(0, len(ids), n)])
         texts = self.translator.tokenizer.batch_decode(ids, skip_special_tokens=True)

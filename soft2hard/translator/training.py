@@ -60,9 +60,6 @@ class TranslatorTraining:
     """Epochs without a lower validation loss after which training stops."""
     pretrain_pairs: int = 0
     """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
-    group_by_length: bool = False
-    """Put instructions of like length into a batch: less padding where they differ much, but less is learned in as many
-    steps (docs/experiments.md)."""
     bf16: bool = True
     """Compute in bfloat16 where the machine has it."""
     deepspeed: str | None = None
@@ -115,9 +112,7 @@ def train_translator(
     train = CorpusPairs(corpus, paraphrase_share=config.paraphrase_share, noise=config.noise, seed=config.seed)
     trainer = _trainer(translator, train, CorpusPairs(validation), config, folder)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-    translator.card = replace(
-        translator.card, training=_training_record(config, corpus, validation, trainer) | {"share_cut": cut}
-    )
+    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
     translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
@@ -232,7 +227,6 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return PairTrainer(
-        group_by_length=config.group_by_length,
         model=translator.model,
         args=arguments,
         train_dataset=train,
@@ -298,13 +292,14 @@ class EpochOfPairs(TrainerCallback):
         self.pairs.epoch = round(state.epoch or 0)
 
 
-def _training_record(config, corpus, validation, trainer: Trainer) -> dict:
+def _training_record(config, corpus, validation, trainer: Trainer, cut: float) -> dict:
     return {
         "config": asdict(config),
         "train_pairs": len(corpus),
         "train_tasks": len(set(corpus["task"])),
         "validation_tasks": len(set(validation["task"])),
         "best_validation_loss": trainer.state.best_metric,
+        "share_cut": cut,
         "epochs_run": trainer.state.epoch,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
     }
