@@ -20,7 +20,7 @@ from soft2hard.errors import UserError
 from soft2hard.frozen_model import FrozenModel
 from soft2hard.generation import generate_greedily
 from soft2hard.hub import local_folder
-from soft2hard.loading import Loading, load_model, load_tokenizer, would_round
+from soft2hard.loading import Loading, load_model, load_tokenizer, no_room, would_round
 from soft2hard.memory import Halving
 from soft2hard.queries import Query, TargetScore
 from soft2hard.sequences import SequenceEncoder, TokenSequence, embed_sequences
@@ -88,7 +88,10 @@ class Subject:
         if rounds:
             # Rounded weights would make it another subject; it is known by those that were saved.
             _ = subject.fingerprint
-            model.to(loading.torch_device, loading.torch_dtype)
+            try:
+                model.to(loading.torch_device, loading.torch_dtype)
+            except torch.OutOfMemoryError as error:
+                raise no_room(folder) from error
         return subject
 
     @property
