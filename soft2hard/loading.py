@@ -147,14 +147,25 @@ def _settings(loading: Loading) -> dict:
         _need_bitsandbytes(device)
         bits = {"load_in_8bit": True} if loading.quantization == "8bit" else _FOUR_BITS
         settings["quantization_config"] = BitsAndBytesConfig(**bits)
-    if loading.attention == "flash_attention_2" and not (device.type == "cuda" and is_flash_attn_2_available()):
+    _check_flash_attention(loading)
+    if loading.attention != "auto":
+        settings["attn_implementation"] = loading.attention
+    return settings
+
+
+def on_cpu(loading: Loading) -> str:
+    """The attention of a copy on the CPU that is moved later. Raises UserError for one not to be had there."""
+    _check_flash_attention(loading)
+    return "auto" if loading.attention == "flash_attention_2" else loading.attention
+
+
+def _check_flash_attention(loading: Loading) -> None:
+    on_gpu = loading.torch_device.type == "cuda"
+    if loading.attention == "flash_attention_2" and not (on_gpu and is_flash_attn_2_available()):
         raise UserError(
             "FlashAttention 2 needs a GPU and its package, and one of them is missing here.",
             "Run pip install flash-attn on a machine with a GPU, or use --attention sdpa.",
         )
-    if loading.attention != "auto":
-        settings["attn_implementation"] = loading.attention
-    return settings
 
 
 _FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}

@@ -121,10 +121,11 @@ def train(
     On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2
     """
     quiet()
+    from soft2hard.memory import free_memory
     from soft2hard.translator.design import Design
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import TranslatorTraining, train_translator
+    from soft2hard.translator.training import TranslatorTraining, needs_subject, train_translator
 
     check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)
@@ -142,9 +143,12 @@ def train(
         settings |= {"architecture": translator.card.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
     if instruction_tokens != Design.instruction_tokens:
         settings |= {"instruction_tokens": instruction_tokens}
+    kept = lm if needs_subject(translator, config) else None
+    del lm
+    free_memory()
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings | rounding_of(loading))
-        train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
+        train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=kept)
     say(f"Translator: {output / 'translator'}")
 
 

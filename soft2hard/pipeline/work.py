@@ -25,12 +25,13 @@ from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.loading import Loading
+from soft2hard.memory import free_memory
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import CorpusSettings, Recipe, TransferSettings
 from soft2hard.precision import load_for_tuning
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import train_translator
+from soft2hard.translator.training import needs_subject, train_translator
 
 SERVED_LABEL = "API-side model"
 """What tables call the model that is served here."""
@@ -122,6 +123,9 @@ def make_translator(job: Job) -> None:
     train = _corpora(job, "train", snapshots=True)
     validation = _corpora(job, "validation", snapshots=False)
     translator = Translator.for_subject(subject, job.recipe.translator.design)
+    if not needs_subject(translator, job.recipe.training):
+        subject = None  # its memory is better used in training
+        free_memory()
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
         train_translator(translator, train, validation, job.recipe.training, job.layout.training, subject=subject)
 

@@ -256,6 +256,12 @@ def _fits(trainer: Trainer, checkpoint: str | None) -> bool:
     return True
 
 
+def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
+    """Whether a training runs the subject; if not, its memory may be given back before."""
+    card = translator.card
+    return card.architecture == "causal-lora" or bool(card.hidden_layers or config.pretrain_pairs)
+
+
 def collator_of(translator: Translator) -> PairCollator:
     """Pads and cuts pairs as the translator is made for."""
     return PairCollator(translator.tokenizer, translator.model.eos_id, translator.card.instruction_tokens)
