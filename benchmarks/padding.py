@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import datasets
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from soft2hard import metering
 from soft2hard.checkpoints import resolve
@@ -26,6 +26,7 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.queries import Query
 from soft2hard.subject import Subject
+from soft2hard.translator.architecture import Memory
 from soft2hard.translator.data import IGNORE
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import TranslatorTraining, train_translator
@@ -61,19 +62,18 @@ def watched(subject: Subject) -> Iterator[Passed]:
 
 @contextmanager
 def watched_training(translator: Translator) -> Iterator[Passed]:
-    """The same for a translator in training: places of soft prompts and of instructions."""
-    passed = Passed()
+    """The same for a translator in training: places of instructions, run after run."""
+    passed, logits = Passed(), translator.model.logits
 
-    def count(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not module.training:
-            return  # validation
-        mask, labels = kwargs["attention_mask"], kwargs["labels"]
-        passed.places += mask.numel() + labels.numel()
-        passed.real += int(mask.sum()) + int((labels != IGNORE).sum())
+    def counted(memory: Memory, labels: Tensor) -> Tensor:
+        if translator.model.training:
+            passed.places += labels.numel()
+            passed.real += int((labels != IGNORE).sum())
+        return logits(memory, labels)
 
-    hook = translator.model.register_forward_pre_hook(count, with_kwargs=True)
+    translator.model.logits = counted
     yield passed
-    hook.remove()
+    del translator.model.logits
 
 
 def corpus_of(tasks: list[Task], subject: Subject, n_tokens: int, copies: int) -> datasets.Dataset:
@@ -103,6 +103,7 @@ def main(
     subject: str = typer.Option("embedded", help="The subject whose tokens are counted: 'embedded', or any other."),
     steps: int = typer.Option(10, min=1, help="Tuning steps a task."),
     slots: int = typer.Option(32, min=1, help="Prompts tuned at once."),
+    batch_size: int = typer.Option(TranslatorTraining.batch_size, min=1, help="Pairs a step of the translator."),
 ) -> None:
     """Print the share of padding of each stage."""
     torch.manual_seed(0)
@@ -123,10 +124,8 @@ def main(
     translator = Translator.for_subject(lm)
     halves = [corpus_of(tasks[i::2], lm, tuning.n_tokens, copies=16) for i in (0, 1)]
     with TemporaryDirectory() as folder, watched_training(translator) as passed:
-        train_translator(
-            translator, *halves, TranslatorTraining(epochs=1.0, batch_size=32, group_by_length=True), folder
-        )
-    print(f"translator training  {passed}")
+        train_translator(translator, *halves, TranslatorTraining(epochs=1.0, batch_size=batch_size), folder)
+    print(f"translator training  {passed}, of those for instructions")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,7 @@ def safe_files(folder: Path) -> dict[str, Path]:
         if not any(part.startswith(".") for part in name.parts)
         and any(name.match(pattern) for pattern in SAFE_FILES)
         and name != Path("README.md")
+        and not name.name.startswith("cache-")  # what `datasets` leaves beside a shard
     }
 
 

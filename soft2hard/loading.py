@@ -1,5 +1,6 @@
 """How a subject's model is held in memory, its reading, and saying plainly what is wrong when that fails."""
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -61,11 +62,16 @@ class Loading:
     def torch_device(self) -> torch.device:
         """The device. Raises UserError for one that is not there."""
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return _first_choice()
         try:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise UserError(f"There is no device '{self.device}'.", "Choose auto, cpu, cuda, cuda:1, ...") from error
+        known = {"cpu", "cuda"} | ({found.type} if (found := torch.accelerator.current_accelerator()) else set())
+        if device.type not in known or (device.type == "cpu" and device.index):
+            raise UserError(
+                f"There is no device '{self.device}' here.", f"Choose auto, {', '.join(sorted(known))}, ..."
+            )
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise UserError(
                 f"There is no GPU for --device {self.device}: PyTorch sees {torch.cuda.device_count()}.",
@@ -79,6 +85,14 @@ class Loading:
         if self.dtype == "auto" and self.quantization == "none" and self.torch_device.type == "cpu":
             return torch.float32
         return _DTYPES.get(self.dtype)
+
+
+def _first_choice() -> torch.device:
+    """The GPU, of several the one that the launcher of several processes gave this one; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = os.environ.get("LOCAL_RANK", "")
+    return torch.device(f"cuda:{rank}" if rank.isdigit() and int(rank) < torch.cuda.device_count() else "cuda")
 
 
 def load_model(folder: str, loading: Loading = Loading()) -> PreTrainedModel:
@@ -102,10 +116,7 @@ def load_model(folder: str, loading: Loading = Loading()) -> PreTrainedModel:
         )
     except READING_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
-            raise UserError(
-                f"The GPU has no room for the subject '{folder}'.",
-                "Load it with --dtype bfloat16 or --quantization 4bit, or use a larger GPU.",
-            ) from error
+            raise no_room(folder) from error
         raise UserError(
             f"The subject model '{folder}' could not be read ({first_line(error)}).",
             "Give a folder that holds config.json and model.safetensors, or the name of a causal or encoder-decoder "
@@ -119,6 +130,14 @@ def load_model(folder: str, loading: Loading = Loading()) -> PreTrainedModel:
     return model if "device_map" in settings else model.to(device)
 
 
+def no_room(folder: str) -> UserError:
+    """What is said where a subject does not fit."""
+    return UserError(
+        f"The GPU has no room for the subject '{folder}'.",
+        "Load it with --dtype bfloat16 or --quantization 4bit, or use a larger GPU.",
+    )
+
+
 def _settings(loading: Loading) -> dict:
     """What `from_pretrained` is told beside the dtype. Raises UserError for what this machine does not have."""
     device, settings = loading.torch_device, {}
@@ -128,14 +147,25 @@ def _settings(loading: Loading) -> dict:
         _need_bitsandbytes(device)
         bits = {"load_in_8bit": True} if loading.quantization == "8bit" else _FOUR_BITS
         settings["quantization_config"] = BitsAndBytesConfig(**bits)
-    if loading.attention == "flash_attention_2" and not (device.type == "cuda" and is_flash_attn_2_available()):
+    _check_flash_attention(loading)
+    if loading.attention != "auto":
+        settings["attn_implementation"] = loading.attention
+    return settings
+
+
+def on_cpu(loading: Loading) -> str:
+    """The attention of a copy on the CPU that is moved later. Raises UserError for one not to be had there."""
+    _check_flash_attention(loading)
+    return "auto" if loading.attention == "flash_attention_2" else loading.attention
+
+
+def _check_flash_attention(loading: Loading) -> None:
+    on_gpu = loading.torch_device.type == "cuda"
+    if loading.attention == "flash_attention_2" and not (on_gpu and is_flash_attn_2_available()):
         raise UserError(
             "FlashAttention 2 needs a GPU and its package, and one of them is missing here.",
             "Run pip install flash-attn on a machine with a GPU, or use --attention sdpa.",
         )
-    if loading.attention != "auto":
-        settings["attn_implementation"] = loading.attention
-    return settings
 
 
 _FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}

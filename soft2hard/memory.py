@@ -55,7 +55,7 @@ class Halving:
                 self._times += 1
                 # The rest of this batch is halved too: the parts are equal, so none of them would fit.
                 waiting = deque(half for whole in (part, *waiting) for half in _cut(whole, 2))
-                _free_memory()
+                free_memory()
 
 
 def _attempt(work: Callable[[Sequence[_T]], _R], part: Sequence[_T]) -> tuple[bool, _R | None]:
@@ -80,7 +80,8 @@ def _cut(items: Sequence[_T], n: int) -> list[Sequence[_T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Give back what is no longer used."""
     gc.collect()
     clear_device_cache()
 
@@ -98,7 +99,7 @@ def affordable(run: Callable[[int], object], device: torch.device, *, at_most: i
             raise
         return unit
     finally:
-        _free_memory()
+        free_memory()
     more = max(two - one, one // 8, 1)  # where the second unit hid in what the first left unused, it says too little
     room = SHARE * free_bytes(device) - one
     return min(at_most, unit * (1 + max(0, int(room // more))))

@@ -20,7 +20,7 @@ from soft2hard.errors import UserError
 from soft2hard.frozen_model import FrozenModel
 from soft2hard.generation import generate_greedily
 from soft2hard.hub import local_folder
-from soft2hard.loading import Loading, load_model, load_tokenizer, would_round
+from soft2hard.loading import Loading, load_model, load_tokenizer, no_room, on_cpu, would_round
 from soft2hard.memory import Halving
 from soft2hard.queries import Query, TargetScore
 from soft2hard.sequences import SequenceEncoder, TokenSequence, embed_sequences
@@ -82,13 +82,20 @@ class Subject:
             loading = replace(loading, dtype=str(dtype).removeprefix("torch."))
         folder = str(local_folder(str(name_or_path), "subject"))
         rounds = would_round(folder, loading)
-        model = load_model(folder, replace(loading, dtype="saved", device="cpu") if rounds else loading)
+        # FlashAttention is for GPUs alone, so it is set once the weights are there.
+        as_saved = replace(loading, dtype="saved", device="cpu", attention=on_cpu(loading))
+        model = load_model(folder, as_saved if rounds else loading)
         tokenizer = load_tokenizer(folder)
         subject = cls(model, tokenizer, name=str(name_or_path), template=template, loading=loading)
         if rounds:
             # Rounded weights would make it another subject; it is known by those that were saved.
             _ = subject.fingerprint
-            model.to(loading.torch_device, loading.torch_dtype)
+            try:
+                model.to(loading.torch_device, loading.torch_dtype)
+            except torch.OutOfMemoryError as error:
+                raise no_room(folder) from error
+            if as_saved.attention != loading.attention:
+                model.set_attn_implementation(loading.attention)
         return subject
 
     @property

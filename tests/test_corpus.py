@@ -26,7 +26,7 @@ from soft2hard.data_gen.corpus import (
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
 from soft2hard.errors import UserError
-from tests import tiny_models
+from tests import tiny_models, tiny_training
 
 SUBJECT = tiny_models.subject("llama")
 TUNING = Tuning(n_tokens=2, init="vocabulary", steps=4, batch_size=2, eval_every=2, slots=3)
@@ -243,8 +243,16 @@ def test_the_hash_tells_of_any_change():
 
     def made(tasks: list[str], steps: list[int], vectors: np.ndarray) -> str:
         every = corpus_features(2, 16)
-        features = datasets.Features({name: every[name] for name in ("task", "step", "embeddings")})
-        columns = {"task": tasks, "step": steps, "embeddings": list(vectors)}
+        features = datasets.Features(
+            {name: every[name] for name in ("task", "instruction", "paraphrases", "step", "embeddings")}
+        )
+        columns = {
+            "instruction": ["i", "j"],
+            "paraphrases": [["p"], []],
+            "task": tasks,
+            "step": steps,
+            "embeddings": list(vectors),
+        }
         return content_hash(datasets.Dataset.from_dict(columns, features=features))
 
     original = made(["a", "b"], [1, 2], embeddings)
@@ -265,3 +273,29 @@ def test_the_plan_and_the_versions_are_on_record(whole):
 def test_a_folder_that_is_no_corpus_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a corpus"):
         load_corpus(tmp_path)
+
+
+def test_reading_a_corpus_leaves_nothing_in_it_and_damaged_shards_are_named(tmp_path: Path) -> None:
+    subject = tiny_training.llama_subject()
+    rows = tiny_training.corpus(subject, ["cat"], copies=2)
+    rows.save_to_disk(str(tmp_path / "shards" / "00000"))
+    plan = {"n_tasks": 1, "shard_size": 1, "subject": "s", "tuning": {"n_tokens": 3}}
+    (tmp_path / "corpus.json").write_text(json.dumps({"plan": plan}))
+    before = sorted(tmp_path.rglob("*"))
+    best = load_corpus(tmp_path, snapshots=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert best["task"] == [row["task"] for row in rows if row["is_best"]]
+    arrow = next(tmp_path.rglob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:100])
+    with pytest.raises(UserError, match="00000' is damaged"):
+        load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["instruction", "paraphrases", "task", "step", "embeddings"])
+def test_the_hash_of_a_corpus_hangs_on_all_that_a_translator_learns(column: str) -> None:
+    rows = tiny_training.corpus(tiny_training.llama_subject(), ["cat"])
+    values = rows.to_list()
+    values[1][column] = {"paraphrases": ["other"], "step": 9, "embeddings": values[2]["embeddings"]}.get(column, "x")
+    changed = type(rows).from_list(values, features=rows.features)
+    assert content_hash(rows) == content_hash(type(rows).from_list(rows.to_list(), features=rows.features))
+    assert content_hash(rows) != content_hash(changed)

@@ -5,6 +5,7 @@ import torch
 
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.translator import decoding
+from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.decoding import drawn, own_uniforms, propose, tidy
 from soft2hard.translator.model import Translator
 from tests import tiny_training
@@ -33,7 +34,7 @@ def written_greedily(translator: Translator, soft_prompt: SoftPrompt) -> str:
     model = translator.model.eval()
     read = {"inputs_embeds": model.reader(soft_prompt.embeddings[None])}
     ids = [model.config.decoder_start_token_id]
-    while len(ids) <= decoding.MAX_INSTRUCTION_TOKENS and (len(ids) == 1 or ids[-1] != model.config.eos_token_id):
+    while len(ids) <= MAX_INSTRUCTION_TOKENS and (len(ids) == 1 or ids[-1] != model.config.eos_token_id):
         ids.append(int(model.seq2seq(**read, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     return tidy(translator.tokenizer.decode(ids, skip_special_tokens=True))
 

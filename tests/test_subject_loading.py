@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from soft2hard.errors import UserError
+from soft2hard.loading import Loading
 from soft2hard.subject import Query, Subject
 from tests import tiny_models
 
@@ -92,3 +93,19 @@ def test_a_model_that_does_not_fit_together_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | changes if changes else {}))
     with pytest.raises(UserError, match=part):
         Subject.from_pretrained(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "cpu:3"])
+def test_a_device_that_is_not_here_is_refused_in_one_line(device):
+    with pytest.raises(UserError, match=f"There is no device '{device}' here"):
+        _ = Loading(device=device).torch_device
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(None, "cuda"), ("1", "cuda:1"), ("2", "cuda"), ("x", "cuda")])
+def test_each_process_of_a_launcher_takes_its_own_gpu(monkeypatch, rank, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert str(Loading().torch_device) == expected

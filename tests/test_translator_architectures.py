@@ -14,7 +14,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.identity import translator_fingerprint
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
-from soft2hard.translator import decoding
+from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.decoding import propose
 from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
@@ -96,7 +96,7 @@ def test_greedy_text_and_log_probabilities_are_those_of_one_token_after_another(
     some = prompts(llama(), 2, 4, 3)
     for soft_prompt, texts in zip(some, propose(translator, some, 1), strict=True):
         ids: list[int] = []
-        while len(ids) < decoding.MAX_INSTRUCTION_TOKENS and ids[-1:] != [2]:
+        while len(ids) < MAX_INSTRUCTION_TOKENS and ids[-1:] != [2]:
             ids.append(int(next_logits(translator, soft_prompt, ids).argmax()))
         assert texts == [tidy(translator.tokenizer.decode(ids, skip_special_tokens=True))]
         words = translator.tokenizer.encode("red cat up", add_special_tokens=False)

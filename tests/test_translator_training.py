@@ -12,6 +12,7 @@ from torch import nn
 from soft2hard.errors import UserError
 from soft2hard.translator import training
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
+from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
 from soft2hard.translator.training import train_translator
@@ -314,3 +315,12 @@ def test_a_batch_is_padded_and_masked_and_its_labels_end_with_eos() -> None:
     assert torch.equal(batch["soft_prompts"][0, :2], short)
     assert torch.equal(batch["soft_prompts"][1], long)
     assert batch["labels"].tolist() == [[7, 2, IGNORE, IGNORE], [7, 8, 9, 2]]
+
+
+def test_zero3_with_hidden_states_of_a_lora_translators_subject_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    made = Translator.for_subject(SUBJECT, Design("causal-lora", hidden_layers=(1,), instruction_tokens=20))
+    with pytest.raises(UserError, match="ZeRO-3 shares out"):
+        train_translator(made, *corpora(SUBJECT), config(deepspeed="zero3"), tmp_path / "out", subject=SUBJECT)
+    assert not (tmp_path / "out").exists()

@@ -101,6 +101,14 @@ def train(
             rich_help_panel=_PANEL,
         ),
     ] = 0.1,
+    instruction_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Longest instruction that is learned and written, in tokens; what is longer is cut.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = 64,
     training: dict[str, Any],
     loading: dict[str, Any],
 ) -> None:
@@ -111,15 +119,16 @@ def train(
     On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2
     """
     quiet()
+    from soft2hard.memory import free_memory
     from soft2hard.translator.design import Design
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import TranslatorTraining, train_translator
+    from soft2hard.translator.training import TranslatorTraining, needs_subject, train_translator
 
     check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)
     layers = whole_numbers(hidden_layers, "--hidden-layers", "8,16")
-    design = Design(architecture.value, base, layers, lora_rank, dropout)
+    design = Design(architecture.value, base, layers, lora_rank, dropout, instruction_tokens)
     lm = load_subject(subject, loading=loading)
     data = load_corpora([*corpora, validation], lm)
     try:
@@ -130,9 +139,14 @@ def train(
     settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
     if (translator.card.architecture, layers) != ("encoder-decoder", ()):  # else as runs begun before the choice
         settings |= {"architecture": translator.card.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
+    if instruction_tokens != Design.instruction_tokens:
+        settings |= {"instruction_tokens": instruction_tokens}
+    kept = lm if needs_subject(translator, config) else None
+    del lm
+    free_memory()
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings | rounding_of(loading))
-        train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=lm)
+        train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=kept)
     say(f"Translator: {output / 'translator'}")
 
 

@@ -4,6 +4,7 @@ Each shard is a `datasets` folder (Arrow); `corpus_folder` says how they lie, an
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from pyarrow.lib import ArrowException
 
 from soft2hard.data_gen.corpus_folder import PLAN_FILE, CorpusFolder, CorpusPlan, count_shards, saved_plan
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.data_gen.tuning import Tuned, Tuner
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, first_line
 from soft2hard.files import atomic_folder
 from soft2hard.hub import local_folder
 from soft2hard.shared_prefix import Runner, make_runner
@@ -134,8 +136,18 @@ def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Datas
             f"The corpus '{folder}' is half-made: it has {len(shards)} of {n_shards} shards.",
             "Run its command again to go on with it.",
         )
-    corpus = datasets.concatenate_datasets([datasets.load_from_disk(str(shard)) for shard in shards])
-    return corpus if snapshots else corpus.filter(lambda best: best, input_columns="is_best")
+    corpus = datasets.concatenate_datasets([_read_shard(shard) for shard in shards])
+    # By indices: a filter would leave a file of its own among the shards.
+    return corpus if snapshots else corpus.select(np.flatnonzero(corpus.with_format("numpy")["is_best"][:]))
+
+
+def _read_shard(path: Path) -> datasets.Dataset:
+    try:
+        return datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError, ArrowException) as error:
+        raise UserError(
+            f"The shard '{path}' is damaged ({first_line(error)}).", "Remove it and make the corpus again, or copy it."
+        ) from error
 
 
 def corpus_plan(folder: Path | str) -> dict[str, Any]:
@@ -150,9 +162,10 @@ def soft_prompt_of(row: dict, fingerprint: str | None = None) -> SoftPrompt:
 
 
 def content_hash(corpus: datasets.Dataset) -> str:
-    """SHA-256 of all tasks and embeddings, to tell whether two corpora are the same."""
+    """SHA-256 of all tasks, texts and embeddings, to tell whether two corpora are the same."""
     digest = hashlib.sha256()
     for row in corpus.with_format("numpy"):
-        digest.update(f"{row['task']}/{row['step']}".encode())
+        texts = [str(row["instruction"]), *map(str, row["paraphrases"])]
+        digest.update(json.dumps([str(row["task"]), int(row["step"]), texts]).encode())
         digest.update(np.ascontiguousarray(row["embeddings"], dtype=np.float32).tobytes())
     return digest.hexdigest()

@@ -128,7 +128,7 @@ class Planner:
         for name, corpus in self.recipe.corpora.items():
             there = is_at_hand(corpus.dod, corpus.folder)
             tasks = list(dod_of(corpus).tasks(corpus.split, _SAMPLE, corpus.task_seed)) if there else []
-            found[name] = lengths_of(tasks, self._count, basis)
+            found[name] = lengths_of(tasks, self._count, basis, self.recipe.translator.instruction_tokens)
         return found
 
     @cached_property

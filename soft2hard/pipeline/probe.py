@@ -20,9 +20,8 @@ from soft2hard.metering import listening
 from soft2hard.pipeline.workload import Lengths, tuning_step
 from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Query, Subject
-from soft2hard.translator.data import PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.training import TranslatorTraining, collator_of
 
 SHARE_OF_PEAK = 0.35
 """Assumed of a large model: the share of the speed of large matrix products that tuning, training and running reach."""
@@ -127,7 +126,7 @@ def training_rate(
     texts = [tasks[i % len(tasks)].instruction for i in range(size)]
     prompts = torch.randn(size, n_tokens, translator.card.d_subject)
     pairs = list(zip(prompts, texts, strict=True))
-    batch = PairCollator(translator.tokenizer, translator.model.eos_id)(pairs)
+    batch = collator_of(translator)(pairs)
     batch = {name: tensor.to(translator.device) for name, tensor in batch.items()}
 
     def step() -> None:

@@ -84,6 +84,7 @@ class TranslatorSettings(_Strict):
     hidden_layers: tuple[int, ...] = Design.hidden_layers
     lora_rank: int = Field(Design.lora_rank, ge=1)
     dropout: float = Field(Design.dropout, ge=0, lt=1)
+    instruction_tokens: int = Field(Design.instruction_tokens, ge=1)
     training: dict[str, Any] = {}
     """Fields of `TranslatorTraining` that differ from its defaults."""
 

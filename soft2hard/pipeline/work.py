@@ -21,13 +21,14 @@ from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.loading import Loading
+from soft2hard.memory import free_memory
 from soft2hard.pipeline.corpora import make_corpora
 from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import TransferSettings
 from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import train_translator
+from soft2hard.translator.training import needs_subject, train_translator
 
 __all__ = ["Job", "evaluate", "make_corpora", "make_translator", "report", "transfer"]
 
@@ -51,6 +52,9 @@ def make_translator(job: Job) -> None:
         raise UserError(
             f"No translator can be made from '{base}' ({first_line(error)}).", "Name another as translator.base."
         ) from error
+    if not needs_subject(translator, job.recipe.training):
+        subject = None  # its memory is better used in training
+        free_memory()
     with redirect_stdout(sys.stderr):  # the Trainer prints its log
         train_translator(translator, train, validation, job.recipe.training, job.layout.training, subject=subject)
 

@@ -18,7 +18,7 @@ from soft2hard.eval.methods.base import Method
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.template import Template
 from soft2hard.translator.card import Architecture
-from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
+from soft2hard.translator.design import Design
 
 _FORWARD, _TUNING, _TRAINING = 1, 2, 3
 
@@ -43,8 +43,10 @@ ASSUMED = Lengths(80.0, 32.0, 16.0, 64.0, "assumed: the tasks are not at hand")
 """Of collections that are not there; instances of Super-NaturalInstructions of up to 100 words are about this long."""
 
 
-def lengths_of(tasks: Sequence[Task], n_tokens: Callable[[str], float], basis: str) -> Lengths:
-    """Measured on tasks by a way to count tokens; `ASSUMED` where there are none."""
+def lengths_of(
+    tasks: Sequence[Task], n_tokens: Callable[[str], float], basis: str, longest: int = Design.instruction_tokens
+) -> Lengths:
+    """Measured on tasks by a way to count tokens, instructions cut at `longest`; `ASSUMED` where there are none."""
     if not tasks:
         return ASSUMED
     examples = [example for task in tasks for example in (task.train + task.validation)[:16]]
@@ -53,7 +55,7 @@ def lengths_of(tasks: Sequence[Task], n_tokens: Callable[[str], float], basis: s
         example=fmean(
             n_tokens(layout.body_text(e.input, True)) + n_tokens(layout.output_text(e.output)) for e in examples
         ),
-        instruction=fmean(min(n_tokens(t.instruction), MAX_INSTRUCTION_TOKENS) for t in tasks),
+        instruction=fmean(min(n_tokens(t.instruction), longest) for t in tasks),
         n_validation=fmean(len(task.validation) for task in tasks),
         n_test=fmean(len(task.test) for task in tasks),
         basis=basis,

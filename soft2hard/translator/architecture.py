@@ -1,6 +1,7 @@
 """What every translator architecture does: read soft prompts, and write instructions from what it has read."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from soft2hard.translator.data import IGNORE
 from soft2hard.translator.reader import HiddenStates, SoftPromptReader
+from soft2hard.translator.runs import n_runs, runs_of_like_length
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,10 @@ class Memory:
 
     states: Float[Tensor, "batch n d_model"]
     mask: Int[Tensor, "batch n"]
+
+    def select(self, rows: Sequence[int]) -> "Memory":
+        """These of the soft prompts."""
+        return Memory(self.states[rows], self.mask[rows])
 
     def repeat(self, times: int) -> "Memory":
         """Each soft prompt `times` times, one after another."""
@@ -82,10 +88,20 @@ class TranslatorModel(nn.Module, ABC):
         attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
         labels: Int[Tensor, "batch length"],
     ) -> Seq2SeqLMOutput:
-        """The mean cross-entropy of `labels` (-100 where padded), nats a token, and the logits."""
-        logits = self.logits(self.encode(soft_prompts, attention_mask), labels)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
-        return Seq2SeqLMOutput(loss=loss, logits=logits)
+        """The mean cross-entropy of `labels` (-100 where padded), nats a token; and the logits, but in training.
+
+        In training the batch is written in runs of instructions of like length: the loss is the same up to rounding.
+        """
+        memory, n_tokens = self.encode(soft_prompts, attention_mask), (labels != IGNORE).sum()
+        if not self.training:
+            logits = self.logits(memory, labels)
+            return Seq2SeqLMOutput(loss=_summed_loss(logits, labels) / n_tokens, logits=logits)
+        lengths = (labels != IGNORE).sum(1).tolist()
+        losses = []
+        for run in runs_of_like_length(lengths, n_runs(len(lengths))):
+            some = labels[run, : max(lengths[i] for i in run)]
+            losses.append(_summed_loss(self.logits(memory.select(run), some), some))
+        return Seq2SeqLMOutput(loss=torch.stack(losses).sum() / n_tokens)
 
     def gradient_checkpointing_enable(self, **kwargs: object) -> None:
         """Trade time for memory in training, as the Trainer asks for by this name."""
@@ -113,6 +129,12 @@ class TranslatorModel(nn.Module, ABC):
         """Soft prompts, and the subject's hidden states over them if wanted, in the language model's input space."""
         hidden = self.hidden_states(soft_prompts, attention_mask) if self.hidden_states else ()
         return self.reader(soft_prompts, hidden).to(self.lm.dtype)
+
+
+def _summed_loss(logits: Float[Tensor, "batch length vocab"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
 
 
 def _drop_aliases(model: TranslatorModel, state: dict[str, Tensor], prefix: str, *_: object) -> None:

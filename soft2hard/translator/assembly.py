@@ -40,7 +40,10 @@ def new_causal(subject: Subject, design: Design, hidden: HiddenStates | None) ->
     base = subject if design.base is None else Subject.from_pretrained(design.base, loading=subject.loading)
     refuse_encoder_decoder(base)
     model = CausalTranslator(
-        with_lora(base.model, design.lora_rank, design.dropout), _new_reader(subject, base.model, hidden), base
+        with_lora(base.model, design.lora_rank, design.dropout),
+        _new_reader(subject, base.model, hidden),
+        base,
+        design.instruction_tokens,
     )
     return model, base.tokenizer, {"base": base_name(base), "base_fingerprint": base.fingerprint}
 
@@ -75,7 +78,7 @@ def saved_causal(
             f"The translator '{path}' writes with another model than '{base.name}'.",
             "Give the model that it was trained on.",
         )
-    return CausalTranslator(load_with_lora(base.model, path), reader, base)
+    return CausalTranslator(load_with_lora(base.model, path), reader, base, card.instruction_tokens)
 
 
 def _base(card: TranslatorCard, name: str | None, subject: Subject | None) -> Subject:

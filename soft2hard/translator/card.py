@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from soft2hard.errors import UserError
+from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 
 CARD_FILE = "soft2hard.json"
 SCHEMA_VERSION = 1
@@ -30,6 +31,8 @@ class TranslatorCard:
     """Causal LM under a LoRA translator's adapters: a name, or a path on the machine it was trained on."""
     base_fingerprint: str | None = None
     """`Subject.fingerprint` of that."""
+    instruction_tokens: int = MAX_INSTRUCTION_TOKENS
+    """Longest instruction that it has learned and writes, in tokens."""
     training: dict = field(default_factory=dict)
     """Settings, data, versions and scores of the training, as plain JSON."""
 

@@ -23,7 +23,6 @@ from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.errors import UserError
 from soft2hard.subject import Subject
 from soft2hard.translator.architecture import Memory, TranslatorModel
-from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.reader import SoftPromptReader
 
 ADAPTER = "adapter"
@@ -39,9 +38,9 @@ class CausalTranslator(TranslatorModel):
 
     n_start = 0
 
-    def __init__(self, peft: PeftModel, reader: SoftPromptReader, base: Subject):
+    def __init__(self, peft: PeftModel, reader: SoftPromptReader, base: Subject, instruction_tokens: int):
         super().__init__(reader)
-        self.peft = peft
+        self.peft, self._instruction_tokens = peft, instruction_tokens
         self._context, self._bos_id, self._eos_id = base.context_length, base.tokenizer.bos_token_id, base.eos_ids[0]
         pad_id = base.tokenizer.pad_token_id
         self._pad_id = self._eos_id if pad_id is None else pad_id
@@ -92,12 +91,12 @@ class CausalTranslator(TranslatorModel):
 
     def _need_room(self, n_read: int) -> None:
         """Raise UserError unless the longest instruction fits after so many positions, whatever the batch holds."""
-        needed = n_read + MAX_INSTRUCTION_TOKENS + 1
+        needed = n_read + self._instruction_tokens + 1
         if self._context is not None and needed > self._context:
             raise UserError(
                 f"The translator's language model reads {self._context} tokens; with an instruction of up to "
-                f"{MAX_INSTRUCTION_TOKENS}, these soft prompts need {needed}.",
-                "Choose a --base with a longer context, or tune shorter soft prompts.",
+                f"{self._instruction_tokens}, these soft prompts need {needed}.",
+                "Choose a --base with a longer context, fewer --instruction-tokens, or tune shorter soft prompts.",
             )
 
     def save_adapter(self, folder: Path, dtype: torch.dtype | None = None) -> None:

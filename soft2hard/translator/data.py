@@ -1,6 +1,6 @@
 """Training pairs for the translator, and how they are batched."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -8,14 +8,13 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 IGNORE = -100
 
 MAX_INSTRUCTION_TOKENS = 64
-"""Longest instruction that is learned or written, in tokens; the rest is cut."""
+"""Longest instruction that a translator learns and writes, in tokens, unless it is made for others; the rest is cut."""
 
 
 class CorpusPairs(Dataset):
@@ -37,10 +36,6 @@ class CorpusPairs(Dataset):
 
     def __len__(self) -> int:
         return len(self.tasks)
-
-    def text(self, index: int) -> str:
-        """The instruction of a pair in this epoch."""
-        return self._drawn_text(index, self._generator(index))
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         rng = self._generator(index)
@@ -68,49 +63,11 @@ class ListPairs(Dataset):
         self.pairs = pairs
         self.epoch = 0
 
-    def text(self, index: int) -> str:
-        """The instruction of a pair."""
-        return self.pairs[index][1]
-
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         return self.pairs[index]
-
-
-_BATCHES_SORTED = 50
-"""Batches whose pairs, drawn at random, are sorted by length together: more would pad less, and mix less."""
-
-
-class LengthGrouped(Sampler[int]):
-    """An epoch's pairs, batch after batch: in each, instructions of like length, so that little is padded.
-
-    Which pairs meet in a batch is drawn anew in every epoch, and so is the order of the batches; both depend on the
-    seed and the epoch alone. `batch_size` counts the pairs of a step on all processes.
-    """
-
-    def __init__(self, pairs: CorpusPairs | ListPairs, encode: Callable[[str], list[int]], batch_size: int, seed: int):
-        self.pairs, self.encode, self.batch_size, self.seed = pairs, encode, batch_size, seed
-        self._length: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(Random(f"{self.seed}/{self.pairs.epoch}").getrandbits(62))
-        lengths = [self._length_of(self.pairs.text(index)) for index in range(len(self.pairs))]
-        together = max(1, min(_BATCHES_SORTED, len(lengths) // self.batch_size))
-        indices = get_length_grouped_indices(lengths, self.batch_size, together, generator)
-        batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        whole = len(indices) // self.batch_size  # a last one that is not full stays the last
-        for number in [*torch.randperm(whole, generator=generator).tolist(), *range(whole, len(batches))]:
-            yield from batches[number]
-
-    def _length_of(self, text: str) -> int:
-        if text not in self._length:
-            self._length[text] = len(self.encode(text))
-        return self._length[text]
 
 
 @dataclass

@@ -11,7 +11,6 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 from soft2hard import metering
 from soft2hard.memory import Halving
 from soft2hard.softprompt import Prompt, SoftPrompt
-from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.model import Translator
 from soft2hard.translator.reading import tidy
 
@@ -97,15 +96,17 @@ class _Decoding:
 
     def sample(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
         """`n` texts for each soft prompt, drawn from the nucleus `top_p`, each soft prompt by its own numbers."""
-        uniforms = [own_uniforms(n, MAX_INSTRUCTION_TOKENS, seed, soft_prompt) for soft_prompt in self.soft_prompts]
+        n_steps = self.translator.card.instruction_tokens
+        uniforms = [own_uniforms(n, n_steps, seed, soft_prompt) for soft_prompt in self.soft_prompts]
         drawing = _Drawing(torch.cat(uniforms).to(self.translator.device), self.model.n_start)
         processors = [TemperatureLogitsWarper(float(temperature)), TopPLogitsWarper(float(top_p)), drawing]
         return self.write(n, n_rows=n, logits_processor=LogitsProcessorList(processors))
 
     def write(self, n: int, n_rows: int = 1, **settings: object) -> list[list[str]]:
         """`n` texts for each soft prompt, which has `n_rows` rows in the batch; greedy unless `settings` say other."""
-        settings = {"max_new_tokens": MAX_INSTRUCTION_TOKENS, "do_sample": False, "num_beams": 1} | settings
-        ids = self.model.generate(self.memory.repeat(n_rows), **settings)
+        settings = {"do_sample": False, "num_beams": 1} | settings
+        most = self.translator.card.instruction_tokens
+        ids = self.model.generate(self.memory.repeat(n_rows), max_new_tokens=most, **settings)
         n_read = self._n_read(ids)
         self._count([(n, sum(n_read[i : i + n])) for i in range(0, len(ids), n)])
         texts = self.translator.tokenizer.batch_decode(ids, skip_special_tokens=True)

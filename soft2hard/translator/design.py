@@ -9,7 +9,6 @@ from soft2hard.translator.card import Architecture
 from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 
 _CHOICES = ("auto", "encoder-decoder", "causal-lora")
-_SMALL_CONTEXT = 2 * MAX_INSTRUCTION_TOKENS  # room for an instruction and a soft prompt as long
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,22 @@ class Design:
     """Rank of the adapters of 'causal-lora'."""
     dropout: float = 0.1
     """Of an encoder-decoder that does not start from `base`, and of adapters."""
+    instruction_tokens: int = MAX_INSTRUCTION_TOKENS
+    """Longest instruction that is learned and written, in tokens; what is longer is cut."""
 
     def __post_init__(self) -> None:
         if self.architecture not in _CHOICES:
             raise UserError(f"There is no architecture '{self.architecture}'.", f"Choose {', '.join(_CHOICES)}.")
         if self.lora_rank < 1:
             raise UserError(f"lora_rank is {self.lora_rank}.", "It must be at least 1.")
+        if self.instruction_tokens < 1:
+            raise UserError(f"instruction_tokens is {self.instruction_tokens}.", "It must be at least 1.")
 
     def architecture_for(self, subject: Subject) -> Architecture:
         """The architecture, 'auto' decided."""
         if self.architecture != "auto":
             return self.architecture
         context = subject.context_length
-        reads_enough = not subject.is_encoder_decoder and (context is None or context >= _SMALL_CONTEXT)
+        room = 2 * self.instruction_tokens  # for an instruction and a soft prompt as long
+        reads_enough = not subject.is_encoder_decoder and (context is None or context >= room)
         return "causal-lora" if self.base is None and reads_enough else "encoder-decoder"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput
 
 from soft2hard.subject import Subject
 from soft2hard.translator.architecture import Memory, TranslatorModel
@@ -43,20 +43,11 @@ class EncoderDecoderTranslator(TranslatorModel):
         return Memory(states, mask)
 
     def logits(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
-        return self._write(memory, labels).logits
-
-    def forward(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-        labels: Int[Tensor, "batch length"],
-    ) -> Seq2SeqLMOutput:
-        """The mean cross-entropy of `labels` (-100 where padded), nats a token, and the logits."""
-        return self._write(self.encode(soft_prompts, attention_mask), labels)
-
-    def _write(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Seq2SeqLMOutput:
         encoded = BaseModelOutput(last_hidden_state=memory.states)
-        return self.seq2seq(encoder_outputs=encoded, attention_mask=memory.mask, labels=labels)
+        # With labels the model would compute a loss that nobody takes.
+        shift = getattr(self.seq2seq, "prepare_decoder_input_ids_from_labels", None)
+        given = {"decoder_input_ids": shift(labels=labels), "use_cache": False} if shift else {"labels": labels}
+        return self.seq2seq(encoder_outputs=encoded, attention_mask=memory.mask, **given).logits
 
     def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
         # generate() changes the object it is given, so each call gets its own.

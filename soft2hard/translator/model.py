@@ -63,6 +63,7 @@ class Translator:
             d_subject=subject.d_model,
             architecture=architecture,
             hidden_layers=tuple(design.hidden_layers),
+            instruction_tokens=design.instruction_tokens,
             **of_base,
         )
         return cls(model, tokenizer, card)
@@ -80,7 +81,8 @@ class Translator:
 
         `base` is where the causal LM under a LoRA translator lies now, if not where it was trained. With `subject` the
         translator is bound to it, and writes with it where that is its base: its weights are then in memory once
-        (on a CPU they must be in float32 for that, else they are read again). Raises UserError where the folder is
+        (on a CPU they must be in float32 for that, else they are read again). Unless `device` says other, it runs where
+        its causal LM or the subject does, else on the CPU. Raises UserError where the folder is
         missing, is no translator, or is damaged, and where base or subject is another model.
         """
         name, path = str(path), local_folder(path, "translator")
@@ -98,7 +100,8 @@ class Translator:
             raise UserError(
                 f"The translator in '{path}' cannot be read: {first_line(error)}.", "Train or copy it again."
             ) from error
-        device = device or (model.lm.device if isinstance(model, CausalTranslator) else "cpu")
+        beside = "cpu" if subject is None else subject.device
+        device = device or (model.lm.device if isinstance(model, CausalTranslator) else beside)
         translator = cls(model.eval().to(device), tokenizer, card, name=name)
         if subject is not None:
             translator.bind(subject)

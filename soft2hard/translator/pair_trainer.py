@@ -1,14 +1,11 @@
 """The Hugging Face Trainer over pairs of soft prompt and instruction, by one process or several."""
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from soft2hard.translator.data import LengthGrouped
 from soft2hard.translator.deepspeed.checkpoints import convert, needs_conversion
 
 
@@ -18,18 +15,7 @@ def pairs_of_step(arguments: TrainingArguments) -> int:
 
 
 class PairTrainer(Trainer):
-    """A Trainer whose batches have, if wanted, instructions of like length."""
-
-    def __init__(self, *, group_by_length: bool, **settings: Any):
-        self.group_by_length = group_by_length
-        super().__init__(**settings)
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if not self.group_by_length:
-            return super()._get_train_sampler(train_dataset)
-        # The same order whatever the number of processes, which share a step's pairs among them.
-        at_once = pairs_of_step(self.args)
-        return LengthGrouped(train_dataset or self.train_dataset, self.data_collator.encode, at_once, self.args.seed)
+    """A Trainer that reads DeepSpeed's checkpoints of any number of processes."""
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: object) -> TrainOutput:
         self._make_readable(resume_from_checkpoint)

@@ -29,6 +29,11 @@ class Share:
     passes: int
     """Passes whose gradients are added up."""
 
+    def smaller(self) -> "Share | None":
+        """The same pairs in passes of half as many, or of fewer where they must be equal; None for passes of one."""
+        sizes = [size for size in range(1, self.pairs // 2 + 1) if self.pairs % size == 0]
+        return Share(sizes[-1], self.passes * (self.pairs // sizes[-1])) if sizes else None
+
 
 def n_processes() -> int:
     """Processes of this training, as the launcher says."""
@@ -46,7 +51,7 @@ def share_of_step(folder: Path, batch_size: int) -> Share:
     Raises UserError for a number of processes that cannot share a step evenly.
     """
     path, n = folder / _STEP_FILE, n_processes()
-    pairs = json.loads(path.read_text())["pairs"] if path.exists() else batch_size * n
+    pairs = _saved_pairs(path) if path.exists() else batch_size * n
     if is_first() and not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({"pairs": pairs}))
@@ -58,6 +63,13 @@ def share_of_step(folder: Path, batch_size: int) -> Share:
     each = pairs // n
     passes = max(1, each // batch_size) if each % batch_size == 0 else 1
     return Share(each // passes, passes)
+
+
+def _saved_pairs(path: Path) -> int:
+    try:
+        return int(json.loads(path.read_text())["pairs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged.", "Train in another folder.") from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from soft2hard import metering
 from soft2hard.softprompt import SoftPrompt
-from soft2hard.translator.data import IGNORE, MAX_INSTRUCTION_TOKENS, PairCollator
+from soft2hard.translator.data import IGNORE, PairCollator
 from soft2hard.translator.model import Translator
 
 _ROWS_AT_ONCE = 256
@@ -29,7 +29,7 @@ class Reading:
         self.eos_id = self.model.eos_id
         self._memory = self.model.encode(*translator.encode_batch([soft_prompt]))
         metering.count(0, translator.n_read(soft_prompt))  # sequences are what is written of it
-        self._encode = PairCollator(self.tokenizer, self.eos_id).encode
+        self._encode = PairCollator(self.tokenizer, self.eos_id, translator.card.instruction_tokens).encode
 
     def log_probs(self, texts: Sequence[str]) -> list[float]:
         """log p(text | soft prompt) of each text with its end, in nats."""
@@ -61,8 +61,9 @@ class Reading:
         rows = [list(prefix) for prefix in prefixes]
         metering.count(len(rows), 0)  # tokens at each step, as all are read anew
         open_rows = list(range(len(rows)))
-        for _ in range(MAX_INSTRUCTION_TOKENS):
-            open_rows = [i for i in open_rows if len(rows[i]) < MAX_INSTRUCTION_TOKENS]
+        most = self.translator.card.instruction_tokens
+        for _ in range(most):
+            open_rows = [i for i in open_rows if len(rows[i]) < most]
             if not open_rows:
                 break
             metering.count(0, sum(len(rows[i]) + 1 for i in open_rows))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,16 +25,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from soft2hard.data_gen.corpus import content_hash
 from soft2hard.errors import UserError
 from soft2hard.files import atomic_write
+from soft2hard.memory import free_memory, is_out_of_memory
 from soft2hard.precision import has_fast_bf16
 from soft2hard.subject import Subject
 from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
-from soft2hard.translator.deepspeed.checkpoints import config_to_resume, gathered
+from soft2hard.translator.deepspeed.checkpoints import config_to_resume, gathered, splits_weights
 from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
 from soft2hard.translator.pair_trainer import PairTrainer, pairs_of_step
 from soft2hard.translator.pretraining import imitation_pairs
-from soft2hard.translator.processes import is_first, share_of_step
+from soft2hard.translator.processes import Share, is_first, n_processes, share_of_step
 
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
@@ -59,9 +61,9 @@ class TranslatorTraining:
     """Epochs without a lower validation loss after which training stops."""
     pretrain_pairs: int = 0
     """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
-    group_by_length: bool = False
-    """Put instructions of like length into a batch: less padding where they differ much, but less is learned in as many
-    steps (docs/experiments.md)."""
+    recompute: bool = False
+    """Compute the inside of each layer of the translator anew in the backward pass (gradient checkpointing): much less
+    memory, a third more time."""
     bf16: bool = True
     """Compute in bfloat16 where the machine has it."""
     deepspeed: str | None = None
@@ -96,12 +98,24 @@ def train_translator(
     """
     folder = Path(folder)
     _refuse_leak(corpus, validation)
+    if (
+        translator.card.hidden_layers
+        and translator.card.architecture == "causal-lora"
+        and splits_weights(config.deepspeed)
+    ):
+        raise UserError(
+            "ZeRO-3 shares out the weights that a LoRA translator has from its subject, whose hidden states it reads.",
+            "Train with --deepspeed zero2, or without hidden layers.",
+        )
     _claim(folder, _identity(translator, corpus, validation, config), resume)
     if (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
         translator.model.load_state_dict(ended.model.state_dict())
         translator.card = ended.card
         return translator
+    if (cut := share_cut(translator, corpus)) and is_first():
+        longest = translator.card.instruction_tokens
+        print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)
     if config.pretrain_pairs and not _finished(folder / "pretraining"):
         if subject is None:
             raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
@@ -109,9 +123,8 @@ def train_translator(
     elif config.pretrain_pairs:
         _load_weights(translator.model, folder / "pretraining")
     train = CorpusPairs(corpus, paraphrase_share=config.paraphrase_share, noise=config.noise, seed=config.seed)
-    trainer = _trainer(translator, train, CorpusPairs(validation), config, folder)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer))
+    trainer = _run(translator, train, CorpusPairs(validation), config, folder)
+    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
     translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
@@ -133,7 +146,7 @@ def _identity(translator: Translator, corpus, validation, config: TranslatorTrai
 def _design(card: TranslatorCard) -> dict:
     """What sets the architecture apart from the default, so that trainings begun before there were two go on."""
     default = TranslatorCard("", "", 0)
-    names = ("architecture", "hidden_layers", "base_fingerprint")
+    names = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens")
     return {name: getattr(card, name) for name in names if getattr(card, name) != getattr(default, name)}
 
 
@@ -145,10 +158,17 @@ def _claim(folder: Path, identity: dict, resume: bool) -> None:
     if not resume:
         for name in ("translator", "checkpoints", "pretraining"):
             shutil.rmtree(folder / name, ignore_errors=True)
-    elif path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(identity)):
+    elif path.exists() and _saved_identity(path) != json.loads(json.dumps(identity)):
         raise UserError(f"'{folder}' holds a training with other settings or data.", "Choose another folder.")
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(identity, indent=2))
+
+
+def _saved_identity(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged.", "Train in another folder.") from error
 
 
 def _refuse_leak(corpus: datasets.Dataset, validation: datasets.Dataset) -> None:
@@ -165,8 +185,7 @@ def _pretrain(translator: Translator, corpus: datasets.Dataset, subject: Subject
     texts = sorted({*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)})
     stream = imitation_pairs(subject, texts, Random(f"pretraining/{config.seed}"))
     pairs = ListPairs([next(stream) for _ in range(config.pretrain_pairs)])
-    trainer = _trainer(translator, pairs, None, replace(config, epochs=1.0), folder)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
     with gathered(translator.model):
         if trainer.is_world_process_zero():
             _save_weights(translator.model, folder)
@@ -200,9 +219,69 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _trainer(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
-    collator = PairCollator(translator.tokenizer, translator.model.eos_id)
-    arguments = _arguments(config, folder, with_validation=validation is not None)
+def _run(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
+    """The trainer that has trained. Where memory runs out, a process by itself begins again in passes of half as many.
+
+    Raises UserError where one pair does not fit, or several processes are short of memory.
+    """
+    share, alone = share_of_step(folder, config.batch_size), n_processes() == 1 and config.deepspeed is None
+    start = (
+        {name: t.detach().to("cpu", copy=True) for name, t in translator.model.state_dict().items()} if alone else {}
+    )
+    while True:
+        trainer = _trainer(translator, train, validation, config, folder, share)
+        if _fits(trainer, _last_checkpoint(folder)):
+            return trainer
+        share = share.smaller() if alone else None
+        if share is None:
+            raise UserError(
+                "There is not enough memory to train the translator" + (" on one pair." if alone else "."),
+                "Use --recompute, a smaller base or lora_rank, fewer --batch-size pairs a process, or a larger GPU.",
+            )
+        del trainer
+        free_memory()
+        print(f"out of memory; going on with {share.pairs} pairs a pass, {share.passes} passes a step", file=sys.stderr)
+        translator.model.zero_grad()
+        translator.model.load_state_dict(start)
+
+
+def _fits(trainer: Trainer, checkpoint: str | None) -> bool:
+    """Train; whether the memory sufficed. The error is gone on return, and the tensors it held with it."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
+    """Whether a training runs the subject; if not, its memory may be given back before."""
+    card = translator.card
+    return card.architecture == "causal-lora" or bool(card.hidden_layers or config.pretrain_pairs)
+
+
+def collator_of(translator: Translator) -> PairCollator:
+    """Pads and cuts pairs as the translator is made for."""
+    return PairCollator(translator.tokenizer, translator.model.eos_id, translator.card.instruction_tokens)
+
+
+def share_cut(translator: Translator, corpus: datasets.Dataset) -> float:
+    """How many of the corpus's distinct texts, paraphrases among them, are longer than the translator learns."""
+    texts = {*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)}
+    longest = translator.card.instruction_tokens
+    long = [text for text in texts if len(translator.tokenizer.encode(text, add_special_tokens=False)) > longest]
+    return len(long) / max(1, len(texts))
+
+
+def _trainer(
+    translator: Translator, train, validation, config: TranslatorTraining, folder: Path, share: Share
+) -> Trainer:
+    if config.recompute:
+        translator.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    collator = collator_of(translator)
+    arguments = _arguments(config, folder, share, with_validation=validation is not None)
     steps = int(config.epochs * -(-len(train) // pairs_of_step(arguments)))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
     optimizers = (None, None)
@@ -213,7 +292,6 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return PairTrainer(
-        group_by_length=config.group_by_length,
         model=translator.model,
         args=arguments,
         train_dataset=train,
@@ -224,14 +302,14 @@ def _trainer(translator: Translator, train, validation, config: TranslatorTraini
     )
 
 
-def _arguments(config: TranslatorTraining, folder: Path, with_validation: bool) -> TrainingArguments:
-    share, last = share_of_step(folder, config.batch_size), _last_checkpoint(folder)
+def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_validation: bool) -> TrainingArguments:
+    last = _last_checkpoint(folder)
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=share.pairs,
         gradient_accumulation_steps=share.passes,
-        per_device_eval_batch_size=256,
+        per_device_eval_batch_size=share.pairs,
         learning_rate=config.lr,
         lr_scheduler_type="linear",
         use_cpu=not torch.accelerator.is_available(),  # Accelerate joins CPU processes only when told
@@ -279,13 +357,14 @@ class EpochOfPairs(TrainerCallback):
         self.pairs.epoch = round(state.epoch or 0)
 
 
-def _training_record(config, corpus, validation, trainer: Trainer) -> dict:
+def _training_record(config, corpus, validation, trainer: Trainer, cut: float) -> dict:
     return {
         "config": asdict(config),
         "train_pairs": len(corpus),
         "train_tasks": len(set(corpus["task"])),
         "validation_tasks": len(set(validation["task"])),
         "best_validation_loss": trainer.state.best_metric,
+        "share_cut": cut,
         "epochs_run": trainer.state.epoch,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
     }

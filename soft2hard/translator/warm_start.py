@@ -19,10 +19,11 @@ WARM_START_TYPES = ("llama", "mistral")
 
 
 def can_warm_start(model: PreTrainedModel) -> bool:
-    """Whether `seq2seq_from_causal` knows this architecture (all heads with their own keys and values)."""
+    """Whether `seq2seq_from_causal` knows this architecture (all heads with their own keys and values), unquantized."""
     config = model.config
     return (
-        config.model_type in WARM_START_TYPES
+        getattr(model, "hf_quantizer", None) is None
+        and config.model_type in WARM_START_TYPES
         and config.num_attention_heads == config.num_key_value_heads
         and config.hidden_act == "silu"
     )

@@ -35,6 +35,14 @@ def gathered(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def splits_weights(name_or_path: str | None) -> bool:
+    """Whether a configuration shares out the parameters among processes (ZeRO's stage 3)."""
+    if name_or_path is None:
+        return False
+    values = json.loads(Path(deepspeed_config(name_or_path)).read_text(encoding="utf-8"))
+    return values.get("zero_optimization", {}).get("stage") == 3
+
+
 def needs_conversion(checkpoint: Path) -> bool:
     """Whether a checkpoint was made by another number of processes than there are now."""
     return n_parts(checkpoint) not in (0, n_processes())
