@@ -1,8 +1,8 @@
 """Training the embedded language models from nothing, on training tasks only.
 
 Weights are kept twice: in bfloat16, which the matrix products read (in float32 where the machine has no instructions
-for bfloat16), and in float32, which the optimizers update. Hidden matrices are trained with Muon, the rest with AdamW. Families on which the
-model still errs are drawn more often.
+for bfloat16), and in float32, which the optimizers update. Hidden matrices are trained with Muon, the rest with AdamW.
+Families on which the model still errs are drawn more often.
 """
 
 import json
