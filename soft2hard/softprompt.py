@@ -139,11 +139,12 @@ def find_soft_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     Raises:
         UserError: a path does not exist, or a folder has no soft prompt.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in (local_file(path, "soft-prompts") for path in paths):
         with reading(path):
-            found |= dict.fromkeys(_expand(path))
-    return list(found)
+            for one in _expand(path):
+                found.setdefault(one.resolve(), one)  # however a path is written, it is one soft prompt
+    return list(found.values())
 
 
 def _on_disk(path: Path) -> Path:

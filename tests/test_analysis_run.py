@@ -9,7 +9,7 @@ import torch
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import run as running
-from soft2hard.eval.analysis.given import read_given, task_of_name
+from soft2hard.eval.analysis.given import read_given
 from soft2hard.eval.analysis.material import Material
 from soft2hard.eval.analysis.records import PromptRow, load_analysis, load_arrays
 from soft2hard.eval.analysis.run import begin, run_analysis, wanted_sections
@@ -113,22 +113,6 @@ def test_sections_bring_those_that_they_build_on() -> None:
         wanted_sections(["mops"])
 
 
-@pytest.mark.parametrize(
-    ("name", "task"),
-    [
-        ("rte.npy", "rte"),
-        ("rte-2.safetensors", "rte"),
-        ("rte_seed0.npy", "rte"),
-        ("sst2.npy", "sst2"),
-        ("overrun3.npy", "overrun3"),
-        ("03-relation.pt", "03-relation"),
-        ("7.npy", "7"),
-    ],
-)
-def test_the_task_of_a_file_is_its_name_without_the_number_of_the_run(name: str, task: str) -> None:
-    assert task_of_name(Path(name)) == task
-
-
 def test_a_mapping_names_tasks_and_is_refused_where_it_fits_no_file(tmp_path: Path) -> None:
     for name in ("x.npy", "y.npy"):
         np.save(tmp_path / name, np.ones((2, 3), np.float32))
@@ -139,3 +123,13 @@ def test_a_mapping_names_tasks_and_is_refused_where_it_fits_no_file(tmp_path: Pa
     mapping.write_text("file,task\nz.npy,first\n")
     with pytest.raises(UserError, match="names 'z.npy', which is no soft prompt here"):
         read_given([tmp_path], mapping)
+    mapping.write_text("file,task\nx.npy,first\nx.npy,second\n")
+    with pytest.raises(UserError, match="gives 'x.npy' two tasks"):
+        read_given([tmp_path], mapping)
+
+
+def test_one_file_by_two_paths_is_one_soft_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    monkeypatch.chdir(tmp_path)
+    rows, _ = read_given([Path("x.npy"), tmp_path / "x.npy"])
+    assert [row.name for row in rows] == ["x.npy"]

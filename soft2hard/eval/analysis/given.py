@@ -3,42 +3,50 @@
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from soft2hard.data_gen.exampletable import read_table
 from soft2hard.errors import UserError
+from soft2hard.eval.analysis.passes import is_pass, load_pass
 from soft2hard.eval.analysis.records import PromptRow
+from soft2hard.eval.analysis.task_names import tasks_of_names
 from soft2hard.softprompt import SoftPrompt, find_soft_prompts
 
 GIVEN = "given"
 """The group of prompts that were read."""
-_NUMBER = re.compile(r"([-_. #]+|([-_. ]+|^)(seed|run|tuning)[-_. #]*)\d+$", re.IGNORECASE)
 
 
 def read_given(
-    paths: Sequence[Path], mapping: Path | None = None
+    paths: Sequence[Path], mapping: Path | None = None, known: Collection[str] = ()
 ) -> tuple[tuple[PromptRow, ...], tuple[SoftPrompt, ...]]:
     """The soft prompts at `paths` (`find_soft_prompts`), in order, each with its task.
 
-    `mapping` is a .csv or .jsonl file with columns `file` and `task`; a file is named by its name, or as much of its
-    path as tells it apart. Without an entry the task is what the file itself says ('task' in its metadata), else
-    `task_of_name`. Raises UserError for a path without soft prompts, for files that cannot be read, for a mapping of a
-    file that there is not, and for one that leaves a file's task open.
+    Files of passes that an analysis has tuned stand for all their prompts. `mapping` is a .csv or .jsonl file with
+    columns `file` and `task`; a file is named by its name, or as much of its path as tells it apart. Without an entry
+    the task is what the file itself says ('task' in its metadata), else what its name says beside all others
+    (`tasks_of_names`; `known` are names of tasks that there are). Raises UserError for a path without soft prompts, for
+    files that cannot be read, and for a mapping of a file that there is not, or of one file twice.
     """
     found = find_soft_prompts(paths)
-    prompts = tuple(SoftPrompt.load(path) for path in found)
-    named = {} if mapping is None else _mapped(found, mapping)
-    tasks = [
-        named.get(path) or p.provenance.get("task") or task_of_name(path)
-        for path, p in zip(found, prompts, strict=True)
-    ]
+    by_mapping = {} if mapping is None else _mapped(found, mapping)
+    by_name = dict(zip(found, tasks_of_names(found, known), strict=True))
     numbers: dict[str, int] = {}
-    rows = []
-    for name, task, prompt in zip(_names(found), tasks, prompts, strict=True):
-        numbers[task] = numbers.get(task, -1) + 1
-        rows.append(_row(name, task, numbers[task], prompt))
-    return tuple(rows), prompts
+    rows, prompts = [], []
+    for path, name in zip(found, _names(found), strict=True):
+        for label, prompt in _within(path, name):
+            task = by_mapping.get(path) or prompt.provenance.get("task") or by_name[path]
+            numbers[task] = numbers.get(task, -1) + 1
+            rows.append(_row(label, task, numbers[task], prompt))
+            prompts.append(prompt)
+    return tuple(rows), tuple(prompts)
+
+
+def _within(path: Path, name: str) -> list[tuple[str, SoftPrompt]]:
+    """The soft prompts of a file, each by the file's name and, where there are several, its task."""
+    if not is_pass(path):
+        return [(name, SoftPrompt.load(path))]
+    return [(f"{name} {prompt.provenance['task']}", prompt) for prompt in load_pass(path)]
 
 
 def _names(found: Sequence[Path]) -> list[str]:
@@ -55,13 +63,6 @@ def content_hash_of(prompts: Sequence[SoftPrompt]) -> str:
     return digest.hexdigest()
 
 
-def task_of_name(path: Path) -> str:
-    """The task by the name of a file or adapter folder: without its suffix, and without the number, or word and number
-    (seed, run, tuning), that it ends in: 'rte-2.safetensors' and 'rte_seed0.npy' are of 'rte'."""
-    name = path.name if path.is_dir() else path.stem
-    return _NUMBER.sub("", name) or name
-
-
 def _mapped(found: Sequence[Path], mapping: Path) -> dict[Path, str]:
     tasks: dict[Path, str] = {}
     for row in read_table(mapping, ("file", "task")).rows:
@@ -70,6 +71,8 @@ def _mapped(found: Sequence[Path], mapping: Path) -> dict[Path, str]:
         if len(places) != 1:
             said = "no soft prompt" if not places else f"{len(places)} soft prompts"
             raise UserError(f"{mapping} names '{row['file']}', which is {said} here.", "Name each file by its path.")
+        if tasks.get(places[0], row["task"]) != row["task"]:
+            raise UserError(f"{mapping} gives '{row['file']}' two tasks.", "Leave one row for each file.")
         tasks[places[0]] = row["task"]
     return tasks
 

@@ -4,22 +4,17 @@ Tunings are made in passes. A pass tunes every task that needs it once, from one
 of orders; groups that ask for the same tuning share it. Each pass is a file, so a killed run repeats one pass at most.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-
 from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuned, Tuning
 from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
-from soft2hard.errors import UserError
+from soft2hard.eval.analysis.passes import load_pass, save_pass
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
-from soft2hard.files import atomic_write
 from soft2hard.softprompt import SoftPrompt
 from soft2hard.subject import Subject
 from soft2hard.subject_workers import SubjectWorkers, Tell
@@ -124,7 +119,7 @@ def tune_groups(
     jobs = [_job(one, missing[one], config) for one in passes]
     for number, tuned in tune_jobs(workers, jobs, on_step):
         made[passes[number]] |= {name: _prompt(found) for name, found in tuned.items()}
-        _save(_path(folder, passes[number]), made[passes[number]])
+        save_pass(_path(folder, passes[number]), made[passes[number]])
     rows, prompts = [], []
     for group in groups:
         for task in group.tasks:
@@ -146,32 +141,14 @@ def _path(folder: Path, one: Pass) -> Path:
 
 def _found(folder: Path, one: Pass, subject: Subject) -> dict[str, SoftPrompt]:
     path = _path(folder, one)
-    return _load(path, subject) if path.exists() else {}
+    found = load_pass(path) if path.exists() else ()
+    named = [replace(prompt, subject=subject.name, fingerprint=subject.fingerprint) for prompt in found]
+    return {prompt.provenance["task"]: prompt for prompt in named}
 
 
 def _prompt(tuned: Tuned) -> SoftPrompt:
     facts = {**tuned.soft_prompt.provenance, "steps_taken": str(tuned.steps)}
     return replace(tuned.soft_prompt, provenance=facts)
-
-
-def _save(path: Path, prompts: dict[str, SoftPrompt]) -> None:
-    tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts.values())}
-    with atomic_write(path) as temporary:
-        facts = json.dumps([dict(prompt.provenance) for prompt in prompts.values()])
-        temporary.write_bytes(save(tensors, {"prompts": facts}))
-
-
-def _load(path: Path, subject: Subject) -> dict[str, SoftPrompt]:
-    try:
-        with safe_open(path, "pt") as stored:
-            facts = json.loads(stored.metadata()["prompts"])
-            rows = [stored.get_tensor(str(i)) for i in range(len(facts))]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged.", "Remove it, and its soft prompts are tuned anew.") from error
-    prompts = [
-        SoftPrompt(row, subject.name, subject.fingerprint, known) for row, known in zip(rows, facts, strict=True)
-    ]
-    return {prompt.provenance["task"]: prompt for prompt in prompts}
 
 
 def _row(group: str, number: int, one: Pass, prompt: SoftPrompt) -> PromptRow:
