@@ -127,7 +127,7 @@ def _statistics(_: dict[str, np.ndarray]) -> Statistics:
         name=HOSTILE, n_tokens=4, d_model=16, norm=3.0, mean_token_norm=1.0, token_norm_variance=0.1,
         smallest_token_norm=0.5, largest_token_norm=2.0, mean=0.0, variance=1.0, token_cosine=0.1,
     )  # fmt: skip
-    return Statistics(seconds=1, prompts=(one,), pairs=(), tasks=(task,), groups=(group,))
+    return Statistics(seconds=1, prompts=(one,), pairs=(), tasks=(task,), groups=(group,), missing=())
 
 
 def _distances(found: dict[str, np.ndarray]) -> Distances:

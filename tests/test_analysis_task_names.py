@@ -14,7 +14,11 @@ FILES = {
     "no number of a run": {"overrun3.npy": "overrun3", "03-relation.pt": "03-relation"},
     "a folder a task": {"rte/seed0.npy": "rte", "rte/seed1.npy": "rte", "boolq/seed0.npy": "boolq"},
     "a folder a run": {"rte_0/prompt.npy": "rte", "rte_1/prompt.npy": "rte", "boolq_0/prompt.npy": "boolq"},
-    "a folder a run of a task": {"rte/seed0/prompt.npy": "rte", "rte/seed1/prompt.npy": "rte", "cb/seed0/best.pt": "cb"},
+    "a folder a run of a task": {
+        "rte/seed0/prompt.npy": "rte",
+        "rte/seed1/prompt.npy": "rte",
+        "cb/seed0/best.pt": "cb",
+    },
     "a folder a run of all tasks": {"seed0/rte.npy": "rte", "seed1/rte.npy": "rte", "seed0/boolq.npy": "boolq"},
     "plain numbers": {"rte/0.npy": "rte", "rte/1.npy": "rte"},
 }

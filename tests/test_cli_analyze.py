@@ -186,7 +186,7 @@ def test_prompts_of_different_subjects_are_refused_in_one_comparison(tmp_path: P
         prompt.save(tmp_path / f"p{seed}.safetensors")
     said = one_line(tmp_path)
     assert "belong to different subjects" in said
-    assert "--only extraction --only statistics can still be run" in said
+    assert "--only statistics can still be run" in said and "extraction" not in said
 
 
 def test_a_single_prompt_has_no_distances_but_statistics(world: Path, tmp_path: Path) -> None:
@@ -208,12 +208,69 @@ def test_prompts_of_different_lengths_have_a_transfer_matrix_and_a_page(world: P
     assert 'data-heat="transfer"' in text and "transfer distance" not in text
 
 
-def test_examples_of_given_prompts_are_not_cut_to_the_tasks_that_would_be_tuned(world: Path, tmp_path: Path) -> None:
+def test_statistics_of_a_task_need_its_own_prompts_to_be_of_one_length_alone(world: Path, tmp_path: Path) -> None:
+    given = prompts_of(tmp_path / "prompts", world)
+    for name, n in (("c-0", 2), ("c-1", 2), ("d-0", 2), ("d-1", 4)):
+        np.save(given / f"{name}.npy", np.ones((n, 16), np.float32))
+    result = run("analyze", given, "--only", "statistics", "--json")
+    found = json.loads(result.stdout)["sections"]["statistics"]
+    assert [row["task"] for row in found["tasks"]] == ["a", "b", "c"]
+    assert [reason.split(":")[0] for reason in found["missing"]] == ["Task 'd'", "Pairs"]
+
+
+def test_counts_of_tunings_are_refused_where_soft_prompts_are_given(world: Path, tmp_path: Path) -> None:
     given = prompts_of(tmp_path / "prompts", world, 1)
+    for option in ("--n-tasks", "--tunings", "--control-tasks", "--control-tunings"):
+        assert f"{option} is about tunings that the command makes" in one_line(given, option, 1)
+
+
+def test_files_that_are_named_after_tasks_are_of_those_tasks(world: Path, tmp_path: Path) -> None:
+    given = prompts_of(tmp_path / "prompts", world, 1)
+    for name in ("sst-2", "sst-5"):
+        np.save(given / f"{name}.npy", np.ones((3, 16), np.float32))
+    result = run("analyze", given, "--only", "statistics", "--json")
+    assert [row["task"] for row in json.loads(result.stdout)["prompts"]] == ["a", "b", "sst-2", "sst-5"]
+    printed = " ".join(run("analyze", given, "--only", "statistics").output.split())
+    assert "Tasks; --mapping says others" in printed
+
+
+def test_tunings_of_an_analysis_can_be_analysed_again(
+    tunings: tuple[Path, tuple[object, ...], str], world: Path, tmp_path: Path
+) -> None:
     models = ("--subject", world / "subject", "--examples", world / "tasks")
-    result = run("analyze", given, *models, "--only", "statistics", "--n-tasks", 1, "--json")
+    result = run("analyze", tunings[0] / "tunings", *models, "--only", "transfer", "--json")
     assert result.exit_code == 0, result.output
-    assert all(row["score"] is not None for row in json.loads(result.stdout)["prompts"])
+    found, before = json.loads(result.stdout), load_analysis(tunings[0])
+    scores = {(row["task"], row["init"], row["init_seed"], row["order_seed"]): row["score"] for row in found["prompts"]}
+    for row in before.prompts:
+        assert scores[row.task, row.init, row.init_seed, row.order_seed] == pytest.approx(row.score)
+
+
+def test_other_names_and_tables_are_other_settings(world: Path, tmp_path: Path) -> None:
+    given, out = prompts_of(tmp_path / "prompts", world), tmp_path / "out"
+    mapping, table = tmp_path / "map.csv", tmp_path / "table.npy"
+    mapping.write_text("file,task\na-0.npy,first\n")
+    np.save(table, np.eye(16, dtype=np.float32))
+    command = (given, "--mapping", mapping, "--table", table, "--only", "statistics", "-o", out)
+    assert run("analyze", *command).exit_code == 0
+    mapping.write_text("file,task\na-0.npy,second\n")
+    assert "holds a run with other settings (names and tasks)" in one_line(*command)
+    mapping.write_text("file,task\na-0.npy,first\n")
+    np.save(table, 2 * np.eye(16, dtype=np.float32))
+    assert "holds a run with other settings (embeddings)" in one_line(*command)
+
+
+def test_what_cannot_be_run_leaves_no_folder_and_names_what_can(world: Path, tmp_path: Path) -> None:
+    given = prompts_of(tmp_path / "prompts", world, 1)
+    said = one_line(given, "--only", "difficulty", "-o", tmp_path / "out")
+    assert "No subject was given" in said and "can be run: statistics, distances, maps, claims" in said
+    models = ("--subject", world / "subject", "--examples", world / "tasks")
+    said = one_line(given, *models, "--only", "difficulty", "-o", tmp_path / "out")
+    assert "difficulty" in said and not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_not_there_is_one_line(world: Path, tmp_path: Path) -> None:
+    assert "There is no file" in one_line(prompts_of(tmp_path / "prompts", world), "--table", tmp_path / "no.npy")
 
 
 def test_a_translator_of_hidden_states_reads_them_from_the_subject(world: Path, tmp_path: Path) -> None:

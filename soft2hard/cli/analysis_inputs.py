@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,12 @@ def chosen_table(name: str | None) -> "Subject | Table | None":
     """A table of embeddings by its file, or a model by folder or name."""
     from soft2hard.eval.analysis.embedding_table import read_embedding_table
     from soft2hard.eval.analysis.material import Table
+    from soft2hard.softprompt_io import SUFFIXES
 
     if name is None:
         return None
+    if Path(name).suffix.lower() in SUFFIXES and not Path(name).is_file():
+        raise UserError(f"There is no file {name}.", "Give --table a file of embeddings, or a model by folder or name.")
     return Table(name, read_embedding_table(Path(name))) if Path(name).is_file() else load_subject(name)
 
 
@@ -74,7 +78,12 @@ def workers_of(
         yield workers
 
 
-def identities(tasks: tuple["Task", ...], subject: "Subject | None", translator: "Translator | None") -> dict[str, Any]:
+def identities(
+    tasks: tuple["Task", ...],
+    subject: "Subject | None",
+    translator: "Translator | None",
+    table: "Subject | Table | None" = None,
+) -> dict[str, Any]:
     """By what tasks and models are known again, so that a folder is gone on with only where they are the same."""
     from soft2hard.data_gen.taskfiles import content_hash
     from soft2hard.eval.identity import translator_fingerprint
@@ -84,4 +93,11 @@ def identities(tasks: tuple["Task", ...], subject: "Subject | None", translator:
         "tasks": content_hash(tasks),
         "subject": None if subject is None else subject.fingerprint,
         "translator": None if translator is None else translator_fingerprint(translator),
+        "embeddings": None if table is None else _fingerprint(table),
     }
+
+
+def _fingerprint(table: "Subject | Table") -> str:
+    from soft2hard.eval.analysis.material import Table
+
+    return sha256(table.rows.float().numpy().tobytes()).hexdigest() if isinstance(table, Table) else table.fingerprint

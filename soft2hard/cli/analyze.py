@@ -1,7 +1,7 @@
 """soft2hard analyze: what soft prompts are made of, whether tunings agree, and whom a soft prompt helps."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TUNING = {"init": "vocabulary", "patience": 5, "eval_every": 10}
 """As the study has it."""
+_N_TASKS, _N_TUNINGS, _N_CONTROL_TASKS, _N_CONTROL_TUNINGS = 50, 4, 24, 2
 
 
 @with_options("sizes", "soft2hard.eval.analysis.material", "Sizes", panel="Sizes")
@@ -85,24 +86,34 @@ def analyze(
         Path | None,
         typer.Option(
             help="A .csv or .jsonl file with columns file and task. Without, the task of a soft prompt is what its "
-            "file says, else the file's name without the number it ends in."
+            "file says, else what its name says without the number of a run, or the name of its folder."
         ),
     ] = None,
     dod: Annotated[str | None, typer.Option(help="Collection to take tasks from, such as 'lexical'.")] = None,
     dod_folder: Annotated[
         Path | None, typer.Option(help="Where the published files of the collection lie; 'lexical' has none.")
     ] = None,
-    n_tasks: Annotated[int, typer.Option(min=1, help="Tasks to tune, at most.")] = 50,
-    tunings: Annotated[int, typer.Option(min=1, help="Tunings of each task, start and order of examples varied.")] = 4,
+    n_tasks: Annotated[
+        int | None, typer.Option(min=1, help="Tasks to tune, at most.", show_default=str(_N_TASKS))
+    ] = None,
+    tunings: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tunings of each task, start and order of examples varied.", show_default=str(_N_TUNINGS)
+        ),
+    ] = None,
     control_tasks: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
+            show_default=str(_N_CONTROL_TASKS),
             help="Tasks that are also tuned with the start alone varied, with the order alone, from label words, from "
             "their instruction, and from the common start that comes with the subject.",
         ),
-    ] = 24,
-    control_tunings: Annotated[int, typer.Option(min=1, help="Tunings of each of these.")] = 2,
+    ] = None,
+    control_tunings: Annotated[
+        int | None, typer.Option(min=1, help="Tunings of each of these.", show_default=str(_N_CONTROL_TUNINGS))
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A section to make, and what it builds on; repeatable. All by default.")
     ] = None,
@@ -129,7 +140,17 @@ def analyze(
 
     soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis
     """
-    _check_options(paths, output, dod, dod_folder, examples, mapping)
+    counts = {
+        "--n-tasks": n_tasks,
+        "--tunings": tunings,
+        "--control-tasks": control_tasks,
+        "--control-tunings": control_tunings,
+    }
+    _check_options(paths, output, dod, dod_folder, examples, mapping, counts)
+    usual = (_N_TASKS, _N_TUNINGS, _N_CONTROL_TASKS, _N_CONTROL_TUNINGS)
+    n_tasks, tunings, *controls = (
+        default if given is None else given for given, default in zip(counts.values(), usual, strict=True)
+    )
     quiet()
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.eval.analysis.material import Sizes
@@ -150,15 +171,15 @@ def analyze(
     }
     asked = {"paths": paths, "mapping": mapping, "table": table, "tuning": tuning, "sizes": sizes}
     if not paths:
-        asked |= {"tunings": tunings, "control_tasks": control_tasks, "control_tunings": control_tunings}
-    settings = asked | identities(tasks, common["subject"], common["translator"]) | rounding_of(loading)
+        asked |= {"tunings": tunings, "control_tasks": controls[0], "control_tunings": controls[1]}
+    models = (common[role] for role in ("subject", "translator", "table"))
+    settings = asked | identities(tasks, *models) | rounding_of(loading)
     with TemporaryDirectory() as passing, workers_of(name, lm, loading, workers) as common["workers"]:
         folder = output or Path(passing)
-        with no_remains(folder):
+        with no_remains(folder, nothing_to_keep=bool(paths)):
             if paths:
                 analysis = _given(paths, mapping, tasks, common, settings, folder, only or ())
             else:
-                controls = (control_tasks, control_tunings)
                 analysis = _tuned(tasks, tunings, controls, common, settings, folder, only or ())
         _show(analysis, output, positions, json_)
 
@@ -170,7 +191,12 @@ def _check_options(
     dod_folder: Path | None,
     examples: list[Path] | None,
     mapping: Path | None,
+    counts: Mapping[str, int | None],
 ) -> None:
+    if paths and (given := [option for option, n in counts.items() if n is not None]):
+        raise UserError(
+            f"{given[0]} is about tunings that the command makes, and soft prompts are given.", "Leave it out."
+        )
     if paths and dod:
         raise UserError("Soft prompts and --dod exclude each other.", "Give --examples beside soft prompts.")
     if not paths and bool(dod) == bool(examples):
@@ -197,21 +223,22 @@ def _given(
 ) -> "Analysis":
     from soft2hard.eval.analysis.given import content_hash_of, read_given
     from soft2hard.eval.analysis.material import Material
-    from soft2hard.eval.analysis.run import check_material, wanted_sections
+    from soft2hard.eval.analysis.needs import check_material
 
-    rows, prompts = read_given(paths, mapping)
+    rows, prompts = read_given(paths, mapping, {task.name for task in tasks})
     used = {row.task for row in rows}
     kept = tuple(task for task in tasks if task.name in used)
     material = Material(rows, prompts, kept, seed=common["tuning"].seed, **common)
-    check_material(material, wanted_sections(only))
-    claim(folder, settings | {"soft prompts": content_hash_of(prompts)})
+    check_material(material, only)
+    named = [[row.name, row.task] for row in rows]
+    claim(folder, settings | {"soft prompts": content_hash_of(prompts), "names and tasks": named})
     return _analysed(material, None, settings, folder, only)
 
 
 def _tuned(
     tasks: tuple["Task", ...],
     n_tunings: int,
-    controls: tuple[int, int],
+    controls: Sequence[int],
     common: Mapping[str, Any],
     settings: dict[str, Any],
     folder: Path,
@@ -220,6 +247,8 @@ def _tuned(
     from soft2hard.eval.analysis.material import Material
     from soft2hard.eval.analysis.tunings import has_common_start, plan_groups, tune_groups
 
+    if "stability" in only and common["translator"] is None:
+        raise UserError("No translator was given, and stability needs one.", "Give --translator.")
     config: Tuning = common["tuning"]
     common_start = has_common_start(common["subject"], config.n_tokens)
     groups = plan_groups(tasks, config.init, n_tunings, *controls, common_start)

@@ -143,15 +143,16 @@ def claim(folder: Path, settings: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def no_remains(folder: Path) -> Iterator[None]:
-    """Remove a folder begun within the block when a UserError ends it before there is anything to keep."""
+def no_remains(folder: Path, nothing_to_keep: bool = False) -> Iterator[None]:
+    """Remove a folder begun within the block when a UserError ends it before there is anything to keep; with
+    `nothing_to_keep` whatever there is, since it cost little."""
     was_there = folder.is_dir() and any(folder.iterdir())
     try:
         yield
     except UserError:
         bookkeeping = {RUN_FILE, "corpus.json"}
         files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-        if not was_there and all(path.name in bookkeeping for path in files):
+        if not was_there and (nothing_to_keep or all(path.name in bookkeeping for path in files)):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -22,7 +22,7 @@ def stacked(prompts: Sequence[SoftPrompt], at_least: int = 2) -> Float[np.ndarra
         raise UserError(
             f"Soft prompt 1 has {lengths[0]} tokens and soft prompt {other + 1} has {lengths[other]}: distances are"
             " between prompts of one length.",
-            "Give prompts of one length; nearest tokens, retrieval and the transfer matrix can be had of any.",
+            "Give prompts of one length; nearest tokens, statistics and the transfer matrix can be had of any.",
         )
     return np.stack([prompt.embeddings.numpy() for prompt in prompts]).astype(np.float64)
 

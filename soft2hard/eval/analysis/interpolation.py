@@ -107,17 +107,23 @@ class Interpolation:
 
 def pair_up(tasks: Sequence[Task], prompts: Sequence[SoftPrompt], seed: int = 0) -> list[Ends]:
     """Pairs of both kinds: the first two soft prompts of every task that has two, and the first ones of tasks taken two
-    by two in a random order. `prompts[i]` was tuned for `tasks[i]`; within a kind no task is in two pairs.
+    by two in a random order; a pair is of one length. `prompts[i]` was tuned for `tasks[i]`; within a kind no task is
+    in two pairs.
 
     Raises UserError where there is no pair of either kind.
     """
     of_task: dict[str, list[int]] = {}
     for i, task in enumerate(tasks):
         of_task.setdefault(task.name, []).append(i)
-    pairs = [(numbers[0], numbers[1]) for numbers in of_task.values() if len(numbers) > 1]
+    pairs = []
+    for numbers in of_task.values():
+        alike = [i for i in numbers if prompts[i].n_tokens == prompts[numbers[0]].n_tokens]
+        pairs += [tuple(alike[:2])] if len(alike) > 1 else []
     order = [numbers[0] for numbers in of_task.values()]
     Random(seed).shuffle(order)
-    pairs += zip(order[::2], order[1::2], strict=False)
+    for length in dict.fromkeys(prompts[i].n_tokens for i in order):
+        own = [i for i in order if prompts[i].n_tokens == length]
+        pairs += zip(own[::2], own[1::2], strict=False)
     if not pairs:
         raise UserError("A single soft prompt has no line to another.", "Give two of one task, or of two tasks.")
     return [Ends(prompts[i], prompts[j], tasks[i], tasks[j]) for i, j in pairs]

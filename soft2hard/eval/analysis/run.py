@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.claims import claims_section
-from soft2hard.eval.analysis.comparable import check_comparable
 from soft2hard.eval.analysis.downloads import write_downloads
+from soft2hard.eval.analysis.maps import MAPS, missing
 from soft2hard.eval.analysis.material import Material
+from soft2hard.eval.analysis.needs import SECTIONS, what_can_be_run
 from soft2hard.eval.analysis.records import (
     FILE_NAME,
     Analysis,
@@ -22,7 +23,7 @@ from soft2hard.eval.analysis.records import (
     save_arrays,
 )
 from soft2hard.eval.analysis.section_difficulty import difficulty_section
-from soft2hard.eval.analysis.section_records import Distances, NotRun, Section
+from soft2hard.eval.analysis.section_records import Distances, Maps, NotRun, Section
 from soft2hard.eval.analysis.section_transfer import transfer_section
 from soft2hard.eval.analysis.sections_experiments import (
     interpolation_section,
@@ -35,9 +36,6 @@ from soft2hard.eval.analysis.sections_statistics import Arrays, statistics_secti
 from soft2hard.eval.analysis.sections_subject import extraction_section
 from soft2hard.eval.provenance import now, versions
 
-SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
-NOT_COMPARING = ("extraction", "statistics")
-"""Sections that can be had of soft prompts of different subjects and widths."""
 _ALONE: dict[str, Callable[[Material], tuple[Section, Arrays]]] = {
     "extraction": extraction_section,
     "statistics": statistics_section,
@@ -62,17 +60,6 @@ def wanted_sections(only: Collection[str]) -> tuple[SectionName, ...]:
         raise UserError(f"There is no section '{unknown[0]}'.", f"There are {', '.join(SECTIONS)}.")
     needed = {*only, *(need for name in only for need in _NEEDS.get(name, ()))}
     return tuple(name for name in SECTIONS if not only or name in needed)
-
-
-def check_material(material: Material, wanted: Collection[str]) -> None:
-    """Raise UserError, before anything is run, for soft prompts that have no place in one comparison."""
-    if set(wanted) <= set(NOT_COMPARING):
-        return
-    try:
-        check_comparable(material.soft_prompts, 1)
-    except UserError as error:
-        options = " ".join(f"--only {name}" for name in NOT_COMPARING)
-        raise UserError(error.problem, f"Analyse those of one subject; {options} can still be run of all.") from error
 
 
 def begin(
@@ -116,17 +103,25 @@ def run_analysis(
     A section that cannot be run is recorded with the reason. Raises UserError where it was asked for by name (`only`).
     """
     for name in wanted_sections(only):
-        if isinstance(getattr(analysis.sections, name), Section):
+        if _is_done(getattr(analysis.sections, name), material):
             continue
         on_section(name)
         made = _made(name, material, analysis, folder)
         if isinstance(made, NotRun) and name in only:
-            raise UserError(made.reason.rstrip("."), "All other sections can still be run.")
+            raise UserError(made.reason, what_can_be_run(material, only))
         sections = analysis.sections.model_copy(update={name: made})
         analysis = analysis.model_copy(update={"sections": sections})
         analysis.save(folder)
     write_downloads(analysis, folder)
     return analysis
+
+
+def _is_done(found: object, material: Material) -> bool:
+    """Whether a section is there, with all that could be made of it now: packages may have come since."""
+    if isinstance(found, Maps):
+        made = {one.projection for one in found.maps}
+        return not any(name not in made and missing(name, len(material.main)) is None for name in MAPS)
+    return isinstance(found, Section)
 
 
 def _made(name: SectionName, material: Material, analysis: Analysis, folder: Path) -> Section | NotRun:

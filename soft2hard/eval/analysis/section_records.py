@@ -136,6 +136,8 @@ class Statistics(Section):
     pairs: tuple[PairStatistics, ...]
     tasks: tuple[TaskStatistics, ...]
     groups: tuple[GroupStatistics, ...]
+    missing: tuple[str, ...]
+    """Tasks, and pairs, that could not be compared, and why."""
 
 
 class Measure(Record):

@@ -1,9 +1,11 @@
 """Sections that are experiments: translations over tunings, positions, interpolation, retrieval."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from soft2hard.eval.analysis.comparable import check_comparable
 from soft2hard.eval.analysis.interpolation import interpolate, pair_up
 from soft2hard.eval.analysis.material import Material
 from soft2hard.eval.analysis.meaning import Translate, greedy_translation
@@ -103,8 +105,12 @@ def _translate(material: Material) -> Translate | None:
 def retrieval_section(material: Material) -> tuple[Experiment, Arrays]:
     """Some tasks tuned anew from stored prompts of the others; one stored prompt a task."""
     material.need_subject("retrieval")
-    numbers = material.first_of_tasks(material.need_tasks("retrieval", material.main, 3))
-    material.stacked()
+    known = material.need_tasks("retrieval", material.main, 3)
+    # A start has as many tokens as the prompt that is tuned from it: those of the commonest length are compared.
+    ((length, _),) = Counter(material.prompts[i].n_tokens for i in known).most_common(1)
+    known = [i for i in known if material.prompts[i].n_tokens == length]
+    numbers = material.first_of_tasks(material.need_tasks("retrieval", known, 3))
+    check_comparable(material.of(numbers))
     stored = [_stored(material, i) for i in numbers]
     chosen = [material.task_by_name[one.task] for one in stored[: material.sizes.experiment_tasks]]
     # Steps are known no better than the looks are apart, and patience is in looks.

@@ -27,14 +27,24 @@ def statistics_section(material: Material) -> tuple[Statistics, Arrays]:
     """Every prompt by itself; pairs and tasks where prompts can be compared."""
     names = [row.name for row in material.prompts]
     of_prompts = prompt_statistics(material.soft_prompts, names)
-    try:
-        tasks = tuple(row for group in _groups(material) for row in _of_tasks(material, group))
-        groups = tuple(_of_group(material, group, tasks) for group in _groups(material))
-        few = 1 < len(names) <= MOST_PAIRED
-        pairs = pair_statistics(material.soft_prompts, names) if few else ()
-    except UserError:
-        tasks, groups, pairs = (), (), ()
-    return Statistics(seconds=0, prompts=of_prompts, pairs=pairs, tasks=tasks, groups=groups), {}
+    missing: list[str] = []
+    tasks = tuple(row for group in _groups(material) for row in _of_tasks(material, group, missing))
+    groups = tuple(_of_group(material, group, tasks) for group in _groups(material))
+    pairs = ()
+    if 1 < len(names) <= MOST_PAIRED:
+        try:
+            pairs = pair_statistics(material.soft_prompts, names)
+        except UserError as error:
+            missing.append(f"Pairs: {error.problem}")
+    found = Statistics(
+        seconds=0,
+        prompts=of_prompts,
+        pairs=pairs,
+        tasks=tasks,
+        groups=tuple(group for group in groups if group is not None),
+        missing=tuple(missing),
+    )
+    return found, {}
 
 
 def _groups(material: Material) -> list[str]:
@@ -45,10 +55,19 @@ def _numbers(material: Material, group: str) -> list[int]:
     return [i for i, row in enumerate(material.prompts) if row.group == group]
 
 
-def _of_tasks(material: Material, group: str) -> list[TaskStatistics]:
+def _of_tasks(material: Material, group: str, missing: list[str]) -> list[TaskStatistics]:
+    """Task by task, since prompts of different tasks may differ in length; `missing` notes tasks whose own do."""
     numbers = _numbers(material, group)
-    found = task_geometry(stacked(material.of(numbers), 1), material.names(numbers))
-    return [_task_row(material, group, one) for one in found]
+    found: list[TaskStatistics] = []
+    for task in dict.fromkeys(material.names(numbers)):
+        own = [i for i in numbers if (material.prompts[i].task or "") == task]
+        try:
+            (geometry,) = task_geometry(stacked(material.of(own), 1), material.names(own))
+        except UserError as error:
+            missing.append(f"Task '{task}': {error.problem}")
+        else:
+            found.append(_task_row(material, group, geometry))
+    return found
 
 
 def _task_row(material: Material, group: str, found: TaskGeometry) -> TaskStatistics:
@@ -63,8 +82,11 @@ def _task_row(material: Material, group: str, found: TaskGeometry) -> TaskStatis
     )
 
 
-def _of_group(material: Material, group: str, rows: Sequence[TaskStatistics]) -> GroupStatistics:
+def _of_group(material: Material, group: str, rows: Sequence[TaskStatistics]) -> GroupStatistics | None:
+    """None for a group of which no task has statistics."""
     own = [row for row in rows if row.group == group]
+    if not own:
+        return None
     reordered = [_reordered_within(material, group, row.task) for row in own if row.n_prompts > 1]
     return GroupStatistics(
         group=group,

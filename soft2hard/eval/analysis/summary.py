@@ -1,10 +1,12 @@
 """An analysis as a few tables for the terminal; the report and the files hold all of it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from soft2hard.eval.analysis.given import GIVEN
 from soft2hard.eval.analysis.records import Analysis
 from soft2hard.eval.analysis.section_records import (
     Claim,
@@ -22,6 +24,8 @@ from soft2hard.eval.analysis.section_records import (
     Transfer,
 )
 
+MOST_TASKS = 20
+"""Tasks at most whose number of soft prompts is printed."""
 MOST_PROMPTS = 8
 """Soft prompts at most whose own figures and nearest tokens are printed."""
 
@@ -38,7 +42,7 @@ class Listing:
 def listings(analysis: Analysis, n_positions: int) -> list[Listing]:
     """The tables of an analysis, the most telling last; nearest tokens of the first `n_positions` positions."""
     sections = analysis.sections
-    found: list[Listing] = []
+    found: list[Listing] = _given_tasks(analysis)
     if isinstance(sections.extraction, Extraction) and n_positions:
         found.append(_tokens(analysis, sections.extraction, n_positions))
     if isinstance(sections.statistics, Statistics):
@@ -86,6 +90,16 @@ def _correlations(section: Difficulty | Transfer, title: str) -> Listing:
     ]
     rows += [(c.first, c.second, ", ".join(c.given), c.method, f"– {c.reason}", "") for c in section.undefined]
     return Listing(title, ("figure", "with", "given", "kind", "correlation [95 %]", "p"), tuple(rows))
+
+
+def _given_tasks(analysis: Analysis) -> list[Listing]:
+    """How prompts that were read were told apart by task, for people to see that it is right."""
+    counts = Counter(row.task for row in analysis.prompts if row.group == GIVEN)
+    if not counts:
+        return []
+    rows = tuple((str(task), str(n)) for task, n in islice(counts.items(), MOST_TASKS))
+    more = f" (the first {MOST_TASKS} of {len(counts)})" if len(counts) > MOST_TASKS else ""
+    return [Listing(f"Tasks{more}; --mapping says others", ("task", "soft prompts"), rows)]
 
 
 def _tokens(analysis: Analysis, section: Extraction, n_positions: int) -> Listing:
@@ -166,7 +180,10 @@ def _headline(section: Section) -> str:
         known = [row for row in section.starts if row.share_stayed]
         return "; ".join(f"{row.group}: {_shown(row.share_stayed)} of positions stayed" for row in known)
     if isinstance(section, Statistics):
-        return f"{len(section.prompts)} soft prompts, {len(section.tasks)} tasks in {len(section.groups)} groups"
+        return (
+            f"{len(section.prompts)} soft prompts, {len(section.tasks)} tasks in {len(section.groups)} groups"
+            + "".join(f"; {reason}" for reason in section.missing)
+        )
     if isinstance(section, Distances):
         own, noise = _shown(section.variation_within), _shown(section.variation_noise)
         return f"variation of distances within a task {own}, of pure noise {noise}"

@@ -58,7 +58,9 @@ def labels_of(analysis: Analysis) -> list[str]:
 
 
 def families_of(analysis: Analysis, prompts: Sequence[int]) -> list[str]:
-    """Family of each soft prompt's task."""
+    """Family of each soft prompt's task; where no family is known at all, the task."""
+    if not any(task.family for task in analysis.tasks):
+        return [analysis.prompts[i].task or UNKNOWN for i in prompts]
     of_task = {task.name: task.family or UNKNOWN for task in analysis.tasks}
     return [of_task.get(analysis.prompts[i].task or "", UNKNOWN) for i in prompts]
 
