@@ -276,7 +276,8 @@ def test_the_commands_go_all_the_way(architecture, tmp_path: Path):
     lexical = ["--dod", "lexical", "--subject", subject, "--n-tasks", 3, *tuning]
     for split in ("train", "validation"):
         assert run("tune", *lexical, "--split", split, "-o", tmp_path / split).exit_code == 0
-    training = ["--epochs", 1, "--batch-size", 4, "--no-bf16", "--subject", subject]
+    base = ["--base", subject] if architecture == "t5" else []
+    training = ["--epochs", 1, "--batch-size", 4, "--no-bf16", "--subject", subject, *base]
     trained = run(
         "train", tmp_path / "train", "--validation", tmp_path / "validation", *training, "-o", tmp_path / "made"
     )

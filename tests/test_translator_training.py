@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from soft2hard.errors import UserError
+from soft2hard.muon import Muon
 from soft2hard.translator import training
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
 from soft2hard.translator.design import Design
@@ -241,7 +242,7 @@ def test_it_is_muon_for_hidden_matrices_and_adamw_for_embeddings_and_vectors() -
     advance(ours, MuonWithAdamW(ours, 0.02, ("0.",)), n=4)
     matrices = [theirs[1].weight, theirs[3].weight]
     rest = [theirs[0].weight, theirs[1].bias, theirs[2].weight, theirs[2].bias]
-    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(matrices, lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(rest, lr=0.02, betas=(0.9, 0.98), weight_decay=0.0)
     advance(theirs, muon, adam, n=4)
     assert_equal_nets(ours, theirs)
