@@ -110,6 +110,8 @@ def test_the_summary_holds_the_claims_and_the_numbers_of_the_page(folder, text, 
     analysis = load_analysis(folder)
     for claim in analysis.sections.claims.claims:
         assert f"| {claim.verdict} |" in summary
+    titles = [line for line in summary.splitlines() if line.startswith("## positions")]
+    assert titles == ["## positions", "## positions score lost"], "one table of two charts stands once"
     place = {name: i for i, name in enumerate(data["tables"]["retrieval"]["columns"])}
     for row in data["tables"]["retrieval"]["rows"]:
         numbers = [f"{row[place[f'saved{part}']]:.3f}" for part in ("", " low", " high")]

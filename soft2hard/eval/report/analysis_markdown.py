@@ -23,9 +23,11 @@ def analysis_markdown(analysis: Analysis, page: Page) -> str:
         f"Made {plain(analysis.created)}. Brackets are 95 % bootstrap intervals."
     ]
     parts += [_of_listing(listing) for listing in listings(analysis, 0)]
-    parts += [
-        _section(name, *_of_table(table)) for name, table in page.tables.items() if 0 < len(table["rows"]) <= MOST_ROWS
-    ]
+    seen: list[Table] = []  # several charts may be drawn of one table
+    for name, table in page.tables.items():
+        if 0 < len(table["rows"]) <= MOST_ROWS and table not in seen:
+            seen.append(table)
+            parts.append(_section(name, *_of_table(table)))
     return "\n\n".join(parts) + "\n"
 
 
