@@ -134,8 +134,10 @@ def train_translator(
 
 def _identity(translator: Translator, corpus, validation, config: TranslatorTraining) -> dict:
     """All that decides what a training ends in, as plain JSON."""
+    decisive = asdict(config)
+    del decisive["recompute"]  # a training that ran out of memory goes on with it
     return {
-        "config": asdict(config),
+        "config": decisive,
         "subject": translator.card.fingerprint,
         **_design(translator.card),
         "corpus": content_hash(corpus),
