@@ -151,9 +151,8 @@ def hub_error(error: BaseException, name: str, kind: Kind) -> UserError | None:
         )
     if cause(HfHubHTTPError, LocalEntryNotFoundError, HTTPError):
         return UserError(
-            f"There is no folder '{name}', and the hub cannot be asked for a {kind} of that name "
-            f"({first_line(causes[-1])}).",
-            "Check the path and the network, or give a folder.",
+            f"The hub cannot be reached for '{name}' ({first_line(causes[-1])}), and there is no folder of that name.",
+            "See to the network, or, where a folder was meant, to its path.",
         )
     return None
 

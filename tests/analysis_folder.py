@@ -140,7 +140,7 @@ def _distances(found: dict[str, np.ndarray]) -> Distances:
     ]  # fmt: skip
     return Distances(
         seconds=1, prompts=tuple(range(len(PROMPTS))), measures=tuple(measures[:-1]), moved=measures[-1],
-        n_repeated=6, n_varied=6, variation_within=_HALF, variation_noise=_HALF, variation_between=_HALF,
+        n_tasks=6, n_repeated=6, n_varied=6, variation_within=_HALF, variation_noise=_HALF, variation_between=_HALF,
     )  # fmt: skip
 
 

@@ -7,6 +7,14 @@ import pytest
 from tests import cluster_work
 
 
+@pytest.fixture
+def without_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if UMAP were not installed: compiling it takes half a minute in every process; its own test does that."""
+    from soft2hard.eval.analysis import maps
+
+    monkeypatch.setitem(maps.PACKAGES, "umap", ("umap_is_not_here", "umap-learn"))
+
+
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """Address of a Ray cluster of this machine with two cores.

@@ -26,6 +26,8 @@ from tests import tiny_models
 N_TOKENS, WIDTH = 4, 16
 SUBJECT = tiny_models.subject("llama")
 
+pytestmark = pytest.mark.usefixtures("without_umap")
+
 
 def material(
     prompts: Iterable[np.ndarray], tasks: Iterable[str], errors: dict[str, float] | None = None, **rows: object

@@ -24,6 +24,8 @@ TUNING = ("--n-tokens", 3, "--steps", 6, "--eval-every", 3, "--batch-size", 2)
 FEW = ("--workers", 1, "--tunings", 3, "--control-tasks", 1, "--orders", 1, "--points", 3, "--early-steps", 2)
 MODEL_SECTIONS = {"extraction", "transfer", "stability", "positions", "interpolation", "retrieval"}
 
+pytestmark = pytest.mark.usefixtures("without_umap")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -173,7 +175,7 @@ def test_prompts_of_different_widths_have_no_comparison_but_statistics(world: Pa
     given = prompts_of(tmp_path / "prompts", world)
     np.save(given / "wide.npy", np.ones((3, 20), np.float32))
     said = one_line(given, "-o", tmp_path / "out")
-    assert "is 16 wide and soft prompt 5 is 20 wide" in said
+    assert "'a-0.npy' is 16 wide and 'wide.npy' is 20 wide" in said
     assert "--only statistics" in said
     assert not (tmp_path / "out").exists()
     assert run("analyze", given, "--only", "statistics").exit_code == 0
@@ -244,6 +246,8 @@ def test_tunings_of_an_analysis_can_be_analysed_again(
     scores = {(row["task"], row["init"], row["init_seed"], row["order_seed"]): row["score"] for row in found["prompts"]}
     for row in before.prompts:
         assert scores[row.task, row.init, row.init_seed, row.order_seed] == pytest.approx(row.score)
+    main = {(row.task, row.init_seed) for row in before.prompts if row.group == "main"}
+    assert {(row["task"], row["init_seed"]) for row in found["prompts"] if row["group"] == "given"} == main
 
 
 def test_other_names_and_tables_are_other_settings(world: Path, tmp_path: Path) -> None:
@@ -267,6 +271,12 @@ def test_what_cannot_be_run_leaves_no_folder_and_names_what_can(world: Path, tmp
     models = ("--subject", world / "subject", "--examples", world / "tasks")
     said = one_line(given, *models, "--only", "difficulty", "-o", tmp_path / "out")
     assert "difficulty" in said and not (tmp_path / "out").exists()
+
+
+def test_a_subject_of_another_width_is_refused_with_the_file(world: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.ones((3, 20), np.float32))
+    said = one_line(tmp_path / "wide.npy", "--subject", world / "subject", "-o", tmp_path / "out")
+    assert "wide.npy: " in said and not (tmp_path / "out").exists()
 
 
 def test_a_table_that_is_not_there_is_one_line(world: Path, tmp_path: Path) -> None:

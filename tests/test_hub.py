@@ -190,7 +190,7 @@ def test_a_repository_that_is_not_there_is_one_line(hub: Hub) -> None:
 
 def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="no folder 'org/mine', and the hub cannot be asked"):
+    with pytest.raises(UserError, match="hub cannot be reached for 'org/mine'.*no folder of that name"):
         local_folder("org/mine", "translator")
 
 
@@ -199,7 +199,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub, monkeypatch: pytest.
     [
         (GatedRepoError, "Accept its licence"),
         (RepositoryNotFoundError, "Check the name"),
-        (LocalEntryNotFoundError, "Check the path and the network"),
+        (LocalEntryNotFoundError, "See to the network"),
     ],
 )
 def test_errors_of_the_hub_are_told_apart(error: type, part: str, monkeypatch: pytest.MonkeyPatch) -> None:

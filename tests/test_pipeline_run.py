@@ -131,6 +131,7 @@ def test_a_run_that_was_stopped_goes_on_without_what_had_ended(tmp_path: Path, m
         ("corpora/validation", ["corpora", "translator", "evaluation", "report"]),
         ("translator/translator", ["translator", "evaluation", "report"]),
         ("evaluation/results.parquet", ["evaluation", "report"]),
+        ("evaluation/run.json", ["evaluation", "report"]),
         ("report.html", ["report"]),
     ],
 )

@@ -24,9 +24,3 @@ def test_rates_and_ratios_of_every_number_of_prompts_are_printed() -> None:
         assert float(ratio) == pytest.approx(float(steps) / float(rows[-1][2]), abs=0.06)
         # What is printed is rounded, the peak most of all.
         assert float(share) / 100 == pytest.approx(4 * weights * float(tokens) / peak, rel=0.6)
-
-
-def test_an_unknown_shape_is_one_line() -> None:
-    command = [sys.executable, "benchmarks/tuning_throughput.py", "--shape", "huge"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 2 and "There is no shape 'huge'" in found.stderr

@@ -13,6 +13,8 @@ from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
 from soft2hard.precision import rounding_of
 
+EVALUATION_FILES = ("results.parquet", "run.json", "tasks.json")
+"""What the stages after it read of an evaluation."""
 STAGES = ("corpora", "translator", "evaluation", "transfer", "report")
 
 _SENDING = {"max_cost", "concurrency", "batch"}
@@ -73,7 +75,7 @@ def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
             ("translator",),
             (subject, str(layout.translator), *_evaluated(recipe)),
             (layout.evaluation,),
-            (layout.evaluation / "results.parquet",),
+            tuple(layout.evaluation / name for name in EVALUATION_FILES),
             work.evaluate,
         ),
     ]

@@ -72,10 +72,11 @@ def _equidistant(section: object) -> Claim:
     figure = noise = between = Figure(None, None, reason=_why(section))
     if isinstance(section, Distances):
         reason = "" if section.variation_within else "No task has three different soft prompts."
-        figure, noise, between = (
+        figure, noise = (
             Figure(estimate, section.n_varied, reason=reason)
-            for estimate in (section.variation_within, section.variation_noise, section.variation_between)
+            for estimate in (section.variation_within, section.variation_noise)
         )
+        between = Figure(section.variation_between, section.n_tasks, reason=reason)
     return _claim(
         figure,
         lambda interval: verdict(interval, "below", EQUIDISTANT_BELOW),

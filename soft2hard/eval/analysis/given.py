@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -39,7 +40,23 @@ def read_given(
             numbers[task] = numbers.get(task, -1) + 1
             rows.append(_row(label, task, numbers[task], prompt))
             prompts.append(prompt)
-    return tuple(rows), tuple(prompts)
+    return _grouped(rows), tuple(prompts)
+
+
+def _grouped(rows: Sequence[PromptRow]) -> tuple[PromptRow, ...]:
+    """Tunings of an analysis as it had them apart: those of the commonest start with both seeds moved together are the
+    ones that are compared; where nothing is known of starts and seeds, all are."""
+    known = [row.init for row in rows if None not in (row.init, row.init_seed, row.order_seed)]
+    if len(known) < len(rows):
+        return tuple(rows)
+    ((init, _),) = Counter(known).most_common(1)
+    groups = {True: GIVEN, False: f"from {init}, one seed moved"}
+    return tuple(
+        row.model_copy(
+            update={"group": groups[row.init_seed == row.order_seed] if row.init == init else f"from {row.init}"}
+        )
+        for row in rows
+    )
 
 
 def _within(path: Path, name: str) -> list[tuple[str, SoftPrompt]]:

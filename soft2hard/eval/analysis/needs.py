@@ -1,5 +1,6 @@
 """Which sections can be run of what there is, asked before anything is run."""
 
+import re
 from collections.abc import Callable, Collection
 from typing import get_args
 
@@ -63,6 +64,15 @@ def what_can_be_run(material: Material, without: Collection[str] = ()) -> str:
     return f"Of these soft prompts can be run: {', '.join(names)}." if names else "Nothing can be run of these."
 
 
+def _with_names(problem: str, material: Material) -> str:
+    """Files in the place of the numbers that soft prompts are called by."""
+
+    def name(match: re.Match[str]) -> str:
+        return f"'{material.prompts[int(match[2]) - 1].name}'"
+
+    return re.sub(r"([Ss]oft prompt )(\d+)", name, problem)
+
+
 def check_material(material: Material, only: Collection[SectionName]) -> None:
     """Raise UserError, before anything is run, for sections asked for by name that cannot be run, and where none is
     named for soft prompts that have no place in one comparison."""
@@ -72,8 +82,15 @@ def check_material(material: Material, only: Collection[SectionName]) -> None:
     except UserError as error:
         able = [f"--only {name}" for name in NOT_COMPARING if objection(name, material) is None]
         raise UserError(
-            error.problem, f"Analyse those of one subject; {' '.join(able)} can still be run of all."
+            _with_names(error.problem, material),
+            f"Analyse those of one subject; {' '.join(able)} can still be run of all.",
         ) from error
+    if material.subject is not None:
+        for row, prompt in zip(material.prompts, material.soft_prompts, strict=True):
+            try:
+                material.subject.check(prompt)
+            except UserError as error:
+                raise UserError(f"{row.name}: {error.problem}", error.remedy) from error
     for name in only:
         if error := objection(name, material):
             raise UserError(error.problem, f"{error.remedy} {what_can_be_run(material, only)}") from error

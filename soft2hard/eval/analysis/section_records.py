@@ -169,6 +169,7 @@ class Distances(Section):
     measures: tuple[Measure, ...]
     moved: Measure
     """Share of positions that stand elsewhere in the best permutation."""
+    n_tasks: int
     n_repeated: int
     """Tasks with two prompts or more: those with distances within."""
     n_varied: int

@@ -45,6 +45,7 @@ def distances_section(material: Material) -> tuple[Distances, Arrays]:
         prompts=material.main,
         measures=tuple(one for one in measures if one.name != "share_moved"),
         moved=next(one for one in measures if one.name == "share_moved"),
+        n_tasks=len(set(names)),
         n_repeated=sum(names.count(name) > 1 for name in set(names)),
         n_varied=sum(value is not None for value in variation),
         variation_within=mean_estimate(variation),

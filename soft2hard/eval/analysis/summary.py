@@ -188,7 +188,8 @@ def _headline(section: Section) -> str:
         own, noise = _shown(section.variation_within), _shown(section.variation_noise)
         return f"variation of distances within a task {own}, of pure noise {noise}"
     if isinstance(section, Maps):
-        return ", ".join([one.name for one in section.maps] + list(section.missing))
+        made = ", ".join(one.name for one in section.maps)
+        return " ".join([f"{made}." if made else "", *(f"Not made: {reason}" for reason in section.missing)]).strip()
     if isinstance(section, Difficulty):
         return f"{len(section.tasks)} tasks"
     if isinstance(section, Transfer):

@@ -13,6 +13,7 @@ from soft2hard.eval.report.markdown import markdown_table, plain
 
 MOST_ROWS = 40
 """Longer tables are of single tasks or soft prompts: the page and the CSV files have them."""
+_LISTED = ("statistics", "distances", "difficulty", "transfer", "map ", "tokens", "nearest")
 
 
 def analysis_markdown(analysis: Analysis, page: Page) -> str:
@@ -25,7 +26,8 @@ def analysis_markdown(analysis: Analysis, page: Page) -> str:
     parts += [_of_listing(listing) for listing in listings(analysis, 0)]
     seen: list[Table] = []  # several charts may be drawn of one table
     for name, table in page.tables.items():
-        if 0 < len(table["rows"]) <= MOST_ROWS and table not in seen:
+        is_listed = name.startswith(_LISTED)  # above, or of single soft prompts
+        if 0 < len(table["rows"]) <= MOST_ROWS and table not in seen and not is_listed:
             seen.append(table)
             parts.append(_section(name, *_of_table(table)))
     return "\n\n".join(parts) + "\n"
