@@ -148,6 +148,18 @@ def test_a_stage_whose_results_are_gone_is_made_anew_and_what_follows_it(
     assert [name for name in STAGES if f"{name}: done earlier" in said] == [s for s in STAGES if s not in again]
 
 
+def test_cells_without_their_record_are_refused_with_the_remedy_and_the_remedy_works(tmp_path: Path) -> None:
+    recipe, evaluation = write_recipe(tmp_path), tmp_path / "run" / "evaluation"
+    assert run("run", recipe, "-o", tmp_path / "run").exit_code == 0
+    (evaluation / "run.json").unlink()
+    result = run("run", recipe, "-o", tmp_path / "run")
+    said = result.stderr.strip().splitlines()[-1]
+    assert result.exit_code == 2 and "run.json is gone" in said and f"Remove the folder {evaluation}" in said
+    shutil.rmtree(evaluation)
+    assert run("run", recipe, "-o", tmp_path / "run").exit_code == 0
+    assert (evaluation / "run.json").exists()
+
+
 def test_a_stage_whose_input_is_gone_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(work, "make_corpora", stub("corpora"))
     recipe = write_recipe(tmp_path)

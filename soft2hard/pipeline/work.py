@@ -70,7 +70,15 @@ def _corpora(job: Job, split: str, snapshots: bool) -> datasets.Dataset:
 
 
 def evaluate(job: Job) -> None:
-    """Run the evaluation with the translator that was made."""
+    """Run the evaluation with the translator that was made.
+
+    Raises UserError where the record is gone that says whose the cells are.
+    """
+    if (job.layout.evaluation / "cells").exists() and not (job.layout.evaluation / "run.json").exists():
+        raise UserError(
+            f"{job.layout.evaluation / 'run.json'} is gone, so what lies beside it cannot be gone on with.",
+            f"Remove the folder {job.layout.evaluation}, and run this command again: it is made anew.",
+        )
     translator = str(job.layout.translator.resolve())
     config = job.recipe.evaluation.model_copy(update={"translator": translator})
 
