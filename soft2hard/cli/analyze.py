@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from soft2hard.eval.analysis.records import Analysis
 
 _TUNING = {"init": "vocabulary", "patience": 5, "eval_every": 10}
-"""As the study has it."""
+"""The study's start and patience, with looks close enough together that this patience can end a tuning."""
 _N_TASKS, _N_TUNINGS, _N_CONTROL_TASKS, _N_CONTROL_TUNINGS = 50, 4, 24, 2
 
 

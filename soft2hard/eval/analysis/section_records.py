@@ -204,27 +204,28 @@ class Maps(Section):
     """Maps that could not be made and why."""
 
 
-class CorrelationRow(Record):
-    """How two figures go together (`relations.Correlation`)."""
+class Compared(Record):
+    """Two figures that are held beside each other."""
 
     first: str
     second: str
     given: tuple[str, ...]
     """Figures held fixed: a partial correlation."""
     method: Literal["pearson", "spearman"]
+
+
+class CorrelationRow(Compared):
+    """How two figures go together (`relations.Correlation`)."""
+
     correlation: Estimate
     p_value: float
     n: int
     """Tasks."""
 
 
-class NoCorrelation(Record):
+class NoCorrelation(Compared):
     """Two figures whose correlation is not defined."""
 
-    first: str
-    second: str
-    given: tuple[str, ...]
-    method: Literal["pearson", "spearman"]
     reason: str
 
 
