@@ -24,12 +24,12 @@ from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.corpus import load_corpus, soft_prompt_of
 from soft2hard.data_gen.dods.lexical import LexicalDoD, same_task
 from soft2hard.data_gen.tasks import Task
+from soft2hard.errors import run_script
 from soft2hard.eval.intervals import Interval, by_task, mean_interval, paired_difference, ratio_interval
 from soft2hard.eval.metrics.measurement import Comparison, measure
-from soft2hard.precision import load_for_tuning
-from soft2hard.scripting import run_script
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import IGNORE, CorpusPairs
 from soft2hard.translator.decoding import propose
 from soft2hard.translator.design import Design

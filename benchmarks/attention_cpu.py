@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor
 
-from soft2hard.attention import matmul_attention
+from soft2hard.lm.attention import matmul_attention
 
 SHAPES = [(32, 3, length, 64) for length in (64, 96, 128, 160)]
 """Rows, heads, tokens a row and width of a head, as in training and tuning on the embedded subject."""

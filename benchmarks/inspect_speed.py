@@ -22,7 +22,7 @@ import typer
 
 from soft2hard.checkpoints import embedded_path, resolve
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, run_script
 from soft2hard.eval.methods.patching import CACHE_TOKENS, PatchedPrompt, Patcher
 from soft2hard.eval.methods.patching_blocks import Patch
 from soft2hard.eval.methods.patching_targets import (
@@ -32,9 +32,8 @@ from soft2hard.eval.methods.patching_targets import (
     few_shot_target,
     stop_ids,
 )
-from soft2hard.scripting import run_script
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Written = list[list[list[int]]]
 """Tokens by soft prompt and pair."""

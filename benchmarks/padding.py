@@ -18,14 +18,14 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from soft2hard import metering
 from soft2hard.checkpoints import resolve
+from soft2hard.compute import metering
 from soft2hard.data_gen.corpus import corpus_features
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning
-from soft2hard.queries import Query
-from soft2hard.subject import Subject
+from soft2hard.lm.queries import Query
+from soft2hard.lm.subject import Subject
 from soft2hard.translator.architecture import Memory
 from soft2hard.translator.data import IGNORE
 from soft2hard.translator.model import Translator

@@ -27,10 +27,10 @@ from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, START_TEXT, final_
 from soft2hard.data_gen.dods.lexical import LexicalDoD, parse
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
+from soft2hard.errors import run_script
 from soft2hard.eval.intervals import mean_interval, paired_difference
-from soft2hard.scripting import run_script
-from soft2hard.softprompt import Prompt, SoftPrompt
-from soft2hard.subject import Query, Subject
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.translator.model import Translator
 from soft2hard.translator.translate import TranslateConfig, translate
 

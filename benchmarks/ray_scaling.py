@@ -22,15 +22,15 @@ import typer
 
 from soft2hard.checkpoints import resolve
 from soft2hard.checkpoints.recipe import recipe_named
-from soft2hard.cluster import Cluster, available_cores
 from soft2hard.data_gen.corpus import content_hash, load_corpus
 from soft2hard.data_gen.corpus_cluster import Shard, shard_work
 from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.pool import Pool
-from soft2hard.precision import load_for_tuning
-from soft2hard.scripting import run_script
-from soft2hard.subject import Subject
+from soft2hard.errors import run_script
+from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.subject import Subject
+from soft2hard.workers.cluster import Cluster, available_cores
+from soft2hard.workers.pool import Pool
 
 Span = tuple[float, float]
 """When a shard was begun and ended, seconds of the clock that all processes share."""

@@ -33,17 +33,16 @@ import typer
 from jaxtyping import Float
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 
-from soft2hard import metering
-from soft2hard.batching import pad
 from soft2hard.checkpoints import embedded_path, resolve
+from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, run_script
 from soft2hard.eval.analysis.transfer_matrix import ROW_TOKENS, transfer_matrix
-from soft2hard.scripting import run_script
-from soft2hard.shared_prefix import Runner, make_runner
-from soft2hard.softprompt import Prompt, SoftPrompt, find_soft_prompts
-from soft2hard.subject import Query, Subject
+from soft2hard.lm.batching import pad
+from soft2hard.lm.shared_prefix import Runner, make_runner
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt, find_soft_prompts
 
 Cell = Callable[[Subject, Prompt, Task], float]
 

@@ -20,15 +20,14 @@ import typer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tuning_vs_peft import padded, peft_model
 
-from soft2hard import metering
 from soft2hard.checkpoints import embedded_path
+from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.drawing import encode_examples
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
-from soft2hard.errors import UserError
-from soft2hard.scripting import run_script
-from soft2hard.subject import Subject
+from soft2hard.errors import UserError, run_script
+from soft2hard.lm.subject import Subject
 
 SHAPES = {
     "llama-3.2-1b": {

@@ -21,18 +21,17 @@ import transformers
 import typer
 from torch import Tensor
 
-from soft2hard.attention import ATTENTION
 from soft2hard.checkpoints import resolve
 from soft2hard.checkpoints.recipe import recipe_named
+from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.initialisation import initial_prompt
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
-from soft2hard.errors import UserError
-from soft2hard.precision import has_fast_bf16
-from soft2hard.scripting import run_script
-from soft2hard.shared_prefix import EncodedExample, encode_example
-from soft2hard.subject import Subject
+from soft2hard.errors import UserError, run_script
+from soft2hard.lm.attention import ATTENTION
+from soft2hard.lm.shared_prefix import EncodedExample, encode_example
+from soft2hard.lm.subject import Subject
 
 IGNORE = -100
 CLOSE_ENOUGH = 1.01

@@ -9,8 +9,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 _HOME = {
-    "SoftPrompt": "soft2hard.softprompt",
-    "Subject": "soft2hard.subject",
+    "SoftPrompt": "soft2hard.prompts.soft_prompt",
+    "Subject": "soft2hard.lm.subject",
     "Translator": "soft2hard.translator.model",
     "TranslateConfig": "soft2hard.translator.translate",
     "Translation": "soft2hard.translator.translate",

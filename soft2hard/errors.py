@@ -1,7 +1,9 @@
 """The one exception for mistakes a user can mend; anything else is a bug and keeps its traceback.
 
-`first_line` quotes errors of other libraries in it.
+`first_line` quotes errors of other libraries in it; `run_script` prints it where a module is run as a script.
 """
+
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -35,3 +37,14 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:200]
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Run `main` with the options of the command line (see typer)."""
+    import typer
+
+    try:
+        typer.run(main)
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        raise SystemExit(error.exit_code) from None

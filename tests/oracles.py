@@ -6,8 +6,8 @@ import numpy as np
 
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
-from soft2hard.softprompt import Prompt
-from soft2hard.subject import Query, Subject
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import Prompt
 
 
 def accuracies(subject: Subject, pairs: Sequence[tuple[Prompt, Task]], max_new_tokens: int = 16) -> list[float]:

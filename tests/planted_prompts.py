@@ -8,8 +8,8 @@ import torch
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.analysis.meaning import Translate
 from soft2hard.eval.metrics.measurement import Comparison, measure
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
 
 LABELS = tuple(tiny_models.WORDS[3:11])

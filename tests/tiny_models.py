@@ -30,7 +30,7 @@ from transformers import (
     T5Config,
 )
 
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 WORDS = "Input Output : cat dog bird fish red green blue one two three four big small up down left right".split()
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

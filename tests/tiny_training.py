@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import CorpusPairs, PairCollator
 from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator

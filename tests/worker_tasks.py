@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 from soft2hard.errors import UserError
-from soft2hard.shared_prefix import Runner
-from soft2hard.subject import Subject
-from soft2hard.subject_workers import Tell
+from soft2hard.lm.shared_prefix import Runner
+from soft2hard.lm.subject import Subject
+from soft2hard.workers.subject_workers import Tell
 from tests.tiny_training import llama_subject
 
 

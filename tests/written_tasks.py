@@ -5,8 +5,8 @@ from functools import cache
 import torch
 
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Query, Subject
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests.tiny_models import WORDS
 
 INPUTS = [*WORDS[3:], *(f"{a} {b}" for a, b in zip(WORDS[3:], WORDS[5:], strict=False))]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.errors import UserError
-from soft2hard.yamlfile import read_yaml
+from soft2hard.storage.yaml_files import read_yaml
 
 
 class _Model(BaseModel):

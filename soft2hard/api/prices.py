@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from soft2hard.api.requests import ApiModel, Request
 from soft2hard.errors import UserError
-from soft2hard.yamlfile import read_yaml
+from soft2hard.storage.yaml_files import read_yaml
 
 DEFAULT_PRICES = Path(__file__).parent / "prices.yaml"
 _MILLION = 1_000_000

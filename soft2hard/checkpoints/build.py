@@ -23,12 +23,11 @@ from soft2hard.data_gen.tasks import Split
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
 from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer
-from soft2hard.errors import UserError
-from soft2hard.files import atomic_folder
-from soft2hard.precision import load_for_tuning
-from soft2hard.scripting import run_script
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.errors import UserError, run_script
+from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.storage.files import atomic_folder
 from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import train_translator

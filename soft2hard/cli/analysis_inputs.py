@@ -13,9 +13,9 @@ from soft2hard.errors import UserError
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
     from soft2hard.eval.analysis.material import Table
-    from soft2hard.subject import Subject
-    from soft2hard.subject_workers import SubjectWorkers
+    from soft2hard.lm.subject import Subject
     from soft2hard.translator.model import Translator
+    from soft2hard.workers.subject_workers import SubjectWorkers
 
 
 def chosen_tasks(
@@ -54,7 +54,7 @@ def chosen_table(name: str | None) -> "Subject | Table | None":
     """A table of embeddings by its file, or a model by folder or name."""
     from soft2hard.eval.analysis.embedding_table import read_embedding_table
     from soft2hard.eval.analysis.material import Table
-    from soft2hard.softprompt_io import SUFFIXES
+    from soft2hard.prompts.files import SUFFIXES
 
     if name is None:
         return None
@@ -68,7 +68,7 @@ def workers_of(
     name: str | None, subject: "Subject | None", loading: Mapping[str, Any], n: int | None
 ) -> "Iterator[SubjectWorkers | None]":
     """So many processes that each hold the subject of this name, or as many as suit it; None without a subject."""
-    from soft2hard.subject_workers import SubjectWorkers, usual_workers
+    from soft2hard.workers.subject_workers import SubjectWorkers, usual_workers
 
     if subject is None:
         yield None

@@ -7,7 +7,7 @@ import typer
 from soft2hard.errors import UserError
 
 if TYPE_CHECKING:
-    from soft2hard.cluster import Cluster
+    from soft2hard.workers.cluster import Cluster
 
 _PANEL = "Cluster"
 
@@ -55,7 +55,7 @@ ClusterGpus = Annotated[
 
 def cluster_of(address: str | None, workers: int | None, cores: int | None, gpus: int | None) -> "Cluster | None":
     """The cluster that the options ask for. Raises UserError for its settings without it."""
-    from soft2hard.cluster import Cluster
+    from soft2hard.workers.cluster import Cluster
 
     if address is not None:
         return Cluster(address, workers, cores, gpus)

@@ -16,12 +16,12 @@ import typer
 
 from soft2hard.cli.config_options import config_fields, with_options
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from soft2hard.subject import Subject
+    from soft2hard.lm.subject import Subject
 
 SubjectName = Annotated[
     str,
@@ -39,7 +39,7 @@ TranslatorName = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all that is random; the same seed gives the same result.")]
 
-_LOADING = functools.partial(with_options, "loading", "soft2hard.loading", "Loading", panel="Subject in memory")
+_LOADING = functools.partial(with_options, "loading", "soft2hard.lm.loading", "Loading", panel="Subject in memory")
 with_loading = _LOADING()
 """Gives a command the options of how a subject is held in memory and run; they reach it as `loading`."""
 with_loading_to_run = _LOADING(without=("gradient_checkpointing",))
@@ -68,9 +68,9 @@ def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = 
     `loading` are the values of `with_loading`.
     """
     from soft2hard.checkpoints import resolve
-    from soft2hard.loading import Loading
-    from soft2hard.precision import load_for_tuning
-    from soft2hard.subject import Subject
+    from soft2hard.lm.loading import Loading
+    from soft2hard.lm.precision import load_for_tuning
+    from soft2hard.lm.subject import Subject
 
     path, held = resolve(name, "subject"), Loading(**loading)
     return load_for_tuning(path, held) if fast else Subject.from_pretrained(path, loading=held)
@@ -78,14 +78,14 @@ def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = 
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
     """What of `loading`'s values makes the subject's numbers others, for the settings that a folder was made with."""
-    from soft2hard import precision
+    from soft2hard.lm import precision
 
     return precision.rounding_of(loading)
 
 
 def chosen_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `loading`'s values that are not the usual ones."""
-    usual = {field.name: field.default for field in config_fields("soft2hard.loading", "Loading")}
+    usual = {field.name: field.default for field in config_fields("soft2hard.lm.loading", "Loading")}
     return {name: value for name, value in loading.items() if value != usual[name]}
 
 

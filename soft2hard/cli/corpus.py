@@ -10,10 +10,10 @@ from soft2hard.cli.common import load_subject, no_remains, progress_bar, roundin
 from soft2hard.errors import UserError
 
 if TYPE_CHECKING:
-    from soft2hard.cluster import Cluster
     from soft2hard.data_gen.corpus_folder import CorpusPlan
     from soft2hard.data_gen.tasks import DoD, Split
     from soft2hard.data_gen.tuning import Tuning
+    from soft2hard.workers.cluster import Cluster
 
 
 @dataclass(frozen=True)

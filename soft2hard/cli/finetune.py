@@ -28,7 +28,7 @@ from soft2hard.errors import UserError
 if TYPE_CHECKING:
     from soft2hard.data_gen.taskfiles import TaskFilesDoD
     from soft2hard.data_gen.tuning import Tuning
-    from soft2hard.subject import Subject
+    from soft2hard.lm.subject import Subject
 
 
 @with_options(

@@ -185,7 +185,7 @@ def _tasks_of(dod: str, paths: Sequence[Path]) -> list:
 def _save_paraphrases(output: Path, files: list[tuple[Path, str]] | None, found: "Paraphrased") -> None:
     from soft2hard.data_gen.paraphrasing_files import write_task_files
     from soft2hard.data_gen.teacher import json_lines
-    from soft2hard.files import atomic_write
+    from soft2hard.storage.files import atomic_write
 
     rejected = json_lines([asdict(item) for item in found.rejected])
     if files is not None:

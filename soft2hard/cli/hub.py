@@ -10,10 +10,10 @@ import typer
 
 from soft2hard.cli.common import quiet, say
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_folder
+from soft2hard.storage.files import atomic_folder
 
 if TYPE_CHECKING:
-    from soft2hard.softprompt import SoftPrompt
+    from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
 class Published(str, Enum):
@@ -56,7 +56,7 @@ def push(
     """
     quiet()
     from soft2hard.cli.hub_cards import About, corpus_card, soft_prompts_card, translator_card
-    from soft2hard.hub import publish, safe_files
+    from soft2hard.storage.hub import publish, safe_files
 
     about = About(repository, licence)
     with TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def pull(
     [bold]Example:[/bold] soft2hard pull corpus me/my-corpus runs/corpus
     """
     quiet()
-    from soft2hard.hub import is_repository_name, local_folder
+    from soft2hard.storage.hub import is_repository_name, local_folder
 
     if not is_repository_name(repository, kind.value):
         raise UserError(f"'{repository}' is no name of a repository.", "Give one such as organisation/name.")
@@ -98,7 +98,7 @@ def pull(
 
 def _staged(path: Path, folder: Path) -> "dict[str, SoftPrompt]":
     """Soft prompts by their paths in the repository, and files of them in `folder`, all of them safetensors."""
-    from soft2hard.softprompt import SoftPrompt, find_soft_prompts
+    from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
 
     root = path if path.is_dir() and not (path / "adapter_config.json").exists() else path.parent
     prompts: dict[str, SoftPrompt] = {}
@@ -124,6 +124,6 @@ def _check(kind: Published, folder: Path) -> None:
 
         load_corpus(folder)
     else:
-        from soft2hard.softprompt import find_soft_prompts
+        from soft2hard.prompts.soft_prompt import find_soft_prompts
 
         find_soft_prompts([folder])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soft2hard.errors import UserError
-from soft2hard.hub import is_repository_name
+from soft2hard.storage.hub import is_repository_name
 
 if TYPE_CHECKING:
-    from soft2hard.softprompt import SoftPrompt
+    from soft2hard.prompts.soft_prompt import SoftPrompt
 
 _TAGS = ["soft2hard", "soft-prompt", "prompt-tuning"]
 _MOST_ROWS = 100

@@ -27,7 +27,7 @@ from soft2hard.translator.deepspeed import check_deepspeed
 if TYPE_CHECKING:
     import datasets
 
-    from soft2hard.subject import Subject
+    from soft2hard.lm.subject import Subject
 
 
 class ArchitectureName(str, Enum):
@@ -119,7 +119,7 @@ def train(
     On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2
     """
     quiet()
-    from soft2hard.memory import free_memory
+    from soft2hard.compute.memory import free_memory
     from soft2hard.translator.design import Design
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended

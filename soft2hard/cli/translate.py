@@ -78,7 +78,7 @@ def translate(
     [bold]Example:[/bold] soft2hard translate adapter/ --subject model/ --translator translator/ --examples inputs.txt
     """
     from soft2hard.data_gen.taskfiles import read_inputs
-    from soft2hard.softprompt import SoftPrompt, find_soft_prompts
+    from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
 
     found = find_soft_prompts(paths)
     soft_prompts = [SoftPrompt.load(path) for path in found]

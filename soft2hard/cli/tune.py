@@ -25,8 +25,8 @@ from soft2hard.errors import UserError
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
     from soft2hard.data_gen.tuning import Tuned, Tuning
-    from soft2hard.softprompt import SoftPrompt
-    from soft2hard.subject import Subject
+    from soft2hard.lm.subject import Subject
+    from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
 class Format(str, Enum):

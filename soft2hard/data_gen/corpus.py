@@ -18,11 +18,11 @@ from soft2hard.data_gen.corpus_folder import PLAN_FILE, CorpusFolder, CorpusPlan
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.data_gen.tuning import Tuned, Tuner
 from soft2hard.errors import UserError, first_line
-from soft2hard.files import atomic_folder
-from soft2hard.hub import local_folder
-from soft2hard.shared_prefix import Runner, make_runner
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import Runner, make_runner
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.storage.files import atomic_folder
+from soft2hard.storage.hub import local_folder
 
 
 def corpus_features(n_tokens: int, d_model: int) -> datasets.Features:

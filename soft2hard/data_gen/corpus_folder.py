@@ -16,7 +16,7 @@ from typing import Any
 from soft2hard.data_gen.tasks import DoD, Split, Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
 PLAN_FILE = "corpus.json"

@@ -6,8 +6,8 @@ from typing import Literal
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.shared_prefix import EncodedExample, encode_example
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import EncodedExample, encode_example
+from soft2hard.lm.subject import Subject
 
 
 def encode_examples(subject: Subject, task: Task, part: Literal["train", "validation"]) -> list[EncodedExample]:

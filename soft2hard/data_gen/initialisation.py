@@ -9,8 +9,8 @@ from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 START_FILE = "initial_prompt.safetensors"
 """A subject's folder may hold under this name the common start of the prompts its translator was trained on."""

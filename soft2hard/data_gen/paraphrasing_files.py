@@ -6,7 +6,7 @@ from pathlib import Path
 
 from soft2hard.data_gen.exampletable import read_table, read_text
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_folder
+from soft2hard.storage.files import atomic_folder
 
 
 def write_task_files(

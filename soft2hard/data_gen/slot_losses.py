@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from soft2hard.batching import batches_by_length
-from soft2hard.checkpointing import checkpointing
-from soft2hard.memory import Halving, affordable
-from soft2hard.shared_prefix import EncodedExample, Runner
+from soft2hard.compute.memory import Halving, affordable
+from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.checkpointing import checkpointing
+from soft2hard.lm.shared_prefix import EncodedExample, Runner
 
 MOST_SLOTS = 512
 """More prompts at once make none of them cheaper."""

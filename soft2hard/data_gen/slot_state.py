@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 
 class SlotState:

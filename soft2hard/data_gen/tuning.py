@@ -22,9 +22,9 @@ from soft2hard.data_gen.slot_losses import SlotLosses
 from soft2hard.data_gen.slot_state import SlotState, embedding_scale
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.shared_prefix import EncodedExample, Runner, make_runner
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import EncodedExample, Runner, make_runner
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 __all__ = ["Tuned", "Tuner", "Tuning", "embedding_scale"]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
-from soft2hard.shared_prefix import Runner
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject_workers import SubjectWorkers, Tell
+from soft2hard.lm.shared_prefix import Runner
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.config import Tasks
 from soft2hard.eval.methods.base import Case
-from soft2hard.files import atomic_write
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.storage.files import atomic_write
 
 _EXAMPLES_SEED = 100
 """Keeps the examples of evaluations apart from those of corpora, whose seeds are small."""

@@ -8,8 +8,8 @@ from typing import Any
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Case, Cost, Outcome
 from soft2hard.eval.records import PromptKind
-from soft2hard.files import atomic_write
-from soft2hard.softprompt import Prompt
+from soft2hard.prompts.soft_prompt import Prompt
+from soft2hard.storage.files import atomic_write
 
 
 class CellFile:

@@ -8,8 +8,8 @@ from typing import Any
 
 from soft2hard.errors import UserError
 from soft2hard.eval.records import RunRecord
-from soft2hard.files import atomic_write
-from soft2hard.precision import rounding_of
+from soft2hard.lm.precision import rounding_of
+from soft2hard.storage.files import atomic_write
 
 RUN_FILE = "run.json"
 

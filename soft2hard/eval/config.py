@@ -23,8 +23,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Method
 from soft2hard.eval.methods.registry import METHODS
 from soft2hard.eval.settings import built, checked_fields
-from soft2hard.loading import Loading
-from soft2hard.yamlfile import read_yaml
+from soft2hard.lm.loading import Loading
+from soft2hard.storage.yaml_files import read_yaml
 
 DODS = ("lexical", *FOLDER_DODS)
 """Collections that can be named; all but the first are read from a folder, and `HUB_DODS` without one from the hub."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from soft2hard.data_gen.tasks import Task
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 
 def unknown_share(subject: Subject, tasks: Sequence[Task]) -> float:

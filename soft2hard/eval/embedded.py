@@ -9,12 +9,12 @@ from pathlib import Path
 import typer
 
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES
+from soft2hard.errors import run_script
 from soft2hard.eval.figure import draw_families, draw_methods
 from soft2hard.eval.intervals import mean_interval
 from soft2hard.eval.report.figures import EXACT, PERPLEXITY, SCORE, estimate, per_task, recovery
 from soft2hard.eval.report.reading import Run, load_run
 from soft2hard.eval.report.tables import costs
-from soft2hard.scripting import run_script
 
 _COLUMNS = (
     "score, all families",

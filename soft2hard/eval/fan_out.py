@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from soft2hard.eval.config import Evaluation
 from soft2hard.eval.records import ResultRow
-from soft2hard.process_pool import POLL_SECONDS, process_pool, result_of
+from soft2hard.workers.processes import POLL_SECONDS, process_pool, result_of
 
 if TYPE_CHECKING:
     from soft2hard.eval.harness import Harness

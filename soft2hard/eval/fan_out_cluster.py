@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from soft2hard.cluster import Cluster
 from soft2hard.errors import UserError
 from soft2hard.eval.claiming import RUN_FILE
 from soft2hard.eval.config import Evaluation
 from soft2hard.eval.records import ResultRow
-from soft2hard.pool import Pool
+from soft2hard.workers.cluster import Cluster
+from soft2hard.workers.pool import Pool
 
 if TYPE_CHECKING:
     from soft2hard.eval.harness import Harness

@@ -10,7 +10,7 @@ from soft2hard.eval.report.differences import ranked
 from soft2hard.eval.report.figures import PERPLEXITY, SCORE, estimate
 from soft2hard.eval.report.reading import Run
 from soft2hard.eval.report.tables import family_cells
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from soft2hard.errors import UserError
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 _ROWS_AT_ONCE = 64
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from soft2hard.cluster import Cluster
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import SoftPromptStore, drawn_tasks
@@ -26,6 +25,7 @@ from soft2hard.eval.provenance import new_run_record
 from soft2hard.eval.records import NOTEWORTHY_UNKNOWN, ReferencePerplexity, ResultRow, RunRecord
 from soft2hard.eval.results import write_results
 from soft2hard.eval.scoring import score_seed
+from soft2hard.workers.cluster import Cluster
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int], None]

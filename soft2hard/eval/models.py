@@ -12,9 +12,9 @@ from soft2hard.eval.generators import LocalGenerator
 from soft2hard.eval.methods.base import TextGenerator
 from soft2hard.eval.methods.discrete_vocabulary import check_decoder_only
 from soft2hard.eval.metrics.text import Encoder, sentence_encoder, subject_encoder
-from soft2hard.loading import Loading
-from soft2hard.precision import load_for_tuning
-from soft2hard.subject import Subject
+from soft2hard.lm.loading import Loading
+from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.subject import Subject
 from soft2hard.translator.model import Translator
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from soft2hard.eval.claiming import read_begun
 from soft2hard.eval.methods.base import Case
 from soft2hard.eval.records import ResultRow, RunRecord, TaskRecord
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 _SHOWN_EXAMPLES = 8
 

@@ -9,7 +9,7 @@ from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.scrutability import perplexities
 from soft2hard.eval.metrics.text import class_rate, embedding_cosines, exact_task, overlap, rouge
 from soft2hard.eval.records import ResultRow
-from soft2hard.shared_prefix import Runner
+from soft2hard.lm.shared_prefix import Runner
 
 _MEASURED = (
     "score",

@@ -11,11 +11,11 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.taskfiles import content_hash
 from soft2hard.data_gen.tasks import DoD
-from soft2hard.loading import Loading
+from soft2hard.lm.loading import Loading
+from soft2hard.lm.precision import load_for_tuning, rounding_of
+from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.recipe import CorpusSettings, Recipe
-from soft2hard.precision import load_for_tuning, rounding_of
-from soft2hard.subject import Subject
 
 
 def make_corpora(job: Job) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from soft2hard.cluster import Cluster
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import Recipe
+from soft2hard.workers.cluster import Cluster
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is in all."""

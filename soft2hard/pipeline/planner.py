@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import drawn_tasks
-from soft2hard.loading import Loading, load_tokenizer
+from soft2hard.lm.loading import Loading, load_tokenizer
+from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.subject import Subject
 from soft2hard.pipeline import workload
 from soft2hard.pipeline.corpora import dod_of, is_at_hand
 from soft2hard.pipeline.layout import Layout
@@ -29,8 +31,6 @@ from soft2hard.pipeline.probe import (
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.pipeline.stages import Stage
 from soft2hard.pipeline.workload import Lengths, Work, lengths_of
-from soft2hard.precision import load_for_tuning
-from soft2hard.subject import Subject
 from soft2hard.translator.card import Architecture
 from soft2hard.translator.model import Translator
 

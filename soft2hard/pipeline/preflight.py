@@ -13,9 +13,9 @@ from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.config import Evaluation
 from soft2hard.eval.metrics.text import sentence_encoder
 from soft2hard.eval.needs import problems_of
-from soft2hard.hub import hub_error
-from soft2hard.loading import READING_ERRORS
+from soft2hard.lm.loading import READING_ERRORS
 from soft2hard.pipeline.recipe import Recipe
+from soft2hard.storage.hub import hub_error
 from soft2hard.translator.deepspeed import check_deepspeed
 
 

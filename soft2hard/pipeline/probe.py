@@ -14,12 +14,12 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
+from soft2hard.compute.metering import listening
+from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning
-from soft2hard.metering import listening
+from soft2hard.lm.subject import Query, Subject
 from soft2hard.pipeline.workload import Lengths, tuning_step
-from soft2hard.precision import has_fast_bf16
-from soft2hard.subject import Query, Subject
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import TranslatorTraining, collator_of
 

@@ -18,12 +18,12 @@ from soft2hard.eval.transfer.material import Wanted
 from soft2hard.eval.transfer.plan import Asking
 from soft2hard.eval.transfer.prompts import REFERENCES
 from soft2hard.eval.transfer.run import Sending
-from soft2hard.loading import Loading
+from soft2hard.lm.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
+from soft2hard.storage.yaml_files import read_yaml
 from soft2hard.translator.deepspeed import check_configuration
 from soft2hard.translator.design import Design
 from soft2hard.translator.training import TranslatorTraining
-from soft2hard.yamlfile import read_yaml
 
 NAMED_BY_RECIPE = ("subject", "translator")
 """Settings of an evaluation that the recipe itself decides."""

@@ -12,9 +12,9 @@ from typing import Any
 from soft2hard import __version__
 from soft2hard.errors import UserError
 from soft2hard.eval.provenance import commit
-from soft2hard.files import atomic_write
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import Recipe
+from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy")

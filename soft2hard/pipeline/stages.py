@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from soft2hard.errors import UserError
+from soft2hard.lm.precision import rounding_of
 from soft2hard.pipeline import work
 from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.keys import nearest
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
-from soft2hard.precision import rounding_of
 
 EVALUATION_FILES = ("results.parquet", "run.json", "tasks.json")
 """What the stages after it read of an evaluation."""

@@ -11,6 +11,7 @@ from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import DEFAULT_PRICES, read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import resolve
+from soft2hard.compute.memory import free_memory
 from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.errors import UserError, first_line
 from soft2hard.eval.harness import Harness
@@ -20,13 +21,12 @@ from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
 from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import can_serve, served
-from soft2hard.loading import Loading
-from soft2hard.memory import free_memory
+from soft2hard.lm.loading import Loading
+from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.corpora import make_corpora
 from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import TransferSettings
-from soft2hard.subject import Subject
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import needs_subject, train_translator
 

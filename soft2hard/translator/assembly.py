@@ -8,9 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from soft2hard.checkpoints import resolve
 from soft2hard.errors import UserError
-from soft2hard.hub import local_folder
-from soft2hard.loading import Loading, load_tokenizer
-from soft2hard.subject import Subject
+from soft2hard.lm.loading import Loading, load_tokenizer
+from soft2hard.lm.subject import Subject
+from soft2hard.storage.hub import local_folder
 from soft2hard.translator.architecture import TranslatorModel
 from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.causal import (

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from soft2hard.batching import positions
 from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.errors import UserError
-from soft2hard.subject import Subject
+from soft2hard.lm.batching import positions
+from soft2hard.lm.subject import Subject
 from soft2hard.translator.architecture import Memory, TranslatorModel
 from soft2hard.translator.reader import SoftPromptReader
 

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from soft2hard import metering
-from soft2hard.memory import Halving
-from soft2hard.softprompt import Prompt, SoftPrompt
+from soft2hard.compute import metering
+from soft2hard.compute.memory import Halving
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.translator.model import Translator
 from soft2hard.translator.reading import tidy
 

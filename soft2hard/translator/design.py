@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soft2hard.errors import UserError
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 from soft2hard.translator.card import Architecture
 from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 

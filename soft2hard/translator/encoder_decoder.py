@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 from soft2hard.translator.architecture import Memory, TranslatorModel
 from soft2hard.translator.reader import SoftPromptReader
 from soft2hard.translator.warm_start import can_warm_start, seq2seq_from_causal

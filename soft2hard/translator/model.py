@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from soft2hard.errors import UserError, first_line
-from soft2hard.files import atomic_folder
-from soft2hard.hub import local_folder
-from soft2hard.loading import READING_ERRORS
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.loading import READING_ERRORS
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.storage.files import atomic_folder
+from soft2hard.storage.hub import local_folder
 from soft2hard.translator.architecture import TranslatorModel
 from soft2hard.translator.assembly import (
     load_reader,

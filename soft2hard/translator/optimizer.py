@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from soft2hard.muon import Muon
+from soft2hard.compute.muon import Muon
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

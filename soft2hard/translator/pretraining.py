@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.data_gen.tuning import embedding_scale
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 
 @dataclass(frozen=True)

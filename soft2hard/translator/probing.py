@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from soft2hard import metering
-from soft2hard.softprompt import Prompt
-from soft2hard.subject import Subject
+from soft2hard.compute import metering
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import Prompt
 from soft2hard.translator.decoding import drawn, own_uniforms
 
 MAX_INPUT_TOKENS = 24

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch.distributed
 
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 _STEP_FILE = Path("checkpoints") / "step.json"
 

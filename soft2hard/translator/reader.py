@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from soft2hard.errors import UserError
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 _EPSILON = 1e-6
 

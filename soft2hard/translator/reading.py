@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from soft2hard import metering
-from soft2hard.softprompt import SoftPrompt
+from soft2hard.compute import metering
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import IGNORE, PairCollator
 from soft2hard.translator.model import Translator
 

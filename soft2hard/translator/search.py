@@ -12,7 +12,7 @@ alone, nothing is verified.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from soft2hard.softprompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.model import Translator
 from soft2hard.translator.reading import Reading
 from soft2hard.translator.refinement import neighbours

@@ -22,12 +22,12 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from soft2hard.compute.memory import free_memory, is_out_of_memory
+from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.corpus import content_hash
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_write
-from soft2hard.memory import free_memory, is_out_of_memory
-from soft2hard.precision import has_fast_bf16
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.storage.files import atomic_write
 from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
 from soft2hard.translator.deepspeed.checkpoints import config_to_resume, gathered, splits_weights

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from soft2hard import metering
+from soft2hard.compute import metering
 from soft2hard.errors import UserError
-from soft2hard.shared_prefix import Runner, make_runner
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import Runner, make_runner
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.decoding import propose
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from soft2hard.batching import batches_by_length
-from soft2hard.memory import Halving
-from soft2hard.queries import Query
-from soft2hard.shared_prefix import EncodedExample, Runner, Targets, encode_example
-from soft2hard.softprompt import Prompt, SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.compute.memory import Halving
+from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.queries import Query
+from soft2hard.lm.shared_prefix import EncodedExample, Runner, Targets, encode_example
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
 Verdict = Literal["faithful", "doubtful", "failed", "unverified"]
 

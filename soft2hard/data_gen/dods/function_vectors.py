@@ -15,7 +15,7 @@ from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order
 from soft2hard.data_gen.dods.sources import read_json
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
-from soft2hard.yamlfile import read_yaml
+from soft2hard.storage.yaml_files import read_yaml
 
 _KINDS = ("abstractive", "extractive")
 

@@ -25,7 +25,7 @@ from soft2hard.data_gen.dods.keyword_classification_prompts import (
 from soft2hard.data_gen.tasks import SPLITS
 from soft2hard.data_gen.teacher import Questions, Rejected, Teacher, json_lines
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_folder
+from soft2hard.storage.files import atomic_folder
 
 ROUNDS = 3
 """Times that a class is asked for sentences, at most."""

@@ -17,7 +17,7 @@ from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, labels_where_f
 from soft2hard.data_gen.dods.sources import Records, read_hub, read_table
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
-from soft2hard.yamlfile import read_yaml
+from soft2hard.storage.yaml_files import read_yaml
 
 _SUFFIXES = (".yaml", ".yml")
 _BY_LABEL = ("label_accuracy", "f1")

@@ -18,15 +18,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from soft2hard.attention import ATTENTION
+from soft2hard.compute.muon import Muon
+from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import FAMILIES, LexicalTask, draw_task
 from soft2hard.data_gen.tasks import Split
 from soft2hard.data_gen.world.positional_heads import add_look_back_heads
 from soft2hard.data_gen.world.rows import IGNORE, RowBuilder, Rows, joined
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_write
-from soft2hard.muon import Muon
-from soft2hard.precision import has_fast_bf16
+from soft2hard.lm.attention import ATTENTION
+from soft2hard.storage.files import atomic_write
 
 SINGLE_WORD = ("classify", "member", "relation", "label", "position")
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from soft2hard.data_gen.world.lm_training import LMTrainer, LMTraining, build_model
 from soft2hard.data_gen.world.rows import Encoder, RowBuilder
 from soft2hard.data_gen.world.vocabulary import WORD_PATTERN, sentencepiece_tokenizer, word_tokenizer
-from soft2hard.files import atomic_folder
+from soft2hard.storage.files import atomic_folder
 
 
 def word_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from soft2hard.errors import UserError
-from soft2hard.softprompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
 def stacked(prompts: Sequence[SoftPrompt], at_least: int = 2) -> Float[np.ndarray, "n_prompts n_tokens d_model"]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from soft2hard.eval.analysis.records import Analysis, load_arrays
 from soft2hard.eval.analysis.section_records import Claims, Distances, Extraction, Maps, Section, Transfer
-from soft2hard.files import atomic_folder
+from soft2hard.storage.files import atomic_folder
 
 
 def write_downloads(analysis: Analysis, folder: Path) -> Path:

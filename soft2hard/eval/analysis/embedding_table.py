@@ -9,8 +9,8 @@ from torch import Tensor
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.extraction import Extraction, Neighbour, Position
 from soft2hard.eval.methods.nearest_token import nearest_rows
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.softprompt_io import as_matrix, read_tensors
+from soft2hard.prompts.files import as_matrix, read_tensors
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 _NAMES = ("shared.weight", "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """How architectures end the name of their input embeddings, in the order in which they are looked for: of models with

@@ -12,8 +12,8 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.legible import legible, scripts, token_texts
 from soft2hard.eval.methods.nearest_token import NearestToken
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
 @dataclass(frozen=True)

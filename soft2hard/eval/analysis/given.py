@@ -12,7 +12,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.passes import is_pass, load_pass
 from soft2hard.eval.analysis.records import PromptRow
 from soft2hard.eval.analysis.task_names import tasks_of_names
-from soft2hard.softprompt import SoftPrompt, find_soft_prompts
+from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
 
 GIVEN = "given"
 """The group of prompts that were read."""

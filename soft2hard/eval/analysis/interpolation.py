@@ -15,9 +15,9 @@ from soft2hard.eval.analysis.meaning import Translate, meaning, translate_rows
 from soft2hard.eval.analysis.positions import interpolated
 from soft2hard.eval.intervals import Interval, mean_interval
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
-from soft2hard.shared_prefix import Runner
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import Runner
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Kind = Literal["one task", "two tasks"]
 Says = Literal["first", "second", "both", "other"]

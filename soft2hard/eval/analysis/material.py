@@ -16,11 +16,11 @@ from soft2hard.eval.analysis.given import GIVEN
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
 from soft2hard.eval.analysis.tunings import COMMON, MAIN
 from soft2hard.eval.metrics.measurement import Comparison, measure
-from soft2hard.shared_prefix import Runner
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
-from soft2hard.subject_workers import SubjectWorkers
+from soft2hard.lm.shared_prefix import Runner
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.model import Translator
+from soft2hard.workers.subject_workers import SubjectWorkers
 
 
 @dataclass(frozen=True)

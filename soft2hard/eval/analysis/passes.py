@@ -8,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from soft2hard.errors import UserError
-from soft2hard.files import atomic_write
-from soft2hard.softprompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.storage.files import atomic_write
 
 _KEY = "prompts"
 """In the metadata: what is known of each soft prompt, in order."""

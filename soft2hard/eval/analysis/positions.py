@@ -14,8 +14,8 @@ from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.comparable import check_comparable
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Change = Literal["masked", "removed", "permuted"]
 

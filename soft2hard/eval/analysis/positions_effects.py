@@ -24,9 +24,9 @@ from soft2hard.eval.analysis.positions import (
 )
 from soft2hard.eval.intervals import Interval, by_task, mean_interval
 from soft2hard.eval.metrics.measurement import Comparison, measure
-from soft2hard.shared_prefix import Runner
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import Runner
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Change = Literal["mean", "zeros", "removed", "alone", "permuted"]
 """'mean' and 'zeros': the position is replaced by the mean of the subject's embeddings, or by zeros. 'removed': it is

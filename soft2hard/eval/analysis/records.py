@@ -29,7 +29,7 @@ from soft2hard.eval.analysis.section_records import (
     Statistics,
     Transfer,
 )
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 2
 FILE_NAME = "analysis.json"

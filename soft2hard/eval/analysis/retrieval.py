@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.comparable import check_comparable
-from soft2hard.softprompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Similarity = Literal["average", "per_token"]
 

@@ -17,8 +17,8 @@ from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.retrieval import Similarity, matches_of, similarities, steps_to_reach, weighted_average
 from soft2hard.eval.intervals import Interval, difference_interval, mean_interval
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject_workers import SubjectWorkers, Tell
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
 NEAREST, AVERAGE, RANDOM = "nearest stored", "average of stored", "random stored"
 RETRIEVED = frozenset({NEAREST, AVERAGE})

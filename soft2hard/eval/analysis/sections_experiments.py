@@ -16,7 +16,7 @@ from soft2hard.eval.analysis.sections_statistics import Arrays
 from soft2hard.eval.analysis.stability import Stability, stability
 from soft2hard.eval.analysis.tunings import has_common_start
 from soft2hard.eval.metrics.text import Encoder, subject_encoder
-from soft2hard.softprompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 RETRIEVAL_EVAL_EVERY = 5
 """Steps between two looks at the validation loss where steps are counted."""

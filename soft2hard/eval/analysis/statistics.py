@@ -15,7 +15,7 @@ from jaxtyping import Float
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.comparable import stacked
 from soft2hard.eval.analysis.geometry import alignment, distances, reordered_distances
-from soft2hard.softprompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from soft2hard.batching import batches_by_length
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder
-from soft2hard.shared_prefix import EncodedExample, Runner, SharedPrefixRunner, Targets, make_runner
-from soft2hard.softprompt import Prompt, SoftPrompt
-from soft2hard.subject import BATCH_TOKENS, Subject
-from soft2hard.subject_workers import SubjectWorkers, Tell
+from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.shared_prefix import EncodedExample, Runner, SharedPrefixRunner, Targets, make_runner
+from soft2hard.lm.subject import BATCH_TOKENS, Subject
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
 ROW_TOKENS = 256
 """Tokens of examples that share a row: more of them read the prompt less often, but attend in the square of the row."""

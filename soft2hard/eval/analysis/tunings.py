@@ -15,9 +15,9 @@ from soft2hard.data_gen.tuning import Tuned, Tuning
 from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
 from soft2hard.eval.analysis.passes import load_pass, save_pass
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
-from soft2hard.subject_workers import SubjectWorkers, Tell
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
 Varies = Literal["both", "init", "order"]
 MAIN = "main"

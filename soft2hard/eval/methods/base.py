@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from soft2hard.compute.metering import Count
 from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.metrics.text import Encoder
-from soft2hard.metering import Count
-from soft2hard.softprompt import Prompt, SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.translator.model import Translator
 
 CaseNeed = Literal["soft_prompt", "train", "validation", "labels", "instruction"]

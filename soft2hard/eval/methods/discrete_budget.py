@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
-from soft2hard.shared_prefix import EncodedExample
+from soft2hard.lm.shared_prefix import EncodedExample
 
 
 class Clock:

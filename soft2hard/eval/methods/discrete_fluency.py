@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from soft2hard import metering
-from soft2hard.batching import batches_by_length, pad, positions
+from soft2hard.compute import metering
 from soft2hard.eval.methods.discrete_vocabulary import Vocabulary, check_decoder_only, check_same_vocabulary
-from soft2hard.subject import Subject
+from soft2hard.lm.batching import batches_by_length, pad, positions
+from soft2hard.lm.subject import Subject
 
 _BATCH_TOKENS = 4096
 

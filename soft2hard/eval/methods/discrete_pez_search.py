@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from soft2hard.batching import batches_by_length
 from soft2hard.data_gen.drawing import Deck, encode_examples
 from soft2hard.data_gen.tuning import embedding_scale
 from soft2hard.eval.methods.base import Bench, Case, Outcome
@@ -17,7 +16,8 @@ from soft2hard.eval.methods.discrete_fluency import StraightThroughFluency, log_
 from soft2hard.eval.methods.discrete_objective import Trial, losses, outputs_under
 from soft2hard.eval.methods.discrete_pez_options import PezOptions
 from soft2hard.eval.methods.discrete_vocabulary import Vocabulary, check_room
-from soft2hard.shared_prefix import EncodedExample, Runner
+from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.shared_prefix import EncodedExample, Runner
 
 _BATCH_TOKENS = 16384
 

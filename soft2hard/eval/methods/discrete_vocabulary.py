@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from soft2hard.errors import UserError
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 Ids = Sequence[int]
 

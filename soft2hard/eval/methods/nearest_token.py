@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome
 from soft2hard.eval.methods.patching_cases import soft_prompt_problem
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 DISTANCES = ("cosine", "euclidean")
 VOCABULARIES = ("text", "not_special", "all")

@@ -20,12 +20,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from soft2hard.batching import batches_by_length, positions
 from soft2hard.eval.methods.patching_blocks import Blocks, Patch
 from soft2hard.eval.methods.patching_cache import repeated
-from soft2hard.frozen_model import FrozenModel
-from soft2hard.softprompt import SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.batching import batches_by_length, positions
+from soft2hard.lm.frozen_model import FrozenModel
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Pair = tuple[int, int]
 """Source layer and target layer."""

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from soft2hard.errors import UserError
-from soft2hard.frozen_model import FrozenModel
+from soft2hard.lm.frozen_model import FrozenModel
 
 
 @dataclass(frozen=True)

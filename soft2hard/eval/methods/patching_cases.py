@@ -2,7 +2,7 @@
 
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Case
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 
 def soft_prompt_problem(case: Case, subject: Subject) -> str | None:

@@ -15,7 +15,7 @@ import torch
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.patching import EncodedTarget
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 STYLES = ("classes_after", "classes_before", "repeated", "chain_of_thought")
 

@@ -10,7 +10,7 @@ from soft2hard.eval.methods.discrete_fluency import StraightThroughFluency
 from soft2hard.eval.methods.discrete_pez_options import PezOptions
 from soft2hard.eval.methods.discrete_pez_search import PezSearch
 from soft2hard.eval.methods.discrete_vocabulary import Vocabulary
-from soft2hard.shared_prefix import make_runner
+from soft2hard.lm.shared_prefix import make_runner
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from soft2hard.eval.methods.policy_model import PolicyLM
 from soft2hard.eval.methods.policy_options import PolicyOptions
 from soft2hard.eval.methods.policy_rewards import Rewards
 from soft2hard.eval.methods.policy_search import PolicySearch
-from soft2hard.shared_prefix import make_runner
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import make_runner
+from soft2hard.lm.subject import Subject
 
 
 @dataclass(frozen=True)

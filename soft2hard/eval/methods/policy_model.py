@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from soft2hard.eval.methods.discrete_vocabulary import Vocabulary, check_decoder_only, check_same_vocabulary
-from soft2hard.frozen_model import FrozenModel
-from soft2hard.subject import Subject
+from soft2hard.lm.frozen_model import FrozenModel
+from soft2hard.lm.subject import Subject
 
 _GAIN, _BIAS = 1e-4, -1e-4  # initial weights: Xavier with this gain; initial biases (arXiv 2205.12548, code)
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.policy_rewards import Kind
-from soft2hard.subject import Subject
+from soft2hard.lm.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from soft2hard.batching import batches_by_length
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.methods.discrete_budget import Meter
 from soft2hard.eval.methods.discrete_fluency import log_perplexities
-from soft2hard.shared_prefix import EncodedExample, Runner, Targets, encode_example
-from soft2hard.subject import Subject
+from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.shared_prefix import EncodedExample, Runner, Targets, encode_example
+from soft2hard.lm.subject import Subject
 
 Kind = Literal["auto", "labels", "outputs"]
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+from soft2hard.compute.metering import listening
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome, shares
-from soft2hard.metering import listening
-from soft2hard.shared_prefix import make_runner
+from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.translator.decoding import propose
 from soft2hard.translator.translate import TranslateConfig, Translation, translate
 

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from soft2hard.batching import batches_by_length, pad, positions
 from soft2hard.errors import UserError
-from soft2hard.sequences import has_prompt
-from soft2hard.shared_prefix import EncodedExample, Runner, SharedPrefixRunner
-from soft2hard.softprompt import Prompt
-from soft2hard.subject import BATCH_TOKENS, Subject
+from soft2hard.lm.batching import batches_by_length, pad, positions
+from soft2hard.lm.sequences import has_prompt
+from soft2hard.lm.shared_prefix import EncodedExample, Runner, SharedPrefixRunner
+from soft2hard.lm.subject import BATCH_TOKENS, Subject
+from soft2hard.prompts.soft_prompt import Prompt
 
 _EXAMPLE_TOKENS = 512
 """Tokens of examples that share one row with their prompt: attention costs the square of a row's length."""

@@ -24,9 +24,9 @@ from soft2hard.eval.metrics.faithfulness import (
 from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder, target_hidden
 from soft2hard.eval.metrics.plans import Comparison, Plan, key_of, make_plans
 from soft2hard.eval.metrics.task_score import accuracy, check_metric, likeliest_labels, macro_f1, rouge_l
-from soft2hard.shared_prefix import Runner, make_runner
-from soft2hard.softprompt import Prompt, SoftPrompt
-from soft2hard.subject import Subject
+from soft2hard.lm.shared_prefix import Runner, make_runner
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
 __all__ = ["Comparison", "Measurement", "measure"]
 

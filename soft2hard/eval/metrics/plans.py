@@ -7,8 +7,8 @@ from functools import cached_property
 from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder
 from soft2hard.eval.metrics.task_score import BY_LABEL
-from soft2hard.softprompt import Prompt, SoftPrompt
-from soft2hard.subject import Query, Subject
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
 MAX_NEW_TOKENS = 16
 """Tokens generated for an answer; more where the longest wanted output of the task has more."""

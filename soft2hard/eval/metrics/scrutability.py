@@ -11,7 +11,7 @@ from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.forward import run_texts
-from soft2hard.subject import BATCH_TOKENS, Subject
+from soft2hard.lm.subject import BATCH_TOKENS, Subject
 
 _LOGITS_AT_ONCE = 2**24
 

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.text import rouge
-from soft2hard.queries import Query
-from soft2hard.subject import Subject
+from soft2hard.lm.queries import Query
+from soft2hard.lm.subject import Subject
 
 METRICS = ("exact_match", "label_accuracy", "f1", "rougeL")
 BY_LABEL = frozenset({"label_accuracy", "f1"})

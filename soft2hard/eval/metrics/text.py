@@ -16,7 +16,7 @@ from sacrebleu import corpus_bleu, corpus_chrf, sentence_bleu, sentence_chrf
 from soft2hard.data_gen.dods.lexical import parse, same_task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.forward import run_texts
-from soft2hard.subject import BATCH_TOKENS, Subject
+from soft2hard.lm.subject import BATCH_TOKENS, Subject
 
 Encoder = Callable[[Sequence[str]], Float[np.ndarray, "n_texts width"]]
 """One vector a text."""

@@ -15,7 +15,7 @@ from soft2hard.eval.analysis.section_records import Experiment, NotRun
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report.analysis_data import MEASURES, PROJECTIONS, clustered, families_of
 from soft2hard.eval.report.analysis_experiments import CHANGES, KINDS, mean_curves, result_of
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -34,7 +34,7 @@ from soft2hard.eval.report.analysis_experiments import (
 )
 from soft2hard.eval.report.analysis_markdown import analysis_markdown
 from soft2hard.eval.report.page import render_template
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 PAGE_NAME = "analysis.html"
 SUMMARY_NAME = "analysis.md"

@@ -11,7 +11,7 @@ from soft2hard.eval.report.reading import Run
 from soft2hard.eval.report.tables import main_table
 from soft2hard.eval.report.transfer import transfer_table
 from soft2hard.eval.transfer.results import TransferResult
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 
 def write_report(runs: Sequence[Run], output: Path, transfers: Sequence[TransferResult] = ()) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import DEFAULT_PRICES, read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
+from soft2hard.errors import run_script
 from soft2hard.eval.intervals import Interval, ratio_interval
 from soft2hard.eval.metrics.task_score import normalise_answer
 from soft2hard.eval.transfer.material import Wanted, gather
@@ -22,7 +23,6 @@ from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import served
 from soft2hard.eval.transfer.tables import result_text
-from soft2hard.scripting import run_script
 
 LABEL = "API-side model"
 _LEDGER = "transfer.sqlite"

@@ -13,7 +13,7 @@ from soft2hard.eval.metrics.task_score import normalise_answer
 from soft2hard.eval.transfer.judge import Judged, JudgedRow
 from soft2hard.eval.transfer.plan import Cell
 from soft2hard.eval.transfer.scoring import PairedTest, Score, Scored, paired_tests, score
-from soft2hard.files import atomic_write
+from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
 

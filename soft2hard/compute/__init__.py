@@ -1,0 +1,1 @@
+"""Memory, precision, metering, the optimizer."""

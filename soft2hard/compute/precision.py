@@ -1,0 +1,10 @@
+"""Whether bfloat16 pays on this machine."""
+
+import torch
+
+
+def has_fast_bf16() -> bool:
+    """Whether matrix products in bfloat16 run on their own instructions here."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,115 @@
+"""Greedy generation over a batch, with a key-value cache.
+
+transformers' own `generate` could be called with embeddings too, but pads and stops by token ids, keeps finished rows
+until the last one ends, and applies whatever a model's generation_config holds; here every row is plain greedy
+search, and agreement with `generate(do_sample=False)` is tested.
+"""
+
+from collections.abc import Sequence as Rows
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from soft2hard.lm.batching import positions
+from soft2hard.lm.frozen_model import FrozenModel
+
+
+@runtime_checkable
+class _Decoding(Protocol):
+    """The state of a batch while it is being decoded."""
+
+    def start(self) -> Float[Tensor, "batch d_out"]: ...
+
+    def step(self, ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_out"]: ...
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None: ...
+
+
+class _CausalDecoding:
+    """A decoder-only model; the batch is padded on the left, so that every row goes on at the right end."""
+
+    def __init__(
+        self, model: FrozenModel, embeddings: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"]
+    ) -> None:
+        self.model, self.embeddings, self.mask, self.cache = model, embeddings, mask, None
+        self.position = positions(mask)
+
+    def start(self) -> Float[Tensor, "batch d_out"]:
+        return self._advance(self.embeddings)
+
+    def step(self, ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_out"]:
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=True)
+        self.position = self.position[:, -1:] + 1
+        return self._advance(self.model.embed(ids[:, None]))
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self.mask, self.position = self.mask[rows], self.position[rows]
+        self.cache.reorder_cache(rows)  # an index_select on every kind of cache
+
+    def _advance(self, embeddings: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch d_out"]:
+        hidden, self.cache = self.model.decode(embeddings, self.mask, self.position, self.cache, use_cache=True)
+        return hidden[:, -1]
+
+
+class _CrossDecoding:
+    """An encoder-decoder model; the encoder runs once, over a batch padded on the right."""
+
+    def __init__(
+        self, model: FrozenModel, embeddings: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"]
+    ) -> None:
+        self.model, self.mask, self.cache = model, mask, None
+        self.encoded = model.encode(embeddings, mask)
+
+    def start(self) -> Float[Tensor, "batch d_out"]:
+        first = torch.full((len(self.encoded),), self.model.decoder_start_id, device=self.encoded.device)
+        return self.step(first)
+
+    def step(self, ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_out"]:
+        embeddings = self.model.embed(ids[:, None])
+        hidden, self.cache = self.model.cross_decode(embeddings, self.encoded, self.mask, self.cache, use_cache=True)
+        return hidden[:, -1]
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self.encoded, self.mask = self.encoded[rows], self.mask[rows]
+        self.cache.reorder_cache(rows)  # an index_select on every kind of cache
+
+
+@torch.no_grad()
+def generate_greedily(
+    model: FrozenModel,
+    embeddings: Float[Tensor, "batch length d_model"],
+    mask: Bool[Tensor, "batch length"],
+    eos_ids: Rows[int],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """The most likely token, again and again, until EOS (which is left out) or `max_new_tokens` tokens.
+
+    `embeddings` are padded on the left for a decoder-only model, on the right for an encoder-decoder model's encoder;
+    the mask is True at real tokens.
+    """
+    decoding: _Decoding = (_CrossDecoding if model.is_encoder_decoder else _CausalDecoding)(model, embeddings, mask)
+    stop = torch.tensor(list(eos_ids), device=mask.device)
+    written = torch.full((len(mask), max_new_tokens), eos_ids[0], device=mask.device)
+    rows = torch.arange(len(mask), device=mask.device)  # rows still in the batch
+    going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
+    hidden = decoding.start()
+    for step in range(max_new_tokens):
+        ids = model.head(hidden).argmax(dim=-1)
+        written[rows[going], step] = ids[going]
+        going = going & ~torch.isin(ids, stop)
+        n_going = int(going.sum())
+        if n_going == 0 or step + 1 == max_new_tokens:
+            break
+        if n_going <= len(rows) // 2:  # dropping rows copies the cache, so not at every ending
+            kept = going.nonzero()[:, 0]
+            decoding.keep(kept)
+            rows, ids, going = rows[kept], ids[kept], going[kept]
+        hidden = decoding.step(ids)
+    return [_until_end(row, set(eos_ids)) for row in written.tolist()]
+
+
+def _until_end(ids: list[int], eos_ids: set[int]) -> list[int]:
+    end = next((index for index, token in enumerate(ids) if token in eos_ids), len(ids))
+    return ids[:end]

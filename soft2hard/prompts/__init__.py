@@ -1,0 +1,1 @@
+"""Soft prompts: the record, file formats, PEFT adapters."""

@@ -1,0 +1,210 @@
+"""Soft prompts in PEFT adapter folders: adapter_config.json beside adapter_model.safetensors or .bin.
+
+For prompt tuning and p-tuning alike, PEFT saves the virtual tokens' vectors themselves, under the
+name `prompt_embeddings` (peft/utils/save_and_load.py, get_peft_model_state_dict): of p-tuning, the
+encoder's outputs, so its encoder is not needed. For encoder-decoder models PEFT by default saves
+twice as many rows as it uses: one set for each half, of which PeftModelForSeq2SeqLM.forward feeds
+the first to the encoder and leaves the second aside.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from soft2hard.errors import UserError
+from soft2hard.prompts.files import (
+    FORMAT,
+    MATRIX_NAME,
+    StoredPrompt,
+    as_matrix,
+    check_is_file,
+    decode_metadata,
+    foreign_provenance,
+    read_safetensors,
+    read_torch,
+    reading,
+    to_bytes,
+)
+from soft2hard.storage.files import atomic_folder
+
+CONFIG_NAME = "adapter_config.json"
+_SAFETENSORS_NAME = "adapter_model.safetensors"
+_TORCH_NAME = "adapter_model.bin"
+_ADAPTER_FILES = {CONFIG_NAME, _SAFETENSORS_NAME, _TORCH_NAME}
+_REPLACEABLE = _ADAPTER_FILES | {"README.md"}
+
+_READABLE_KINDS = ("PROMPT_TUNING", "P_TUNING")
+_KIND_NAMES = {
+    "LORA": "LoRA",
+    "PREFIX_TUNING": "prefix-tuning",
+    "MULTITASK_PROMPT_TUNING": "multitask prompt-tuning",
+    "CPT": "context-aware prompt-tuning (CPT)",
+}
+_TUNE_INSTEAD = "Tune a soft prompt for the task instead (peft.PromptTuningConfig) and give its folder."
+_REMEDIES = {
+    "PREFIX_TUNING": f"It holds keys and values for every layer, not input vectors. {_TUNE_INSTEAD}",
+    "MULTITASK_PROMPT_TUNING": "Save one task's prompt as .npy: peft_model.get_prompt(1, task_ids=torch.tensor([0])).",
+    "CPT": "Save the prompt with its learned change added as .npy: peft_model.get_prompt(1).",
+}
+_BOS_ROWS = "bos_rows"
+"""Metadata: how many leading rows are a BOS embedding that `write_adapter` was asked to put there."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is a PEFT adapter, of whatever kind."""
+    return (folder / CONFIG_NAME).is_file()
+
+
+def adapter_of(path: Path) -> Path | None:
+    """Return the adapter folder that `path` is, or is a file of; None when it is neither."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name in _ADAPTER_FILES and is_adapter(path.parent) else None
+
+
+def read_adapter(folder: Path) -> StoredPrompt:
+    """Read the soft prompt of a prompt-tuning or p-tuning adapter.
+
+    Raises:
+        UserError: not an adapter folder, an adapter of another kind, a damaged file, or a config
+            that disagrees with the tensor.
+    """
+    config = _read_config(folder)
+    kind = _readable_kind(config, folder)
+    tensors, metadata, weights = _read_weights(folder)
+    if MATRIX_NAME not in tensors:
+        raise UserError(
+            f"{weights} has no tensor {MATRIX_NAME} (it has {', '.join(sorted(tensors)[:5]) or 'none'}).",
+            "Save the adapter with peft_model.save_pretrained(folder), which computes the vectors of the prompt.",
+        )
+    rows = _used_rows(as_matrix(tensors[MATRIX_NAME], str(weights)), config, folder)
+    if metadata.get("format") == FORMAT:
+        bos_rows = 1 if metadata.get(_BOS_ROWS) == "1" else 0
+        return StoredPrompt(rows[bos_rows:], **decode_metadata(metadata, weights))
+    return StoredPrompt(
+        rows,
+        subject=_text(config, "base_model_name_or_path"),
+        provenance=foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config),
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        raise UserError(
+            f"{folder} has no {CONFIG_NAME}, so it is not a PEFT adapter.",
+            "Give an adapter folder, or the soft prompt file within.",
+        )
+    check_is_file(path)
+    with reading(path, ValueError, RecursionError):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is JSON, but not an object")
+    return config
+
+
+def _readable_kind(config: Mapping[str, Any], folder: Path) -> str:
+    kind = config.get("peft_type")
+    if not isinstance(kind, str):
+        raise UserError(
+            f"{folder / CONFIG_NAME} does not say what kind of adapter it is (peft_type).",
+            "Save the adapter again with peft_model.save_pretrained(folder).",
+        )
+    if kind not in _READABLE_KINDS:
+        default = f"It changes the model itself and has no soft prompt. {_TUNE_INSTEAD}"
+        raise UserError(
+            f"{folder} is a {_KIND_NAMES.get(kind, kind)} adapter, not a soft prompt.", _REMEDIES.get(kind, default)
+        )
+    return kind
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
+    """Return the tensors, their file's metadata, and its path; as in PEFT, safetensors come first."""
+    for name, reader in ((_SAFETENSORS_NAME, read_safetensors), (_TORCH_NAME, read_torch)):
+        path = folder / name
+        if path.exists():
+            check_is_file(path)
+            return *reader(path), path
+    raise UserError(
+        f"{folder} has neither {_SAFETENSORS_NAME} nor {_TORCH_NAME}.",
+        "Save or copy the adapter again with its weights.",
+    )
+
+
+def _used_rows(
+    matrix: Float[Tensor, "rows d_model"], config: Mapping[str, Any], folder: Path
+) -> Float[Tensor, "n_tokens d_model"]:
+    """Return the rows PEFT puts before the input, after comparing the matrix with its config."""
+    n_tokens = _count(config, "num_virtual_tokens", folder) or len(matrix)
+    default_halves = 2 if config.get("task_type") == "SEQ_2_SEQ_LM" else 1
+    halves = _count(config, "num_transformer_submodules", folder) or default_halves
+    width = _count(config, "token_dim", folder) or matrix.shape[1]
+    if len(matrix) not in (n_tokens, n_tokens * halves) or matrix.shape[1] != width:
+        raise UserError(
+            f"{folder / CONFIG_NAME} says {n_tokens} virtual tokens of width {width} "
+            f"(num_virtual_tokens, token_dim), but {MATRIX_NAME} has shape {tuple(matrix.shape)}.",
+            "The two files are of different adapters: save or copy both again.",
+        )
+    return matrix[:n_tokens]
+
+
+def _count(config: Mapping[str, Any], name: str, folder: Path) -> int | None:
+    """Return a count of the config, None when it does not say."""
+    value = config.get(name)
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise UserError(
+            f"{folder / CONFIG_NAME} has {name} = {json.dumps(value)}, not a positive whole number.",
+            "Save the adapter again with peft_model.save_pretrained(folder).",
+        )
+    return value
+
+
+def _text(config: Mapping[str, Any], name: str) -> str | None:
+    value = config.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _task_type(config: Mapping[str, Any]) -> dict[str, str]:
+    task_type = _text(config, "task_type")
+    return {"task_type": task_type} if task_type else {}
+
+
+def write_adapter(
+    folder: Path,
+    rows: Float[Tensor, "rows d_model"],
+    metadata: dict[str, str],
+    *,
+    begins_with_bos: bool,
+    base_model: str,
+    task_type: str,
+) -> None:
+    """Write a prompt-tuning adapter that peft.PeftModel.from_pretrained loads, whole or not at all.
+
+    An adapter already in the folder is replaced; a folder with anything else in it is refused.
+
+    Raises:
+        UserError: the folder is in use or cannot be written.
+    """
+    # PEFT takes seconds to import, and nothing else here needs it.
+    from peft import PromptTuningConfig
+
+    config = PromptTuningConfig(
+        task_type=task_type,
+        base_model_name_or_path=base_model,
+        num_virtual_tokens=rows.shape[0],
+        token_dim=rows.shape[1],
+        num_transformer_submodules=1,
+        inference_mode=True,
+    )
+    with atomic_folder(folder, overwrite=_holds_only_an_adapter(folder)) as temporary:
+        config.save_pretrained(str(temporary))
+        content = to_bytes(rows, metadata | ({_BOS_ROWS: "1"} if begins_with_bos else {}))
+        (temporary / _SAFETENSORS_NAME).write_bytes(content)
+
+
+def _holds_only_an_adapter(folder: Path) -> bool:
+    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _REPLACEABLE

@@ -1,0 +1,310 @@
+"""Soft prompts in files: safetensors, NumPy and PyTorch. Nothing is read by running it.
+
+A reader opens one format and returns its named tensors; `read_file` picks the one that is the soft
+prompt. What goes with a soft prompt in our own safetensors files is in their metadata, as JSON.
+"""
+
+import errno
+import json
+import pickle
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from soft2hard.errors import UserError
+from soft2hard.storage.files import atomic_write
+
+MATRIX_NAME = "prompt_embeddings"
+"""Name of the soft prompt among the tensors of a file: PEFT's, and ours."""
+FORMAT = "soft2hard soft prompt"
+SCHEMA_VERSION = 1
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class StoredPrompt:
+    """A soft prompt as found in a file, its values not yet checked."""
+
+    embeddings: Tensor
+    """As stored: any type, and perhaps a leading axis of one."""
+    subject: str | None = None
+    fingerprint: str | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
+    """Return a copy of a soft prompt as a float32 matrix on the CPU, without a leading axis of one.
+
+    Raises:
+        UserError: not floating point, not a matrix, no tokens, no width, or a value that is not
+            finite in float32. The message calls the tensor `name`.
+    """
+    shape = tuple(tensor.shape)
+    if not tensor.is_floating_point():
+        raise UserError(
+            f"{name} holds {_dtype(tensor)} values, not floating-point ones.",
+            "Give the embedding vectors of the virtual tokens, not token ids.",
+        )
+    if not _is_matrix(tensor):
+        raise UserError(f"{name} has shape {shape}, not (n_tokens, d_model).", "Save it as one matrix, a row a token.")
+    matrix = tensor.reshape(shape[-2:]).detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
+    if matrix.numel() == 0:
+        raise UserError(f"{name} is empty: its shape is {shape}.", "Tune a soft prompt of at least one virtual token.")
+    if not matrix.isfinite().all():
+        row = int((~matrix.isfinite()).any(dim=1).nonzero()[0])
+        raise UserError(
+            f"{name} holds NaN or infinite values (first in row {row}).",
+            "Its tuning diverged: tune it again with a lower learning rate or in bfloat16.",
+        )
+    return matrix
+
+
+def check_is_file(path: Path) -> None:
+    """Raise a UserError unless `path` is a file with something in it."""
+    with reading(path):
+        if not path.exists():
+            raise UserError(f"No such file or folder: {path}.", "Check the path; soft prompts are read from disk only.")
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file.", "Give a soft prompt file or a PEFT adapter folder.")
+        if path.stat().st_size == 0:
+            raise UserError(f"{path} is empty (0 bytes).", "Save or copy it again: the disk may have been full.")
+
+
+@contextmanager
+def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn the operating system's errors, and a format's own `errors`, into a UserError about `path`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, *errors) as error:
+        # An invalid argument is a place outside the file, to which damaged contents pointed.
+        if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
+            raise UserError(f"Cannot read {path}: {error.strerror}.", "Check the path and its permissions.") from error
+        detail = textwrap.shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ...")
+        raise UserError(
+            f"{path} is damaged, cut short, or not a {path.suffix or path.name} file ({detail}).",
+            "Save or copy it again.",
+        ) from error
+
+
+def read_file(path: Path) -> StoredPrompt:
+    """Read the soft prompt of a file, in the format its suffix names.
+
+    Raises:
+        UserError: missing, empty, damaged, of an unknown suffix, or without one obvious soft prompt.
+    """
+    tensors, metadata = read_tensors(path)
+    matrix = pick_matrix(tensors, path)
+    if metadata.get("format") == FORMAT:
+        return StoredPrompt(matrix, **decode_metadata(metadata, path))
+    return StoredPrompt(matrix, provenance=foreign_provenance(path, path.suffix.lower().lstrip("."), metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file by name, and its metadata, in the format its suffix names.
+
+    Raises:
+        UserError: missing, empty, damaged, or of an unknown suffix.
+    """
+    check_is_file(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(
+            f"{path} has an unknown suffix{f' {path.suffix}' if path.suffix else ''}.",
+            f"Save the soft prompt as one of {', '.join(SUFFIXES)}, or as a PEFT prompt-tuning folder.",
+        )
+    return reader(path)
+
+
+def foreign_provenance(path: Path, source_format: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Where a soft prompt of another program was read, and the metadata found with it."""
+    facts = {f"metadata.{name}": value for name, value in sorted(metadata.items())}
+    return {"source": str(path), "source_format": source_format} | facts
+
+
+def pick_matrix(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
+    """Return the tensor that is the soft prompt: the one named `prompt_embeddings`, else the only matrix.
+
+    Raises:
+        UserError: no tensor, or several candidates, which are named with their shapes.
+    """
+    if MATRIX_NAME in tensors:
+        return tensors[MATRIX_NAME]
+    matrices = {name: t for name, t in tensors.items() if t.is_floating_point() and _is_matrix(t)}
+    if len(matrices) == 1:
+        return next(iter(matrices.values()))
+    if len(tensors) == 1:
+        return next(iter(tensors.values()))  # its type or shape is wrong, and as_matrix says how
+    remedy = f"Save the soft prompt alone, or under the name {MATRIX_NAME}."
+    if not tensors:
+        raise UserError(f"{path} holds no tensor.", remedy)
+    found = f"{len(matrices)} matrices that could be the soft prompt" if matrices else "no floating-point matrix"
+    raise UserError(f"{path} holds {found}: {_listing(matrices or tensors)}.", remedy)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file."""
+    with reading(path, SafetensorError), safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file written by torch.save, nested ones by dotted names; no code is run."""
+    with _reading_untrusted(path, "unsupported", "torch.save(tensor, path)"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols, in files that are then refused
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(_flat_tensors(content)), {}
+
+
+@contextmanager
+def _reading_untrusted(path: Path, sign: str, how_to_save: str) -> Iterator[None]:
+    """Turn whatever NumPy or PyTorch raises into a UserError.
+
+    Both parse Python syntax or bytecode, where damaged or hostile bytes can raise anything. That
+    they met Python objects and refused to make them shows in `sign`, a word of their message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError | ValueError) and sign in str(error).lower():
+            raise UserError(
+                f"{path} is damaged, or holds Python objects that could run code when read; nothing was run.",
+                f"Where you trust it, load it yourself and save the numbers alone: {how_to_save}.",
+            ) from error
+        with reading(path, Exception):
+            raise
+
+
+def _flat_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the dense tensors in nested dictionaries; other values (token counts, texts) are of no use here."""
+    if isinstance(content, Tensor) and content.layout == torch.strided and not content.is_quantized:
+        yield prefix or "tensor", content
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _flat_tensors(value, f"{prefix}.{name}" if prefix else str(name))
+
+
+def _read_npy(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _reading_untrusted(path, "pickle", "np.save(path, array)"):
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays, whose suffix is .npz")
+    return dict(_array_tensors({"array": array})), {}
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _reading_untrusted(path, "pickle", "np.savez(path, array)"):
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is a single array, whose suffix is .npy")
+        with archive:
+            # Members that are no arrays come as bytes.
+            arrays = {name: value for name, value in archive.items() if isinstance(value, np.ndarray)}
+    return dict(_array_tensors(arrays)), {}
+
+
+def _array_tensors(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the arrays of numbers as tensors. Wide or byte-swapped types, which torch lacks, are converted."""
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # an infinity is reported later, by row
+                yield name, torch.from_numpy(array.astype(np.float32))
+        elif array.dtype.kind in "iu":
+            yield name, torch.from_numpy(array.astype(np.int64))
+        elif array.dtype.kind in "bc":
+            yield name, torch.from_numpy(np.array(array))
+
+
+_READERS: dict[str, Callable[[Path], tuple[dict[str, Tensor], dict[str, str]]]] = {
+    ".safetensors": read_safetensors,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".pt": read_torch,
+    ".pth": read_torch,
+    ".bin": read_torch,
+}
+SUFFIXES: tuple[str, ...] = tuple(_READERS)
+"""Suffixes of the files that `read_file` reads."""
+
+
+def write_safetensors(path: Path, embeddings: Float[Tensor, "n_tokens d_model"], metadata: dict[str, str]) -> None:
+    """Write one soft prompt with metadata, whole or not at all.
+
+    Raises:
+        UserError: another suffix than .safetensors, or the file cannot be written.
+    """
+    if path.suffix.lower() != ".safetensors":
+        raise UserError(f"Soft prompts are saved as safetensors, not as {path.name}.", "End the name in .safetensors.")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(to_bytes(embeddings, metadata))
+
+
+def to_bytes(embeddings: Float[Tensor, "n_tokens d_model"], metadata: dict[str, str]) -> bytes:
+    """Return the content of a safetensors file (written by us, so that a full disk is an OSError)."""
+    return safetensors.torch.save({MATRIX_NAME: embeddings}, metadata)
+
+
+def encode_metadata(subject: str | None, fingerprint: str | None, provenance: Mapping[str, str]) -> dict[str, str]:
+    """Return what goes with a soft prompt as safetensors metadata: strings, each value in JSON."""
+    return {
+        "format": FORMAT,
+        "schema_version": str(SCHEMA_VERSION),
+        "subject": json.dumps(subject),
+        "fingerprint": json.dumps(fingerprint),
+        "provenance": json.dumps(dict(provenance)),
+    }
+
+
+def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Return subject, fingerprint and provenance: the inverse of `encode_metadata`.
+
+    Raises:
+        UserError: written by a newer version, or not what `encode_metadata` makes.
+    """
+    try:
+        version = int(metadata["schema_version"])
+        values = {name: json.loads(metadata[name]) for name in ("subject", "fingerprint", "provenance")}
+    except (KeyError, ValueError, RecursionError):
+        version, values = SCHEMA_VERSION, {}
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version}; this program reads up to {SCHEMA_VERSION}.", "Upgrade soft2hard."
+        )
+    if not _is_metadata(values):
+        raise UserError(f"The metadata of {path} is damaged.", "Save it again, or save its matrix alone as .npy.")
+    return values
+
+
+def _is_metadata(values: Mapping[str, Any]) -> bool:
+    provenance = values.get("provenance")
+    return (
+        isinstance(provenance, dict)
+        and all(isinstance(value, str) for value in provenance.values())
+        and all(isinstance(values[name], str | None) for name in ("subject", "fingerprint"))
+    )
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Two axes, or a batch of one matrix."""
+    return tensor.dim() == 2 or (tensor.dim() == 3 and tensor.shape[0] == 1)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _listing(tensors: Mapping[str, Tensor]) -> str:
+    named = [f"{name} {_dtype(t)} {tuple(t.shape)}" for name, t in list(tensors.items())[:_NAMED_AT_MOST]]
+    return ", ".join(named) + (f" and {len(tensors) - len(named)} more" if len(tensors) > len(named) else "")

@@ -1,0 +1,84 @@
+"""The tables and pictures of a run over the embedded world; the demo that shows one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soft2hard.api.ledger import Spent
+from soft2hard.cli.demo import demo_evaluation
+from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, parse
+from soft2hard.eval.cases import drawn_tasks
+from soft2hard.eval.embedded import markdown
+from soft2hard.eval.figure import draw_families, draw_methods
+from soft2hard.eval.intervals import Interval
+from soft2hard.eval.report import load_run
+from soft2hard.eval.transfer.embedded import markdown as transfer_table
+from soft2hard.eval.transfer.embedded import of_gold
+from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
+from soft2hard.eval.transfer.scoring import Score
+from tests.report_runs import FAMILIES, rows_of, write_run
+
+UNSEEN = sorted(UNSEEN_FAMILIES)[0]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run whose last family is one that the translator has not met."""
+    monkeypatch.setattr("tests.report_runs.FAMILIES", (*FAMILIES[:3], UNSEEN))
+    return load_run(write_run(tmp_path / "run"))
+
+
+def test_recovery_is_a_ratio_of_means_apart_over_seen_and_unseen_families(run) -> None:
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in markdown(run).splitlines()}
+    for at, unseen in ((1, False), (3, True)):
+        of = {m: [r.score for r in run.rows if r.method == m and (r.family == UNSEEN) == unseen] for m in run.methods}
+        for method in run.methods:
+            expected = np.mean(of[method]) / np.mean(of["soft_prompt"])
+            assert cells[method][at].startswith(f"{expected:.3f} [")
+    rows = [r for r in run.rows if r.method == "translator"]
+    assert cells["translator"][0].startswith(f"{np.mean([r.score for r in rows]):.3f} [")
+    assert cells["translator"][2].startswith(f"{np.mean([r.exact_task for r in rows if r.family != UNSEEN]):.3f}")
+    assert cells["translator"][5] == f"{np.mean([r.seconds for r in rows]):.1f}"
+    assert cells["none"][2] == cells["none"][4] == "–"
+    assert markdown(run).endswith("9 tasks of seen families, 3 of unseen ones.")
+
+
+def test_without_soft_prompts_there_is_no_recovery(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "run", [row for row in rows_of() if row.method == "gold"]))
+    [line] = [line for line in markdown(run).splitlines() if line.startswith("| gold")]
+    assert line.split(" | ")[2] == "–"
+
+
+def test_the_pictures_are_drawn_also_where_methods_fail_or_lack_a_figure(tmp_path: Path) -> None:
+    rows = [
+        replace(r, score=None, prompt=None, perplexity=None, failure="gave up") if r.method == "pez" else r
+        for r in rows_of(4)
+    ]
+    run = load_run(write_run(tmp_path / "run", rows))
+    for draw, name in ((draw_families, "a.png"), (draw_methods, "b.svg")):
+        draw(run, tmp_path / "figures" / name)
+        assert (tmp_path / "figures" / name).stat().st_size > 1000
+
+
+def test_the_demo_shows_a_test_task_of_every_family() -> None:
+    shown = drawn_tasks(demo_evaluation(15, 0).tasks, "test", 0)
+    assert len({task.family for task in shown}) == len(shown) == 15
+    assert {parse(task.instruction).split for task in shown} == {"test"}
+
+
+def test_a_transfer_is_told_as_a_share_of_what_gold_instructions_do_there() -> None:
+    interval = Interval(0.5, 0.5, 0.5)
+    rows = tuple(MethodRow("m", name, Score(interval, 2, 4, 0, 0), 0.9, None, 0, 0) for name in ("gold", "pez", "odd"))
+    right = {"gold": (True, True, True, False), "pez": (True, False, False, False), "odd": ()}
+    answers = tuple(
+        AnswerRow("m", method, "1", f"task {i // 2}", i, 0, "x", "Yes", "", "yes" if hit else "no", False, None, None)
+        for method, of_method in right.items()
+        for i, hit in enumerate(of_method)
+    )
+    result = TransferResult(rows, {}, Spent(0.0, 0, 0.0), None, answers, {})
+    shares = of_gold(result)
+    assert shares["gold"].value == 1 and shares["pez"].value == pytest.approx((0.5 + 0) / (1 + 0.5))
+    table = transfer_table(result)
+    assert f"| pez | 0.900 | {interval} | {shares['pez']} |" in table and f"| odd | 0.900 | {interval} | – |" in table

@@ -1,0 +1,142 @@
+"""What a recipe may say, and what becomes of one that says something else."""
+
+from tests.paths import ROOT
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, long_tuning
+from soft2hard.errors import UserError
+from soft2hard.eval.config import read_config
+from soft2hard.pipeline.recipe import read_recipe
+from tests.pipeline_runs import settings
+
+RECIPES = ROOT / "recipes"
+SHIPPED = ("embedded", "llama-3.1-8b", "qwen3-0.6b", "t5-base-lm-adapt", "tiny-ci")
+
+
+def write(folder: Path, raw: object) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(yaml.safe_dump(raw) if not isinstance(raw, str) else raw, encoding="utf-8")
+    return path
+
+
+def refusal(folder: Path, raw: object) -> str:
+    with pytest.raises(UserError) as caught:
+        read_recipe(write(folder, raw))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_is_valid_and_drives_all_stages(name: str) -> None:
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    assert recipe.of_split("train") and recipe.of_split("validation") and recipe.transfer is not None
+    translating = {"greedy", "translated"}
+    assert translating <= {method.name for method in recipe.evaluation.methods}
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-0.6b", "t5-base-lm-adapt"])
+def test_recipes_of_real_subjects_start_from_a_pretrained_encoder_decoder(name: str) -> None:
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    assert recipe.translator.base is not None and "t5" in recipe.translator.base
+    assert recipe.translator.architecture == "encoder-decoder" and recipe.training.bf16
+    assert {recipe.subject, recipe.translator.base} <= recipe.sizes.keys()
+
+
+def test_the_embedded_recipe_is_that_of_the_checkpoints_that_come_along() -> None:
+    recipe = read_recipe(RECIPES / "embedded.yaml")
+    common = replace(CPU.tuning, init="learned")
+    assert recipe.corpus_tuning("common") == recipe.corpus_tuning("validation") == common
+    assert recipe.corpus_tuning("long") == replace(long_tuning(CPU), seed=2)
+    assert recipe.corpus_tuning("random") == replace(CPU.tuning, init="vocabulary", seed=1)
+    sizes = {name: corpus.n_tasks for name, corpus in recipe.corpora.items()}
+    assert sizes == {
+        "common": CPU.n_tasks,
+        "long": CPU.n_long_tasks,
+        "random": CPU.n_random_tasks,
+        "validation": CPU.n_validation_tasks,
+    }
+    assert {corpus.n_train for corpus in recipe.corpora.values()} == {FINAL_EXAMPLES}
+    assert recipe.corpora["common"].snapshot_steps == CPU.snapshot_steps
+    assert recipe.training == CPU.translator
+    wanted = read_config(RECIPES / "evaluate-embedded.yaml")
+    assert recipe.evaluation.methods == wanted.methods and recipe.evaluation.tasks == wanted.tasks
+    assert recipe.evaluation.tuning_of(1) == wanted.tuning_of(1)
+
+
+MISSPELT = {
+    "translater": ({"translater": {}}, "translator"),
+    "n_task": ({"corpora": {"train": {"split": "train", "n_task": 4}}}, "n_tasks"),
+    "step": ({"tuning": {"step": 3}}, "steps"),
+    "epoch": ({"translator": {"training": {"epoch": 1}}}, "epochs"),
+    "architeture": ({"translator": {"architeture": "causal-lora"}}, "architecture"),
+    "method": ({"evaluation": {"tasks": {"dod": "lexical"}, "method": ["gold"]}}, "methods"),
+    "max_cots": ({"transfer": {"models": [{"name": "m"}], "max_cots": 1}}, "max_cost"),
+    "dtyp": ({"loading": {"dtyp": "bfloat16"}}, "dtype"),
+}
+
+
+@pytest.mark.parametrize("key", MISSPELT)
+def test_an_unknown_key_is_refused_with_the_nearest_that_there_is(tmp_path: Path, key: str) -> None:
+    change, nearest = MISSPELT[key]
+    said = refusal(tmp_path, settings(tmp_path) | change)
+    assert f"there is no setting '{key}'; the nearest is '{nearest}'" in said and "\n" not in said
+
+
+WRONG = {
+    "no validation corpus": (
+        {"corpora": {"a": {"split": "train", "n_tasks": 1}}},
+        "there is none of split 'validation'",
+    ),
+    "a test corpus": ({"corpora": {"a": {"split": "test", "n_tasks": 1}}}, "corpora.a.split"),
+    "no such collection": ({"corpora": {"a": {"split": "train", "n_tasks": 1, "dod": "lexicall"}}}, "'lexical'"),
+    "a collection without folder": (
+        {"corpora": {"a": {"split": "train", "n_tasks": 1, "dod": "manifests"}}},
+        "give the folder",
+    ),
+    "two lengths": (
+        {"evaluation": {"tasks": {"dod": "lexical"}, "methods": ["gold"], "tuning": {"n_tokens": 5}}},
+        "evaluation of 5",
+    ),
+    "an absent method": ({"transfer": {"models": [{"name": "m"}], "methods": ["greed"]}}, "the nearest is 'greedy'"),
+    "nobody to ask": ({"transfer": {}}, "name at least one model"),
+    "a bad value": ({"tuning": {"steps": 0}}, "steps is 0"),
+    "a text for a number": ({"tuning": {"steps": "many"}}, "a whole number"),
+    "a subject in the evaluation": (
+        {"evaluation": {"subject": "embedded", "tasks": {"dod": "lexical"}, "methods": ["gold"]}},
+        "no setting 'subject'",
+    ),
+    "an evaluation that is not there": ({"evaluation": "absent.yaml"}, "absent.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_recipe_that_cannot_be_run_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    change, said = WRONG[name]
+    found = refusal(tmp_path, settings(tmp_path) | change)
+    assert said in found and "\n" not in found and len(found) < 500
+
+
+@pytest.mark.parametrize("raw", ["- a\n- b\n", "subject: [", ""])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, raw: str) -> None:
+    assert str(tmp_path / "r.yaml") in refusal(tmp_path, raw)
+
+
+def test_one_seed_serves_tuning_and_training_unless_they_name_their_own(tmp_path: Path) -> None:
+    raw = settings(tmp_path) | {"seed": 7}
+    recipe = read_recipe(write(tmp_path, raw))
+    assert recipe.corpus_tuning("train").seed == recipe.training.seed == 7
+    raw["corpora"]["train"]["tuning"] = {"seed": 8}
+    raw["translator"]["training"]["seed"] = 9
+    recipe = read_recipe(write(tmp_path, raw))
+    assert (recipe.corpus_tuning("train").seed, recipe.training.seed) == (8, 9)
+
+
+def test_the_recipes_tuning_serves_all_soft_prompts_unless_they_name_their_own(tmp_path: Path) -> None:
+    raw = settings(tmp_path)
+    raw["evaluation"]["tuning"] = {"steps": 9}
+    recipe = read_recipe(write(tmp_path, raw))
+    assert recipe.corpus_tuning("validation").steps == 2 and recipe.evaluation.tuning_of(0).steps == 9
+    assert recipe.evaluation.tuning_of(0).n_tokens == 3 and recipe.evaluation.tuning_of(4).seed == 4

@@ -1,0 +1,77 @@
+"""The recipe tiny-ci as a user runs it: killed in mid-run, begun again, to the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from tests.paths import ROOT
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soft2hard.eval.report import load_run
+from soft2hard.eval.transfer.results import TransferResult
+from soft2hard.eval.transfer.serving import can_serve
+from tests.pipeline_runs import files_of
+
+SECONDS = 900
+"""Most that a step may take on a machine with other work; the recipe's aim is two minutes on a quiet one."""
+
+
+def begin(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "soft2hard", "run", str(ROOT / "recipes/tiny-ci.yaml"), "-o", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory):
+    """The finished run, the files of its first shard when it was killed, and what the second sitting said."""
+    folder = tmp_path_factory.mktemp("tiny-ci") / "run"
+    shard = folder / "corpora" / "train" / "shards" / "00000"
+    first, deadline = begin(folder), time.monotonic() + SECONDS
+    while not shard.exists():
+        assert first.poll() is None and time.monotonic() < deadline, first.stdout.read()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = files_of(shard)
+    second = begin(folder)
+    said, _ = second.communicate(timeout=SECONDS)
+    assert second.returncode == 0, said
+    return folder, kept, said
+
+
+def test_a_killed_run_goes_on_with_the_shard_after_the_last(resumed) -> None:
+    folder, kept, said = resumed
+    assert kept and files_of(folder / "corpora" / "train" / "shards" / "00000") == kept
+    assert "corpus train: shard 1 of 2" not in said and "corpus train: shard 2 of 2" in said
+
+
+def test_it_ends_in_a_report_whose_soft_prompts_and_gold_texts_work(resumed) -> None:
+    folder, _, said = resumed
+    assert said.strip().endswith("report.html") and (folder / "report.html").stat().st_size > 10_000
+    rows = load_run(folder / "evaluation").by_method
+    scores = {method: np.mean([row.score for row in of_method]) for method, of_method in rows.items()}
+    assert scores["gold"] > 0.8 and scores["soft"] > 0.6 and scores["none"] < 0.4
+    assert {"few-shot", "nearest-token", "greedy", "translated"} <= scores.keys()
+    assert not [row for row in load_run(folder / "evaluation").rows if row.failure]
+
+
+def test_the_translator_has_learnt_something(resumed) -> None:
+    folder, _, _ = resumed
+    log = [json.loads(line) for line in (folder / "translator" / "log.jsonl").read_text().splitlines()]
+    losses = [line["eval_loss"] for line in log if "eval_loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.skipif(not can_serve(), reason="needs pip install soft2hard[serving]")
+def test_its_prompts_are_asked_of_the_api_side_model(resumed) -> None:
+    folder, _, _ = resumed
+    result = TransferResult.load(folder / "transfer" / "transfer.json")
+    assert {row.method for row in result.rows} == {"gold", "few-shot", "translated"}
+    assert [(answer.task, answer.fault) for answer in result.answers if answer.answer is None] == []
+    assert "API-side model" in (folder / "report.md").read_text()
