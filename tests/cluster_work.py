@@ -8,13 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from tests.paths import ROOT
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from soft2hard.errors import UserError
-
+from tests.paths import ROOT
 
 # Read when Ray is imported, so before any test can do that: the cluster of the tests is for nobody else.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -3,9 +3,8 @@
 import re
 import subprocess
 import sys
-from tests.paths import ROOT
-from pathlib import Path
 
+from tests.paths import ROOT
 
 
 def test_kill_9_loses_no_answer_and_pays_twice_at_most_for_what_was_in_flight():

@@ -4,7 +4,6 @@ import multiprocessing
 import sqlite3
 import subprocess
 import sys
-from tests.paths import ROOT
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from soft2hard.api.ledger import Ledger, Outcome
 from soft2hard.api.ledger_schema import SCHEMA_VERSION
 from soft2hard.api.requests import ApiModel, Request, make_request
 from soft2hard.errors import UserError
+from tests.paths import ROOT
 
 MODEL = ApiModel("m", "http://127.0.0.1:1/v1")
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-from tests.paths import SHARED
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
 from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from tests.command_line import run
+from tests.paths import SHARED
 from tests.tiny_training import llama_subject, save_models, write_task
 
 PUBLISHED = SHARED / "published_soft_prompts"

@@ -1,7 +1,6 @@
 """soft2hard evaluate as a user meets it: runs, reports, refusals in one line, and the shipped recipes."""
 
 import json
-from tests.paths import ROOT, SHARED
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from soft2hard.eval.harness import Harness
 from soft2hard.eval.report import load_run
 from tests import tiny_training
 from tests.command_line import run
+from tests.paths import ROOT, SHARED
 
 RECIPES = sorted((ROOT / "recipes").glob("evaluate-*.yaml"))
 PUBLISHED = SHARED / "instruction_induction"

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from tests.paths import ROOT, SHARED
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.config import Tasks
 from soft2hard.eval.metrics.task_score import METRICS
+from tests.paths import ROOT, SHARED
 
 FUNCTION_VECTORS = SHARED / "function_vectors"
 needs_data = pytest.mark.skipif(not FUNCTION_VECTORS.is_dir(), reason="the published files are not on this machine")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from tests.paths import ROOT, SHARED
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from soft2hard.data_gen.dods.instruction_induction import InstructionInduction
 from soft2hard.data_gen.dods.style_transfer import SENTIMENTS, StyleTransfer
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
+from tests.paths import ROOT, SHARED
 
 SHARED = SHARED
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the published files are not on this machine")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from tests.paths import SHARED
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.taskfiles import content_hash
 from tests import tiny_models
 from tests.command_line import run
+from tests.paths import SHARED
 
 PUBLISHED = SHARED
 QUICK = ["--steps", 2, "--eval-every", 1, "--n-tokens", 2, "--shard-size", 2]

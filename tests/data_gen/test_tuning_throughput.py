@@ -3,10 +3,10 @@
 import re
 import subprocess
 import sys
-from tests.paths import ROOT
-from pathlib import Path
 
 import pytest
+
+from tests.paths import ROOT
 
 WAYS = ("soft2hard", "soft2hard", "PEFT, one by one")
 

@@ -1,7 +1,6 @@
 """Statistics of soft prompts are their definitions, and those that SciPy and NumPy give of three published prompts."""
 
 import json
-from tests.paths import SHARED
 from itertools import combinations, permutations
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from soft2hard.eval.analysis.extraction import extract
 from soft2hard.eval.analysis.statistics import pair_statistics, prompt_statistics, statistics
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
+from tests.paths import SHARED
 
 PUBLISHED = SHARED / "published_soft_prompts"
 NAMES = ["mrpc", "rte", "sst2"]

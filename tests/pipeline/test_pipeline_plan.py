@@ -1,7 +1,6 @@
 """What a recipe is said to take before it is run."""
 
 import socket
-from tests.paths import ROOT
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from soft2hard.pipeline.workload import (
 from tests import tiny_training
 from tests.command_line import run
 from tests.oracles import held_out_tasks
+from tests.paths import ROOT
 from tests.pipeline_runs import settings, write_recipe
 
 RECIPES = ROOT / "recipes"

@@ -1,6 +1,5 @@
 """What a recipe may say, and what becomes of one that says something else."""
 
-from tests.paths import ROOT
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, long_tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.config import read_config
 from soft2hard.pipeline.recipe import read_recipe
+from tests.paths import ROOT
 from tests.pipeline_runs import settings
 
 RECIPES = ROOT / "recipes"

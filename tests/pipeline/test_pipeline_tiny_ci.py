@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from tests.paths import ROOT
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
 from soft2hard.eval.transfer.serving import can_serve
+from tests.paths import ROOT
 from tests.pipeline_runs import files_of
 
 SECONDS = 900

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from tests.paths import ROOT
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import Share, share_of_step
 from tests import tiny_training
 from tests.deepspeed_settings import PLAIN
+from tests.paths import ROOT
 
 STAGES = ("zero2", "zero3")
 needs_deepspeed = pytest.mark.skipif(

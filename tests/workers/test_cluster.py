@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from tests.paths import ROOT
 from collections import Counter
 from functools import partial
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from soft2hard.errors import UserError
 from soft2hard.workers.cluster import Cluster, Layout, Node, layout_of
 from soft2hard.workers.pool import Pool
 from tests import cluster_work
+from tests.paths import ROOT
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install '.[cluster]'")
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from tests.paths import ROOT
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from typer.main import get_command
 
 from soft2hard.cli import app
 from soft2hard.workers.cluster import Cluster, Layout, Node, layout_of
+from tests.paths import ROOT
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
