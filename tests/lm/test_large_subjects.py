@@ -91,10 +91,10 @@ def test_tuning_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatc
 
 def test_verification_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    soft, runner = SoftPrompt(subject.embed_text("red cat").clone()), make_runner(subject)
+    soft = SoftPrompt(subject.embed_text("red cat").clone())
 
     def verified() -> list:
-        verifier = Verifier(runner, max_new_tokens=4)
+        verifier = Verifier(subject, max_new_tokens=4)
         [probes] = verifier.probe([soft], [["one", "two three", "fish"]])
         return verifier.verify(WORDS, probes)
 

@@ -106,7 +106,7 @@ def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subje
     adapted = PeftModel.from_pretrained(tiny_models.model(architecture), str(tmp_path / "adapter")).eval()
     body, output = subject.encode_body("cat dog", has_prompt=True), subject.encode_output("red green up")
     if subject.is_encoder_decoder:
-        ids, more = torch.tensor([body]), {"decoder_input_ids": subject.decoder_inputs([output])}
+        ids, more = torch.tensor([body]), {"decoder_input_ids": torch.tensor([[0, *output[:-1]]])}
     else:
         ids, more = torch.tensor([body + output[:-1]]), {}
     logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits[0, -len(output) :]
