@@ -293,7 +293,7 @@ def test_tune_takes_all_that_a_large_subject_needs(tmp_path: Path) -> None:
     )
     result = run("tune", kinds, *quick, *large)
     assert result.exit_code == 0, result.stderr
-    found = SoftPrompt.load(tmp_path / "out" / "kinds.safetensors")
+    found = SoftPrompt.from_pretrained(tmp_path / "out" / "kinds.safetensors")
     assert found.fingerprint == Subject.from_pretrained(folder).fingerprint
     again = run("tune", kinds, *quick, "--slots", 0)
     assert again.exit_code == 2 and "other settings (dtype)" in again.stderr
