@@ -12,7 +12,7 @@ class Runner:
         return self.subject.scorer.run(prompts, examples)
 
 
-SharedPrefixRunner = Runner
+SharedPrefixRunner = RepeatedPrefixRunner = Runner
 
 
 def encode_example(subject: Subject, input: str, output: str) -> EncodedExample:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Unpack
 
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
@@ -20,7 +21,16 @@ from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample, Side, batches_by_length, pad_rows
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.generation import generate_greedily
-from soft2hard.lm.loading import Loading, load_model, load_tokenizer, no_room, on_cpu, would_round
+from soft2hard.lm.loading import (
+    Loading,
+    LoadingNames,
+    load_model,
+    load_tokenizer,
+    loading_of,
+    no_room,
+    on_cpu,
+    would_round,
+)
 from soft2hard.lm.scoring import REMEDY, Scorer
 from soft2hard.lm.sequences import Query, SequenceEncoder
 from soft2hard.lm.template import Template
@@ -75,25 +85,22 @@ class Subject:
         cls,
         name_or_path: str | os.PathLike[str],
         *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
         template: Template = Template(),
         loading: Loading = Loading(),
+        **asked: Unpack[LoadingNames],
     ) -> "Subject":
         """Read a subject from a folder, the local cache or the hub: safetensors only, no code that comes with it.
 
-        `device` and `dtype` are short for those of `loading`. Raises UserError where model or tokenizer is missing,
-        damaged or of a kind that is not supported, and where this machine lacks what `loading` asks for.
+        Parts of `loading` may be given by transformers' names for them (`LoadingNames`). Raises UserError where model
+        or tokenizer is missing, damaged or of a kind that is not supported, and where this machine lacks what
+        `loading` asks for.
         """
-        if device is not None:
-            loading = replace(loading, device=str(device))
-        if dtype is not None:
-            loading = replace(loading, dtype=str(dtype).removeprefix("torch."))
+        loading, quantization = loading_of(loading, asked), asked.get("quantization_config")
         folder = str(local_folder(str(name_or_path), "subject"))
-        rounds = would_round(folder, loading)
+        rounds = quantization is None and would_round(folder, loading)
         # FlashAttention is for GPUs alone, so it is set once the weights are there.
         as_saved = replace(loading, dtype="saved", device="cpu", attention=on_cpu(loading))
-        model = load_model(folder, as_saved if rounds else loading)
+        model = load_model(folder, as_saved if rounds else loading, quantization)
         tokenizer = load_tokenizer(folder)
         subject = cls(model, tokenizer, name=str(name_or_path), template=template, loading=loading)
         if rounds:
