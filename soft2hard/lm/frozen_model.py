@@ -1,8 +1,8 @@
 """A frozen Hugging Face language model taken apart: embedding, backbone, output head.
 
 Logits are only ever wanted at a few positions, and over a large vocabulary they cost more than the rest of a small
-model, so the backbone is run first and the head is applied to the rows that are wanted. What architectures do around
-their heads is in `FrozenModel.head`, and is compared with the model's own logits whenever a model is taken up.
+model, so the backbone is run first and the head is applied to the rows that are wanted. Special treatment around
+heads is in `FrozenModel.head`, and is compared with the model's own logits whenever a model is taken up.
 """
 
 import hashlib
@@ -103,7 +103,7 @@ class FrozenModel:
         )
 
     def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """What the backbone reads for these tokens."""
+        """The vectors the backbone reads for these tokens."""
         return self.model.get_input_embeddings()(ids)
 
     def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:

@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from soft2hard.errors import UserError, first_line
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
-"""What transformers raises over a damaged config, tokenizer or weights, and over a config that does not fit them."""
+"""Errors that transformers raises over a damaged config, tokenizer or weights, and over a config that does not fit them."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CHOICES = {
@@ -47,7 +47,7 @@ class Loading:
     """'sdpa' (PyTorch's), 'eager', 'flash_attention_2' (its package on a GPU; a prompt's examples then no longer
     share a row) or 'auto': sdpa, or plain matrix products where a CPU is quicker at them."""
     gradient_checkpointing: bool = False
-    """While tuning, compute the inside of each layer anew in the backward pass: much less memory, a third more time."""
+    """While tuning, compute the inside of each layer again in the backward pass: much less memory, a third more time."""
     device: str = "auto"
     """Where the subject runs: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the GPU if there is one."""
     batch_tokens: int = 16384
@@ -178,7 +178,7 @@ def load_model(
 
 
 def no_room(folder: str) -> UserError:
-    """What is said where a subject does not fit."""
+    """The error for a subject that does not fit."""
     return UserError(
         f"The GPU has no room for the subject '{folder}'.",
         "Load it with --dtype bfloat16 or --quantization 4bit, or use a larger GPU.",
@@ -186,7 +186,7 @@ def no_room(folder: str) -> UserError:
 
 
 def _settings(loading: Loading) -> dict:
-    """What `from_pretrained` is told beside the dtype. Raises UserError for what this machine does not have."""
+    """Arguments of `from_pretrained` beside the dtype. Raises UserError for what this machine does not have."""
     device, settings = loading.torch_device, {}
     if device.type == "cuda":
         settings["device_map"] = {"": device}  # straight to the GPU: the machine's memory may be the smaller one
@@ -201,7 +201,7 @@ def _settings(loading: Loading) -> dict:
 
 
 def on_cpu(loading: Loading) -> str:
-    """The attention of a copy on the CPU that is moved later. Raises UserError for one not to be had there."""
+    """The attention of a copy on the CPU that is moved later. Raises UserError for one that is not available."""
     _check_flash_attention(loading)
     return "auto" if loading.attention == "flash_attention_2" else loading.attention
 

@@ -124,7 +124,7 @@ class Subject:
 
     @property
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
-        """What the model reads for each token: the space in which soft prompts lie."""
+        """The vectors the model reads for each token: the space in which soft prompts lie."""
         return self._lm.embedding
 
     @property
@@ -167,11 +167,11 @@ class Subject:
         return EncodedExample(self.encode_body(input, has_prompt=True), self.encode_output(output))
 
     def embed_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """What the model reads for these tokens."""
+        """The vectors the model reads for these tokens."""
         return self._lm.embed(ids)
 
     def embed_text(self, text: str) -> Float[Tensor, "n d_model"]:
-        """What the model reads for a text, without special tokens."""
+        """The vectors the model reads for a text, without special tokens."""
         return self._embed_list(self._encoder.text(text))
 
     def prompt_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:

@@ -1,7 +1,7 @@
 """Soft prompts in files: safetensors, NumPy and PyTorch. Nothing is read by running it.
 
 A reader opens one format and returns its named tensors; `read_file` picks the one that is the soft
-prompt. What goes with a soft prompt in our own safetensors files is in their metadata, as JSON.
+prompt. The facts that go with a soft prompt stand in the metadata of our own safetensors files, as JSON.
 """
 
 import errno

@@ -124,7 +124,7 @@ class SoftPrompt:
 
 
 Prompt = SoftPrompt | str | None
-"""What stands before the input: a soft prompt, a hard prompt, or nothing."""
+"""The prompt before the input: a soft prompt, a hard prompt, or nothing."""
 
 
 def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
