@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from soft2hard.errors import UserError, first_line
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
-"""Errors that transformers raises over a damaged config, tokenizer or weights, and over a config that does not fit them."""
+"""Errors of transformers for a damaged config, tokenizer or weights, and for a config that does not fit them."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CHOICES = {
@@ -47,7 +47,7 @@ class Loading:
     """'sdpa' (PyTorch's), 'eager', 'flash_attention_2' (its package on a GPU; a prompt's examples then no longer
     share a row) or 'auto': sdpa, or plain matrix products where a CPU is quicker at them."""
     gradient_checkpointing: bool = False
-    """While tuning, compute the inside of each layer again in the backward pass: much less memory, a third more time."""
+    """While tuning, compute the inside of each layer anew in the backward pass: much less memory, a third more time."""
     device: str = "auto"
     """Where the subject runs: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the GPU if there is one."""
     batch_tokens: int = 16384
