@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from soft2hard.errors import UserError
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 
 Layout = Literal["chat", "completion"]
 """'chat': one user message; 'completion': plain text that the model goes on with."""

@@ -54,8 +54,12 @@ class FrozenModel:
 
         Gemma and some BART models scale their table when they look a token up; the scale is part of these vectors.
         """
-        scale = getattr(self.model.get_input_embeddings(), "embed_scale", 1.0)
-        return self._table if float(scale) == 1.0 else self._table * scale
+        return self._table if self.scale == 1.0 else self._table * self.scale
+
+    @property
+    def scale(self) -> float:
+        """The factor between the table's rows and the vectors that the backbone reads."""
+        return float(getattr(self.model.get_input_embeddings(), "embed_scale", 1.0))
 
     @property
     def d_model(self) -> int:
@@ -82,13 +86,13 @@ class FrozenModel:
         return min((limit for limit in limits if limit is not None), default=None)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the input-embedding table as float32 bytes followed by the model type."""
+    def table_digest(self) -> "hashlib._Hash":
+        """SHA-256 of the input-embedding table as float32 bytes followed by the model type, to be copied and extended."""
         digest = hashlib.sha256()
         for rows in self._table.split(_HASH_ROWS):
             digest.update(rows.to("cpu", torch.float32).contiguous().numpy().tobytes())
         digest.update(self.config.model_type.encode())
-        return digest.hexdigest()
+        return digest
 
     @cached_property
     def decoder_start_id(self) -> int:

@@ -5,7 +5,6 @@ until the last one ends, and applies whatever a model's generation_config holds;
 search, and agreement with `generate(do_sample=False)` is tested.
 """
 
-from collections.abc import Sequence as Rows
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.lm.batching import positions
+from soft2hard.lm.endings import Endings
 from soft2hard.lm.frozen_model import FrozenModel
 
 
@@ -81,17 +81,17 @@ def generate_greedily(
     model: FrozenModel,
     embeddings: Float[Tensor, "batch length d_model"],
     mask: Bool[Tensor, "batch length"],
-    eos_ids: Rows[int],
+    endings: Endings,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """The most likely token, again and again, until EOS (which is left out) or `max_new_tokens` tokens.
+    """The most likely token, again and again, until an output ends or has `max_new_tokens` tokens.
 
-    `embeddings` are padded on the left for a decoder-only model, on the right for an encoder-decoder model's encoder;
-    the mask is True at real tokens.
+    An ending is left out, but for a token with text before it. `embeddings` are padded on the left for a decoder-only
+    model, on the right for an encoder-decoder model's encoder; the mask is True at real tokens.
     """
     decoding: _Decoding = (_CrossDecoding if model.is_encoder_decoder else _CausalDecoding)(model, embeddings, mask)
-    stop = torch.tensor(list(eos_ids), device=mask.device)
-    written = torch.full((len(mask), max_new_tokens), eos_ids[0], device=mask.device)
+    stop = torch.tensor(endings.closing_ids, device=mask.device)
+    written = torch.full((len(mask), max_new_tokens), endings.eos_id, device=mask.device)
     rows = torch.arange(len(mask), device=mask.device)  # rows still in the batch
     going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
     hidden = decoding.start()
@@ -99,6 +99,8 @@ def generate_greedily(
         ids = model.head(hidden).argmax(dim=-1)
         written[rows[going], step] = ids[going]
         going = going & ~torch.isin(ids, stop)
+        if endings.long_stops:
+            going = going & ~_have_stopped(written[rows, : step + 1], going, endings)
         n_going = int(going.sum())
         if n_going == 0 or step + 1 == max_new_tokens:
             break
@@ -107,9 +109,21 @@ def generate_greedily(
             decoding.keep(kept)
             rows, ids, going = rows[kept], ids[kept], going[kept]
         hidden = decoding.step(ids)
-    return [_until_end(row, set(eos_ids)) for row in written.tolist()]
+    ends = set(endings.ids)
+    return [_until_end(row, ends) for row in written.tolist()]
 
 
-def _until_end(ids: list[int], eos_ids: set[int]) -> list[int]:
-    end = next((index for index, token in enumerate(ids) if token in eos_ids), len(ids))
+def _have_stopped(
+    written: Int[Tensor, "rows n"], going: Bool[Tensor, " rows"], endings: Endings
+) -> Bool[Tensor, " rows"]:
+    """True for rows in which a stop of several tokens has just been completed."""
+    found = torch.zeros_like(going)
+    for row in going.nonzero()[:, 0].tolist():
+        text = endings.tokenizer.decode(written[row])
+        found[row] = any(stop in text for stop in endings.long_stops)
+    return found
+
+
+def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+    end = next((index for index, token in enumerate(ids) if token in ends), len(ids))
     return ids[:end]

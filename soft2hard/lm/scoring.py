@@ -19,6 +19,7 @@ from torch import Tensor
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.lm.batching import EncodedExample, batches_by_length, pad, pad_rows, positions, segment_mask
+from soft2hard.lm.endings import Endings
 from soft2hard.lm.frozen_model import FrozenModel
 
 Embedded = Float[Tensor, "_n d_model"]
@@ -47,10 +48,10 @@ class Targets:
 
 
 class Scorer:
-    """Runs examples under prompts on one model."""
+    """Runs examples under prompts on one model; all that ends an output is one event (see `Endings`)."""
 
-    def __init__(self, model: FrozenModel) -> None:
-        self.model = model
+    def __init__(self, model: FrozenModel, endings: Endings) -> None:
+        self.model, self.endings = model, endings
         self._shared, self._repeated = SharedRows(model), RepeatedRows(model)
 
     @cached_property
@@ -120,13 +121,23 @@ class Scorer:
         logs, matches = [], []
         for rows, tokens in zip(hidden.split(step), ids.split(step), strict=True):
             logits = self.model.head(rows).float()
-            logs.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1))
-            matches.append(logits.argmax(dim=-1) == tokens)
+            logs.append(self.endings.log_likelihoods(logits, tokens))
+            matches.append(self.endings.likeliest(logits) == tokens)
         return torch.cat(logs), torch.cat(matches)
 
+    def losses(
+        self, hidden: Float[Tensor, "n_targets d_out"], ids: Int[Tensor, " n_targets"]
+    ) -> Float[Tensor, " n_targets"]:
+        """Minus the log-probability of each wanted token, in nats; gradients flow to the hidden states."""
+        return -self.endings.log_likelihoods(self.model.head(hidden).float(), ids)
+
     def log_probs(self, hidden: Float[Tensor, "n_targets d_out"]) -> Float[Tensor, "n_targets vocab"]:
-        """Log-probabilities over the vocabulary, in nats and float32."""
-        return self.model.head(hidden).float().log_softmax(-1)
+        """Log-probabilities over the vocabulary, in nats and float32; EOS has that of all endings."""
+        return self.endings.merged(self.model.head(hidden).float()).log_softmax(-1)
+
+    def likeliest(self, hidden: Float[Tensor, "n_targets d_out"]) -> Int[Tensor, " n_targets"]:
+        """The most likely token at each position; EOS for any ending."""
+        return self.endings.likeliest(self.model.head(hidden))
 
     def _rows(self, examples: Sequence[EncodedExample]) -> Iterator[list[EncodedExample]]:
         """Examples in order, as many a row as may share one."""

@@ -15,8 +15,8 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.eval.config import Evaluation
 from soft2hard.eval.methods.base import Method
-from soft2hard.lm.template import Template
 from soft2hard.pipeline.recipe import Recipe
+from soft2hard.prompts.template import Template
 from soft2hard.translator.card import Architecture
 from soft2hard.translator.design import Design
 

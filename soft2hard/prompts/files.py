@@ -12,7 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.soft_prompt import SoftPrompt, as_matrix, dtype_name, is_matrix
+from soft2hard.prompts.template import Template
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.hub import local_file
 
 MATRIX_NAME = "prompt_embeddings"
 """Name of the soft prompt among the tensors of a file: PEFT's, and ours."""
 FORMAT = "soft2hard soft prompt"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 records the template; soft prompts of version 1 were tuned under the plain one."""
 ADAPTER_CONFIG = "adapter_config.json"
 """The file by which a PEFT adapter folder is known."""
 _NAMED_AT_MOST = 5
@@ -43,9 +45,8 @@ class StoredPrompt:
 
     embeddings: Tensor
     """As stored: any type, and perhaps a leading axis of one."""
-    subject: str | None = None
-    fingerprint: str | None = None
-    provenance: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any]
+    """The other fields of the `SoftPrompt`."""
 
 
 def check_is_file(path: Path) -> None:
@@ -85,7 +86,7 @@ def read_soft_prompt(name_or_path: str | os.PathLike[str]) -> SoftPrompt:
     with reading(path):
         folder = adapter_of(path)
         stored = read_file(path) if folder is None else read_adapter(folder)
-    return SoftPrompt(as_matrix(stored.embeddings, str(path)), stored.subject, stored.fingerprint, stored.provenance)
+    return SoftPrompt(as_matrix(stored.embeddings, str(path)), **stored.facts)
 
 
 def read_file(path: Path) -> StoredPrompt:
@@ -97,8 +98,9 @@ def read_file(path: Path) -> StoredPrompt:
     tensors, metadata = read_tensors(path)
     matrix = pick_matrix(tensors, path)
     if metadata.get("format") == FORMAT:
-        return StoredPrompt(matrix, **decode_metadata(metadata, path))
-    return StoredPrompt(matrix, provenance=foreign_provenance(path, path.suffix.lower().lstrip("."), metadata))
+        return StoredPrompt(matrix, decode_metadata(metadata, path))
+    provenance = foreign_provenance(path, path.suffix.lower().lstrip("."), metadata)
+    return StoredPrompt(matrix, {"provenance": provenance})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -249,19 +251,22 @@ def encode_metadata(soft_prompt: SoftPrompt) -> dict[str, str]:
         "schema_version": str(SCHEMA_VERSION),
         "subject": json.dumps(soft_prompt.subject),
         "fingerprint": json.dumps(soft_prompt.fingerprint),
+        "template": soft_prompt.template.to_json() if soft_prompt.template else "null",
+        "place": json.dumps(soft_prompt.place),
         "provenance": json.dumps(dict(soft_prompt.provenance)),
     }
 
 
 def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """Return subject, fingerprint and provenance: the inverse of `encode_metadata`.
+    """The fields of a `SoftPrompt` beside its embeddings: the inverse of `encode_metadata`.
 
     Raises:
         UserError: written by a newer version, or not what `encode_metadata` makes.
     """
     try:
         version = int(metadata["schema_version"])
-        values = {name: json.loads(metadata[name]) for name in ("subject", "fingerprint", "provenance")}
+        names = ("subject", "fingerprint", "provenance", *(("template", "place") if version > 1 else ()))
+        values = {name: json.loads(metadata[name]) for name in names}
     except (KeyError, ValueError, RecursionError):
         version, values = SCHEMA_VERSION, {}
     if version > SCHEMA_VERSION:
@@ -270,7 +275,8 @@ def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         )
     if not _is_metadata(values):
         raise UserError(f"The metadata of {path} is damaged.", "Save it again, or save its matrix alone as .npy.")
-    return values
+    template = values.get("template", {})  # of version 1: the plain one
+    return values | {"template": None if template is None else Template.from_mapping(template, str(path))}
 
 
 def _is_metadata(values: Mapping[str, Any]) -> bool:
@@ -279,6 +285,8 @@ def _is_metadata(values: Mapping[str, Any]) -> bool:
         isinstance(provenance, dict)
         and all(isinstance(value, str) for value in provenance.values())
         and all(isinstance(values[name], str | None) for name in ("subject", "fingerprint"))
+        and isinstance(values.get("template"), dict | None)
+        and values.get("place") in (None, "after", "first")
     )
 
 

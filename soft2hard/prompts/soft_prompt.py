@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.errors import UserError
+from soft2hard.prompts.template import Place, Template
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,12 +37,21 @@ class SoftPrompt:
     """Name or path of the subject it was tuned on, None when unknown."""
     fingerprint: str | None = None
     """`Subject.fingerprint` of that subject, None when unknown."""
+    template: Template | None = None
+    """The template it was tuned under, with the place of its vectors; None when unknown."""
+    place: Place | None = None
+    """Where its file implies that its vectors stand (PEFT has them first), where `template` is unknown."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Free-text facts: source file, its format and metadata, task, tuning steps and so on."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "embeddings", as_matrix(self.embeddings, "The soft prompt"))
         object.__setattr__(self, "provenance", dict(self.provenance))
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for messages."""
+        return self.provenance.get("source", "The soft prompt")
 
     @property
     def n_tokens(self) -> int:

@@ -22,8 +22,8 @@ from soft2hard.eval.harness import Harness
 from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, SharedPrefixRunner, encode_example, make_runner
 from soft2hard.lm.subject import Query, Subject
-from soft2hard.lm.template import Template
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import train_translator

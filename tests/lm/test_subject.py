@@ -10,8 +10,8 @@ from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
-from soft2hard.lm.template import Template
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, CONTEXT, ODD_HEADS
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from soft2hard.data_gen.dods.lexical import LexicalTask
 from soft2hard.lm.batching import segment_mask
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 
 IGNORE = -100
 CONTEXT_WEIGHT = 0.02  # loss weight of instruction and input tokens; outputs weigh 1

@@ -12,7 +12,7 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.task_score import check_metric
 from soft2hard.eval.transfer.prompts import PromptRow
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 
 
 @dataclass(frozen=True)

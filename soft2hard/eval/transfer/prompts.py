@@ -10,7 +10,7 @@ from pathlib import Path
 from soft2hard.data_gen.exampletable import read_text
 from soft2hard.data_gen.tasks import Task, demonstrations
 from soft2hard.errors import UserError
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 
 FIELDS = ("id", "method", "task", "prompt")
 REFERENCES = ("none", "gold", "few-shot")
