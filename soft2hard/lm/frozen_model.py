@@ -87,7 +87,7 @@ class FrozenModel:
 
     @cached_property
     def table_digest(self) -> "hashlib._Hash":
-        """SHA-256 of the input-embedding table as float32 bytes followed by the model type, to be copied and extended."""
+        """SHA-256 of the input-embedding table as float32 bytes and of the model type, to be copied and extended."""
         digest = hashlib.sha256()
         for rows in self._table.split(_HASH_ROWS):
             digest.update(rows.to("cpu", torch.float32).contiguous().numpy().tobytes())

@@ -263,16 +263,16 @@ def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     Raises:
         UserError: written by a newer version, or not what `encode_metadata` makes.
     """
-    try:
-        version = int(metadata["schema_version"])
-        names = ("subject", "fingerprint", "provenance", *(("template", "place") if version > 1 else ()))
-        values = {name: json.loads(metadata[name]) for name in names}
-    except (KeyError, ValueError, RecursionError):
-        version, values = SCHEMA_VERSION, {}
-    if version > SCHEMA_VERSION:
+    version = metadata.get("schema_version", "")
+    if version.isdigit() and int(version) > SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {version}; this program reads up to {SCHEMA_VERSION}.", "Upgrade soft2hard."
         )
+    try:
+        names = ("subject", "fingerprint", "provenance", *(("template", "place") if int(version) > 1 else ()))
+        values = {name: json.loads(metadata[name]) for name in names}
+    except (KeyError, ValueError, RecursionError):
+        values = {}
     if not _is_metadata(values):
         raise UserError(f"The metadata of {path} is damaged.", "Save it again, or save its matrix alone as .npy.")
     template = values.get("template", {})  # of version 1: the plain one

@@ -139,7 +139,7 @@ def test_a_prompt_counts_as_often_as_it_is_read(shared: bool, monkeypatch: pytes
     subject = tiny_models.subject("llama")
     runner = subject.scorer
     monkeypatch.setattr(runner, "shares_prefixes", shared)
-    examples = [[subject.encode_example(q.input, q.output) for q in queries(n)] for n in (3, 5)]
+    examples = [[subject.encode_example(q.input, q.output, "soft") for q in queries(n)] for n in (3, 5)]
     prompts = [subject.prompt_embeddings(text) for text in ("red cat", "up")]
     tokens = 0
     for prompt, of_prompt in zip(prompts, examples, strict=True):  # one prompt alone is laid out without padding
@@ -152,7 +152,7 @@ def test_a_prompt_counts_as_often_as_it_is_read(shared: bool, monkeypatch: pytes
 def test_an_encoder_decoder_counts_both_of_its_inputs() -> None:
     subject = tiny_models.subject("t5")
     asked = queries(4)
-    examples = [subject.encode_example(q.input, q.output) for q in asked]
+    examples = [subject.encode_example(q.input, q.output, "soft") for q in asked]
     prompts = [subject.prompt_embeddings(q.prompt) for q in asked]
     tokens = 0
     for prompt, example in zip(prompts, examples, strict=True):

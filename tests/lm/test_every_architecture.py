@@ -210,7 +210,7 @@ def test_generation_is_that_of_transformers_on_plain_ids(architecture, pipeline)
     subject = pipeline(architecture).subject
     queries = [query for query in mixed_queries([SoftPrompt(torch.ones(1, subject.d_model))]) if query.prompt is None]
     for query, found in zip(queries, subject.generate_ids(queries, 8), strict=True):
-        ids = subject.tokenizer(subject.template.body_text(query.input, False), return_tensors="pt")
+        ids = subject.tokenizer(subject.template.body_text(query.input, "none"), return_tensors="pt")
         out = subject.model.generate(
             ids["input_ids"], attention_mask=ids["attention_mask"], do_sample=False, max_new_tokens=8, eos_token_id=2,
             pad_token_id=0, bos_token_id=1,
