@@ -64,7 +64,7 @@ class Scorer:
 
         Targets come in the order of prompts, then examples, then tokens.
         """
-        shared = self.shares_prefixes and not self._shared.outgrows_the_window(prompts, examples)
+        shared = self.shares_prefixes and not self._shared.outgrows(prompts, examples)
         metering.count(sum(map(len, examples)), self._n_read(prompts, examples, shared))
         return (self._shared if shared else self._repeated).run(prompts, examples)
 
@@ -171,7 +171,7 @@ class SharedRows:
         prefix = torch.stack([torch.nn.functional.pad(p, (0, 0, width - len(p), 0)) for p in prompts])
         embeddings = torch.cat([prefix.to(device=device, dtype=dtype), tokens[:, width:]], 1)
         mask = torch.zeros(layout.allowed.shape, dtype=dtype).masked_fill_(~torch.from_numpy(layout.allowed), _HIDDEN)
-        hidden = self.model.model.base_model(
+        hidden = self.model.stack(
             inputs_embeds=embeddings,
             attention_mask=mask[:, None].to(device),
             position_ids=torch.from_numpy(layout.positions).to(device),
@@ -181,11 +181,11 @@ class SharedRows:
         ids, row, example = (torch.from_numpy(x).to(device) for x in (layout.target_ids, layout.row, layout.example))
         return Targets(hidden[at[0], at[1]], ids, row, example)
 
-    def outgrows_the_window(self, prompts: Sequence[Embedded], examples: Sequence[Sequence[EncodedExample]]) -> bool:
-        """True if some sequence is longer than the model's attention looks back."""
-        window = self.model.attention_window
-        return window is not None and any(
-            len(prompt) + max((example.n_read for example in of_prompt), default=0) > window
+    def outgrows(self, prompts: Sequence[Embedded], examples: Sequence[Sequence[EncodedExample]]) -> bool:
+        """True if some sequence is longer than the attention looks back, or than others may be in its batch."""
+        limits = [limit for limit in (self.model.attention_window, self.model.rope_boundary) if limit is not None]
+        return bool(limits) and any(
+            len(prompt) + max((example.n_read for example in of_prompt), default=0) > min(limits)
             for prompt, of_prompt in zip(prompts, examples, strict=True)
         )
 
@@ -228,7 +228,8 @@ class RepeatedRows:
         flat = [(p, e, example) for p, of_prompt in enumerate(examples) for e, example in enumerate(of_prompt)]
         sizes = [len(example.output) for _, _, example in flat]
         parts: dict[int, Tensor] = {}
-        for batch in batches_by_length([len(prompts[p]) + example.n_read for p, _, example in flat]):
+        lengths = [len(prompts[p]) + example.n_read for p, _, example in flat]
+        for batch in batches_by_length(lengths, boundary=self.model.rope_boundary):
             hidden = self._hidden([prompts[flat[i][0]] for i in batch], [flat[i][2] for i in batch])
             parts |= zip(batch, hidden.split([sizes[i] for i in batch]), strict=True)
         hidden = torch.cat([parts[i] for i in range(len(flat))])

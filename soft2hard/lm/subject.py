@@ -330,7 +330,8 @@ class Subject:
             return rows
 
         lengths = [len(prefix) + len(example.body) for prefix, example in zip(prefixes, examples, strict=True)]
-        batches = batches_by_length(lengths, batch_tokens or self.batch_tokens, max_new_tokens) if queries else []
+        most, boundary = batch_tokens or self.batch_tokens, self._lm.rope_boundary
+        batches = batches_by_length(lengths, most, max_new_tokens, boundary) if queries else []
         for indices, rows in Halving(REMEDY).run(batches, write):
             for index, row in zip(indices, rows, strict=True):
                 written[index] = row
