@@ -95,7 +95,7 @@ class FrozenModel:
 
     @property
     def rope_boundary(self) -> int | None:
-        """Length from which all positions of a batch are encoded otherwise (LongRoPE, arXiv 2402.13753: Phi-3); or None.
+        """Length beyond which a whole batch is encoded otherwise (LongRoPE, arXiv 2402.13753: Phi-3), or None.
 
         A sequence up to it never shares a batch with a longer one, or it would be read as if it were long itself.
         """

@@ -199,7 +199,8 @@ class Subject:
     def _eos_ids(self) -> list[int]:
         other = getattr(self.model.generation_config, "eos_token_id", None)
         others = other if isinstance(other, list) else [] if other is None else [other]
-        return list(dict.fromkeys([self._encoder.eos_id, *others]))
+        known = [token for token in others if token < self._lm.vocab_size]
+        return list(dict.fromkeys([self._encoder.eos_id, *known]))
 
     def encode_body(self, input: str, kind: Kind) -> list[int]:
         """Token ids of the body around one input, after a prompt of this kind."""
