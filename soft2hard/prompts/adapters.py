@@ -22,18 +22,20 @@ from soft2hard.prompts.files import (
     ADAPTER_CONFIG,
     FORMAT,
     MATRIX_NAME,
-    StoredPrompt,
+    Fields,
     check_is_file,
     decode_metadata,
     encode_metadata,
     foreign_provenance,
     is_adapter,
+    on_disk,
+    read_file,
     read_safetensors,
     read_torch,
     reading,
     to_bytes,
 )
-from soft2hard.prompts.soft_prompt import SoftPrompt, as_matrix
+from soft2hard.prompts.matrix import as_matrix
 from soft2hard.prompts.template import Template
 from soft2hard.storage.files import atomic_folder
 
@@ -70,7 +72,16 @@ def adapter_of(path: Path) -> Path | None:
     return path.parent if path.name in _ADAPTER_FILES and is_adapter(path.parent) else None
 
 
-def read_adapter(folder: Path) -> StoredPrompt:
+def read_any(name_or_path: str | os.PathLike[str]) -> Fields:
+    """See `SoftPrompt.from_pretrained`."""
+    path = on_disk(Path(name_or_path))
+    with reading(path):
+        folder = adapter_of(path)
+        fields = read_file(path) if folder is None else read_adapter(folder)
+    return fields | {"embeddings": as_matrix(fields["embeddings"], str(path))}
+
+
+def read_adapter(folder: Path) -> Fields:
     """Read the soft prompt of a prompt-tuning or p-tuning adapter.
 
     Raises:
@@ -93,10 +104,10 @@ def read_adapter(folder: Path) -> StoredPrompt:
     rows = _used_rows(as_matrix(tensors[MATRIX_NAME], str(weights)), config, folder)
     if metadata.get("format") == FORMAT:
         bos_rows = 1 if metadata.get(_BOS_ROWS) == "1" else 0
-        return StoredPrompt(rows[bos_rows:], decode_metadata(metadata, weights))
+        return {"embeddings": rows[bos_rows:], **decode_metadata(metadata, weights)}
     provenance = foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config) | _sub_adapters(folder)
-    facts = {"subject": _text(config, "base_model_name_or_path"), "place": "first", "provenance": provenance}
-    return StoredPrompt(rows, facts)
+    subject = _text(config, "base_model_name_or_path")
+    return {"embeddings": rows, "subject": subject, "place": "first", "provenance": provenance}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -193,7 +204,7 @@ def _task_type(config: Mapping[str, Any]) -> dict[str, str]:
     return {"task_type": task_type} if task_type else {}
 
 
-def of_model(model: "PeftModel", adapter_name: str | None) -> SoftPrompt:
+def of_model(model: "PeftModel", adapter_name: str | None) -> Fields:
     """See `SoftPrompt.from_peft`."""
     name = adapter_name or model.active_adapter
     config = model.peft_config[name].to_dict()
@@ -201,31 +212,28 @@ def of_model(model: "PeftModel", adapter_name: str | None) -> SoftPrompt:
         config | {"peft_type": getattr(config["peft_type"], "value", config["peft_type"])}, Path(name)
     )
     rows = model.get_prompt_embedding_to_save(name)
-    return SoftPrompt(
-        rows[: config["num_virtual_tokens"]],
-        subject=_text(config, "base_model_name_or_path"),
-        place="first",
-        provenance={"source": "PeftModel", "source_format": f"peft {kind}"},
-    )
+    return {
+        "embeddings": rows[: config["num_virtual_tokens"]],
+        "subject": _text(config, "base_model_name_or_path"),
+        "place": "first",
+        "provenance": {"source": "PeftModel", "source_format": f"peft {kind}"},
+    }
 
 
 def write_adapter(
-    soft_prompt: SoftPrompt,
-    folder: str | os.PathLike[str],
-    *,
-    base_model: str | None,
-    bos_embedding: Float[Tensor, " d_model"] | None,
+    folder: Path,
+    fields: Fields,
+    base_model: str,
     task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"],
+    bos_embedding: Float[Tensor, " d_model"] | None,
 ) -> None:
     """See `SoftPrompt.save_pretrained`. An adapter already in the folder is replaced, whole or not at all."""
     # PEFT takes seconds to import, and nothing else here needs it.
     from peft import PromptTuningConfig
 
-    base_model, folder, rows = base_model or soft_prompt.subject, Path(folder), soft_prompt.embeddings
-    if base_model is None:
-        raise UserError("The soft prompt does not say which subject it belongs to.", "Give base_model, its name.")
+    rows = fields["embeddings"]
     if bos_embedding is not None:
-        rows = torch.cat([_bos_row(bos_embedding, soft_prompt.d_model), rows])
+        rows = torch.cat([_bos_row(bos_embedding, rows.shape[1]), rows])
     config = PromptTuningConfig(
         task_type=task_type,
         base_model_name_or_path=base_model,
@@ -234,12 +242,12 @@ def write_adapter(
         num_transformer_submodules=1,
         inference_mode=True,
     )
-    metadata = encode_metadata(soft_prompt) | ({_BOS_ROWS: "1"} if bos_embedding is not None else {})
+    metadata = encode_metadata(fields) | ({_BOS_ROWS: "1"} if bos_embedding is not None else {})
     with atomic_folder(folder, overwrite=_holds_only_an_adapter(folder)) as temporary:
         config.save_pretrained(str(temporary))
         (temporary / _SAFETENSORS_NAME).write_bytes(to_bytes(rows, metadata))
         (temporary / "README.md").write_text(
-            _how_to_call(soft_prompt, base_model, bos_embedding is not None, task_type), encoding="utf-8"
+            _how_to_call(fields.get("template"), base_model, bos_embedding is not None, task_type), encoding="utf-8"
         )
 
 
@@ -268,8 +276,8 @@ The virtual tokens were tuned before exactly this text.{remark}
 """
 
 
-def _how_to_call(soft_prompt: SoftPrompt, base_model: str, with_bos: bool, task_type: str) -> str:
-    template = soft_prompt.template or Template()
+def _how_to_call(template: Template | None, base_model: str, with_bos: bool, task_type: str) -> str:
+    template = template or Template()
     seq2seq = task_type == "SEQ_2_SEQ_LM"
     return _README.format(
         base=base_model,

@@ -12,7 +12,6 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from soft2hard.errors import UserError
-from soft2hard.prompts.soft_prompt import SoftPrompt, as_matrix, dtype_name, is_matrix
+from soft2hard.prompts.matrix import dtype_name, is_matrix
 from soft2hard.prompts.template import Template
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.hub import local_file
@@ -39,14 +38,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 _NAMED_AT_MOST = 5
 
 
-@dataclass(frozen=True)
-class StoredPrompt:
-    """A soft prompt as found in a file, its values not yet checked."""
-
-    embeddings: Tensor
-    """As stored: any type, and perhaps a leading axis of one."""
-    facts: Mapping[str, Any]
-    """The other fields of the `SoftPrompt`."""
+Fields = dict[str, Any]
+"""The fields of a `SoftPrompt`, by name; `embeddings` as stored: any type, and perhaps a leading axis of one."""
 
 
 def check_is_file(path: Path) -> None:
@@ -78,18 +71,7 @@ def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
         ) from error
 
 
-def read_soft_prompt(name_or_path: str | os.PathLike[str]) -> SoftPrompt:
-    """See `SoftPrompt.from_pretrained`."""
-    from soft2hard.prompts.adapters import adapter_of, read_adapter
-
-    path = _on_disk(Path(name_or_path))
-    with reading(path):
-        folder = adapter_of(path)
-        stored = read_file(path) if folder is None else read_adapter(folder)
-    return SoftPrompt(as_matrix(stored.embeddings, str(path)), **stored.facts)
-
-
-def read_file(path: Path) -> StoredPrompt:
+def read_file(path: Path) -> Fields:
     """Read the soft prompt of a file, in the format its suffix names.
 
     Raises:
@@ -98,9 +80,9 @@ def read_file(path: Path) -> StoredPrompt:
     tensors, metadata = read_tensors(path)
     matrix = pick_matrix(tensors, path)
     if metadata.get("format") == FORMAT:
-        return StoredPrompt(matrix, decode_metadata(metadata, path))
+        return {"embeddings": matrix, **decode_metadata(metadata, path)}
     provenance = foreign_provenance(path, path.suffix.lower().lstrip("."), metadata)
-    return StoredPrompt(matrix, {"provenance": provenance})
+    return {"embeddings": matrix, "provenance": provenance}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -230,13 +212,12 @@ SUFFIXES: tuple[str, ...] = tuple(_READERS)
 """Suffixes of the files that `read_file` reads."""
 
 
-def write_soft_prompt(soft_prompt: SoftPrompt, path: str | os.PathLike[str]) -> None:
+def write_file(path: Path, fields: Fields) -> None:
     """See `SoftPrompt.save`."""
-    path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"Soft prompts are saved as safetensors, not as {path.name}.", "End the name in .safetensors.")
     with atomic_write(path) as temporary:
-        temporary.write_bytes(to_bytes(soft_prompt.embeddings, encode_metadata(soft_prompt)))
+        temporary.write_bytes(to_bytes(fields["embeddings"], encode_metadata(fields)))
 
 
 def to_bytes(embeddings: Float[Tensor, "n_tokens d_model"], metadata: dict[str, str]) -> bytes:
@@ -244,16 +225,16 @@ def to_bytes(embeddings: Float[Tensor, "n_tokens d_model"], metadata: dict[str, 
     return safetensors.torch.save({MATRIX_NAME: embeddings}, metadata)
 
 
-def encode_metadata(soft_prompt: SoftPrompt) -> dict[str, str]:
+def encode_metadata(fields: Fields) -> dict[str, str]:
     """The facts that go with a soft prompt as safetensors metadata: strings, each value in JSON."""
     return {
         "format": FORMAT,
         "schema_version": str(SCHEMA_VERSION),
-        "subject": json.dumps(soft_prompt.subject),
-        "fingerprint": json.dumps(soft_prompt.fingerprint),
-        "template": soft_prompt.template.to_json() if soft_prompt.template else "null",
-        "place": json.dumps(soft_prompt.place),
-        "provenance": json.dumps(dict(soft_prompt.provenance)),
+        "subject": json.dumps(fields["subject"]),
+        "fingerprint": json.dumps(fields["fingerprint"]),
+        "template": fields["template"].to_json() if fields["template"] else "null",
+        "place": json.dumps(fields["place"]),
+        "provenance": json.dumps(dict(fields["provenance"])),
     }
 
 
@@ -315,7 +296,7 @@ def find_soft_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(found.values())
 
 
-def _on_disk(path: Path) -> Path:
+def on_disk(path: Path) -> Path:
     """`path`, or the one soft prompt of a repository of that name."""
     found = local_file(path, "soft-prompts")
     if path.exists() or not found.is_dir() or is_adapter(found):

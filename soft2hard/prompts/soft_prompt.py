@@ -6,13 +6,14 @@ Files, adapters and the hub are read by what stands in `prompts.files` and `prom
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.errors import UserError
+from soft2hard.prompts.matrix import as_matrix
 from soft2hard.prompts.template import Place, Template
 
 if TYPE_CHECKING:
@@ -76,9 +77,9 @@ class SoftPrompt:
         Raises:
             UserError: no soft prompt can be read there; says why, and what to do.
         """
-        from soft2hard.prompts.files import read_soft_prompt
+        from soft2hard.prompts.adapters import read_any
 
-        return read_soft_prompt(name_or_path)
+        return cls(**read_any(name_or_path))
 
     @classmethod
     def from_peft(cls, model: "PeftModel", adapter_name: str | None = None) -> "SoftPrompt":
@@ -91,7 +92,7 @@ class SoftPrompt:
         """
         from soft2hard.prompts.adapters import of_model
 
-        return of_model(model, adapter_name)
+        return cls(**of_model(model, adapter_name))
 
     load, save_peft = from_pretrained, property(lambda self: self.save_pretrained)  # SHIM
 
@@ -101,9 +102,9 @@ class SoftPrompt:
         Raises:
             UserError: another suffix, or the file cannot be written.
         """
-        from soft2hard.prompts.files import write_soft_prompt
+        from soft2hard.prompts.files import write_file
 
-        write_soft_prompt(self, path)
+        write_file(Path(path), vars(self))
 
     def save_pretrained(
         self,
@@ -130,47 +131,14 @@ class SoftPrompt:
         """
         from soft2hard.prompts.adapters import write_adapter
 
-        write_adapter(self, folder, base_model=base_model, bos_embedding=bos_embedding, task_type=task_type)
+        base_model = base_model or self.subject
+        if base_model is None:
+            raise UserError("The soft prompt does not say which subject it belongs to.", "Give base_model, its name.")
+        write_adapter(Path(folder), vars(self), base_model, task_type, bos_embedding)
 
 
 Prompt = SoftPrompt | str | None
 """The prompt before the input: a soft prompt, a hard prompt, or nothing."""
-
-
-def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
-    """Return a copy of a soft prompt as a float32 matrix on the CPU, without a leading axis of one.
-
-    Raises:
-        UserError: not floating point, not a matrix, no tokens, no width, or a value that is not
-            finite in float32. The message calls the tensor `name`.
-    """
-    shape = tuple(tensor.shape)
-    if not tensor.is_floating_point():
-        raise UserError(
-            f"{name} holds {dtype_name(tensor)} values, not floating-point ones.",
-            "Give the embedding vectors of the virtual tokens, not token ids.",
-        )
-    if not is_matrix(tensor):
-        raise UserError(f"{name} has shape {shape}, not (n_tokens, d_model).", "Save it as one matrix, a row a token.")
-    matrix = tensor.reshape(shape[-2:]).detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
-    if matrix.numel() == 0:
-        raise UserError(f"{name} is empty: its shape is {shape}.", "Tune a soft prompt of at least one virtual token.")
-    if not matrix.isfinite().all():
-        row = int((~matrix.isfinite()).any(dim=1).nonzero()[0])
-        raise UserError(
-            f"{name} holds NaN or infinite values (first in row {row}).",
-            "Its tuning diverged: tune it again with a lower learning rate or in bfloat16.",
-        )
-    return matrix
-
-
-def is_matrix(tensor: Tensor) -> bool:
-    """Two axes, or a batch of one matrix."""
-    return tensor.dim() == 2 or (tensor.dim() == 3 and tensor.shape[0] == 1)
-
-
-def dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def __getattr__(name):  # SHIM
