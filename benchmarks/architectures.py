@@ -32,8 +32,8 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import IGNORE, CorpusPairs
 from soft2hard.translator.decoding import propose
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import TranslatorTraining, collator_of, train_translator
 from soft2hard.translator.translate import translate
 

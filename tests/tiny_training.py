@@ -13,8 +13,8 @@ from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import CorpusPairs, PairCollator
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import TranslatorTraining, train_translator
 from tests import tiny_models
 

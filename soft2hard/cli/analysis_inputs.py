@@ -1,6 +1,6 @@
 """What soft2hard analyze works on, by the names on the command line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from soft2hard.cli.common import load_subject
 from soft2hard.errors import UserError
+from soft2hard.lm.settings import Loading
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
@@ -65,7 +66,7 @@ def chosen_table(name: str | None) -> "Subject | Table | None":
 
 @contextmanager
 def workers_of(
-    name: str | None, subject: "Subject | None", loading: Mapping[str, Any], n: int | None
+    name: str | None, subject: "Subject | None", loading: Loading, n: int | None
 ) -> "Iterator[SubjectWorkers | None]":
     """So many processes that each hold the subject of this name, or as many as suit it; None without a subject."""
     from soft2hard.workers.subject_workers import SubjectWorkers, usual_workers

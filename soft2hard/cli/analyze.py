@@ -6,139 +6,108 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cyclopts import Parameter
+from pydantic import PositiveInt
 
 from soft2hard.cli.analysis_inputs import chosen_table, chosen_tasks, chosen_translator, identities, workers_of
-from soft2hard.cli.common import claim, load_subject, no_remains, progress_bar, quiet, rounding_of, say, with_loading
-from soft2hard.cli.config_options import with_options
+from soft2hard.cli.common import (
+    AtLeast0,
+    AtLeast1,
+    LoadingFlags,
+    Output,
+    claim,
+    flags_of,
+    load_subject,
+    no_remains,
+    progress_bar,
+    quiet,
+    say,
+)
+from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
+from soft2hard.eval.analysis.settings import Sizes
+from soft2hard.lm.settings import Loading
+from soft2hard.settings import settings
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
-    from soft2hard.data_gen.tuning import Tuning
     from soft2hard.eval.analysis.material import Material
     from soft2hard.eval.analysis.records import Analysis
 
-_TUNING = {"init": "vocabulary", "patience": 5, "eval_every": 10}
-"""The study's start and patience, with looks close enough together that this patience can end a tuning."""
 _N_TASKS, _N_TUNINGS, _N_CONTROL_TASKS, _N_CONTROL_TUNINGS = 50, 4, 24, 2
 
 
-@with_options("sizes", "soft2hard.eval.analysis.material", "Sizes", panel="Sizes")
-@with_options(
-    "tuning",
-    "soft2hard.data_gen.tuning",
-    "Tuning",
-    panel="Tuning",
-    defaults=_TUNING,
-    helps={"seed": "Seed of the first tuning and of all else that is random; further tunings count on from it."},
-)
-@with_loading
+@settings
+class StudyTuning(Tuning):
+    """Tuning with the study's start and patience, and looks close enough together that it can end a tuning."""
+
+    init: str = "vocabulary"
+    """Where a prompt starts, as in soft2hard tune."""
+    eval_every: PositiveInt = 10
+    """Steps between two looks at the validation loss."""
+    patience: PositiveInt = 5
+    """Looks without improvement after which tuning stops."""
+    seed: int = 0
+    """Seed of the first tuning and of all else that is random; further tunings count on from it."""
+
+
 def analyze(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[PATH]...",
-            help="Soft prompts of one subject: files, PEFT adapter folders, or folders of them. Without, tasks of "
-            "--dod or --examples are tuned several times each, and these tunings are analysed.",
-        ),
-    ] = None,
+    paths: list[Path] | None = None,
+    /,
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for all figures: analysis.json, arrays, CSV files and the report. Run again to go on with it. "
-            "Needed for tunings; without it, soft prompts that are given are shown on the terminal alone.",
-        ),
-    ] = None,
-    subject: Annotated[
-        str | None,
-        typer.Option(
-            help="The frozen language model that the soft prompts belong to, as in soft2hard tune. Given soft prompts "
-            "can be analysed without one, in part.",
-            show_default="embedded for tunings, none for given soft prompts",
-        ),
-    ] = None,
-    translator: Annotated[
-        str | None,
-        typer.Option(
-            help="Translator of the subject's soft prompts: 'embedded', a folder or a name; 'none' for none.",
-            show_default="embedded beside the embedded subject, else none",
-        ),
-    ] = None,
-    table: Annotated[
-        str | None,
-        typer.Option(
-            help="Where nearest tokens are looked up, if not in the subject: a file with a table of input embeddings "
-            "(tokens are then numbers), or a model by folder or name."
-        ),
-    ] = None,
-    examples: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Task files, or folders of them, named like the tasks of the soft prompts: for scores, transfer and "
-            "experiments. Repeatable."
-        ),
-    ] = None,
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .csv or .jsonl file with columns file and task. Without, the task of a soft prompt is what its "
-            "file says, else what its name says without the number of a run, or the name of its folder."
-        ),
-    ] = None,
-    dod: Annotated[str | None, typer.Option(help="Collection to take tasks from, such as 'lexical'.")] = None,
-    dod_folder: Annotated[
-        Path | None, typer.Option(help="Where the published files of the collection lie; 'lexical' has none.")
-    ] = None,
-    n_tasks: Annotated[
-        int | None, typer.Option(min=1, help="Tasks to tune, at most.", show_default=str(_N_TASKS))
-    ] = None,
-    tunings: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tunings of each task, start and order of examples varied.", show_default=str(_N_TUNINGS)
-        ),
-    ] = None,
-    control_tasks: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            show_default=str(_N_CONTROL_TASKS),
-            help="Tasks that are also tuned with the start alone varied, with the order alone, from label words, from "
-            "their instruction, and from the common start that comes with the subject.",
-        ),
-    ] = None,
-    control_tunings: Annotated[
-        int | None, typer.Option(min=1, help="Tunings of each of these.", show_default=str(_N_CONTROL_TUNINGS))
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="A section to make, and what it builds on; repeatable. All by default.")
-    ] = None,
-    positions: Annotated[
-        int, typer.Option(min=0, help="Positions of each soft prompt whose nearest tokens are printed.")
-    ] = 8,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that tune and score side by side, each with the subject in its memory and an equal share "
-            "of the cores.",
-            show_default="one a core for a subject of under 100 M parameters on a CPU, else 1",
-        ),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of tables.")] = False,
-    tuning: dict[str, Any],
-    loading: dict[str, Any],
-    sizes: dict[str, Any],
+    output: Output | None = None,
+    subject: str | None = None,
+    translator: str | None = None,
+    table: str | None = None,
+    examples: list[Path] | None = None,
+    mapping: Path | None = None,
+    dod: str | None = None,
+    dod_folder: Path | None = None,
+    n_tasks: AtLeast1 | None = None,
+    tunings: AtLeast1 | None = None,
+    control_tasks: AtLeast0 | None = None,
+    control_tunings: AtLeast1 | None = None,
+    only: list[str] | None = None,
+    positions: AtLeast0 = 8,
+    workers: AtLeast1 | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    sizes: flags_of(Sizes, "Sizes") = Sizes(),
+    tuning: flags_of(StudyTuning, "Tuning") = StudyTuning(),
+    loading: LoadingFlags = Loading(),
 ) -> None:
     """Analyse soft prompts: nearest tokens, distances, maps, transfer, translations, and what carries the meaning.
 
-    [bold]Examples:[/bold] soft2hard analyze prompts/ --table model.safetensors
+    **Examples:** `soft2hard analyze prompts/ --table model.safetensors`
 
-    soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis
+    `soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis`
+
+    Args:
+        paths: Soft prompts of one subject: files, PEFT adapter folders, or folders of them. Without, tasks of --dod or
+            --examples are tuned several times each, and these tunings are analysed.
+        output: Folder for all figures: analysis.json, arrays, CSV files and the report. Run again to resume. Needed
+            for tunings; without it, soft prompts that are given are shown on the terminal alone.
+        subject: The frozen language model that the soft prompts belong to, as in soft2hard tune; 'embedded' for
+            tunings if not given. Given soft prompts can be analysed without one, in part.
+        translator: Translator of the subject's soft prompts: 'embedded', a folder or a name; 'none' for none. If not
+            given, 'embedded' beside the embedded subject, else none.
+        table: Where nearest tokens are looked up, if not in the subject: a file with a table of input embeddings
+            (tokens are then numbers), or a model by folder or name.
+        examples: Task files, or folders of them, named like the tasks of the soft prompts: for scores, transfer and
+            experiments. Repeatable.
+        mapping: A .csv or .jsonl file with columns file and task. Without, the task of a soft prompt is what its file
+            says, else what its name says without the number of a run, or the name of its folder.
+        dod: Collection to take tasks from, such as 'lexical'.
+        dod_folder: Where the published files of the collection lie; 'lexical' has none.
+        n_tasks: Tasks to tune, at most; 50 if not given.
+        tunings: Tunings of each task, start and order of examples varied; 4 if not given.
+        control_tasks: Tasks that are also tuned with the start alone varied, with the order alone, from label words,
+            from their instruction, and from the common start that comes with the subject; 24 if not given.
+        control_tunings: Tunings of each of these; 2 if not given.
+        only: A section to make, and what it builds on; repeatable. All by default.
+        positions: Positions of each soft prompt whose nearest tokens are printed.
+        workers: Processes that tune and score side by side, each with the subject in its memory and an equal share of
+            the cores. If not given, one a core for a subject of under 100 M parameters on a CPU, else 1.
+        json_: Print analysis.json instead of tables.
     """
     counts = {
         "--n-tasks": n_tasks,
@@ -152,28 +121,25 @@ def analyze(
         default if given is None else given for given, default in zip(counts.values(), usual, strict=True)
     )
     quiet()
-    from soft2hard.data_gen.tuning import Tuning
-    from soft2hard.eval.analysis.material import Sizes
     from soft2hard.eval.analysis.run import wanted_sections
 
     wanted_sections(only or ())
-    config, chosen = Tuning(**tuning), Sizes(**sizes)
     # Given soft prompts may be of any number of tasks.
-    tasks = chosen_tasks(dod, dod_folder, examples, None if paths else n_tasks, config.seed)
+    tasks = chosen_tasks(dod, dod_folder, examples, None if paths else n_tasks, tuning.seed)
     name = subject or (None if paths else "embedded")
     lm = None if name is None else load_subject(name, fast=True, loading=loading)
     common = {
         "subject": lm,
         "translator": chosen_translator(translator, name, lm),
         "table": chosen_table(table),
-        "tuning": config,
-        "sizes": chosen,
+        "tuning": tuning,
+        "sizes": sizes,
     }
-    asked = {"paths": paths, "mapping": mapping, "table": table, "tuning": tuning, "sizes": sizes}
+    asked = {"paths": paths, "mapping": mapping, "table": table, "tuning": vars(tuning), "sizes": vars(sizes)}
     if not paths:
         asked |= {"tunings": tunings, "control_tasks": controls[0], "control_tunings": controls[1]}
     models = (common[role] for role in ("subject", "translator", "table"))
-    settings = asked | identities(tasks, *models) | rounding_of(loading)
+    settings = asked | identities(tasks, *models) | loading.rounding
     with TemporaryDirectory() as passing, workers_of(name, lm, loading, workers) as common["workers"]:
         folder = output or Path(passing)
         with no_remains(folder, nothing_to_keep=bool(paths)):
@@ -291,7 +257,7 @@ def _show(analysis: "Analysis", output: Path | None, positions: int, json_: bool
     from soft2hard.eval.analysis.summary import listings
 
     if json_:
-        typer.echo(analysis.model_dump_json(indent=1))
+        print(analysis.model_dump_json(indent=1))
     else:
         console = Console()
         for listing in listings(analysis, positions):

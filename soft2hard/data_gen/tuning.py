@@ -18,6 +18,7 @@ from torch import Tensor
 
 from soft2hard.data_gen.drawing import Deck, encode_examples
 from soft2hard.data_gen.initialisation import given_prompt, initial_prompt
+from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.slot_losses import SlotLosses
 from soft2hard.data_gen.slot_state import SlotState, embedding_scale
 from soft2hard.data_gen.tasks import Task
@@ -27,46 +28,6 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 
 __all__ = ["Tuned", "Tuner", "Tuning", "embedding_scale"]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How soft prompts are tuned."""
-
-    n_tokens: int = 8
-    """Virtual tokens of each soft prompt."""
-    init: str = "auto"
-    """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'instruction' (the
-    tokens of the task's instruction), 'text:...' (the tokens of a text), 'learned' (the common start that comes with
-    the subject), the path of a saved soft prompt, or 'auto': learned where there is one of this length, else
-    vocabulary."""
-    steps: int = 150
-    """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
-    batch_size: int = 8
-    """Examples a step."""
-    lr: float = 1.0
-    """Adam's learning rate, in units of the root mean square of the subject's embeddings."""
-    warmup: int = 5
-    """Steps over which the learning rate rises."""
-    eval_every: int = 25
-    """Steps between two looks at the validation loss."""
-    patience: int = 3
-    """Looks without improvement after which tuning stops."""
-    good_enough: float = 0.005
-    """Validation loss, in nats a token, at which there is nothing left to gain."""
-    slots: int = 64
-    """Prompts tuned at once; 0: as many as a trial finds memory for. What they become does not depend on it."""
-    seed: int = 0
-    """Of initialisation and order of examples."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_tokens", "steps", "batch_size", "eval_every", "patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
-        if self.slots < 0:
-            raise UserError(f"slots is {self.slots}.", "It must be 0 (by a trial) or more.")
-        if not self.lr > 0:
-            raise UserError(f"The learning rate is {self.lr}.", "It must be above 0.")
 
 
 @dataclass(frozen=True)

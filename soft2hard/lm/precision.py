@@ -30,9 +30,4 @@ def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> S
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
     """What of a `Loading`'s fields makes the subject's numbers others; the rest may differ from machine to machine."""
-    usual = Loading()
-    return {
-        name: loading[name]
-        for name in ("dtype", "quantization")
-        if name in loading and loading[name] != getattr(usual, name)
-    }
+    return Loading(**loading).rounding

@@ -22,7 +22,7 @@ from soft2hard.lm.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
 from soft2hard.storage.yaml_files import read_yaml
 from soft2hard.translator.deepspeed import check_configuration
-from soft2hard.translator.design import Design
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import TranslatorTraining
 
 NAMED_BY_RECIPE = ("subject", "translator")

@@ -20,9 +20,9 @@ from soft2hard.translator.causal import (
     refuse_encoder_decoder,
     with_lora,
 )
-from soft2hard.translator.design import Design
 from soft2hard.translator.encoder_decoder import EncoderDecoderTranslator, new_seq2seq
 from soft2hard.translator.reader import HiddenStates, SoftPromptReader
+from soft2hard.translator.settings import Design
 
 _Made = tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from soft2hard.translator.settings import Design
+
 IGNORE = -100
 
-MAX_INSTRUCTION_TOKENS = 64
+MAX_INSTRUCTION_TOKENS = Design.instruction_tokens
 """Longest instruction that a translator learns and writes, in tokens, unless it is made for others; the rest is cut."""
 
 

@@ -26,9 +26,9 @@ from soft2hard.translator.assembly import (
 )
 from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
 from soft2hard.translator.causal import CausalTranslator
-from soft2hard.translator.design import Design
 from soft2hard.translator.encoder_decoder import EncoderDecoderTranslator, load_seq2seq
 from soft2hard.translator.reader import HiddenStates
+from soft2hard.translator.settings import Design
 
 READER_FILE = "reader.safetensors"
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -36,48 +36,10 @@ from soft2hard.translator.optimizer import MuonWithAdamW
 from soft2hard.translator.pair_trainer import PairTrainer, pairs_of_step
 from soft2hard.translator.pretraining import imitation_pairs
 from soft2hard.translator.processes import Share, is_first, n_processes, share_of_step
+from soft2hard.translator.settings import TranslatorTraining
 
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
-
-
-@dataclass(frozen=True)
-class TranslatorTraining:
-    """How a translator is trained."""
-
-    epochs: float = 30.0
-    """Passes over the corpus; the learning rate falls to zero over them."""
-    batch_size: int = 128
-    """Pairs a step, on each process."""
-    lr: float = 2e-3
-    """Learning rate of Muon and AdamW."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises."""
-    paraphrase_share: float = 0.5
-    """How often a paraphrase stands in for the reference instruction."""
-    noise: float = 0.1
-    """Most noise on the soft prompts, in standard deviations of their entries."""
-    patience: int = 4
-    """Epochs without a lower validation loss after which training stops."""
-    pretrain_pairs: int = 0
-    """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
-    recompute: bool = False
-    """Compute the inside of each layer of the translator anew in the backward pass (gradient checkpointing): much less
-    memory, a third more time."""
-    bf16: bool = True
-    """Compute in bfloat16 where the machine has it."""
-    deepspeed: str | None = None
-    """A DeepSpeed configuration: 'zero1', 'zero2', 'zero3', 'zero2-offload', 'zero3-offload' or the path of a JSON
-    file; AdamW then takes the place of Muon."""
-    seed: int = 0
-    """Of the order of pairs, the choice of paraphrases and the noise."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "patience"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be above 0.")
-        if not 0 <= self.paraphrase_share <= 1:
-            raise UserError(f"paraphrase_share is {self.paraphrase_share}.", "It must lie between 0 and 1.")
 
 
 def train_translator(

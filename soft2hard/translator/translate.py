@@ -12,34 +12,11 @@ from soft2hard.translator.decoding import propose
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.search import choose
+from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
 from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifier, verdict_of
 
-MIN_PROBES = 4
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
-
-
-@dataclass(frozen=True)
-class TranslateConfig:
-    """How soft prompts are translated."""
-
-    n_candidates: int = 64
-    """Candidates asked of the translator for each soft prompt."""
-    n_probes: int = 32
-    """Inputs on which candidates are compared with the soft prompt, to choose among them."""
-    n_checks: int = 16
-    """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
-    Of fewer inputs than are asked for in all, as large a share is kept for it."""
-    refine_rounds: int = 2
-    """Rounds of local search around the best candidates; it ends early when nothing improves."""
-    max_new_tokens: int = 16
-    """Longest output the subject may write for a probe input."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("n_candidates", "n_probes", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
 
 
 @dataclass(frozen=True)

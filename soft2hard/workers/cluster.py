@@ -8,35 +8,32 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, PositiveInt
 
 from soft2hard.errors import UserError
+from soft2hard.settings import settings
 
 LOCAL = "local"
 _START_TRIES = 3
 """Ray gives itself half a minute to start, which is short on a busy machine."""
 
 
-@dataclass(frozen=True)
+@settings
 class Cluster:
     """Where work fans out to, and how wide."""
 
-    address: str = LOCAL
-    """'local' for a cluster of this machine that ends with the work, or the address of a Ray cluster."""
-    workers: int | None = None
-    """None: one for each GPU; without GPUs, one for so many cores as `cores` says."""
-    cores: int | None = None
-    """Cores, and so threads, of each worker. None: an equal share where workers or GPUs are counted, else 1."""
-    gpus: int | None = None
-    """GPUs of each worker, 0 or 1. None: 1 where the cluster has GPUs by now, else 0."""
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "cores"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"A cluster of {value} {name} does no work.", "Give at least 1.")
-        if self.gpus not in (None, 0, 1):
-            raise UserError(f"A worker cannot use {self.gpus} GPUs.", "Give 0 or 1.")
+    address: str
+    """Fan out over Ray: 'local' for a cluster of this machine that ends with the work, or the address of a Ray cluster,
+    such as auto or 10.0.0.1:6379, whose machines share the files (docs/cluster.md)."""
+    workers: PositiveInt | None = None
+    """Workers in all; by default one a GPU, and without GPUs one for each so many cores as a worker has."""
+    cores: PositiveInt | None = None
+    """Cores, and so threads, of each worker; by default an equal share for each worker asked for or GPU, else 1."""
+    gpus: Annotated[int, Field(ge=0, le=1)] | None = None
+    """GPUs of each worker, 0 or 1; by default 1 where the cluster has GPUs by now. Give 1 where the machines that have
+    them have yet to join."""
 
 
 class Node(NamedTuple):

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import Result
 
 from soft2hard import SoftPrompt, Subject, Translator
 from soft2hard.cli import app
-from soft2hard.cli.config_options import config_fields
+from soft2hard.cli.app import COMMANDS
 from soft2hard.data_gen.tuning import Tuner, Tuning
-from soft2hard.translator.design import Design
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import TranslatorTraining
 from tests import tiny_models
-from tests.command_line import run
+from tests.command_line import Result, run
 
 QUICK = ["--steps", "4", "--eval-every", "2", "--n-tokens", "2"]
 ANIMALS = ["cat", "dog", "bird", "fish"]
@@ -104,7 +103,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, n: int) -> Callable[[], Non
 
 
 def test_help_and_version_do_not_wait_for_pytorch():
-    code = "import sys; from soft2hard.cli import app; app(['--help'], standalone_mode=False)"
+    commands = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["generate", "paraphrases", "-h"]]
+    code = f"import sys; from soft2hard.cli import main; [main(command) for command in {commands}]"
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
@@ -116,17 +116,20 @@ def test_the_package_runs_as_a_module():
     assert done.stdout.startswith("soft2hard ")
 
 
-@pytest.mark.parametrize("command", ["translate", "tune", "train", "finetune"])
+@pytest.mark.parametrize("command", [*COMMANDS, "generate paraphrases", "generate keyword-classification"])
 def test_every_flag_has_help(command):
-    parameters = __import__("typer").main.get_command(app).commands[command].params
-    assert [p.name for p in parameters if not getattr(p, "help", None) and p.name != "help"] == []
+    _, (*_, found), _ = app.parse_commands(command.split())
+    arguments = found.assemble_argument_collection(parse_docstring=True) if found.default_command else []
+    shown = [argument for argument in arguments if argument.parse and argument.show]
+    assert [argument.name for argument in shown if not argument.parameter.help] == []
+    assert shown or command == "generate"
 
 
-@pytest.mark.parametrize("config", [Tuning, TranslatorTraining])
-def test_options_have_the_defaults_of_the_dataclass(config):
-    helps = {"seed": "Seed."}
-    found = {field.name: field.default for field in config_fields(config.__module__, config.__name__, helps)}
-    assert found == vars(config())
+def test_flags_have_the_help_and_the_defaults_of_their_settings():
+    tuning, further = (" ".join(run(name, "--help").stdout.replace("│", "").split()) for name in ("tune", "finetune"))
+    assert f"the learning rate falls to zero over them. [default: {Tuning.steps}]" in tuning
+    assert "--tuning-steps" in further and "[default: 0.0005]" in further
+    assert f"[default: {TranslatorTraining.epochs}]" in further
 
 
 def test_an_unknown_flag_is_refused():
@@ -295,7 +298,7 @@ def test_tune_refuses_a_bad_task_file_and_writes_nothing(subject, tmp_path, case
     [
         ([], "Give either task files or --dod"),
         (["--dod", "nothing"], "There is no DoD 'nothing'"),
-        (["--dod", "lexical", "--snapshots", "20,x"], "--snapshots is '20,x'"),
+        (["--dod", "lexical", "--snapshots", "20,x"], 'snapshot_steps.1 is "x", not a whole number'),
         (["--dod", "lexical", "--steps", "0"], "steps is 0"),
     ],
 )

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from soft2hard.data_gen.dods.keyword_classification import KeywordClassification, split_of
 from soft2hard.data_gen.dods.keyword_classification_filters import accept_categories, accept_sentences
@@ -21,7 +20,7 @@ from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.normal_form import names, normal_form
 from soft2hard.data_gen.tasks import SPLITS
 from soft2hard.errors import UserError
-from tests.command_line import run
+from tests.command_line import Result, run
 from tests.fault_server import KEY, FaultServer
 from tests.teachers import categories, good, sentences, word
 

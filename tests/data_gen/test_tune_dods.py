@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from soft2hard.data_gen.corpus import corpus_plan, load_corpus
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.taskfiles import content_hash
 from tests import tiny_models
-from tests.command_line import run
+from tests.command_line import Result, run
 from tests.paths import SHARED
 
 PUBLISHED = SHARED

@@ -8,9 +8,9 @@ import pytest
 from soft2hard.errors import UserError
 from soft2hard.translator.card import CARD_FILE
 from soft2hard.translator.decoding import propose
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.reading import Reading
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import collator_of, share_cut, train_translator
 from tests import tiny_training
 

@@ -16,9 +16,9 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.decoding import propose
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.reading import Reading, tidy
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import TranslateConfig, translate
 from tests import tiny_models, tiny_training

@@ -14,8 +14,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from soft2hard.translator.warm_start import can_warm_start, seq2seq_from_causal
 from tests import tiny_models
 from tests.tiny_training import llama_subject

@@ -13,9 +13,9 @@ from soft2hard.compute.muon import Muon
 from soft2hard.errors import UserError
 from soft2hard.translator import training
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.optimizer import MuonWithAdamW
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import train_translator
 from tests import tiny_training
 from tests.tiny_training import config, corpora, llama_subject, logged, loss

@@ -28,16 +28,16 @@ OUTSIDE = "10.0.0.1:6379"
 @pytest.mark.parametrize(
     ("asked", "nodes", "expected"),
     [
-        (Cluster(), HERE, Layout(8, 1, 0, room=8)),
-        (Cluster(cores=3), HERE, Layout(2, 3, 0, room=2)),
-        (Cluster(workers=2), HERE, Layout(2, 4, 0, room=2)),
-        (Cluster(workers=3), HERE, Layout(3, 2, 0, room=4)),
-        (Cluster(workers=2, cores=1), HERE, Layout(2, 1, 0, room=8)),
-        (Cluster(workers=4), [Node(2)], Layout(4, 1, 0, room=2)),
-        (Cluster(cores=16), HERE, Layout(1, 16, 0, room=0)),
-        (Cluster(), GPUS, Layout(4, 2, 1, room=4)),
-        (Cluster(workers=2), GPUS, Layout(2, 4, 1, room=2)),
-        (Cluster(gpus=0), GPUS, Layout(8, 1, 0, room=8)),
+        (Cluster("local"), HERE, Layout(8, 1, 0, room=8)),
+        (Cluster("local", cores=3), HERE, Layout(2, 3, 0, room=2)),
+        (Cluster("local", workers=2), HERE, Layout(2, 4, 0, room=2)),
+        (Cluster("local", workers=3), HERE, Layout(3, 2, 0, room=4)),
+        (Cluster("local", workers=2, cores=1), HERE, Layout(2, 1, 0, room=8)),
+        (Cluster("local", workers=4), [Node(2)], Layout(4, 1, 0, room=2)),
+        (Cluster("local", cores=16), HERE, Layout(1, 16, 0, room=0)),
+        (Cluster("local"), GPUS, Layout(4, 2, 1, room=4)),
+        (Cluster("local", workers=2), GPUS, Layout(2, 4, 1, room=2)),
+        (Cluster("local", gpus=0), GPUS, Layout(8, 1, 0, room=8)),
         (Cluster("auto", workers=8), KUBERAY, Layout(8, 8, 1, room=8)),
         (Cluster("auto"), KUBERAY, Layout(8, 8, 1, room=8)),
         (Cluster("auto", workers=4), [Node(8), Node(4), Node(4)], Layout(4, 4, 0, room=4)),
@@ -65,17 +65,17 @@ def test_workers_whose_machines_have_yet_to_join_wait_for_them(
 
 def test_what_no_machine_can_hold_is_refused() -> None:
     with pytest.raises(UserError, match="5 workers cannot share 4 GPUs"):
-        layout_of(Cluster(workers=5), GPUS)
+        layout_of(Cluster("local", workers=5), GPUS)
     with pytest.raises(UserError, match="1 workers cannot share 0 GPUs"):
-        layout_of(Cluster(gpus=1), HERE)
+        layout_of(Cluster("local", gpus=1), HERE)
     with pytest.raises(UserError, match="to have 16 cores, but no machine of the cluster has more than 8"):
         layout_of(Cluster(OUTSIDE, cores=16), [Node(32), Node(8, 1)])
     with pytest.raises(UserError, match="0 workers"):
-        Cluster(workers=0)
+        Cluster("local", workers=0)
     with pytest.raises(UserError, match="-1 cores"):
-        Cluster(cores=-1)
+        Cluster("local", cores=-1)
     with pytest.raises(UserError, match="cannot use 2 GPUs"):
-        Cluster(gpus=2)
+        Cluster("local", gpus=2)
 
 
 class FakeRay:
@@ -141,7 +141,7 @@ def test_workers_that_wait_for_machines_are_said(monkeypatch) -> None:
 def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed. Run pip install 'soft2hard\[cluster\]'"):
-        Pool(Cluster(), cluster_work.refusing)
+        Pool(Cluster("local"), cluster_work.refusing)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ from pathlib import Path
 from soft2hard.workers.cluster import Cluster
 from soft2hard.workers.pool import Pool
 from tests.cluster_work import descendants, refusing
-with Pool(Cluster(workers=1, cores=1), refusing) as pool:
+with Pool(Cluster("local", workers=1, cores=1), refusing) as pool:
     assert list(pool.map([1])) == [(1, 1)]
     begun = [Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())]
     assert len(begun) > 2

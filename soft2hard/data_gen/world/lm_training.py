@@ -8,7 +8,7 @@ Families on which the model still errs are drawn more often.
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import FAMILIES, LexicalTask, draw_task
+from soft2hard.data_gen.settings import LMTraining
 from soft2hard.data_gen.tasks import Split
 from soft2hard.data_gen.world.positional_heads import add_look_back_heads
 from soft2hard.data_gen.world.rows import IGNORE, RowBuilder, Rows, joined
@@ -29,36 +30,6 @@ from soft2hard.lm.attention import ATTENTION
 from soft2hard.storage.files import atomic_write
 
 SINGLE_WORD = ("classify", "member", "relation", "label", "position")
-
-
-@dataclass(frozen=True)
-class LMTraining:
-    """One training run of an embedded language model."""
-
-    architecture: dict[str, object]
-    """Arguments of the Hugging Face configuration, `model_type` among them."""
-    steps: int
-    rows: int = 64
-    """Rows a step."""
-    row_length: int = 64
-    """Tokens a row."""
-    muon_lr: float = 0.004
-    adam_lr: float = 2.5e-3
-    warmup: int = 100
-    """Steps over which the learning rates rise."""
-    decay_share: float = 0.5
-    """The last share of the steps, over which the learning rates fall linearly to zero."""
-    few_shot_share: float = 0.15
-    """Share of rows that show examples without an instruction."""
-    induction_share: float = 0.0
-    """Share of rows that show examples and then their instruction."""
-    copy_share: float = 0.1
-    """Share of the rows that only ask for copying (six tenths in the first `facts_share` of the steps)."""
-    facts_share: float = 0.1
-    """Share of the steps, at the start, that show single-word families and copying only."""
-    seed: int = 0
-    save_every_s: float = 120.0
-    """Seconds between checkpoints."""
 
 
 def build_model(architecture: dict[str, object], vocab_size: int, eos: int, pad: int) -> PreTrainedModel:

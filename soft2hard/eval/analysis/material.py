@@ -11,6 +11,7 @@ from torch import Tensor
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
+from soft2hard.eval.analysis.settings import Sizes
 from soft2hard.eval.analysis.comparable import stacked
 from soft2hard.eval.analysis.given import GIVEN
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
@@ -21,27 +22,6 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.model import Translator
 from soft2hard.workers.subject_workers import SubjectWorkers
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much of each section is done."""
-
-    k: int = 3
-    """Nearest tokens shown for each position; 3 in the study."""
-    experiment_tasks: int = 24
-    """Tasks at most whose prompts are masked and permuted, and which are tuned anew from stored prompts."""
-    orders: int = 5
-    """Random orders of positions that are tried of each prompt."""
-    points: int = 9
-    """Points on the line between two prompts, ends included."""
-    early_steps: int = 10
-    """Steps after which a new task's prompt is compared with the stored ones."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("experiment_tasks", 1), ("orders", 1), ("points", 2), ("early_steps", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}.", f"It must be at least {least}.")
 
 
 @dataclass(frozen=True)
