@@ -55,7 +55,7 @@ app = App(
     help=HELP,
     version=f"soft2hard {__version__}",
     help_format="markdown",
-    default_parameter=Parameter(negative_iterable=(), negative_none=(), show_env_var=False),
+    default_parameter=Parameter(negative_iterable=(), negative_none=(), show_env_var=False, allow_repeating=True),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
     exit_on_error=False,

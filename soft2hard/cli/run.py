@@ -38,9 +38,10 @@ def run(
     if cluster is not None and workers > 1:
         raise UserError("--workers and --cluster exclude each other.", "Say --cluster-workers.")
     quiet()
-    from soft2hard.pipeline.conductor import Job, Layout, Pipeline
+    from soft2hard.pipeline.conductor import Pipeline
     from soft2hard.pipeline.plan import plan_text
     from soft2hard.pipeline.recipe import read_recipe
+    from soft2hard.pipeline.stages import Job, Layout
 
     found = read_recipe(recipe)
     layout = Layout(output or Path("runs") / recipe.stem)

@@ -12,8 +12,8 @@ from typing import Any
 from soft2hard import __version__
 from soft2hard.errors import UserError
 from soft2hard.eval.provenance import commit
-from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import Recipe
+from soft2hard.pipeline.stages import Layout
 from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
@@ -81,7 +81,7 @@ def write_recipe(layout: Layout, recipe: Recipe) -> None:
     if folder.exists() and not layout.recipe.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is in use by something else.", "Choose a new or empty folder with --output.")
     made_with = {"versions": versions(), "commit": commit(), "seed": recipe.seed, "written": now()}
-    _write(layout.recipe, {"schema_version": SCHEMA_VERSION} | made_with | {"recipe": recipe.model_dump(mode="json")})
+    _write(layout.recipe, {"schema_version": SCHEMA_VERSION} | made_with | {"recipe": recipe.plain})
 
 
 def differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:

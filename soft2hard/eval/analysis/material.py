@@ -11,10 +11,10 @@ from torch import Tensor
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.settings import Sizes
 from soft2hard.eval.analysis.comparable import stacked
 from soft2hard.eval.analysis.given import GIVEN
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
+from soft2hard.eval.analysis.settings import Sizes
 from soft2hard.eval.analysis.tunings import COMMON, MAIN
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.lm.shared_prefix import Runner

@@ -1,4 +1,4 @@
-"""Runs the stages of a recipe in order, each once, and goes on where it was stopped.
+"""Runs the stages of a recipe in order, each once, and resumes where it was stopped.
 
 One rule for changes: a stage that has begun in a folder is held to the settings that it began with. What belongs to
 stages that have not begun may still be changed; for anything else a changed recipe needs a new folder.
@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from soft2hard.errors import UserError
-from soft2hard.pipeline.job import Job
-from soft2hard.pipeline.preflight import check_at_hand
+from transformers import AutoConfig
+
+from soft2hard.errors import UserError, first_line
+from soft2hard.lm.loading import READING_ERRORS
 from soft2hard.pipeline.records import StageRecord, differences, read_record, write_recipe, write_record
-from soft2hard.pipeline.stages import Stage, chosen, stages_of
+from soft2hard.pipeline.stages import Job, Stage, located, stages_of
+from soft2hard.storage.hub import hub_error
 
 _NOTES = {"corpus.json", "training.json", "step.json", "log.jsonl", "run.json"}
 """Files that stages write before they make anything."""
@@ -30,11 +32,11 @@ class Pipeline:
         """Run the stages of these names, or all, that have not ended yet.
 
         Raises UserError for an unknown stage, a changed recipe, a stage whose input is not there, and, before
-        anything is made, for folders, models and keys that cannot be had.
+        anything is made, for folders, models and keys that are missing.
         """
-        wanted = chosen(self.stages, list(names))
+        wanted = stages_of(self.job.recipe, self.job.layout, names)
         self._refuse_changes()
-        check_at_hand(self.job.recipe, [stage.name for stage in wanted if not self.is_done(stage)])
+        check_inputs([stage for stage in wanted if not self.is_done(stage)])
         write_recipe(self.job.layout, self.job.recipe)
         for stage in wanted:
             if self.is_done(stage):
@@ -51,18 +53,18 @@ class Pipeline:
     def _run(self, stage: Stage) -> None:
         self._check_input(stage)
         found = self._record(stage.name)
-        record = found or StageRecord.of(stage.settings, self.job.recipe.seed)
+        record = found or StageRecord.of(stage.settings(), self.job.recipe.seed)
         path = self.job.layout.stage(stage.name)
         write_record(path, record)
         self.job.log(f"{stage.name}: begins")
         started = time.monotonic()
-        there = [written for written in stage.writes if written.exists()]
+        there = [written for written in stage.writes() if written.exists()]
         try:
             left = stage.work(self.job)
         except Exception:
-            if found is None and not there and not _worth_keeping(stage.writes):
+            if found is None and not there and not _worth_keeping(stage.writes()):
                 path.unlink()  # nothing has been made, so nothing need be held to these settings
-                for folder in stage.writes:
+                for folder in stage.writes():
                     shutil.rmtree(folder, ignore_errors=True)
             raise
         if left is not None:
@@ -100,7 +102,7 @@ class Pipeline:
             record = self._record(stage.name)
             if record is None:
                 continue
-            changed = list(differences(record.settings, stage.settings))
+            changed = list(differences(record.settings, stage.settings()))
             if changed:
                 raise UserError(
                     f"The stage '{stage.name}' in {self.job.layout.folder} was begun with other settings "
@@ -109,9 +111,36 @@ class Pipeline:
                 )
 
 
+def check_inputs(stages: Sequence[Stage]) -> None:
+    """Raise UserError where a folder, a model or a key that these stages read is missing, before hours of work.
+
+    Of a model on the hub the configuration is fetched, which shows whether it exists and may be downloaded.
+    """
+    for what, folder in (found for stage in stages for found in stage.folders()):
+        if not folder.exists():
+            raise UserError(
+                f"The folder {folder} of {what} is not there.",
+                "Get its files (docs/datasets.md says where), or name their folder in the recipe.",
+            )
+    for role, name in dict.fromkeys(found for stage in stages for found in stage.models()):
+        _check_model(role, name)
+    for stage in stages:
+        stage.check()
+
+
+def _check_model(role: str, name: str) -> None:
+    try:
+        AutoConfig.from_pretrained(located(role, name), trust_remote_code=False)
+    except READING_ERRORS as error:
+        found = hub_error(error, name, "subject") or UserError(
+            f"The model '{name}' cannot be read ({first_line(error)}).", "Give a folder that holds the model."
+        )
+        raise UserError(f"{role}: {found.problem}", found.remedy) from error
+
+
 def _gone(stage: Stage) -> list[Path]:
     """What a stage that has ended had made and is not there."""
-    return [path for path in stage.results if not path.exists()]
+    return [path for path in stage.results() if not path.exists()]
 
 
 def _worth_keeping(written: Iterable[Path]) -> bool:
