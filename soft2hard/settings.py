@@ -141,10 +141,18 @@ def _known(cls: type, given: Any) -> Any:
     values = given.kwargs if isinstance(given, ArgsKwargs) else given
     if isinstance(values, Mapping):
         check_keys(values, cls.__dataclass_fields__)
-        for name, value in values.items():
-            if isinstance(value, bool) and "bool" not in str(cls.__dataclass_fields__[name].type):
-                raise ValueError(f"{name} cannot be {dumps(value)}")  # pydantic takes it for 0 or 1
+        wrong = [_miswritten(name, value, str(cls.__dataclass_fields__[name].type)) for name, value in values.items()]
+        if any(wrong):
+            raise ValueError("; ".join(filter(None, wrong)))
     return given
+
+
+def _miswritten(name: str, value: Any, kind: str) -> str | None:
+    """What is wrong with a value in a file that pydantic would silently turn into a number."""
+    whole = kind.startswith(("<class 'int'", "typing.Annotated[int"))
+    if (isinstance(value, bool) and "bool" not in kind) or (isinstance(value, str) and value.isdigit() and whole):
+        return f"{name} is {dumps(value)}, not {_WANTED['int' if whole else 'float']}"
+    return None
 
 
 def _problem(found: ErrorDetails, names: list[str]) -> str:

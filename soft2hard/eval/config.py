@@ -18,12 +18,13 @@ from pydantic import (
 from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
-from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Method
 from soft2hard.eval.methods.registry import METHODS
 from soft2hard.eval.settings import built, checked_fields
-from soft2hard.lm.loading import Loading
+from soft2hard.lm.settings import Loading
+from soft2hard.settings import some_of
 from soft2hard.storage.yaml_files import read_yaml
 
 DODS = ("lexical", *FOLDER_DODS)
@@ -151,9 +152,9 @@ class Evaluation(_Strict):
     encoder: str | None = None
     """Sentence-embedding model (sentence-transformers, by name or folder) for the cosine of prompts with gold
     instructions; 'reference' takes the reference LM's last hidden state; None for no such figure."""
-    tuning: dict[str, Any] = {}
+    tuning: some_of(Tuning) = {}
     """Fields of `Tuning` that differ from its defaults."""
-    loading: dict[str, Any] = {}
+    loading: some_of(Loading) = {}
     """Fields of `Loading`, how the subject is held in memory, that differ from its defaults."""
     max_seconds: float | None = Field(None, gt=0)
     """Budget of each method on each seed."""
@@ -185,18 +186,10 @@ class Evaluation(_Strict):
     @field_validator("tuning")
     @classmethod
     def _tunable(cls, tuning: dict[str, Any]) -> dict[str, Any]:
-        checked = checked_fields(Tuning, tuning, "there is no setting")
-        init = built(Tuning, checked).init
+        init = tuning.get("init", Tuning.init)
         if not (init in _STARTS or init.startswith("text:") or Path(init).exists()):
             raise ValueError(f"init is '{init}', not {', '.join(_STARTS)}, text:... or the path of a soft prompt")
-        return checked
-
-    @field_validator("loading")
-    @classmethod
-    def _loadable(cls, loading: dict[str, Any]) -> dict[str, Any]:
-        checked = checked_fields(Loading, loading, "there is no setting")
-        built(Loading, checked)
-        return checked
+        return tuning
 
     @model_validator(mode="after")
     def _consistent(self) -> "Evaluation":

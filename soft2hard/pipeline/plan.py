@@ -107,7 +107,7 @@ def _stage_lines(stage: Stage, recipe: Recipe, speed: Speed | None) -> Iterator[
     prompts = stage.prompts()
     n_numbers = sum(tuning.n_tokens * n * copies for tuning, n, copies in prompts)
     width = _width(recipe) if prompts else None
-    disk = f"; about {_size(n_numbers * width * _FLOAT)} of soft prompts" if width else ""
+    disk = f"; about {_size(float(n_numbers * width * _FLOAT))} of soft prompts" if width else ""
     yield f"{stage.name}: {stage.size()}"
     yield f"  reads   {', '.join([*models, *stage.inputs()])}"
     yield f"  writes  {', '.join(map(str, stage.writes()))}{disk}"

@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soft2hard import __version__
 from soft2hard.errors import UserError
 from soft2hard.eval.provenance import commit
-from soft2hard.pipeline.recipe import Recipe
-from soft2hard.pipeline.stages import Layout
 from soft2hard.storage.files import atomic_write
+
+if TYPE_CHECKING:
+    from soft2hard.pipeline.recipe import Recipe
+    from soft2hard.pipeline.stages import Layout
 
 SCHEMA_VERSION = 1
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy")
@@ -72,7 +74,7 @@ def read_record(path: Path) -> StageRecord | None:
         raise UserError(f"{path} is damaged.", "Choose another folder with --output.") from error
 
 
-def write_recipe(layout: Layout, recipe: Recipe) -> None:
+def write_recipe(layout: "Layout", recipe: "Recipe") -> None:
     """Save the recipe with all defaults, and what it is run with.
 
     Raises UserError where the folder is in use by something else.

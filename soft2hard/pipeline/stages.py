@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
-from soft2hard.pipeline.recipe import Recipe
 from soft2hard.settings import nearest
 from soft2hard.workers.cluster import Cluster
+
+if TYPE_CHECKING:
+    from soft2hard.pipeline.recipe import Recipe
 
 
 class Layout:
@@ -45,7 +47,7 @@ class Layout:
 class Job:
     """A recipe in a folder, and who hears of it."""
 
-    recipe: Recipe
+    recipe: "Recipe"
     layout: Layout
     log: Callable[[str], None] = lambda line: None
     """Hears lines for people."""
@@ -64,11 +66,11 @@ class Stage:
     needs: ClassVar[tuple[str, ...]] = ()
     """Stages that must have ended before."""
 
-    def __init__(self, recipe: Recipe, layout: Layout):
+    def __init__(self, recipe: "Recipe", layout: Layout):
         self.recipe, self.layout = recipe, layout
 
     @classmethod
-    def is_in(cls, recipe: Recipe) -> bool:
+    def is_in(cls, recipe: "Recipe") -> bool:
         """True if the recipe has this stage."""
         return True
 
@@ -127,7 +129,7 @@ KINDS = {
 """Module and class of every kind of stage by its name, in the order in which they run."""
 
 
-def stages_of(recipe: Recipe, layout: Layout, names: Sequence[str] = ()) -> list[Stage]:
+def stages_of(recipe: "Recipe", layout: Layout, names: Sequence[str] = ()) -> list[Stage]:
     """The stages of a recipe of these names, in order; all where none is named.
 
     Raises UserError for a stage that does not exist, or that this recipe does not have.

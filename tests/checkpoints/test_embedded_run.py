@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.demo import demo_evaluation
 from soft2hard.api.ledger import Spent
-from soft2hard.cli.demo import demo_evaluation
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, parse
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.embedded import markdown

@@ -11,13 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-import typer
 from sklearn.metrics import roc_auc_score
-from typer.testing import CliRunner, Result
 
 from soft2hard.api.ledger import Spent
-from soft2hard.cli.app import _Commands
-from soft2hard.cli.report import report
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, difference_interval, mean_interval, ratio_interval
 from soft2hard.eval.records import ReferencePerplexity, ResultRow
@@ -31,6 +27,7 @@ from soft2hard.eval.report.soft_prompt_map import principal_components
 from soft2hard.eval.report.tables import costs, failures, family_cells, main_table, verdict_lines
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
 from soft2hard.eval.transfer.scoring import Score
+from tests import command_line
 from tests.report_runs import HOSTILE, record_of, rows_of, write_run
 
 
@@ -445,11 +442,8 @@ def test_text_in_markdown_stays_text(text: str):
 # What is refused
 
 
-def run_command(*arguments: object) -> Result:
-    app = typer.Typer(cls=_Commands)
-    app.command()(report)
-    app.callback()(lambda: None)
-    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+def run_command(*arguments: object) -> command_line.Result:
+    return command_line.run("report", *arguments)
 
 
 def test_the_command_writes_page_and_summary_into_the_last_run(tmp_path: Path):

@@ -12,25 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
 from soft2hard.api.ledger import StoredAnswer
 from soft2hard.api.ledger_schema import SCHEMA_VERSION
 from soft2hard.api.requests import ApiModel
-from soft2hard.cli.app import _Commands
-from soft2hard.cli.transfer import transfer
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.judge import JUDGE_PROMPT, Judge, judge_cells
 from soft2hard.eval.transfer.plan import plan
 from soft2hard.eval.transfer.prompts import PromptRow, read_prompts
 from soft2hard.eval.transfer.results import TransferResult
+from tests import command_line
+from tests.command_line import Result
 from tests.fault_server import KEY, FaultServer
-
-APP = typer.Typer(cls=_Commands)
-APP.command()(transfer)
-APP.command()(lambda: None)  # with a single command typer would make no group
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +64,7 @@ def go(tmp_path: Path, tasks: Path, prompts: Path) -> Callable[..., Result]:
         arguments = ["transfer", *([source] if source else []), *fixed, *more]
         if "--model" not in more and "--models-file" not in more:
             arguments += ["--model", "m"]
-        result = CliRunner().invoke(APP, [str(argument) for argument in arguments])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
+        return command_line.run(*arguments)
 
     return run
 

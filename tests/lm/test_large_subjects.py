@@ -222,7 +222,7 @@ def test_attention_of_another_kind_gives_the_same_scores(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"dtype": "int8"}, "There is no dtype 'int8'. Choose auto, saved, float32"),
+        ({"dtype": "int8"}, "There is no dtype 'int8'; there are 'auto', 'saved', 'float32'"),
         ({"quantization": "2bit"}, "There is no quantization '2bit'"),
         ({"attention": "flash"}, "There is no attention 'flash'"),
         ({"batch_tokens": -1}, "batch_tokens is -1"),
