@@ -1,7 +1,7 @@
 """Settings classes, declared once for Python, YAML files and the command line.
 
 A field's default stands beside it, and the text under it is the help of its flag. Values are checked by the field's
-type, so `Tuning(steps=0)` raises UserError; `checked` and `Some` do the same for what was read from a file.
+type, so `Tuning(steps=0)` raises UserError; `checked` and `some_of` do the same for what a file holds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="forbid", allow_inf_nan=False)
 REMEDY = "Change these settings."
+_IN_A_FILE = {"file": True}
+"""The context of checking what a file holds, where a number is not written as a text; on the command line it is."""
 _WANTED = {
     "int": "a whole number",
     "float": "a finite number",
@@ -81,7 +83,7 @@ def checked(cls: Any, values: Any, origin: str, remedy: str = REMEDY) -> Any:
     Raises UserError with all problems in one line, which begins with `origin`.
     """
     try:
-        return TypeAdapter(cls).validate_python(values)
+        return TypeAdapter(cls).validate_python(values, context=_IN_A_FILE)
     except ValidationError as error:
         raise UserError(f"{origin}: {problems_of(error)}.", remedy) from error
 
@@ -91,7 +93,7 @@ def some_of(cls: type) -> Any:
 
     def check(given: dict[str, Any]) -> dict[str, Any]:
         try:
-            made = TypeAdapter(cls).validate_python(given)
+            made = TypeAdapter(cls).validate_python(given, context=_IN_A_FILE)
         except ValidationError as error:
             raise ValueError(problems_of(error)) from error
         except UserError as error:
@@ -137,10 +139,11 @@ Numbers = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split)]
 """Whole numbers from 1: a list in a file, '20,50' on the command line."""
 
 
-def _known(cls: type, given: Any) -> Any:
+def _known(cls: type, given: Any, info: Any) -> Any:
     values = given.kwargs if isinstance(given, ArgsKwargs) else given
     if isinstance(values, Mapping):
         check_keys(values, cls.__dataclass_fields__)
+    if isinstance(values, Mapping) and info.context is _IN_A_FILE:
         wrong = [_miswritten(name, value, str(cls.__dataclass_fields__[name].type)) for name, value in values.items()]
         if any(wrong):
             raise ValueError("; ".join(filter(None, wrong)))
