@@ -120,7 +120,7 @@ def transfer(
     for kind, n in delivery.faults.items():
         say(f"{n} requests were given up ({kind.replace('_', ' ')}); run the same command again to ask them once more.")
     if delivery.over_budget:
-        say(f"Stopped before --max-cost {c.max_cost:g} might have been passed; raise it to go on.")
+        say(f"Stopped before --max-cost {c.max_cost:g} might have been passed; raise it to continue.")
     if delivery.stopped:
         raise delivery.stopped[0]
 

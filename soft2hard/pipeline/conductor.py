@@ -45,10 +45,10 @@ class Pipeline:
                 self._run(stage)
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether a stage has ended, after the stages that it follows, and what it has made is still there."""
+        """True if a stage has ended, after the stages that it follows, and its results are still there."""
         record = self._record(stage.name)
         ended = record is not None and record.finished is not None and record.read == self._ends(stage.follows)
-        return ended and not _gone(stage)
+        return ended and all(path.exists() for path in stage.results())
 
     def _run(self, stage: Stage) -> None:
         self._check_input(stage)
@@ -83,7 +83,8 @@ class Pipeline:
                 "Run that stage first, or all of them without --stage.",
             )
         for needed in self.stages:
-            if needed.name in stage.needs and (gone := _gone(needed)):
+            gone = [path for path in needed.results() if not path.exists()]
+            if needed.name in stage.needs and gone:
                 raise UserError(
                     f"The stage '{stage.name}' needs '{needed.name}', but {gone[0]} is no longer there.",
                     "Run that stage again, or all of them without --stage.",
@@ -138,12 +139,7 @@ def _check_model(role: str, name: str) -> None:
         raise UserError(f"{role}: {found.problem}", found.remedy) from error
 
 
-def _gone(stage: Stage) -> list[Path]:
-    """What a stage that has ended had made and is not there."""
-    return [path for path in stage.results() if not path.exists()]
-
-
 def _worth_keeping(written: Iterable[Path]) -> bool:
-    """Whether there is anything but notes of what was begun."""
+    """True if there is anything but notes of what was begun."""
     files = (file for path in written for file in (path, *path.rglob("*")) if file.is_file())
     return any(file.name not in _NOTES for file in files)

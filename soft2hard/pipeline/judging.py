@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -84,13 +84,13 @@ class EvaluationStage(Stage):
 
     def size(self) -> str:
         config = self.recipe.evaluation
-        n = self._n_tasks
-        return f"{n} tasks, {len(config.seeds)} seeds, {len(config.methods)} methods"
+        return f"{self._n_tasks} tasks, {len(config.seeds)} seeds, {len(config.methods)} methods"
 
     @property
     def _n_tasks(self) -> int:
-        return len(self.tasks()) or self.recipe.evaluation.tasks.n
+        return len(self.tasks) or self.recipe.evaluation.tasks.n
 
+    @cached_property
     def tasks(self) -> list[Task]:
         """The test tasks, where they can be read without the network."""
         config = self.recipe.evaluation
@@ -152,7 +152,7 @@ class TransferStage(Stage):
 
     def size(self) -> str:
         asked, evaluated = self.recipe.transfer, EvaluationStage(self.recipe, self.layout)
-        tasks, config = evaluated.tasks(), self.recipe.evaluation
+        tasks, config = evaluated.tasks, self.recipe.evaluation
         methods = len(asked.methods or config.methods) + len(set(asked.references) - set(asked.methods))
         examples = fmean(len(task.test) for task in tasks) if tasks else asked.n_examples
         if examples is None:

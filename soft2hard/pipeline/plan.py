@@ -55,7 +55,7 @@ def plan_text(recipe: Recipe, layout: Layout, names: Sequence[str], origin: str)
     """
     stages = stages_of(recipe, layout, names)
     for stage in stages:
-        if stage.name == "translator" and model_at_hand(recipe.translator.base or _subject_of(recipe)):
+        if stage.name == "translator" and model_at_hand(recipe.translator.base or located("subject", recipe.subject)):
             stage.check(local_files_only=True)
     speed = measured_speed(recipe) if any(stage.prompts() for stage in stages) else None
     blocks = ["\n".join(_stage_lines(stage, recipe, speed)) for stage in stages]
@@ -68,11 +68,12 @@ def plan_text(recipe: Recipe, layout: Layout, names: Sequence[str], origin: str)
 def measured_speed(recipe: Recipe) -> Speed | None:
     """From a few steps of some soft prompts of the first train corpus; None where subject or tasks are not here."""
     name, corpus = next(iter(recipe.of_split("train").items()))
-    if not (model_at_hand(_subject_of(recipe)) and at_hand(corpus.dod, corpus.folder)):
+    path = located("subject", recipe.subject)
+    if not (model_at_hand(path) and at_hand(corpus.dod, corpus.folder)):
         return None
     tuning = recipe.corpus_tuning(name)
     few = replace(corpus, n_tasks=min(tuning.slots or _MOST_SLOTS, _MOST_SLOTS, corpus.n_tasks))
-    subject = load_for_tuning(_subject_of(recipe), recipe.held)
+    subject = load_for_tuning(path, recipe.held)
     return tuning_speed(subject, tuning, list(corpus_tasks(few).dod.tasks(few.split, few.n_tasks, few.task_seed)))
 
 
@@ -94,7 +95,7 @@ def tuning_speed(subject: Subject, tuning: Tuning, tasks: Sequence[Task], most_s
             pass
     each = median((later - earlier) / n for (earlier, _), (later, n) in pairwise(steps))
     n_validation = fmean(len(task.validation) for task in tasks)
-    how = f"measured: {len(steps)} tuning steps of {steps[-1][1]} soft prompts at once on {device_name()}"
+    how = f"measured: {len(steps)} tuning steps of {steps[-1][1]} soft prompts at once on {_device()}"
     return Speed(each / tuning.batch_size, n_validation, how)
 
 
@@ -143,25 +144,14 @@ def model_at_hand(name: str) -> bool:
         return False  # the path of a folder that is not there
 
 
-def device_name() -> str:
-    """This machine, as figures about it name it."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    n = torch.get_num_threads()
-    return f"CPU, {n} thread{'s' * (n > 1)} of {os.cpu_count()} cores"
-
-
-def _subject_of(recipe: Recipe) -> str:
-    return located("subject", recipe.subject)
-
-
 def _width(recipe: Recipe) -> int | None:
     """Of the subject's input embeddings; None where neither the subject nor its size is known."""
     if recipe.subject in recipe.sizes:
         return recipe.sizes[recipe.subject].width
-    if not model_at_hand(_subject_of(recipe)):
+    path = located("subject", recipe.subject)
+    if not model_at_hand(path):
         return None
-    return AutoConfig.from_pretrained(_subject_of(recipe), local_files_only=True).get_text_config().hidden_size
+    return AutoConfig.from_pretrained(path, local_files_only=True).get_text_config().hidden_size
 
 
 def _time(prompts: Sequence[tuple[Tuning, int, int]], speed: Speed | None) -> str:
@@ -173,6 +163,12 @@ def _time(prompts: Sequence[tuple[Tuning, int, int]], speed: Speed | None) -> st
         return f"at most {seconds / 3600:.3g} GPU-hours"
     wall = f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.3g} minutes"
     return f"at most {wall} ({seconds * torch.get_num_threads() / 3600:.3g} CPU-hours)"
+
+
+def _device() -> str:
+    n = torch.get_num_threads()
+    cpu = f"CPU, {n} thread{'s' * (n > 1)} of {os.cpu_count()} cores"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
 
 
 def _size(n_bytes: float) -> str:
