@@ -62,10 +62,7 @@ def settings(cls: type[T]) -> type[T]:
         try:
             build(self, *args, **values)
         except ValidationError as error:
-            said = problems_of(error, made)
-            raise UserError(
-                f"{said[0].upper()}{said[1:]}." if said.startswith("there") else f"{said}.", REMEDY
-            ) from error
+            raise user_error(error, made) from error
 
     made.__init__ = init
     return made
@@ -96,8 +93,6 @@ def some_of(cls: type) -> Any:
             made = TypeAdapter(cls).validate_python(given, context=_IN_A_FILE)
         except ValidationError as error:
             raise ValueError(problems_of(error)) from error
-        except UserError as error:
-            raise ValueError(str(error)) from error
         return {name: getattr(made, name) for name in given}
 
     return Annotated[dict[str, Any], AfterValidator(check)]

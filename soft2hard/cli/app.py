@@ -63,12 +63,16 @@ app = App(
 )
 for _name, _module in COMMANDS.items():
     app.command(f"soft2hard.cli.{_module}:{_name}", name=_name, sort_key=len(app._commands))
+app.register_install_completion_command(add_to_startup=False, help="Install completion for the shell in use.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exits with status 2 and one line for what a user can fix. Bugs keep their traceback."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = next(iter(arguments), "")
+    if command not in COMMANDS:
+        for name in COMMANDS:
+            app[name]  # imports it, so that the list of commands says what each does
     try:
         app(arguments)
     except UserError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,6 +131,11 @@ def test_flags_have_the_help_and_the_defaults_of_their_settings():
     assert f"the learning rate falls to zero over them. [default: {Tuning.steps}]" in tuning
     assert "--tuning-steps" in further and "[default: 0.0005]" in further
     assert f"[default: {TranslatorTraining.epochs}]" in further
+
+
+def test_the_help_says_what_every_command_does():
+    shown = run("--help").stdout
+    assert re.findall(r"│ (\w+) +\w+ ", shown)[: len(COMMANDS)] == list(COMMANDS)
 
 
 def test_an_unknown_flag_is_refused():
