@@ -5,12 +5,12 @@ Ray is an extra (`soft2hard[cluster]`) and is imported only here.
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from soft2hard.errors import UserError
 from soft2hard.settings import settings
@@ -34,6 +34,13 @@ class Cluster:
     gpus: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs of each worker, 0 or 1; by default 1 where the cluster has GPUs by now. Give 1 where the machines that have
     them have yet to join."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_address(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "address" not in given:
+            raise ValueError("the workers, cores and GPUs of a cluster need its address (--cluster)")
+        return given
 
 
 class Node(NamedTuple):
