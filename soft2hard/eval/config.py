@@ -106,11 +106,6 @@ class MethodChoice(_Strict):
         checked = checked_fields(options_of(name), options, f"{name} has no option")
         return {"name": name, "label": value.get("label", name), "options": checked}
 
-    @model_validator(mode="after")
-    def _sensible(self) -> "MethodChoice":
-        built(options_of(self.name), self.options)
-        return self
-
     def build(self) -> "Method":
         """The method with its options."""
         return method_of(self.name)(**self.options)
@@ -176,12 +171,11 @@ class Evaluation(_Strict):
             return value
         subject = value.get("subject", "embedded")
         small = isinstance(subject, str) and is_embedded_subject(subject)
-        auto = ("embedded", "embedded") if small else ("gpt2-xl", "subject")
-        named = {role: value.get(role, "auto") for role in ("reference", "generator")}
-        for (role, name), default in zip(named.items(), auto, strict=True):
-            named[role] = default if name == "auto" else name
-        named["translator"] = value.get("translator", "embedded")
-        return {**value, **{role: None if name == "none" else name for role, name in named.items()}}
+        usual = {"reference": "embedded" if small else "gpt2-xl", "generator": "embedded" if small else "subject"}
+        usual["translator"] = "embedded"
+        named = {role: value.get(role, "auto") for role in usual}
+        chosen = {role: usual[role] if name == "auto" else name for role, name in named.items()}
+        return {**value, **{role: None if name == "none" else name for role, name in chosen.items()}}
 
     @field_validator("seeds")
     @classmethod
@@ -194,7 +188,7 @@ class Evaluation(_Strict):
     @classmethod
     def _tunable(cls, tuning: dict[str, Any]) -> dict[str, Any]:
         checked = checked_fields(Tuning, tuning, "there is no setting")
-        init = built(Tuning, checked).init
+        init = checked.get("init", "auto")
         if not (init in _STARTS or init.startswith("text:") or Path(init).exists()):
             raise ValueError(f"init is '{init}', not {', '.join(_STARTS)}, text:... or the path of a soft prompt")
         return checked
@@ -202,9 +196,7 @@ class Evaluation(_Strict):
     @field_validator("loading")
     @classmethod
     def _loadable(cls, loading: dict[str, Any]) -> dict[str, Any]:
-        checked = checked_fields(Loading, loading, "there is no setting")
-        built(Loading, checked)
-        return checked
+        return checked_fields(Loading, loading, "there is no setting")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Evaluation":
@@ -237,7 +229,7 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> Evaluation:
     try:
         return Evaluation.model_validate(raw)
     except ValidationError as error:
-        problems = [f"{_place(e['loc'])}{_said(e)}" for e in error.errors()]
+        problems = [f"{'.'.join(map(str, e['loc']))}: {_said(e)}".removeprefix(": ") for e in error.errors()]
         raise UserError(f"{origin}: " + "; ".join(problems) + ".", "Change these settings.") from error
 
 
@@ -248,10 +240,6 @@ def _said(error: Mapping[str, Any]) -> str:
         return f"there is no such setting; there are {', '.join(known.model_fields)}"
     said = error["msg"].removeprefix("Value error, ").rstrip(".")
     return said.replace("a valid tuple", "a list, such as [0, 1]")
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    return f"{'.'.join(map(str, location))}: " if location else ""
 
 
 # --- values of a file as fields of a dataclass ------------------------------------------------
@@ -270,7 +258,8 @@ def checked_fields(cls: type, given: Mapping[Any, Any], unknown: str) -> dict[st
     """Values for fields of a dataclass, in the types that its annotations ask for: lists become tuples, and numbers
     that YAML takes for a text (1e-3) numbers.
 
-    Raises ValueError with all problems at once; `unknown` begins the sentence about a field that does not exist.
+    Raises ValueError with all problems at once, or with the dataclass's own; `unknown` begins the sentence about a
+    field that does not exist.
     """
     hints = get_type_hints(cls)
     types = {field.name: hints[field.name] for field in fields(cls)}
@@ -286,6 +275,7 @@ def checked_fields(cls: type, given: Mapping[Any, Any], unknown: str) -> dict[st
             problems.append(f"{name} is {shown}, not {_in_words(types[name])}")
     if problems:
         raise ValueError("; ".join(problems))
+    built(cls, values)
     return values
 
 
@@ -310,7 +300,7 @@ def _as_written(annotation: Any) -> Any:
 
 
 def _is_writable(annotation: Any) -> bool:
-    """Whether a file can hold such a value: no loaded model, for one."""
+    """True where a file can hold such a value: no loaded model, for one."""
     return get_origin(annotation) is not None or annotation in _WORDS
 
 

@@ -120,7 +120,7 @@ def run_work(config: Evaluation, folder: Path, retry_failed: bool) -> Callable[[
         lines.clear()
         rows: list[ResultRow] = []
         if part.stage == "tune":
-            harness.tune(part.seed, part.of)
+            harness.cases(part.seed, part.of)
         elif part.stage == "cells":
             harness.make_cells(part.seed, part.of)
         else:

@@ -60,7 +60,7 @@ class Harness:
         started, n_before = time.monotonic(), self.n_done()
         by_seed = rows_by_seed(self) if rows_by_seed else {seed: self.run_seed(seed) for seed in self.config.seeds}
         rows = [row for seed in self.config.seeds for row in by_seed[seed]]
-        cases = {seed: self._cases(seed, "test") for seed in self.config.seeds}
+        cases = {seed: self.cases(seed, "test") for seed in self.config.seeds}
         losses = {seed: self._store(seed, "test").losses() for seed in self.config.seeds}
         self.log("writing the results")
         record = replace(self._record, reference_perplexity=self._reference_perplexity(cases))
@@ -70,7 +70,7 @@ class Harness:
 
     def run_seed(self, seed: int) -> list[ResultRow]:
         """The rows of one seed; cells that are on disk are not made again."""
-        cases, bench = self._cases(seed, "test"), self._bench_with_validation(seed)
+        cases, bench = self.cases(seed, "test"), self._bench(seed)
         outcomes = {choice.label: self._outcomes(choice, method, cases, bench) for choice, method in self._methods}
         rows = score_seed(seed, cases, outcomes, bench, self._pace(f"seed {seed}: tasks scored"))
         self.log(f"seed {seed}: scored")
@@ -81,14 +81,10 @@ class Harness:
         """Splits whose tasks have soft prompts in this run."""
         return ("test", "validation") if "validation_cases" in self._needs else ("test",)
 
-    def tune(self, seed: int, split: str) -> None:
-        """Make the missing soft prompts of a seed and split alone."""
-        self._cases(seed, split)
-
     def make_cells(self, seed: int, label: str) -> None:
         """Make the missing cells of one method under a seed alone."""
         choice, method = next(found for found in self._methods if found[0].label == label)
-        self._outcomes(choice, method, self._cases(seed, "test"), self._bench_with_validation(seed))
+        self._outcomes(choice, method, self.cases(seed, "test"), self._bench(seed))
 
     def n_done(self) -> int:
         """Cells on disk, made by this process or by others."""
@@ -117,25 +113,11 @@ class Harness:
     def _draw(self) -> Draw:
         return Draw(self.config.tasks)
 
-    def _bench_with_validation(self, seed: int) -> Bench:
-        return self._bench(seed, self._cases(seed, "validation") if "validation" in self.splits else ())
+    def _bench(self, seed: int) -> Bench:
+        return self._models.bench(seed, self.cases(seed, "validation") if "validation" in self.splits else ())
 
-    def _bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
-        return Bench(
-            subject=self._models.subject,
-            tuning_subject=self._models.tuning_subject,
-            translator=self._models.translator,
-            reference=self._models.reference,
-            generator=self._models.generator,
-            encoder=self._models.encoder,
-            validation=validation,
-            seed=seed,
-            max_seconds=self.config.max_seconds,
-            max_model_calls=self.config.max_model_calls,
-            log=self.log,
-        )
-
-    def _cases(self, seed: int, split: str) -> list[Case]:
+    def cases(self, seed: int, split: str) -> list[Case]:
+        """The cases of a seed and split; soft prompts that are missing are tuned and saved."""
         return self._store(seed, split).cases(self._draw(split, seed), self.log)
 
     def _store(self, seed: int, split: str) -> SoftPromptStore:
@@ -187,7 +169,7 @@ class Harness:
         problems = problems_of(self.config, self._methods, self._draw)
         # Models are loaded only once all that can be known without them is in order.
         if not problems:
-            problems = list(_refusals(self._methods, self._bench(self.config.seeds[0])))
+            problems = list(_refusals(self._methods, self._models.bench(self.config.seeds[0])))
         if problems:
             raise UserError(
                 "; ".join(problems) + ".",

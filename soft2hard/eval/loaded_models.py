@@ -11,13 +11,12 @@ import torch
 
 from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.taskfiles import content_hash
-from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tasks import Split, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.cases import Draw
 from soft2hard.eval.config import ApiChoice, Evaluation, MethodChoice
 from soft2hard.eval.generator_api import ApiGenerator
 from soft2hard.eval.generators import LocalGenerator
-from soft2hard.eval.methods.base import Method, TextGenerator
+from soft2hard.eval.methods.base import Bench, Case, Method, TextGenerator
 from soft2hard.eval.methods.discrete_vocabulary import check_decoder_only
 from soft2hard.eval.metrics.task_score import check_metric
 from soft2hard.eval.metrics.text import Encoder, sentence_encoder, subject_encoder
@@ -25,6 +24,9 @@ from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.model import Translator
+
+TasksOf = Callable[[Split, int], list[Task]]
+"""The tasks of a split and seed (`cases.Draw`)."""
 
 
 class Models:
@@ -50,6 +52,13 @@ class Models:
         if self.subject.device.type != "cpu" or self._loading.dtype != "auto":
             return self.subject  # two of them would take twice the memory
         return load_for_tuning(resolve(self.config.subject, "subject"), self._loading)
+
+    def bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
+        """The models and the budget under a seed."""
+        roles = ("subject", "tuning_subject", "translator", "reference", "generator", "encoder")
+        budget = {"max_seconds": self.config.max_seconds, "max_model_calls": self.config.max_model_calls}
+        models = {role: getattr(self, role) for role in roles}
+        return Bench(**models, **budget, validation=validation, seed=seed, log=self.log)
 
     @property
     def _loading(self) -> Loading:
@@ -107,7 +116,7 @@ class Models:
 # --- identity ---------------------------------------------------------------------------------
 
 
-def inputs_of(config: Evaluation, models: Models, draw: Draw) -> dict[str, str]:
+def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str, str]:
     """SHA-256 of each model's telling weights and of all examples of each seed's tasks, lest old cells pass for new."""
     found = {"subject": models.subject.fingerprint}
     if models.reference is not None:
@@ -118,7 +127,7 @@ def inputs_of(config: Evaluation, models: Models, draw: Draw) -> dict[str, str]:
         found["translator"] = translator_fingerprint(models.translator)
     for seed in config.seeds:
         for split in ("test", "validation"):
-            if tasks := draw(split, seed):
+            if tasks := tasks_of(split, seed):
                 found[f"{split} tasks of seed {seed}"] = content_hash(tasks)
     return found
 
@@ -163,9 +172,9 @@ _OF_TASKS = {
 _OF_SETTINGS = ("translator", "reference", "generator")
 
 
-def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method]], draw: Draw) -> list[str]:
+def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method]], tasks_of: TasksOf) -> list[str]:
     """Everything that tasks or settings lack for the methods, and metrics that tasks cannot be scored by."""
-    tasks, problems = draw("test", config.seeds[0]), []
+    tasks, problems = tasks_of("test", config.seeds[0]), []
     for choice, method in methods:
         for need in sorted(method.needs & _OF_TASKS.keys()):
             if lacking := [task.name for task in tasks if not getattr(task, need)]:
@@ -174,7 +183,7 @@ def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method
         for need in _OF_SETTINGS:
             if need in method.needs and getattr(config, need) is None:
                 problems.append(f"{choice.label} needs a {need}, but none is set")
-        if "validation_cases" in method.needs and not draw("validation", config.seeds[0]):
+        if "validation_cases" in method.needs and not tasks_of("validation", config.seeds[0]):
             problems.append(f"{choice.label} needs validation tasks, of which there are none")
     unlabelled = [task.name for task in tasks if not task.labels]
     if config.tuning.get("init") == "labels" and unlabelled:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import save_file
 
+from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import kind_of
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
@@ -22,7 +22,7 @@ from soft2hard.eval.metrics.text import class_rate, embedding_cosines, exact_tas
 from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
 from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.storage.files import atomic_write
-from soft2hard.storage.run_folders import write_record
+from soft2hard.storage.run_folders import write_json
 
 _MEASURED = (
     "score",
@@ -79,13 +79,10 @@ def score_seed(
 
 
 def _row(label: str, seed: int, case: Case, outcome: Outcome, measured: Measurement | None) -> ResultRow:
-    failure = outcome.failure or (TOO_LONG if measured is None else None)
     kind = kind_of(outcome.prompt)
-    figures: dict[str, object] = {}
-    if measured is not None:
-        figures = {name: getattr(measured, name) for name in _MEASURED}
+    figures = {name: getattr(measured, name) for name in _MEASURED} if measured else {}
     if kind == "hard":
-        figures |= _text_figures(outcome.prompt, case)
+        figures |= _text_figures(outcome.prompt, case.task)
     return ResultRow(
         method=label,
         task=case.task.name,
@@ -93,20 +90,18 @@ def _row(label: str, seed: int, case: Case, outcome: Outcome, measured: Measurem
         seed=seed,
         kind=kind,
         prompt=outcome.prompt if kind == "hard" else None,
-        failure=failure,
+        failure=outcome.failure or (None if measured else TOO_LONG),
         **figures,
         verdict=outcome.trace.get("verdict"),
         confidence=outcome.trace.get("confidence"),
-        seconds=outcome.cost.seconds,
-        model_calls=outcome.cost.model_calls,
-        tokens=outcome.cost.tokens,
+        **asdict(outcome.cost),
         trace=outcome.trace,
     )
 
 
-def _text_figures(text: str, case: Case) -> dict[str, object]:
+def _text_figures(text: str, task: Task) -> dict[str, object]:
     """Figures of a hard prompt's words: against the gold instruction where there is one, and its label words."""
-    task, figures = case.task, {}
+    figures: dict[str, object] = {}
     if task.instruction:
         words, characters = rouge(text, [task.instruction]), overlap(text, [task.instruction])
         figures = {"rouge1": words.rouge1, "rouge2": words.rouge2, "rougeL": words.rougeL}
@@ -139,24 +134,21 @@ def _with_cosines(rows: list[ResultRow], cases: Sequence[Case], bench: Bench) ->
 
 
 def write_results(
-    folder: Path,
-    record: RunRecord,
-    rows: Sequence[ResultRow],
-    cases: Mapping[int, Sequence[Case]],
-    losses: Losses,
+    folder: Path, record: RunRecord, rows: Sequence[ResultRow], cases: Mapping[int, Sequence[Case]], losses: Losses
 ) -> None:
     """Everything that `run_records` says a finished run holds, its record last."""
     # Traces differ from method to method: a column of JSON text holds them all.
     table = pa.Table.from_pylist([asdict(row) | {"trace": json.dumps(row.trace)} for row in rows])
     with atomic_write(folder / "results.parquet") as temporary:
         pq.write_table(table, temporary)
+    prompts = {f"{seed}/{case.task.name}": case.soft_prompt for seed, of_seed in cases.items() for case in of_seed}
     with atomic_write(folder / "soft_prompts.safetensors") as temporary:
-        save_file(_embeddings(cases), temporary)
-    _write_json(folder / "results.json", [asdict(row) for row in rows])
-    _write_json(folder / "tasks.json", [asdict(_task_record(case)) for case in next(iter(cases.values()))])
+        save_file({name: prompt.embeddings.contiguous() for name, prompt in prompts.items()}, temporary)
+    write_json(folder / "results.json", [asdict(row) for row in rows])
+    write_json(folder / "tasks.json", [asdict(_task_record(case.task)) for case in next(iter(cases.values()))])
     with atomic_write(folder / "training.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in tuning_curves(losses)), encoding="utf-8")
-    write_record(folder / "run.json", record.to_json())
+    write_json(folder / "run.json", record.to_json())
 
 
 def tuning_curves(losses: Losses) -> Iterator[dict[str, float]]:
@@ -171,21 +163,6 @@ def tuning_curves(losses: Losses) -> Iterator[dict[str, float]]:
         yield line
 
 
-def _write_json(path: Path, values: list[dict[str, Any]]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-
-
-def _embeddings(cases: Mapping[int, Sequence[Case]]) -> dict[str, Any]:
-    return {
-        f"{seed}/{case.task.name}": case.soft_prompt.embeddings.contiguous()
-        for seed, of_seed in cases.items()
-        for case in of_seed
-        if case.soft_prompt is not None
-    }
-
-
-def _task_record(case: Case) -> TaskRecord:
-    task = case.task
+def _task_record(task: Task) -> TaskRecord:
     examples = tuple((e.input, e.output) for e in task.train[:_SHOWN_EXAMPLES])
     return TaskRecord(task.name, task.family, task.instruction, task.labels, examples)

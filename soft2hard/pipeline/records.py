@@ -10,7 +10,7 @@ from soft2hard.errors import UserError
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.storage import run_folders
-from soft2hard.storage.run_folders import commit, now, versions, write_record
+from soft2hard.storage.run_folders import commit, now, versions, write_json
 
 SCHEMA_VERSION = 1
 _RECIPE = run_folders.Kind("a recipe", "recipe.json", lambda record: record["recipe"])
@@ -61,4 +61,4 @@ def write_recipe(layout: Layout, recipe: Recipe) -> None:
     """
     run_folders.is_free(layout.folder, _RECIPE)
     about = {"schema_version": SCHEMA_VERSION, "versions": versions(), "commit": commit(), "seed": recipe.seed}
-    write_record(layout.recipe, about | {"written": now("milliseconds"), "recipe": recipe.model_dump(mode="json")})
+    write_json(layout.recipe, about | {"written": now("milliseconds"), "recipe": recipe.model_dump(mode="json")})

@@ -15,7 +15,7 @@ from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.preflight import check_at_hand
 from soft2hard.pipeline.records import StageRecord, read_stage, write_recipe
 from soft2hard.pipeline.stages import Stage, chosen, stages_of
-from soft2hard.storage.run_folders import differences, write_record
+from soft2hard.storage.run_folders import differences, write_json
 
 _NOTES = {"corpus.json", "training.json", "step.json", "log.jsonl", "run.json"}
 """Files that stages write before they make anything."""
@@ -55,7 +55,7 @@ class Pipeline:
         found = self._record(stage.name)
         record = found or StageRecord.of(stage.settings, self.job.recipe.seed)
         path = self.job.layout.stage(stage.name)
-        write_record(path, asdict(record))
+        write_json(path, asdict(record))
         self.job.log(f"{stage.name}: begins")
         started = time.monotonic()
         there = [written for written in stage.writes if written.exists()]
@@ -71,7 +71,7 @@ class Pipeline:
             self.job.log(f"{stage.name}: not done: {left}.")
             return
         seconds = time.monotonic() - started
-        write_record(path, asdict(record.ended(self._ends(stage.follows), seconds)))
+        write_json(path, asdict(record.ended(self._ends(stage.follows), seconds)))
         self.job.log(f"{stage.name}: done in {seconds:.0f} s")
 
     def _check_input(self, stage: Stage) -> None:

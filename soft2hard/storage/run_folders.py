@@ -48,7 +48,7 @@ def claim(folder: Path, kind: Kind, record: Record) -> dict[str, Any] | None:
     """
     path, wanted = folder / kind.file, json.loads(json.dumps(record, default=str))
     if is_free(folder, kind):
-        write_record(path, wanted)
+        write_json(path, wanted)
         return None
     found = read_record(folder, kind)
     changed = list(differences(kind.identity(found), kind.identity(wanted)))
@@ -103,10 +103,10 @@ def read_record(folder: Path, kind: Kind) -> dict[str, Any]:
     return found
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write a record, whole or not at all."""
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON values for people to read, whole or not at all."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:

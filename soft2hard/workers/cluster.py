@@ -10,10 +10,10 @@ Ray is an extra (`soft2hard[cluster]`) and is imported only here.
 import os
 import socket
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -24,7 +24,7 @@ Shard = TypeVar("Shard")
 Result = TypeVar("Result")
 
 LOCAL = "local"
-MOST_LOSSES = 3
+_MOST_LOSSES = 3
 """Times that one shard, or a worker that has not begun, may be lost before the work is given up."""
 _START_TRIES = 3
 """Ray gives itself half a minute to start, which is short on a busy machine."""
@@ -132,8 +132,16 @@ def _connect(ray: ModuleType, cluster: Cluster) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if cluster.address == LOCAL:
         n_cores = max(available_cores(), (cluster.workers or 1) * (cluster.cores or 1))
-        _start_here(ray, num_cpus=n_cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-        return
+        here = {"num_cpus": n_cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        for tries_left in reversed(range(_START_TRIES)):
+            try:
+                ray.init(address=LOCAL, **here, **quiet)
+                return
+            except Exception as error:  # Ray raises no narrower one where its processes do not come up
+                ray.shutdown()
+                if not tries_left:
+                    problem = f"Ray does not start on this machine ({_last_line(error)})."
+                    raise UserError(problem, "Try again when it is less busy.") from error
     try:
         host, _, port = cluster.address.rpartition("://")[2].rpartition(":")
         if host and port.isdigit():  # Ray itself would try for minutes where nobody listens
@@ -145,19 +153,6 @@ def _connect(ray: ModuleType, cluster: Cluster) -> None:
             "Start one with ray start --head and give its address, or give local; where it asks for a token, set "
             "RAY_AUTH_MODE=token and see that the same token is here (docs/cluster.md).",
         ) from error
-
-
-def _start_here(ray: ModuleType, **options: object) -> None:
-    for tries_left in reversed(range(_START_TRIES)):
-        try:
-            ray.init(address=LOCAL, **options)
-            return
-        except Exception as error:  # Ray raises no narrower one where its processes do not come up
-            ray.shutdown()
-            if not tries_left:
-                raise UserError(
-                    f"Ray does not start on this machine ({_last_line(error)}).", "Try again when it is less busy."
-                ) from error
 
 
 def _last_line(error: Exception) -> str:
@@ -192,22 +187,15 @@ class _Worker:
         return self._work(shard)
 
 
-@dataclass
-class _Job(Generic[Shard]):
-    """A shard on its way, and how often it was lost with its worker."""
-
-    shard: Shard
-    losses: int = 0
-
-
-@dataclass
+@dataclass(eq=False)
 class _Member(Generic[Shard]):
     """A worker of the pool and its work."""
 
     actor: Any
     task: Any
     """Ray's reference to what comes next from it: that it is ready, or a result. None while it is idle."""
-    job: _Job[Shard] | None = None
+    job: tuple[int, Shard] | None = None
+    """A shard with its number in the pool's life."""
 
 
 class Pool(Generic[Shard, Result]):
@@ -233,7 +221,7 @@ class Pool(Generic[Shard, Result]):
         self.cluster, self.make_work, self.log, self.tell = cluster, make_work, log, tell
         self._ray = import_ray()
         self._members: list[_Member[Shard]] = []
-        self._lost_early = 0
+        self._numbers, self._losses = count(), Counter[int | None]()
 
     def __enter__(self) -> "Pool[Shard, Result]":
         self._is_ours = not self._ray.is_initialized()
@@ -261,65 +249,51 @@ class Pool(Generic[Shard, Result]):
     def map(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Result]]:
         """Each shard with its result, as they are finished; shards are taken from the iterable when a worker is free.
 
-        Raises what the work raises, and UserError for a shard that is lost with its worker `MOST_LOSSES` times.
+        Raises what the work raises, and UserError for a shard that is lost with its worker `_MOST_LOSSES` times.
         """
-        again: deque[_Job[Shard]] = deque()
-        waiting = map(_Job, shards)
+        waiting, again = zip(self._numbers, shards, strict=False), deque[tuple[int, Shard]]()
         while True:
             for member in self._members:
                 if member.task is None and (job := again.popleft() if again else next(waiting, None)):
-                    member.job, member.task = job, member.actor.do.remote(job.shard)
+                    member.job, member.task = job, member.actor.do.remote(job[1])
             if all(member.job is None for member in self._members):
                 again.extend(() if again else islice(waiting, 1))
                 if not again:
                     return
-            for member in self._news():
+            busy = {member.task: member for member in self._members if member.task is not None}
+            done, _ = self._ray.wait(list(busy), num_returns=1, timeout=_POLL_SECONDS)
+            self.tell()
+            for member in map(busy.get, done):
                 job, member.job = member.job, None
                 try:
                     result = self._ray.get(member.task)
-                except self._losses() as error:
-                    again.extend([job] if job else [])
-                    self._replace(member, job, error)
-                    continue
                 except self._ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, UserError):
                         raise error.cause from None
                     raise
+                except self._ray.exceptions.RayError as error:  # the worker is gone, in one of many ways
+                    again.extend([job] if job else [])
+                    self._replace(member, job, error)
+                    continue
                 member.task = None
                 if job is not None:
-                    yield job.shard, result
+                    yield job[1], result
 
     def _start(self) -> _Member[Shard]:
         options = {"num_cpus": self.layout.cores, "num_gpus": self.layout.gpus, "max_restarts": 0}
         actor = self._ray.remote(_Worker).options(**options).remote(self.make_work, self.layout.cores, os.getcwd())
         return _Member(actor, actor.ready.remote())
 
-    def _news(self) -> list[_Member[Shard]]:
-        """Members of which something has come; waits for it a moment."""
-        busy = {member.task: member for member in self._members if member.task is not None}
-        done, _ = self._ray.wait(list(busy), num_returns=1, timeout=_POLL_SECONDS)
-        self.tell()
-        return [busy[task] for task in done]
-
-    def _replace(self, member: _Member[Shard], job: _Job[Shard] | None, error: Exception) -> None:
+    def _replace(self, member: _Member[Shard], job: tuple[int, Shard] | None, error: Exception) -> None:
         """Another worker for one that is lost. Raises UserError where it is one too many."""
-        if job is None:
-            self._lost_early += 1
-        else:
-            job.losses += 1
-        n_lost, when = (job.losses, "over the same shard") if job else (self._lost_early, "before they began")
-        if n_lost >= MOST_LOSSES:
+        number, when = (job[0], "over the same shard") if job else (None, "before they began")
+        self._losses[number] += 1
+        if self._losses[number] >= _MOST_LOSSES:
             raise UserError(
-                f"{n_lost} workers were lost {when}; the last one: {_last_line(error)}.",
+                f"{_MOST_LOSSES} workers were lost {when}; the last one: {_last_line(error)}.",
                 "See that soft2hard is installed on every machine, give each worker more memory (fewer workers), and "
                 "run the same command again: what is finished is kept.",
             )
         self.log(f"A worker was lost, and another takes its place. {_last_line(error)}")
-        self._ray.kill(member.actor)  # one that was only out of reach must not go on
+        self._ray.kill(member.actor)  # one that was only out of reach must not work on
         self._members[self._members.index(member)] = self._start()
-
-    def _losses(self) -> tuple[type[Exception], ...]:
-        """What Ray raises when a worker is gone and another may take its place."""
-        found = self._ray.exceptions
-        gone = (found.RayActorError, found.WorkerCrashedError, found.OutOfMemoryError, found.ActorUnschedulableError)
-        return (*gone, found.NodeDiedError, found.LocalRayletDiedError, found.ObjectLostError)

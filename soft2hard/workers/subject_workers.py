@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, TypeVar
 
@@ -156,32 +156,29 @@ class SubjectWorkers(ExitStack):
         return self.enter_context(process_pool(self.n, *begin))
 
 
-class _Member:
-    """One of the processes: its subject is read when the first item comes, so that errors come back as errors."""
-
-    def __init__(self, make: Callable[[], Subject], fingerprint: str, told: "Synchronized[int]") -> None:
-        self._make, self._fingerprint, self._told = make, fingerprint, told
-
-    @cached_property
-    def runner(self) -> Runner:
-        subject = self._make()
-        if subject.fingerprint != self._fingerprint:
-            raise UserError("The subject's files have changed since the work began.", "Run the command again.")
-        return make_runner(subject)
-
-    def tell(self, n: int) -> None:
-        with self._told.get_lock():
-            self._told.value += n
-
-
-_member: _Member
+_own: tuple[Callable[[], Subject], str, Any]
+"""In one of the processes: what makes its subject, the subject's fingerprint, and where progress is counted."""
 
 
 def _hold_subject(*given: Any) -> None:
-    global _member
-    _member = _Member(*given)
+    global _own
+    _own = given
+
+
+@cache
+def _own_runner() -> Runner:
+    """Made when the first item comes, so that errors come back as errors."""
+    make, fingerprint, _ = _own
+    subject = make()
+    if subject.fingerprint != fingerprint:
+        raise UserError("The subject's files have changed since the work began.", "Run the command again.")
+    return make_runner(subject)
 
 
 def _do(given: bytes) -> bytes:
+    def tell(n: int) -> None:
+        with _own[2].get_lock():
+            _own[2].value += n
+
     work, item = pickle.loads(given)
-    return pickle.dumps(work(_member.runner, item, _member.tell))
+    return pickle.dumps(work(_own_runner(), item, tell))

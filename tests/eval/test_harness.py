@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from soft2hard.checkpoints import embedded_path
+from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval import harness as harness_module
-from soft2hard.eval.cases import drawn_tasks
-from soft2hard.eval.config import Evaluation, parse_config, read_config
+from soft2hard.eval.cases import Pace, drawn_tasks
+from soft2hard.eval.config import Evaluation, Tasks, parse_config, read_config
 from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.methods import registry
@@ -263,6 +264,33 @@ def test_an_encoder_gives_the_likeness_of_prompts_to_gold_instructions(
     assert rows["soft", "kinds", 0].sentence_cosine is None
     with pytest.raises(UserError, match="encoder is to be the reference LM"):
         Harness(asked(models, tasks, "gold", encoder="reference", reference=None), tmp_path / "other").run()
+
+
+def test_a_long_run_says_now_and_then_what_is_done_and_what_remains(
+    models: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    Harness(asked(models, tasks, "gold"), tmp_path / "quick", log=said.append).run()
+    assert not any("remain" in line for line in said), "a short run needs no such lines"
+    monkeypatch.setattr(Pace, "EVERY_SECONDS", 0.0)
+    Harness(asked(models, tasks, "gold"), tmp_path / "run", log=said.append).run()
+    for part in ("soft prompts of test tasks: 1 of 2 are done; 1 remain", "cells of gold: 1 of 2 are done; 1 remain"):
+        assert any(f"seed 0: {part}" in line for line in said)
+    assert any("seed 0: tasks scored: 2 of 2" in line for line in said)
+
+
+def test_the_tasks_of_a_run_are_drawn_once(
+    models: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def noted(choice: Tasks, split: str, seed: int, dropped: object = None) -> list[Task]:
+        drawn.append((split, seed))
+        return drawn_tasks(choice, split, seed)
+
+    monkeypatch.setattr("soft2hard.eval.cases.drawn_tasks", noted)
+    Harness(asked(models, tasks, "none", "gold", seeds=[0, 1]), tmp_path / "run").run()
+    assert sorted(drawn) == [("test", 0), ("test", 1), ("validation", 0), ("validation", 1)]
 
 
 # --- resuming -----------------------------------------------------------------------------------
