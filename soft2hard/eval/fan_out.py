@@ -17,7 +17,7 @@ from soft2hard.eval.config import Evaluation
 from soft2hard.eval.harness import RUN, Harness, Progress
 from soft2hard.eval.run_records import ResultRow
 from soft2hard.workers.cluster import Cluster, Pool
-from soft2hard.workers.subject_workers import as_finished, process_pool, result_of
+from soft2hard.workers.subject_workers import process_pool, results
 
 RowsBySeed = dict[int, list[ResultRow]]
 
@@ -51,15 +51,15 @@ def run_evaluation(
 
 def _rows_of_processes(harness: Harness, workers: int) -> RowsBySeed:
     """Raises what a process raises, when the seeds that still run are done: what they made is kept."""
-    seeds, found = harness.config.seeds, {}
+    seeds = harness.config.seeds
     given = (harness.config, harness.folder, harness.log, harness.retry_failed)
     with process_pool(min(workers, len(seeds))) as pool:
         futures = {pool.submit(_run_seed, seed, *given): seed for seed in seeds}
-        for future in as_finished(futures, lambda: harness.on_cell(harness.n_done(), harness.n_cells)):
-            if future.exception():
-                pool.shutdown(cancel_futures=True)
-            found[futures[future]] = result_of(future)
-    return found
+        try:
+            return dict(results(futures, lambda: harness.on_cell(harness.n_done(), harness.n_cells)))
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _run_seed(seed: int, config: Evaluation, folder: Path, log: Log, retry_failed: bool) -> list[ResultRow]:

@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -25,6 +25,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.workers.cluster import available_cores
 
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 Result = TypeVar("Result")
 Tell = Callable[[int], None]
 """Told how much more of the work is done, in whatever the work counts."""
@@ -58,24 +59,22 @@ def process_pool(n: int, begin: Callable[..., None] | None = None, *arguments: A
             raise
 
 
-def as_finished(futures: Iterable["Future[Result]"], tell: Callable[[], None]) -> "Iterator[Future[Result]]":
-    """Each future when it is done; `tell` is called every second meanwhile."""
+def results(futures: "Mapping[Future[Result], Key]", tell: Callable[[], None]) -> Iterator[tuple[Key, Result]]:
+    """Each key with its result, as they are finished; `tell` is called every second meanwhile.
+
+    Raises what a process raises, and UserError where the process itself was lost.
+    """
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         tell()
-        yield from done
-
-
-def result_of(future: "Future[Result]") -> Result:
-    """What a process made; raises what it raised, and UserError where the process itself was lost."""
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A worker process has ended in the middle of its work, perhaps for want of memory.",
-            "Ask for fewer --workers and run the same command again: what is finished is kept.",
-        ) from error
+        try:
+            yield from [(futures[future], future.result()) for future in done]
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker process has ended in the middle of its work, perhaps for want of memory.",
+                "Ask for fewer --workers and run the same command again: what is finished is kept.",
+            ) from error
 
 
 def _begin(n_threads: int, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
@@ -147,8 +146,8 @@ class SubjectWorkers(ExitStack):
             tell(now - told)
             told = now
 
-        for future in as_finished(futures, tell_more):
-            yield futures[future], pickle.loads(result_of(future))
+        for number, result in results(futures, tell_more):
+            yield number, pickle.loads(result)
 
     @cached_property
     def _pool(self) -> ProcessPoolExecutor:

@@ -14,6 +14,7 @@ from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import transfer_matrix
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.workers import subject_workers
 from soft2hard.workers.subject_workers import SubjectWorkers, usual_workers
 from tests import worker_tasks
 from tests.written_tasks import prompts, written_tasks
@@ -103,9 +104,9 @@ def test_an_error_ends_the_others_too(tmp_path: Path) -> None:
 
 
 def test_a_subject_that_has_become_another_is_refused() -> None:
-    another = SubjectWorkers(SUBJECT, 2, partial(worker_tasks.subject, 1))
-    with pytest.raises(UserError, match="files have changed"), another:
-        dict(another.map(worker_tasks.who, range(2)))
+    subject_workers._hold_subject(partial(worker_tasks.subject, 1), SUBJECT.fingerprint, None)
+    with pytest.raises(UserError, match="files have changed"):
+        subject_workers._own_runner()
 
 
 def test_no_workers_do_no_work() -> None:
