@@ -50,7 +50,7 @@ def run_evaluation(
 
 
 def _rows_of_processes(harness: Harness, workers: int) -> RowsBySeed:
-    """Raises what a process raises, when the seeds that still run are done: what they made is kept."""
+    """A seed at a time for each process. An error is raised when the seeds that still run are done: they are kept."""
     seeds = harness.config.seeds
     given = (harness.config, harness.folder, harness.log, harness.retry_failed)
     with process_pool(min(workers, len(seeds))) as pool:

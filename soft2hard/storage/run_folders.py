@@ -52,8 +52,8 @@ def claim(folder: Path, kind: Kind, record: Record) -> dict[str, Any] | None:
         return None
     found = read_record(folder, kind)
     changed = list(differences(kind.identity(found), kind.identity(wanted)))
-    inputs = [name.removeprefix("inputs.") for name in changed if name.startswith("inputs")]
-    if settings := [name for name in changed if not name.startswith("inputs")]:
+    inputs = [name.removeprefix("inputs.") for name in changed if name.startswith("inputs.")]
+    if settings := [name for name in changed if not name.startswith("inputs.")]:
         raise UserError(f"{folder} holds {kind.name} made with other settings ({', '.join(settings)}).", _ELSEWHERE)
     if inputs:
         raise UserError(
