@@ -4,6 +4,7 @@ and what the methods of an evaluation lack, found before anything runs.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -29,18 +30,15 @@ TasksOf = Callable[[Split, int], list[Task]]
 """The tasks of a split and seed (`cases.Draw`)."""
 
 
+@dataclass(eq=False)
 class Models:
     """Subject, translator, reference LM and generator as the settings name them."""
 
-    def __init__(
-        self,
-        config: Evaluation,
-        needs: frozenset[str],
-        folder: Path = Path("runs"),
-        log: Callable[[str], None] = lambda line: None,
-    ):
-        """`folder` is the run's: answers of a generator behind an API lie in it. `log` hears of lost ones."""
-        self.config, self.needs, self.folder, self.log = config, needs, folder, log
+    config: Evaluation
+    needs: frozenset[str]
+    folder: Path = Path("runs")
+    """The run's: answers of a generator behind an API lie in it."""
+    log: Callable[[str], None] = lambda line: None
 
     @cached_property
     def subject(self) -> Subject:
