@@ -20,7 +20,6 @@ from soft2hard.cli.app import _Commands
 from soft2hard.cli.report import report
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, difference_interval, mean_interval, ratio_interval
-from soft2hard.eval.records import ReferencePerplexity, ResultRow
 from soft2hard.eval.report import load_run, write_report
 from soft2hard.eval.report.calibration import discriminations, reliability
 from soft2hard.eval.report.comparison import compare
@@ -29,6 +28,7 @@ from soft2hard.eval.report.figures import SCORE, per_task
 from soft2hard.eval.report.markdown import plain
 from soft2hard.eval.report.soft_prompt_map import principal_components
 from soft2hard.eval.report.tables import costs, failures, family_cells, main_table, verdict_lines
+from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
 from soft2hard.eval.transfer.scoring import Score
 from tests.report_runs import HOSTILE, record_of, rows_of, write_run

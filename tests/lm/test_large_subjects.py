@@ -311,7 +311,7 @@ def test_tune_refuses_what_it_cannot_do_in_one_line_and_writes_nothing(tmp_path:
 
 def test_an_evaluation_holds_its_subject_as_it_is_told(tmp_path: Path) -> None:
     from soft2hard.eval.config import parse_config
-    from soft2hard.eval.models import Models
+    from soft2hard.eval.loaded_models import Models
 
     asked = {
         "tasks": {"files": ["x.csv"]},
