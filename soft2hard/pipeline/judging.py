@@ -15,10 +15,10 @@ from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.cases import drawn_tasks
-from soft2hard.eval.harness import Harness
+from soft2hard.eval.cases import Draw, drawn_tasks
+from soft2hard.eval.fan_out import run_evaluation
+from soft2hard.eval.loaded_models import problems_of
 from soft2hard.eval.metrics.text import sentence_encoder
-from soft2hard.eval.needs import problems_of
 from soft2hard.eval.report import load_run, write_report
 from soft2hard.eval.transfer.material import Material, Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
@@ -74,7 +74,7 @@ class EvaluationStage(Stage):
         """Raise UserError where the test tasks lack what a method needs, or there is no such encoder."""
         config = self.recipe.evaluation
         methods = [(choice, choice.build()) for choice in config.methods]
-        problems = problems_of(config, methods, drawn_tasks(config.tasks, "test", config.seeds[0]))
+        problems = problems_of(config, methods, Draw(config.tasks))
         if config.encoder == "reference" and config.reference is None:
             problems.append("the encoder is to be the reference LM, but there is none")
         if problems:
@@ -113,7 +113,7 @@ class EvaluationStage(Stage):
         translator = str(self.layout.translator.resolve())
         config = self.recipe.evaluation.model_copy(update={"translator": translator})
         on_cell = partial(job.on_progress, "evaluation, cells")
-        rows = Harness(config, folder, job.log, on_cell, job.workers, cluster=job.cluster).run()
+        rows = run_evaluation(config, folder, job.log, on_cell, job.workers, cluster=job.cluster)
         failed = sum(row.failure is not None for row in rows)
         job.log(f"evaluation: {len(rows)} cells, {failed} of them failed")
 

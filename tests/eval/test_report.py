@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 from soft2hard.api.ledger import Spent
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, difference_interval, mean_interval, ratio_interval
-from soft2hard.eval.records import ReferencePerplexity, ResultRow
 from soft2hard.eval.report import load_run, write_report
 from soft2hard.eval.report.calibration import discriminations, reliability
 from soft2hard.eval.report.comparison import compare
@@ -25,6 +24,7 @@ from soft2hard.eval.report.figures import SCORE, per_task
 from soft2hard.eval.report.markdown import plain
 from soft2hard.eval.report.soft_prompt_map import principal_components
 from soft2hard.eval.report.tables import costs, failures, family_cells, main_table, verdict_lines
+from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
 from soft2hard.eval.transfer.scoring import Score
 from tests import command_line

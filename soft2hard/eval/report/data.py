@@ -7,7 +7,6 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from soft2hard.eval.records import METRICS, ResultRow
 from soft2hard.eval.report.calibration import reliabilities
 from soft2hard.eval.report.comparison import Comparison
 from soft2hard.eval.report.differences import Difference
@@ -16,6 +15,7 @@ from soft2hard.eval.report.reading import Run
 from soft2hard.eval.report.soft_prompt_map import map_of
 from soft2hard.eval.report.tables import COSTS, CostLine, Failures, FamilyCell, MethodLine, shown_figures
 from soft2hard.eval.report.transfer import TransferTable
+from soft2hard.eval.run_records import METRICS, ResultRow
 
 Table = dict[str, Any]
 """`columns`, names, and `rows`, lists of values."""

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from soft2hard.api.prices import money
-from soft2hard.eval.records import NOTEWORTHY_UNKNOWN
 from soft2hard.eval.report.calibration import KEPT_RATE, SUCCESS, discriminations
 from soft2hard.eval.report.comparison import Comparison
 from soft2hard.eval.report.differences import differences, neighbours
@@ -14,6 +13,7 @@ from soft2hard.eval.report.figures import interval_text, number_text
 from soft2hard.eval.report.reading import Run, soft_prompt_label
 from soft2hard.eval.report.tables import COSTS, MethodLine, costs, failures, family_cells, shown_figures, verdict_lines
 from soft2hard.eval.report.transfer import TransferTable
+from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN
 
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
 """What begins mark-up within a line; no text of a run begins a line of the summary."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from soft2hard.api.prices import money
-from soft2hard.eval.records import NOTEWORTHY_UNKNOWN
 from soft2hard.eval.report.calibration import KEPT_RATE, SUCCESS, discriminations, reliabilities
 from soft2hard.eval.report.comparison import MIN_TASKS, Comparison
 from soft2hard.eval.report.data import (
@@ -31,6 +30,7 @@ from soft2hard.eval.report.figures import AGREEMENT, SCORE, interval_text, numbe
 from soft2hard.eval.report.reading import Run, soft_prompt_label
 from soft2hard.eval.report.tables import COSTS, MethodLine, costs, failures, family_cells, shown_figures, verdict_lines
 from soft2hard.eval.report.transfer import TransferTable
+from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("elements.js", "scales.js", "charts.js", "pointing.js", "tables.js", "tasks.js", "main.js")

@@ -1,4 +1,4 @@
-"""Reads finished run folders (`soft2hard.eval.records`) and refuses those that cannot be trusted."""
+"""Reads finished run folders (`soft2hard.eval.run_records`) and refuses those that cannot be trusted."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from soft2hard.errors import UserError
-from soft2hard.eval.records import (
+from soft2hard.eval.run_records import (
     METRICS,
     SCHEMA_VERSION,
     MethodRecord,
