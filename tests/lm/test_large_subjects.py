@@ -322,7 +322,7 @@ def test_an_evaluation_holds_its_subject_as_it_is_told(tmp_path: Path) -> None:
     models = Models(parse_config(asked, "here"), frozenset())
     assert models.subject.embedding.dtype == torch.bfloat16
     assert models.tuning_subject is models.subject
-    with pytest.raises(UserError, match="There is no dtype 'int8'"):
+    with pytest.raises(UserError, match="here is no dtype 'int8'"):
         parse_config(asked | {"loading": {"dtype": "int8"}}, "here")
 
 
