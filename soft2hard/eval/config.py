@@ -21,7 +21,7 @@ from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Method
-from soft2hard.eval.methods.registry import METHODS
+from soft2hard.eval.methods.registry import METHODS, method_of, options_of
 from soft2hard.eval.settings import built, checked_fields
 from soft2hard.lm.loading import Loading
 from soft2hard.storage.yaml_files import read_yaml
@@ -95,17 +95,17 @@ class MethodChoice(_Strict):
         options = {k: v for k, v in value.items() if k not in ("name", "label")}
         if isinstance(options.get("options"), Mapping):
             options |= options.pop("options")
-        checked = checked_fields(METHODS[name], options, f"{name} has no option")
+        checked = checked_fields(options_of(name), options, f"{name} has no option")
         return {"name": name, "label": value.get("label", name), "options": checked}
 
     @model_validator(mode="after")
     def _sensible(self) -> "MethodChoice":
-        built(METHODS[self.name], self.options)
+        built(options_of(self.name), self.options)
         return self
 
     def build(self) -> Method:
         """The method with its options."""
-        return METHODS[self.name](**self.options)
+        return method_of(self.name)(**self.options)
 
 
 class ApiChoice(_Strict):

@@ -9,7 +9,7 @@ from pathlib import Path
 import soft2hard
 from soft2hard import __version__
 from soft2hard.eval.config import Evaluation
-from soft2hard.eval.methods.registry import METHODS
+from soft2hard.eval.methods.registry import options_of
 from soft2hard.eval.records import MethodRecord, RunRecord
 
 _LIBRARIES = ("torch", "transformers", "numpy")
@@ -20,7 +20,7 @@ def new_run_record(
 ) -> RunRecord:
     """The record of a run that begins now with these tasks and models (`identity.inputs_of`)."""
     methods = tuple(
-        MethodRecord(choice.label, choice.name, METHODS[choice.name].source, dict(choice.options))
+        MethodRecord(choice.label, choice.name, options_of(choice.name).source, dict(choice.options))
         for choice in config.methods
     )
     return RunRecord(

@@ -90,7 +90,7 @@ class Fragile:
 
 @pytest.fixture
 def fragile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.METHODS, "fragile", Fragile)
+    monkeypatch.setitem(registry.METHODS, "fragile", f"{__name__}:Fragile")
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Batched:
 def test_a_bad_case_fails_alone_though_its_batch_falls_with_it(
     models: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.METHODS, "batched", Batched)
+    monkeypatch.setitem(registry.METHODS, "batched", f"{__name__}:Batched")
     rows = by_cell(Harness(asked(models, tasks, "batched"), tmp_path / "run").run())
     assert rows["batched", "kinds", 0].prompt == "red cat"
     assert rows["batched", "places", 0].failure == "RuntimeError: places do not fit"

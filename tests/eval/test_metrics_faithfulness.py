@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from torch.nn.functional import kl_div, mse_loss
-
 from soft2hard.eval.metrics.faithfulness import (
     distance_differential,
     output_agreement,
     output_differential,
     performance_differential,
 )
+from torch.nn.functional import kl_div, mse_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 SOFT, LOGITS = torch.randn(7, 11, generator=GENERATOR), torch.randn(3, 7, 11, generator=GENERATOR)

@@ -6,6 +6,8 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from soft2hard.eval.methods.discrete_fluency import StraightThroughFluency, log_perplexities
+from soft2hard.eval.methods.discrete_vocabulary import Vocabulary
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -16,8 +18,6 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.discrete_fluency import StraightThroughFluency, log_perplexities
-from soft2hard.eval.methods.discrete_vocabulary import Vocabulary
 from soft2hard.eval.methods.pez import Pez
 from soft2hard.lm.queries import Query
 from soft2hard.lm.subject import Subject

@@ -7,13 +7,6 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-
-from soft2hard.checkpoints import embedded_path
-from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.errors import UserError
-from soft2hard.eval.cases import drawn_tasks
-from soft2hard.eval.config import Tasks
-from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.methods.discrete_budget import Meter
 from soft2hard.eval.methods.discrete_fluency import log_perplexities
 from soft2hard.eval.methods.discrete_vocabulary import Vocabulary
@@ -22,6 +15,13 @@ from soft2hard.eval.methods.policy_losses import ShannonEntropy, TsallisEntropy,
 from soft2hard.eval.methods.policy_model import Policies, PolicyLM, TaskNetworks, sample
 from soft2hard.eval.methods.policy_rewards import Rewards, Trials
 from soft2hard.eval.methods.rlprompt import RLPrompt
+
+from soft2hard.checkpoints import embedded_path
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.errors import UserError
+from soft2hard.eval.cases import drawn_tasks
+from soft2hard.eval.config import Tasks
+from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.queries import Query
 from soft2hard.lm.shared_prefix import make_runner

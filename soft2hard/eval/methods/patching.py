@@ -1,27 +1,32 @@
-"""Hidden states of soft prompts patched into a target prompt, and what the model then writes.
+"""Hidden states of soft prompts patched into a target prompt, and the texts that the model then writes.
 
 Patchscopes (Ghandeharioun et al. 2024, arXiv 2401.06102) as InSPEcT uses it (Ramati et al., arXiv 2410.11660): the
 hidden states of a soft prompt at a *source layer* take the place of those of placeholder tokens in a target prompt at
-a *target layer*, and greedy search goes on from there. What a layer is, `patching_blocks` says.
+a *target layer*, and greedy search continues from there.
+
+*Layer l* is the hidden state that **enters** block l, for l = 0 ... n - 1 with n blocks: layer 0 is what the model
+makes of its input embeddings before the first block (learned position embeddings, projections and norms included),
+layer l what block l - 1 has left. The published code counts layers by what *leaves* a block (from -1, the
+embeddings): its layer l is l + 1 here. Blocks are found by what they do, not by the name of the architecture.
 
 A patch changes the target prompt's keys and values once and for all, so one pass over the prompt (with the patch) fills
-a key-value cache, and every further token costs one position. Soft prompts and layer pairs are rows of one batch; what
-stands before the placeholders is the same in all rows and is run once. Rows of a batch are equally long, so that
+a key-value cache, and every further token costs one position. Soft prompts and layer pairs are rows of one batch; the
+text before the placeholders is the same in all rows and is run once. Rows of a batch are equally long, so that
 nothing is padded.
-
-The published code counts layers by what *leaves* a block (from -1, the embeddings): its layer l is l + 1 here.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from transformers.cache_utils import Cache
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
 
-from soft2hard.eval.methods.patching_blocks import Blocks, Patch
-from soft2hard.eval.methods.patching_cache import repeated
+from soft2hard.errors import UserError
 from soft2hard.lm.batching import batches_by_length, positions
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.subject import Subject
@@ -32,7 +37,169 @@ Pair = tuple[int, int]
 
 CACHE_TOKENS = 65536
 """Default number of tokens in the cache of one batch: 8 GB for a Llama of 8 billion parameters in bfloat16."""
-_ROOM = 16  # tokens behind the target prompt that there is room for at first
+_ROOM = 16  # tokens that there is room for behind a row at first, and whenever its keys and values move
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Hidden states that take the place of others at one layer."""
+
+    layer: int
+    rows: Int[Tensor, " n"]
+    """Row of the batch, for each state."""
+    columns: Int[Tensor, " n"]
+    """Position within what the model reads in this pass (a cached prefix not counted)."""
+    states: Float[Tensor, "n d_hidden"]
+
+
+class _Reached(Exception):
+    """The first block was reached, and nothing after it is wanted."""
+
+
+class Blocks:
+    """The blocks of a decoder-only language model.
+
+    Raises UserError for an encoder-decoder model, and where the blocks cannot be found.
+    """
+
+    def __init__(self, lm: FrozenModel) -> None:
+        self._blocks = _find(lm)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @contextmanager
+    def reading(self) -> Iterator[list[Float[Tensor, "batch length d_hidden"]]]:
+        """A list that grows by what enters each block, in order, while the model runs within."""
+        found: list[Tensor] = []
+        with _hooked(self._blocks, [lambda hidden: found.append(hidden)] * len(self)):
+            yield found
+
+    @contextmanager
+    def replacing(self, patches: Sequence[Patch]) -> Iterator[None]:
+        """Each patch takes its place in every pass that the model makes within."""
+
+        def patched(patch: Patch) -> Callable[[Tensor], Tensor]:
+            return lambda hidden: hidden.index_put((patch.rows, patch.columns), patch.states.to(hidden))
+
+        with _hooked([self._blocks[patch.layer] for patch in patches], [patched(patch) for patch in patches]):
+            yield
+
+    def entering_first(self, run: Callable[[], Any]) -> Float[Tensor, "batch length d_hidden"]:
+        """The hidden states that `run` would send into the first block; it is stopped there."""
+        found: list[Tensor] = []
+
+        def stop(hidden: Tensor) -> None:
+            found.append(hidden)
+            raise _Reached
+
+        with _hooked(self._blocks[:1], [stop]):
+            with suppress(_Reached):
+                run()
+        return found[0]
+
+
+@contextmanager
+def _hooked(blocks: Sequence[nn.Module], hooks: Sequence[Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+    """While within, each hook is given the states that enter its block, and replaces them unless it returns None."""
+
+    def as_torch_hook(see: Callable[[Tensor], Tensor | None]) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            new = see(args[0] if args else kwargs["hidden_states"])
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+
+        return hook
+
+    with ExitStack() as stack:
+        for block, see in zip(blocks, hooks, strict=True):
+            handle = block.register_forward_pre_hook(as_torch_hook(see), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def _find(lm: FrozenModel) -> list[nn.Module]:
+    """The first list of modules, one a layer, that a pass runs through in order and with hidden states."""
+    if lm.is_encoder_decoder:
+        raise UserError(
+            "Hidden states can be patched in decoder-only subjects alone.",
+            "Use a subject such as Llama, Qwen, GPT-2, OPT or BLOOM for this method.",
+        )
+    lists = [module for module in lm.model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    for blocks in lists:
+        if len(blocks) == lm.config.num_hidden_layers and _runs_through(lm, list(blocks)):
+            return list(blocks)
+    raise UserError(
+        f"The decoder blocks of subjects of type '{lm.config.model_type}' could not be found.",
+        "Choose a subject whose blocks stand in one list, such as Llama, Qwen, GPT-2, OPT or BLOOM.",
+    )
+
+
+@torch.no_grad()
+def _runs_through(lm: FrozenModel, blocks: list[nn.Module]) -> bool:
+    """True if a pass over two tokens enters each of the blocks once, in order, with one state a token."""
+    order: list[int] = []
+
+    def seen(number: int) -> Callable[[Tensor], None]:
+        return lambda hidden: order.append(number if hidden.shape[:2] == (1, 2) and hidden.ndim == 3 else -1)
+
+    ids = torch.zeros(1, 2, dtype=torch.long, device=lm.device)
+    try:
+        with _hooked(blocks, [seen(number) for number in range(len(blocks))]):
+            lm.backbone(lm.embed(ids))
+    except (AttributeError, KeyError):  # a list of modules that are not called with hidden states
+        return False
+    return order == list(range(len(blocks)))
+
+
+# --- a cache with room ----------------------------------------------------------------------------
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values of one layer, with room behind each row, into which a token is written.
+
+    transformers' own layer is copied whole for every token that is added: over hundreds of rows that takes twice the
+    time of the model (benchmarks/inspect_speed.py). `keys` and `values` are what has been written so far.
+    """
+
+    def __init__(self, common: DynamicLayer, n_rows: int, room: int) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = common.dtype, common.device, True
+        self._move(common.keys.expand(n_rows, -1, -1, -1), common.values.expand(n_rows, -1, -1, -1), room)
+
+    def update(
+        self,
+        key_states: Float[Tensor, "rows heads new width"],
+        value_states: Float[Tensor, "rows heads new width_v"],
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Float[Tensor, "rows heads seen width"], Float[Tensor, "rows heads seen width_v"]]:
+        """Write what is new behind what is there."""
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if end > self._keys.shape[2]:
+            self._move(self.keys, self.values, end - start + _ROOM)
+        self._keys[:, :, start:end], self._values[:, :, start:end] = key_states, value_states
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " kept"]) -> None:
+        """Keep these rows."""
+        self._move(self.keys[beam_idx], self.values[beam_idx], _ROOM)
+
+    def _move(
+        self, keys: Float[Tensor, "rows heads seen width"], values: Float[Tensor, "rows heads seen width_v"], room: int
+    ) -> None:
+        length = keys.shape[2]
+        self._keys, self._values = (x.new_empty(*x.shape[:2], length + room, x.shape[3]) for x in (keys, values))
+        self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
+        self.keys.copy_(keys)
+        self.values.copy_(values)
+
+
+# --- prompts and what is written under them -------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +226,7 @@ class PatchedPrompt:
 
 
 class Patcher:
-    """Writes what a subject says under patched soft prompts.
+    """Writes the subject's texts under patched soft prompts.
 
     A row ends at a stop token (`stop_ids`), or after `max_new_tokens`; stop tokens that come before anything else are
     written and passed over. Raises UserError for a subject whose blocks cannot be found.
@@ -86,7 +253,7 @@ class Patcher:
 
     @torch.no_grad()
     def source_states(self, soft_prompts: Sequence[SoftPrompt]) -> list[Float[Tensor, "n_layers _n d_hidden"]]:
-        """What each soft prompt is at every layer, run behind BOS alone."""
+        """Each soft prompt's hidden states at every layer, run behind BOS alone."""
         rows = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
         mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool, device=self.subject.device)
         for i, row in enumerate(rows):
@@ -106,8 +273,8 @@ class Patcher:
         sources = self.source_states([prompt.soft_prompt for prompt in prompts]) if prompts else []
         written: list[list[list[int]]] = [[[] for _ in pairs] for _ in prompts]
         for group in _alike(prompts):
-            before = prompts[group[0]].target.before
-            prefix = self._prefix(before)
+            prefix = _Prefix(self.model, prompts[group[0]].target.before)
+            self._count(prefix.length > 0, prefix.length)
             first = self._first_layer([prompts[i] for i in group], prefix)
             states = {i: torch.cat([layer0[None], sources[i][1:]]) for i, layer0 in zip(group, first, strict=True)}
             rows = [(i, j) for i in group for j in range(len(pairs))]
@@ -119,12 +286,6 @@ class Patcher:
                 for (i, j), ids in zip(chosen, self._generate(embeddings, patches, prefix), strict=True):
                     written[i][j] = ids
         return written
-
-    def _prefix(self, before: Float[Tensor, "n d_model"]) -> "_Prefix":
-        if not len(before):
-            return _Prefix(0, None)
-        self._count(1, len(before))
-        return _Prefix(len(before), self.model.decode(before[None], None, None, use_cache=True)[1])
 
     def _suffix(self, prompt: PatchedPrompt, filled: bool = False) -> Float[Tensor, "width d_model"]:
         """Placeholders, or the soft prompt in their place, and what stands after them."""
@@ -157,8 +318,8 @@ class Patcher:
             )
         written = torch.full((n_rows, self.max_new_tokens), -1, device=embeddings.device)
         rows = torch.arange(n_rows, device=embeddings.device)  # rows still in the batch
-        going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
-        begun = torch.zeros_like(going)  # which have written anything but stop tokens
+        going = torch.ones_like(rows, dtype=torch.bool)  # those that have not ended
+        begun = torch.zeros_like(going)  # those that have written anything but stop tokens
         position = position[:, -1:]
         for step in range(self.max_new_tokens):
             ids = self.model.head(hidden[:, -1]).argmax(dim=-1)
@@ -183,23 +344,36 @@ class Patcher:
         self.n_tokens += n_tokens
 
 
-@dataclass(frozen=True, eq=False)
 class _Prefix:
-    """The keys and values of what stands before the placeholders."""
+    """The keys and values of the text before the placeholders."""
 
-    length: int
-    cache: Cache | None
+    def __init__(self, model: FrozenModel, before: Float[Tensor, "n d_model"]) -> None:
+        self.length = len(before)
+        self._cache = model.decode(before[None], None, None, use_cache=True)[1] if self.length else None
 
     def repeated(self, n_rows: int, room: int) -> Cache | None:
-        """A copy of its own for each row of a batch, for `room` more tokens."""
-        if self.cache is None:
+        """A cache of its own for each row of a batch, with room for `room` more tokens.
+
+        Layers that are more than keys and values of all tokens (sliding windows) grow as they always do.
+        """
+        if self._cache is None:
             return None
-        return repeated(self.cache, n_rows, room)
+        cache = copy.copy(self._cache)
+        cache.layers = [_repeated(layer, n_rows, room) for layer in cache.layers]
+        return cache
 
     def positions(self, embeddings: Float[Tensor, "rows width d_model"]) -> Int[Tensor, "rows width"]:
         """Positions of what comes next."""
         n_rows, width = embeddings.shape[:2]
         return (self.length + torch.arange(width, device=embeddings.device)).expand(n_rows, -1)
+
+
+def _repeated(layer: DynamicLayer, n_rows: int, room: int) -> DynamicLayer:
+    if type(layer) is DynamicLayer and layer.is_initialized:
+        return _RoomyLayer(layer, n_rows, room)
+    layer = copy.deepcopy(layer)
+    layer.batch_repeat_interleave(n_rows)
+    return layer
 
 
 def _alike(prompts: Sequence[PatchedPrompt]) -> list[list[int]]:

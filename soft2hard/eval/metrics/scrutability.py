@@ -18,7 +18,7 @@ _LOGITS_AT_ONCE = 2**24
 
 @dataclass(frozen=True)
 class ReferencePoints:
-    """Between which perplexities of prompts are read: each the exponential of the mean, over texts, of its log."""
+    """The bounds that perplexities of prompts are read between: exp of the mean, over texts, of log-perplexity."""
 
     natural: float
     """Texts as people write them."""
@@ -29,8 +29,8 @@ class ReferencePoints:
 
 
 @torch.no_grad()
-def perplexities(reference: Subject, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> list[float | None]:
-    """Perplexity of each text under a causal language model: exp of its mean negative log-likelihood a token.
+def log_perplexities(reference: Subject, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> list[float | None]:
+    """Mean negative log-likelihood a token of each text under a causal language model, nats.
 
     The mean is over the text's own tokens. Where the reference begins its sequences with BOS, the first token is
     predicted from it and counts; elsewhere (GPT-2) the first token is only read. A template with `bos=True` puts
@@ -41,23 +41,30 @@ def perplexities(reference: Subject, texts: Sequence[str], batch_tokens: int = B
     """
     found: list[float | None] = [None] * len(texts)
     for batch in run_texts(reference, texts, batch_tokens):
+        own = _log_probs(reference, batch.hidden[:, :-1], batch.ids[:, 1:])
         scored = batch.mask[:, 1:]
-        losses = _losses(reference, batch.hidden[:, :-1][scored], batch.ids[:, 1:][scored])
-        for index, of_text in zip(batch.indices, losses.split(scored.sum(1).tolist()), strict=True):
-            found[index] = math.exp(float(of_text.mean())) if len(of_text) else None
+        values = -(own * scored).sum(1) / scored.sum(1)  # NaN where there is nothing to score
+        for index, value in zip(batch.indices, values.tolist(), strict=True):
+            found[index] = None if math.isnan(value) else value
     return found
 
 
-def _losses(
-    reference: Subject, hidden: Float[Tensor, "n_rows d_out"], targets: Int[Tensor, " n_rows"]
-) -> Float[Tensor, " n_rows"]:
-    """Negative log-probability of each row's target, nats, in float64 on the CPU."""
-    step = max(1, _LOGITS_AT_ONCE // len(reference.embedding))
-    losses = [
-        torch.nn.functional.cross_entropy(reference.head(rows).float(), ids, reduction="none")
-        for rows, ids in zip(hidden.split(step), targets.split(step), strict=True)
-    ]
-    return torch.cat(losses).double().cpu() if losses else torch.empty(0, dtype=torch.float64)
+def perplexities(reference: Subject, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> list[float | None]:
+    """Perplexity of each text: exp of what `log_perplexities` gives, and None where that is None."""
+    return [None if v is None else math.exp(v) for v in log_perplexities(reference, texts, batch_tokens)]
+
+
+def _log_probs(
+    reference: Subject, hidden: Float[Tensor, "batch length d_out"], targets: Int[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """Log-probability of each target, in parts of rows that bound the memory for logits."""
+    step = max(1, _LOGITS_AT_ONCE // (len(reference.embedding) * max(1, hidden.shape[1])))
+    return torch.cat(
+        [
+            reference.head(rows).float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+            for rows, ids in zip(hidden.split(step), targets.split(step), strict=True)
+        ]
+    )
 
 
 def shuffled_words(text: str, seed: int = 0) -> str:
@@ -72,9 +79,9 @@ def reference_points(reference: Subject, texts: Sequence[str], seed: int = 0) ->
 
     Raises UserError where not one text has a perplexity, and as `perplexities` does.
     """
-    both = perplexities(reference, [*texts, *(shuffled_words(text, seed) for text in texts)])
+    both = log_perplexities(reference, [*texts, *(shuffled_words(text, seed) for text in texts)])
     pairs = zip(both[: len(texts)], both[len(texts) :], strict=True)
-    logs = [(math.log(a), math.log(b)) for a, b in pairs if a is not None and b is not None]
+    logs = [(a, b) for a, b in pairs if a is not None and b is not None]
     if not logs:
         raise UserError(
             f"'{reference.name}' gives none of the {len(texts)} reference texts a perplexity.",

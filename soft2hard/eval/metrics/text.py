@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
-from sacrebleu import corpus_bleu, corpus_chrf, sentence_bleu, sentence_chrf
+from sacrebleu import sentence_bleu, sentence_chrf
 
 from soft2hard.data_gen.dods.lexical import parse, same_task
 from soft2hard.errors import UserError
@@ -77,12 +77,6 @@ def overlap(text: str, references: Sequence[str]) -> Overlap:
     return Overlap(sentence_bleu(text, kept).score, sentence_chrf(text, kept).score)
 
 
-def corpus_overlap(texts: Sequence[str], references: Sequence[str]) -> Overlap:
-    """Corpus BLEU and chrF of texts with one reference each: counts are summed over texts before they are divided."""
-    streams = [list(references)]
-    return Overlap(corpus_bleu(list(texts), streams).score, corpus_chrf(list(texts), streams).score)
-
-
 def class_rate(text: str, labels: Sequence[str]) -> float:
     """Share of a task's labels that the text mentions (InSPEcT, arXiv 2410.11660), whatever their case.
 
@@ -102,7 +96,7 @@ def _mentions(text: str, label: str) -> bool:
 
 
 def exact_task(text: str, instruction: str) -> bool | None:
-    """Whether a text describes the very task of an instruction of the lexical DoD, in whatever phrasing.
+    """True if a text describes the very task of an instruction of the lexical DoD, in whatever phrasing.
 
     None where the instruction itself does not parse: its DoD has no grammar to tell tasks apart.
     """
@@ -112,7 +106,7 @@ def exact_task(text: str, instruction: str) -> bool | None:
 def sentence_encoder(name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2") -> Encoder:
     """A sentence-embedding model as a function of texts; any that the sentence-transformers library loads.
 
-    Raises UserError where the library is not installed or the model is not to be had.
+    Raises UserError where the library is not installed or the model is not available.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -140,8 +134,8 @@ def embedding_cosines(texts: Sequence[str], references: Sequence[str], encoder: 
 def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bool = False) -> Encoder:
     """A causal language model as a function of texts: its last hidden state at a text's last token.
 
-    These are the features MAUVE is defined on, of another model than its default: they need no network. Texts are
-    read as `forward.run_texts` says. UserError is raised for one that it cannot read, or with `unread` it is all NaN.
+    Texts are read as `forward.run_texts` says. UserError is raised for one that it cannot read, or with `unread` it is
+    all NaN.
     """
 
     def encode(texts: Sequence[str]) -> Float[np.ndarray, "n_texts width"]:
@@ -160,26 +154,3 @@ def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bo
         return torch.stack([found.get(i, nothing) for i in range(len(texts))]).numpy()
 
     return encode
-
-
-def mauve(texts: Sequence[str], references: Sequence[str], encoder: Encoder, seed: int = 0) -> float:
-    """MAUVE (Pillutla et al. 2021) of a set of texts against a set of references, in any order: 0 to 1, 1 alike.
-
-    Features come from `encoder`, so that nothing is downloaded: with `subject_encoder` figures compare within one
-    such model only, not with published ones (GPT-2 large). All else is the mauve-text library's default: k-means
-    into a tenth as many clusters as texts, scaling factor 5. Below some hundred texts the figure is mostly noise.
-
-    Raises UserError where the library is not installed, or a set has fewer than 20 texts (two clusters).
-    """
-    if min(len(texts), len(references)) < 20:
-        raise UserError(
-            f"MAUVE compares sets, and {min(len(texts), len(references))} texts are too few to cluster.",
-            "Give at least 20 texts and 20 references, better some hundred of each.",
-        )
-    try:
-        from mauve import compute_mauve
-    except ImportError as error:
-        raise UserError(
-            "MAUVE needs the mauve-text library, which is not installed.", "Install it: pip install 'soft2hard[mauve]'."
-        ) from error
-    return float(compute_mauve(p_features=encoder(references), q_features=encoder(texts), seed=seed).mauve)

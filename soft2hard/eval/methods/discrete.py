@@ -1,0 +1,200 @@
+"""The common ground of searches for discrete prompts: writable tokens, groups of cases, budgets, the best prompt so far."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from random import Random
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from soft2hard.errors import UserError
+from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
+from soft2hard.eval.metrics.scrutability import log_perplexities
+from soft2hard.lm.shared_prefix import EncodedExample
+from soft2hard.lm.subject import Subject
+
+_JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
+
+# --- tokens and text ------------------------------------------------------------------------------
+
+
+class Vocabulary:
+    """The writable tokens of a subject: all but special tokens and rows of the embedding table without a token."""
+
+    def __init__(self, subject: Subject):
+        self.subject = subject
+        special = set(subject.tokenizer.all_special_ids)
+        n_tokens = min(len(subject.tokenizer), len(subject.embedding))
+        ordinary = [i for i in range(n_tokens) if i not in special]
+        self.writable = torch.tensor(ordinary, dtype=torch.long, device=subject.device)
+        """Token ids, ascending."""
+
+    def random(self, n: int, rng: Random) -> list[int]:
+        """`n` writable tokens, drawn independently."""
+        return rng.choices(self.writable.tolist(), k=n)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a prompt; the subject reads it as `ids` of this text."""
+        tokenizer = self.subject.tokenizer
+        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens as which the subject reads a text: often, but not always, those it was made of."""
+        return list(self.subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def nearest(self, vectors: Float[Tensor, "*n d_model"]) -> Int[Tensor, "*n"]:
+        """The writable token whose embedding has the highest cosine with each vector.
+
+        Cosine, as in the code published with arXiv 2302.03668 (a dot product of normalised vectors).
+        """
+        cosines = F.normalize(vectors.float(), dim=-1) @ self._directions.T
+        return self.writable[cosines.argmax(dim=-1)]
+
+    @cached_property
+    def _directions(self) -> Float[Tensor, "n_writable d_model"]:
+        return F.normalize(self.subject.embedding[self.writable].float(), dim=-1)
+
+    def check_serves(self, model: Subject, role: str) -> None:
+        """Raise UserError for an encoder-decoder model, or one whose tokens are not those of the subject."""
+        check_decoder_only(model, role)
+        if self.subject.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+            raise UserError(
+                f"The {role} '{model.name}' has another vocabulary than the subject '{self.subject.name}'.",
+                f"Take a {role} with the subject's tokenizer, or the subject itself.",
+            )
+
+    def check_room(self, task: str, n_prompt: int, examples: Sequence[EncodedExample]) -> None:
+        """Raise UserError where the longest example of a task does not fit the context beside a prompt.
+
+        A text may be split into more tokens than it was made of, so twice `n_prompt` tokens are kept free.
+        """
+        subject, n_read = self.subject, max(example.n_read for example in examples)
+        needed = len(subject.prompt_embeddings(None)) + 2 * n_prompt + n_read
+        if subject.context_length is not None and needed > subject.context_length:
+            raise UserError(
+                f"An example of task '{task}' needs {needed} tokens with its prompt; the subject reads "
+                f"{subject.context_length}.",
+                "Shorten the example or the prompt, or use a subject with a longer context.",
+            )
+
+
+def check_decoder_only(model: Subject, role: str) -> None:
+    """Raise UserError for an encoder-decoder model, which does not continue a text."""
+    if model.is_encoder_decoder:
+        raise UserError(f"The {role} '{model.name}' is an encoder-decoder model.", "Take a decoder-only model.")
+
+
+def perplexity_terms(reference: Subject, texts: Sequence[str]) -> list[float]:
+    """Log-perplexity of each text, nats a token; 0 where there is no token to predict."""
+    return [value or 0.0 for value in log_perplexities(reference, texts, _JUDGED_AT_ONCE)]
+
+
+# --- budgets --------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The time of one group of cases."""
+
+    def __init__(self, seconds: float | None):
+        self.started, self.seconds = time.monotonic(), seconds
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def is_over(self) -> bool:
+        return self.seconds is not None and self.elapsed >= self.seconds
+
+
+def grouped(cases: Sequence[Case], size: int, bench: Bench) -> Iterator[tuple[Sequence[Case], Clock]]:
+    """Cases in groups that are searched together, each with its share of the seconds that are left."""
+    whole = Clock(bench.max_seconds)
+    for start in range(0, len(cases), size):
+        group = cases[start : start + size]
+        left = None if whole.seconds is None else max(0.0, whole.seconds - whole.elapsed)
+        yield group, Clock(None if left is None else left * len(group) / (len(cases) - start))
+
+
+@dataclass
+class Meter:
+    """Counts what a case costs, and says when its budget is spent."""
+
+    max_calls: int | None
+    calls: int = 0
+    tokens: int = 0
+
+    def add(self, calls: int, tokens: int) -> None:
+        """Count sequences and their tokens."""
+        self.calls += calls
+        self.tokens += tokens
+
+    def count(self, n_prompt: int, examples: Sequence[EncodedExample]) -> None:
+        """Count examples that were run under a prompt of so many tokens, which was computed once."""
+        self.add(len(examples), n_prompt + sum(example.n_read for example in examples))
+
+    def affords(self, calls: int) -> bool:
+        """True if so many more sequences are within the budget."""
+        return self.max_calls is None or self.calls + calls <= self.max_calls
+
+
+# --- searches -------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, kw_only=True)
+class SearchJob:
+    """A case while it is searched for."""
+
+    case: Case
+    meter: Meter
+    score: float = -math.inf
+    """Of `text`."""
+    text: str | None = None
+    """The prompt with the highest score so far."""
+    best: list[dict[str, Any]] = field(default_factory=list)
+    """Each improvement: step, score and prompt."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """Figures of the steps that were looked at."""
+
+    def offer(self, step: int, text: str, score: float) -> None:
+        """Take note of a prompt; of equal ones the first stays."""
+        if score > self.score:
+            self.score, self.text = score, text
+            self.best.append({"step": step, "score": score, "prompt": text})
+
+    def outcome(self, seconds: float) -> Outcome:
+        """The best prompt, after a search that took `seconds` of the time it shared."""
+        failure = "no prompt had a score that is a number" if self.text is None else None
+        cost = Cost(seconds, self.meter.calls, self.meter.tokens)
+        return Outcome(self.text, cost, {"curve": self.curve, "best": self.best}, failure)
+
+
+Job = TypeVar("Job", bound=SearchJob)
+
+
+class Group(Generic[Job]):
+    """The cases that are searched together, as jobs; those that cannot be are kept with their reason, and leave the
+    others alone."""
+
+    def __init__(self, cases: Sequence[Case], job_of: Callable[[Case], Job]):
+        self._all = [_attempt(job_of, case) for case in cases]
+        self.jobs: list[Job] = [job for job in self._all if not isinstance(job, UserError)]
+
+    def outcomes(self, clock: Clock) -> Iterator[Outcome]:
+        """One outcome a case, in order; each has an equal share of the time."""
+        seconds = clock.elapsed / max(1, len(self._all))
+        for job in self._all:
+            yield Outcome(None, failure=str(job)) if isinstance(job, UserError) else job.outcome(seconds)
+
+
+def _attempt(job_of: Callable[[Case], Job], case: Case) -> Job | UserError:
+    try:
+        return job_of(case)
+    except UserError as error:
+        return error
