@@ -19,19 +19,12 @@ from dataclasses import dataclass
 import torch
 import transformers
 import typer
-from soft2hard.eval.methods.patching_blocks import Patch
-from soft2hard.eval.methods.patching_targets import (
-    chosen,
-    demonstration,
-    encode_target,
-    few_shot_target,
-    stop_ids,
-)
 
 from soft2hard.checkpoints import embedded_path, resolve
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError, run_script
-from soft2hard.eval.methods.patching import CACHE_TOKENS, PatchedPrompt, Patcher
+from soft2hard.eval.methods.inspect_patching import chosen, demonstration, encode_target, few_shot_target, stop_ids
+from soft2hard.eval.methods.patching import CACHE_TOKENS, Patch, PatchedPrompt, Patcher
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 

@@ -1,11 +1,11 @@
 """Few-shot prompts: which examples they show, how they are written, and what does not fit."""
 
 import pytest
-from soft2hard.eval.methods.few_shot import FewShot
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
+from soft2hard.eval.methods.reference_points import FewShot
 from soft2hard.lm.queries import Query
 from tests import tiny_models
 from tests.tiny_models import CONTEXT, WORDS

@@ -4,16 +4,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from soft2hard.eval.methods.patching_describe import description_score
-from soft2hard.eval.methods.patching_targets import (
-    BUILT_IN,
-    TargetText,
-    demonstration,
-    description,
-    encode_target,
-    few_shot_target,
-    stop_ids,
-)
 
 from soft2hard import SoftPrompt, Subject
 from soft2hard.checkpoints import embedded_path
@@ -21,7 +11,18 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.inspect_patching import Inspect, InspectOracle
+from soft2hard.eval.methods.inspect_patching import (
+    BUILT_IN,
+    Inspect,
+    InspectOracle,
+    TargetText,
+    demonstration,
+    description,
+    description_score,
+    encode_target,
+    few_shot_target,
+    stop_ids,
+)
 from soft2hard.eval.methods.patching import EncodedTarget, PatchedPrompt, Patcher
 from tests import tiny_models
 from tests.tiny_models import WORDS

@@ -7,14 +7,6 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from soft2hard.eval.methods.discrete_budget import Meter
-from soft2hard.eval.methods.discrete_fluency import log_perplexities
-from soft2hard.eval.methods.discrete_vocabulary import Vocabulary
-from soft2hard.eval.methods.pin import Pin
-from soft2hard.eval.methods.policy_losses import ShannonEntropy, TsallisEntropy, path_consistency_loss, z_scores
-from soft2hard.eval.methods.policy_model import Policies, PolicyLM, TaskNetworks, sample
-from soft2hard.eval.methods.policy_rewards import Rewards, Trials
-from soft2hard.eval.methods.rlprompt import RLPrompt
 
 from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.tasks import Example, Task
@@ -22,9 +14,21 @@ from soft2hard.errors import UserError
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.config import Tasks
 from soft2hard.eval.methods.base import Bench, Case, Outcome
+from soft2hard.eval.methods.discrete import Meter, Vocabulary
+from soft2hard.eval.methods.policies import Pin, Rewards, RLPrompt, Trials
+from soft2hard.eval.methods.q_learning import (
+    Policies,
+    PolicyLM,
+    ShannonEntropy,
+    TaskNetworks,
+    TsallisEntropy,
+    path_consistency_loss,
+    sample,
+    z_scores,
+)
+from soft2hard.eval.metrics.scrutability import log_perplexities
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.queries import Query
-from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.lm.subject import Subject
 from tests import tiny_models
 
@@ -54,7 +58,7 @@ def run(method: RLPrompt | Pin, cases: list[Case], **bench: object) -> list[Outc
 
 
 def rewards(weight: float = 0.0) -> Rewards:
-    return Rewards(make_runner(llama()), llama(), 200.0, 180.0, weight)
+    return Rewards(llama(), llama(), replace(FAST, perplexity_weight=weight))
 
 
 # --- losses and policies, by definition -------------------------------------------------------
@@ -184,7 +188,7 @@ def test_networks_start_small_learn_alone_and_are_followed_by_their_targets():
 def score(of: Rewards, task: Task, text: str, labels: tuple[str, ...] = ()) -> float:
     trials = Trials.of(llama(), task.train, labels, Meter(None))
     of.score([(trials, text), (trials, text)])
-    assert trials.meter.calls == len(task.train) * max(1, len(labels)) + bool(of.perplexity_weight)
+    assert trials.meter.calls == len(task.train) * max(1, len(labels)) + bool(of.options.perplexity_weight)
     return trials.rewards[text]
 
 
@@ -220,7 +224,7 @@ def test_the_reward_by_outputs_is_the_gap_of_every_token_and_positive_throughout
 def test_alpha_takes_perplexity_off_up_to_the_size_of_the_vocabulary():
     task, subject = case(1).task, llama()
     texts = [" ".join(Random(i).choices(WORDS, k=3)) for i in range(6)]
-    values = log_perplexities(subject, [Vocabulary(subject).ids(text) for text in texts])
+    values = log_perplexities(subject, texts)
     assert min(values) < log(tiny_models.VOCAB_SIZE) < max(values)
     for text, value in zip(texts, values, strict=True):
         charge = 0.5 * min(exp(value), tiny_models.VOCAB_SIZE)
@@ -276,7 +280,7 @@ def random_rewards(task: Task, bench: Bench, like: RLPrompt) -> tuple[float, flo
     shown = Random(f"{bench.seed}/{task.name}").sample(task.train, like.examples)
     trials = Trials.of(subject, shown, (), Meter(None))
     texts = [vocabulary.text(vocabulary.random(like.n_tokens, rng)) for _ in range(like.steps * like.batch)]
-    Rewards(make_runner(subject), subject, like.right, like.wrong, 0.0).score([(trials, text) for text in texts])
+    Rewards(subject, subject, like).score([(trials, text) for text in texts])
     return max(trials.rewards.values()), float(np.mean(list(trials.rewards.values())))
 
 
@@ -302,8 +306,7 @@ def test_calls_and_seconds_stop_the_training():
 def test_alpha_lowers_perplexity_at_some_cost():
     cases = [case(i) for i in range(3)]
     plain, fluent = (run(replace(FAST, perplexity_weight=w), cases) for w in (0.0, 20.0))
-    ids = Vocabulary(llama()).ids
-    before, after = (np.mean(log_perplexities(llama(), [ids(o.prompt) for o in x])) for x in (plain, fluent))
+    before, after = (np.mean(log_perplexities(llama(), [o.prompt for o in x])) for x in (plain, fluent))
     assert after < before - 0.5
     lost = [
         score(rewards(), c.task, p.prompt) - score(rewards(), c.task, f.prompt)
@@ -318,8 +321,8 @@ def test_a_policy_that_cannot_serve_is_refused_before_anything_runs():
         replace(FAST, policy="reference").run([case(0)], bench)
     with pytest.raises(UserError, match="no"):
         replace(FAST, policy="reference").run([case(0)], Bench(llama()))
-    other = replace(FAST, policy=tiny_models.subject("gpt2"), steps=2, start="cat dog")
-    assert run(other, [case(0)])[0].prompt
+    other = replace(FAST, policy="reference", steps=2, start="cat dog")
+    assert run(other, [case(0)], reference=tiny_models.subject("gpt2"))[0].prompt
 
 
 def test_k_is_scaled_to_small_vocabularies_and_options_out_of_range_are_refused():

@@ -1,4 +1,4 @@
-"""The common ground of searches for discrete prompts: writable tokens, groups of cases, budgets, the best prompt so far."""
+"""The common ground of searches for discrete prompts: writable tokens, budgets, groups of cases, the best prompt."""
 
 import math
 import time

@@ -57,7 +57,7 @@ STOPS = "\n$.|"
 
 
 class _Patching(InspectOptions, ABC):
-    """Hidden states of the soft prompt, patched from one layer into a target prompt at another, described by the model."""
+    """Hidden states of the soft prompt, patched from one layer into a target prompt at another, and what follows."""
 
     @abstractmethod
     def _pairs(self, describer: "Describer") -> tuple[list[Pair], dict[str, Any]]:

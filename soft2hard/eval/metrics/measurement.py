@@ -5,8 +5,8 @@ methods' prompts of a task in one `Comparison`. All tasks share batches. One pas
 or not: the wanted outputs, the task's other labels where its metric chooses among them, and the outputs that the
 subject writes under the soft prompt. Only these last, and the answers of tasks scored by ROUGE-L, are generated.
 
-Faithfulness is told by the differentials of arXiv 2504.02144, section 4: how far the embeddings of two prompts lie apart
-(distance), and how far what the subject makes of them does (output).
+Faithfulness is measured by the differentials of arXiv 2504.02144, section 4: the distance of two prompts' embeddings,
+and that of the subject's outputs under them.
 """
 
 from collections.abc import Iterator, Sequence
