@@ -13,6 +13,7 @@ from rouge_score import rouge_scorer
 
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError
+from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.text import (
     class_rate,
     embedding_cosines,
@@ -20,7 +21,6 @@ from soft2hard.eval.metrics.text import (
     overlap,
     rouge,
     sentence_encoder,
-    subject_encoder,
 )
 from tests import tiny_models
 

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,10 @@ from torch import Tensor
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.metrics.scrutability import log_perplexities
-from soft2hard.lm.shared_prefix import EncodedExample
+from soft2hard.lm.shared_prefix import EncodedExample, Runner, make_runner
 from soft2hard.lm.subject import Subject
 
 _JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
-
-# --- tokens and text ------------------------------------------------------------------------------
 
 
 class Vocabulary:
@@ -95,9 +94,6 @@ def perplexity_terms(reference: Subject, texts: Sequence[str]) -> list[float]:
     return [value or 0.0 for value in log_perplexities(reference, texts, _JUDGED_AT_ONCE)]
 
 
-# --- budgets --------------------------------------------------------------------------------------
-
-
 class Clock:
     """The time of one group of cases."""
 
@@ -144,9 +140,6 @@ class Meter:
         return self.max_calls is None or self.calls + calls <= self.max_calls
 
 
-# --- searches -------------------------------------------------------------------------------------
-
-
 @dataclass(eq=False, kw_only=True)
 class SearchJob:
     """A case while it is searched for."""
@@ -178,23 +171,55 @@ class SearchJob:
 Job = TypeVar("Job", bound=SearchJob)
 
 
-class Group(Generic[Job]):
-    """The cases that are searched together, as jobs; those that cannot be are kept with their reason, and leave the
-    others alone."""
+class Search(ABC, Generic[Job]):
+    """Searches cases in groups; batches are shared, and nothing else. Those that cannot be searched leave the others
+    alone."""
 
-    def __init__(self, cases: Sequence[Case], job_of: Callable[[Case], Job]):
-        self._all = [_attempt(job_of, case) for case in cases]
-        self.jobs: list[Job] = [job for job in self._all if not isinstance(job, UserError)]
+    def __init__(self, method: Any, bench: Bench) -> None:
+        self.method, self.bench, self.subject = method, bench, bench.fast_subject
+        self.vocabulary = Vocabulary(self.subject)
 
-    def outcomes(self, clock: Clock) -> Iterator[Outcome]:
-        """One outcome a case, in order; each has an equal share of the time."""
-        seconds = clock.elapsed / max(1, len(self._all))
-        for job in self._all:
-            yield Outcome(None, failure=str(job)) if isinstance(job, UserError) else job.outcome(seconds)
+    @cached_property
+    def runner(self) -> Runner:
+        return make_runner(self.subject)
+
+    @abstractmethod
+    def prepare(self, case: Case) -> Job:
+        """Raise UserError where a case cannot be searched."""
+
+    @abstractmethod
+    def search(self, jobs: list[Job], clock: Clock) -> None:
+        """Offer prompts to all jobs until their steps, calls or the time are over."""
+
+    def run(self, cases: Sequence[Case]) -> Iterator[Outcome]:
+        """One outcome a case, in order; cases of a group have equal shares of its time."""
+        for group, clock in grouped(cases, self.method.slots, self.bench):
+            attempts = [self._attempt(case) for case in group]
+            if jobs := [job for job in attempts if not isinstance(job, UserError)]:
+                self.search(jobs, clock)
+            seconds = clock.elapsed / len(group)
+            for job in attempts:
+                yield Outcome(None, failure=str(job)) if isinstance(job, UserError) else job.outcome(seconds)
+
+    def _attempt(self, case: Case) -> Job | UserError:
+        try:
+            return self.prepare(case)
+        except UserError as error:
+            return error
 
 
-def _attempt(job_of: Callable[[Case], Job], case: Case) -> Job | UserError:
-    try:
-        return job_of(case)
-    except UserError as error:
-        return error
+class Searching:
+    """A method that is a search."""
+
+    searches: ClassVar[type[Search]]
+
+    def check(self, bench: Bench) -> None:
+        """Raise UserError where a language model cannot serve: none, another vocabulary, an encoder-decoder model."""
+        self.searches(self, bench)
+
+    def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
+        """One text a case; the trace holds figures by step and every improvement.
+
+        Raises UserError as `check` does, before anything runs.
+        """
+        return self.searches(self, bench).run(cases)

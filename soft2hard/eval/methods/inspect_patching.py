@@ -7,7 +7,6 @@ for a subject that knows other words, demonstrations are made from tasks it know
 """
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -53,19 +52,9 @@ with their classes after or before); the wording is ours."""
 STOPS = "\n$.|"
 """Characters at which a description ends (InSPEcT's published code)."""
 
-# --- the methods ----------------------------------------------------------------------------------
 
-
-class _Patching(InspectOptions, ABC):
+class _Patching:
     """Hidden states of the soft prompt, patched from one layer into a target prompt at another, and what follows."""
-
-    @abstractmethod
-    def _pairs(self, describer: "Describer") -> tuple[list[Pair], dict[str, Any]]:
-        """The pairs of layers that all cases are described under, and what the trace says of their choice."""
-
-    @abstractmethod
-    def _best(self, texts: Sequence[str], pairs: Sequence[Pair], task: Task) -> tuple[int, dict[str, Any]]:
-        """The number of the pair whose description is a case's prompt, and what the trace says of this choice."""
 
     def check(self, bench: Bench) -> None:
         """Raise UserError for a subject without blocks to patch, without these layers, or that does not know the
@@ -104,12 +93,13 @@ class _Patching(InspectOptions, ABC):
             yield Outcome(text or None, cost, trace, None if text else "the subject wrote no words")
 
 
-class Inspect(_Patching):
+class Inspect(_Patching, InspectOptions):
     """The pair of layers is the one whose descriptions score best, on average, on the bench's validation cases
     (`description_score`; the first of equals). Where `sources` and `targets` leave one pair there is nothing to choose.
     """
 
     def _pairs(self, describer: "Describer") -> tuple[list[Pair], dict[str, Any]]:
+        """The pairs of layers that all cases are described under, and what the trace says of their choice."""
         pairs, trace = describer.pairs, {"oracle": False}
         if len(pairs) == 1:
             return pairs, trace
@@ -119,10 +109,11 @@ class Inspect(_Patching):
         return [pairs[best]], trace | {"validation_score": scores[best], "validation_scores": grid}
 
     def _best(self, texts: Sequence[str], pairs: Sequence[Pair], task: Task) -> tuple[int, dict[str, Any]]:
+        """The number of the pair whose description is a case's prompt, and what the trace says of this choice."""
         return 0, {}
 
 
-class InspectOracle(InspectOracleOptions, _Patching):
+class InspectOracle(_Patching, InspectOracleOptions):
     """The description with the highest `description_score` against the case itself; the trace says `oracle`."""
 
     def _pairs(self, describer: "Describer") -> tuple[list[Pair], dict[str, Any]]:
@@ -133,9 +124,6 @@ class InspectOracle(InspectOracleOptions, _Patching):
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         kept = [{"layers": list(pairs[i]), "text": texts[i], "score": round(scores[i], 4)} for i in order[:_KEPT]]
         return order[0], {"best": kept}
-
-
-# --- descriptions ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -154,7 +142,7 @@ class Describer:
     to be made of validation tasks and none has an instruction.
     """
 
-    def __init__(self, method: _Patching, bench: Bench) -> None:
+    def __init__(self, method: Inspect | InspectOracle, bench: Bench) -> None:
         self.method, self.bench, self.subject = method, bench, bench.subject
         self.patcher = Patcher(bench.subject, stop_ids(bench.subject), method.max_new_tokens)
         method.check_layers(len(self.patcher.blocks))
@@ -238,9 +226,6 @@ def description_score(text: str, task: Task) -> float:
     if task.instruction:
         scores.append(rouge(text, [task.instruction, *task.paraphrases]).rouge1)
     return sum(scores) / len(scores) if scores else 0.0
-
-
-# --- target prompts -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

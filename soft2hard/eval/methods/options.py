@@ -38,29 +38,21 @@ class Options:
     """The paper, with section or equation, that the method and its defaults follow."""
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    def _at_least_one(self, *options: str) -> None:
-        for option in options:
+    def _check(self, *, counts: str = "", positive: str = "", weights: str = "", **choices: str) -> None:
+        """Raise UserError where fields of these names are not at least 1, above 0, not negative, or one of the words
+        given for a field."""
+        for option in counts.split():
             self._require(getattr(self, option) >= 1, option, "It must be at least 1.")
-
-    def _above_zero(self, *options: str) -> None:
-        for option in options:
+        for option in positive.split():
             self._require(getattr(self, option) > 0, option, "It must be above 0.")
-
-    def _not_negative(self, *options: str) -> None:
-        for option in options:
+        for option in weights.split():
             self._require(getattr(self, option) >= 0, option, "It must not be negative.")
-
-    def _one_of(self, **choices: Sequence[str]) -> None:
-        for option, known in choices.items():
-            allowed = " or ".join(map(repr, known))
-            self._require(getattr(self, option) in known, option, f"It must be {allowed}.")
+        for option, words in choices.items():
+            self._require(getattr(self, option) in words.split(), option, f"It must be one of: {words}.")
 
     def _require(self, is_good: bool, option: str, remedy: str) -> None:
         if not is_good:
             raise UserError(f"{self.name}: {option} is {getattr(self, option)!r}.", remedy)
-
-
-# --- reference points -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -103,10 +95,7 @@ class FewShotOptions(Options):
     needs: ClassVar[frozenset[Need]] = frozenset({"train"})
 
     def __post_init__(self) -> None:
-        self._at_least_one("k")
-
-
-# --- rivals that do not search --------------------------------------------------------------------
+        self._check(counts="k")
 
 
 @dataclass(frozen=True)
@@ -125,7 +114,7 @@ class InductionOptions(Options):
     needs: ClassVar[frozenset[Need]] = frozenset({"train", "validation", "generator"})
 
     def __post_init__(self) -> None:
-        self._at_least_one("n", "k")
+        self._check(counts="n k")
         if "{examples}" not in self.meta_prompt:
             raise UserError("induction: the meta prompt has no place for examples.", "Put {examples} where they go.")
 
@@ -151,8 +140,7 @@ class NearestTokenOptions(Options):
     needs: ClassVar[frozenset[Need]] = frozenset({"soft_prompt"})
 
     def __post_init__(self) -> None:
-        self._one_of(distance=("cosine", "euclidean"), vocabulary=("text", "not_special", "all"))
-        self._at_least_one("top_k")
+        self._check(counts="top_k", distance="cosine euclidean", vocabulary="text not_special all")
 
 
 @dataclass(frozen=True)
@@ -184,19 +172,19 @@ class InspectOptions(Options):
     source: ClassVar[str] = "InSPEcT (Ramati et al., arXiv 2410.11660, section 3); layers chosen on validation tasks"
 
     def __post_init__(self) -> None:
-        self._one_of(target=("classes_after", "classes_before", "repeated", "chain_of_thought"))
+        styles = "classes_after classes_before repeated chain_of_thought"
+        self._check(counts="n_demonstrations max_new_tokens n_validation", target=styles)
         if isinstance(self.demonstrations, str):
-            self._one_of(demonstrations=("built-in", "validation"))
+            self._check(demonstrations="built-in validation")
         if self.target == "repeated" and self.demonstrations == "built-in":
             raise UserError(
                 f"{self.name}: there are no built-in demonstrations that repeat.", "Set demonstrations to 'validation'."
             )
         if self.target == "chain_of_thought" and "{input}" not in self.reasoning:
             raise UserError(f"{self.name}: reasoning has no {{input}}.", "Say where the input stands.")
-        self._at_least_one("n_demonstrations", "max_new_tokens", "n_validation")
         for option in ("demonstrations", "sources", "targets"):
-            if getattr(self, option) is not None and not len(getattr(self, option)):
-                raise UserError(f"{self.name}: {option} is empty.", "Leave it out, or give at least one.")
+            empty = getattr(self, option) is not None and not len(getattr(self, option))
+            self._require(not empty, option, "Leave it out, or give at least one.")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -224,9 +212,6 @@ class InspectOracleOptions(InspectOptions):
     def needs(self) -> frozenset[Need]:
         """Depends on the options: validation cases to show, a training input to reason about."""
         return self._needs({"instruction"})
-
-
-# --- rivals that search ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -267,14 +252,14 @@ class PezOptions(Options):
     source: ClassVar[str] = "PEZ (arXiv 2302.03668, algorithm 1); perplexity term: arXiv 2504.02144"
 
     def __post_init__(self) -> None:
-        self._at_least_one("n_tokens", "steps", "batch_size", "eval_every", "max_new_tokens", "slots")
-        self._above_zero("lr")
-        self._not_negative("weight_decay", "perplexity_weight")
-        self._one_of(
-            unit=("absolute", "embedding"),
-            objective=("task", "match"),
-            init=("vocabulary", "soft_prompt"),
-            perplexity_lm=("reference", "subject"),
+        self._check(
+            counts="n_tokens steps batch_size eval_every max_new_tokens slots",
+            positive="lr",
+            weights="weight_decay perplexity_weight",
+            unit="absolute embedding",
+            objective="task match",
+            init="vocabulary soft_prompt",
+            perplexity_lm="reference subject",
         )
 
     @property
@@ -333,13 +318,20 @@ class PolicyOptions(Options):
     """Policies trained at once."""
 
     def __post_init__(self) -> None:
-        self._at_least_one("n_tokens", "steps", "batch", "examples", "hidden", "eval_every", "slots")
-        self._above_zero("lr", "clip", "reward_scale", "right", "wrong")
-        self._not_negative("perplexity_weight")
+        self._check(
+            counts="n_tokens steps batch examples hidden eval_every slots",
+            positive="lr clip reward_scale right wrong",
+            weights="perplexity_weight",
+            reward="auto labels outputs",
+            perplexity_lm="reference subject",
+        )
         for option in ("polyak", "reverse"):
             self._require(0 <= getattr(self, option) <= 1, option, "It must be from 0 to 1.")
-        self._one_of(reward=("auto", "labels", "outputs"), perplexity_lm=("reference", "subject"))
         self._require(self.start != "", "start", "Give the policy LM a text to read first, or leave it out.")
+
+    def n_allowed(self, vocab_size: int) -> int | None:
+        """Number of tokens that the filter leaves at each position; None where there is no filter."""
+        return None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -361,7 +353,7 @@ class RLPromptOptions(PolicyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least_one("top_k")
+        self._check(counts="top_k")
 
 
 @dataclass(frozen=True)
@@ -381,14 +373,11 @@ class PinOptions(PolicyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least_one("k")
+        self._check(counts="k")
 
     def n_allowed(self, vocab_size: int) -> int:
         """Tokens left at each position: k, or as large a share of a smaller vocabulary."""
         return ceil(self.k * min(1.0, vocab_size / _PUBLISHED_VOCABULARY))
-
-
-# --- this project's own ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -416,4 +405,4 @@ class TranslatedOptions(Options):
     needs: ClassVar[frozenset[Need]] = frozenset({"soft_prompt", "translator", "train", "validation"})
 
     def __post_init__(self) -> None:
-        self._one_of(inputs=("examples", "invented"))
+        self._check(inputs="examples invented")

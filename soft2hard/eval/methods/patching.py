@@ -17,8 +17,10 @@ nothing is padded.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -53,6 +55,10 @@ class Patch:
     """Position within what the model reads in this pass (a cached prefix not counted)."""
     states: Float[Tensor, "n d_hidden"]
 
+    def put(self, hidden: Float[Tensor, "batch length d_hidden"]) -> Float[Tensor, "batch length d_hidden"]:
+        """These hidden states with the patch in its place."""
+        return hidden.index_put((self.rows, self.columns), self.states.to(hidden))
+
 
 class _Reached(Exception):
     """The first block was reached, and nothing after it is wanted."""
@@ -77,15 +83,9 @@ class Blocks:
         with _hooked(self._blocks, [lambda hidden: found.append(hidden)] * len(self)):
             yield found
 
-    @contextmanager
-    def replacing(self, patches: Sequence[Patch]) -> Iterator[None]:
+    def replacing(self, patches: Sequence[Patch]) -> AbstractContextManager:
         """Each patch takes its place in every pass that the model makes within."""
-
-        def patched(patch: Patch) -> Callable[[Tensor], Tensor]:
-            return lambda hidden: hidden.index_put((patch.rows, patch.columns), patch.states.to(hidden))
-
-        with _hooked([self._blocks[patch.layer] for patch in patches], [patched(patch) for patch in patches]):
-            yield
+        return _hooked([self._blocks[patch.layer] for patch in patches], [patch.put for patch in patches])
 
     def entering_first(self, run: Callable[[], Any]) -> Float[Tensor, "batch length d_hidden"]:
         """The hidden states that `run` would send into the first block; it is stopped there."""
@@ -95,9 +95,8 @@ class Blocks:
             found.append(hidden)
             raise _Reached
 
-        with _hooked(self._blocks[:1], [stop]):
-            with suppress(_Reached):
-                run()
+        with _hooked(self._blocks[:1], [stop]), suppress(_Reached):
+            run()
         return found[0]
 
 
@@ -105,20 +104,21 @@ class Blocks:
 def _hooked(blocks: Sequence[nn.Module], hooks: Sequence[Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
     """While within, each hook is given the states that enter its block, and replaces them unless it returns None."""
 
-    def as_torch_hook(see: Callable[[Tensor], Tensor | None]) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-            new = see(args[0] if args else kwargs["hidden_states"])
-            if new is None:
-                return None
-            return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+    def call(see: Callable[[Tensor], Tensor | None], module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
+        new = see(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
-        return hook
-
-    with ExitStack() as stack:
-        for block, see in zip(blocks, hooks, strict=True):
-            handle = block.register_forward_pre_hook(as_torch_hook(see), with_kwargs=True)
-            stack.callback(handle.remove)
+    handles = [
+        block.register_forward_pre_hook(partial(call, see), with_kwargs=True)
+        for block, see in zip(blocks, hooks, strict=True)
+    ]
+    try:
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _find(lm: FrozenModel) -> list[nn.Module]:
@@ -128,9 +128,9 @@ def _find(lm: FrozenModel) -> list[nn.Module]:
             "Hidden states can be patched in decoder-only subjects alone.",
             "Use a subject such as Llama, Qwen, GPT-2, OPT or BLOOM for this method.",
         )
-    lists = [module for module in lm.model.base_model.modules() if isinstance(module, nn.ModuleList)]
-    for blocks in lists:
-        if len(blocks) == lm.config.num_hidden_layers and _runs_through(lm, list(blocks)):
+    for blocks in lm.model.base_model.modules():
+        is_one_a_layer = isinstance(blocks, nn.ModuleList) and len(blocks) == lm.config.num_hidden_layers
+        if is_one_a_layer and _runs_through(lm, list(blocks)):
             return list(blocks)
     raise UserError(
         f"The decoder blocks of subjects of type '{lm.config.model_type}' could not be found.",
@@ -143,12 +143,12 @@ def _runs_through(lm: FrozenModel, blocks: list[nn.Module]) -> bool:
     """True if a pass over two tokens enters each of the blocks once, in order, with one state a token."""
     order: list[int] = []
 
-    def seen(number: int) -> Callable[[Tensor], None]:
-        return lambda hidden: order.append(number if hidden.shape[:2] == (1, 2) and hidden.ndim == 3 else -1)
+    def seen(number: int, hidden: Tensor) -> None:
+        order.append(number if hidden.shape[:2] == (1, 2) and hidden.ndim == 3 else -1)
 
     ids = torch.zeros(1, 2, dtype=torch.long, device=lm.device)
     try:
-        with _hooked(blocks, [seen(number) for number in range(len(blocks))]):
+        with _hooked(blocks, [partial(seen, number) for number in range(len(blocks))]):
             lm.backbone(lm.embed(ids))
     except (AttributeError, KeyError):  # a list of modules that are not called with hidden states
         return False
@@ -247,25 +247,20 @@ class Patcher:
     def pairs(self, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None) -> list[Pair]:
         """All pairs of these source and target layers, or of all layers."""
         layers = range(len(self.blocks))
-        return [
-            (s, t) for s in (layers if sources is None else sources) for t in (layers if targets is None else targets)
-        ]
+        return list(product(layers if sources is None else sources, layers if targets is None else targets))
 
     @torch.no_grad()
     def source_states(self, soft_prompts: Sequence[SoftPrompt]) -> list[Float[Tensor, "n_layers _n d_hidden"]]:
         """Each soft prompt's hidden states at every layer, run behind BOS alone."""
         rows = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
-        mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool, device=self.subject.device)
-        for i, row in enumerate(rows):
-            mask[i, : len(row)] = True
+        lengths = torch.tensor([len(row) for row in rows], device=self.subject.device)
+        mask = torch.arange(max(map(len, rows)), device=self.subject.device) < lengths[:, None]
         with self.blocks.reading() as found:
             self.model.decode(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask, positions(mask))
         self._count(len(rows), int(mask.sum()))
         layers = torch.stack(found)
-        return [
-            layers[:, i, len(row) - soft_prompt.n_tokens : len(row)]
-            for i, (row, soft_prompt) in enumerate(zip(rows, soft_prompts, strict=True))
-        ]
+        own = [slice(len(row) - prompt.n_tokens, len(row)) for row, prompt in zip(rows, soft_prompts, strict=True)]
+        return [layers[:, i, part] for i, part in enumerate(own)]
 
     @torch.no_grad()
     def write(self, prompts: Sequence[PatchedPrompt], pairs: Sequence[Pair]) -> list[list[list[int]]]:
@@ -282,7 +277,7 @@ class Patcher:
             for batch in batches_by_length([width] * len(rows), self.batch_tokens):
                 chosen = [rows[k] for k in batch]
                 embeddings = torch.stack([self._suffix(prompts[i]) for i, _ in chosen])
-                patches = _patches([(prompts[i], states[i], pairs[j]) for i, j in chosen])
+                patches = _patches([states[i][pairs[j][0]] for i, j in chosen], [pairs[j][1] for _, j in chosen])
                 for (i, j), ids in zip(chosen, self._generate(embeddings, patches, prefix), strict=True):
                     written[i][j] = ids
         return written
@@ -359,21 +354,18 @@ class _Prefix:
         if self._cache is None:
             return None
         cache = copy.copy(self._cache)
-        cache.layers = [_repeated(layer, n_rows, room) for layer in cache.layers]
+        cache.layers = []
+        for layer in self._cache.layers:
+            roomy = type(layer) is DynamicLayer and layer.is_initialized
+            cache.layers.append(_RoomyLayer(layer, n_rows, room) if roomy else copy.deepcopy(layer))
+            if not roomy:
+                cache.layers[-1].batch_repeat_interleave(n_rows)
         return cache
 
     def positions(self, embeddings: Float[Tensor, "rows width d_model"]) -> Int[Tensor, "rows width"]:
         """Positions of what comes next."""
         n_rows, width = embeddings.shape[:2]
         return (self.length + torch.arange(width, device=embeddings.device)).expand(n_rows, -1)
-
-
-def _repeated(layer: DynamicLayer, n_rows: int, room: int) -> DynamicLayer:
-    if type(layer) is DynamicLayer and layer.is_initialized:
-        return _RoomyLayer(layer, n_rows, room)
-    layer = copy.deepcopy(layer)
-    layer.batch_repeat_interleave(n_rows)
-    return layer
 
 
 def _alike(prompts: Sequence[PatchedPrompt]) -> list[list[int]]:
@@ -385,16 +377,11 @@ def _alike(prompts: Sequence[PatchedPrompt]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _patches(rows: list[tuple[PatchedPrompt, Float[Tensor, "n_layers _n d_hidden"], Pair]]) -> list[Patch]:
-    """One patch for each target layer of the batch; placeholders stand at the beginning of every row."""
-    by_layer: dict[int, list[tuple[int, Tensor]]] = {}
-    for number, (_, states, (source, target)) in enumerate(rows):
-        by_layer.setdefault(target, []).append((number, states[source]))
-    patches = []
-    for layer, found in by_layer.items():
-        states = torch.cat([patch for _, patch in found])
-        sizes = torch.tensor([len(patch) for _, patch in found])
-        numbers = torch.tensor([number for number, _ in found]).repeat_interleave(sizes)
-        columns = torch.cat([torch.arange(len(patch)) for _, patch in found])
-        patches.append(Patch(layer, numbers.to(states.device), columns.to(states.device), states))
-    return patches
+def _patches(states: Sequence[Float[Tensor, "_n d_hidden"]], layers: Sequence[int]) -> list[Patch]:
+    """One patch for each target layer of a batch; placeholders stand at the beginning of every row."""
+    found = []
+    for layer in dict.fromkeys(layers):
+        rows = [i for i, of_row in enumerate(layers) if of_row == layer]
+        places = torch.tensor([(i, column) for i in rows for column in range(len(states[i]))])
+        found.append(Patch(layer, *places.to(states[0].device).T, torch.cat([states[i] for i in rows])))
+    return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,34 +17,15 @@ from torch import Tensor
 from soft2hard.compute import metering
 from soft2hard.data_gen.drawing import Deck, encode_examples
 from soft2hard.data_gen.tuning import embedding_scale
-from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.discrete import Clock, Group, Meter, SearchJob, Vocabulary, grouped, perplexity_terms
+from soft2hard.eval.methods.base import Bench, Case
+from soft2hard.eval.methods.discrete import Clock, Meter, Search, Searching, SearchJob, Vocabulary, perplexity_terms
 from soft2hard.eval.methods.options import PezOptions
 from soft2hard.lm.batching import batches_by_length, positions
 from soft2hard.lm.queries import Query
-from soft2hard.lm.shared_prefix import EncodedExample, Runner, Targets, encode_example, make_runner
+from soft2hard.lm.shared_prefix import EncodedExample, Targets, encode_example
 from soft2hard.lm.subject import Subject
 
 _BATCH_TOKENS = 16384
-
-
-class Pez(PezOptions):
-    """The continuous copy of a prompt is projected to writable tokens, the objective's gradient is taken there, and
-    AdamW applies it to the copy. Projection is by cosine, as in the published code. The text with the best objective
-    on the task's validation examples is returned; it is judged as the subject reads it, tokenised again.
-    """
-
-    def check(self, bench: Bench) -> None:
-        """Raise UserError where the reference LM cannot serve: another vocabulary, or an encoder-decoder model."""
-        _Search(self, bench)
-
-    def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
-        """One text a case; the trace holds loss (and log-perplexity) by step and every improvement.
-
-        Raises UserError as `check` does, before anything runs.
-        """
-        search = _Search(self, bench)
-        return (found for some, clock in grouped(cases, self.slots, bench) for found in search.run(some, clock))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,40 +52,24 @@ class _Trial:
         return len(self.prompt) + sum(example.n_read for example in self.examples)
 
 
-class _Search:
-    """Searches groups of cases; batches are shared, and nothing else."""
-
-    def __init__(self, options: PezOptions, bench: Bench):
-        self.options, self.bench, self.subject = options, bench, bench.fast_subject
-        self.vocabulary = Vocabulary(self.subject)
-        self.scale = embedding_scale(self.subject) if options.unit == "embedding" else 1.0
+class _Search(Search[_Job]):
+    def __init__(self, method: PezOptions, bench: Bench) -> None:
+        super().__init__(method, bench)
+        self.scale = embedding_scale(self.subject) if method.unit == "embedding" else 1.0
         self.fluency: StraightThroughFluency | None = None
-        if options.perplexity_weight:
-            reference = bench.reference if options.perplexity_lm == "reference" else None
+        if method.perplexity_weight:
+            reference = bench.reference if method.perplexity_lm == "reference" else None
             self.fluency = StraightThroughFluency(self.vocabulary, reference or self.subject)
         self._bos = self.subject.prompt_embeddings(None)
 
-    @cached_property
-    def runner(self) -> Runner:
-        return make_runner(self.subject)
-
-    def run(self, cases: Sequence[Case], clock: Clock) -> Iterator[Outcome]:
-        """One outcome a case, in order."""
-        group = Group(cases, self._job)
-        if self.options.objective == "match":
-            self._write_outputs(group.jobs)
-        self._search(group.jobs, clock)
-        yield from group.outcomes(clock)
-
-    # --- cases --------------------------------------------------------------------------------
-
-    def _job(self, case: Case) -> _Job:
+    def prepare(self, case: Case) -> _Job:
+        """Where the options match outputs, those that the soft prompt has written follow for all jobs at once."""
         train, validation = (encode_examples(self.subject, case.task, part) for part in ("train", "validation"))
         rng = Random(f"{self.bench.seed}/{case.task.name}")
-        if self.options.init == "soft_prompt":
+        if self.method.init == "soft_prompt":
             start = self.subject.prompt_embeddings(case.soft_prompt)[len(self._bos) :].float()
         else:
-            ids = torch.tensor(self.vocabulary.random(self.options.n_tokens, rng), device=self.subject.device)
+            ids = torch.tensor(self.vocabulary.random(self.method.n_tokens, rng), device=self.subject.device)
             start = self.subject.embed_ids(ids).float()
         self.vocabulary.check_room(case.task.name, len(start), train + validation)
         return _Job(
@@ -112,7 +78,7 @@ class _Search:
             start=start,
             deck=Deck(train, rng),
             validation=validation,
-            soft=self.subject.prompt_embeddings(case.soft_prompt) if self.options.objective == "match" else None,
+            soft=self.subject.prompt_embeddings(case.soft_prompt) if self.method.objective == "match" else None,
         )
 
     def _write_outputs(self, jobs: Sequence[_Job]) -> None:
@@ -120,7 +86,7 @@ class _Search:
         for part in ("train", "validation"):
             inputs = [[example.input for example in getattr(job.case.task, part)] for job in jobs]
             queries = [Query(job.case.soft_prompt, x) for job, some in zip(jobs, inputs, strict=True) for x in some]
-            written = iter(self.subject.generate(queries, max_new_tokens=self.options.max_new_tokens))
+            written = iter(self.subject.generate(queries, max_new_tokens=self.method.max_new_tokens))
             for job, some in zip(jobs, inputs, strict=True):
                 examples = [encode_example(self.subject, x, next(written)) for x in some]
                 job.meter.count(len(job.soft), examples)
@@ -129,12 +95,11 @@ class _Search:
                 else:
                     job.validation = examples
 
-    # --- steps --------------------------------------------------------------------------------
-
-    def _search(self, jobs: list[_Job], clock: Clock) -> None:
-        if not jobs:
-            return
-        options = self.options
+    def search(self, jobs: list[_Job], clock: Clock) -> None:
+        """Take steps on the continuous copies of all jobs."""
+        options = self.method
+        if options.objective == "match":
+            self._write_outputs(jobs)
         copies = torch.nn.utils.rnn.pad_sequence([job.start for job in jobs], batch_first=True) / self.scale
         copies = copies.requires_grad_()
         optimizer = torch.optim.AdamW([copies], lr=options.lr, weight_decay=options.weight_decay)
@@ -158,12 +123,12 @@ class _Search:
         """True if the look now due, a step, and the look that has to follow it are within the budget."""
         passes = 1 + (job.soft is not None)
         n_judged = 3 if self.fluency is not None else 0  # by the reference LM, in the step and in both looks
-        return job.meter.affords(passes * (self.options.batch_size + 2 * len(job.validation)) + n_judged)
+        return job.meter.affords(passes * (self.method.batch_size + 2 * len(job.validation)) + n_judged)
 
     def _gradients(self, jobs: Sequence[_Job], ids: Int[Tensor, "jobs n"]) -> Float[Tensor, "jobs n d_model"]:
         """The objective's gradient at the projected points, in units of the learning rate's scale."""
         points = self.subject.embed_ids(ids).float().requires_grad_()
-        n, bos = self.options.batch_size, self._bos.dtype
+        n, bos = self.method.batch_size, self._bos.dtype
         trials = [self._trial(job, points[i, : len(job.start)].to(bos), job.deck.deal(n)) for i, job in enumerate(jobs)]
         gradient = torch.zeros_like(points)
         for _, losses in self._losses(trials):
@@ -172,7 +137,7 @@ class _Search:
         if self.fluency is not None:
             lengths = torch.tensor([len(job.start) for job in jobs], device=ids.device)
             real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-            fluency = self.options.perplexity_weight * self.fluency(points, ids, real)
+            fluency = self.method.perplexity_weight * self.fluency(points, ids, real)
             gradient += torch.autograd.grad(fluency.sum(), points)[0]
             for job in jobs:
                 self._count_judged(job, len(job.start))
@@ -194,7 +159,7 @@ class _Search:
             if self.fluency:
                 self._count_judged(job, len(rows[i]))
                 point["log_perplexity"] = log_perplexity[i]
-                score -= self.options.perplexity_weight * log_perplexity[i]
+                score -= self.method.perplexity_weight * log_perplexity[i]
             job.curve.append(point)
             job.offer(step, texts[i], score)
 
@@ -210,8 +175,6 @@ class _Search:
         if job.soft is not None:
             job.meter.count(len(job.soft), examples)
         return _Trial(prompt, examples, job.soft)
-
-    # --- the objective ------------------------------------------------------------------------
 
     def _losses(self, trials: Sequence[_Trial]) -> Iterator[tuple[list[int], Float[Tensor, "_n"]]]:
         """Batches of trials, by number, with the loss of each, mean over its output positions, nats a token.
@@ -235,6 +198,15 @@ class _Search:
 
     def _log_probs(self, targets: Targets) -> Float[Tensor, "n_targets vocab"]:
         return self.subject.head(targets.hidden).float().log_softmax(-1)
+
+
+class Pez(Searching, PezOptions):
+    """The continuous copy of a prompt is projected to writable tokens, the objective's gradient is taken there, and
+    AdamW applies it to the copy. Projection is by cosine, as in the published code. The text with the best objective
+    on the task's validation examples is returned; it is judged as the subject reads it, tokenised again.
+    """
+
+    searches: ClassVar = _Search
 
 
 class StraightThroughFluency:

@@ -1,11 +1,11 @@
 """RLPrompt and PIN: a policy for each case, which writes prompts and learns from rewards; many are trained at once."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import exp
 from random import Random
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,13 +13,13 @@ from torch import Generator, Tensor
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.discrete import Clock, Group, Meter, SearchJob, Vocabulary, grouped, perplexity_terms
+from soft2hard.eval.methods.base import Bench, Case
+from soft2hard.eval.methods.discrete import Clock, Meter, Search, Searching, SearchJob, perplexity_terms
 from soft2hard.eval.methods.options import PinOptions, PolicyOptions, RLPromptOptions
 from soft2hard.eval.methods.q_learning import (
+    Entropy,
     Policies,
     PolicyLM,
-    Regulariser,
     Rollout,
     ShannonEntropy,
     TaskNetworks,
@@ -29,58 +29,11 @@ from soft2hard.eval.methods.q_learning import (
     z_scores,
 )
 from soft2hard.lm.batching import batches_by_length
-from soft2hard.lm.shared_prefix import EncodedExample, Targets, encode_example, make_runner
+from soft2hard.lm.shared_prefix import EncodedExample, Runner, Targets, encode_example
 from soft2hard.lm.subject import Subject
 
 _BATCH_TOKENS = 16384
 _LOGITS_AT_ONCE = 2**26
-
-# --- the methods ----------------------------------------------------------------------------------
-
-
-class PolicyMethod(PolicyOptions, ABC):
-    """Of the greedy prompts and the best sampled ones, the text with the highest reward on the task's validation
-    examples is returned.
-    """
-
-    @abstractmethod
-    def entropy(self) -> Regulariser:
-        """The regulariser of Q-learning."""
-
-    def n_allowed(self, vocab_size: int) -> int | None:
-        """Number of tokens that the filter leaves at each position; None where there is no filter."""
-        return None
-
-    def check(self, bench: Bench) -> None:
-        """Raise UserError where the policy LM cannot serve: none, another vocabulary, an encoder-decoder model."""
-        _Search(self, bench)
-
-    def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
-        """One text a case; the trace holds rewards by step, with the greedy prompt, and every improvement.
-
-        Raises UserError as `check` does, before anything runs.
-        """
-        search = _Search(self, bench)
-        return (found for some, clock in grouped(cases, self.slots, bench) for found in search.run(some, clock))
-
-
-class RLPrompt(RLPromptOptions, PolicyMethod):
-    """Shannon entropy, with its softmax policy, and no filter."""
-
-    def entropy(self) -> Regulariser:
-        """The softmax policy of the `top_k` likeliest tokens."""
-        return ShannonEntropy(self.top_k)
-
-
-class Pin(PinOptions, PolicyMethod):
-    """Tsallis entropy of index 2, over tokens that are not ignorable."""
-
-    def entropy(self) -> Regulariser:
-        """The sparsemax policy."""
-        return TsallisEntropy()
-
-
-# --- training -------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False, kw_only=True)
@@ -99,28 +52,18 @@ class _Job(SearchJob):
     is_active: bool = True
 
 
-class _Search:
-    """Trains groups of policies; language models and batches are shared, and nothing else."""
-
-    def __init__(self, method: PolicyMethod, bench: Bench):
-        self.method, self.bench = method, bench
-        self.vocabulary = Vocabulary(bench.fast_subject)
+class _Search(Search[_Job]):
+    def __init__(self, method: PolicyOptions, bench: Bench) -> None:
+        super().__init__(method, bench)
         self.lm = PolicyLM(self.vocabulary, _policy_model(method.policy, bench), method.start)
-        self.entropy = method.entropy()
 
     @cached_property
     def rewards(self) -> "Rewards":
         reference = self.bench.reference if self.method.perplexity_lm == "reference" else None
-        return Rewards(self.vocabulary.subject, reference or self.bench.subject, self.method)
+        return Rewards(self.runner, reference or self.bench.subject, self.method)
 
-    def run(self, cases: Sequence[Case], clock: Clock) -> Iterator[Outcome]:
-        """One outcome a case, in order."""
-        group = Group(cases, self._job)
-        if group.jobs:
-            self._train(group.jobs, clock)
-        yield from group.outcomes(clock)
-
-    def _job(self, case: Case) -> _Job:
+    def prepare(self, case: Case) -> _Job:
+        """Draw the examples that prompts are rewarded on."""
         task, method = case.task, self.method
         labels = labels_rewarded(method.reward, task)
         if not task.train or not task.validation:
@@ -128,15 +71,16 @@ class _Search:
         seed = f"{self.bench.seed}/{task.name}"
         shown = Random(seed).sample(task.train, min(method.examples, len(task.train)))
         meter = Meter(self.bench.max_model_calls)
-        train, validation = (Trials.of(self.vocabulary.subject, s, labels, meter) for s in (shown, task.validation))
+        train, validation = (Trials.of(self.subject, s, labels, meter) for s in (shown, task.validation))
         self.vocabulary.check_room(task.name, method.n_tokens, train.examples + validation.examples)
         generator = Generator(device=self.lm.model.device).manual_seed(Random(f"policy {seed}").getrandbits(63))
         return _Job(case=case, meter=meter, train=train, validation=validation, generator=generator)
 
-    def _train(self, jobs: list[_Job], clock: Clock) -> None:
+    def search(self, jobs: list[_Job], clock: Clock) -> None:
+        """Train a policy for each job."""
         method = self.method
         networks = TaskNetworks([j.generator for j in jobs], self.lm.d_out, method.hidden, method.lr, method.clip)
-        policies = Policies(self.lm, networks, method.n_allowed(len(self.vocabulary.subject.embedding)))
+        policies = Policies(self.lm, networks, method.n_allowed(len(self.subject.embedding)))
         for step in range(1, method.steps + 1):
             networks.follow(method.polyak)
             rewards = self._step(policies, jobs)
@@ -158,14 +102,14 @@ class _Search:
     def _step(self, policies: Policies, jobs: Sequence[_Job]) -> Float[Tensor, "tasks batch"]:
         """One step of Q-learning on prompts sampled from the policies; their rewards."""
         method, generators = self.method, [job.generator for job in jobs]
-        choose = lambda q: sample(self.entropy.policy(q), generators)  # noqa: E731
+        choose = lambda q: sample(self.method.entropy.policy(q), generators)  # noqa: E731
         rollout = policies.roll_out(len(jobs), method.batch, method.n_tokens, choose)
         rewards = self._sampled_rewards(jobs, self._texts(rollout))
         shaped = method.reward_scale * z_scores(rewards)
         with torch.no_grad():
             target = policies.q_values(rollout, of_target=True)
         q = policies.q_values(rollout)
-        losses = path_consistency_loss(q, target, rollout.actions, shaped, self.entropy, method.reverse)
+        losses = path_consistency_loss(q, target, rollout.actions, shaped, method.entropy, method.reverse)
         policies.networks.step(losses.mean(dim=-1))
         return rewards
 
@@ -195,7 +139,7 @@ class _Search:
         rollout = policies.roll_out(len(jobs), 1, self.method.n_tokens, lambda q: q.argmax(dim=-1))
         texts = [text for (text,) in self._texts(rollout)]
         with torch.no_grad():
-            probabilities = self.entropy.policy(policies.q_values(rollout))
+            probabilities = self.method.entropy.policy(policies.q_values(rollout))
         support = (probabilities > 0).sum(-1).float().mean((1, 2))
         looks = [look for look in zip(jobs, texts, rewards, support.tolist(), strict=True) if look[0] in due]
         self.rewards.score([(job.validation, t) for job, text, *_ in looks for t in (text, job.favourite[1])])
@@ -224,9 +168,6 @@ def _policy_model(name: str | None, bench: Bench) -> Subject:
     if bench.reference is None:
         raise UserError("The policy LM is to be the reference LM, but there is none.", "Name a reference LM.")
     return bench.reference
-
-
-# --- rewards --------------------------------------------------------------------------------------
 
 
 def labels_rewarded(reward: str, task: Task) -> tuple[str, ...]:
@@ -281,9 +222,9 @@ class Rewards:
     the worst prompts would otherwise decide the z-scores alone.
     """
 
-    def __init__(self, subject: Subject, reference: Subject, options: PolicyOptions):
-        self.subject, self.reference, self.options = subject, reference, options
-        self.runner = make_runner(subject)
+    def __init__(self, runner: Runner, reference: Subject, options: PolicyOptions):
+        self.runner, self.subject = runner, runner.subject
+        self.reference, self.options = reference, options
 
     def score(self, wanted: Sequence[tuple[Trials, str]]) -> None:
         """Put the rewards of these texts where they are missing; all tasks share batches."""
@@ -346,3 +287,24 @@ def _label_gaps(log_likelihoods: Float[Tensor, "examples labels"]) -> Float[Tens
     """Probability of the first label less the highest of the others."""
     probabilities = log_likelihoods.softmax(dim=-1)
     return probabilities[:, 0] - probabilities[:, 1:].amax(dim=-1)
+
+
+class RLPrompt(Searching, RLPromptOptions):
+    """Shannon entropy, with the softmax policy of the `top_k` likeliest tokens, and no filter.
+
+    Of the greedy prompts and the best sampled ones, the text with the highest reward on the task's validation examples
+    is returned.
+    """
+
+    searches: ClassVar = _Search
+
+    @property
+    def entropy(self) -> Entropy:
+        return ShannonEntropy(self.top_k)
+
+
+class Pin(Searching, PinOptions):
+    """Tsallis entropy of index 2, with the sparsemax policy, over tokens that are not ignorable; else as RLPrompt."""
+
+    searches: ClassVar = _Search
+    entropy: ClassVar[Entropy] = TsallisEntropy()

@@ -12,7 +12,6 @@ arXiv 1602.02068, equations 3 and 14). Actions that are not allowed have the Q-v
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,17 +25,6 @@ _GAIN, _BIAS = 1e-4, -1e-4  # initial weights: Xavier with this gain; initial bi
 
 Choice = Callable[[Float[Tensor, "tasks batch vocab"]], Int[Tensor, "tasks batch"]]
 """Picks a token for each prompt from its Q-values."""
-
-# --- values, policies, losses ---------------------------------------------------------------------
-
-
-@runtime_checkable
-class Regulariser(Protocol):
-    """An entropy: the value and the policy that it makes of Q-values."""
-
-    def value(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state"]: ...
-
-    def policy(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state vocab"]: ...
 
 
 @dataclass(frozen=True)
@@ -58,24 +46,24 @@ class TsallisEntropy:
     """Index 2: the policy is exactly zero for tokens whose Q-value is too far below the best."""
 
     def value(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state"]:
-        threshold, in_support = _sparsemax_threshold(q)
-        squares = torch.where(in_support, q, threshold).square() - threshold.square()
+        threshold = self._threshold(q)
+        squares = torch.where(q > threshold, q, threshold).square() - threshold.square()
         return (squares.sum(dim=-1) + 1) / 2
 
     def policy(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state vocab"]:
-        return (q - _sparsemax_threshold(q)[0]).clamp(min=0)
+        return (q - self._threshold(q)).clamp(min=0)
+
+    def _threshold(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state 1"]:
+        """The number tau with sum(max(0, q - tau)) = 1."""
+        ordered = q.sort(dim=-1, descending=True).values
+        total = ordered.cumsum(dim=-1)
+        rank = torch.arange(1, q.shape[-1] + 1, device=q.device)
+        size = (1 + rank * ordered > total).sum(dim=-1, keepdim=True)
+        return (total.gather(-1, size - 1) - 1) / size
 
 
-def _sparsemax_threshold(
-    q: Float[Tensor, "*state vocab"],
-) -> tuple[Float[Tensor, "*state 1"], Bool[Tensor, "*state vocab"]]:
-    """The threshold tau with sum(max(0, q - tau)) = 1,, and True where q is above it."""
-    ordered = q.sort(dim=-1, descending=True).values
-    total = ordered.cumsum(dim=-1)
-    rank = torch.arange(1, q.shape[-1] + 1, device=q.device)
-    size = (1 + rank * ordered > total).sum(dim=-1, keepdim=True)
-    threshold = (total.gather(-1, size - 1) - 1) / size
-    return threshold, q > threshold
+Entropy = ShannonEntropy | TsallisEntropy
+"""The regulariser of Q-learning: the value and the policy that it makes of Q-values."""
 
 
 def path_consistency_loss(
@@ -83,7 +71,7 @@ def path_consistency_loss(
     target: Float[Tensor, "*batch length vocab"],
     actions: Int[Tensor, "*batch length"],
     rewards: Float[Tensor, "*batch"],
-    entropy: Regulariser,
+    entropy: Entropy,
     reverse: float,
 ) -> Float[Tensor, "*batch"]:
     """Single-step and multi-step path consistency, half each, summed over the positions of a prompt.
@@ -96,26 +84,18 @@ def path_consistency_loss(
 
     `reverse` is the weight of the same with the roles of network and target exchanged, 1 - `reverse` that of these.
     """
-    forth = _one_way(q, target, actions, rewards, entropy)
-    if not reverse:
-        return forth
-    return (1 - reverse) * forth + reverse * _one_way(target, q, actions, rewards, entropy)
 
+    def one_way(own: Tensor, other: Tensor) -> Tensor:
+        advantage = own.gather(-1, actions[..., None])[..., 0] - entropy.value(own)
+        value = entropy.value(other)
+        after = torch.cat([value[..., 1:], rewards[..., None]], dim=-1)
+        to_come = advantage.flip(-1).cumsum(dim=-1).flip(-1)
+        single = (advantage - (after - value)).square()
+        multi = (to_come - (rewards[..., None] - value)).square()
+        return ((single + multi) / 2).sum(dim=-1)
 
-def _one_way(
-    q: Float[Tensor, "*batch length vocab"],
-    target: Float[Tensor, "*batch length vocab"],
-    actions: Int[Tensor, "*batch length"],
-    rewards: Float[Tensor, "*batch"],
-    entropy: Regulariser,
-) -> Float[Tensor, "*batch"]:
-    advantage = q.gather(-1, actions[..., None])[..., 0] - entropy.value(q)
-    value = entropy.value(target)
-    after = torch.cat([value[..., 1:], rewards[..., None]], dim=-1)
-    to_come = advantage.flip(-1).cumsum(dim=-1).flip(-1)
-    single = (advantage - (after - value)).square()
-    multi = (to_come - (rewards[..., None] - value)).square()
-    return ((single + multi) / 2).sum(dim=-1)
+    forth = one_way(q, target)
+    return (1 - reverse) * forth + reverse * one_way(target, q) if reverse else forth
 
 
 def z_scores(rewards: Float[Tensor, "tasks batch"]) -> Float[Tensor, "tasks batch"]:
@@ -125,9 +105,6 @@ def z_scores(rewards: Float[Tensor, "tasks batch"]) -> Float[Tensor, "tasks batc
     """
     centred = rewards - rewards.mean(dim=-1, keepdim=True)
     return centred / (rewards.std(dim=-1, keepdim=True, correction=0) + 1e-4)
-
-
-# --- the policy LM and the networks ---------------------------------------------------------------
 
 
 class PolicyLM:
@@ -236,8 +213,8 @@ class Policies:
 
     def q_values(self, rollout: Rollout, of_target: bool = False) -> Float[Tensor, "tasks batch length vocab"]:
         """Q-values in each state of a rollout; gradients flow to the networks."""
-        q = self._q(rollout.states.flatten(1, 2), of_target).unflatten(1, rollout.actions.shape[1:])
-        return q.masked_fill(~rollout.allowed, -torch.inf)
+        q = self.lm.logits(self.networks(rollout.states.flatten(1, 2), of_target))
+        return q.unflatten(1, rollout.actions.shape[1:]).masked_fill(~rollout.allowed, -torch.inf)
 
     @torch.no_grad()
     def roll_out(self, n_tasks: int, batch: int, length: int, choose: Choice) -> Rollout:
@@ -247,22 +224,18 @@ class Policies:
         for position in range(length):
             states.append(hidden.unflatten(0, (n_tasks, batch)))
             allowed.append(self.allowed(states[-1]))
-            q = self._q(states[-1], False).masked_fill(~allowed[-1], -torch.inf)
-            actions.append(choose(q))
+            q = self.lm.logits(self.networks(states[-1]))
+            actions.append(choose(q.masked_fill(~allowed[-1], -torch.inf)))
             if position + 1 < length:
                 hidden = self.lm.read(actions[-1].flatten()[:, None])
         return Rollout(torch.stack(states, 2), torch.stack(actions, 2), torch.stack(allowed, 2))
-
-    def _q(self, states: Float[Tensor, "tasks n d_out"], of_target: bool) -> Float[Tensor, "tasks n vocab"]:
-        return self.lm.logits(self.networks(states, of_target))
 
 
 def sample(
     probabilities: Float[Tensor, "tasks batch vocab"], generators: Sequence[Generator]
 ) -> Int[Tensor, "tasks b"]:
     """A token for each prompt, each task's drawn by its own generator."""
-    upto = probabilities.double().cumsum(dim=-1)
-    shape = probabilities.shape[1:2]
-    drawn = torch.stack([torch.rand(shape, generator=g, device=g.device, dtype=torch.float64) for g in generators])
+    upto, n = probabilities.double().cumsum(dim=-1), probabilities.shape[1]
+    drawn = torch.stack([torch.rand(n, generator=g, device=g.device, dtype=torch.float64) for g in generators])
     # The first token whose cumulated probability exceeds the number drawn, so never one of probability zero.
     return torch.searchsorted(upto, (drawn * upto[..., -1])[..., None], right=True)[..., 0]

@@ -1,15 +1,13 @@
-"""Model passes for metrics: many outputs under many prompts, and texts by themselves, in batches."""
+"""Model passes for metrics: many outputs under many prompts, in batches."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from soft2hard.compute import metering
-from soft2hard.errors import UserError
-from soft2hard.lm.batching import batches_by_length, pad, positions
+from soft2hard.lm.batching import batches_by_length
 from soft2hard.lm.sequences import has_prompt
 from soft2hard.lm.shared_prefix import EncodedExample, Runner, SharedPrefixRunner
 from soft2hard.lm.subject import BATCH_TOKENS, Subject
@@ -105,41 +103,3 @@ def _rows(examples: Sequence[EncodedExample], shared: bool) -> Iterator[list[Enc
         row.append(example)
     if row:
         yield row
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """Texts that were run together."""
-
-    indices: list[int]
-    """Their numbers among the texts."""
-    ids: Int[Tensor, "batch length"]
-    """BOS if the model has one, then the text; padded on the right."""
-    mask: Bool[Tensor, "batch length"]
-    hidden: Float[Tensor, "batch length d_out"]
-
-
-@torch.no_grad()
-def run_texts(model: Subject, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> Iterator[TextBatch]:
-    """Run bare texts, no template around them, through a causal language model.
-
-    BOS stands before each where `model` begins its sequences with it (as its tokenizer does it, or as its template
-    says), and nothing else. `batch_tokens` counts texts without it. Texts without a token to read, and texts longer
-    than the context, come in no batch.
-
-    Raises UserError for an encoder-decoder model.
-    """
-    if model.is_encoder_decoder:
-        raise UserError(
-            f"'{model.name}' reads and writes apart, so it gives a text no probability.",
-            "Take a causal language model, such as GPT-2, as the reference.",
-        )
-    begin = [model.tokenizer.bos_token_id] if len(model.prompt_embeddings(None)) else []
-    rows = [list(ids) for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
-    limit = model.context_length
-    usable = [i for i, row in enumerate(rows) if row and (limit is None or len(begin + row) <= limit)]
-    for batch in batches_by_length([len(rows[i]) for i in usable], batch_tokens):
-        indices = [usable[i] for i in batch]
-        ids, mask = pad([begin + rows[i] for i in indices], "right", model.device)
-        metering.count(len(indices), sum(len(begin + rows[i]) for i in indices))
-        yield TextBatch(indices, ids, mask, model.backbone(model.embed_ids(ids), mask, positions(mask)))

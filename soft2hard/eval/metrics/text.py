@@ -7,7 +7,6 @@ from functools import cache
 from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
@@ -15,8 +14,6 @@ from sacrebleu import sentence_bleu, sentence_chrf
 
 from soft2hard.data_gen.dods.lexical import parse, same_task
 from soft2hard.errors import UserError
-from soft2hard.eval.metrics.forward import run_texts
-from soft2hard.lm.subject import BATCH_TOKENS, Subject
 
 Encoder = Callable[[Sequence[str]], Float[np.ndarray, "n_texts width"]]
 """One vector a text."""
@@ -41,21 +38,16 @@ class Overlap:
 
 
 @cache
-def _rouge_scorer() -> RougeScorer:
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-
-
-@cache
-def _rouge_l_scorer() -> RougeScorer:
+def _scorer(*kinds: str) -> RougeScorer:
     tokenizer = DefaultTokenizer(use_stemmer=True)
     tokenizer.tokenize = cache(tokenizer.tokenize)  # stemming takes most of the time where texts come in many pairs
-    return RougeScorer(["rougeL"], tokenizer=tokenizer)
+    return RougeScorer(list(kinds), tokenizer=tokenizer)
 
 
 def rouge_l_pairs(texts: Sequence[str]) -> Float[np.ndarray, "n n"]:
     """ROUGE-L F1 of every pair of texts, as `rouge` has it; equal texts are compared once."""
     distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
-    scorer = _rouge_l_scorer()
+    scorer = _scorer("rougeL")
     found = np.zeros((len(distinct), len(distinct)))
     for i, j in combinations_with_replacement(range(len(distinct)), 2):
         found[i, j] = found[j, i] = scorer.score(distinct[i], distinct[j])["rougeL"].fmeasure
@@ -67,7 +59,7 @@ def rouge(text: str, references: Sequence[str]) -> Rouge:
 
     Words are runs of letters a to z and digits, as in Lin's original: text of another script has none and scores 0.
     """
-    scores = _rouge_scorer().score_multi(list(references), text)
+    scores = _scorer("rouge1", "rouge2", "rougeL").score_multi(list(references), text)
     return Rouge(**{name: float(score.fmeasure) for name, score in scores.items()})
 
 
@@ -127,30 +119,6 @@ def sentence_encoder(name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2
 
 def embedding_cosines(texts: Sequence[str], references: Sequence[str], encoder: Encoder) -> list[float]:
     """Cosine similarity of each text's embedding to its reference's; -1 to 1."""
-    both = torch.from_numpy(encoder([*texts, *references])).float()
-    return torch.cosine_similarity(both[: len(texts)], both[len(texts) :]).tolist()
-
-
-def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bool = False) -> Encoder:
-    """A causal language model as a function of texts: its last hidden state at a text's last token.
-
-    Texts are read as `forward.run_texts` says. UserError is raised for one that it cannot read, or with `unread` it is
-    all NaN.
-    """
-
-    def encode(texts: Sequence[str]) -> Float[np.ndarray, "n_texts width"]:
-        found: dict[int, torch.Tensor] = {}
-        for batch in run_texts(model, texts, batch_tokens):
-            last = batch.mask.sum(1) - 1
-            rows = batch.hidden[torch.arange(len(last), device=last.device), last].float().cpu()
-            found |= dict(zip(batch.indices, rows, strict=True))
-        missing = [text for i, text in enumerate(texts) if i not in found]
-        if missing and not unread:
-            raise UserError(
-                f"{len(missing)} texts are empty or too long for '{model.name}', such as '{missing[0][:60]}'.",
-                "Leave them out, and count them as failures.",
-            )
-        nothing = torch.full_like(next(iter(found.values()), torch.zeros(1)), torch.nan)
-        return torch.stack([found.get(i, nothing) for i in range(len(texts))]).numpy()
-
-    return encode
+    vectors = np.asarray(encoder([*texts, *references]), np.float64)
+    directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-8)
+    return (directions[: len(texts)] * directions[len(texts) :]).sum(1).tolist()
