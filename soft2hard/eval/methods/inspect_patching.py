@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import InspectOptions, InspectOracleOptions
-from soft2hard.eval.methods.patching import EncodedTarget, Pair, PatchedPrompt, Patcher
+from soft2hard.eval.methods.patching import Pair, PatchedPrompt, Patcher
 from soft2hard.eval.metrics.text import class_rate, rouge
 from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 _KEPT = 5  # descriptions of a case that the oracle's trace keeps
 
@@ -60,7 +62,7 @@ class _Patching:
         """Raise UserError for a subject without blocks to patch, without these layers, or that does not know the
         placeholder."""
         self.check_layers(len(Patcher(bench.subject, [], self.max_new_tokens).blocks))
-        encode_target(bench.subject, TargetText(""), self.placeholder)
+        placeholder_embedding(bench.subject, self.placeholder)
 
     def check_layers(self, n_layers: int) -> None:
         """Raise UserError where `sources` or `targets` name a layer that a subject with so many does not have."""
@@ -208,12 +210,12 @@ class Describer:
                 return "the task has no training input for the chain-of-thought prompt"
             (shown,) = chosen([example.input for example in case.task.train], 1, self.bench.seed)
             text = TargetText("", self.method.reasoning.replace("{input}", shown))
-        target = encode_target(self.subject, text, self.method.placeholder)
-        needed = target.n_read(case.soft_prompt) + self.method.max_new_tokens
+        prompt = encode_target(self.subject, case.soft_prompt, text, self.method.placeholder)
+        needed = prompt.n_read + self.method.max_new_tokens
         limit = self.subject.context_length
         if limit is not None and needed > limit:
             return f"the target prompt needs {needed} tokens and the subject has room for {limit}"
-        return PatchedPrompt(case.soft_prompt, target), f"{text.before} [soft prompt]{text.after}".strip()
+        return prompt, f"{text.before} [soft prompt]{text.after}".strip()
 
 
 def description_score(text: str, task: Task) -> float:
@@ -261,16 +263,17 @@ def demonstration(task: Task, style: str) -> str:
     return f"{classes}: {task.instruction}" if style == "classes_before" else f"{description}: {classes}"
 
 
-def encode_target(subject: Subject, text: TargetText, placeholder: str) -> EncodedTarget:
-    """The target prompt as the subject reads it.
+def encode_target(subject: Subject, soft_prompt: SoftPrompt, text: TargetText, placeholder: str) -> PatchedPrompt:
+    """The target prompt of a soft prompt as the subject reads it.
 
     Raises UserError where the placeholder is not one token that the subject knows.
     """
-    before = subject.prompt_embeddings(text.before or None)
-    return EncodedTarget(before, _placeholder(subject, placeholder), subject.embed_text(text.after))
+    before, after = subject.prompt_embeddings(text.before or None), subject.embed_text(text.after)
+    return PatchedPrompt(soft_prompt, before, placeholder_embedding(subject, placeholder), after)
 
 
-def _placeholder(subject: Subject, word: str) -> torch.Tensor:
+def placeholder_embedding(subject: Subject, word: str) -> Float[Tensor, "1 d_model"]:
+    """Raises UserError for a word that is not one token that the subject knows."""
     unknown = subject.tokenizer.unk_token_id
     for text in (f" {word}", word):
         ids = subject.tokenizer(text, add_special_tokens=False)["input_ids"]

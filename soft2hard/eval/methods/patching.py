@@ -21,7 +21,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -41,67 +40,9 @@ CACHE_TOKENS = 65536
 """Default number of tokens in the cache of one batch: 8 GB for a Llama of 8 billion parameters in bfloat16."""
 _ROOM = 16  # tokens that there is room for behind a row at first, and whenever its keys and values move
 
-# --- blocks ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Hidden states that take the place of others at one layer."""
-
-    layer: int
-    rows: Int[Tensor, " n"]
-    """Row of the batch, for each state."""
-    columns: Int[Tensor, " n"]
-    """Position within what the model reads in this pass (a cached prefix not counted)."""
-    states: Float[Tensor, "n d_hidden"]
-
-    def put(self, hidden: Float[Tensor, "batch length d_hidden"]) -> Float[Tensor, "batch length d_hidden"]:
-        """These hidden states with the patch in its place."""
-        return hidden.index_put((self.rows, self.columns), self.states.to(hidden))
-
-
-class _Reached(Exception):
-    """The first block was reached, and nothing after it is wanted."""
-
-
-class Blocks:
-    """The blocks of a decoder-only language model.
-
-    Raises UserError for an encoder-decoder model, and where the blocks cannot be found.
-    """
-
-    def __init__(self, lm: FrozenModel) -> None:
-        self._blocks = _find(lm)
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    @contextmanager
-    def reading(self) -> Iterator[list[Float[Tensor, "batch length d_hidden"]]]:
-        """A list that grows by what enters each block, in order, while the model runs within."""
-        found: list[Tensor] = []
-        with _hooked(self._blocks, [lambda hidden: found.append(hidden)] * len(self)):
-            yield found
-
-    def replacing(self, patches: Sequence[Patch]) -> AbstractContextManager:
-        """Each patch takes its place in every pass that the model makes within."""
-        return _hooked([self._blocks[patch.layer] for patch in patches], [patch.put for patch in patches])
-
-    def entering_first(self, run: Callable[[], Any]) -> Float[Tensor, "batch length d_hidden"]:
-        """The hidden states that `run` would send into the first block; it is stopped there."""
-        found: list[Tensor] = []
-
-        def stop(hidden: Tensor) -> None:
-            found.append(hidden)
-            raise _Reached
-
-        with _hooked(self._blocks[:1], [stop]), suppress(_Reached):
-            run()
-        return found[0]
-
 
 @contextmanager
-def _hooked(blocks: Sequence[nn.Module], hooks: Sequence[Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+def hooked(blocks: Sequence[nn.Module], hooks: Sequence[Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
     """While within, each hook is given the states that enter its block, and replaces them unless it returns None."""
 
     def call(see: Callable[[Tensor], Tensor | None], module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
@@ -121,8 +62,21 @@ def _hooked(blocks: Sequence[nn.Module], hooks: Sequence[Callable[[Tensor], Tens
             handle.remove()
 
 
-def _find(lm: FrozenModel) -> list[nn.Module]:
-    """The first list of modules, one a layer, that a pass runs through in order and with hidden states."""
+def put(
+    rows: Int[Tensor, " n"],
+    columns: Int[Tensor, " n"],
+    states: Float[Tensor, "n d_hidden"],
+    hidden: Float[Tensor, "batch length d_hidden"],
+) -> Float[Tensor, "batch length d_hidden"]:
+    """Hidden states with others in the place of some; columns are counted without a cached prefix."""
+    return hidden.index_put((rows, columns), states.to(hidden))
+
+
+def _find_blocks(lm: FrozenModel) -> list[nn.Module]:
+    """The first list of modules, one a layer, that a pass runs through in order and with hidden states.
+
+    Raises UserError for an encoder-decoder model, and where there is none.
+    """
     if lm.is_encoder_decoder:
         raise UserError(
             "Hidden states can be patched in decoder-only subjects alone.",
@@ -148,14 +102,11 @@ def _runs_through(lm: FrozenModel, blocks: list[nn.Module]) -> bool:
 
     ids = torch.zeros(1, 2, dtype=torch.long, device=lm.device)
     try:
-        with _hooked(blocks, [partial(seen, number) for number in range(len(blocks))]):
+        with hooked(blocks, [partial(seen, number) for number in range(len(blocks))]):
             lm.backbone(lm.embed(ids))
     except (AttributeError, KeyError):  # a list of modules that are not called with hidden states
         return False
     return order == list(range(len(blocks)))
-
-
-# --- a cache with room ----------------------------------------------------------------------------
 
 
 class _RoomyLayer(DynamicLayer):
@@ -199,30 +150,26 @@ class _RoomyLayer(DynamicLayer):
         self.values.copy_(values)
 
 
-# --- prompts and what is written under them -------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
-class EncodedTarget:
-    """A target prompt as the subject reads it."""
+class PatchedPrompt:
+    """A soft prompt and the target prompt it is patched into, as the subject reads it."""
 
+    soft_prompt: SoftPrompt
     before: Float[Tensor, "n_before d_model"]
     """BOS, if sequences begin with it, and the text before the placeholders."""
     placeholder: Float[Tensor, "1 d_model"]
     """One placeholder; there are as many as the soft prompt has tokens."""
     after: Float[Tensor, "n_after d_model"]
 
-    def n_read(self, soft_prompt: SoftPrompt) -> int:
-        """Tokens of the target prompt around this soft prompt's placeholders."""
-        return len(self.before) + soft_prompt.n_tokens + len(self.after)
+    @property
+    def n_read(self) -> int:
+        """Tokens of the target prompt, its placeholders included."""
+        return len(self.before) + self.soft_prompt.n_tokens + len(self.after)
 
-
-@dataclass(frozen=True, eq=False)
-class PatchedPrompt:
-    """A soft prompt and the target prompt it is patched into."""
-
-    soft_prompt: SoftPrompt
-    target: EncodedTarget
+    def embedded(self, filled: bool = False) -> Float[Tensor, "width d_model"]:
+        """The placeholders, or the soft prompt in their place, and the text after them."""
+        placeholders = self.placeholder.expand(self.soft_prompt.n_tokens, -1)
+        return torch.cat([self.soft_prompt.embeddings.to(self.after) if filled else placeholders, self.after])
 
 
 class Patcher:
@@ -237,7 +184,8 @@ class Patcher:
     ) -> None:
         self.subject, self.max_new_tokens, self.batch_tokens = subject, max_new_tokens, batch_tokens
         self.model = FrozenModel(subject.model)
-        self.blocks = Blocks(self.model)
+        self.blocks = _find_blocks(self.model)
+        """The decoder blocks, in order."""
         self.stop = torch.tensor(list(stop_ids), device=subject.device)
         self.n_sequences = 0
         """Sequences run so far."""
@@ -255,7 +203,8 @@ class Patcher:
         rows = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
         lengths = torch.tensor([len(row) for row in rows], device=self.subject.device)
         mask = torch.arange(max(map(len, rows)), device=self.subject.device) < lengths[:, None]
-        with self.blocks.reading() as found:
+        found: list[Tensor] = []
+        with hooked(self.blocks, [found.append] * len(self.blocks)):
             self.model.decode(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask, positions(mask))
         self._count(len(rows), int(mask.sum()))
         layers = torch.stack(found)
@@ -268,26 +217,20 @@ class Patcher:
         sources = self.source_states([prompt.soft_prompt for prompt in prompts]) if prompts else []
         written: list[list[list[int]]] = [[[] for _ in pairs] for _ in prompts]
         for group in _alike(prompts):
-            prefix = _Prefix(self.model, prompts[group[0]].target.before)
+            prefix = _Prefix(self.model, prompts[group[0]].before)
             self._count(prefix.length > 0, prefix.length)
             first = self._first_layer([prompts[i] for i in group], prefix)
             states = {i: torch.cat([layer0[None], sources[i][1:]]) for i, layer0 in zip(group, first, strict=True)}
             rows = [(i, j) for i in group for j in range(len(pairs))]
-            width = prompts[group[0]].target.n_read(prompts[group[0]].soft_prompt) + self.max_new_tokens
+            width = prompts[group[0]].n_read + self.max_new_tokens
             for batch in batches_by_length([width] * len(rows), self.batch_tokens):
                 chosen = [rows[k] for k in batch]
-                embeddings = torch.stack([self._suffix(prompts[i]) for i, _ in chosen])
-                patches = _patches([states[i][pairs[j][0]] for i, j in chosen], [pairs[j][1] for _, j in chosen])
-                for (i, j), ids in zip(chosen, self._generate(embeddings, patches, prefix), strict=True):
+                embeddings = torch.stack([prompts[i].embedded() for i, _ in chosen])
+                of_rows, layers = [states[i][pairs[j][0]] for i, j in chosen], [pairs[j][1] for _, j in chosen]
+                found = self._generate(embeddings, self._patched(of_rows, layers), prefix)
+                for (i, j), ids in zip(chosen, found, strict=True):
                     written[i][j] = ids
         return written
-
-    def _suffix(self, prompt: PatchedPrompt, filled: bool = False) -> Float[Tensor, "width d_model"]:
-        """Placeholders, or the soft prompt in their place, and what stands after them."""
-        n = prompt.soft_prompt.n_tokens
-        after = prompt.target.after
-        middle = prompt.soft_prompt.embeddings.to(after) if filled else prompt.target.placeholder.expand(n, -1)
-        return torch.cat([middle, after])
 
     def _first_layer(self, prompts: list[PatchedPrompt], prefix: "_Prefix") -> list[Float[Tensor, "_n d_hidden"]]:
         """Each soft prompt at layer 0, at the positions of its placeholders.
@@ -295,19 +238,24 @@ class Patcher:
         Nothing has been computed at layer 0 but what learned positions add, and those must be the positions where it
         will stand: so patched from 0 to 0, a soft prompt is read as a text of its tokens would be.
         """
-        embeddings = torch.stack([self._suffix(prompt, filled=True) for prompt in prompts])
-        cache, position = prefix.repeated(len(prompts), 0), prefix.positions(embeddings)
-        hidden = self.blocks.entering_first(
-            lambda: self.model.decode(embeddings, None, position, cache, use_cache=True)
-        )
-        return [row[: prompt.soft_prompt.n_tokens] for row, prompt in zip(hidden, prompts, strict=True)]
+        embeddings = torch.stack([prompt.embedded(filled=True) for prompt in prompts])
+        found: list[Tensor] = []
+
+        def stop(hidden: Tensor) -> None:
+            found.append(hidden)
+            raise _Reached
+
+        with hooked(self.blocks[:1], [stop]), suppress(_Reached):
+            cache, position = prefix.repeated(len(prompts), 0), prefix.positions(embeddings)
+            self.model.decode(embeddings, None, position, cache, use_cache=True)
+        return [row[: prompt.soft_prompt.n_tokens] for row, prompt in zip(found[0], prompts, strict=True)]
 
     def _generate(
-        self, embeddings: Float[Tensor, "rows width d_model"], patches: list[Patch], prefix: "_Prefix"
+        self, embeddings: Float[Tensor, "rows width d_model"], patched: AbstractContextManager, prefix: "_Prefix"
     ) -> list[list[int]]:
         n_rows, width = embeddings.shape[:2]
         position = prefix.positions(embeddings)
-        with self.blocks.replacing(patches):
+        with patched:
             hidden, cache = self.model.decode(
                 embeddings, None, position, prefix.repeated(n_rows, width + _ROOM), use_cache=True
             )
@@ -333,6 +281,15 @@ class Patcher:
         found = [[token for token in row if token >= 0] for row in written.tolist()]
         self._count(n_rows, n_rows * width + sum(len(row) for row in found))
         return found
+
+    def _patched(self, states: Sequence[Float[Tensor, "_n d_hidden"]], layers: Sequence[int]) -> AbstractContextManager:
+        """While within, each row's states enter the block of its layer, at the beginning of the row."""
+        hooks = []
+        for layer in dict.fromkeys(layers):
+            rows = [i for i, of_row in enumerate(layers) if of_row == layer]
+            places = torch.tensor([(i, column) for i in rows for column in range(len(states[i]))])
+            hooks.append(partial(put, *places.to(states[0].device).T, torch.cat([states[i] for i in rows])))
+        return hooked([self.blocks[layer] for layer in dict.fromkeys(layers)], hooks)
 
     def _count(self, n_sequences: int, n_tokens: int) -> None:
         self.n_sequences += n_sequences
@@ -368,20 +325,14 @@ class _Prefix:
         return (self.length + torch.arange(width, device=embeddings.device)).expand(n_rows, -1)
 
 
+class _Reached(Exception):
+    """The first block was reached, and nothing after it is wanted."""
+
+
 def _alike(prompts: Sequence[PatchedPrompt]) -> list[list[int]]:
     """Indices of prompts with the same beginning and length, together."""
     groups: dict[tuple[bytes, int], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        before = prompt.target.before.float().cpu().numpy().tobytes()
-        groups.setdefault((before, prompt.target.n_read(prompt.soft_prompt)), []).append(i)
+        before = prompt.before.float().cpu().numpy().tobytes()
+        groups.setdefault((before, prompt.n_read), []).append(i)
     return list(groups.values())
-
-
-def _patches(states: Sequence[Float[Tensor, "_n d_hidden"]], layers: Sequence[int]) -> list[Patch]:
-    """One patch for each target layer of a batch; placeholders stand at the beginning of every row."""
-    found = []
-    for layer in dict.fromkeys(layers):
-        rows = [i for i, of_row in enumerate(layers) if of_row == layer]
-        places = torch.tensor([(i, column) for i in rows for column in range(len(states[i]))])
-        found.append(Patch(layer, *places.to(states[0].device).T, torch.cat([states[i] for i in rows])))
-    return found
