@@ -94,30 +94,6 @@ def perplexity_terms(reference: Subject, texts: Sequence[str]) -> list[float]:
     return [value or 0.0 for value in log_perplexities(reference, texts, _JUDGED_AT_ONCE)]
 
 
-class Clock:
-    """The time of one group of cases."""
-
-    def __init__(self, seconds: float | None):
-        self.started, self.seconds = time.monotonic(), seconds
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
-
-    @property
-    def is_over(self) -> bool:
-        return self.seconds is not None and self.elapsed >= self.seconds
-
-
-def grouped(cases: Sequence[Case], size: int, bench: Bench) -> Iterator[tuple[Sequence[Case], Clock]]:
-    """Cases in groups that are searched together, each with its share of the seconds that are left."""
-    whole = Clock(bench.max_seconds)
-    for start in range(0, len(cases), size):
-        group = cases[start : start + size]
-        left = None if whole.seconds is None else max(0.0, whole.seconds - whole.elapsed)
-        yield group, Clock(None if left is None else left * len(group) / (len(cases) - start))
-
-
 @dataclass
 class Meter:
     """Counts what a case costs, and says when its budget is spent."""
@@ -146,10 +122,6 @@ class SearchJob:
 
     case: Case
     meter: Meter
-    score: float = -math.inf
-    """Of `text`."""
-    text: str | None = None
-    """The prompt with the highest score so far."""
     best: list[dict[str, Any]] = field(default_factory=list)
     """Each improvement: step, score and prompt."""
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -157,15 +129,16 @@ class SearchJob:
 
     def offer(self, step: int, text: str, score: float) -> None:
         """Take note of a prompt; of equal ones the first stays."""
-        if score > self.score:
-            self.score, self.text = score, text
+        if score > (self.best[-1]["score"] if self.best else -math.inf):
             self.best.append({"step": step, "score": score, "prompt": text})
 
     def outcome(self, seconds: float) -> Outcome:
         """The best prompt, after a search that took `seconds` of the time it shared."""
-        failure = "no prompt had a score that is a number" if self.text is None else None
+        text, failure = (
+            (self.best[-1]["prompt"], None) if self.best else (None, "no prompt had a score that is a number")
+        )
         cost = Cost(seconds, self.meter.calls, self.meter.tokens)
-        return Outcome(self.text, cost, {"curve": self.curve, "best": self.best}, failure)
+        return Outcome(text, cost, {"curve": self.curve, "best": self.best}, failure)
 
 
 Job = TypeVar("Job", bound=SearchJob)
@@ -178,6 +151,7 @@ class Search(ABC, Generic[Job]):
     def __init__(self, method: Any, bench: Bench) -> None:
         self.method, self.bench, self.subject = method, bench, bench.fast_subject
         self.vocabulary = Vocabulary(self.subject)
+        self.deadline = math.inf
 
     @cached_property
     def runner(self) -> Runner:
@@ -188,16 +162,25 @@ class Search(ABC, Generic[Job]):
         """Raise UserError where a case cannot be searched."""
 
     @abstractmethod
-    def search(self, jobs: list[Job], clock: Clock) -> None:
+    def search(self, jobs: list[Job]) -> None:
         """Offer prompts to all jobs until their steps, calls or the time are over."""
 
+    @property
+    def is_over(self) -> bool:
+        """True if the time of the present group is over."""
+        return time.monotonic() >= self.deadline
+
     def run(self, cases: Sequence[Case]) -> Iterator[Outcome]:
-        """One outcome a case, in order; cases of a group have equal shares of its time."""
-        for group, clock in grouped(cases, self.method.slots, self.bench):
+        """One outcome a case, in order; each group has its share of the seconds that are left, and so each case."""
+        begun, size = time.monotonic(), self.method.slots
+        for start in range(0, len(cases), size):
+            group, now = cases[start : start + size], time.monotonic()
+            left = math.inf if self.bench.max_seconds is None else max(0.0, begun + self.bench.max_seconds - now)
+            self.deadline = now + left * len(group) / (len(cases) - start)
             attempts = [self._attempt(case) for case in group]
             if jobs := [job for job in attempts if not isinstance(job, UserError)]:
-                self.search(jobs, clock)
-            seconds = clock.elapsed / len(group)
+                self.search(jobs)
+            seconds = (time.monotonic() - now) / len(group)
             for job in attempts:
                 yield Outcome(None, failure=str(job)) if isinstance(job, UserError) else job.outcome(seconds)
 

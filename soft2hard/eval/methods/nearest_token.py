@@ -6,6 +6,7 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -27,11 +28,9 @@ class NearestToken(NearestTokenOptions):
         started = time.monotonic()
         subject = bench.subject
         problems = [case.soft_prompt_problem(subject) for case in cases]
-        readable = [case for case, problem in zip(cases, problems, strict=True) if not problem]
-        found = iter(self.neighbours(subject, [case.soft_prompt.embeddings for case in readable]))
-        outcomes = [
-            Outcome(None, failure=problem) if problem else _outcome(subject, *next(found)) for problem in problems
-        ]
+        readable = [c.soft_prompt.embeddings for c, problem in zip(cases, problems, strict=True) if not problem]
+        found = iter(self.neighbours(subject, readable))
+        outcomes = [Outcome(None, failure=p) if p else _outcome(subject, *next(found)) for p in problems]
         cost = Cost((time.monotonic() - started) / max(1, len(cases)))
         yield from (replace(outcome, cost=cost) for outcome in outcomes)
 
@@ -46,13 +45,10 @@ class NearestToken(NearestTokenOptions):
         """
         if not prompts:
             return []
-        allowed = torch.tensor(
-            allowed_ids(subject.tokenizer, len(subject.embedding), self.vocabulary), device=subject.device
-        )
+        counting = allowed_ids(subject.tokenizer, len(subject.embedding), self.vocabulary)
+        allowed = torch.tensor(counting, device=subject.device)
         if len(allowed) < self.top_k:
-            raise UserError(
-                f"{self.name}: top_k is {self.top_k}, and only {len(allowed)} tokens count.", "Ask for fewer."
-            )
+            raise UserError(f"{self.name}: top_k is {self.top_k}; only {len(allowed)} tokens count.", "Ask for fewer.")
         found = nearest_rows(prompts, subject.embedding[allowed], self.top_k, self.distance)
         return [(allowed[rows.to(allowed.device)].cpu(), distances) for rows, distances in found]
 
@@ -82,13 +78,16 @@ def _distances(
     rows: Float[Tensor, "n d_model"], table: Float[Tensor, "m d_model"], distance: str
 ) -> Float[Tensor, "n m"]:
     if distance == "cosine":
-        return 1 - torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(table, dim=1).T
+        return 1 - F.normalize(rows, dim=1) @ F.normalize(table, dim=1).T
     squares = rows.square().sum(1)[:, None] + table.square().sum(1)[None]
     return (squares - 2 * rows @ table.T).clamp(min=0).sqrt()
 
 
 def allowed_ids(tokenizer: PreTrainedTokenizerBase, n_rows: int, vocabulary: str) -> list[int]:
-    """Tokens that count, of an embedding table of so many rows."""
+    """Tokens that count, of an embedding table of so many rows.
+
+    A token's text is readable if it is no white space, control character or part of a character.
+    """
     ids = range(n_rows)
     if vocabulary == "all":
         return list(ids)
@@ -97,12 +96,8 @@ def allowed_ids(tokenizer: PreTrainedTokenizerBase, n_rows: int, vocabulary: str
         return [i for i in ids if i not in special]
     named = [i for i in ids if i < len(tokenizer) and i not in special]
     texts = tokenizer.batch_decode([[i] for i in named], clean_up_tokenization_spaces=False)
-    return [i for i, text in zip(named, texts, strict=True) if _is_text(text)]
-
-
-def _is_text(text: str) -> bool:
-    """True if a token alone decodes to something readable: no white space, control character or part of a character."""
-    return bool(text.strip()) and text.isprintable() and "\ufffd" not in text
+    readable = [bool(text.strip()) and text.isprintable() and "\ufffd" not in text for text in texts]
+    return [i for i, is_text in zip(named, readable, strict=True) if is_text]
 
 
 def as_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, bool]:

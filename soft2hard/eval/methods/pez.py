@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from soft2hard.compute import metering
 from soft2hard.data_gen.drawing import Deck, encode_examples
 from soft2hard.data_gen.tuning import embedding_scale
 from soft2hard.eval.methods.base import Bench, Case
-from soft2hard.eval.methods.discrete import Clock, Meter, Search, Searching, SearchJob, Vocabulary, perplexity_terms
+from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, Vocabulary, perplexity_terms
 from soft2hard.eval.methods.options import PezOptions
 from soft2hard.lm.batching import batches_by_length, positions
 from soft2hard.lm.queries import Query
@@ -37,8 +37,7 @@ class _Job(SearchJob):
     """The soft prompt to match, BOS included; None where the task's own outputs are the target."""
 
 
-@dataclass(frozen=True)
-class _Trial:
+class _Trial(NamedTuple):
     """A prompt with the examples to run under it."""
 
     prompt: Float[Tensor, "n d_model"]
@@ -46,10 +45,6 @@ class _Trial:
     examples: Sequence[EncodedExample]
     soft: Float[Tensor, "n_soft d_model"] | None
     """As of the job."""
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.prompt) + sum(example.n_read for example in self.examples)
 
 
 class _Search(Search[_Job]):
@@ -95,7 +90,7 @@ class _Search(Search[_Job]):
                 else:
                     job.validation = examples
 
-    def search(self, jobs: list[_Job], clock: Clock) -> None:
+    def search(self, jobs: list[_Job]) -> None:
         """Take steps on the continuous copies of all jobs."""
         options = self.method
         if options.objective == "match":
@@ -107,7 +102,7 @@ class _Search(Search[_Job]):
         for step in range(options.steps + 1):
             ids = self.vocabulary.nearest(copies.detach())
             staying = [i for i in active if step < options.steps and self._affords_step(jobs[i])]
-            if clock.is_over:
+            if self.is_over:
                 staying = []
             ended = set(active) - set(staying)
             due = active if step % options.eval_every == 0 else [i for i in active if i in ended]
@@ -182,7 +177,8 @@ class _Search(Search[_Job]):
         Cross-entropy of the outputs, or where there are soft prompts KL(soft || prompt) between next-token
         distributions (the output differential of arXiv 2504.02144, section 4, on distributions).
         """
-        for batch in batches_by_length([trial.n_tokens for trial in trials], _BATCH_TOKENS):
+        lengths = [len(trial.prompt) + sum(e.n_read for e in trial.examples) for trial in trials]
+        for batch in batches_by_length(lengths, _BATCH_TOKENS):
             chosen = [trials[i] for i in batch]
             examples = [trial.examples for trial in chosen]
             targets = self.runner.run([trial.prompt for trial in chosen], examples)

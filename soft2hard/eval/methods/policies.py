@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
-from soft2hard.eval.methods.discrete import Clock, Meter, Search, Searching, SearchJob, perplexity_terms
+from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, perplexity_terms
 from soft2hard.eval.methods.options import PinOptions, PolicyOptions, RLPromptOptions
 from soft2hard.eval.methods.q_learning import (
     Entropy,
@@ -76,7 +76,7 @@ class _Search(Search[_Job]):
         generator = Generator(device=self.lm.model.device).manual_seed(Random(f"policy {seed}").getrandbits(63))
         return _Job(case=case, meter=meter, train=train, validation=validation, generator=generator)
 
-    def search(self, jobs: list[_Job], clock: Clock) -> None:
+    def search(self, jobs: list[_Job]) -> None:
         """Train a policy for each job."""
         method = self.method
         networks = TaskNetworks([j.generator for j in jobs], self.lm.d_out, method.hidden, method.lr, method.clip)
@@ -84,7 +84,7 @@ class _Search(Search[_Job]):
         for step in range(1, method.steps + 1):
             networks.follow(method.polyak)
             rewards = self._step(policies, jobs)
-            is_last = step == method.steps or clock.is_over
+            is_last = step == method.steps or self.is_over
             active = [job for job in jobs if job.is_active]
             ended = [job for job in active if is_last or not self._affords_step(job)]
             self._look(policies, jobs, active if step % method.eval_every == 0 else ended, step, rewards)
