@@ -20,7 +20,6 @@ from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
-from soft2hard.eval.methods.base import Method
 from soft2hard.eval.methods.registry import METHODS, method_of, options_of
 from soft2hard.eval.settings import built, checked_fields
 from soft2hard.lm.loading import Loading
@@ -103,8 +102,8 @@ class MethodChoice(_Strict):
         built(options_of(self.name), self.options)
         return self
 
-    def build(self) -> Method:
-        """The method with its options."""
+    def build(self) -> Any:
+        """The method (`methods.base.Method`) with its options."""
         return method_of(self.name)(**self.options)
 
 

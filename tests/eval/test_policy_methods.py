@@ -155,7 +155,7 @@ def test_z_scores_are_within_a_task():
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "bloom"])
 def test_states_are_the_frozen_lms_hidden_states_and_the_filter_leaves_its_likeliest_tokens(architecture: str):
     subject = tiny_models.subject(architecture)
-    lm = PolicyLM(Vocabulary(subject), subject, None)
+    lm = PolicyLM(subject, Vocabulary(subject).writable, None)
     networks = TaskNetworks([torch.Generator().manual_seed(i) for i in range(2)], lm.d_out, 8, 1e-3, 5.0)
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     rollout = Policies(lm, networks, 7).roll_out(2, 5, 4, lambda q: sample(TsallisEntropy().policy(q), generators))

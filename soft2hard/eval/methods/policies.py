@@ -55,7 +55,9 @@ class _Job(SearchJob):
 class _Search(Search[_Job]):
     def __init__(self, method: PolicyOptions, bench: Bench) -> None:
         super().__init__(method, bench)
-        self.lm = PolicyLM(self.vocabulary, _policy_model(method.policy, bench), method.start)
+        policy = _policy_model(method.policy, bench)
+        self.vocabulary.check_serves(policy, "policy LM")
+        self.lm = PolicyLM(policy, self.vocabulary.writable, method.start)
 
     @cached_property
     def rewards(self) -> "Rewards":
@@ -258,8 +260,9 @@ class Rewards:
         for of_prompt, own, gap, example in parts:
             n = len(of_prompt.examples)
             if of_prompt.n_labels:
-                sums = torch.zeros(n).index_add(0, example, own)
-                per_example = self._weighted(_label_gaps(sums.view(-1, of_prompt.n_labels)))
+                sums = torch.zeros(n).index_add(0, example, own).view(-1, of_prompt.n_labels)
+                probabilities = sums.softmax(dim=-1)
+                per_example = self._weighted(probabilities[:, 0] - probabilities[:, 1:].amax(dim=-1))
             else:
                 sums = torch.zeros(n).index_add(0, example, self._weighted(gap))
                 per_example = sums / torch.bincount(example, minlength=n)
@@ -281,12 +284,6 @@ class Rewards:
             own.append(chosen)
             gaps.append(chosen.exp() - torch.where(is_first, second, first).exp())
         return torch.cat(own).cpu(), torch.cat(gaps).cpu()
-
-
-def _label_gaps(log_likelihoods: Float[Tensor, "examples labels"]) -> Float[Tensor, "examples"]:
-    """Probability of the first label less the highest of the others."""
-    probabilities = log_likelihoods.softmax(dim=-1)
-    return probabilities[:, 0] - probabilities[:, 1:].amax(dim=-1)
 
 
 class RLPrompt(Searching, RLPromptOptions):

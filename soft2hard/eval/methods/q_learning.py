@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from soft2hard.eval.methods.discrete import Vocabulary
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.subject import Subject
 
@@ -111,17 +110,16 @@ class PolicyLM:
     """A frozen decoder-only LM that reads prompts token by token, with a key-value cache.
 
     It first reads `start`, by default its BOS token, or where it has none its EOS token ("<|endoftext|>" in arXiv
-    2205.12548). Raises UserError for an encoder-decoder model or another vocabulary than the subject's.
+    2205.12548). It writes the tokens `writable` alone.
     """
 
-    def __init__(self, vocabulary: Vocabulary, policy: Subject, start: str | None):
-        vocabulary.check_serves(policy, "policy LM")
+    def __init__(self, policy: Subject, writable: Int[Tensor, " n_writable"], start: str | None):
         self.model = FrozenModel(policy.model)
         tokenizer = policy.tokenizer
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.start = [begin] if start is None else list(tokenizer(start, add_special_tokens=False)["input_ids"])
         self.writable = torch.zeros(self.model.vocab_size, dtype=torch.bool, device=self.model.device)
-        self.writable[vocabulary.writable] = True
+        self.writable[writable] = True
         self.d_out = self.begin(1).shape[-1]
 
     def begin(self, n: int) -> Float[Tensor, "n d_out"]:
