@@ -89,7 +89,9 @@ def measure(
     found = []
     for chunk in _chunks(plans, subject.d_model):
         hidden = iter(target_hidden(runner, [Job(p, plan.pairs) for plan in chunk for p in plan.usable], encoder))
-        found += [_by_prompt(subject, plan, [next(hidden) for _ in plan.usable]) for plan in chunk]
+        for plan in chunk:
+            scored = _Scored(subject, plan, [next(hidden) for _ in plan.usable]) if plan.usable else None
+            found.append({_key(prompt): scored.measurement(i) for i, prompt in enumerate(plan.usable)})
     return [
         [of_plan.get(_key(prompt)) for prompt in comparison.prompts]
         for comparison, of_plan in zip(comparisons, found, strict=True)
@@ -127,7 +129,7 @@ class _Plan:
         self.limit = max(MAX_NEW_TOKENS, *(len(pair.output) for pair in self.wanted))
         labels = (self.task.labels or ()) if self.task.metric in BY_LABEL else ()
         outputs = [encoder.output(label) for label in labels]
-        self.labelled = tuple(tuple(Pair(e.input, out) for out in outputs) for e in self.task.test if outputs)
+        self.labelled = tuple(Pair(e.input, output) for e in self.task.test for output in outputs)
         """For each test input a pair for each label, where the task's metric chooses among them."""
         soft = comparison.soft_prompt
         self.soft_prompt = soft if soft is not None and self._fits(soft, self.limit) else None
@@ -138,8 +140,7 @@ class _Plan:
         """The texts written under a prompt, by its `_key`."""
 
     def _fits(self, prompt: Prompt, n_new: int) -> bool:
-        pairs = (*self.wanted, *(pair for of_input in self.labelled for pair in of_input))
-        return self.encoder.fits(Job(prompt, pairs), n_new)
+        return self.encoder.fits(Job(prompt, (*self.wanted, *self.labelled)), n_new)
 
     @cached_property
     def usable(self) -> tuple[Prompt, ...]:
@@ -152,9 +153,8 @@ class _Plan:
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """The wanted pairs, each as often as the task has it, then all others once."""
-        wanted = set(self.wanted)
-        others = (*self.written, *(pair for of_input in self.labelled for pair in of_input))
-        return (*self.wanted, *(pair for pair in dict.fromkeys(others) if pair not in wanted))
+        wanted, others = set(self.wanted), dict.fromkeys((*self.written, *self.labelled))
+        return (*self.wanted, *(pair for pair in others if pair not in wanted))
 
     @property
     def n_held(self) -> int:
@@ -200,21 +200,12 @@ def _chunks(plans: Sequence[_Plan], width: int) -> Iterator[list[_Plan]]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def _by_prompt(
-    subject: Subject, plan: _Plan, hidden: list[Float[Tensor, "_n_targets d_out"]]
-) -> dict[object, Measurement]:
-    if not hidden:
-        return {}
-    scored = _Scored(subject, plan, torch.stack(hidden))
-    return {_key(prompt): scored.measurement(i) for i, prompt in enumerate(plan.usable)}
-
-
 class _Scored:
     """The targets of a plan's pairs, scored under each of its prompts."""
 
     @torch.no_grad()
-    def __init__(self, subject: Subject, plan: _Plan, hidden: Float[Tensor, "n_prompts n_targets d_out"]):
-        self.subject, self.plan = subject, plan
+    def __init__(self, subject: Subject, plan: _Plan, of_prompts: list[Float[Tensor, "n_targets d_out"]]):
+        self.subject, self.plan, hidden = subject, plan, torch.stack(of_prompts)
         self.sizes = [len(pair.output) for pair in plan.pairs]
         self.n_wanted = sum(self.sizes[: len(plan.wanted)])
         self._number = {pair: i for i, pair in enumerate(plan.pairs)}
@@ -255,7 +246,7 @@ class _Scored:
     @cached_property
     def _label_log_likelihoods(self) -> Float[Tensor, "n_prompts n_inputs n_labels"]:
         sums = torch.stack([part.double().sum(-1) for part in self.log_probs.split(self.sizes, dim=-1)], -1)
-        return sums[:, torch.tensor([[self._number[pair] for pair in of_input] for of_input in self.plan.labelled])]
+        return sums[:, [self._number[pair] for pair in self.plan.labelled]].unflatten(1, (len(self.plan.wanted), -1))
 
     def _against_soft_prompt(self, i: int) -> dict[str, float | None]:
         if self.differential is None:

@@ -23,12 +23,10 @@ _LOGITS_AT_ONCE = 2**24
 
 
 class _Batch(NamedTuple):
-    """Texts that were run together."""
+    """Texts that were run together, by number: BOS if the model has one, then the text, padded on the right."""
 
     indices: list[int]
-    """Their numbers among the texts."""
     ids: Int[Tensor, "batch length"]
-    """BOS if the model has one, then the text; padded on the right."""
     mask: Bool[Tensor, "batch length"]
     hidden: Float[Tensor, "batch length d_out"]
 
