@@ -1,7 +1,6 @@
 """Language models behind an OpenAI-compatible API that are asked for instructions.
 
-What is sent, retried and kept is the business of `soft2hard.api`: the answers lie in a ledger, and none is paid for
-twice.
+`soft2hard.api` sends, retries and keeps: the answers lie in a ledger, and none is paid for twice.
 """
 
 from collections import Counter
@@ -40,7 +39,7 @@ class ApiGenerator:
         patience: Patience = Patience(),
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`ledger` is made with the first answer; `log` hears of samples that could not be had."""
+        """`ledger` is made with the first answer; `log` is told of samples that are not available."""
         self.model, self.ledger, self._log = model, ledger, log
         self._asker = Asker(model, ledger, read_prices(), concurrency, patience)
         try:
@@ -62,11 +61,11 @@ class ApiGenerator:
             raise self._as_user_error(fault) from None
 
     def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
-        """`n` answers to each text, each up to its first line break; empty where it was refused or could not be had.
+        """`n` answers to each text, each up to its first line break; empty where it was refused or is not available.
 
-        The ledger's answers are not asked for again. Raises UserError where nothing more can be had: a key that is
-        refused, an unknown model, an exhausted quota, an endpoint that is not there, or a ledger that cannot be used;
-        what was answered before is kept.
+        The ledger's answers are not asked for again. Raises UserError where no further answer is available: a key that
+        is refused, an unknown model, an exhausted quota, an endpoint that is not there, or a ledger that cannot be
+        used; answers that came before are kept.
         """
         requests = [self._request(text, number, seed) for text, number in numbered(texts, n)]
         asked = self._asker.ask(requests)
@@ -76,7 +75,7 @@ class ApiGenerator:
             kinds = Counter(fault.kind.replace("_", " ") for fault in asked.faults.values())
             said = next(iter(asked.faults.values())).detail
             counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-            self._log(f"{self.model.title}: {len(asked.faults)} samples could not be had ({counts}; {said})")
+            self._log(f"{self.model.title}: {len(asked.faults)} samples are not available ({counts}; {said})")
         answers = [_text(asked.answers.get(request.key)) for request in requests]
         return [answers[i : i + n] for i in range(0, len(answers), n)]
 

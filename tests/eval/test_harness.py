@@ -23,8 +23,7 @@ from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.methods import registry
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome
-from soft2hard.eval.metrics.scrutability import perplexities
-from soft2hard.eval.metrics.text import subject_encoder
+from soft2hard.eval.metrics.scrutability import perplexities, subject_encoder
 from soft2hard.eval.report import load_run
 from soft2hard.eval.results import tuning_curves
 from soft2hard.eval.run_records import ResultRow

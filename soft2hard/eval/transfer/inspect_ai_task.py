@@ -27,7 +27,7 @@ def task_metric() -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         answer = state.output.completion
         metric = state.metadata["metric"]
-        value = grade("label_accuracy" if metric == "f1" else metric, [answer], [target.text]).score
+        value = grade("label_accuracy" if metric == "f1" else metric, [answer], [target.text])
         return Score(value=value, answer=normalise_answer(answer), metadata=dict(state.metadata))
 
     return score

@@ -143,4 +143,4 @@ def _by_example(answers: Sequence[Scored]) -> dict[tuple, float]:
 
 def _task_score(answers: Sequence[Scored]) -> float:
     texts = ["" if a.refused else str(a.answer) for a in answers]
-    return grade(answers[0].metric, texts, [a.reference for a in answers]).score
+    return grade(answers[0].metric, texts, [a.reference for a in answers])

@@ -1,4 +1,13 @@
-"""Policies for many tasks: one frozen language model, and a small network for each task before its output layer."""
+"""Entropy-regularised Q-learning on token sequences, for many tasks at once.
+
+One frozen language model, and a small network for each task before its output layer, give Q-values; from these come
+values, policies and path-consistency losses.
+
+Logits are Q-values in units of the temperature. With Shannon entropy (RLPrompt, arXiv 2205.12548; Guo et al., arXiv
+2106.07704) the value of a state is the log-sum-exp of its Q-values and the policy their softmax. With Tsallis entropy
+of index q = 2 (PIN, arXiv 2407.14733) it is the 'spmax' and the policy the sparsemax (Martins and Astudillo 2016,
+arXiv 1602.02068, equations 3 and 14). Actions that are not allowed have the Q-value minus infinity.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +17,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from soft2hard.eval.methods.discrete_vocabulary import Vocabulary, check_decoder_only, check_same_vocabulary
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.subject import Subject
 
@@ -18,37 +26,110 @@ Choice = Callable[[Float[Tensor, "tasks batch vocab"]], Int[Tensor, "tasks batch
 """Picks a token for each prompt from its Q-values."""
 
 
+@dataclass(frozen=True)
+class ShannonEntropy:
+    """Softmax policy, of which only the `top_k` likeliest tokens are sampled (all of them in the value)."""
+
+    top_k: int
+
+    def value(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state"]:
+        return q.logsumexp(dim=-1)
+
+    def policy(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state vocab"]:
+        best = q.topk(min(self.top_k, q.shape[-1]), dim=-1)
+        return torch.zeros_like(q).scatter(-1, best.indices, best.values.softmax(dim=-1))
+
+
+@dataclass(frozen=True)
+class TsallisEntropy:
+    """Index 2: the policy is exactly zero for tokens whose Q-value is too far below the best."""
+
+    def value(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state"]:
+        threshold = self._threshold(q)
+        squares = torch.where(q > threshold, q, threshold).square() - threshold.square()
+        return (squares.sum(dim=-1) + 1) / 2
+
+    def policy(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state vocab"]:
+        return (q - self._threshold(q)).clamp(min=0)
+
+    def _threshold(self, q: Float[Tensor, "*state vocab"]) -> Float[Tensor, "*state 1"]:
+        """The number tau with sum(max(0, q - tau)) = 1."""
+        ordered = q.sort(dim=-1, descending=True).values
+        total = ordered.cumsum(dim=-1)
+        rank = torch.arange(1, q.shape[-1] + 1, device=q.device)
+        size = (1 + rank * ordered > total).sum(dim=-1, keepdim=True)
+        return (total.gather(-1, size - 1) - 1) / size
+
+
+Entropy = ShannonEntropy | TsallisEntropy
+"""The regulariser of Q-learning: the value and the policy that it makes of Q-values."""
+
+
+def path_consistency_loss(
+    q: Float[Tensor, "*batch length vocab"],
+    target: Float[Tensor, "*batch length vocab"],
+    actions: Int[Tensor, "*batch length"],
+    rewards: Float[Tensor, "*batch"],
+    entropy: Entropy,
+    reverse: float,
+) -> Float[Tensor, "*batch"]:
+    """Single-step and multi-step path consistency, half each, summed over the positions of a prompt.
+
+    With advantage A_t = Q_t(a_t) - V_t, target network marked by a dash, and a reward r at the end alone (arXiv
+    2106.07704, equations 7 and 10):
+
+        single-step  (A_t - (V'_{t+1} - V'_t))^2, with r for V' after the last token,
+        multi-step   (A_t + ... + A_T - (r - V'_t))^2.
+
+    `reverse` is the weight of the same with the roles of network and target exchanged, 1 - `reverse` that of these.
+    """
+
+    def one_way(own: Tensor, other: Tensor) -> Tensor:
+        advantage = own.gather(-1, actions[..., None])[..., 0] - entropy.value(own)
+        value = entropy.value(other)
+        after = torch.cat([value[..., 1:], rewards[..., None]], dim=-1)
+        to_come = advantage.flip(-1).cumsum(dim=-1).flip(-1)
+        single = (advantage - (after - value)).square()
+        multi = (to_come - (rewards[..., None] - value)).square()
+        return ((single + multi) / 2).sum(dim=-1)
+
+    forth = one_way(q, target)
+    return (1 - reverse) * forth + reverse * one_way(target, q) if reverse else forth
+
+
+def z_scores(rewards: Float[Tensor, "tasks batch"]) -> Float[Tensor, "tasks batch"]:
+    """Each task's rewards less their mean, over their standard deviation (arXiv 2205.12548, section 2.3).
+
+    The standard deviation is that of the batch itself, and 1e-4 is added to it, as in the published code.
+    """
+    centred = rewards - rewards.mean(dim=-1, keepdim=True)
+    return centred / (rewards.std(dim=-1, keepdim=True, correction=0) + 1e-4)
+
+
 class PolicyLM:
     """A frozen decoder-only LM that reads prompts token by token, with a key-value cache.
 
     It first reads `start`, by default its BOS token, or where it has none its EOS token ("<|endoftext|>" in arXiv
-    2205.12548). Raises UserError for an encoder-decoder model or another vocabulary than the subject's.
+    2205.12548). It writes the tokens `writable` alone.
     """
 
-    def __init__(self, vocabulary: Vocabulary, policy: Subject, start: str | None):
-        check_decoder_only(policy, "policy LM")
-        check_same_vocabulary(vocabulary.subject, policy, "policy LM")
+    def __init__(self, policy: Subject, writable: Int[Tensor, " n_writable"], start: str | None):
         self.model = FrozenModel(policy.model)
         tokenizer = policy.tokenizer
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.start = [begin] if start is None else list(tokenizer(start, add_special_tokens=False)["input_ids"])
         self.writable = torch.zeros(self.model.vocab_size, dtype=torch.bool, device=self.model.device)
-        self.writable[vocabulary.writable] = True
+        self.writable[writable] = True
         self.d_out = self.begin(1).shape[-1]
 
-    @torch.no_grad()
     def begin(self, n: int) -> Float[Tensor, "n d_out"]:
         """Hidden states before the first tokens of `n` prompts."""
         self._cache, self._n_read = None, 0
-        ids = torch.tensor(self.start, device=self.model.device).expand(n, -1)
-        return self._read(ids)
+        return self.read(torch.tensor(self.start, device=self.model.device).expand(n, -1))
 
     @torch.no_grad()
-    def read(self, ids: Int[Tensor, "n"]) -> Float[Tensor, "n d_out"]:
-        """Hidden states after one more token of each prompt."""
-        return self._read(ids[:, None])
-
-    def _read(self, ids: Int[Tensor, "n new"]) -> Float[Tensor, "n d_out"]:
+    def read(self, ids: Int[Tensor, "n new"]) -> Float[Tensor, "n d_out"]:
+        """Hidden states after some more tokens of each prompt."""
         position = torch.arange(self._n_read, self._n_read + ids.shape[1], device=ids.device).expand(len(ids), -1)
         self._n_read += ids.shape[1]
         mask = torch.ones(len(ids), self._n_read, dtype=torch.bool, device=ids.device)
@@ -103,22 +184,22 @@ class TaskNetworks:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Prompts of every task, with what the policy LM saw before each of their tokens."""
+    """Prompts of every task, with the policy LM's states before each of their tokens."""
 
     states: Float[Tensor, "tasks batch length d_out"]
     actions: Int[Tensor, "tasks batch length"]
     allowed: Bool[Tensor, "tasks batch length vocab"]
-    """Which tokens might have stood there."""
+    """True for the tokens that might have stood there."""
 
 
 @dataclass(frozen=True)
 class Policies:
-    """What turns the policy LM's states into Q-values of each task."""
+    """The policy LM's states as Q-values of each task."""
 
     lm: PolicyLM
     networks: TaskNetworks
     ignorable_below: int | None
-    """How many tokens the policy LM's logits leave at each position; None: all that can be written."""
+    """Number of tokens that the policy LM's logits leave at each position; None: all that can be written."""
 
     def allowed(self, states: Float[Tensor, "*rows d_out"]) -> Bool[Tensor, "*rows vocab"]:
         """The tokens that are not ignorable: those not below the k-th largest logit of the frozen policy LM."""
@@ -130,8 +211,8 @@ class Policies:
 
     def q_values(self, rollout: Rollout, of_target: bool = False) -> Float[Tensor, "tasks batch length vocab"]:
         """Q-values in each state of a rollout; gradients flow to the networks."""
-        q = self._q(rollout.states.flatten(1, 2), of_target).unflatten(1, rollout.actions.shape[1:])
-        return q.masked_fill(~rollout.allowed, -torch.inf)
+        q = self.lm.logits(self.networks(rollout.states.flatten(1, 2), of_target))
+        return q.unflatten(1, rollout.actions.shape[1:]).masked_fill(~rollout.allowed, -torch.inf)
 
     @torch.no_grad()
     def roll_out(self, n_tasks: int, batch: int, length: int, choose: Choice) -> Rollout:
@@ -141,27 +222,18 @@ class Policies:
         for position in range(length):
             states.append(hidden.unflatten(0, (n_tasks, batch)))
             allowed.append(self.allowed(states[-1]))
-            q = self._q(states[-1], False).masked_fill(~allowed[-1], -torch.inf)
-            actions.append(choose(q))
+            q = self.lm.logits(self.networks(states[-1]))
+            actions.append(choose(q.masked_fill(~allowed[-1], -torch.inf)))
             if position + 1 < length:
-                hidden = self.lm.read(actions[-1].flatten())
+                hidden = self.lm.read(actions[-1].flatten()[:, None])
         return Rollout(torch.stack(states, 2), torch.stack(actions, 2), torch.stack(allowed, 2))
-
-    def _q(self, states: Float[Tensor, "tasks n d_out"], of_target: bool) -> Float[Tensor, "tasks n vocab"]:
-        return self.lm.logits(self.networks(states, of_target))
 
 
 def sample(
     probabilities: Float[Tensor, "tasks batch vocab"], generators: Sequence[Generator]
 ) -> Int[Tensor, "tasks b"]:
     """A token for each prompt, each task's drawn by its own generator."""
-    upto = probabilities.double().cumsum(dim=-1)
-    shape = probabilities.shape[1:2]
-    drawn = torch.stack([torch.rand(shape, generator=g, device=g.device, dtype=torch.float64) for g in generators])
+    upto, n = probabilities.double().cumsum(dim=-1), probabilities.shape[1]
+    drawn = torch.stack([torch.rand(n, generator=g, device=g.device, dtype=torch.float64) for g in generators])
     # The first token whose cumulated probability exceeds the number drawn, so never one of probability zero.
     return torch.searchsorted(upto, (drawn * upto[..., -1])[..., None], right=True)[..., 0]
-
-
-def greedy(q: Float[Tensor, "tasks batch vocab"]) -> Int[Tensor, "tasks batch"]:
-    """The token with the highest Q-value."""
-    return q.argmax(dim=-1)
