@@ -11,7 +11,7 @@ from soft2hard.eval.records import ResultRow
 from soft2hard.eval.report.figures import COLUMNS, SCORE, compare, number_text, per_task
 from soft2hard.eval.report.html import render_page
 from soft2hard.eval.report.reading import Run, load_run
-from soft2hard.eval.report.sections import Section, Table, cell_text, heading, sections
+from soft2hard.eval.report.sections import Section, Table, cell_text, contents, heading
 from soft2hard.storage.files import atomic_write
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def write_report(runs: Sequence[Run], output: Path, transfers: Sequence["Transfe
     if output.suffix.lower() != ".html":
         raise UserError(f"The report is to go to {output}, which does not end in .html.", "Give a name such as r.html.")
     *earlier, last = runs
-    parts = sections(last, [compare(run, last) for run in earlier], transfers)
+    parts = contents(last, [compare(run, last) for run in earlier], transfers)
     context = {"run": last, "said": heading(last), "sections": parts, "tasks": list(_tasks(last)), "score": SCORE.key}
     filters = {"cell": cell_text, "is_number": _NUMBER.match, "number": number_text}
     page = render_page(_HERE / "page.html", context, (_HERE / "page.js").read_text(encoding="utf-8"), filters)

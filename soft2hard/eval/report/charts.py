@@ -45,7 +45,7 @@ def scatter(
 
 def dots(title: str, values: Mapping[str, Interval], axis: str) -> "Figure":
     """A value from 0 to 1 with its interval on a line of its own, by name."""
-    points = [("all", name, interval, 0) for name, interval in values.items()]
+    points = [("all", name, interval, 0.0) for name, interval in values.items()]
     chart = scatter(title, points, (axis, ""), ["all"])
     chart.update_traces(y=[escape(name) for name in values], error_y=None, hovertemplate="<b>%{y}</b><br>%{x:.3f}")
     chart.update_yaxes(type="category", autorange="reversed").update_xaxes(range=(-0.01, 1.02))
@@ -80,7 +80,7 @@ def training_curves(title: str, curves: pd.DataFrame, shown: Sequence[str]) -> "
     return _finished(chart, title)
 
 
-def heat_map(title: str, values: pd.DataFrame, bold: pd.DataFrame | None = None, low: float = 0) -> "Figure":
+def heat_map(title: str, values: pd.DataFrame, bold: pd.DataFrame | None = None, low: float = 0.0) -> "Figure":
     """A cell for each row and column, coloured from `low` to 1; `bold` says which figures stand out."""
     import plotly.express as px
 
@@ -112,12 +112,15 @@ def soft_prompt_map(prompts: Mapping[Any, np.ndarray]) -> tuple[list[Any], Float
     kept = {key: prompt.astype(float) for key, prompt in prompts.items() if prompt.shape[1] == width}
     same = len({prompt.shape for prompt in kept.values()}) == 1
     vectors = np.stack([prompt.ravel() if same else prompt.mean(0) for prompt in kept.values()])
-    # Two columns of zeros give also a single soft prompt, or one number a soft prompt, a place in the plane.
-    components = PCA(min(50, *vectors.shape), random_state=0).fit_transform(np.pad(vectors, ((0, 0), (0, 2))))
+    if len(kept) < 2:
+        return list(kept), np.zeros((len(kept), 2)), "one point"
+    # Columns of zeros give one number a soft prompt a place in the plane, too.
+    components = PCA(min(50, *vectors.shape), random_state=0).fit_transform(vectors)
+    components = np.pad(components, ((0, 0), (0, 2)))
     if len(kept) < 10:
-        return list(kept), np.pad(components, ((0, 0), (0, 2)))[:, :2], "principal components"
+        return list(kept), components[:, :2], "principal components"
     tsne = TSNE(perplexity=min(30, (len(kept) - 1) / 3), init="pca", random_state=0)
-    return list(kept), tsne.fit_transform(np.pad(components, ((0, 0), (0, 1)))), "t-SNE"
+    return list(kept), tsne.fit_transform(components), "t-SNE"
 
 
 def _style(axes: tuple[str, str], order: Sequence[str]) -> dict[str, Any]:

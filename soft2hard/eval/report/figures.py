@@ -14,6 +14,9 @@ from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, PairedDifference, mean_interval, paired_difference, ratio_interval
 from soft2hard.eval.report.reading import Run
 
+Values = Sequence[float | int] | np.ndarray | pd.Series
+"""One number, or yes and no, an item."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -144,7 +147,7 @@ def differences(run: Run) -> list[tuple[str, str, PairedDifference]]:
     ]
 
 
-def reliability(confidence: Sequence[float], outcome: Sequence[float], n_bins: int = 10) -> pd.DataFrame:
+def reliability(confidence: Values, outcome: Values, n_bins: int = 10) -> pd.DataFrame:
     """Reliability diagram: mean `confidence`, mean `outcome` (0 to 1, graded or not) and number `n` of the items in
     each bin of equal width from 0 to 1 that is not empty. An edge belongs to the bin above it."""
     settings = {"bins": n_bins, "range": (0, 1)}
@@ -160,14 +163,14 @@ def calibration_error(bins: pd.DataFrame) -> float:
     return float(np.average((bins["outcome"] - bins["confidence"]).abs(), weights=bins["n"]))
 
 
-def auroc(confidence: Sequence[float], success: Sequence[bool]) -> float | None:
+def auroc(confidence: Values, success: Values) -> float | None:
     """Area under the ROC curve; None where all items succeed, or all fail."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(success, confidence)) if 0 < sum(success) < len(success) else None
 
 
-def kept_at(confidence: Sequence[float], success: Sequence[bool], rate: float) -> tuple[float, float | None]:
+def kept_at(confidence: Values, success: Values, rate: float) -> tuple[float, float | None]:
     """The largest share of items that a threshold on the confidence keeps at a success rate of `rate` or more, and that
     threshold, the lowest confidence kept (None where nothing is)."""
     items = pd.DataFrame({"confidence": confidence, "success": success}).sort_values("confidence", ascending=False)
@@ -177,7 +180,7 @@ def kept_at(confidence: Sequence[float], success: Sequence[bool], rate: float) -
     return ((good[-1] + 1) / len(items), float(items["confidence"].iloc[good[-1]])) if len(good) else (0.0, None)
 
 
-def number_text(value: float | None) -> str:
+def number_text(value: float | int | None) -> str:
     """A number for people: three decimals below 10, fewer above."""
     if value is None or not np.isfinite(value):
         return "–"

@@ -69,7 +69,7 @@ def cell_text(value: Value) -> str:
     return number_text(value) if value is None or isinstance(value, float) else str(value)
 
 
-def sections(run: Run, comparisons: Sequence[Comparison], transfers: Sequence["TransferResult"]) -> list[Section]:
+def contents(run: Run, comparisons: Sequence[Comparison], transfers: Sequence["TransferResult"]) -> list[Section]:
     """All that the run has something for. Raises UserError where transfers are not of this run."""
     found = {(method, figure): figures.estimate(run, method, figure) for method in run.methods for figure in FIGURES}
     parts = [_methods(run, found), _differences(run), _tradeoff(run, found), _families(run), _calibration(run)]
@@ -153,7 +153,7 @@ def _differences(run: Run) -> Section | None:
             Table(["method", "next", "difference", "p", "tasks"], neighbours),
             Table(["method", "other", "difference", "p", "tasks"], list(rows.values()), "All pairs", False),
         ],
-        [charts.heat_map("Difference of scores, all pairs", values, clear, low=-1)],
+        [charts.heat_map("Difference of scores, all pairs", values, clear, low=-1.0)],
     )
 
 
@@ -276,7 +276,7 @@ def _failures(run: Run) -> Section:
 
 
 def _cost(run: Run, found: Found) -> Section:
-    by_method = run.cells.groupby("method")[list(_COSTS)]
+    by_method = run.cells.astype(dict.fromkeys(_COSTS, float)).groupby("method")[list(_COSTS)]
     means, totals = by_method.mean(), by_method.sum()
     methods = [method for method in run.methods if method in means.index]
     rows = [
