@@ -40,7 +40,7 @@ const show = () => {
   list.append(...ordered);
   form.querySelector("output").textContent = `${tasks.filter((task) => !task.hidden).length} of ${tasks.length} tasks`;
 };
-form.addEventListener("input", show);
+for (const event of ["input", "change"]) form.addEventListener(event, show);
 form.open.addEventListener("change", () => tasks.forEach((task) => (task.open = form.open.checked)));
 form.addEventListener("submit", (event) => event.preventDefault());
 show();
