@@ -234,7 +234,7 @@ def test_the_perplexity_of_gold_instructions_stands_beside_that_of_prompts(tmp_p
     run = run_of(rows_of(), record)
     assert run.record.reference_perplexity == record.reference_perplexity
     for path in write_report([run], tmp_path / "report.html"):
-        assert "gold instructions themselves have a perplexity of 9.600, shuffled 471.0" in path.read_text()
+        assert "gold instructions themselves have a perplexity of 9.600, words shuffled 471.0" in path.read_text()
 
 
 def transferred(model: str, task: str = "task-00") -> TransferResult:

@@ -80,16 +80,15 @@ def training_curves(title: str, curves: pd.DataFrame, shown: Sequence[str]) -> "
     return _finished(chart, title)
 
 
-def heat_map(title: str, values: pd.DataFrame, bold: pd.DataFrame | None = None, low: float = 0.0) -> "Figure":
-    """A cell for each row and column, coloured from `low` to 1; `bold` says which figures stand out."""
+def heat_map(title: str, values: pd.DataFrame, bold: pd.DataFrame | None = None) -> "Figure":
+    """A cell for each row and column, coloured from 0 to 1; `bold` says which figures stand out."""
     import plotly.express as px
 
     shown = values.rename(escape).rename(escape, axis=1)
     texts = values.map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
     if bold is not None:
         texts = texts.where(~bold, "<b>" + texts + "</b>")
-    colours = "RdBu" if low < 0 else "Blues"
-    chart = px.imshow(shown, zmin=low, zmax=1, aspect="auto", color_continuous_scale=colours)
+    chart = px.imshow(shown, zmin=0, zmax=1, aspect="auto", color_continuous_scale="Blues")
     chart.update_traces(text=texts.to_numpy(), texttemplate="%{text}", hovertemplate="%{y}<br>%{x}<br>%{z:.3f}")
     chart.update_traces(xgap=2, ygap=2).update_coloraxes(showscale=False)
     chart.update_xaxes(type="category", side="top", title="", showgrid=False)
@@ -114,9 +113,8 @@ def soft_prompt_map(prompts: Mapping[Any, np.ndarray]) -> tuple[list[Any], Float
     vectors = np.stack([prompt.ravel() if same else prompt.mean(0) for prompt in kept.values()])
     if len(kept) < 2:
         return list(kept), np.zeros((len(kept), 2)), "one point"
-    # Columns of zeros give one number a soft prompt a place in the plane, too.
     components = PCA(min(50, *vectors.shape), random_state=0).fit_transform(vectors)
-    components = np.pad(components, ((0, 0), (0, 2)))
+    components = np.pad(components, ((0, 0), (0, 2)))  # so that there are two at least
     if len(kept) < 10:
         return list(kept), components[:, :2], "principal components"
     tsne = TSNE(perplexity=min(30, (len(kept) - 1) / 3), init="pca", random_state=0)

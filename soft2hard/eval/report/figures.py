@@ -1,7 +1,7 @@
 """The figures of a run: what each means, its value for each method, and how methods, and runs, differ by them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -11,11 +11,9 @@ import pandas as pd
 from scipy.stats import binned_statistic
 
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, PairedDifference, mean_interval, paired_difference, ratio_interval
+from soft2hard.eval import intervals
+from soft2hard.eval.intervals import Interval, Values
 from soft2hard.eval.report.reading import Run
-
-Values = Sequence[float | int] | np.ndarray | pd.Series
-"""One number, or yes and no, an item."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def estimate(run: Run, method: str, figure: Figure) -> Interval | None:
     values = list(per_task(run, method, figure).values())
     if not values:
         return None
-    return exponential(mean_interval(values)) if figure.log else mean_interval(values)
+    return exponential(intervals.mean_interval(values)) if figure.log else intervals.mean_interval(values)
 
 
 def exponential(interval: Interval) -> Interval:
@@ -112,7 +110,7 @@ def recovery(run: Run, method: str, tasks: set[str] | None = None) -> Interval |
     if not any(soft[task] for task in common):
         return None
     with np.errstate(divide="ignore", invalid="ignore"):  # resamples of tasks on which the soft prompts score 0
-        return ratio_interval([scores[task] for task in common], [soft[task] for task in common])
+        return intervals.ratio_interval([scores[task] for task in common], [soft[task] for task in common])
 
 
 def by_family(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -135,13 +133,13 @@ def ranked(run: Run) -> list[str]:
     return sorted(means, key=lambda method: -means[method])
 
 
-def differences(run: Run) -> list[tuple[str, str, PairedDifference]]:
+def differences(run: Run) -> list[tuple[str, str, intervals.PairedDifference]]:
     """The better of two methods by mean score, the other, and how their scores differ; of all pairs with a common task,
     in the order of the ranking."""
     order = ranked(run)
     scores = {method: per_task(run, method, SCORE) for method in order}
     return [
-        (first, second, paired_difference(scores[first], scores[second]))
+        (first, second, intervals.paired_difference(scores[first], scores[second]))
         for first, second in combinations(order, 2)
         if scores[first].keys() & scores[second].keys()
     ]
@@ -275,7 +273,7 @@ def _change(before: Run, after: Run, method: str, figure: Figure, tasks: set[str
     if not common:
         return None
     olds, news = [old[task] for task in common], [new[task] for task in common]
-    difference = mean_interval(np.subtract(news, olds))
+    difference = intervals.difference_interval(news, olds)
     means = [Interval(float(np.mean(values)), None, None) for values in (olds, news)]
     verdict = _verdict(difference, figure, len(common))
     if figure.log:

@@ -26,7 +26,7 @@ class Run:
     """A finished run, in memory."""
 
     name: str
-    """Name of its folder."""
+    """Of its folder."""
     record: RunRecord
     rows: tuple[ResultRow, ...]
     tasks: tuple[TaskRecord, ...]

@@ -117,9 +117,7 @@ def _methods(run: Run, found: Found) -> Section:
         notes.append("No method of the run gives the soft prompts themselves, so there is no recovery.")
     if points := run.record.reference_perplexity:
         natural, shuffled = number_text(points.natural), number_text(points.shuffled)
-        notes.append(
-            f"The gold instructions themselves have a perplexity of {natural}, their words shuffled {shuffled}."
-        )
+        notes.append(f"The gold instructions themselves have a perplexity of {natural}, words shuffled {shuffled}.")
     meanings = [[f.title, f.meaning, f.better] for f in FIGURES if any(found[method, f] for method in run.methods)]
     meaning = Table(["figure", "meaning", "better is"], meanings, "What the figures mean", False)
     scores = {method: score for method in run.methods if (score := found[method, SCORE])}
@@ -153,7 +151,7 @@ def _differences(run: Run) -> Section | None:
             Table(["method", "next", "difference", "p", "tasks"], neighbours),
             Table(["method", "other", "difference", "p", "tasks"], list(rows.values()), "All pairs", False),
         ],
-        [charts.heat_map("Difference of scores, all pairs", values, clear, low=-1.0)],
+        [charts.heat_map("Difference of scores, all pairs", values, clear)],
     )
 
 
@@ -192,7 +190,8 @@ def _calibration(run: Run) -> Section | None:
         scored = cells[cells["score"].notna()]
         judged = scored[scored["soft"] > 0]
         if n := len(judged):
-            success, confidence = judged["score"] >= SUCCESS * judged["soft"], judged["confidence"]
+            success = (judged["score"] >= SUCCESS * judged["soft"]).to_numpy()
+            confidence = judged["confidence"].to_numpy()
             kept = figures.kept_at(confidence, success, KEPT_RATE)
             auroc = figures.auroc(confidence, success)
             rows.append([method, n, len(scored) - n, float(success.mean()), auroc, *kept])
@@ -201,7 +200,7 @@ def _calibration(run: Run) -> Section | None:
             continue
         for figure, found in curves.items():
             if len(known := cells[cells[figure.key].notna()]):
-                found[method] = figures.reliability(known["confidence"], known[figure.key].astype(float))
+                found[method] = figures.reliability(*known[["confidence", figure.key]].to_numpy(float).T)
     drawn = []
     for figure, found in ((figure, found) for figure, found in curves.items() if found):
         errors = (f"{method} {number_text(figures.calibration_error(bins))}" for method, bins in found.items())
