@@ -21,7 +21,7 @@ __all__ = ["Run", "load_run", "write_report"]
 _HERE = Path(__file__).parent
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
 """What begins mark-up within a line; no text of a run begins a line of the summary."""
-_NUMBER = re.compile(r"[–×$-]? ?[\d.,]*(e-?\d+)?( \[.*\]| \([\d.,]+\)| of \d+)?$")
+_NUMBER = re.compile(r"[–$-]?[\d.,]*(e-?\d+)?( \[.*\]| \([\d.,]+\)| of \d+)?$")
 
 
 def write_report(runs: Sequence[Run], output: Path, transfers: Sequence["TransferResult"] = ()) -> tuple[Path, Path]:
@@ -67,10 +67,9 @@ def _tasks(run: Run) -> Iterator[dict[str, Any]]:
 def _figures_of(row: ResultRow) -> str:
     """All figures of a cell but its score, in one line."""
     values = {figure.title: getattr(row, figure.key) for figure in COLUMNS if figure is not SCORE}
-    values |= {"Confidence": row.confidence, "Seconds": row.seconds, "Model calls": row.model_calls}
-    return ", ".join(
-        f"{name} {number_text(v)}" for name, v in (values | {"Tokens": row.tokens}).items() if v is not None
-    )
+    values |= {"Exact task": None if row.exact_task is None else float(row.exact_task), "Confidence": row.confidence}
+    values |= {"Seconds": row.seconds, "Model calls": row.model_calls, "Tokens": row.tokens}
+    return ", ".join(f"{name} {cell_text(value)}" for name, value in values.items() if value is not None)
 
 
 def _markdown(run: Run, parts: Sequence[Section]) -> str:

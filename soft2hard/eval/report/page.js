@@ -1,7 +1,7 @@
 // Tables are sorted by their headings: numbers from the largest, words from A, turned round by a second press.
 const key = (row, column) => {
   const text = row.cells[column].textContent.trim();
-  return row.cells[column].className ? parseFloat(text.replace(/[×$,\s]/g, "")) : text.toLowerCase();
+  return row.cells[column].className ? parseFloat(text.replace(/[$,\s]/g, "")) : text.toLowerCase();
 };
 for (const table of document.querySelectorAll("table.sortable")) {
   const [body, headings] = [table.tBodies[0], [...table.tHead.rows[0].cells]];

@@ -336,8 +336,8 @@ def _provenance(run: Run) -> Section:
 def _comparison(comparison: Comparison) -> Section:
     rows: dict[bool, list[list[Value]]] = {True: [], False: []}
     for c in comparison.changes:
-        change = "× " * c.figure.log + figures.interval_text(c.difference)
-        line = [c.method, c.figure.title, c.n_tasks, c.before, c.after, change, c.verdict]
+        title = c.figure.title + " (factor)" * c.figure.log
+        line = [c.method, title, c.n_tasks, c.before, c.after, c.difference, c.verdict]
         rows[c.clear or c.figure is SCORE].append(line)
     columns = ["method", "figure", "tasks", "before", "after", "change", "verdict"]
     changes = ["method", "task", "before", "after", "prompts before", "prompts after"]
