@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -57,8 +58,14 @@ class Elements(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
+@cache
+def parts_of(run: Run) -> list[Section]:
+    return contents(run, [], ())
+
+
 def section(run: Run, title: str, transfers: tuple = ()) -> Section | None:
-    return next((part for part in contents(run, [], transfers) if part.title == title), None)
+    parts = contents(run, [], transfers) if transfers else parts_of(run)
+    return next((part for part in parts if part.title == title), None)
 
 
 def lines(table: Table) -> list[dict]:

@@ -21,7 +21,7 @@ from soft2hard.eval.records import SCHEMA_VERSION, ResultRow, RunRecord, TaskRec
 _FILES = ("run.json", "results.parquet", "tasks.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A finished run, in memory."""
 
