@@ -31,25 +31,15 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Show an evaluation as one HTML page, which works offline, a Markdown summary, and a table in the terminal.
+    """Show an evaluation as one HTML page, which works offline, and a Markdown summary.
 
     [bold]Example:[/bold] soft2hard report runs/before runs/after --output comparison.html
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from soft2hard.eval.report import load_run, write_report
-    from soft2hard.eval.report.sections import cell_text, main_table
+    from soft2hard.eval.report import load_run, print_summary, write_report
     from soft2hard.eval.transfer.results import TransferResult
 
     loaded = [load_run(folder) for folder in runs]
     found = [TransferResult.load(path) for path in transfers or []]
-    paths = write_report(loaded, output or runs[-1] / "report.html", found)
-    summary = main_table(loaded[-1])
-    shown = Table(*summary.columns[:4], box=None)
-    for row in summary.rows:
-        shown.add_row(*(escape(cell_text(value)) for value in row[:4]))
-    Console(stderr=True).print(shown)
-    for path in paths:
+    for path in write_report(loaded, output or runs[-1] / "report.html", found):
         typer.echo(str(path))
+    print_summary(loaded[-1])

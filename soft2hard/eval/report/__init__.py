@@ -11,13 +11,13 @@ from soft2hard.eval.records import ResultRow
 from soft2hard.eval.report.figures import COLUMNS, SCORE, compare, number_text, per_task
 from soft2hard.eval.report.html import render_page
 from soft2hard.eval.report.reading import Run, load_run
-from soft2hard.eval.report.sections import Section, Table, cell_text, contents, heading
+from soft2hard.eval.report.sections import Section, Table, cell_text, contents, heading, main_table
 from soft2hard.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from soft2hard.eval.transfer.results import TransferResult
 
-__all__ = ["Run", "load_run", "write_report"]
+__all__ = ["Run", "load_run", "print_summary", "write_report"]
 _HERE = Path(__file__).parent
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
 """What begins mark-up within a line; no text of a run begins a line of the summary."""
@@ -50,6 +50,19 @@ def write_report(runs: Sequence[Run], output: Path, transfers: Sequence["Transfe
             # JSON may hold half a surrogate pair, which no file can.
             path.write_text(text, encoding="utf-8", errors="replace")
     return output, output.with_suffix(".md")
+
+
+def print_summary(run: Run) -> None:
+    """Show each method's failures, score and recovery in the terminal, on standard error."""
+    from rich.console import Console
+    from rich.table import Table as Shown
+    from rich.text import Text
+
+    summary = main_table(run)
+    shown = Shown(*summary.columns[:4], box=None)
+    for row in summary.rows:
+        shown.add_row(*(Text(cell_text(value)) for value in row[:4]))
+    Console(stderr=True).print(shown)
 
 
 def _tasks(run: Run) -> Iterator[dict[str, Any]]:
