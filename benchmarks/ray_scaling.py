@@ -29,8 +29,7 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import run_script
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
-from soft2hard.workers.cluster import Cluster, available_cores
-from soft2hard.workers.pool import Pool
+from soft2hard.workers.cluster import Cluster, Pool, available_cores
 
 Span = tuple[float, float]
 """When a shard was begun and ended, seconds of the clock that all processes share."""

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend; anything else is a bug and keeps its traceback.
+"""The one exception for mistakes a user can fix; anything else is a bug and keeps its traceback.
 
 `first_line` quotes errors of other libraries in it; `run_script` prints it where a module is run as a script.
 """
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """What is wrong and what to do about it, printed as one line without a traceback.
+    """A problem and its remedy, printed as one line without a traceback.
 
     Args:
-        problem: What is wrong, naming the file, value or shape at fault; ends in a full stop.
-        remedy: What the user can do next; ends in a full stop.
+        problem: The mistake, naming the file, value or shape at fault; ends in a full stop.
+        remedy: The user's next step; ends in a full stop.
 
     White space is collapsed, because messages of other libraries, quoted in `problem`, often have
     several lines.
@@ -31,7 +31,7 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, short enough for one line."""
+    """The message of another library's error, short enough for one line."""
     if "ignore_mismatched_sizes" in str(error):
         return "its weights have other shapes than its config.json says"
     if isinstance(error, KeyError):

@@ -86,7 +86,7 @@ def identities(
 ) -> dict[str, Any]:
     """By what tasks and models are known again, so that a folder is gone on with only where they are the same."""
     from soft2hard.data_gen.taskfiles import content_hash
-    from soft2hard.eval.identity import translator_fingerprint
+    from soft2hard.eval.loaded_models import translator_fingerprint
 
     return {
         "command": "analyze",

@@ -20,7 +20,7 @@ from soft2hard.errors import run_script
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.config import Evaluation, parse_config
 from soft2hard.eval.harness import Harness
-from soft2hard.eval.records import ResultRow
+from soft2hard.eval.run_records import ResultRow
 
 _COLUMNS = ("soft", "translated", "gold", "none")
 _COLOURS = {"faithful": "green", "doubtful": "yellow", "failed": "red"}

@@ -99,7 +99,7 @@ def evaluate(
     _check_output(output)
     quiet()
     from soft2hard.eval.config import parse_config, read_config
-    from soft2hard.eval.harness import Harness
+    from soft2hard.eval.fan_out import run_evaluation
 
     if config is not None:
         evaluation = read_config(config)
@@ -120,7 +120,7 @@ def evaluate(
         def on_cell(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
 
-        rows = Harness(evaluation, output, say, on_cell, workers, retry_failed, on).run()
+        rows = run_evaluation(evaluation, output, say, on_cell, workers, retry_failed, on)
     failed = sum(row.failure is not None for row in rows)
     print(f"{len(rows)} cells in {output}, {failed} of them failed; see soft2hard report {output}")
 

@@ -35,7 +35,7 @@ class Halving:
 
     def __init__(self, remedy: str) -> None:
         self.remedy = remedy
-        """What a user can do where one item alone is too much."""
+        """Advice for the user where one item alone is too much."""
         self._times = 0
 
     def run(
@@ -142,7 +142,7 @@ def _peak_bytes(run: Callable[[int], object], n: int, device: torch.device) -> i
 class PeakMemory(TorchDispatchMode):
     """Counts the bytes of all tensors made within the block that are alive at a time, on any device.
 
-    What an operation takes for itself and gives back before it returns is not seen.
+    Memory that an operation takes and gives back before it returns is not seen.
     """
 
     def __init__(self) -> None:

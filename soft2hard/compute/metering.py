@@ -2,7 +2,7 @@
 
 A sequence is one text that a model scores or writes; an encoder's input belongs to the sequences that a decoder makes
 of it. Tokens are those that a model reads for it: padding is left out, and so are the passes that a finished sequence
-waits for its batch-mates; what is cached is read once, what is read anew counts anew. Backward passes are not counted.
+waits for its batch-mates; cached tokens are read once, tokens read again count again. Backward passes are not counted.
 """
 
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ class Count:
 
 @dataclass
 class Heard:
-    """What was counted while somebody listened."""
+    """The counts of the time that somebody listened."""
 
     shared: Count = field(default_factory=Count)
-    """What is nobody's own."""
+    """Counts that belong to no single case."""
     own: dict[int, Count] = field(default_factory=dict)
-    """What was counted on behalf of each (see `on_behalf_of`)."""
+    """Counts on behalf of each case (see `on_behalf_of`)."""
 
     @property
     def total(self) -> Count:
@@ -58,7 +58,7 @@ def listening() -> Iterator[Heard]:
 
 @contextmanager
 def on_behalf_of(number: int) -> Iterator[None]:
-    """What is counted in this block belongs to one of several cases, by its number."""
+    """Counts within this block belong to one of several cases, by its number."""
     before = _owner.set(number)
     try:
         yield
@@ -68,7 +68,7 @@ def on_behalf_of(number: int) -> Iterator[None]:
 
 @contextmanager
 def if_it_succeeds() -> Iterator[None]:
-    """What this block counts is heard if it ends without an error: what failed is tried again, and heard then."""
+    """Counts within this block are heard if it ends without an error: failed work is tried again, and heard then."""
     heard = Heard()
     before = _listeners.set((heard,))
     try:

@@ -73,6 +73,6 @@ def _alike(parameters: Iterator[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _size(parameter: Tensor, adjusted_by: str | None) -> float:
-    """What the learning rate of a matrix is multiplied by."""
+    """The factor of a matrix's learning rate."""
     rows, columns = parameter.shape
     return 0.2 * max(rows, columns) ** 0.5 if adjusted_by == "match_rms_adamw" else max(1, rows / columns) ** 0.5

@@ -152,7 +152,7 @@ def _read_shard(path: Path) -> datasets.Dataset:
 
 def corpus_plan(folder: Path | str) -> dict[str, Any]:
     """The plan a corpus was made to, as saved. Raises UserError where it cannot be read."""
-    return saved_plan(local_folder(folder, "corpus") / PLAN_FILE)
+    return saved_plan(local_folder(folder, "corpus"))
 
 
 def soft_prompt_of(row: dict, fingerprint: str | None = None) -> SoftPrompt:

@@ -1,11 +1,12 @@
-"""Grouping sequences of different lengths into batches, and padding them."""
+"""Sequences of tokens, grouped by length into batches, and padded."""
 
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Side = Literal["left", "right"]
@@ -16,6 +17,21 @@ _SMALL_BATCH = 256
 """Tokens up to which another batch would cost more than the padding that it spares."""
 
 _PADDING_ID = 0  # never read: the mask hides it
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """An example as token ids."""
+
+    body: list[int]
+    """Separator, input and output prefix, as they stand after a prompt."""
+    output: list[int]
+    """The output's tokens, EOS included."""
+
+    @property
+    def n_read(self) -> int:
+        """Number of tokens read to score the output (its last one is not among them)."""
+        return len(self.body) + len(self.output) - 1
 
 
 def batches_by_length(lengths: Rows[int], batch_tokens: int | None = None, n_new: int = 0) -> list[list[int]]:
@@ -53,6 +69,17 @@ def pad(
         ids.append(filler + list(row) if side == "left" else list(row) + filler)
         mask.append(hidden + [True] * len(row) if side == "left" else [True] * len(row) + hidden)
     return torch.tensor(ids, dtype=torch.long, device=device), torch.tensor(mask, dtype=torch.bool, device=device)
+
+
+def pad_rows(
+    rows: Rows[Float[Tensor, "_length d_model"]], side: Side
+) -> tuple[Float[Tensor, "batch length d_model"], Bool[Tensor, "batch length"]]:
+    """Embedded sequences padded to the longest one, and a mask that is True at the real positions."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    place = torch.arange(int(lengths.max()), device=rows[0].device)
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_side=side)
+    mask = place < lengths[:, None] if side == "right" else place >= place.numel() - lengths[:, None]
+    return padded, mask
 
 
 def positions(mask: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:

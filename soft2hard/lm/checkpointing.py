@@ -1,7 +1,7 @@
 """Gradient checkpointing of a frozen model: less memory for the backward pass, for one more forward pass.
 
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174), section 4: what enters a layer
-is kept, and the inside of the layer is computed anew when its gradient is wanted.
+is kept, and the inside of the layer is computed again when its gradient is needed.
 """
 
 from collections.abc import Iterator

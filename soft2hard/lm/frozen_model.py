@@ -1,8 +1,8 @@
 """A frozen Hugging Face language model taken apart: embedding, backbone, output head.
 
 Logits are only ever wanted at a few positions, and over a large vocabulary they cost more than the rest of a small
-model, so the backbone is run first and the head is applied to the rows that are wanted. What architectures do around
-their heads is in `FrozenModel.head`, and is compared with the model's own logits whenever a model is taken up.
+model, so the backbone is run first and the head is applied to the rows that are wanted. Special treatment around
+heads is in `FrozenModel.head`, and is compared with the model's own logits whenever a model is taken up.
 """
 
 import hashlib
@@ -15,8 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from soft2hard.compute.memory import affordable
 from soft2hard.errors import UserError
 
+MOST_BATCH_TOKENS = 2**17
+"""More in a batch makes nothing faster."""
+_TRIAL_LENGTH = 128  # tokens of each sequence of the trial
 _HASH_ROWS = 8192  # rows of the embedding table hashed at a time, to bound the float32 copy
 
 
@@ -99,7 +103,7 @@ class FrozenModel:
         )
 
     def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """What the backbone reads for these tokens."""
+        """The vectors the backbone reads for these tokens."""
         return self.model.get_input_embeddings()(ids)
 
     def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
@@ -181,6 +185,27 @@ class FrozenModel:
             use_cache=use_cache,
         )
         return output.last_hidden_state, output.past_key_values if use_cache else None
+
+    @torch.no_grad()
+    def affordable_tokens(self) -> int:
+        """Tokens, padding included, that a batch of scoring or generation may have on this machine, by a trial.
+
+        The trial reads sequences as generation does, keys and values kept, and takes the output head of a row each.
+        """
+        length = min(_TRIAL_LENGTH, self.context_length or _TRIAL_LENGTH)
+
+        def read(n_tokens: int) -> None:
+            shape = (n_tokens // length, length)
+            ids = torch.zeros(shape, dtype=torch.long, device=self.device)
+            mask = torch.ones(shape, dtype=torch.bool, device=self.device)
+            embeddings = self.embed(ids)
+            if self.is_encoder_decoder:
+                hidden, _ = self.cross_decode(embeddings[:, :1], self.encode(embeddings, mask), mask, use_cache=True)
+            else:
+                hidden, _ = self.decode(embeddings, mask, None, use_cache=True)
+            self.head(hidden[:, -1]).float().log_softmax(-1)
+
+        return affordable(read, self.device, at_most=MOST_BATCH_TOKENS, unit=length)
 
     @cached_property
     def _takes_position_ids(self) -> bool:

@@ -28,7 +28,7 @@ class _Decoding(Protocol):
 
 
 class _CausalDecoding:
-    """A decoder-only model; the batch is padded on the left, so that every row goes on at the right end."""
+    """A decoder-only model; the batch is padded on the left, so that every row continues at the right end."""
 
     def __init__(
         self, model: FrozenModel, embeddings: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"]

@@ -1,8 +1,9 @@
 """How a subject's model is held in memory, its reading, and saying plainly what is wrong when that fails."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import TypedDict
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,11 +19,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from soft2hard.errors import UserError, first_line
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
-"""What transformers raises over a damaged config, tokenizer or weights, and over a config that does not fit them."""
+"""Errors of transformers for a damaged config, tokenizer or weights, and for a config that does not fit them."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CHOICES = {
@@ -87,6 +89,47 @@ class Loading:
         return _DTYPES.get(self.dtype)
 
 
+class LoadingNames(TypedDict, total=False):
+    """Parts of a `Loading` as transformers' `from_pretrained` names them; subjects run on one device."""
+
+    dtype: torch.dtype | str
+    torch_dtype: torch.dtype | str
+    """The older name of `dtype`."""
+    device: torch.device | str
+    device_map: torch.device | str | dict[str, int | str | torch.device]
+    """'auto', a device, or {"": device}."""
+    attn_implementation: str
+    quantization_config: QuantizationConfigMixin
+    """Any of transformers' quantizations, its packages installed."""
+
+
+def loading_of(loading: Loading, asked: LoadingNames) -> Loading:
+    """`loading` with the parts that were asked for by transformers' names; raises UserError for a name unknown."""
+    if unknown := set(asked) - set(LoadingNames.__annotations__):
+        raise UserError(
+            f"Subjects are not loaded with {', '.join(sorted(unknown))}.",
+            f"Use {', '.join(LoadingNames.__annotations__)}, or load the model yourself and call Subject(...).",
+        )
+    changes: dict[str, str] = {}
+    for name in ("dtype", "torch_dtype"):
+        if name in asked:
+            changes["dtype"] = str(asked[name]).removeprefix("torch.")
+    for name in ("device", "device_map"):
+        if name in asked:
+            changes["device"] = str(_one_device(asked[name]))
+    if "attn_implementation" in asked:
+        changes["attention"] = asked["attn_implementation"]
+    return replace(loading, **changes)
+
+
+def _one_device(wanted: torch.device | str | dict) -> torch.device | str:
+    if not isinstance(wanted, dict):
+        return wanted
+    if set(wanted) != {""}:
+        raise UserError("A subject runs on one device, not on several.", 'Give device_map="auto" or {"": device}.')
+    return f"cuda:{wanted['']}" if isinstance(wanted[""], int) else wanted[""]
+
+
 def _first_choice() -> torch.device:
     """The GPU, of several the one that the launcher of several processes gave this one; else the CPU."""
     if not torch.cuda.is_available():
@@ -95,13 +138,17 @@ def _first_choice() -> torch.device:
     return torch.device(f"cuda:{rank}" if rank.isdigit() and int(rank) < torch.cuda.device_count() else "cuda")
 
 
-def load_model(folder: str, loading: Loading = Loading()) -> PreTrainedModel:
-    """A causal or encoder-decoder language model from a folder.
+def load_model(
+    folder: str, loading: Loading = Loading(), quantization: QuantizationConfigMixin | None = None
+) -> PreTrainedModel:
+    """A causal or encoder-decoder language model from a folder; `quantization` goes before that of `loading`.
 
     Weights are read from safetensors, and code that comes with a model is never run. Raises UserError for what cannot
     be read, and where this machine lacks what `loading` asks for.
     """
     device, settings = loading.torch_device, _settings(loading)
+    if quantization is not None:
+        settings["quantization_config"] = quantization
     try:
         config = _config(folder)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -131,7 +178,7 @@ def load_model(folder: str, loading: Loading = Loading()) -> PreTrainedModel:
 
 
 def no_room(folder: str) -> UserError:
-    """What is said where a subject does not fit."""
+    """The error for a subject that does not fit."""
     return UserError(
         f"The GPU has no room for the subject '{folder}'.",
         "Load it with --dtype bfloat16 or --quantization 4bit, or use a larger GPU.",
@@ -139,7 +186,7 @@ def no_room(folder: str) -> UserError:
 
 
 def _settings(loading: Loading) -> dict:
-    """What `from_pretrained` is told beside the dtype. Raises UserError for what this machine does not have."""
+    """Arguments of `from_pretrained` beside the dtype. Raises UserError for what this machine does not have."""
     device, settings = loading.torch_device, {}
     if device.type == "cuda":
         settings["device_map"] = {"": device}  # straight to the GPU: the machine's memory may be the smaller one
@@ -154,7 +201,7 @@ def _settings(loading: Loading) -> dict:
 
 
 def on_cpu(loading: Loading) -> str:
-    """The attention of a copy on the CPU that is moved later. Raises UserError for one not to be had there."""
+    """The attention of a copy on the CPU that is moved later. Raises UserError for one that is not available."""
     _check_flash_attention(loading)
     return "auto" if loading.attention == "flash_attention_2" else loading.attention
 

@@ -15,7 +15,7 @@ from soft2hard.lm.subject import Subject
 def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> Subject:
     """A subject as tuning wants it: bfloat16 where that is fast, and attention as matrix products on CPU.
 
-    What `loading` does not leave to 'auto' is done as it says. Weights saved in another precision stay as they are:
+    Settings other than 'auto' are followed. Weights saved in another precision stay as they are:
     unasked, nothing is rounded. Raises UserError as `Subject.from_pretrained` does.
     """
     subject = Subject.from_pretrained(name_or_path, loading=loading)
@@ -29,7 +29,7 @@ def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> S
 
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a `Loading`'s fields makes the subject's numbers others; the rest may differ from machine to machine."""
+    """The fields of a `Loading` that change the subject's numbers; the others may differ from machine to machine."""
     usual = Loading()
     return {
         name: loading[name]

@@ -1,36 +1,28 @@
-"""From queries to token sequences, in which a soft prompt's place is kept by placeholder ids."""
+"""From queries to token ids, piece by piece, as the template says."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxtyping import Bool, Float
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from soft2hard.errors import UserError
-from soft2hard.lm.batching import Side, pad
-from soft2hard.lm.frozen_model import FrozenModel
-from soft2hard.lm.queries import Query
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.template import Template
-from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
-
-_PLACEHOLDER_ID = 0  # looked up where a soft prompt lies, then overwritten
+from soft2hard.prompts.soft_prompt import Prompt
 
 
 @dataclass(frozen=True)
-class TokenSequence:
-    """A query as tokens."""
+class Query:
+    """One input under one prompt, with the output to be scored if there is one."""
 
-    ids: list[int]
-    """What the subject reads before the output: BOS, prompt, body; placeholders where the soft prompt lies."""
-    target: list[int]
-    """The output and EOS; empty where the query has no output."""
-    soft_prompt: SoftPrompt | None
-    """What takes the placeholders' place."""
-    soft_start: int
-    """Index of the first placeholder."""
+    prompt: Prompt
+    """A soft prompt, a hard prompt, or None (the empty text counts as None)."""
+    input: str
+    """The text that stands after "Input: "."""
+    output: str | None = None
+    """The text whose probability is asked for; not read by generation."""
 
 
 class SequenceEncoder:
@@ -72,30 +64,18 @@ class SequenceEncoder:
         """Token ids of one output, EOS included."""
         return [*self.text(self.template.output_text(output)), self.eos_id]
 
-    def queries(self, queries: Rows[Query], with_output: bool) -> list[TokenSequence]:
-        """All queries as tokens; texts that several of them share are tokenised once.
+    def examples(self, queries: Rows[Query]) -> list[EncodedExample]:
+        """Bodies and outputs of queries; texts that several of them share are tokenised once.
 
-        Raises UserError where an output is wanted and a query has none, and for a query without any token to read.
+        A query without an output gets an empty one.
         """
-        if with_output and any(query.output is None for query in queries):
-            raise UserError("A query without an output cannot be scored.", "Give every query an output.")
         bodies = [self.template.body_text(query.input, has_prompt(query.prompt)) for query in queries]
-        outputs = [self.template.output_text(query.output) for query in queries] if with_output else []
-        prompts = [query.prompt for query in queries if isinstance(query.prompt, str)]
-        ids = self.texts([*prompts, *bodies, *outputs])
-        targets = [[*ids[output], self.eos_id] for output in outputs] or [[] for _ in queries]
+        outputs = [None if query.output is None else self.template.output_text(query.output) for query in queries]
+        ids = self.texts([*bodies, *(output for output in outputs if output is not None)])
         return [
-            self._sequence(query.prompt, ids, body, target)
-            for query, body, target in zip(queries, bodies, targets, strict=True)
+            EncodedExample(ids[body] + self._body_end, [] if output is None else [*ids[output], self.eos_id])
+            for body, output in zip(bodies, outputs, strict=True)
         ]
-
-    def _sequence(self, prompt: Prompt, ids: dict[str, list[int]], body: str, target: list[int]) -> TokenSequence:
-        soft_prompt = prompt if isinstance(prompt, SoftPrompt) else None
-        middle = [_PLACEHOLDER_ID] * soft_prompt.n_tokens if soft_prompt is not None else ids[prompt or ""]
-        sequence = [*self.bos, *middle, *ids[body], *self._body_end]
-        if not sequence:
-            raise UserError("A query has no token for the subject to read.", "Give it a prompt or an input.")
-        return TokenSequence(sequence, target, soft_prompt, len(self.bos))
 
     def _bos(self) -> list[int]:
         wanted = self._starts_with_bos if self.template.bos is None else self.template.bos
@@ -126,24 +106,3 @@ class SequenceEncoder:
 def has_prompt(prompt: Prompt) -> bool:
     """Whether there is a prompt: None and the empty text are none."""
     return prompt is not None and prompt != ""
-
-
-def embed_sequences(
-    model: FrozenModel, rows: Rows[Rows[int]], sequences: Rows[TokenSequence], side: Side
-) -> tuple[Float[Tensor, "batch length d_model"], Bool[Tensor, "batch length"]]:
-    """Padded embeddings of `rows` and the mask of real tokens, with soft prompts in their place.
-
-    `rows` are the sequences' ids, or longer lists that begin with them.
-    """
-    ids, mask = pad(rows, side, model.device)
-    embeddings = model.embed(ids)
-    moved: dict[int, Tensor] = {}
-    for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-        soft_prompt = sequence.soft_prompt
-        if soft_prompt is None:
-            continue
-        if id(soft_prompt) not in moved:
-            moved[id(soft_prompt)] = soft_prompt.embeddings.to(model.device, model.dtype)
-        start = sequence.soft_start + (ids.shape[1] - len(row) if side == "left" else 0)
-        embeddings[index, start : start + soft_prompt.n_tokens] = moved[id(soft_prompt)]
-    return embeddings, mask

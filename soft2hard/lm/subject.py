@@ -6,26 +6,34 @@ Batch-mates and padding change nothing beyond rounding: every sequence is masked
 import os
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Unpack
 
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.errors import UserError
-from soft2hard.lm import targets
-from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.batching import EncodedExample, Side, batches_by_length, pad_rows
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.generation import generate_greedily
-from soft2hard.lm.loading import Loading, load_model, load_tokenizer, no_room, on_cpu, would_round
-from soft2hard.lm.queries import Query, TargetScore
-from soft2hard.lm.sequences import SequenceEncoder, TokenSequence, embed_sequences
+from soft2hard.lm.loading import (
+    Loading,
+    LoadingNames,
+    load_model,
+    load_tokenizer,
+    loading_of,
+    no_room,
+    on_cpu,
+    would_round,
+)
+from soft2hard.lm.scoring import REMEDY, Scorer
+from soft2hard.lm.sequences import Query, SequenceEncoder
 from soft2hard.lm.template import Template
-from soft2hard.lm.trial import affordable_tokens
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.storage.hub import local_folder
 
@@ -34,7 +42,17 @@ __all__ = ["Query", "Subject", "TargetScore"]
 BATCH_TOKENS = Loading.batch_tokens
 """Default number of tokens, padding included, in one batch."""
 
-_REMEDY = "Load the subject with --dtype bfloat16 or --quantization 4bit, shorten the inputs, or use a larger GPU."
+
+@dataclass(frozen=True)
+class TargetScore:
+    """How likely a subject finds the output of a query, EOS included."""
+
+    log_likelihood: float
+    """Sum over the output's tokens of log p(token | everything before it), in nats."""
+    n_tokens: int
+    """How many tokens the output has, EOS counted."""
+    greedy_match: bool
+    """Whether every token, EOS too, is the most likely one: greedy generation would write this output."""
 
 
 class Subject:
@@ -67,25 +85,22 @@ class Subject:
         cls,
         name_or_path: str | os.PathLike[str],
         *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
         template: Template = Template(),
         loading: Loading = Loading(),
+        **asked: Unpack[LoadingNames],
     ) -> "Subject":
         """Read a subject from a folder, the local cache or the hub: safetensors only, no code that comes with it.
 
-        `device` and `dtype` are short for those of `loading`. Raises UserError where model or tokenizer is missing,
-        damaged or of a kind that is not supported, and where this machine lacks what `loading` asks for.
+        Parts of `loading` may be given by transformers' names for them (`LoadingNames`). Raises UserError where model
+        or tokenizer is missing, damaged or of a kind that is not supported, and where this machine lacks what
+        `loading` asks for.
         """
-        if device is not None:
-            loading = replace(loading, device=str(device))
-        if dtype is not None:
-            loading = replace(loading, dtype=str(dtype).removeprefix("torch."))
+        loading, quantization = loading_of(loading, asked), asked.get("quantization_config")
         folder = str(local_folder(str(name_or_path), "subject"))
-        rounds = would_round(folder, loading)
+        rounds = quantization is None and would_round(folder, loading)
         # FlashAttention is for GPUs alone, so it is set once the weights are there.
         as_saved = replace(loading, dtype="saved", device="cpu", attention=on_cpu(loading))
-        model = load_model(folder, as_saved if rounds else loading)
+        model = load_model(folder, as_saved if rounds else loading, quantization)
         tokenizer = load_tokenizer(folder)
         subject = cls(model, tokenizer, name=str(name_or_path), template=template, loading=loading)
         if rounds:
@@ -109,7 +124,7 @@ class Subject:
 
     @property
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
-        """What the model reads for each token: the space in which soft prompts lie."""
+        """The vectors the model reads for each token: the space in which soft prompts lie."""
         return self._lm.embedding
 
     @property
@@ -147,12 +162,16 @@ class Subject:
         """Token ids of one output, EOS included."""
         return self._encoder.output(output)
 
+    def encode_example(self, input: str, output: str) -> EncodedExample:
+        """An example as it stands after a prompt."""
+        return EncodedExample(self.encode_body(input, has_prompt=True), self.encode_output(output))
+
     def embed_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """What the model reads for these tokens."""
+        """The vectors the model reads for these tokens."""
         return self._lm.embed(ids)
 
     def embed_text(self, text: str) -> Float[Tensor, "n d_model"]:
-        """What the model reads for a text, without special tokens."""
+        """The vectors the model reads for a text, without special tokens."""
         return self._embed_list(self._encoder.text(text))
 
     def prompt_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
@@ -180,13 +199,9 @@ class Subject:
         """Last hidden states, ready for the head; gradients flow to `inputs_embeds`.
 
         The mask is True at real tokens; `position_ids` reach only architectures that take them. Encoder-decoder
-        subjects need `decoder_input_ids` (see `decoder_inputs`), and return their decoder's hidden states.
+        subjects need `decoder_input_ids` (start token first), and return their decoder's hidden states.
         """
         return self._lm.backbone(inputs_embeds, attention_mask, position_ids, decoder_input_ids)
-
-    def decoder_inputs(self, of: Rows[list[int]]) -> Int[Tensor, "batch n_target"]:
-        """What an encoder-decoder subject's decoder reads to predict these tokens: shifted by one, padded right."""
-        return targets.decoder_inputs(self._lm, of)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
         """Raise UserError if the soft prompt is not as wide as this subject, or is known to belong to another."""
@@ -202,9 +217,14 @@ class Subject:
             )
 
     @cached_property
+    def scorer(self) -> Scorer:
+        """The engine that runs examples under prompts on this subject."""
+        return Scorer(self._lm)
+
+    @cached_property
     def batch_tokens(self) -> int:
         """Tokens, padding included, in one batch: as `loading` says, or as many as a trial finds room for."""
-        return self.loading.batch_tokens or affordable_tokens(self._lm)
+        return self.loading.batch_tokens or self._lm.affordable_tokens()
 
     @torch.no_grad()
     def target_scores(self, queries: Rows[Query], batch_tokens: int | None = None) -> list[TargetScore]:
@@ -213,18 +233,13 @@ class Subject:
         Raises UserError for a query without output, longer than the context, or with another subject's soft prompt,
         and where one query alone does not fit the memory.
         """
-        sequences = self._sequences(queries, with_output=True)
 
-        def score(indices: Rows[int]) -> list[TargetScore]:
-            batch = [sequences[index] for index in indices]
-            hidden = targets.target_hidden(self._lm, batch)
-            flat = torch.tensor([token for sequence in batch for token in sequence.target], device=self.device)
-            chosen, greedy = targets.score_rows(self._lm, hidden, flat)
-            sizes = [len(sequence.target) for sequence in batch]
-            rows = zip(chosen.split(sizes), greedy.split(sizes), strict=True)
-            return [TargetScore(float(logs.sum()), len(logs), bool(matches.all())) for logs, matches in rows]
+        def score(hidden: Tensor, examples: list[EncodedExample]) -> list[TargetScore]:
+            ids = torch.tensor([token for example in examples for token in example.output], device=self.device)
+            found = [part.cpu().split([len(e.output) for e in examples]) for part in self.scorer.score(hidden, ids)]
+            return [TargetScore(float(logs.sum()), len(logs), bool(ok.all())) for logs, ok in zip(*found, strict=True)]
 
-        return self._in_batches(sequences, [len(s.ids) + len(s.target) for s in sequences], batch_tokens, score)
+        return self._scored(queries, batch_tokens, score)
 
     @torch.no_grad()
     def target_distributions(
@@ -234,15 +249,11 @@ class Subject:
 
         The last row is where EOS is. Raises UserError as `target_scores` does.
         """
-        sequences = self._sequences(queries, with_output=True)
 
-        def distributions(indices: Rows[int]) -> list[Tensor]:
-            batch = [sequences[index] for index in indices]
-            hidden = targets.target_hidden(self._lm, batch)
-            parts = hidden.split([len(sequence.target) for sequence in batch])
-            return [self.head(rows).float().log_softmax(dim=-1) for rows in parts]
+        def distributions(hidden: Tensor, examples: list[EncodedExample]) -> list[Tensor]:
+            return list(self.scorer.log_probs(hidden).split([len(example.output) for example in examples]))
 
-        return self._in_batches(sequences, [len(s.ids) + len(s.target) for s in sequences], batch_tokens, distributions)
+        return self._scored(queries, batch_tokens, distributions)
 
     def generate_ids(
         self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None
@@ -254,21 +265,25 @@ class Subject:
         """
         if max_new_tokens < 1:
             raise UserError(f"Cannot generate {max_new_tokens} tokens.", "Ask for at least one.")
-        sequences = self._sequences(queries, with_output=False, n_new=max_new_tokens)
-        side = "right" if self.is_encoder_decoder else "left"
+        prefixes, examples = self._encoded(queries, n_new=max_new_tokens)
+        written: list[list[int]] = [[] for _ in queries]
 
         def write(indices: Rows[int]) -> list[list[int]]:
-            batch = [sequences[index] for index in indices]
-            with torch.no_grad():
-                embeddings, mask = embed_sequences(self._lm, [sequence.ids for sequence in batch], batch, side)
+            parts = [(prefixes[i], self._embed_list(examples[i].body)) for i in indices]
+            embeddings, mask = pad_rows([torch.cat(pair) for pair in parts], self._padding_side)
             rows = generate_greedily(self._lm, embeddings, mask, self.eos_ids, max_new_tokens)
             # The last token allowed is written and not read; a decoder of its own reads a start token.
             n_read = [len(row) if len(row) < max_new_tokens else len(row) - 1 for row in rows]
             n_started = len(rows) if self.is_encoder_decoder else 0
-            metering.count(len(rows), sum(len(sequence.ids) for sequence in batch) + sum(n_read) + n_started)
+            metering.count(len(rows), int(mask.sum()) + sum(n_read) + n_started)
             return rows
 
-        return self._in_batches(sequences, [len(s.ids) for s in sequences], batch_tokens, write, max_new_tokens)
+        lengths = [len(prefix) + len(example.body) for prefix, example in zip(prefixes, examples, strict=True)]
+        batches = batches_by_length(lengths, batch_tokens or self.batch_tokens, max_new_tokens) if queries else []
+        for indices, rows in Halving(REMEDY).run(batches, write):
+            for index, row in zip(indices, rows, strict=True):
+                written[index] = row
+        return written
 
     def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None) -> list[str]:
         """The text that greedy search writes for each query, stripped of white space at its ends.
@@ -278,35 +293,53 @@ class Subject:
         rows = self.generate_ids(queries, max_new_tokens, batch_tokens)
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
-    def _in_batches(
+    @property
+    def _padding_side(self) -> Side:
+        """Where a batch is padded to be continued."""
+        return "right" if self.is_encoder_decoder else "left"
+
+    def _scored(
         self,
-        sequences: Rows[TokenSequence],
-        lengths: Rows[int],
+        queries: Rows[Query],
         batch_tokens: int | None,
-        work: Callable[[Rows[int]], list],
-        n_new: int = 0,
+        work: Callable[[Tensor, list[EncodedExample]], list],
     ) -> list:
-        """What `work` makes of each sequence, called with the indices of one batch after another."""
-        found: list = [None] * len(sequences)
-        batches = batches_by_length(lengths, batch_tokens or self.batch_tokens, n_new) if sequences else []
-        for indices, results in Halving(_REMEDY).run(batches, work):
-            for index, result in zip(indices, results, strict=True):
+        """The results of `work` for each query; queries under one prompt share it."""
+        if any(query.output is None for query in queries):
+            raise UserError("A query without an output cannot be scored.", "Give every query an output.")
+        prefixes, examples = self._encoded(queries)
+        together: dict[int, list[int]] = {}
+        for index, prefix in enumerate(prefixes):
+            together.setdefault(id(prefix), []).append(index)
+        groups = list(together.values())
+        found: list = [None] * len(queries)
+        rows = [[examples[i] for i in group] for group in groups]
+        heads = [prefixes[group[0]] for group in groups]
+        for number, hidden in self.scorer.hidden_states(heads, rows, batch_tokens or self.batch_tokens):
+            for index, result in zip(groups[number], work(hidden, rows[number]), strict=True):
                 found[index] = result
         return found
 
     def _embed_list(self, ids: list[int]) -> Float[Tensor, "n d_model"]:
         return self._lm.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
 
-    def _sequences(self, queries: Rows[Query], with_output: bool, n_new: int = 0) -> list[TokenSequence]:
-        for prompt in {id(query.prompt): query.prompt for query in queries}.values():
-            if isinstance(prompt, SoftPrompt):
-                self.check(prompt)
-        sequences = self._encoder.queries(queries, with_output)
-        for sequence in sequences:
-            self._check_context(len(sequence.ids), len(sequence.target) + n_new)
-        return sequences
+    @torch.no_grad()
+    def _encoded(self, queries: Rows[Query], n_new: int = 0) -> tuple[list[Tensor], list[EncodedExample]]:
+        """All that stands before each query's body, the same object for the same prompt, and its body and output."""
+        made: dict[object, Tensor] = {}
+        for query in queries:
+            key = query.prompt if isinstance(query.prompt, str) else id(query.prompt)
+            if key not in made:
+                made[key] = self.prompt_embeddings(query.prompt)
+        prefixes = [made[q.prompt if isinstance(q.prompt, str) else id(q.prompt)] for q in queries]
+        examples = self._encoder.examples(queries)
+        for prefix, example in zip(prefixes, examples, strict=True):
+            self._check_context(len(prefix) + len(example.body), len(example.output) + n_new)
+        return prefixes, examples
 
     def _check_context(self, n_read: int, n_written: int) -> None:
+        if n_read == 0:
+            raise UserError("A query has no token for the subject to read.", "Give it a prompt or an input.")
         longest = max(n_read, n_written) if self.is_encoder_decoder else n_read + n_written
         if self.context_length is not None and longest > self.context_length:
             raise UserError(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from soft2hard.eval.settings import built, checked_fields
+from soft2hard.eval.config import built, checked_fields
 
 
 def checked_settings(cls: type, given: Mapping[str, Any], origin: str = "") -> dict[str, Any]:

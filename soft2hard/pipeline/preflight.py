@@ -9,10 +9,10 @@ from transformers import AutoConfig
 from soft2hard.api.client import read_key
 from soft2hard.checkpoints import resolve
 from soft2hard.errors import UserError, first_line
-from soft2hard.eval.cases import drawn_tasks
+from soft2hard.eval.cases import Draw
 from soft2hard.eval.config import Evaluation
+from soft2hard.eval.loaded_models import problems_of
 from soft2hard.eval.metrics.text import sentence_encoder
-from soft2hard.eval.needs import problems_of
 from soft2hard.lm.loading import READING_ERRORS
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.storage.hub import hub_error
@@ -97,7 +97,7 @@ def models_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, str]
 def _check_methods(config: Evaluation) -> None:
     """Raise UserError where the test tasks lack what a method needs."""
     methods = [(choice, choice.build()) for choice in config.methods]
-    problems = problems_of(config, methods, drawn_tasks(config.tasks, "test", config.seeds[0]))
+    problems = problems_of(config, methods, Draw(config.tasks))
     if config.encoder == "reference" and config.reference is None:
         problems.append("the encoder is to be the reference LM, but there is none")
     if problems:

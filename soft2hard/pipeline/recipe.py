@@ -12,8 +12,7 @@ from soft2hard.data_gen.corpus import CorpusPlan
 from soft2hard.data_gen.dods.registry import HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
-from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
-from soft2hard.eval.settings import built
+from soft2hard.eval.config import DODS, ApiChoice, Evaluation, built, parse_config
 from soft2hard.eval.transfer.material import Wanted
 from soft2hard.eval.transfer.plan import Asking
 from soft2hard.eval.transfer.prompts import REFERENCES

@@ -7,13 +7,15 @@ stages that have not begun may still be changed; for anything else a changed rec
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from soft2hard.errors import UserError
 from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.preflight import check_at_hand
-from soft2hard.pipeline.records import StageRecord, differences, read_record, write_recipe, write_record
+from soft2hard.pipeline.records import StageRecord, read_stage, write_recipe
 from soft2hard.pipeline.stages import Stage, chosen, stages_of
+from soft2hard.storage.run_folders import differences, write_json
 
 _NOTES = {"corpus.json", "training.json", "step.json", "log.jsonl", "run.json"}
 """Files that stages write before they make anything."""
@@ -53,7 +55,7 @@ class Pipeline:
         found = self._record(stage.name)
         record = found or StageRecord.of(stage.settings, self.job.recipe.seed)
         path = self.job.layout.stage(stage.name)
-        write_record(path, record)
+        write_json(path, asdict(record))
         self.job.log(f"{stage.name}: begins")
         started = time.monotonic()
         there = [written for written in stage.writes if written.exists()]
@@ -69,7 +71,7 @@ class Pipeline:
             self.job.log(f"{stage.name}: not done: {left}.")
             return
         seconds = time.monotonic() - started
-        write_record(path, record.ended(self._ends(stage.follows), seconds))
+        write_json(path, asdict(record.ended(self._ends(stage.follows), seconds)))
         self.job.log(f"{stage.name}: done in {seconds:.0f} s")
 
     def _check_input(self, stage: Stage) -> None:
@@ -88,7 +90,7 @@ class Pipeline:
                 )
 
     def _record(self, name: str) -> StageRecord | None:
-        return read_record(self.job.layout.stage(name))
+        return read_stage(self.job.layout.stage(name))
 
     def _ends(self, names: Iterable[str]) -> dict[str, str | None]:
         """When stages have ended."""

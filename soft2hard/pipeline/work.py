@@ -14,7 +14,7 @@ from soft2hard.checkpoints import resolve
 from soft2hard.compute.memory import free_memory
 from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.errors import UserError, first_line
-from soft2hard.eval.harness import Harness
+from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.report import load_run, write_report
 from soft2hard.eval.transfer.material import Material, Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
@@ -85,7 +85,7 @@ def evaluate(job: Job) -> None:
     def on_cell(done: int, total: int) -> None:
         job.on_progress("evaluation, cells", done, total)
 
-    rows = Harness(config, job.layout.evaluation, job.log, on_cell, job.workers, cluster=job.cluster).run()
+    rows = run_evaluation(config, job.layout.evaluation, job.log, on_cell, job.workers, cluster=job.cluster)
     failed = sum(row.failure is not None for row in rows)
     job.log(f"evaluation: {len(rows)} cells, {failed} of them failed")
 

@@ -8,33 +8,42 @@ the first to the encoder and leaves the second aside.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.files import (
+    ADAPTER_CONFIG,
     FORMAT,
     MATRIX_NAME,
-    StoredPrompt,
-    as_matrix,
+    Fields,
     check_is_file,
     decode_metadata,
+    encode_metadata,
     foreign_provenance,
+    is_adapter,
+    on_disk,
+    read_file,
     read_safetensors,
     read_torch,
     reading,
     to_bytes,
 )
+from soft2hard.prompts.matrix import as_matrix
 from soft2hard.storage.files import atomic_folder
 
-CONFIG_NAME = "adapter_config.json"
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 _SAFETENSORS_NAME = "adapter_model.safetensors"
 _TORCH_NAME = "adapter_model.bin"
-_ADAPTER_FILES = {CONFIG_NAME, _SAFETENSORS_NAME, _TORCH_NAME}
+_ADAPTER_FILES = {ADAPTER_CONFIG, _SAFETENSORS_NAME, _TORCH_NAME}
 _REPLACEABLE = _ADAPTER_FILES | {"README.md"}
 
 _READABLE_KINDS = ("PROMPT_TUNING", "P_TUNING")
@@ -54,11 +63,6 @@ _BOS_ROWS = "bos_rows"
 """Metadata: how many leading rows are a BOS embedding that `write_adapter` was asked to put there."""
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder is a PEFT adapter, of whatever kind."""
-    return (folder / CONFIG_NAME).is_file()
-
-
 def adapter_of(path: Path) -> Path | None:
     """Return the adapter folder that `path` is, or is a file of; None when it is neither."""
     if path.is_dir():
@@ -66,7 +70,16 @@ def adapter_of(path: Path) -> Path | None:
     return path.parent if path.name in _ADAPTER_FILES and is_adapter(path.parent) else None
 
 
-def read_adapter(folder: Path) -> StoredPrompt:
+def read_any(name_or_path: str | os.PathLike[str]) -> Fields:
+    """See `SoftPrompt.from_pretrained`."""
+    path = on_disk(Path(name_or_path))
+    with reading(path):
+        folder = adapter_of(path)
+        fields = read_file(path) if folder is None else read_adapter(folder)
+    return fields | {"embeddings": as_matrix(fields["embeddings"], str(path))}
+
+
+def read_adapter(folder: Path) -> Fields:
     """Read the soft prompt of a prompt-tuning or p-tuning adapter.
 
     Raises:
@@ -84,19 +97,16 @@ def read_adapter(folder: Path) -> StoredPrompt:
     rows = _used_rows(as_matrix(tensors[MATRIX_NAME], str(weights)), config, folder)
     if metadata.get("format") == FORMAT:
         bos_rows = 1 if metadata.get(_BOS_ROWS) == "1" else 0
-        return StoredPrompt(rows[bos_rows:], **decode_metadata(metadata, weights))
-    return StoredPrompt(
-        rows,
-        subject=_text(config, "base_model_name_or_path"),
-        provenance=foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config),
-    )
+        return {"embeddings": rows[bos_rows:], **decode_metadata(metadata, weights)}
+    provenance = foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config)
+    return {"embeddings": rows, "subject": _text(config, "base_model_name_or_path"), "provenance": provenance}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_NAME
+    path = folder / ADAPTER_CONFIG
     if not path.exists():
         raise UserError(
-            f"{folder} has no {CONFIG_NAME}, so it is not a PEFT adapter.",
+            f"{folder} has no {ADAPTER_CONFIG}, so it is not a PEFT adapter.",
             "Give an adapter folder, or the soft prompt file within.",
         )
     check_is_file(path)
@@ -111,7 +121,7 @@ def _readable_kind(config: Mapping[str, Any], folder: Path) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str):
         raise UserError(
-            f"{folder / CONFIG_NAME} does not say what kind of adapter it is (peft_type).",
+            f"{folder / ADAPTER_CONFIG} does not say what kind of adapter it is (peft_type).",
             "Save the adapter again with peft_model.save_pretrained(folder).",
         )
     if kind not in _READABLE_KINDS:
@@ -145,7 +155,7 @@ def _used_rows(
     width = _count(config, "token_dim", folder) or matrix.shape[1]
     if len(matrix) not in (n_tokens, n_tokens * halves) or matrix.shape[1] != width:
         raise UserError(
-            f"{folder / CONFIG_NAME} says {n_tokens} virtual tokens of width {width} "
+            f"{folder / ADAPTER_CONFIG} says {n_tokens} virtual tokens of width {width} "
             f"(num_virtual_tokens, token_dim), but {MATRIX_NAME} has shape {tuple(matrix.shape)}.",
             "The two files are of different adapters: save or copy both again.",
         )
@@ -157,7 +167,7 @@ def _count(config: Mapping[str, Any], name: str, folder: Path) -> int | None:
     value = config.get(name)
     if value is not None and (not isinstance(value, int) or value < 1):
         raise UserError(
-            f"{folder / CONFIG_NAME} has {name} = {json.dumps(value)}, not a positive whole number.",
+            f"{folder / ADAPTER_CONFIG} has {name} = {json.dumps(value)}, not a positive whole number.",
             "Save the adapter again with peft_model.save_pretrained(folder).",
         )
     return value
@@ -173,25 +183,35 @@ def _task_type(config: Mapping[str, Any]) -> dict[str, str]:
     return {"task_type": task_type} if task_type else {}
 
 
+def of_model(model: "PeftModel", adapter_name: str | None) -> Fields:
+    """See `SoftPrompt.from_peft`."""
+    name = adapter_name or model.active_adapter
+    config = model.peft_config[name].to_dict()
+    kind = _readable_kind(
+        config | {"peft_type": getattr(config["peft_type"], "value", config["peft_type"])}, Path(name)
+    )
+    rows = model.get_prompt_embedding_to_save(name)
+    return {
+        "embeddings": rows[: config["num_virtual_tokens"]],
+        "subject": _text(config, "base_model_name_or_path"),
+        "provenance": {"source": "PeftModel", "source_format": f"peft {kind}"},
+    }
+
+
 def write_adapter(
     folder: Path,
-    rows: Float[Tensor, "rows d_model"],
-    metadata: dict[str, str],
-    *,
-    begins_with_bos: bool,
+    fields: Fields,
     base_model: str,
-    task_type: str,
+    task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"],
+    bos_embedding: Float[Tensor, " d_model"] | None,
 ) -> None:
-    """Write a prompt-tuning adapter that peft.PeftModel.from_pretrained loads, whole or not at all.
-
-    An adapter already in the folder is replaced; a folder with anything else in it is refused.
-
-    Raises:
-        UserError: the folder is in use or cannot be written.
-    """
+    """See `SoftPrompt.save_pretrained`. An adapter already in the folder is replaced, whole or not at all."""
     # PEFT takes seconds to import, and nothing else here needs it.
     from peft import PromptTuningConfig
 
+    rows = fields["embeddings"]
+    if bos_embedding is not None:
+        rows = torch.cat([_bos_row(bos_embedding, rows.shape[1]), rows])
     config = PromptTuningConfig(
         task_type=task_type,
         base_model_name_or_path=base_model,
@@ -200,10 +220,19 @@ def write_adapter(
         num_transformer_submodules=1,
         inference_mode=True,
     )
+    metadata = encode_metadata(fields) | ({_BOS_ROWS: "1"} if bos_embedding is not None else {})
     with atomic_folder(folder, overwrite=_holds_only_an_adapter(folder)) as temporary:
         config.save_pretrained(str(temporary))
-        content = to_bytes(rows, metadata | ({_BOS_ROWS: "1"} if begins_with_bos else {}))
-        (temporary / _SAFETENSORS_NAME).write_bytes(content)
+        (temporary / _SAFETENSORS_NAME).write_bytes(to_bytes(rows, metadata))
+
+
+def _bos_row(bos_embedding: Float[Tensor, " d_other"], d_model: int) -> Float[Tensor, "1 d_model"]:
+    if len(bos_embedding) != d_model:
+        raise UserError(
+            f"The BOS embedding has width {len(bos_embedding)}, the soft prompt {d_model}.",
+            "Take it from the subject the soft prompt was tuned on.",
+        )
+    return as_matrix(bos_embedding[None], "The BOS embedding")
 
 
 def _holds_only_an_adapter(folder: Path) -> bool:

@@ -1,17 +1,17 @@
 """Soft prompts in files: safetensors, NumPy and PyTorch. Nothing is read by running it.
 
 A reader opens one format and returns its named tensors; `read_file` picks the one that is the soft
-prompt. What goes with a soft prompt in our own safetensors files is in their metadata, as JSON.
+prompt. The facts that go with a soft prompt stand in the metadata of our own safetensors files, as JSON.
 """
 
 import errno
 import json
+import os
 import pickle
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,51 +23,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from soft2hard.errors import UserError
+from soft2hard.prompts.matrix import dtype_name, is_matrix
 from soft2hard.storage.files import atomic_write
+from soft2hard.storage.hub import local_file
 
 MATRIX_NAME = "prompt_embeddings"
 """Name of the soft prompt among the tensors of a file: PEFT's, and ours."""
 FORMAT = "soft2hard soft prompt"
 SCHEMA_VERSION = 1
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which a PEFT adapter folder is known."""
 _NAMED_AT_MOST = 5
 
 
-@dataclass(frozen=True)
-class StoredPrompt:
-    """A soft prompt as found in a file, its values not yet checked."""
-
-    embeddings: Tensor
-    """As stored: any type, and perhaps a leading axis of one."""
-    subject: str | None = None
-    fingerprint: str | None = None
-    provenance: Mapping[str, str] = field(default_factory=dict)
-
-
-def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
-    """Return a copy of a soft prompt as a float32 matrix on the CPU, without a leading axis of one.
-
-    Raises:
-        UserError: not floating point, not a matrix, no tokens, no width, or a value that is not
-            finite in float32. The message calls the tensor `name`.
-    """
-    shape = tuple(tensor.shape)
-    if not tensor.is_floating_point():
-        raise UserError(
-            f"{name} holds {_dtype(tensor)} values, not floating-point ones.",
-            "Give the embedding vectors of the virtual tokens, not token ids.",
-        )
-    if not _is_matrix(tensor):
-        raise UserError(f"{name} has shape {shape}, not (n_tokens, d_model).", "Save it as one matrix, a row a token.")
-    matrix = tensor.reshape(shape[-2:]).detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
-    if matrix.numel() == 0:
-        raise UserError(f"{name} is empty: its shape is {shape}.", "Tune a soft prompt of at least one virtual token.")
-    if not matrix.isfinite().all():
-        row = int((~matrix.isfinite()).any(dim=1).nonzero()[0])
-        raise UserError(
-            f"{name} holds NaN or infinite values (first in row {row}).",
-            "Its tuning diverged: tune it again with a lower learning rate or in bfloat16.",
-        )
-    return matrix
+Fields = dict[str, Any]
+"""The fields of a `SoftPrompt`, by name; `embeddings` as stored: any type, and perhaps a leading axis of one."""
 
 
 def check_is_file(path: Path) -> None:
@@ -99,7 +69,7 @@ def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
         ) from error
 
 
-def read_file(path: Path) -> StoredPrompt:
+def read_file(path: Path) -> Fields:
     """Read the soft prompt of a file, in the format its suffix names.
 
     Raises:
@@ -108,8 +78,9 @@ def read_file(path: Path) -> StoredPrompt:
     tensors, metadata = read_tensors(path)
     matrix = pick_matrix(tensors, path)
     if metadata.get("format") == FORMAT:
-        return StoredPrompt(matrix, **decode_metadata(metadata, path))
-    return StoredPrompt(matrix, provenance=foreign_provenance(path, path.suffix.lower().lstrip("."), metadata))
+        return {"embeddings": matrix, **decode_metadata(metadata, path)}
+    provenance = foreign_provenance(path, path.suffix.lower().lstrip("."), metadata)
+    return {"embeddings": matrix, "provenance": provenance}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -142,7 +113,7 @@ def pick_matrix(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
     """
     if MATRIX_NAME in tensors:
         return tensors[MATRIX_NAME]
-    matrices = {name: t for name, t in tensors.items() if t.is_floating_point() and _is_matrix(t)}
+    matrices = {name: t for name, t in tensors.items() if t.is_floating_point() and is_matrix(t)}
     if len(matrices) == 1:
         return next(iter(matrices.values()))
     if len(tensors) == 1:
@@ -239,16 +210,12 @@ SUFFIXES: tuple[str, ...] = tuple(_READERS)
 """Suffixes of the files that `read_file` reads."""
 
 
-def write_safetensors(path: Path, embeddings: Float[Tensor, "n_tokens d_model"], metadata: dict[str, str]) -> None:
-    """Write one soft prompt with metadata, whole or not at all.
-
-    Raises:
-        UserError: another suffix than .safetensors, or the file cannot be written.
-    """
+def write_file(path: Path, fields: Fields) -> None:
+    """See `SoftPrompt.save`."""
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"Soft prompts are saved as safetensors, not as {path.name}.", "End the name in .safetensors.")
     with atomic_write(path) as temporary:
-        temporary.write_bytes(to_bytes(embeddings, metadata))
+        temporary.write_bytes(to_bytes(fields["embeddings"], encode_metadata(fields)))
 
 
 def to_bytes(embeddings: Float[Tensor, "n_tokens d_model"], metadata: dict[str, str]) -> bytes:
@@ -256,14 +223,14 @@ def to_bytes(embeddings: Float[Tensor, "n_tokens d_model"], metadata: dict[str, 
     return safetensors.torch.save({MATRIX_NAME: embeddings}, metadata)
 
 
-def encode_metadata(subject: str | None, fingerprint: str | None, provenance: Mapping[str, str]) -> dict[str, str]:
-    """Return what goes with a soft prompt as safetensors metadata: strings, each value in JSON."""
+def encode_metadata(fields: Fields) -> dict[str, str]:
+    """The facts that go with a soft prompt as safetensors metadata: strings, each value in JSON."""
     return {
         "format": FORMAT,
         "schema_version": str(SCHEMA_VERSION),
-        "subject": json.dumps(subject),
-        "fingerprint": json.dumps(fingerprint),
-        "provenance": json.dumps(dict(provenance)),
+        "subject": json.dumps(fields["subject"]),
+        "fingerprint": json.dumps(fields["fingerprint"]),
+        "provenance": json.dumps(dict(fields["provenance"])),
     }
 
 
@@ -296,15 +263,72 @@ def _is_metadata(values: Mapping[str, Any]) -> bool:
     )
 
 
-def _is_matrix(tensor: Tensor) -> bool:
-    """Two axes, or a batch of one matrix."""
-    return tensor.dim() == 2 or (tensor.dim() == 3 and tensor.shape[0] == 1)
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def _listing(tensors: Mapping[str, Tensor]) -> str:
-    named = [f"{name} {_dtype(t)} {tuple(t.shape)}" for name, t in list(tensors.items())[:_NAMED_AT_MOST]]
+    named = [f"{name} {dtype_name(t)} {tuple(t.shape)}" for name, t in list(tensors.items())[:_NAMED_AT_MOST]]
     return ", ".join(named) + (f" and {len(tensors) - len(named)} more" if len(tensors) > len(named) else "")
+
+
+def find_soft_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the soft prompts at `paths`, in order and each once, for `SoftPrompt.from_pretrained`.
+
+    Names of repositories are fetched from the hub.
+
+    Files and adapter folders stand for themselves. Any other folder stands for the adapter folders
+    and the files of a readable suffix within it, at any depth, sorted; hidden ones and the inside
+    of adapter folders (their checkpoints) are left out. Nothing is opened.
+
+    Raises:
+        UserError: a path does not exist, or a folder has no soft prompt.
+    """
+    found: dict[Path, Path] = {}
+    for path in (local_file(path, "soft-prompts") for path in paths):
+        with reading(path):
+            for one in _expand(path):
+                found.setdefault(one.resolve(), one)  # however a path is written, it is one soft prompt
+    return list(found.values())
+
+
+def on_disk(path: Path) -> Path:
+    """`path`, or the one soft prompt of a repository of that name."""
+    found = local_file(path, "soft-prompts")
+    if path.exists() or not found.is_dir() or is_adapter(found):
+        return found
+    within = _expand(found)
+    if len(within) > 1:
+        names = ", ".join(str(path / one.relative_to(found)) for one in within[:3])
+        raise UserError(f"'{path}' on the hub has {len(within)} soft prompts.", f"Name one of them, such as {names}.")
+    return within[0]
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"No such file or folder: {path}.", "Check the path; soft prompts are read from disk only.")
+    if not path.is_dir():
+        return [path]
+    within = sorted(_walk(path))
+    if not within:
+        raise UserError(
+            f"{path} has no soft prompts: no PEFT adapter folder, no file ending in {', '.join(SUFFIXES)}.",
+            "Give a folder of soft prompts, an adapter folder, or a file.",
+        )
+    return within
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield adapter folders and soft prompt files; links to folders are not followed, as they may go round."""
+    if is_adapter(folder):
+        yield folder
+        return
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if not entry.is_symlink() or is_adapter(entry):
+                yield from _walk(entry)
+        elif entry.suffix.lower() in SUFFIXES:
+            yield entry
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is a PEFT adapter, of whatever kind."""
+    return (folder / ADAPTER_CONFIG).is_file()

@@ -1,19 +1,22 @@
-"""SoftPrompt: the vectors of a soft prompt, the subject they belong to, and where they come from."""
+"""SoftPrompt: the vectors of a soft prompt, the subject they belong to, and where they come from.
+
+Files, adapters and the hub are read by what stands in `prompts.files` and `prompts.adapters`, imported when asked for.
+"""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.errors import UserError
-from soft2hard.prompts.adapters import adapter_of, is_adapter, read_adapter, write_adapter
-from soft2hard.prompts.files import SUFFIXES, as_matrix, encode_metadata, read_file, reading, write_safetensors
-from soft2hard.storage.hub import local_file
+from soft2hard.prompts.matrix import as_matrix
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 # Compared and hashed by identity: tensors do not compare to a single truth value.
@@ -52,7 +55,7 @@ class SoftPrompt:
         return self.embeddings.shape[1]
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "SoftPrompt":
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str]) -> "SoftPrompt":
         """Read a soft prompt from a file or a PEFT adapter folder, or by its name from the local cache or the hub.
 
         Files: .safetensors, .npy, .npz, and .pt, .pth or .bin of torch.save. They hold either the
@@ -64,125 +67,73 @@ class SoftPrompt:
         Raises:
             UserError: no soft prompt can be read there; says why, and what to do.
         """
-        path = _on_disk(Path(path))
-        with reading(path):
-            folder = adapter_of(path)
-            stored = read_file(path) if folder is None else read_adapter(folder)
-        return cls(as_matrix(stored.embeddings, str(path)), stored.subject, stored.fingerprint, stored.provenance)
+        from soft2hard.prompts.adapters import read_any
+
+        return cls(**read_any(name_or_path))
+
+    @classmethod
+    def from_peft(cls, model: "PeftModel", adapter_name: str | None = None) -> "SoftPrompt":
+        """The soft prompt of a PEFT model in memory, tuned by prompt tuning or p-tuning.
+
+        `adapter_name` is that of the active adapter where it is not given.
+
+        Raises:
+            UserError: the adapter is of another kind.
+        """
+        from soft2hard.prompts.adapters import of_model
+
+        return cls(**of_model(model, adapter_name))
+
+    load, save_peft = from_pretrained, property(lambda self: self.save_pretrained)  # SHIM
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a .safetensors file from which `load` returns the same soft prompt, bit for bit.
+        """Write a .safetensors file from which `from_pretrained` returns the same soft prompt, bit for bit.
 
         Raises:
             UserError: another suffix, or the file cannot be written.
         """
-        metadata = encode_metadata(self.subject, self.fingerprint, self.provenance)
-        write_safetensors(Path(path), self.embeddings, metadata)
+        from soft2hard.prompts.files import write_file
 
-    def save_peft(
+        write_file(Path(path), vars(self))
+
+    def save_pretrained(
         self,
         folder: str | os.PathLike[str],
         *,
-        base_model: str,
+        base_model: str | None = None,
         bos_embedding: Float[Tensor, " d_model"] | None = None,
         task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"] = "CAUSAL_LM",
     ) -> None:
         """Write a PEFT prompt-tuning adapter, for peft.PeftModel.from_pretrained(model, folder).
 
-        `load` returns this soft prompt from it, without `bos_embedding`.
+        `from_pretrained` returns this soft prompt from it, without `bos_embedding`.
 
         Args:
             folder: New, empty, or an adapter to be replaced.
-            base_model: Name or path of the subject, recorded in the adapter.
+            base_model: Name or path of the subject, recorded in the adapter; None: `subject`.
             bos_embedding: Written before the soft prompt as one more virtual token. PEFT puts the
                 virtual tokens first and our template puts BOS first: for a subject whose tokenizer
                 adds BOS, give its embedding here and tokenize without special tokens under PEFT.
             task_type: PEFT's name for decoder-only or encoder-decoder subjects.
 
         Raises:
-            UserError: `bos_embedding` has another width, or the folder cannot be written.
+            UserError: no base model is known, `bos_embedding` has another width, or the folder cannot be written.
         """
-        rows = self.embeddings
-        if bos_embedding is not None:
-            rows = torch.cat([self._bos_row(bos_embedding), rows])
-        write_adapter(
-            Path(folder),
-            rows,
-            encode_metadata(self.subject, self.fingerprint, self.provenance),
-            begins_with_bos=bos_embedding is not None,
-            base_model=base_model,
-            task_type=task_type,
-        )
+        from soft2hard.prompts.adapters import write_adapter
 
-    def _bos_row(self, bos_embedding: Float[Tensor, " d_model"]) -> Float[Tensor, "1 d_model"]:
-        if len(bos_embedding) != self.d_model:
-            raise UserError(
-                f"The BOS embedding has width {len(bos_embedding)}, the soft prompt {self.d_model}.",
-                "Take it from the subject the soft prompt was tuned on.",
-            )
-        return as_matrix(bos_embedding[None], "The BOS embedding")
+        base_model = base_model or self.subject
+        if base_model is None:
+            raise UserError("The soft prompt does not say which subject it belongs to.", "Give base_model, its name.")
+        write_adapter(Path(folder), vars(self), base_model, task_type, bos_embedding)
 
 
 Prompt = SoftPrompt | str | None
-"""What stands before the input: a soft prompt, a hard prompt, or nothing."""
+"""The prompt before the input: a soft prompt, a hard prompt, or nothing."""
 
 
-def find_soft_prompts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the soft prompts at `paths`, in order and each once, for `SoftPrompt.load`.
+def __getattr__(name):  # SHIM
+    if name == "find_soft_prompts":
+        from soft2hard.prompts.files import find_soft_prompts
 
-    Names of repositories are fetched from the hub.
-
-    Files and adapter folders stand for themselves. Any other folder stands for the adapter folders
-    and the files of a readable suffix within it, at any depth, sorted; hidden ones and the inside
-    of adapter folders (their checkpoints) are left out. Nothing is opened.
-
-    Raises:
-        UserError: a path does not exist, or a folder has no soft prompt.
-    """
-    found: dict[Path, Path] = {}
-    for path in (local_file(path, "soft-prompts") for path in paths):
-        with reading(path):
-            for one in _expand(path):
-                found.setdefault(one.resolve(), one)  # however a path is written, it is one soft prompt
-    return list(found.values())
-
-
-def _on_disk(path: Path) -> Path:
-    """`path`, or the one soft prompt of a repository of that name."""
-    found = local_file(path, "soft-prompts")
-    if path.exists() or not found.is_dir() or is_adapter(found):
-        return found
-    within = _expand(found)
-    if len(within) > 1:
-        names = ", ".join(str(path / one.relative_to(found)) for one in within[:3])
-        raise UserError(f"'{path}' on the hub has {len(within)} soft prompts.", f"Name one of them, such as {names}.")
-    return within[0]
-
-
-def _expand(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UserError(f"No such file or folder: {path}.", "Check the path; soft prompts are read from disk only.")
-    if not path.is_dir():
-        return [path]
-    within = sorted(_walk(path))
-    if not within:
-        raise UserError(
-            f"{path} has no soft prompts: no PEFT adapter folder, no file ending in {', '.join(SUFFIXES)}.",
-            "Give a folder of soft prompts, an adapter folder, or a file.",
-        )
-    return within
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield adapter folders and soft prompt files; links to folders are not followed, as they may go round."""
-    if is_adapter(folder):
-        yield folder
-        return
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if not entry.is_symlink() or is_adapter(entry):
-                yield from _walk(entry)
-        elif entry.suffix.lower() in SUFFIXES:
-            yield entry
+        return find_soft_prompts
+    raise AttributeError(name)

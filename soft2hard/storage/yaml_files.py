@@ -20,4 +20,4 @@ def read_yaml(path: Path, what: str) -> Any:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.", f"Give the path of {what}.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.", "Mend the file.") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.", "Fix the file.") from error

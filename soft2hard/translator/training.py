@@ -27,6 +27,7 @@ from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.corpus import content_hash
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
+from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
 from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
@@ -154,23 +155,23 @@ def _design(card: TranslatorCard) -> dict:
 
 def _claim(folder: Path, identity: dict, resume: bool) -> None:
     """Mark the folder as that of one training, or raise UserError where it is another's."""
-    path = folder / "training.json"
     if not is_first():
         return  # of several processes, the first speaks for all
     if not resume:
         for name in ("translator", "checkpoints", "pretraining"):
             shutil.rmtree(folder / name, ignore_errors=True)
-    elif path.exists() and _saved_identity(path) != json.loads(json.dumps(identity)):
-        raise UserError(f"'{folder}' holds a training with other settings or data.", "Choose another folder.")
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(identity, indent=2))
+        (folder / TRAINING.file).unlink(missing_ok=True)
+    run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
 
 
-def _saved_identity(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged.", "Train in another folder.") from error
+def _decisive(record: run_folders.Record) -> dict:
+    """Of the record of a training what decides its result; in its file, hashes of what is read have no place apart."""
+    read = ("subject", "corpus", "validation")
+    settings = {key: value for key, value in record.items() if key not in (*read, "versions", "commit", "created")}
+    return settings | {"inputs": {key: record[key] for key in read}}
+
+
+TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=False)
 
 
 def _refuse_leak(corpus: datasets.Dataset, validation: datasets.Dataset) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import Runner, make_runner
+from soft2hard.lm.shared_prefix import Runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.decoding import propose
@@ -102,7 +102,7 @@ def translate(
     proposals = propose(translator, soft_prompts, config.n_candidates, seed=config.seed)
     if subject is None:
         return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]
-    verifier = Verifier(runner or make_runner(subject), config.max_new_tokens)
+    verifier = Verifier(subject, config.max_new_tokens)
     guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, soft_prompts, strict=True)]
     probe_inputs, source = _probe_inputs(subject, guesses, inputs, config)
     enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]

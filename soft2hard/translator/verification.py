@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.compute.memory import Halving
-from soft2hard.lm.batching import batches_by_length
-from soft2hard.lm.queries import Query
-from soft2hard.lm.shared_prefix import EncodedExample, Runner, Targets, encode_example
+from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Verdict = Literal["faithful", "doubtful", "failed", "unverified"]
 
@@ -73,16 +72,12 @@ def verdict_of(agreement: float) -> Verdict:
 class Verifier:
     """Runs candidates beside soft prompts on one subject."""
 
-    def __init__(self, runner: Runner, max_new_tokens: int = 16):
-        self.runner, self.max_new_tokens = runner, max_new_tokens
+    def __init__(self, subject: Subject, max_new_tokens: int = 16):
+        self.subject, self.max_new_tokens = subject, max_new_tokens
         self._halving = Halving(_REMEDY)
 
-    @property
-    def subject(self) -> Subject:
-        return self.runner.subject
-
     def probe(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
-        """What each soft prompt makes of its inputs, all in shared batches."""
+        """The outputs that each soft prompt gives its inputs, with their distributions, all in shared batches."""
         queries = [
             Query(soft_prompt, input)
             for soft_prompt, of_prompt in zip(soft_prompts, inputs, strict=True)
@@ -90,11 +85,12 @@ class Verifier:
         ]
         written = iter(self.subject.generate(queries, max_new_tokens=self.max_new_tokens))
         outputs = [[next(written) for _ in of_prompt] for of_prompt in inputs]
-        probes = []
-        for soft_prompt, of_prompt, out in zip(soft_prompts, inputs, outputs, strict=True):
-            [(_, log_probs, greedy)] = self._log_probs([soft_prompt], self._encode(of_prompt, out))
-            probes.append(Probes(tuple(of_prompt), tuple(out), log_probs, greedy))
-        return probes
+        examples = [self._encode(*pairs) for pairs in zip(inputs, outputs, strict=True)]
+        embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
+        found: dict[int, Probes] = {}
+        for i, log_probs, greedy in self._log_probs(embedded, examples):
+            found[i] = Probes(tuple(inputs[i]), tuple(outputs[i]), log_probs, greedy)
+        return [found[i] for i in range(len(soft_prompts))]
 
     def verify(self, candidates: Sequence[str], probes: Probes) -> list[Candidate]:
         """Agreement and divergence of each candidate, in the order given.
@@ -102,16 +98,17 @@ class Verifier:
         A candidate too long for the subject's context is left out.
         """
         examples = self._encode(probes.inputs, probes.outputs)
-        fitting = [text for text in candidates if self._fits(text, examples)]
+        longest = max(example.n_read for example in examples)
+        fitting = [(text, rows) for text in candidates if self._fits(rows := self._embedded(text), longest)]
         of_token = _probe_of_token(examples).to(probes.log_probs.device)
         scored: dict[int, Candidate] = {}
-        for i, log_probs, greedy in self._log_probs(fitting, examples):
+        for i, log_probs, greedy in self._log_probs([rows for _, rows in fitting], [examples] * len(fitting)):
             divergence = (probes.log_probs.exp() * (probes.log_probs - log_probs)).sum(-1).clamp(0, MAX_DIVERGENCE)
             # Where an output was cut, its end was not the soft prompt's likeliest token either.
             missing = (probes.greedy & ~greedy).float()
             missed = torch.zeros(len(examples), device=greedy.device).index_add_(0, of_token, missing)
             agreement = (missed == 0).float().mean().item()
-            scored[i] = Candidate(fitting[i], agreement, divergence.mean().item(), len(divergence))
+            scored[i] = Candidate(fitting[i][0], agreement, divergence.mean().item(), len(divergence))
         return [scored[i] for i in range(len(fitting))]
 
     def first(self, probes: Probes, n: int) -> Probes:
@@ -121,39 +118,27 @@ class Verifier:
         return Probes(probes.inputs[:n], probes.outputs[:n], probes.log_probs[:n_targets], probes.greedy[:n_targets])
 
     def _encode(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[EncodedExample]:
-        return [encode_example(self.subject, x, y) for x, y in zip(inputs, outputs, strict=True)]
+        return [self.subject.encode_example(x, y) for x, y in zip(inputs, outputs, strict=True)]
 
-    def _fits(self, text: str, examples: list[EncodedExample]) -> bool:
+    def _embedded(self, text: str) -> Float[Tensor, "n d_model"]:
+        return self.subject.prompt_embeddings(text)
+
+    def _fits(self, rows: Float[Tensor, "n d_model"], n_read: int) -> bool:
         limit = self.subject.context_length
-        n_prompt = len(self.subject.prompt_embeddings(text))
-        return limit is None or n_prompt + max(example.n_read for example in examples) <= limit
+        return limit is None or len(rows) + n_read <= limit
 
     @torch.no_grad()
     def _log_probs(
-        self, prompts: Sequence[Prompt], examples: list[EncodedExample]
+        self, prompts: Sequence[Float[Tensor, "_n d_model"]], examples: Sequence[list[EncodedExample]]
     ) -> Iterator[tuple[int, Float[Tensor, "n_targets vocab"], Bool[Tensor, "n_targets"]]]:
-        """For each prompt its index, log-probabilities at all output positions, and where the output is greedy.
-
-        Prompts of like length share a batch and come together; no more than a batch is held at a time.
-        """
-        embedded = [self.subject.prompt_embeddings(prompt) for prompt in prompts]
-        per_row = sum(example.n_read for example in examples)
-
-        def run(batch: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-            return self._split(self.runner.run([embedded[i] for i in batch], [examples] * len(batch)), len(batch))
-
-        batches = batches_by_length([len(e) + per_row for e in embedded], int(_SHARED * self.subject.batch_tokens))
-        for batch, found in self._halving.run(batches, run):
-            for i, (log_probs, greedy) in zip(batch, found, strict=True):
-                yield i, log_probs, greedy
-
-    def _split(self, targets: Targets, n_prompts: int) -> list[tuple[Tensor, Tensor]]:
-        log_probs = self.subject.head(targets.hidden).float().log_softmax(-1)
-        greedy = log_probs.argmax(-1) == targets.ids
-        sizes = torch.bincount(targets.prompt, minlength=n_prompts).tolist()
-        return list(zip(log_probs.split(sizes), greedy.split(sizes), strict=True))
+        """For each prompt its number, log-probabilities at all output positions, and where the output is greedy."""
+        scorer, most = self.subject.scorer, int(_SHARED * self.subject.batch_tokens)
+        for i, hidden in scorer.hidden_states(prompts, examples, most, self._halving):
+            log_probs = scorer.log_probs(hidden)
+            wanted = torch.tensor([token for e in examples[i] for token in e.output], device=log_probs.device)
+            yield i, log_probs, log_probs.argmax(-1) == wanted
 
 
-def _probe_of_token(examples: Sequence[EncodedExample]) -> Tensor:
+def _probe_of_token(examples: Sequence[EncodedExample]) -> Int[Tensor, " n_targets"]:
     sizes = torch.tensor([len(example.output) for example in examples])
     return torch.arange(len(examples)).repeat_interleave(sizes)

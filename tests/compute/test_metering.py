@@ -14,8 +14,8 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.methods.base import Bench, Case, Cost, shares
 from soft2hard.eval.methods.instruction_induction import InstructionInduction
 from soft2hard.eval.methods.translation import GreedyTranslation, VerifiedTranslation
-from soft2hard.lm.queries import Query
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, SharedPrefixRunner, encode_example
+from soft2hard.lm.scoring import Scorer
+from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.decoding import propose
@@ -105,8 +105,11 @@ def test_shares_are_equal_whole_numbers_with_the_rest_at_the_first_and_each_ones
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scored_sequences_count_once_with_all_they_are_read_from(architecture: str) -> None:
+def test_scored_sequences_count_once_with_all_they_are_read_from(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject = tiny_models.subject(architecture)
+    monkeypatch.setattr(subject.scorer, "shares_prefixes", False)  # the mask of shared rows does not tell padding
     asked = queries(9)
     for ask in (subject.target_scores, subject.target_distributions):
         with read_by(stacks(subject)[0]) as read:
@@ -131,11 +134,12 @@ def test_a_written_sequence_counts_what_is_read_for_it_alone(architecture: str) 
         assert counted(lambda n_new=n_new: subject.generate(asked, max_new_tokens=n_new)) == Count(len(asked), tokens)
 
 
-@pytest.mark.parametrize("make", [SharedPrefixRunner, RepeatedPrefixRunner])
-def test_runners_count_a_prompt_as_often_as_they_read_it(make: type) -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_prompt_counts_as_often_as_it_is_read(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    runner = make(subject)
-    examples = [[encode_example(subject, q.input, q.output) for q in queries(n)] for n in (3, 5)]
+    runner = subject.scorer
+    monkeypatch.setattr(runner, "shares_prefixes", shared)
+    examples = [[subject.encode_example(q.input, q.output) for q in queries(n)] for n in (3, 5)]
     prompts = [subject.prompt_embeddings(text) for text in ("red cat", "up")]
     tokens = 0
     for prompt, of_prompt in zip(prompts, examples, strict=True):  # one prompt alone is laid out without padding
@@ -145,17 +149,17 @@ def test_runners_count_a_prompt_as_often_as_they_read_it(make: type) -> None:
     assert counted(lambda: runner.run(prompts, examples)) == Count(8, tokens)
 
 
-def test_a_runner_of_an_encoder_decoder_counts_both_of_its_inputs() -> None:
+def test_an_encoder_decoder_counts_both_of_its_inputs() -> None:
     subject = tiny_models.subject("t5")
     asked = queries(4)
-    examples = [encode_example(subject, q.input, q.output) for q in asked]
+    examples = [subject.encode_example(q.input, q.output) for q in asked]
     prompts = [subject.prompt_embeddings(q.prompt) for q in asked]
     tokens = 0
     for prompt, example in zip(prompts, examples, strict=True):
         with read_by(*stacks(subject)) as read:
-            RepeatedPrefixRunner(subject).run([prompt], [[example]])
+            subject.scorer.run([prompt], [[example]])
         tokens += read.tokens
-    together = counted(lambda: RepeatedPrefixRunner(subject).run(prompts, [[example] for example in examples]))
+    together = counted(lambda: subject.scorer.run(prompts, [[example] for example in examples]))
     assert together == Count(4, tokens)
 
 
@@ -255,13 +259,11 @@ def test_verified_translations_cost_all_that_ran_on_the_subject_and_the_translat
 
         monkeypatch.setattr(owner, name, wrapped)
 
-    noted("run", SharedPrefixRunner, lambda prompts, examples: sum(map(len, examples)))
+    noted("run", Scorer, lambda prompts, examples: sum(map(len, examples)))
     noted("generate", Subject, lambda queries, *rest: len(queries))
     noted("sequence_log_probs", Reading, len)
     noted("next_log_probs", Reading, lambda ids: 1)
     noted("complete", Reading, len)
-    # Without the trial that picks a runner, which is no case's cost.
-    monkeypatch.setattr("soft2hard.eval.methods.translation.make_runner", SharedPrefixRunner)
     outcomes = list(method.run(cases, bench))
     if inputs == "invented":
         with listening() as heard:

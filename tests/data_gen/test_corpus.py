@@ -191,7 +191,7 @@ def test_a_finished_corpus_is_left_alone(whole):
     ids=lambda change: next(iter(change)),
 )
 def test_a_folder_of_another_plan_is_refused_and_the_setting_named(whole, change):
-    with pytest.raises(UserError, match=rf"made with other settings \({next(iter(change))}\)"):
+    with pytest.raises(UserError, match=rf"made with other settings \({next(iter(change))}(.lr)?\)"):
         builder(whole, replace(PLAN, **change))
 
 
@@ -199,7 +199,7 @@ def test_a_corpus_whose_tasks_have_changed_is_refused(tmp_path):
     plan = replace(PLAN, n_train=None, tasks_hash="a")
     builder(tmp_path / "corpus", plan)
     builder(tmp_path / "corpus", plan)
-    with pytest.raises(UserError, match="tasks .* have changed since"):
+    with pytest.raises(UserError, match="a corpus .* has changed since: tasks"):
         builder(tmp_path / "corpus", replace(plan, tasks_hash="b"))
 
 
@@ -210,7 +210,7 @@ def test_a_plan_from_before_a_setting_was_there_has_its_default(tmp_path):
     del about["plan"]["tuning"]["patience"]
     path.write_text(json.dumps(about))
     assert builder(tmp_path / "corpus").missing() == [0, 1, 2]
-    with pytest.raises(UserError, match=r"other settings \(tuning\)"):
+    with pytest.raises(UserError, match=r"other settings \(tuning.patience\)"):
         builder(tmp_path / "corpus", replace(PLAN, tuning=replace(TUNING, patience=9)))
 
 
@@ -218,7 +218,7 @@ def test_a_plan_from_before_a_setting_was_there_has_its_default(tmp_path):
 def test_a_damaged_plan_is_refused(tmp_path, text):
     (tmp_path / "corpus.json").write_text(text)
     for read in (load_corpus, corpus_plan, builder):
-        with pytest.raises(UserError, match="corpus.json (is damaged|holds no whole plan)"):
+        with pytest.raises(UserError, match="corpus.json is (damaged|of another command)"):
             read(tmp_path)
 
 

@@ -75,7 +75,7 @@ def test_a_corpus_is_gone_on_with_and_refused_once_its_folder_has_changed(subjec
     assert len(load_corpus(tmp_path / "corpus")) == 3
     rows = json.loads((manifests / "1.json").read_text())
     (manifests / "1.json").write_text(json.dumps(rows[1:]))
-    assert_refused(tune(subject, "manifests", manifests, tmp_path / "corpus"), "have changed since")
+    assert_refused(tune(subject, "manifests", manifests, tmp_path / "corpus"), "has changed since: tasks")
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published files are not here")

@@ -22,7 +22,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.config import Evaluation, parse_config
 from soft2hard.eval.generator_api import ApiGenerator
 from soft2hard.eval.generators import LocalGenerator
-from soft2hard.eval.models import Models
+from soft2hard.eval.loaded_models import Models
 from soft2hard.lm.subject import Subject
 from tests import tiny_models
 from tests.fault_server import KEY, TRANSIENT, FaultServer

@@ -9,7 +9,7 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.methods.instruction_induction import InstructionInduction
-from soft2hard.lm.queries import Query
+from soft2hard.lm.sequences import Query
 from tests import tiny_models
 from tests.tiny_models import WORDS
 

@@ -17,7 +17,7 @@ from soft2hard.eval.metrics.task_score import (
     normalise_answer,
     rouge_l,
 )
-from soft2hard.lm.queries import Query
+from soft2hard.lm.sequences import Query
 from tests import tiny_models
 
 LABELS = ("cat", "dog bird", "fish")

@@ -19,7 +19,7 @@ from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.methods.discrete_fluency import StraightThroughFluency, log_perplexities
 from soft2hard.eval.methods.discrete_vocabulary import Vocabulary
 from soft2hard.eval.methods.pez import Pez
-from soft2hard.lm.queries import Query
+from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models, tiny_training

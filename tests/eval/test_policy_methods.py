@@ -23,7 +23,7 @@ from soft2hard.eval.methods.policy_model import Policies, PolicyLM, TaskNetworks
 from soft2hard.eval.methods.policy_rewards import Rewards, Trials
 from soft2hard.eval.methods.rlprompt import RLPrompt
 from soft2hard.lm.precision import load_for_tuning
-from soft2hard.lm.queries import Query
+from soft2hard.lm.sequences import Query
 from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.lm.subject import Subject
 from tests import tiny_models

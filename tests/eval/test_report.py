@@ -21,11 +21,11 @@ from soft2hard.cli.app import _Commands
 from soft2hard.cli.report import report
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval, ratio_interval
-from soft2hard.eval.records import ReferencePerplexity, ResultRow
 from soft2hard.eval.report import Run, load_run, plain, write_report
 from soft2hard.eval.report.charts import soft_prompt_map
 from soft2hard.eval.report.figures import SCORE, compare, interval_text, number_text, per_task
 from soft2hard.eval.report.sections import Section, Table, contents
+from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
 from soft2hard.eval.transfer.scoring import Score
 from tests.report_runs import HOSTILE, record_of, rows_of, write_run

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from soft2hard.eval.records import ResultRow
 from soft2hard.eval.report import load_run, write_report
+from soft2hard.eval.run_records import ResultRow
 from tests.report_runs import HOSTILE, METHODS, rows_of, write_run
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")

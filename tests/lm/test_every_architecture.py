@@ -172,7 +172,7 @@ def test_an_evaluation_scores_gold_soft_and_translated_prompts(architecture, pip
 def test_a_prompt_saved_and_loaded_does_the_same_on_the_subject_loaded_again(architecture, pipeline, tmp_path: Path):
     made = pipeline(architecture)
     made.prompts[0].save(tmp_path / "prompt.safetensors")
-    loaded = SoftPrompt.load(tmp_path / "prompt.safetensors")
+    loaded = SoftPrompt.from_pretrained(tmp_path / "prompt.safetensors")
     assert torch.equal(loaded.embeddings, made.prompts[0].embeddings)
     again = Subject.from_pretrained(made.folder / "subject")
     assert again.fingerprint == made.subject.fingerprint == loaded.fingerprint

@@ -91,10 +91,10 @@ def test_tuning_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatc
 
 def test_verification_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    soft, runner = SoftPrompt(subject.embed_text("red cat").clone()), make_runner(subject)
+    soft = SoftPrompt(subject.embed_text("red cat").clone())
 
     def verified() -> list:
-        verifier = Verifier(runner, max_new_tokens=4)
+        verifier = Verifier(subject, max_new_tokens=4)
         [probes] = verifier.probe([soft], [["one", "two three", "fish"]])
         return verifier.verify(WORDS, probes)
 
@@ -293,7 +293,7 @@ def test_tune_takes_all_that_a_large_subject_needs(tmp_path: Path) -> None:
     )
     result = run("tune", kinds, *quick, *large)
     assert result.exit_code == 0, result.stderr
-    found = SoftPrompt.load(tmp_path / "out" / "kinds.safetensors")
+    found = SoftPrompt.from_pretrained(tmp_path / "out" / "kinds.safetensors")
     assert found.fingerprint == Subject.from_pretrained(folder).fingerprint
     again = run("tune", kinds, *quick, "--slots", 0)
     assert again.exit_code == 2 and "other settings (dtype)" in again.stderr
@@ -311,7 +311,7 @@ def test_tune_refuses_what_it_cannot_do_in_one_line_and_writes_nothing(tmp_path:
 
 def test_an_evaluation_holds_its_subject_as_it_is_told(tmp_path: Path) -> None:
     from soft2hard.eval.config import parse_config
-    from soft2hard.eval.models import Models
+    from soft2hard.eval.loaded_models import Models
 
     asked = {
         "tasks": {"files": ["x.csv"]},

@@ -109,3 +109,19 @@ def test_each_process_of_a_launcher_takes_its_own_gpu(monkeypatch, rank, expecte
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert str(Loading().torch_device) == expected
+
+
+def test_transformers_names_for_how_a_model_is_held_are_understood(tmp_path: Path) -> None:
+    folder = str(save(tmp_path, "llama"))
+    half = Subject.from_pretrained(folder, torch_dtype=torch.bfloat16, device_map="cpu", attn_implementation="eager")
+    assert half.embedding.dtype == torch.bfloat16
+    assert half.model.config._attn_implementation == "eager"
+    assert Subject.from_pretrained(folder, dtype="bfloat16", device_map={"": "cpu"}).embedding.dtype == torch.bfloat16
+
+
+def test_names_that_subjects_do_not_know_are_refused(tmp_path: Path) -> None:
+    folder = str(save(tmp_path, "llama"))
+    with pytest.raises(UserError, match="trust_remote_code.*Use dtype"):
+        Subject.from_pretrained(folder, trust_remote_code=True)
+    with pytest.raises(UserError, match="one device"):
+        Subject.from_pretrained(folder, device_map={"model.layers.0": 0, "lm_head": 1})

@@ -202,13 +202,13 @@ def test_corpora_record_how_the_subject_was_rounded(made, tmp_path: Path) -> Non
     recipe = read_recipe(write_recipe(tmp_path, loading={"dtype": "float32", "device": "cpu"}))
     plan = corpus_plan(recipe, "train", tiny_training.llama_subject(), None)
     assert (plan.dtype, plan.quantization) == ("float32", "none")
-    assert saved_plan(made[1] / "corpora" / "train" / "corpus.json")["dtype"] == "auto"
+    assert saved_plan(made[1] / "corpora" / "train")["dtype"] == "auto"
 
 
 def test_corpora_and_evaluation_go_to_the_workers_of_a_cluster(made, tmp_path: Path, monkeypatch) -> None:
     """In place of Ray a pool that works in this process."""
     monkeypatch.setattr("soft2hard.data_gen.corpus_cluster.Pool", PoolHere)
-    monkeypatch.setattr("soft2hard.eval.fan_out_cluster.Pool", PoolHere)
+    monkeypatch.setattr("soft2hard.eval.fan_out.Pool", PoolHere)
     PoolHere.clusters.clear()
     recipe, alone, _ = made
     result = run("run", recipe, "-o", tmp_path / "run", "--cluster", "auto", "--cluster-workers", 3)

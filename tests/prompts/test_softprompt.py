@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from soft2hard.errors import UserError
-from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+from soft2hard.prompts.files import find_soft_prompts
+from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
 def matrix(n_tokens: int = 3, d_model: int = 4) -> torch.Tensor:
@@ -71,7 +72,7 @@ def test_safetensors_round_trip_is_exact(tmp_path):
         provenance={"task": 'quotes " and\nlines', "steps": "300", "": "empty name"},
     )
     soft_prompt.save(tmp_path / "a.safetensors")
-    loaded = SoftPrompt.load(tmp_path / "a.safetensors")
+    loaded = SoftPrompt.from_pretrained(tmp_path / "a.safetensors")
     assert loaded.embeddings.numpy().tobytes() == soft_prompt.embeddings.numpy().tobytes()
     assert (loaded.subject, loaded.fingerprint) == ("org/модель", "ab12")
     assert loaded.provenance == soft_prompt.provenance
@@ -79,7 +80,7 @@ def test_safetensors_round_trip_is_exact(tmp_path):
 
 def test_unknown_subject_and_fingerprint_stay_unknown(tmp_path):
     SoftPrompt(matrix()).save(tmp_path / "a.safetensors")
-    loaded = SoftPrompt.load(tmp_path / "a.safetensors")
+    loaded = SoftPrompt.from_pretrained(tmp_path / "a.safetensors")
     assert (loaded.subject, loaded.fingerprint, dict(loaded.provenance)) == (None, None, {})
 
 
@@ -140,31 +141,31 @@ WRITERS = {
 def test_every_format_gives_the_saved_matrix(tmp_path, name, dtype):
     values = matrix().to(dtype)
     WRITERS[name](tmp_path / name, values)
-    assert_holds(SoftPrompt.load(tmp_path / name), values)
+    assert_holds(SoftPrompt.from_pretrained(tmp_path / name), values)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_leading_axis_of_one_is_dropped(tmp_path, name):
     WRITERS[name](tmp_path / name, matrix()[None])
-    assert_holds(SoftPrompt.load(tmp_path / name), matrix())
+    assert_holds(SoftPrompt.from_pretrained(tmp_path / name), matrix())
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 def test_bfloat16_is_read(tmp_path, name):
     values = matrix().bfloat16()
     WRITERS[name](tmp_path / name, values)
-    assert_holds(SoftPrompt.load(tmp_path / name), values)
+    assert_holds(SoftPrompt.from_pretrained(tmp_path / name), values)
 
 
 def test_byte_swapped_and_column_ordered_numpy_arrays_are_read(tmp_path):
     np.save(tmp_path / "a.npy", np.asfortranarray(matrix().numpy().astype(">f4")))
-    assert_holds(SoftPrompt.load(str(tmp_path / "a.npy")), matrix())
+    assert_holds(SoftPrompt.from_pretrained(str(tmp_path / "a.npy")), matrix())
 
 
 def test_provenance_tells_the_source_and_keeps_its_metadata(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"x": matrix()}, path, metadata={"author": "someone"})
-    assert SoftPrompt.load(path).provenance == {
+    assert SoftPrompt.from_pretrained(path).provenance == {
         "source": str(path),
         "source_format": "safetensors",
         "metadata.author": "someone",
@@ -175,12 +176,12 @@ def test_the_only_matrix_of_a_state_dict_is_found_among_other_values(tmp_path):
     layer = torch.nn.Embedding(3, 4)
     state = {"step": 7, "note": "x", "scale": torch.tensor(2.0), "prompt": {"encoder": layer.state_dict()}}
     torch.save(state, tmp_path / "a.pt")
-    assert_holds(SoftPrompt.load(tmp_path / "a.pt"), layer.weight.detach())
+    assert_holds(SoftPrompt.from_pretrained(tmp_path / "a.pt"), layer.weight.detach())
 
 
 def test_a_parameter_with_gradient_is_read(tmp_path):
     torch.save({"prompt": torch.nn.Parameter(matrix())}, tmp_path / "a.pt")
-    assert_holds(SoftPrompt.load(tmp_path / "a.pt"), matrix())
+    assert_holds(SoftPrompt.from_pretrained(tmp_path / "a.pt"), matrix())
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -195,7 +196,7 @@ def test_layout_with_initial_embeddings_gives_the_tuned_ones(tmp_path, batched, 
         "num_tokens": 3,
     }
     torch.save(state, tmp_path / "softprompt.pt")
-    assert_holds(SoftPrompt.load(tmp_path / "softprompt.pt"), matrix())
+    assert_holds(SoftPrompt.from_pretrained(tmp_path / "softprompt.pt"), matrix())
 
 
 # Folders

@@ -17,7 +17,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 def refusal(path) -> str:
     """The message of the UserError that loading `path` must raise."""
     with pytest.raises(UserError) as caught:
-        SoftPrompt.load(path)
+        SoftPrompt.from_pretrained(path)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
@@ -80,7 +80,7 @@ def test_damaged_bytes_never_escape_as_another_error(tmp_path, suffix):
             bad[place] = generator.integers(0, 256)
         path.write_bytes(bytes(bad))
         try:
-            SoftPrompt.load(path)
+            SoftPrompt.from_pretrained(path)
         except UserError as error:
             assert "\n" not in str(error)
 
@@ -188,7 +188,7 @@ def own_file(path, **changes: str) -> None:
 
 def test_unchanged_metadata_is_accepted(tmp_path):
     own_file(tmp_path / "a.safetensors")
-    assert SoftPrompt.load(tmp_path / "a.safetensors").n_tokens == 2
+    assert SoftPrompt.from_pretrained(tmp_path / "a.safetensors").n_tokens == 2
 
 
 def test_newer_schema_version_says_to_upgrade(tmp_path):

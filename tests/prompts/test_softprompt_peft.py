@@ -20,7 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query
-from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+from soft2hard.prompts.files import find_soft_prompts
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
 
 WIDTH = 16
@@ -56,7 +57,7 @@ def before_embeddings(model, rows: torch.Tensor) -> torch.Tensor:
 def test_peft_runs_a_written_adapter_as_soft_prompt_before_embeddings(tmp_path):
     prompt, model = soft_prompt(), llama()
     expected = model(inputs_embeds=before_embeddings(model, prompt.embeddings)).logits
-    prompt.save_peft(tmp_path / "adapter", base_model="tiny")
+    prompt.save_pretrained(tmp_path / "adapter", base_model="tiny")
     actual = PeftModel.from_pretrained(model, str(tmp_path / "adapter"))(
         input_ids=IDS, attention_mask=torch.ones_like(IDS)
     ).logits
@@ -68,7 +69,7 @@ def test_peft_runs_a_written_adapter_on_the_encoder_of_t5(tmp_path):
     prompt, model = soft_prompt(), t5()
     decoder_ids = torch.tensor([[0, 3], [0, 4]])
     expected = model(inputs_embeds=before_embeddings(model, prompt.embeddings), decoder_input_ids=decoder_ids).logits
-    prompt.save_peft(tmp_path / "adapter", base_model="tiny", task_type="SEQ_2_SEQ_LM")
+    prompt.save_pretrained(tmp_path / "adapter", base_model="tiny", task_type="SEQ_2_SEQ_LM")
     actual = PeftModel.from_pretrained(model, str(tmp_path / "adapter"))(
         input_ids=IDS, attention_mask=torch.ones_like(IDS), decoder_input_ids=decoder_ids
     ).logits
@@ -81,7 +82,7 @@ def test_bos_embedding_comes_first_under_peft(tmp_path):
     bos = model.get_input_embeddings().weight[1]
     rows = torch.cat([bos[None], prompt.embeddings])
     expected = model(inputs_embeds=before_embeddings(model, rows)).logits
-    prompt.save_peft(tmp_path / "adapter", base_model="tiny", bos_embedding=bos)
+    prompt.save_pretrained(tmp_path / "adapter", base_model="tiny", bos_embedding=bos)
     actual = PeftModel.from_pretrained(model, str(tmp_path / "adapter"))(
         input_ids=IDS, attention_mask=torch.ones_like(IDS)
     ).logits
@@ -97,7 +98,7 @@ def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subje
     subject = tiny_models.subject(architecture)
     prompt = SoftPrompt(torch.randn(3, subject.d_model, generator=torch.Generator().manual_seed(2)))
     bos = subject.prompt_embeddings(None)
-    prompt.save_peft(
+    prompt.save_pretrained(
         tmp_path / "adapter",
         base_model="tiny",
         bos_embedding=bos[0] if len(bos) else None,
@@ -106,7 +107,7 @@ def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subje
     adapted = PeftModel.from_pretrained(tiny_models.model(architecture), str(tmp_path / "adapter")).eval()
     body, output = subject.encode_body("cat dog", has_prompt=True), subject.encode_output("red green up")
     if subject.is_encoder_decoder:
-        ids, more = torch.tensor([body]), {"decoder_input_ids": subject.decoder_inputs([output])}
+        ids, more = torch.tensor([body]), {"decoder_input_ids": torch.tensor([[0, *output[:-1]]])}
     else:
         ids, more = torch.tensor([body + output[:-1]]), {}
     logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits[0, -len(output) :]
@@ -119,8 +120,8 @@ def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subje
 def test_written_adapter_reads_back_exactly_and_without_bos(tmp_path, with_bos, task_type):
     prompt = soft_prompt()
     bos = torch.ones(WIDTH) if with_bos else None
-    prompt.save_peft(tmp_path / "adapter", base_model="elsewhere", bos_embedding=bos, task_type=task_type)
-    loaded = SoftPrompt.load(tmp_path / "adapter")
+    prompt.save_pretrained(tmp_path / "adapter", base_model="elsewhere", bos_embedding=bos, task_type=task_type)
+    loaded = SoftPrompt.from_pretrained(tmp_path / "adapter")
     assert torch.equal(loaded.embeddings, prompt.embeddings)
     assert (loaded.subject, loaded.fingerprint) == ("tiny", "ab12")
     assert loaded.provenance == {"task": "reverse"}
@@ -131,17 +132,17 @@ def test_written_adapter_reads_back_exactly_and_without_bos(tmp_path, with_bos, 
 
 def test_bos_embedding_of_another_width_is_refused(tmp_path):
     with pytest.raises(UserError, match="width 5, the soft prompt 16"):
-        soft_prompt().save_peft(tmp_path / "adapter", base_model="tiny", bos_embedding=torch.ones(5))
+        soft_prompt().save_pretrained(tmp_path / "adapter", base_model="tiny", bos_embedding=torch.ones(5))
     assert os.listdir(tmp_path) == []
 
 
 def test_an_old_adapter_is_replaced_and_other_folders_are_not(tmp_path):
-    soft_prompt(5).save_peft(tmp_path / "adapter", base_model="tiny")
-    soft_prompt(2).save_peft(tmp_path / "adapter", base_model="tiny")
-    assert SoftPrompt.load(tmp_path / "adapter").n_tokens == 2
+    soft_prompt(5).save_pretrained(tmp_path / "adapter", base_model="tiny")
+    soft_prompt(2).save_pretrained(tmp_path / "adapter", base_model="tiny")
+    assert SoftPrompt.from_pretrained(tmp_path / "adapter").n_tokens == 2
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="the folder is not empty"):
-        soft_prompt().save_peft(tmp_path, base_model="tiny")
+        soft_prompt().save_pretrained(tmp_path, base_model="tiny")
     assert sorted(os.listdir(tmp_path)) == ["adapter", "thesis.tex"]
 
 
@@ -168,7 +169,7 @@ def save_with_peft(folder, config, model=None):
 @torch.no_grad()
 def test_adapter_saved_by_peft_gives_the_vectors_peft_runs(tmp_path, config):
     adapted = save_with_peft(tmp_path, config).eval()
-    loaded = SoftPrompt.load(tmp_path)
+    loaded = SoftPrompt.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded.embeddings, adapted.get_prompt(batch_size=1)[0])
     assert loaded.subject == "org/tiny" and loaded.fingerprint is None
     assert loaded.provenance["source"] == str(tmp_path)
@@ -181,7 +182,7 @@ def test_of_the_two_halves_peft_saves_for_t5_the_encoder_s_is_read(tmp_path):
     model = t5()
     adapted = save_with_peft(tmp_path, PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3), model)
     assert load_file(tmp_path / "adapter_model.safetensors")["prompt_embeddings"].shape == (6, WIDTH)
-    loaded = SoftPrompt.load(tmp_path)
+    loaded = SoftPrompt.from_pretrained(tmp_path)
     decoder_ids = torch.tensor([[0, 3], [0, 4]])
     under_peft = adapted.eval()(
         input_ids=IDS, attention_mask=torch.ones_like(IDS), decoder_input_ids=decoder_ids
@@ -198,18 +199,18 @@ def test_adapter_with_bin_weights_is_read(tmp_path):
     expected = load_file(tmp_path / "adapter_model.safetensors")
     torch.save(expected, tmp_path / "adapter_model.bin")
     os.remove(tmp_path / "adapter_model.safetensors")
-    assert torch.equal(SoftPrompt.load(tmp_path).embeddings, expected["prompt_embeddings"])
+    assert torch.equal(SoftPrompt.from_pretrained(tmp_path).embeddings, expected["prompt_embeddings"])
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_a_file_of_an_adapter_stands_for_its_folder(tmp_path, name):
     save_with_peft(tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    assert SoftPrompt.load(tmp_path / name).subject == "org/tiny"
+    assert SoftPrompt.from_pretrained(tmp_path / name).subject == "org/tiny"
 
 
 def test_adapters_in_a_folder_are_found(tmp_path):
-    soft_prompt().save_peft(tmp_path / "b", base_model="tiny")
-    soft_prompt().save_peft(tmp_path / "a", base_model="tiny")
+    soft_prompt().save_pretrained(tmp_path / "b", base_model="tiny")
+    soft_prompt().save_pretrained(tmp_path / "a", base_model="tiny")
     assert find_soft_prompts([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
 
 
@@ -219,7 +220,7 @@ def test_adapters_in_a_folder_are_found(tmp_path):
 def refusal(path) -> str:
     """The message of the UserError that loading `path` must raise."""
     with pytest.raises(UserError) as caught:
-        SoftPrompt.load(path)
+        SoftPrompt.from_pretrained(path)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
@@ -253,7 +254,7 @@ def test_adapter_of_another_kind_is_named(tmp_path, config, kind, remedy):
 
 def adapter(folder, *, tensors=None, **changes) -> None:
     """A good adapter of 3 tokens with some of its config, or all its tensors, replaced."""
-    soft_prompt().save_peft(folder, base_model="tiny")
+    soft_prompt().save_pretrained(folder, base_model="tiny")
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     if tensors is not None:
@@ -262,7 +263,7 @@ def adapter(folder, *, tensors=None, **changes) -> None:
 
 def test_unchanged_adapter_is_accepted(tmp_path):
     adapter(tmp_path / "a")
-    assert SoftPrompt.load(tmp_path / "a").n_tokens == 3
+    assert SoftPrompt.from_pretrained(tmp_path / "a").n_tokens == 3
 
 
 def test_folder_without_config(tmp_path):
@@ -348,3 +349,36 @@ def test_planted_code_in_bin_weights_is_not_run(tmp_path):
     torch.save({"prompt_embeddings": torch.ones(3, WIDTH), "x": Payload()}, tmp_path / "a" / "adapter_model.bin")
     assert "could run code when read" in refusal(tmp_path / "a")
     assert not (tmp_path / "mark").exists()
+
+
+# A PEFT model in memory
+
+
+@pytest.mark.parametrize("kind", ["prompt tuning", "p-tuning"])
+@pytest.mark.parametrize("make", [llama, t5])
+@torch.no_grad()
+def test_the_soft_prompt_of_a_peft_model_is_the_one_that_it_saves(tmp_path, make, kind):
+    task_type = "SEQ_2_SEQ_LM" if make is t5 else "CAUSAL_LM"
+    config = {
+        "prompt tuning": PromptTuningConfig(task_type=task_type, num_virtual_tokens=4),
+        "p-tuning": PromptEncoderConfig(task_type=task_type, num_virtual_tokens=4, encoder_hidden_size=8),
+    }[kind]
+    model = get_peft_model(make(), config)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    found, saved = SoftPrompt.from_peft(model), SoftPrompt.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(found.embeddings, saved.embeddings)
+    assert found.n_tokens == 4
+
+
+def test_a_peft_model_without_a_soft_prompt_is_refused():
+    model = get_peft_model(llama(), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    with pytest.raises(UserError, match="LoRA adapter"):
+        SoftPrompt.from_peft(model)
+
+
+def test_a_soft_prompt_that_names_no_subject_is_saved_for_one_that_is_named(tmp_path):
+    prompt = SoftPrompt(torch.randn(2, WIDTH))
+    with pytest.raises(UserError, match="base_model"):
+        prompt.save_pretrained(tmp_path / "adapter")
+    prompt.save_pretrained(tmp_path / "adapter", base_model="tiny")
+    assert SoftPrompt.from_pretrained(tmp_path / "adapter").n_tokens == 2

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from soft2hard.errors import UserError
-from soft2hard.eval.identity import translator_fingerprint
+from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
@@ -162,7 +162,7 @@ def test_a_training_goes_on_and_what_is_saved_writes_the_same(tmp_path: Path, de
         )
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert other.card == trained.card
-    with pytest.raises(UserError, match="other settings or data"):
+    with pytest.raises(UserError, match="other settings"):
         plain = Translator.for_subject(subject, Design("encoder-decoder"))
         train_translator(plain, *corpora(subject), tiny_training.config(epochs=2), tmp_path / "run")
 

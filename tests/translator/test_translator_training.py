@@ -134,7 +134,7 @@ def test_a_training_that_has_ended_is_read_back_and_not_repeated(
     again = train(tmp_path, seed=7)
     assert_same_weights(whole, again)
     assert again.card == whole.card
-    with pytest.raises(UserError, match="other settings or data"):
+    with pytest.raises(UserError, match=r"a training made with other settings \(config.epochs\)"):
         train(tmp_path, epochs=5)
 
 

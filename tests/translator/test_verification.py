@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, SharedPrefixRunner, make_runner
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator import search, verification
@@ -34,7 +33,7 @@ def probe(verifier: Verifier, soft_prompt: SoftPrompt, inputs: list[str] = INPUT
 
 @pytest.fixture(params=ARCHITECTURES)
 def verifier(request: pytest.FixtureRequest) -> Verifier:
-    return Verifier(make_runner(tiny_models.subject(request.param)), max_new_tokens=12)
+    return Verifier(tiny_models.subject(request.param), max_new_tokens=12)
 
 
 def divergence_by_definition(subject: Subject, soft_prompt: SoftPrompt, text: str, probes: Probes, cap: float) -> float:
@@ -60,7 +59,7 @@ def test_outputs_are_what_the_subject_writes_under_the_soft_prompt(verifier: Ver
 def test_the_soft_prompts_own_tokens_have_no_divergence_and_agree_even_where_outputs_are_cut(
     architecture: str, max_new_tokens: int
 ) -> None:
-    verifier = Verifier(make_runner(tiny_models.subject(architecture)), max_new_tokens)
+    verifier = Verifier(tiny_models.subject(architecture), max_new_tokens)
     candidates = verifier.verify(CANDIDATES, probe(verifier, soft(verifier.subject)))
     own = candidates[CANDIDATES.index(OWN_TEXT)]
     assert own.agreement == 1.0
@@ -96,7 +95,7 @@ def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_sa
     # An output with special tokens in it is not the text it is shown as.
     inputs = [text for text, row in zip(pool, rows, strict=True) if min(row, default=9) > 3][:20]
     assert len(inputs) >= 5
-    verifier = Verifier(make_runner(subject), max_new_tokens)
+    verifier = Verifier(subject, max_new_tokens)
     probes = probe(verifier, soft_prompt, inputs)
     found = verifier.verify(CANDIDATES, probes)
     for text, candidate in zip(CANDIDATES, found, strict=True):
@@ -106,9 +105,10 @@ def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_sa
     assert len({c.agreement for c in found}) > 1
 
 
-@pytest.mark.parametrize("runner", [SharedPrefixRunner, RepeatedPrefixRunner])
-def test_company_and_batch_size_change_no_candidate(runner: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    verifier = Verifier(runner(tiny_models.subject("llama")))
+@pytest.mark.parametrize("shared", [True, False])
+def test_company_and_batch_size_change_no_candidate(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = Verifier(tiny_models.subject("llama"))
+    monkeypatch.setattr(verifier.subject.scorer, "shares_prefixes", shared)
     probes = probe(verifier, soft(verifier.subject))
     together = verifier.verify(CANDIDATES, probes)
     monkeypatch.setattr(verifier.subject, "batch_tokens", 100)
@@ -119,7 +119,7 @@ def test_company_and_batch_size_change_no_candidate(runner: type, monkeypatch: p
 
 
 def test_a_candidate_too_long_for_the_context_is_left_out() -> None:
-    verifier = Verifier(make_runner(tiny_models.subject("llama")))
+    verifier = Verifier(tiny_models.subject("llama"))
     probes = probe(verifier, soft(verifier.subject))
     texts = ["cat", "cat " * tiny_models.CONTEXT, "dog"]
     assert [c.text for c in verifier.verify(texts, probes)] == ["cat", "dog"]
@@ -250,7 +250,7 @@ def test_candidates_carry_the_translators_log_probability_and_all_output_positio
     proposing("red blue", "up", OWN_TEXT)
     found = one(translator, subject, soft(subject), inputs=INPUTS)
     reading = Reading(translator, soft(subject))
-    probes = probe(Verifier(make_runner(subject)), soft(subject))
+    probes = probe(Verifier(subject), soft(subject))
     for candidate in found.candidates:
         assert candidate.log_prob == pytest.approx(reading.log_probs([candidate.text])[0], abs=1e-4)
         assert candidate.n_positions == len(probes.log_probs)
@@ -259,7 +259,7 @@ def test_candidates_carry_the_translators_log_probability_and_all_output_positio
 def test_the_prior_overturns_a_small_difference_in_divergence_and_no_large_one(
     translator: Translator, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verifier = Verifier(make_runner(subject))
+    verifier = Verifier(subject)
     probes = probe(verifier, soft(subject))
     own, other = verifier.verify([OWN_TEXT, "up"], probes)
     lead = (other.divergence - own.divergence) * other.n_positions
@@ -276,7 +276,7 @@ def test_heats_weigh_the_evidence_of_a_few_inputs_as_that_of_all(
     monkeypatch.setattr(search, "_HEAT_PROBES", 4)
     monkeypatch.setattr(search, "_FINALISTS", 1)
     inputs = [f"{a} {b}" for a in WORDS[:5] for b in WORDS[5:10]]
-    verifier = Verifier(make_runner(subject))
+    verifier = Verifier(subject)
     probes = probe(verifier, soft(subject), inputs)
     own, other = verifier.verify([OWN_TEXT, "up"], verifier.first(probes, 4))
     lead = other.divergence - own.divergence

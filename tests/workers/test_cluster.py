@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from soft2hard.errors import UserError
-from soft2hard.workers.cluster import Cluster, Layout, Node, layout_of
-from soft2hard.workers.pool import Pool
+from soft2hard.workers.cluster import Cluster, Layout, Node, Pool, layout_of
 from tests import cluster_work
 from tests.paths import ROOT
 
@@ -123,7 +122,7 @@ def test_a_worker_that_ray_ends_for_want_of_memory_or_room_is_replaced(kind: str
 
     error = getattr(exceptions, kind)
     fake, said = FakeRay(error() if kind == "LocalRayletDiedError" else error("no memory left")), []
-    monkeypatch.setattr("soft2hard.workers.pool.import_ray", lambda: fake)
+    monkeypatch.setattr("soft2hard.workers.cluster.import_ray", lambda: fake)
     with Pool(Cluster("auto", workers=1), cluster_work.refusing, said.append) as pool:
         assert dict(pool.map([1, 2])) == {1: 1, 2: 2}
     assert fake.started == 3 and len(said) == 2
@@ -132,7 +131,7 @@ def test_a_worker_that_ray_ends_for_want_of_memory_or_room_is_replaced(kind: str
 @needs_ray
 def test_workers_that_wait_for_machines_are_said(monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("soft2hard.workers.pool.import_ray", lambda: FakeRay(RuntimeError()))
+    monkeypatch.setattr("soft2hard.workers.cluster.import_ray", lambda: FakeRay(RuntimeError()))
     with Pool(Cluster("auto", workers=3, cores=1), cluster_work.refusing, said.append):
         pass
     assert said == ["There is room for 2 of 3 workers with 1 cores each; the others wait for machines that join."]
@@ -203,7 +202,7 @@ def test_more_cores_than_any_machine_has_are_refused(two_workers: Cluster) -> No
 
 @needs_ray
 def test_an_address_without_a_cluster_is_refused_in_one_line() -> None:
-    code = "from soft2hard.workers.cluster import *; connect(import_ray(), Cluster('127.0.0.1:9'))"
+    code = "from soft2hard.workers.cluster import Cluster, Pool; Pool(Cluster('127.0.0.1:9'), None).__enter__()"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "UserError: No Ray cluster can be joined at '127.0.0.1:9'" in ended.stderr.splitlines()[-1]
 
@@ -214,8 +213,7 @@ def test_a_local_cluster_ends_with_its_pool() -> None:
     code = """
 import os, time
 from pathlib import Path
-from soft2hard.workers.cluster import Cluster
-from soft2hard.workers.pool import Pool
+from soft2hard.workers.cluster import Cluster, Pool
 from tests.cluster_work import descendants, refusing
 with Pool(Cluster(workers=1, cores=1), refusing) as pool:
     assert list(pool.map([1])) == [(1, 1)]

@@ -121,7 +121,7 @@ def test_workers_that_do_not_see_the_run_say_so() -> None:
     from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.eval.config import parse_config
-    from soft2hard.eval.fan_out_cluster import run_work
+    from soft2hard.eval.fan_out import run_work
 
     plan = CorpusPlan("lexical", "train", 1, "a subject", Tuning())
     with pytest.raises(UserError, match="does not see the corpus in .*elsewhere"):

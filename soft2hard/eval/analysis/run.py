@@ -34,7 +34,7 @@ from soft2hard.eval.analysis.sections_experiments import (
 from soft2hard.eval.analysis.sections_geometry import distances_section, maps_section
 from soft2hard.eval.analysis.sections_statistics import Arrays, statistics_section
 from soft2hard.eval.analysis.sections_subject import extraction_section
-from soft2hard.eval.provenance import now, versions
+from soft2hard.storage.run_folders import now, versions
 
 _ALONE: dict[str, Callable[[Material], tuple[Section, Arrays]]] = {
     "extraction": extraction_section,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.eval.methods.base import Case
-from soft2hard.lm.queries import Query
+from soft2hard.lm.sequences import Query
 from soft2hard.lm.shared_prefix import EncodedExample, Runner, Targets, encode_example
 from soft2hard.lm.subject import Subject
 

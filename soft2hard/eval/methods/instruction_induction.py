@@ -17,7 +17,7 @@ from soft2hard.compute.metering import count, listening, on_behalf_of
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome, shares
-from soft2hard.lm.queries import Query
+from soft2hard.lm.sequences import Query
 
 META_PROMPT = (
     "I gave a friend an instruction and five inputs. The friend read the instruction and wrote an output for every "

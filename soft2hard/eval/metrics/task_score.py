@@ -17,7 +17,7 @@ from jaxtyping import Float
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.text import rouge
-from soft2hard.lm.queries import Query
+from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 
 METRICS = ("exact_match", "label_accuracy", "f1", "rougeL")

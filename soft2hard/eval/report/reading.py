@@ -1,4 +1,4 @@
-"""Reads finished run folders (`soft2hard.eval.records`) and refuses those that cannot be trusted."""
+"""Reads finished run folders (`soft2hard.eval.run_records`) and refuses those that cannot be trusted."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from soft2hard.errors import UserError, first_line
-from soft2hard.eval.records import SCHEMA_VERSION, ResultRow, RunRecord, TaskRecord
+from soft2hard.eval.run_records import SCHEMA_VERSION, ResultRow, RunRecord, TaskRecord
 
 _FILES = ("run.json", "results.parquet", "tasks.json")
 

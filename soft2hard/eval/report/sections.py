@@ -12,10 +12,10 @@ import pandas as pd
 from soft2hard.api.prices import money
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval
-from soft2hard.eval.records import NOTEWORTHY_UNKNOWN
 from soft2hard.eval.report import charts, figures
 from soft2hard.eval.report.figures import AGREEMENT, FIGURES, KL, PERPLEXITY, SCORE, Comparison, Figure, number_text
 from soft2hard.eval.report.reading import Run
+from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as Chart

@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk: one row a cell (method, task, seed), and what the run was made with.
+"""The records that an evaluation leaves on disk: one row a cell (method, task, seed), and the making of the run.
 
 A run folder holds `run.json` (`RunRecord`), `cells/<seed>/<method>.jsonl` while it is being made, and when it is
 finished `results.parquet` (one `ResultRow` a line), `tasks.json` (`TaskRecord`s), `soft_prompts.safetensors`
@@ -20,7 +20,7 @@ PromptKind = Literal["hard", "soft", "none"]
 class ResultRow:
     """One cell: what one method made of one task under one seed, and how that scores on test examples.
 
-    Figures are None where they do not apply (a perplexity of a soft prompt) or could not be had (a failed cell).
+    Figures are None where they do not apply (a perplexity of a soft prompt) or do not exist (a failed cell).
     """
 
     method: str
@@ -118,7 +118,7 @@ class ReferencePerplexity:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run was made with."""
+    """The settings, inputs and code that a run was made with."""
 
     config: dict[str, Any]
     methods: tuple[MethodRecord, ...]
@@ -132,9 +132,9 @@ class RunRecord:
     seconds: float | None = None
     """Wall time of the sitting that finished the run; None while it is unfinished. Costs of cells are in the rows."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the tasks of each seed and of the models; a folder is gone on with only where they are the same."""
+    """SHA-256 of the tasks of each seed and of the models; a run is resumed only where they are the same."""
     unknown_tokens: float = 0.0
-    """Share of the tokens of instructions and test examples that the subject's vocabulary lacks (`coverage`)."""
+    """Share of the tokens of instructions and test examples that the subject's vocabulary lacks."""
     dropped: dict[str, int] = field(default_factory=dict)
     """What a published collection leaves out of its examples, by reason, over all seeds."""
     reference_perplexity: ReferencePerplexity | None = None
