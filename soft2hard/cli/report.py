@@ -35,10 +35,11 @@ def report(
 
     [bold]Example:[/bold] soft2hard report runs/before runs/after --output comparison.html
     """
-    from soft2hard.eval.report import load_run, write_report
+    from soft2hard.eval.report import load_run, print_summary, write_report
     from soft2hard.eval.transfer.results import TransferResult
 
     loaded = [load_run(folder) for folder in runs]
     found = [TransferResult.load(path) for path in transfers or []]
     for path in write_report(loaded, output or runs[-1] / "report.html", found):
         typer.echo(str(path))
+    print_summary(loaded[-1])

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.readme_figures import draw_families, draw_methods, markdown
 from soft2hard.api.ledger import Spent
 from soft2hard.cli.demo import demo_evaluation
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, parse
 from soft2hard.eval.cases import drawn_tasks
-from soft2hard.eval.embedded import markdown
-from soft2hard.eval.figure import draw_families, draw_methods
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.embedded import markdown as transfer_table
