@@ -15,9 +15,9 @@ from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixe
 from soft2hard.data_gen.dods.function_vectors import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
-from soft2hard.data_gen.dods.sources import Records, read_table
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
+from soft2hard.data_gen.tables import Records, read_records
 from soft2hard.data_gen.tasks import DoD, Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import drawn_tasks
@@ -674,15 +674,17 @@ def test_folders_and_files_that_are_no_manifests_are_refused(tmp_path: Path) -> 
     [
         ("a.csv", 'text\n"a', "not CSV"),
         ("a.csv", "text\na,b", "line 2: more values than columns"),
-        ("a.jsonl", '{"text": "a"}\n[1]', "line 2: no JSON object"),
+        ("a.jsonl", '{"text": "a"}\n[1]', "line 2: JSON, but not an object"),
         ("a.json", '{"text": "a"}', "is no list of objects"),
-        ("a.json", "{", "cannot be read"),
+        ("a.json", "{", "a.json: not JSON"),
+        ("a.json", '[{"text": 1, "text": 2}]', "the key 'text' stands twice"),
+        ("a.csv", "text,text\na,b", "the column 'text' twice"),
     ],
 )
 def test_damaged_tables_are_refused_with_the_line(tmp_path: Path, name: str, content: str, said: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=said):
-        read_table(tmp_path / name)
+        read_records(tmp_path / name, (".csv", ".jsonl", ".json"))
 
 
 def test_nested_values_are_no_texts(tmp_path: Path) -> None:

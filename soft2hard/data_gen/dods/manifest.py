@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, labels_where_few, usable
-from soft2hard.data_gen.dods.sources import Records, read_hub, read_table
+from soft2hard.data_gen.tables import Records, read_hub, read_records
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 from soft2hard.storage.yaml_files import read_yaml
@@ -160,17 +160,7 @@ class Manifests:
             parts = draw(examples, sizes, Random(f"{manifest.name}/{seed}"))
         except UserError as error:
             raise UserError(f"{path}: {error.problem}", error.remedy) from error
-        return Task(
-            name=manifest.name,
-            family="manifest",
-            instruction=manifest.instruction,
-            paraphrases=(),
-            train=parts.train,
-            validation=parts.validation,
-            test=parts.test,
-            labels=labels,
-            metric=manifest.metric,
-        )
+        return parts.task(manifest.name, "manifest", manifest.instruction, labels=labels, metric=manifest.metric)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -186,7 +176,9 @@ def _records(path: Path, manifest: Manifest) -> Records:
     """The source's rows. Raises UserError where a column is not there."""
     source, columns = manifest.source, manifest.columns()
     if source.path is not None:
-        records = read_table(path.parent / source.path)
+        rows = [row for _, row in read_records(path.parent / source.path, (".csv", ".jsonl", ".json"))]
+        there = tuple(dict.fromkeys(column for row in rows for column in row))
+        records = Records(str(path.parent / source.path), there, rows)
     else:
         records = read_hub(source.hub, source.config, source.split, source.revision, columns)
     missing = [column for column in columns if column not in records.columns]

@@ -6,16 +6,15 @@ Instructions, label words and the wording of inputs are ours; the pronoun of WSC
 The sets serve evaluation: every one is a test task. ReCoRD is left out: it has no labels, and several right answers.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, usable
-from soft2hard.data_gen.dods.sources import read_hub, read_jsonl
-from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, apart, draw, usable
+from soft2hard.data_gen.tables import read_hub, read_jsonl
+from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 
 Row = Mapping[str, Any]
@@ -92,22 +91,17 @@ SETS = {
 
 
 @dataclass
-class SuperGlue:
-    """A folder with a folder a set, as in the published archives (`CB/train.jsonl`, `CB/val.jsonl`), or the hub.
+class SuperGlue(EvaluationDoD):
+    """A folder with a folder a set, as in the published archives (`CB/train.jsonl`, `CB/val.jsonl`).
 
-    `dropped` counts what the last reading left out and why. Raises UserError for unknown sets, another folder and
-    damaged files.
+    Without a folder the sets come from the hub. Raises UserError for unknown sets.
     """
 
-    folder: Path | None = None
-    """None: the sets come from the hub."""
-    sizes: Sizes = Sizes()
     max_words: int = 200
     """Longer inputs are left out."""
     sets: tuple[str, ...] = tuple(SETS)
     """Which of them, by their names on the hub."""
     hub_name: str = HUB_NAME
-    dropped: Counter[str] = field(default_factory=Counter)
 
     name = "super-glue"
     licence = "differs by set; see super.gluebenchmark.com"
@@ -118,13 +112,15 @@ class SuperGlue:
         if unknown:
             raise UserError(f"There is no set '{unknown[0]}'.", f"Choose among {', '.join(SETS)}.")
 
-    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
-        """The sets by name, of a folder those that are whole; `seed` draws their examples."""
-        if split != "test":
-            return
-        self.dropped.clear()
-        names = self.sets if self.folder is None else self._whole()
-        yield from (self._task(name, seed) for name in names[:n])
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """The sets of which the folder holds both parts, or all that were asked for where they come from the hub."""
+        for name in self.sets if self.folder is None else self._whole():
+            one = SETS[name]
+            train, test = (
+                usable(self._examples(name, part), self.dropped, self.max_words) for part in ("train", "val")
+            )
+            parts = draw(apart(train, test, self.dropped), self.sizes, Random(f"{name}/{seed}"), test=test)
+            yield parts.task(name, self.name, one.instruction, labels=one.words, metric="label_accuracy")
 
     def _whole(self) -> list[str]:
         present = [name for name in self.sets if (self.folder / SETS[name].folder).is_dir()]
@@ -142,21 +138,6 @@ class SuperGlue:
 
     def _file(self, name: str, part: str) -> Path:
         return self.folder / SETS[name].folder / f"{part}.jsonl"
-
-    def _task(self, name: str, seed: int) -> Task:
-        train, test = (usable(self._examples(name, part), self.dropped, self.max_words) for part in ("train", "val"))
-        parts = draw(apart(train, test, self.dropped), self.sizes, Random(f"{name}/{seed}"), test=test)
-        return Task(
-            name=name,
-            family="super-glue",
-            instruction=SETS[name].instruction,
-            paraphrases=(),
-            train=parts.train,
-            validation=parts.validation,
-            test=parts.test,
-            labels=SETS[name].words,
-            metric="label_accuracy",
-        )
 
     def _examples(self, name: str, part: str) -> Iterator[Example]:
         if self.folder is None:
