@@ -26,7 +26,9 @@ from soft2hard.checkpoints import embedded_path
 from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, START_TEXT, final_tuning
 from soft2hard.data_gen.dods.lexical import LexicalDoD, parse
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.slots import embedding_scale
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import mean_interval, paired_difference
 from soft2hard.lm.subject import Query, Subject

@@ -25,9 +25,10 @@ from soft2hard.checkpoints import resolve
 from soft2hard.checkpoints.recipe import recipe_named
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.initialisation import initial_prompt
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.slots import embedding_scale, initial_prompt
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError, run_script
 from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.shared_prefix import EncodedExample, encode_example

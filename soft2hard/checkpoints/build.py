@@ -16,11 +16,13 @@ import typer
 
 from soft2hard.checkpoints import EMBEDDED, cards
 from soft2hard.checkpoints.recipe import FINAL_EXAMPLES, Recipe, final_tuning, long_tuning, recipe_named
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
+from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.data_gen.corpus.making import CorpusBuilder
+from soft2hard.data_gen.corpus_folder import CorpusPlan
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Split
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import START_FILE, Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
 from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer
 from soft2hard.errors import UserError, run_script

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuned
+from soft2hard.data_gen.tuning.tuner import Tuned
 from soft2hard.data_gen.world.lm_training import LMTrainer
 from soft2hard.translator.card import TranslatorCard
 

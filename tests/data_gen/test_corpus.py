@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from soft2hard.data_gen.corpus import (
-    CorpusBuilder,
-    CorpusFolder,
-    CorpusPlan,
-    ShardMaker,
-    content_hash,
-    corpus_features,
-    corpus_plan,
-    load_corpus,
-    soft_prompt_of,
-)
+from soft2hard.data_gen.corpus import content_hash, corpus_features, corpus_plan, load_corpus, soft_prompt_of
+from soft2hard.data_gen.corpus.making import CorpusBuilder, ShardMaker
+from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
 from soft2hard.data_gen.tasks import Example, Split, Task
-from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
 from tests import tiny_models, tiny_training
 

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from soft2hard.data_gen.drawing import Deck, encode_examples
-from soft2hard.data_gen.tuning import embedding_scale
+from soft2hard.data_gen.tuning.slots import Deck, embedding_scale, encode_examples
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.methods.discrete_budget import Best, Clock, Group, Meter
 from soft2hard.eval.methods.discrete_fluency import StraightThroughFluency, log_perplexities, n_tokens_read
