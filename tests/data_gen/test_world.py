@@ -16,7 +16,7 @@ from soft2hard.checkpoints.build import STAGES, Build
 from soft2hard.checkpoints.recipe import recipe_named
 from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.data_gen.dods.lexical import FAMILIES, UNSEEN_FAMILIES, LexicalDoD, LexicalTask, draw_task, parse
-from soft2hard.data_gen.dods.lexical.variants import Variant
+from soft2hard.data_gen.dods.lexical.grammar import Variant
 from soft2hard.data_gen.tasks import Example
 from soft2hard.data_gen.tuning import START_FILE
 from soft2hard.data_gen.world import rows as rows_module

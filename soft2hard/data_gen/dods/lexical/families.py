@@ -6,9 +6,9 @@ count, position, order, contains. Two steps: pick_relation, filter_then, positio
 
 from random import Random
 
-from soft2hard.data_gen.dods.lexical.grammar import Values
-from soft2hard.data_gen.dods.lexical.variants import (
+from soft2hard.data_gen.dods.lexical.grammar import (
     LIST_LENGTHS,
+    Values,
     Variant,
     any_word,
     belongs,
