@@ -7,7 +7,7 @@ row there is no instruction and examples attend to all earlier ones. An *inducti
 that ends with the instruction, so that the model can be asked for one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from random import Random
 
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.data_gen.dods.lexical import LexicalTask
+from soft2hard.data_gen.world.vocabulary import Encoder
 from soft2hard.lm.batching import segment_mask
 from soft2hard.lm.template import Template
 
@@ -26,8 +27,6 @@ COPY_WEIGHT = 0.5  # loss weight of the tokens of copy rows
 INDUCTION_WEIGHT = 0.3  # loss weight of an instruction after its examples
 INSTRUCTION_CUE = "\nTask:"
 """After examples, asks for their instruction."""
-
-Encoder = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)

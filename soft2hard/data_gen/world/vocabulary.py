@@ -1,11 +1,12 @@
-"""Tokenizers of the embedded language models, made from the lexical world itself.
+"""Tokenizers of the world's language models, made from the lexical world itself.
 
 The subject reads whole words; the API-side model has a SentencePiece vocabulary, so that nothing but
 text can pass from one to the other.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -16,8 +17,19 @@ from soft2hard.data_gen.dods.lexical import FAMILIES, draw_task
 from soft2hard.data_gen.dods.lexical.grammar import FORMS
 from soft2hard.data_gen.dods.lexical.words import CATEGORIES, COUNTS, LABELS, ORDINALS, PLURALS, RELATIONS
 
+Encoder = Callable[[str], list[int]]
+"""A tokenizer as training rows use it: the same ids without special tokens, many times as fast."""
 WORD_PATTERN = r"Input:|Output:|[A-Za-z]+|[^\sA-Za-z]"
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
+
+
+def tokenizer_of(pieces: int | None, folder: Path) -> tuple[PreTrainedTokenizerFast, Encoder]:
+    """The tokenizer of whole words, or of so many pieces, which is trained in `folder` unless it lies there already."""
+    if pieces is None:
+        tokenizer = word_tokenizer()
+        return tokenizer, word_encoder(tokenizer)
+    tokenizer = sentencepiece_tokenizer(folder / "tokenizer", pieces)
+    return tokenizer, piece_encoder(tokenizer)
 
 
 def world_words() -> list[str]:
@@ -105,3 +117,19 @@ def sentencepiece_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
     )
+
+
+def word_encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    """The word tokenizer as a dictionary look-up: the same ids, many times as fast."""
+    vocabulary, pattern = tokenizer.get_vocab(), re.compile(WORD_PATTERN)
+    return lambda text: [vocabulary[word] for word in pattern.findall(text)]
+
+
+def piece_encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
+    """A SentencePiece tokenizer word by word, each word's pieces remembered: pieces never cross a space."""
+
+    @cache
+    def of_word(word: str) -> list[int]:
+        return tokenizer.encode(word, add_special_tokens=False)
+
+    return lambda text: [piece for word in text.split() for piece in of_word(word)]
