@@ -22,27 +22,18 @@ OFFSETS: tuple[tuple[int, ...], ...] = ((1, 2), (1, 3), (1,), (1,), (1,))
 """For each layer, the distances that its first heads look back at the start."""
 
 _AMPLITUDE = 12.0  # attention logit at the wanted distance, in nats
-_ROTARY = {"rope_type": "default", "rope_theta": 100.0}
 _SLOWEST = 0.2  # radians a token; slower rotations cannot tell neighbours apart
 
 
 def build_model(settings: WorldModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A causal LM with random weights, by `settings.seed`, and heads that look back."""
     width, heads = settings.width, settings.width // 64
-    own = {
-        "llama": {
-            "intermediate_size": width * 8 // 3,
-            "num_key_value_heads": heads,
-            "max_position_embeddings": 512,
-            "rope_parameters": _ROTARY,
-        },
-        "gpt_neox": {
-            "intermediate_size": width * 4,
-            "max_position_embeddings": 1024,
-            "use_parallel_residual": True,
-            "rope_parameters": _ROTARY | {"partial_rotary_factor": 1.0},
-        },
-    }
+    rotary = {"rope_type": "default", "rope_theta": 100.0}
+    if settings.architecture == "llama":
+        own = {"intermediate_size": width * 8 // 3, "num_key_value_heads": heads, "max_position_embeddings": 512}
+    else:
+        own = {"intermediate_size": width * 4, "use_parallel_residual": True, "max_position_embeddings": 1024}
+        rotary["partial_rotary_factor"] = 1.0
     config = AutoConfig.for_model(
         settings.architecture,
         vocab_size=len(tokenizer),
@@ -54,7 +45,8 @@ def build_model(settings: WorldModel, tokenizer: PreTrainedTokenizerBase) -> Pre
         num_attention_heads=heads,
         attention_bias=True,
         tie_word_embeddings=True,
-        **own[settings.architecture],
+        rope_parameters=rotary,
+        **own,
     )
     torch.manual_seed(settings.seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)

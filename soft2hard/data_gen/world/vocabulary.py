@@ -14,7 +14,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from soft2hard.data_gen.dods.lexical import FAMILIES, draw_task
-from soft2hard.data_gen.dods.lexical.grammar import FORMS
 from soft2hard.data_gen.dods.lexical.words import CATEGORIES, COUNTS, LABELS, ORDINALS, PLURALS, RELATIONS
 
 Encoder = Callable[[str], list[int]]
@@ -41,9 +40,7 @@ def world_words() -> list[str]:
     for variants in FAMILIES.values():
         for phrasing in (p for variant in variants for p in variant.phrasings):
             words |= set(re.findall(WORD_PATTERN, re.sub(r"\{\w+:\w+\}", " , ", phrasing)))
-    words |= {"a", "an", "and", "or"} & {w for form in FORMS.values() for w in re.findall(r"[a-z]+", form.pattern)}
-    words |= {word.capitalize() for word in ("a", "an")}
-    return sorted(words | {"and", "or", "a", "an"})
+    return sorted(words | {"and", "or", "a", "an", "A", "An"})
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -51,17 +48,11 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate([PAD, EOS, UNK, *world_words()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("\n", " "), normalizers.Strip()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
-        ]
-    )
+    by_word = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), by_word])
     # The clean-up joins full stops, commas and question marks to the word before, but not colons.
     tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=True), decoders.Replace(" :", ":")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
-    )
+    return _fast(tokenizer)
 
 
 def world_text(n_lines: int, seed: int = 0) -> Iterator[str]:
@@ -114,9 +105,7 @@ def sentencepiece_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenize
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
-    )
+    return _fast(tokenizer)
 
 
 def word_encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
@@ -133,3 +122,9 @@ def piece_encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
         return tokenizer.encode(word, add_special_tokens=False)
 
     return lambda text: [piece for word in text.split() for piece in of_word(word)]
+
+
+def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
+    )
