@@ -406,7 +406,7 @@ def test_rows_of_the_published_archives_become_examples(tmp_path: Path, name: st
     [task] = SuperGlue(tmp_path, Sizes(20, 5, 10)).tasks("test")
     assert PUBLISHED[name][1] in task.test
     assert (len(task.train), len(task.validation), len(task.test)) == (20, 5, 6)
-    assert (task.name, task.metric, task.labels) == (name, "label_accuracy", SETS[name].words)
+    assert (task.name, task.metric, task.labels) == (name, "label_accuracy", tuple(SETS[name].words))
 
 
 MEANT: dict[str, dict[bool | int | str, str]] = {

@@ -1,7 +1,8 @@
 """The 16-shot classification sets of LM-BFF and RLPrompt, from their tab-separated files.
 
 Sets and splits: Gao et al. (arXiv 2012.15723), as distributed with RLPrompt (arXiv 2205.12548, MIT licence). Label
-words are theirs; the instructions are ours. The sets serve evaluation: every task is a test task.
+words are theirs; the instructions are ours (`few_shot_classification.yaml`). The sets serve evaluation: every task is
+a test task.
 """
 
 import csv
@@ -13,37 +14,18 @@ from random import Random
 from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, Parts
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-
-_SENTIMENT = ("terrible", "great")
-_REVIEW = "Say whether the sentiment of the review is terrible or great."
+from soft2hard.storage.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
 class _Set:
-    labels: tuple[str, ...]
+    labels: list[str]
     """Label words in the order of the numbers in the files."""
     instruction: str
 
 
-SETS = {
-    "sst-2": _Set(_SENTIMENT, _REVIEW),
-    "mr": _Set(_SENTIMENT, _REVIEW),
-    "cr": _Set(_SENTIMENT, _REVIEW),
-    "yelp-2": _Set(_SENTIMENT, _REVIEW),
-    "sst-5": _Set(
-        ("terrible", "bad", "okay", "good", "great"),
-        "Say whether the sentiment of the review is terrible, bad, okay, good or great.",
-    ),
-    "agnews": _Set(
-        ("World", "Sports", "Business", "Technology"),
-        "Say whether the news is about World, Sports, Business or Technology.",
-    ),
-    "subj": _Set(("subjective", "objective"), "Say whether the sentence is subjective or objective."),
-    "trec": _Set(
-        ("Description", "Entity", "Expression", "Human", "Location", "Number"),
-        "Say whether the question asks for a Description, Entity, Expression, Human, Location or Number.",
-    ),
-}
+SETS = {name: _Set(**one) for name, one in read_yaml(Path(__file__).with_suffix(".yaml"), "the sets").items()}
+_PARTS = ("train", "dev", "test")
 
 
 @dataclass
@@ -75,7 +57,7 @@ class FewShotClassification(EvaluationDoD):
             test = Random(f"{name}/{seed}").sample(test, min(self.sizes.test, len(test)))
             parts = Parts(tuple(train), tuple(validation), tuple(test))
             one, full_name = SETS[name], f"{name}/{self.sample}"
-            yield parts.task(full_name, self.name, one.instruction, labels=one.labels, metric="label_accuracy")
+            yield parts.task(full_name, self.name, one.instruction, labels=tuple(one.labels), metric="label_accuracy")
 
     def _file(self, name: str, part: str) -> Path:
         return self.folder / name / self.sample / f"{part}.tsv"
@@ -95,6 +77,3 @@ class FewShotClassification(EvaluationDoD):
                 else:
                     examples.append(Example(row[0].strip(), labels[int(row[1])]))
         return examples
-
-
-_PARTS = ("train", "dev", "test")

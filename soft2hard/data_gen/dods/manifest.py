@@ -48,14 +48,6 @@ class Source(_Strict):
         return self
 
 
-class PartSizes(_Strict):
-    """Examples of each part at most; the defaults are those of `Sizes`."""
-
-    train: int = Field(Sizes.train, ge=1)
-    validation: int = Field(Sizes.validation, ge=1)
-    test: int = Field(Sizes.test, ge=1)
-
-
 def _text_keys(value: Any) -> Any:
     """Labels as rows give them, which may be numbers or true and false, as texts."""
     if not isinstance(value, Mapping):
@@ -79,7 +71,8 @@ class Manifest(_Strict):
     instruction: str = ""
     metric: Literal["exact_match", "label_accuracy", "f1", "rougeL"] = "exact_match"
     licence: str = Field(min_length=1)
-    sizes: PartSizes = PartSizes()
+    sizes: dict[Split, Annotated[int, Field(ge=1)]] = {}
+    """Examples of each part at most, where it is not as in `Sizes`."""
     max_words: int | None = Field(None, ge=1)
     """Rows with a longer input or output are left out."""
     use: Split = "test"
@@ -140,10 +133,9 @@ class Manifests:
             if not paths:
                 raise UserError(f"{self.folder} has no manifests.", "Put files ending in .yaml there.")
         found = {path: read_manifest(path) for path in paths}
-        names = Counter(manifest.name for manifest in found.values())
-        twice = [name for name, count in names.items() if count > 1]
-        if twice:
-            raise UserError(f"Two manifests in {self.folder} are named '{twice[0]}'.", "Give one another name.")
+        (name, count), *_ = Counter(manifest.name for manifest in found.values()).most_common(1)
+        if count > 1:
+            raise UserError(f"Two manifests in {self.folder} are named '{name}'.", "Give one another name.")
         return found
 
     def _task(self, path: Path, manifest: Manifest, seed: int) -> Task:
@@ -155,7 +147,7 @@ class Manifests:
                 f"{path} asks for {manifest.metric}, but '{manifest.output}' has too many values to be labels.",
                 "Name the labels, or choose exact_match or rougeL.",
             )
-        sizes = Sizes(**manifest.sizes.model_dump())
+        sizes = Sizes(**manifest.sizes)
         try:
             parts = draw(examples, sizes, Random(f"{manifest.name}/{seed}"))
         except UserError as error:

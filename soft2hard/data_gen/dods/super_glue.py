@@ -1,9 +1,9 @@
 """SuperGLUE as text tasks: CB, RTE, COPA, WSC, BoolQ, WiC and MultiRC.
 
 Wang et al. (arXiv 1905.00537). Licences differ by set, most are for research: see super.gluebenchmark.com.
-Instructions, label words and the wording of inputs are ours; the pronoun of WSC stands between asterisks as in T5
-(arXiv 1910.10683). Outputs of the published test sets are hidden, so the published validation set is what is tested on.
-The sets serve evaluation: every one is a test task. ReCoRD is left out: it has no labels, and several right answers.
+Instructions, label words and the wording of inputs are ours (`super_glue.yaml`); the pronoun of WSC stands between
+asterisks as in T5 (arXiv 1910.10683). Outputs of the published test sets are hidden, so the published validation set is
+what is tested on. The sets serve evaluation: every one is a test task. ReCoRD is left out: it has no labels, and several right answers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +16,7 @@ from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, apart, draw,
 from soft2hard.data_gen.tables import read_hub, read_jsonl
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
+from soft2hard.storage.yaml_files import read_yaml
 
 Row = Mapping[str, Any]
 
@@ -26,68 +27,16 @@ HUB_NAME = "aps/super_glue"
 class _Set:
     folder: str
     """Name of its folder in the published archive."""
-    classes: tuple[str, ...]
+    classes: list[str]
     """As the files name them, in the order of the numbers that stand for them."""
-    words: tuple[str, ...]
+    words: list[str]
     """Label words in the same order."""
     wording: str
     """How an input is written, from the row's fields."""
     instruction: str
 
 
-_FALSE_TRUE = ("False", "True")
-_NO_YES = ("no", "yes")
-SETS = {
-    "boolq": _Set(
-        "BoolQ",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Passage: {passage} Question: {question}?",
-        "Answer the question about the passage with yes or no.",
-    ),
-    "cb": _Set(
-        "CB",
-        ("entailment", "contradiction", "neutral"),
-        ("yes", "no", "maybe"),
-        "Premise: {premise} Hypothesis: {hypothesis}",
-        "Say yes if the premise says that the hypothesis is true, no if it says that it is false, and maybe otherwise.",
-    ),
-    "copa": _Set(
-        "COPA",
-        ("choice1", "choice2"),
-        ("A", "B"),
-        "Premise: {premise} Question: What is the {question}? A: {choice1} B: {choice2}",
-        "Say whether A or B is the likelier cause or effect of the premise, whichever the question asks for.",
-    ),
-    "multirc": _Set(
-        "MultiRC",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Passage: {paragraph} Question: {question} Answer: {answer}",
-        "Say yes if the answer to the question about the passage is right and no if it is wrong.",
-    ),
-    "rte": _Set(
-        "RTE",
-        ("entailment", "not_entailment"),
-        ("yes", "no"),
-        "Premise: {premise} Hypothesis: {hypothesis}",
-        "Say yes if the hypothesis follows from the premise and no if it does not.",
-    ),
-    "wic": _Set(
-        "WiC",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Word: {word} Sentence 1: {sentence1} Sentence 2: {sentence2}",
-        "Say yes if the word means the same in both sentences and no if it does not.",
-    ),
-    "wsc": _Set(
-        "WSC",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Text: {marked} Candidate: {span1_text}",
-        "Say yes if the pronoun between asterisks stands for the candidate and no if it does not.",
-    ),
-}
+SETS = {name: _Set(**one) for name, one in read_yaml(Path(__file__).with_suffix(".yaml"), "the sets").items()}
 
 
 @dataclass
@@ -120,7 +69,7 @@ class SuperGlue(EvaluationDoD):
                 usable(self._examples(name, part), self.dropped, self.max_words) for part in ("train", "val")
             )
             parts = draw(apart(train, test, self.dropped), self.sizes, Random(f"{name}/{seed}"), test=test)
-            yield parts.task(name, self.name, one.instruction, labels=one.words, metric="label_accuracy")
+            yield parts.task(name, self.name, one.instruction, labels=tuple(one.words), metric="label_accuracy")
 
     def _whole(self) -> list[str]:
         present = [name for name in self.sets if (self.folder / SETS[name].folder).is_dir()]

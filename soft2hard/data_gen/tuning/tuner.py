@@ -254,8 +254,7 @@ class TuningJob:
 
     def parts(self, n: int) -> "list[TuningJob]":
         """The tasks in `n` shares of like size, or one each where there are fewer."""
-        shares = [self.tasks[i::n] for i in range(min(n, len(self.tasks)))]
-        return [replace(self, tasks=share) for share in shares]
+        return [replace(self, tasks=self.tasks[first::n]) for first in range(min(n, len(self.tasks)))]
 
 
 def tune_jobs(
@@ -268,13 +267,11 @@ def tune_jobs(
     """
     n_parts = -(-workers.n // max(1, len(jobs)))
     parts = [(number, part) for number, job in enumerate(jobs) for part in job.parts(n_parts)]
-    left = [sum(number == own for number, _ in parts) for own in range(len(jobs))]
     found: list[dict[str, Tuned]] = [{} for _ in jobs]
     for i, tuned in workers.map(_tune, [part for _, part in parts], on_step):
         number = parts[i][0]
         found[number] |= {one.task.name: one for one in tuned}
-        left[number] -= 1
-        if not left[number]:
+        if len(found[number]) == len(jobs[number].tasks):
             yield number, {task.name: found[number][task.name] for task in jobs[number].tasks}
 
 
