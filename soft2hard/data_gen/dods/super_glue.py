@@ -2,8 +2,9 @@
 
 Wang et al. (arXiv 1905.00537). Licences differ by set, most are for research: see super.gluebenchmark.com.
 Instructions, label words and the wording of inputs are ours (`super_glue.yaml`); the pronoun of WSC stands between
-asterisks as in T5 (arXiv 1910.10683). Outputs of the published test sets are hidden, so the published validation set is
-what is tested on. The sets serve evaluation: every one is a test task. ReCoRD is left out: it has no labels, and several right answers.
+asterisks as in T5 (arXiv 1910.10683). Outputs of the published test sets are hidden, so tests come from the published
+validation set. The sets serve evaluation: every one is a test task. ReCoRD is left out: it has no labels, and
+several right answers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
