@@ -118,7 +118,7 @@ class Build:
 
     def install(self) -> None:
         tuning = replace(long_tuning(self.recipe), steps=self.recipe.final_steps, patience=FINAL_TUNING.patience)
-        install(self.run / "world", self.run / "translator" / "translator", self.out, tuning)
+        install(self.run, self.out, tuning)
         self.log(f"saved to {self.out}")
 
 

@@ -109,7 +109,7 @@ def test_a_killed_corpus_ends_the_same_and_repeats_no_finished_shard(tmp_path, w
     assert load_corpus(folder, snapshots=False)["task"][:] == load_corpus(whole, snapshots=False)["task"][:]
 
 
-def test_a_corpus_from_before_plans_named_the_training_examples_is_gone_on_with(tmp_path):
+def test_a_corpus_from_before_plans_named_the_training_examples_is_resumed(tmp_path):
     folder = tmp_path / "corpus"
     with pytest.raises(Killed):
         list(builder(folder).build(on_task=killed_after(4)))
@@ -285,7 +285,7 @@ def test_reading_a_corpus_leaves_nothing_in_it_and_damaged_shards_are_named(tmp_
 
 
 @pytest.mark.parametrize("column", ["instruction", "paraphrases", "task", "step", "embeddings"])
-def test_the_hash_of_a_corpus_hangs_on_all_that_a_translator_learns(column: str) -> None:
+def test_the_hash_of_a_corpus_depends_on_all_that_a_translator_learns(column: str) -> None:
     rows = tiny_training.corpus(tiny_training.llama_subject(), ["cat"])
     values = rows.to_list()
     values[1][column] = {"paraphrases": ["other"], "step": 9, "embeddings": values[2]["embeddings"]}.get(column, "x")

@@ -100,7 +100,7 @@ def test_outputs_are_labels_where_they_are_few_among_many() -> None:
     assert labels_where_few(cycling(35, 2)) is None and labels_where_few(cycling(100, 9)) is None
 
 
-def test_the_order_of_names_does_not_hang_on_the_others() -> None:
+def test_the_order_of_names_does_not_depend_on_the_others() -> None:
     names = [f"task {i}" for i in range(50)]
     order = in_fixed_order(names)
     assert order == in_fixed_order(reversed(names)) != names
@@ -648,7 +648,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pat
         ({"source": {"path": "gone.csv"}}, "Cannot read .*gone.csv"),
     ],
 )
-def test_manifests_that_ask_for_what_there_is_not_are_refused(tmp_path: Path, change: dict, said: str) -> None:
+def test_manifests_with_unknown_fields_columns_or_labels_are_refused(tmp_path: Path, change: dict, said: str) -> None:
     write_rows(tmp_path, ".csv", ROWS)
     with pytest.raises(UserError, match=said):
         list(Manifests(write_manifest(tmp_path, **change)).tasks("test"))

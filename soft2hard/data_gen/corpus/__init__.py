@@ -52,7 +52,7 @@ def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Datas
     if len(shards) < n_shards:
         raise UserError(
             f"The corpus '{folder}' is half-made: it has {len(shards)} of {n_shards} shards.",
-            "Run its command again to go on with it.",
+            "Run its command again to resume it.",
         )
     corpus = datasets.concatenate_datasets([_read_shard(shard) for shard in shards])
     # By indices: a filter would leave a file of its own among the shards.

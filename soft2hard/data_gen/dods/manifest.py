@@ -100,8 +100,8 @@ class Manifest(_Strict):
 class Manifests:
     """A manifest, or a folder of manifests (`*.yaml`).
 
-    `dropped` counts what the last reading left out and why. Raises UserError for a manifest that asks for what there is
-    not, and for rows without the columns it names.
+    `dropped` counts what the last reading left out and why. Raises UserError for a manifest with unknown fields or
+    values, and for rows without the columns it names.
     """
 
     folder: Path

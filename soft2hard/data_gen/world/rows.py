@@ -37,7 +37,7 @@ class Rows:
     ids: Int[Tensor, "rows length"]
     positions: Int[Tensor, "rows length"]
     allowed: Bool[Tensor, "rows length length"]
-    """Whether a query position (second axis) may attend to a key position (third)."""
+    """True where a query position (second axis) may attend to a key position (third)."""
     labels: Int[Tensor, "rows length"]
     """The next token, IGNORE where there is nothing to learn."""
     weights: Float[Tensor, "rows length"]
@@ -71,7 +71,9 @@ class RowBuilder:
         weights = (table[..., 5] * (labels != IGNORE)).astype(np.float32)
         return Rows(*map(torch.from_numpy, (ids, positions, segment_mask(segment), labels, weights, answer)))
 
-    def _row(self, task: LexicalTask, rng: Random, is_chain: bool, asks_instruction: bool) -> list[tuple[float, ...]]:
+    def _row(
+        self, task: LexicalTask, rng: Random, is_chain: bool, asks_instruction: bool
+    ) -> list[tuple[int, int, int, int, int, float]]:
         """Id, position, segment, label, answer and weight of each token; in a chain all examples see earlier ones."""
         closing = self.encode(f"{INSTRUCTION_CUE} {self._instruction(task, rng)}") if asks_instruction else []
         prompt = [] if is_chain else self.encode(self._instruction(task, rng))

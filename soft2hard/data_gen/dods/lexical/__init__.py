@@ -36,7 +36,7 @@ class LexicalTask:
 
     @property
     def split(self) -> Split:
-        """Where the task belongs, for ever: a hash of its canonical name."""
+        """Where the task always belongs, by a hash of its canonical name."""
         point = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") / 2**64
         if point < TEST_SHARE:
             return "test"
@@ -127,7 +127,7 @@ def parse(text: str) -> LexicalTask | None:
 
 
 def same_task(text: str, other: str) -> bool:
-    """Whether two instructions describe one and the same task (False when either cannot be parsed)."""
+    """True if two instructions describe one and the same task; False also where one cannot be parsed."""
     first, second = parse(text), parse(other)
     return first is not None and second is not None and first.key == second.key
 
