@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -369,6 +370,8 @@ def test_the_word_tokenizer_reads_one_token_a_word():
 
 def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_path, monkeypatch):
     """The slowest test here (about 20 seconds): all of `scripts/train_embedded --size tiny`."""
+    few_lines = partial(train_sentencepiece, n_lines=1500)
+    monkeypatch.setattr("soft2hard.data_gen.world.vocabulary.train_sentencepiece", few_lines)
     said: list[str] = []
     out = tmp_path / "out"
     build = Build(recipe_named("tiny"), tmp_path / "run", out, log=said.append)
