@@ -40,9 +40,10 @@ def tune_corpus(
 
     Raises UserError before anything is tuned where its tasks are not to be had, or one cannot be tuned.
     """
-    from soft2hard.data_gen.corpus import CorpusBuilder, CorpusFolder, CorpusPlan
+    from soft2hard.data_gen.corpus.making import CorpusBuilder
     from soft2hard.data_gen.corpus_cluster import build_on_cluster
-    from soft2hard.data_gen.tuning import Tuner
+    from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
+    from soft2hard.data_gen.tuning.tuner import Tuner
 
     dod, of_files, dropped = _read(source)
     load = partial(load_subject, subject[0], fast=True, loading=subject[1])

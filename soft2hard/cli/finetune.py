@@ -137,7 +137,8 @@ def _tune(
     """
     from dataclasses import replace
 
-    from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan
+    from soft2hard.data_gen.corpus.making import CorpusBuilder
+    from soft2hard.data_gen.corpus_folder import CorpusPlan
 
     n_tasks = len(list(dod.tasks(split)))
     folders = []

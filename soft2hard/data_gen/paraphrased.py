@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from soft2hard.data_gen.dods.sources import read_jsonl
+from soft2hard.data_gen.tables import read_jsonl
 from soft2hard.data_gen.tasks import DoD, Split, Task
 from soft2hard.errors import UserError
 

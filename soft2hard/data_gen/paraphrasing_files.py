@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from soft2hard.data_gen.exampletable import read_table, read_text
+from soft2hard.data_gen.tables import read_table, read_text
 from soft2hard.errors import UserError
 from soft2hard.storage.files import atomic_folder
 

@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from soft2hard.checkpoints import resolve
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.making import CorpusBuilder
 from soft2hard.data_gen.corpus_cluster import build_on_cluster
+from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.taskfiles import content_hash

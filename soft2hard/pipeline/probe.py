@@ -17,7 +17,8 @@ from torch import nn
 from soft2hard.compute.metering import listening
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.pipeline.workload import Lengths, tuning_step
 from soft2hard.translator.model import Translator

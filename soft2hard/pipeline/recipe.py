@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from soft2hard.api.requests import ApiModel
-from soft2hard.data_gen.corpus import CorpusPlan
+from soft2hard.data_gen.corpus_folder import CorpusPlan
 from soft2hard.data_gen.dods.registry import HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError

@@ -15,7 +15,8 @@ from typer.testing import Result
 from soft2hard import SoftPrompt, Subject, Translator
 from soft2hard.cli import app
 from soft2hard.cli.config_options import config_fields
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.translator.design import Design
 from soft2hard.translator.training import TranslatorTraining
 from tests import tiny_models

@@ -327,7 +327,7 @@ def test_a_folder_that_is_none_or_damaged_is_one_line(go: Callable[..., Result],
     path = tmp_path / "kc" / "tasks.jsonl"
     lines = path.read_text().splitlines()
     for damaged, said in (
-        ([lines[0], "{"], "line 2: no JSON object"),
+        ([lines[0], "{"], "line 2: not JSON"),
         ([lines[0], lines[0]], "twice"),
         ([json.dumps({"category": word(0), "sentences": {"a": ["b"]}})], "line 1: .*give 5 classes"),
     ):

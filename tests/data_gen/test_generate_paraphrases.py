@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
+from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.data_gen.corpus.making import CorpusBuilder
+from soft2hard.data_gen.corpus_folder import CorpusPlan
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.paraphrased import read_paraphrases
 from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words, originals

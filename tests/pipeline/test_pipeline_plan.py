@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from soft2hard.compute.metering import listening
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.shared_prefix import RepeatedPrefixRunner
 from soft2hard.lm.subject import Subject

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, usable
-from soft2hard.data_gen.dods.sources import read_json, read_jsonl
+from soft2hard.data_gen.tables import read_json, read_jsonl
 from soft2hard.data_gen.tasks import SPLITS, Example, Split, Task
 from soft2hard.errors import UserError
 

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.compute import metering
-from soft2hard.data_gen.drawing import Deck, encode_examples
-from soft2hard.data_gen.tuning import embedding_scale
+from soft2hard.data_gen.tuning.slots import Deck, embedding_scale, encode_examples
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, Vocabulary, perplexity_terms
 from soft2hard.eval.methods.options import PezOptions

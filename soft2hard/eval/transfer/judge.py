@@ -9,7 +9,7 @@ import numpy as np
 
 from soft2hard.api.ledger import StoredAnswer
 from soft2hard.api.requests import ApiModel, Request, text_request
-from soft2hard.data_gen.exampletable import read_text
+from soft2hard.data_gen.tables import read_text
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval
 from soft2hard.eval.metrics.task_score import normalise_answer

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from soft2hard.data_gen.exampletable import read_text
+from soft2hard.data_gen.tables import read_text
 from soft2hard.data_gen.tasks import Task, demonstrations
 from soft2hard.errors import UserError
 from soft2hard.lm.template import Template

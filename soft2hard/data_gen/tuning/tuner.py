@@ -10,63 +10,28 @@ task alone, losses are summed over slots, and no statistic is shared.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from random import Random
 
 from jaxtyping import Float
 from torch import Tensor
 
-from soft2hard.data_gen.drawing import Deck, encode_examples
-from soft2hard.data_gen.initialisation import given_prompt, initial_prompt
-from soft2hard.data_gen.slot_losses import SlotLosses
-from soft2hard.data_gen.slot_state import SlotState, embedding_scale
 from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.slots import (
+    Deck,
+    EncodedExample,
+    Runner,
+    SlotLosses,
+    SlotState,
+    encode_examples,
+    given_prompt,
+    initial_prompt,
+)
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import EncodedExample, Runner, make_runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-
-__all__ = ["Tuned", "Tuner", "Tuning", "embedding_scale"]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How soft prompts are tuned."""
-
-    n_tokens: int = 8
-    """Virtual tokens of each soft prompt."""
-    init: str = "auto"
-    """Where a prompt starts: 'vocabulary' (random tokens), 'labels' (the task's label words), 'instruction' (the
-    tokens of the task's instruction), 'text:...' (the tokens of a text), 'learned' (the common start that comes with
-    the subject), the path of a saved soft prompt, or 'auto': learned where there is one of this length, else
-    vocabulary."""
-    steps: int = 150
-    """The most steps a prompt is tuned for; the learning rate falls to zero over them."""
-    batch_size: int = 8
-    """Examples a step."""
-    lr: float = 1.0
-    """Adam's learning rate, in units of the root mean square of the subject's embeddings."""
-    warmup: int = 5
-    """Steps over which the learning rate rises."""
-    eval_every: int = 25
-    """Steps between two looks at the validation loss."""
-    patience: int = 3
-    """Looks without improvement after which tuning stops."""
-    good_enough: float = 0.005
-    """Validation loss, in nats a token, at which there is nothing left to gain."""
-    slots: int = 64
-    """Prompts tuned at once; 0: as many as a trial finds memory for. What they become does not depend on it."""
-    seed: int = 0
-    """Of initialisation and order of examples."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_tokens", "steps", "batch_size", "eval_every", "patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
-        if self.slots < 0:
-            raise UserError(f"slots is {self.slots}.", "It must be 0 (by a trial) or more.")
-        if not self.lr > 0:
-            raise UserError(f"The learning rate is {self.lr}.", "It must be above 0.")
+from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
 
 @dataclass(frozen=True)
@@ -100,47 +65,42 @@ class _Job:
     rng: Random
     """Of the starting point; also the deck's, unless their seeds are told apart."""
     step: int = 0
-    initial_loss: float = float("nan")
     best_loss: float = float("inf")
     best_step: int = 0
     best: Tensor | None = None
     looks_without_gain: int = 0
-    looked_at: int = -1
     snapshots: list[tuple[int, Tensor]] = field(default_factory=list)
     losses: list[tuple[int, float]] = field(default_factory=list)
-
-    def draw(self, n: int) -> list[EncodedExample]:
-        """The next examples: every one is seen once before any is seen again."""
-        return self.deck.deal(n)
+    """Steps with the validation loss at each look."""
 
 
+@dataclass
 class Tuner:
     """Tunes soft prompts for tasks on one subject.
 
-    `tune(tasks)` yields results as tasks finish, in no fixed order. `init_seed` and `order_seed` seed the starting
-    points and the order of examples apart; where only one is given, the other is `config.seed`. `starts` are soft
-    prompts that tasks start from, by the tasks' names; all others start as `config.init` says.
+    `tune(tasks)` yields results as tasks finish, in no fixed order.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        config: Tuning = Tuning(),
-        *,
-        runner: Runner | None = None,
-        snapshot_steps: Sequence[int] = (),
-        on_step: Callable[[int], None] | None = None,
-        init_seed: int | None = None,
-        order_seed: int | None = None,
-        starts: Mapping[str, SoftPrompt] | None = None,
-    ):
-        self.subject, self.config = subject, config
-        self.init_seed, self.order_seed = init_seed, order_seed
-        self.losses = SlotLosses(runner or make_runner(subject))
-        self.snapshot_steps = frozenset(snapshot_steps)
-        self.on_step = on_step
-        self.starts = {name: given_prompt(subject, start, config.n_tokens) for name, start in (starts or {}).items()}
-        self._bos = len(subject.prompt_embeddings(None))
+    subject: Subject
+    config: Tuning = Tuning()
+    _: KW_ONLY
+    runner: Runner | None = None
+    """What runs the subject; None: the faster one that is exact for it."""
+    snapshot_steps: Sequence[int] = ()
+    """Steps at which prompts on the way are kept as well."""
+    on_step: Callable[[int], None] | None = None
+    """Hears after each step of how many prompts it was."""
+    init_seed: int | None = None
+    order_seed: int | None = None
+    """Seeds of the starting points and of the order of examples, apart; the one that is not given is `config.seed`."""
+    starts: Mapping[str, SoftPrompt] | None = None
+    """Soft prompts that tasks start from, by the tasks' names; all others start as `config.init` says."""
+
+    def __post_init__(self) -> None:
+        self.losses = SlotLosses(self.subject, self.runner)
+        given, n_tokens = (self.starts or {}).items(), self.config.n_tokens
+        self._starts = {name: given_prompt(self.subject, start, n_tokens) for name, start in given}
+        self._bos = len(self.subject.prompt_embeddings(None))
 
     def tune(self, tasks: Iterable[Task]) -> Iterator[Tuned]:
         """Tune one soft prompt a task.
@@ -150,8 +110,7 @@ class Tuner:
         """
         jobs = deque(sorted((self._job(task) for task in tasks), key=_length))
         slots: list[_Job] = []
-        c = self.config
-        state = SlotState(self.subject, n_tokens=c.n_tokens, lr=c.lr, warmup=c.warmup, steps=c.steps)
+        state = SlotState(self.subject, self.config)
         n_slots = self.config.slots or (self._affordable_slots(jobs) if jobs else 1)
         while jobs or slots:
             while jobs and len(slots) < n_slots:
@@ -178,8 +137,7 @@ class Tuner:
         return self.losses.affordable_slots(self.config.n_tokens, training, validation)
 
     def _start(self, job: _Job) -> Float[Tensor, "n_tokens d_model"]:
-        given = self.starts.get(job.task.name)
-        if given is not None:
+        if (given := self._starts.get(job.task.name)) is not None:
             return given
         return initial_prompt(self.subject, job.task, self.config.init, self.config.n_tokens, job.rng)
 
@@ -217,7 +175,7 @@ class Tuner:
         )
 
     def _step(self, slots: list[_Job], state: SlotState) -> None:
-        gradient = self.losses.gradients(state.prompts, [job.draw(self.config.batch_size) for job in slots])
+        gradient = self.losses.gradients(state.prompts, [job.deck.deal(self.config.batch_size) for job in slots])
         state.update(gradient)
         for i, job in enumerate(slots):
             job.step += 1
@@ -230,39 +188,33 @@ class Tuner:
         """Validation loss of the slots whose turn it is."""
         last = self.config.steps
         due = [i for i, job in enumerate(slots) if job.step % self.config.eval_every == 0 or job.step == last]
-        due = [i for i in due if slots[i].looked_at != slots[i].step]
+        due = [i for i in due if not slots[i].losses or slots[i].losses[-1][0] != slots[i].step]
         if not due:
             return
         losses = self.losses.losses(state.prompts[due], [slots[i].validation for i in due]).tolist()
         for i, loss in zip(due, losses, strict=True):
             job = slots[i]
-            job.looked_at = job.step
             job.losses.append((job.step, loss))
-            if job.step == 0:
-                job.initial_loss = loss
             if loss < job.best_loss:
                 job.best_loss, job.best_step, job.looks_without_gain = loss, job.step, 0
                 job.best = state.prompts[i].clone()
             else:
                 job.looks_without_gain += 1
 
-    def _seeds(self) -> dict[str, str]:
-        named = {"init_seed": self.init_seed, "order_seed": self.order_seed}
-        return {"seed": str(self.config.seed)} | {name: str(s) for name, s in named.items() if s is not None}
-
     def _result(self, job: _Job) -> Tuned:
         if job.best is None:
             raise UserError(
                 f"Tuning of task '{job.task.name}' diverged: its loss was never a number.", "Lower the learning rate."
             )
+        seeds = {"seed": self.config.seed, "init_seed": self.init_seed, "order_seed": self.order_seed}
         soft_prompt = SoftPrompt(
             job.best.float().cpu(),
             subject=self.subject.name,
             fingerprint=self.subject.fingerprint,
             provenance={
                 "task": job.task.name,
-                "init": "given" if job.task.name in self.starts else self.config.init,
-                **self._seeds(),
+                "init": "given" if job.task.name in self._starts else self.config.init,
+                **{name: str(seed) for name, seed in seeds.items() if seed is not None},
                 "steps": str(job.best_step),
                 "validation_loss": f"{job.best_loss:.6f}",
             },
@@ -271,15 +223,58 @@ class Tuner:
         return Tuned(
             job.task,
             soft_prompt,
-            job.best_loss,
-            job.initial_loss,
-            job.step,
-            job.best_step,
-            snapshots,
-            tuple(job.losses),
+            validation_loss=job.best_loss,
+            initial_loss=job.losses[0][1],
+            steps=job.step,
+            best_step=job.best_step,
+            snapshots=snapshots,
+            losses=tuple(job.losses),
         )
 
 
 def _length(job: _Job) -> float:
     examples = job.deck.examples
     return sum(example.n_read for example in examples) / len(examples)
+
+
+# --- shared out among workers that each hold the subject ----------------------------------------
+
+
+@dataclass(frozen=True)
+class TuningJob:
+    """Tasks that are tuned in one way, each once."""
+
+    tasks: tuple[Task, ...]
+    config: Tuning
+    snapshot_steps: tuple[int, ...] = ()
+    init_seed: int | None = None
+    order_seed: int | None = None
+    """These and `starts` are those of `Tuner`."""
+    starts: Mapping[str, SoftPrompt] | None = None
+
+    def parts(self, n: int) -> "list[TuningJob]":
+        """The tasks in `n` shares of like size, or one each where there are fewer."""
+        return [replace(self, tasks=self.tasks[first::n]) for first in range(min(n, len(self.tasks)))]
+
+
+def tune_jobs(
+    workers: SubjectWorkers, jobs: Sequence[TuningJob], on_step: Tell = lambda n: None
+) -> Iterator[tuple[int, dict[str, Tuned]]]:
+    """Each job's number with what became of its tasks, by their names and in their order, as jobs are finished.
+
+    A job is cut into parts where there are fewer jobs than workers. `on_step(n)` hears of steps of so many prompts.
+    Raises UserError as `Tuner.tune` does.
+    """
+    n_parts = -(-workers.n // max(1, len(jobs)))
+    parts = [(number, part) for number, job in enumerate(jobs) for part in job.parts(n_parts)]
+    found: list[dict[str, Tuned]] = [{} for _ in jobs]
+    for i, tuned in workers.map(_tune, [part for _, part in parts], on_step):
+        number = parts[i][0]
+        found[number] |= {one.task.name: one for one in tuned}
+        if len(found[number]) == len(jobs[number].tasks):
+            yield number, {task.name: found[number][task.name] for task in jobs[number].tasks}
+
+
+def _tune(runner: Runner, job: TuningJob, on_step: Tell) -> list[Tuned]:
+    how = {field.name: getattr(job, field.name) for field in fields(job) if field.name != "tasks"}
+    return list(Tuner(runner.subject, runner=runner, on_step=on_step, **how).tune(job.tasks))
