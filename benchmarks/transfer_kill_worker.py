@@ -8,11 +8,10 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from soft2hard.api.claims import drop_dead_claims
+from soft2hard.api.asking import Sender
 from soft2hard.api.client import ApiClient, Patience
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.requests import ApiModel, Request, make_request
-from soft2hard.api.sending import Sender
 
 
 def all_requests(url: str, n: int) -> list[Request]:
@@ -32,7 +31,7 @@ async def send(url: str, ledger: Ledger, n: int, concurrency: int) -> bool:
 def main(url: str, path: Path, n: int, concurrency: int) -> None:
     """Send n requests to `url`, keeping the answers in the ledger at `path`."""
     with Ledger(path) as ledger:
-        drop_dead_claims(ledger)
+        ledger.drop_dead_claims()
         raise SystemExit(0 if asyncio.run(send(url, ledger, n, concurrency)) else 1)
 
 

@@ -23,10 +23,10 @@ from openai import AsyncOpenAI
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from soft2hard.api.asking import Sender
 from soft2hard.api.client import ApiClient
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.requests import ApiModel, Request, make_request
-from soft2hard.api.sending import Sender
 
 ROOT = Path(__file__).resolve().parent.parent
 

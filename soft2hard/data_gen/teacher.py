@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from soft2hard.api.answers import Fault
+from soft2hard.api.answers import Fault, as_user_error
 from soft2hard.api.asking import Asker
-from soft2hard.api.estimates import Estimate
-from soft2hard.api.faults import as_user_error
 from soft2hard.api.ledger import StoredAnswer
+from soft2hard.api.prices import Estimate
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
 

@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 
 from soft2hard.api.answers import Fault
-from soft2hard.api.batch import BatchSender
-from soft2hard.api.batch_files import input_line, parts, read_lines
-from soft2hard.api.batch_rows import advance, any_open, make_batch
-from soft2hard.api.claims import claim
+from soft2hard.api.asking import Sent
+from soft2hard.api.batch import BatchSender, advance, any_open, input_line, make_batch, parts, read_lines
 from soft2hard.api.client import ApiClient, Patience
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import Price
 from soft2hard.api.requests import ApiModel, Request, make_request
-from soft2hard.api.sending import Sent
 from tests.fault_server import KEY, BatchScript, FaultServer
 
 QUICK = Patience(attempts=4, timeout=5.0, first_wait=0.01, longest_wait=0.05)
@@ -130,7 +127,7 @@ def _leave(url: str, path: Path, state: str) -> None:
             file_id = await sender._upload(row)
             uploaded = advance(ledger, row, "uploaded", file_id=file_id)
             if state != "uploaded":
-                remote_id = await sender._create(uploaded, True)
+                remote_id = await sender._create(uploaded, False)
                 if state == "running":
                     advance(ledger, uploaded, "running", remote_id=remote_id)
 
@@ -157,7 +154,7 @@ def test_requests_in_a_batch_under_way_are_not_sent_online(tmp_path: Path):
     with FaultServer() as server, Ledger(tmp_path / "l") as ledger:
         some = requests(server, 3)
         make_batch(ledger, model(server), some[:2], None, None)
-        claims = claim(ledger, some, [None] * 3)
+        claims = ledger.claim(some, [None] * 3)
         assert (claims.taken, claims.busy) == (some[2:], some[:2]) and any_open(ledger, model(server))
 
 
@@ -180,7 +177,7 @@ def test_files_hold_as_many_requests_as_the_api_takes_and_no_key(monkeypatch: py
     request = make_request(model, "Say it.", "w", {})
     assert b'"custom_id": "' + request.key.encode() in input_line(request) and KEY.encode() not in input_line(request)
     assert [len(part) for part in parts([request] * 7, 3)] == [3, 3, 1]
-    monkeypatch.setattr("soft2hard.api.batch_files.MOST_BYTES", 2 * len(input_line(request)))
+    monkeypatch.setattr("soft2hard.api.batch.MOST_BYTES", 2 * len(input_line(request)))
     assert [len(part) for part in parts([request] * 5)] == [2, 2, 1]
     with pytest.raises(Fault):
         read_lines('{"custom_id": "a"}\n{"custom')

@@ -10,8 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from soft2hard.api.answers import Answer, Fault, read_reply, retry_after
-from soft2hard.api.client import ApiClient, Patience, read_key
-from soft2hard.api.limiter import Limiter
+from soft2hard.api.client import ApiClient, Limiter, Patience, read_key
 from soft2hard.api.requests import ApiModel, Layout, Request, make_request
 from soft2hard.errors import UserError
 from tests.fault_server import KEY, TRANSIENT, FaultServer
@@ -29,11 +28,14 @@ def ask(
     """What comes of one request, and the faults met on the way."""
     met: list[Fault] = []
 
+    async def on_fault(fault: Fault) -> None:
+        met.append(fault)
+
     async def go() -> Answer | Fault:
         model = ApiModel("m", server.url, layout)
         async with ApiClient(model, 4, patience, key) as client:
             try:
-                return await client.ask(request(model), met.append)
+                return await client.ask(request(model), on_fault)
             except Fault as fault:
                 return fault
 
@@ -165,9 +167,9 @@ def test_the_limiter_pauses_when_nothing_is_left_until_the_reset_and_halves_once
     async def go() -> tuple[float, float, float]:
         limiter = Limiter(16)
         for _ in range(5):
-            limiter.throttled(sent_at=0.0 if limiter.limit == 16 else -1.0, wait=None)
+            await limiter.throttled(sent_at=0.0 if limiter.limit == 16 else -1.0, wait=None)
         halved = limiter.limit
-        limiter.answered({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "0m0s300ms"})
+        await limiter.answered({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "0m0s300ms"})
         started = time.monotonic()
         async with limiter:
             return halved, time.monotonic() - started, limiter.limit

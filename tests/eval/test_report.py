@@ -29,8 +29,7 @@ from soft2hard.eval.report.figures import SCORE, per_task
 from soft2hard.eval.report.markdown import plain
 from soft2hard.eval.report.soft_prompt_map import principal_components
 from soft2hard.eval.report.tables import costs, failures, family_cells, main_table, verdict_lines
-from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
-from soft2hard.eval.transfer.scoring import Score
+from soft2hard.eval.transfer.results import AnswerRow, MethodRow, Score, TransferResult
 from tests.report_runs import HOSTILE, record_of, rows_of, write_run
 
 

@@ -15,16 +15,14 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from soft2hard.api.ledger import StoredAnswer
-from soft2hard.api.ledger_schema import SCHEMA_VERSION
+from soft2hard.api.ledger import SCHEMA_VERSION, StoredAnswer
 from soft2hard.api.requests import ApiModel
 from soft2hard.cli.app import _Commands
 from soft2hard.cli.transfer import transfer
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.judge import JUDGE_PROMPT, Judge, judge_cells
-from soft2hard.eval.transfer.plan import plan
-from soft2hard.eval.transfer.prompts import PromptRow, read_prompts
+from soft2hard.eval.transfer.material import PromptRow, read_prompts
+from soft2hard.eval.transfer.plan import JUDGE_PROMPT, Judge, judge_cells, plan
 from soft2hard.eval.transfer.results import TransferResult
 from tests.fault_server import KEY, FaultServer
 
@@ -291,7 +289,8 @@ def test_the_key_is_nowhere_on_disk_or_in_the_output(go: Callable[..., Result], 
     ("name", "text", "says"),
     [("p.jsonl", '{"id": 1, "method": "a", "task": "say"}', "line 1: no prompt"),
      ("p.jsonl", '{"id": 1, "method": "a", "task": "say", "prompt": "x"}\n' * 2, "line 2: the id '1' comes twice"),
-     ("p.jsonl", "{", "line 1: not JSON"), ("p.jsonl", "", "has no prompts"), ("p.txt", "x", "neither .jsonl nor .csv"),
+     ("p.jsonl", "{", "line 1: no JSON object"), ("p.jsonl", "", "has no prompts"),
+     ("p.txt", "x", "neither .jsonl nor .csv"),
      ("p.csv", "id,method,task\n1,a,say\n", "line 2: no prompt"),
      ("p.jsonl", '{"id": 1, "method": "a", "task": "unheard of", "prompt": "x"}', "not among the")],
 )  # fmt: skip

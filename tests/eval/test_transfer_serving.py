@@ -13,10 +13,10 @@ from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
+from soft2hard.eval.transfer.delivery import Sending, Transfer
+from soft2hard.eval.transfer.material import reference_points
 from soft2hard.eval.transfer.plan import Asking, plan
-from soft2hard.eval.transfer.prompts import reference_points
 from soft2hard.eval.transfer.results import collect
-from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import Served, can_serve, served
 from tests.oracles import accuracies
 

@@ -1,21 +1,160 @@
-"""What a transfer found: scores by model and method, their differences, what it cost, and every answer."""
+"""The results of a transfer: scores by model and method, their differences, their cost, and every answer.
+
+Answers are compared after `task_score.normalise_answer`; the raw ones stay in the ledger. Answers that are lacking are
+counted apart: they are neither right nor wrong.
+"""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
 
 from soft2hard.api.ledger import Ledger, Spent, StoredAnswer
+from soft2hard.api.prices import Estimate, estimate_table, money, sample_text, table_cell
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, mean_interval
-from soft2hard.eval.metrics.task_score import normalise_answer
-from soft2hard.eval.transfer.judge import Judged, JudgedRow
-from soft2hard.eval.transfer.plan import Cell
-from soft2hard.eval.transfer.scoring import PairedTest, Score, Scored, paired_tests, score
+from soft2hard.eval.intervals import Interval, difference_interval, mean_interval, sign_flip_p_value
+from soft2hard.eval.metrics.task_score import grade, normalise_answer
+from soft2hard.eval.transfer.plan import Cell, Judged
 from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
+
+Unit = tuple[str, int, int, int]
+"""Task, seed of its examples, example, repeat: what two prompts are compared on."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One answer against what was wanted."""
+
+    unit: Unit
+    metric: str
+    answer: str | None
+    """None: there is none."""
+    refused: bool
+    """A refusal is an answer, and wrong."""
+    reference: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of a method on a model."""
+
+    interval: Interval | None
+    """Mean over tasks of the task's own metric, 0 to 1, with its bootstrap interval over tasks; with a single task,
+    over its examples. None where there is no answer at all."""
+    n_tasks: int
+    """Tasks with at least one answer."""
+    n_answers: int
+    n_refused: int
+    n_missing: int
+    """Questions without an answer."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A comparison of two methods on the same model, tasks and examples."""
+
+    first: str
+    second: str
+    difference: Interval
+    """Score of the first minus that of the second."""
+    p_value: float
+    """Two-sided sign-flip permutation test over pairs, adjusted for the number of comparisons (Holm 1979)."""
+    n_pairs: int
+    unit: str
+    """'tasks' or, with a single task, 'examples'."""
+
+
+def score(answers: Sequence[Scored]) -> Score:
+    """The score of one method on one model."""
+    had = [a for a in answers if a.answer is not None]
+    n_refused = sum(a.refused for a in had)
+    units = _by_task(had)
+    if not units:
+        return Score(None, 0, 0, n_refused, len(answers))
+    interval = mean_interval(list(units.values())) if len(units) > 1 else _over_examples(had)
+    return Score(interval, len(units), len(had), n_refused, len(answers) - len(had))
+
+
+def _over_examples(answers: Sequence[Scored]) -> Interval:
+    """The metric of one task with an interval over its examples."""
+    if answers[0].metric != "f1":
+        return mean_interval(list(_by_example(answers).values()))
+    groups: dict[tuple, list[Scored]] = {}
+    for answer in answers:  # F1 is no mean over examples, so the whole of it is resampled
+        groups.setdefault(answer.unit[:3], []).append(answer)
+    examples, rng = list(groups.values()), np.random.default_rng(0)
+    draws = rng.integers(len(examples), size=(1000, len(examples)))
+    values = [_task_score([answer for i in draw for answer in examples[i]]) for draw in draws]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(_task_score(answers), float(low), float(high))
+
+
+def paired_tests(answers: Mapping[str, Sequence[Scored]]) -> list[PairedTest]:
+    """All pairs of methods on one model, each over the examples that both have answers to.
+
+    Pairs are of tasks, since the examples of one task are not independent; of examples where there is one task.
+    """
+    names = list(answers)
+    tests = [
+        test
+        for i, first in enumerate(names)
+        for second in names[i + 1 :]
+        if (test := _paired(first, second, answers[first], answers[second])) is not None
+    ]
+    return _holm(tests)
+
+
+def _paired(first: str, second: str, a: Sequence[Scored], b: Sequence[Scored]) -> PairedTest | None:
+    had_a, had_b = ({x.unit: x for x in answers if x.answer is not None} for answers in (a, b))
+    common = sorted(had_a.keys() & had_b.keys())
+    if not common:
+        return None
+    sides = [had_a[unit] for unit in common], [had_b[unit] for unit in common]
+    unit = "tasks" if len({u[0] for u in common}) > 1 else "examples"
+    values_of = _by_task if unit == "tasks" else _by_example
+    x, y = (np.array(list(values_of(side).values()), dtype=float) for side in sides)
+    return PairedTest(first, second, difference_interval(x, y), sign_flip_p_value(x - y), len(x), unit)
+
+
+def _holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
+    adjusted = [0.0] * len(tests)
+    worst = 0.0
+    for rank, i in enumerate(sorted(range(len(tests)), key=lambda i: tests[i].p_value)):
+        worst = max(worst, min(1.0, (len(tests) - rank) * tests[i].p_value))
+        adjusted[i] = worst
+    return [replace(test, p_value=p) for test, p in zip(tests, adjusted, strict=True)]
+
+
+def _by_task(answers: Sequence[Scored]) -> dict[str, float]:
+    """Each task's metric, averaged over seeds; repeats count as further answers."""
+    groups: dict[tuple[str, int], list[Scored]] = {}
+    for answer in answers:
+        groups.setdefault(answer.unit[:2], []).append(answer)
+    by_task: dict[str, list[float]] = {}
+    for (task, _), group in groups.items():
+        by_task.setdefault(task, []).append(_task_score(group))
+    return {task: float(np.mean(values)) for task, values in by_task.items()}
+
+
+def _by_example(answers: Sequence[Scored]) -> dict[tuple, float]:
+    """Each example's score, averaged over repeats."""
+    by_example: dict[tuple, list[float]] = {}
+    for answer in answers:
+        by_example.setdefault(answer.unit[:3], []).append(_task_score([answer]))
+    return {example: float(np.mean(values)) for example, values in by_example.items()}
+
+
+def _task_score(answers: Sequence[Scored]) -> float:
+    texts = ["" if a.refused else str(a.answer) for a in answers]
+    return grade(answers[0].metric, texts, [a.reference for a in answers]).score
+
+
+# --- the records ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -81,23 +220,16 @@ class TransferResult:
     @classmethod
     def load(cls, path: Path) -> "TransferResult":
         """Read what `save` wrote. Raises UserError where the file is damaged or newer."""
+        remedy = "Give the file that transfer wrote."
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
             if value["schema_version"] != SCHEMA_VERSION:
                 raise UserError(f"{path} has schema {value['schema_version']}.", "Update soft2hard.")
-            return cls(
-                rows=tuple(_method_row(row) for row in value["rows"]),
-                tests={model: tuple(map(_paired_test, tests)) for model, tests in value["tests"].items()},
-                spent=Spent(**value["spent"]),
-                soft_prompt=_interval(value["soft_prompt"]),
-                answers=tuple(AnswerRow(**row) for row in value["answers"]),
-                requests=value["requests"],
-                judged=_judged(value.get("judged")),
-            )
+            return TypeAdapter(cls).validate_python(value)
         except OSError as error:
-            raise UserError(f"Cannot read {path}: {error.strerror}.", "Give the file that transfer wrote.") from error
+            raise UserError(f"Cannot read {path}: {error.strerror}.", remedy) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no result of a transfer.", "Give the file that transfer wrote.") from error
+            raise UserError(f"{path} is no result of a transfer.", remedy) from error
 
 
 def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] = ()) -> TransferResult:
@@ -167,23 +299,72 @@ def _answer_row(cell: Cell, answer: StoredAnswer | None, faults: dict[str, tuple
     )
 
 
-def _interval(value: dict | None) -> Interval | None:
-    return None if value is None else Interval(**value)
+# --- text for people: Markdown tables, methods by models -----------------------------------------
 
 
-def _method_row(value: dict[str, Any]) -> MethodRow:
-    found = value["score"]
-    return MethodRow(**value | {"score": Score(**found | {"interval": _interval(found["interval"])})})
+def estimate_text(estimates: Sequence[Estimate]) -> str:
+    """Requests, tokens and price of each model, and one request of each exactly as it would be sent."""
+    sources = [f"Price of {e.model}: {e.price_source}." for e in estimates]
+    return "\n".join([estimate_table(estimates), *sources, *(f"\n{sample_text(e)}" for e in estimates)])
 
 
-def _judged(value: dict[str, Any] | None) -> Judged | None:
-    if value is None:
-        return None
-    rows = tuple(JudgedRow(**row | {"share": _interval(row["share"])}) for row in value["rows"])
-    return Judged(**value | {"rows": rows})
+def result_text(result: TransferResult) -> str:
+    """Scores, answers that are lacking, costs, and differences between methods."""
+    models = list(dict.fromkeys(row.model for row in result.rows))
+    methods = list(dict.fromkeys(row.method for row in result.rows))
+    at = {(row.method, row.model): row for row in result.rows}
+    lines = [f"| method | on the subject | {' | '.join(map(table_cell, models))} |", "|---|---|" + "---|" * len(models)]
+    if result.soft_prompt:
+        lines.append(f"| soft prompt | {result.soft_prompt} |" + " cannot be sent |" * len(models))
+    for method in methods:
+        rows = [at.get((method, model)) for model in models]
+        on_subject = next((row.subject_score for row in rows if row), None)
+        shown = "" if on_subject is None else f"{on_subject:.3f}"
+        lines.append(f"| {table_cell(method)} | {shown} | {' | '.join(map(_score, rows))} |")
+    lines += ["", "| method | model | answers | refused | not to be had | tokens in / out | cost |", "|" + "---|" * 7]
+    for row in result.rows:
+        s = row.score
+        lines.append(
+            f"| {table_cell(row.method)} | {table_cell(row.model)} | {s.n_answers} | {s.n_refused} | {s.n_missing} | "
+            f"{row.input_tokens} / {row.output_tokens} | {money(row.price)} |"
+        )
+    lines += _judged_lines(result)
+    lines += _test_lines(result)
+    return "\n".join([*lines, "", _spent(result)])
 
 
-def _paired_test(value: dict[str, Any]) -> PairedTest:
-    difference = _interval(value["difference"])
-    assert difference is not None
-    return PairedTest(**value | {"difference": difference})
+def _judged_lines(result: TransferResult) -> list[str]:
+    if result.judged is None:
+        return []
+    head = f"| method | model | right, says {table_cell(result.judged.judge)} | judged | unclear | not judged |"
+    return ["", head, "|" + "---|" * 6] + [
+        f"| {table_cell(row.method)} | {table_cell(row.model)} | {row.share or 'nothing judged'} | {row.n_judged} | "
+        f"{row.n_unclear} | {row.n_missing} |"
+        for row in result.judged.rows
+    ]
+
+
+def _test_lines(result: TransferResult) -> list[str]:
+    lines = []
+    for model, tests in result.tests.items():
+        for test in tests:
+            lines.append(
+                f"| {table_cell(model)} | {table_cell(test.first)} - {table_cell(test.second)} | {test.difference} | "
+                f"{test.p_value:.2g} | {test.n_pairs} {test.unit} |"
+            )
+    head = ["", "| model | difference | value [95 % interval] | p (Holm) | pairs |", "|---|---|---|---|---|"]
+    return [*head, *lines] if lines else []
+
+
+def _score(row: MethodRow | None) -> str:
+    return "" if row is None else "no answers" if row.score.interval is None else str(row.score.interval)
+
+
+def _spent(result: TransferResult) -> str:
+    spent = result.spent
+    parts = [money(spent.known)] if spent.known or not spent.unknown else []
+    parts += [f"{spent.unknown} answers whose price is unknown"] if spent.unknown else []
+    text = f"All requests of this ledger: {', and '.join(parts)}"
+    if spent.possible:
+        text += f"; answers lost on the way may have cost up to {money(spent.possible)} more"
+    return text + "."

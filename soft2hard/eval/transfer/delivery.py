@@ -1,26 +1,22 @@
-"""A transfer from plan to result: a probe of every model, then all that the ledger lacks, then scores."""
+"""Sending the questions of a transfer: a probe of every model, and then all that the ledger lacks."""
 
 import asyncio
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from soft2hard.api.answers import Fault
-from soft2hard.api.batch import BatchSender
-from soft2hard.api.batch_rows import any_open
-from soft2hard.api.claims import drop_dead_claims
+from soft2hard.api.answers import Fault, as_user_error
+from soft2hard.api.asking import Sender, Sent, patient_interrupt
+from soft2hard.api.batch import BatchSender, any_open
 from soft2hard.api.client import ApiClient, Patience, read_key
-from soft2hard.api.faults import as_user_error
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import Price, PriceTable, check_limit
 from soft2hard.api.requests import ApiModel, Request
-from soft2hard.api.sending import Sender, Sent
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.judge import Judge, Judged, judge_cells, judged
-from soft2hard.eval.transfer.plan import Cell, distinct_requests
+from soft2hard.eval.transfer.plan import Cell, Judge, Judged, distinct_requests, judge_cells, judged
 
 T = TypeVar("T")
 
@@ -79,33 +75,26 @@ class Transfer:
             requests = distinct_requests(self._cells, model)
             check_limit(model, self._price(model), requests, self._sending.max_cost)
             read_key(model)
-        drop_dead_claims(self._ledger)
-        delivery = asyncio.run(self._run())
-        if self._interrupted:
-            raise KeyboardInterrupt
-        return delivery
+        self._ledger.drop_dead_claims()
+        return asyncio.run(self._run())
 
     async def _run(self) -> Delivery:
-        if threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
         clients = [ApiClient(model, self._sending.concurrency, self._sending.patience) for model in self._models]
-        try:
-            probed = await _all(self._probe(client) for client in clients)
-            sent = await _all(
-                self._send(client, rest, first) for client, (rest, first) in zip(clients, probed, strict=True)
-            )
-        finally:
+        async with AsyncExitStack() as stack:
             for client in clients:
-                await client.api.close()
+                await stack.enter_async_context(client)
+            with patient_interrupt(self._stop):
+                probed = await _all(self._probe(client) for client in clients)
+                sent = await _all(
+                    self._send(client, rest, first) for client, (rest, first) in zip(clients, probed, strict=True)
+                )
         return self._delivery(sent)
 
-    def _interrupt(self) -> None:
-        """The first interrupt stops the sending; a second ends the process at once."""
+    def _stop(self) -> None:
         self._interrupted = True
         self._log("Interrupted: waiting for the answers that are out. Once more to give them up.")
         for sender in self._senders:
             sender.stop()
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
     async def _probe(self, client: ApiClient) -> tuple[list[Request], Sent]:
         """Ask the longest of the missing requests, alone; what is still to be sent, and what became of the probe.
@@ -145,26 +134,18 @@ class Transfer:
         return await online
 
     def _sender(self, client: ApiClient) -> Sender:
-        on_settled = self._teller(client)
-        sender = Sender(client, self._ledger, self._price(client.model), self._sending.max_cost, on_settled)
+        sender = Sender(*self._means(client), on_settled=partial(self._on_settled, client.model.title))
         self._senders.append(sender)
         return sender
 
     def _batches(self, client: ApiClient) -> BatchSender:
-        sender = BatchSender(
-            client,
-            self._ledger,
-            self._price(client.model),
-            self._sending.max_cost,
-            self._sending.poll_seconds,
-            self._teller(client),
-            self._log,
-        )
+        on_settled = partial(self._on_settled, client.model.title)
+        sender = BatchSender(*self._means(client), self._sending.poll_seconds, on_settled, self._log)
         self._senders.append(sender)
         return sender
 
-    def _teller(self, client: ApiClient) -> Callable[[int], None]:
-        return lambda n: self._on_settled(client.model.title, n)
+    def _means(self, client: ApiClient) -> tuple[ApiClient, Ledger, Price | None, float | None]:
+        return client, self._ledger, self._price(client.model), self._sending.max_cost
 
     def _price(self, model: ApiModel) -> Price | None:
         return self._prices.of(model.base_url, model.name)
