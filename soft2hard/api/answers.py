@@ -55,8 +55,10 @@ class Answer:
     finish_reason: str | None
     input_tokens: int | None
     output_tokens: int | None
-    raw: str
-    """The whole body of the reply."""
+    raw: str = ""
+    """The whole body of the reply, where it has just come."""
+    price: float | None = None
+    """USD; None where it is unknown."""
 
 
 @dataclass(eq=False)  # not frozen: Python itself sets attributes of exceptions

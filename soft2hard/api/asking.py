@@ -10,12 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from soft2hard.api.answers import Answer, Fault
 from soft2hard.api.client import ApiClient, Patience, read_key
-from soft2hard.api.ledger import Ledger, Outcome, StoredAnswer
+from soft2hard.api.ledger import Ledger, Outcome
 from soft2hard.api.prices import Estimate, Price, PriceTable, check_limit, estimate
 from soft2hard.api.requests import ApiModel, Request
 
@@ -41,7 +41,7 @@ class Sent:
 class Asked(Sent):
     """The answers to a list of requests besides."""
 
-    answers: dict[str, StoredAnswer] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
     """Refusals among them, by the key of the request."""
 
 
@@ -73,7 +73,7 @@ class Asker:
         with Ledger(self.ledger) as ledger:
             return ledger.has_answer_of(self.model.base_url, self.model.name)
 
-    def stored(self, requests: Sequence[Request]) -> dict[str, StoredAnswer]:
+    def stored(self, requests: Sequence[Request]) -> dict[str, Answer]:
         """The answers that the ledger has, by key; nothing is sent."""
         if not self.ledger.exists():
             return {}
@@ -227,7 +227,7 @@ class Sender:
         try:
             try:
                 answer = await self._client.ask(request, on_fault)
-                await self._recorder.store([Outcome(request, answer, cost_of(answer, self._price), bound)])
+                await self._recorder.store([Outcome(request, priced(answer, self._price), bound)])
             except Fault as fault:
                 self.sent.faults[request.key] = fault
                 if fault.stops:
@@ -261,8 +261,8 @@ class Sender:
         return self._price.bound(request) if self._price else None
 
 
-def cost_of(result: Answer | Fault, price: Price | None, batch: bool = False) -> float | None:
-    """USD of an answer, or None where the price or the number of tokens is unknown."""
-    if isinstance(result, Fault) or price is None or result.input_tokens is None or result.output_tokens is None:
-        return None
-    return price.cost(result.input_tokens, result.output_tokens, batch)
+def priced(answer: Answer, price: Price | None, batch: bool = False) -> Answer:
+    """The answer with its cost, where the price and the number of tokens are known."""
+    if price is None or answer.input_tokens is None or answer.output_tokens is None:
+        return answer
+    return replace(answer, price=price.cost(answer.input_tokens, answer.output_tokens, batch))

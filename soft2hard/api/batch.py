@@ -10,15 +10,17 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from more_itertools import constrained_batches
+
 from soft2hard.api.answers import Answer, Fault, error_fault, read_object, read_reply
-from soft2hard.api.asking import Sent, cost_of
+from soft2hard.api.asking import Sent, priced
 from soft2hard.api.client import ApiClient
-from soft2hard.api.ledger import OPEN_STATES, Claims, Ledger, Outcome, now
+from soft2hard.api.ledger import OPEN_STATES, Ledger, Outcome
 from soft2hard.api.prices import Price
 from soft2hard.api.requests import PATHS, ApiModel, Request
 
@@ -40,8 +42,6 @@ class BatchRow:
     id: int
     name: str
     """Ours, unique; sent as metadata when the batch is created."""
-    run: int
-    """The process that looks after it."""
     state: str
     file_id: str | None
     remote_id: str | None
@@ -80,10 +80,10 @@ class BatchSender:
             await self.collect()
             if self._stopped.is_set():
                 break
-            made, busy = await self._make([r for r in requests if self._may_try(r)])
-            if not made and not busy:
+            n_made, n_busy = await asyncio.to_thread(self._make, [r for r in requests if self._may_try(r)])
+            if not n_made and not n_busy:
                 break
-            if not made:  # another process is asking them
+            if not n_made:  # another process is asking them
                 await self._sleep()
                 await asyncio.to_thread(self._ledger.drop_dead_claims)
         return self.sent
@@ -91,7 +91,7 @@ class BatchSender:
     async def collect(self) -> None:
         """See all batches under way to their end, those of other processes too."""
         while not self._stopped.is_set() and any_open(self._ledger, self._client.model):
-            rows = await asyncio.to_thread(_adopted, self._ledger, self._client.model)
+            rows = await asyncio.to_thread(adopted, self._ledger, self._client.model)
             await asyncio.gather(*map(self._see_through, rows))
             if not rows:  # another process is about to create one
                 await self._sleep()
@@ -100,20 +100,17 @@ class BatchSender:
         fault = self.sent.faults.get(request.key)
         return fault is None or (fault.is_transient and self._tries[request.key] < _TRIES)
 
-    async def _make(self, requests: Sequence[Request]) -> tuple[bool, bool]:
-        """Put requests into new batches and see these through; True if there were any, and if some are busy."""
-        rows: list[BatchRow] = []
-        busy = False
-        for part in parts(requests, self._largest):
-            model = self._client.model
-            row, claims = await asyncio.to_thread(make_batch, self._ledger, model, part, self._price, self._max_cost)
+    def _make(self, requests: Sequence[Request]) -> tuple[int, int]:
+        """Put requests into new batches in the ledger; gives the number of batches and of requests that are busy."""
+        n_made = n_busy = 0
+        for part in split(requests, self._largest):
+            bounds = [self._price.bound(request, batch=True) if self._price else None for request in part]
+            claims = self._ledger.claim(part, bounds, self._max_cost, batch=uuid.uuid4().hex)
+            n_made, n_busy = n_made + bool(claims.taken), n_busy + len(claims.busy)
             self.sent.over_budget = bool(claims.too_dear)
-            rows += [row] if row else []
-            busy = busy or bool(claims.busy)
             if claims.too_dear:
                 break
-        await asyncio.gather(*map(self._see_through, rows))
-        return bool(rows), busy
+        return n_made, n_busy
 
     async def _see_through(self, row: BatchRow) -> None:
         """Take a batch from wherever it is to its end."""
@@ -127,7 +124,7 @@ class BatchSender:
         if batch is None:
             return  # stopped; the batch stays open
         results = await self._results(row, batch)
-        await asyncio.to_thread(_finish, self._ledger, row, results, self._price)
+        await asyncio.to_thread(self._finish, row, results)
         for key, result in results.items():
             # A queue that is full says nothing about a request, unless it has no room for this one alone.
             self._tries[key] += not _is_full(result) or len(results) == 1
@@ -140,7 +137,26 @@ class BatchSender:
                 self._on_settled(1)
 
     async def _advance(self, row: BatchRow, state: str, **columns: str) -> BatchRow:
-        return await asyncio.to_thread(advance, self._ledger, row, state, **columns)
+        """Write down that a batch has come to a state; `columns`: its file_id or remote_id."""
+        moved = replace(row, state=state, **columns)
+        with self._ledger.transaction() as database:
+            database.execute(
+                "UPDATE batch SET state = ?, file_id = ?, remote_id = ? WHERE id = ? AND state != 'done'",
+                (moved.state, moved.file_id, moved.remote_id, moved.id),
+            )
+        return moved
+
+    def _finish(self, row: BatchRow, results: Mapping[str, Answer | Fault]) -> None:
+        """Store the results of a batch and end it, in one transaction; nothing where another process has done so."""
+        with self._ledger.transaction() as database:
+            if database.execute("SELECT state FROM batch WHERE id = ?", (row.id,)).fetchone() == ("done",):
+                return
+            for request in row.requests:
+                result, bound = results[request.key], self._price and self._price.bound(request, batch=True)
+                if isinstance(result, Answer):
+                    result = priced(result, self._price, batch=True)
+                self._ledger.write(database, Outcome(request, result, bound, via="batch"))
+            database.execute("UPDATE batch SET state = 'done' WHERE id = ?", (row.id,))
 
     async def _upload(self, row: BatchRow) -> str:
         content = b"".join(map(input_line, row.requests))
@@ -255,19 +271,9 @@ def input_line(request: Request) -> bytes:
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
-def parts(requests: Sequence[Request], most: int = MOST_REQUESTS) -> Iterator[list[Request]]:
+def split(requests: Sequence[Request], most: int = MOST_REQUESTS) -> Iterable[tuple[Request, ...]]:
     """The requests in runs of at most `most` that each fit one input file."""
-    part: list[Request] = []
-    size = 0
-    for request in requests:
-        length = len(input_line(request))
-        if part and (len(part) == most or size + length > MOST_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(request)
-        size += length
-    if part:
-        yield part
+    return constrained_batches(requests, MOST_BYTES, most, lambda request: len(input_line(request)), strict=False)
 
 
 def read_lines(text: str) -> list[dict]:
@@ -300,27 +306,6 @@ def _read_line(request: Request, line: dict) -> Answer | Fault:
 
 # --- rows of the ledger --------------------------------------------------------------------------
 
-
-def make_batch(
-    ledger: Ledger, model: ApiModel, requests: Sequence[Request], price: Price | None, max_cost: float | None
-) -> tuple[BatchRow | None, Claims]:
-    """Put what may be sent of the requests into a new batch, as `claim` would; None where there is nothing."""
-    bounds = [price.bound(request, batch=True) if price else None for request in requests]
-    bound = dict(zip((request.key for request in requests), bounds, strict=True))
-    with ledger.transaction() as database:
-        claims = ledger.sort_out(database, requests, bounds, max_cost)
-        if not claims.taken:
-            return None, claims
-        name, made = uuid.uuid4().hex, now()
-        row = (name, ledger.run, model.base_url, model.name, model.layout, made)
-        batch = database.execute("INSERT INTO batch VALUES (NULL, ?, ?, ?, ?, ?, NULL, NULL, 'new', ?)", row).lastrowid
-        assert batch is not None
-        for request in claims.taken:
-            ledger.add(database, request)
-            database.execute("INSERT INTO batch_item VALUES (?, ?, ?)", (batch, request.key, bound[request.key]))
-    return BatchRow(batch, name, ledger.run, "new", None, None, made, tuple(claims.taken)), claims
-
-
 _OPEN = f"FROM batch WHERE base_url = ? AND model = ? AND layout = ? AND state IN {OPEN_STATES} ORDER BY id"
 
 
@@ -330,48 +315,22 @@ def any_open(ledger: Ledger, model: ApiModel) -> bool:
         return database.execute(f"SELECT 1 {_OPEN}", (model.base_url, model.name, model.layout)).fetchone() is not None
 
 
-def _adopted(ledger: Ledger, model: ApiModel) -> list[BatchRow]:
+def adopted(ledger: Ledger, model: ApiModel) -> list[BatchRow]:
     """Batches of a model under way that this process may look after, adopting those whose process is gone.
 
     A batch that is running at the server may be looked after by several processes; before that only by one.
     """
     found = []
     with ledger.transaction() as database:
-        columns = f"SELECT id, name, run, state, file_id, remote_id, made {_OPEN}"
-        for id, name, run, state, *rest in database.execute(
-            columns, (model.base_url, model.name, model.layout)
-        ).fetchall():
-            if not ledger.is_alive(run):
+        columns = f"SELECT run, id, name, state, file_id, remote_id, made {_OPEN}"
+        rows = database.execute(columns, (model.base_url, model.name, model.layout)).fetchall()
+        for run, id, name, state, *rest in rows:
+            is_dead = not ledger.is_alive(run)
+            if is_dead:
                 database.execute("UPDATE batch SET run = ? WHERE id = ?", (ledger.run, id))
-                run = ledger.run
-            if run == ledger.run or state == "running":
+            if is_dead or run == ledger.run or state == "running":
                 query = "SELECT body, repeat FROM batch_item JOIN request USING (key) WHERE batch = ? ORDER BY key"
-                requests = (
-                    Request(model.base_url, model.layout, json.loads(body), repeat)
-                    for body, repeat in database.execute(query, (id,))
-                )
-                found.append(BatchRow(id, name, run, state, *rest, tuple(requests)))
+                items = database.execute(query, (id,))
+                requests = (Request(model.base_url, model.layout, json.loads(body), n) for body, n in items)
+                found.append(BatchRow(id, name, state, *rest, tuple(requests)))
     return found
-
-
-def advance(ledger: Ledger, row: BatchRow, state: str, **columns: str) -> BatchRow:
-    """Write down that a batch has come to a state; `columns`: its file_id or remote_id."""
-    moved = replace(row, state=state, **columns)
-    with ledger.transaction() as database:
-        database.execute(
-            "UPDATE batch SET state = ?, file_id = ?, remote_id = ? WHERE id = ? AND state != 'done'",
-            (moved.state, moved.file_id, moved.remote_id, moved.id),
-        )
-    return moved
-
-
-def _finish(ledger: Ledger, row: BatchRow, results: Mapping[str, Answer | Fault], price: Price | None) -> None:
-    """Store the results of a batch and end it, in one transaction; nothing where another process has done so."""
-    with ledger.transaction() as database:
-        if database.execute("SELECT state FROM batch WHERE id = ?", (row.id,)).fetchone() == ("done",):
-            return
-        for request in row.requests:
-            result, bound = results[request.key], price.bound(request, batch=True) if price else None
-            outcome = Outcome(request, result, cost_of(result, price, batch=True), bound, via="batch")
-            ledger.write(database, outcome)
-        database.execute("UPDATE batch SET state = 'done' WHERE id = ?", (row.id,))

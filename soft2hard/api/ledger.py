@@ -74,23 +74,9 @@ class Outcome:
 
     request: Request
     result: Answer | Fault
-    price: float | None = None
-    """USD; None where it is unknown."""
     bound: float | None = None
     """USD that it may have cost at most; None where there is no price."""
     via: str = "online"
-
-
-@dataclass(frozen=True)
-class StoredAnswer:
-    """An answer as the ledger has it."""
-
-    text: str
-    refused: bool
-    finish_reason: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    price: float | None
 
 
 @dataclass(frozen=True)
@@ -166,7 +152,7 @@ class Ledger:
     def write(self, database: sqlite3.Connection, outcome: Outcome) -> None:
         """Write one outcome down within a transaction. The first answer to a request stays."""
         key, result = outcome.request.key, outcome.result
-        self.add(database, outcome.request)
+        _add(database, outcome.request)
         if isinstance(result, Fault):
             bound = outcome.bound if result.kind in MAYBE_PAID else 0.0
             row = (key, result.kind, result.status, result.detail, bound, outcome.via, now())
@@ -174,54 +160,37 @@ class Ledger:
             return
         row = (
             *(key, result.text, result.refused, result.finish_reason, result.input_tokens, result.output_tokens),
-            *(outcome.price, outcome.bound, outcome.via, result.raw, now()),
+            *(result.price, outcome.bound, outcome.via, result.raw, now()),
         )
         database.execute(f"INSERT OR IGNORE INTO answer VALUES ({', '.join('?' * 11)})", row)
         database.execute("DELETE FROM claim WHERE key = ?", (key,))
 
-    @staticmethod
-    def add(database: sqlite3.Connection, request: Request) -> None:
-        """Write a request down within a transaction, if it is not there yet."""
-        row = (request.key, request.base_url, request.model, request.layout, request.canonical, request.repeat, now())
-        database.execute("INSERT OR IGNORE INTO request VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-
     def claim(
-        self, requests: Sequence[Request], bounds: Sequence[float | None], max_cost: float | None = None
+        self,
+        requests: Sequence[Request],
+        bounds: Sequence[float | None],
+        max_cost: float | None = None,
+        batch: str | None = None,
     ) -> Claims:
         """Take the requests that nobody has answered or is about to, as far as `max_cost` (USD) goes.
 
         `bounds` say what each may cost at most; they are needed where there is a `max_cost`. What all requests of the
-        ledger have cost or may have cost counts, and so does what other processes have under way.
+        ledger have cost or may have cost counts, and so does what other processes have under way. With `batch`, a name
+        of one's own, they are taken as the items of a new batch; all are of one model then.
         """
         with self.transaction() as database:
-            claims = self.sort_out(database, requests, bounds, max_cost)
+            claims = _sorted_out(database, requests, bounds, max_cost)
+            table, column, owner = "claim", "run", self.run
+            if batch is not None and claims.taken:
+                of = claims.taken[0]
+                row = (batch, self.run, of.base_url, of.model, of.layout, now())
+                done = database.execute("INSERT INTO batch VALUES (NULL, ?, ?, ?, ?, ?, NULL, NULL, 'new', ?)", row)
+                table, column, owner = "batch_item", "batch", done.lastrowid
             bound = dict(zip((request.key for request in requests), bounds, strict=True))
             for request in claims.taken:
-                self.add(database, request)
-                database.execute("INSERT INTO claim VALUES (?, ?, ?)", (request.key, self.run, bound[request.key]))
-        return claims
-
-    @staticmethod
-    def sort_out(
-        database: sqlite3.Connection,
-        requests: Sequence[Request],
-        bounds: Sequence[float | None],
-        max_cost: float | None,
-    ) -> Claims:
-        """The requests that may be sent, within a transaction; one that comes twice is busy the second time."""
-        claims, taken = Claims(), set()
-        budget = None if max_cost is None else max_cost - float(database.execute(_COMMITTED).fetchone()[0])
-        for request, bound in zip(requests, bounds, strict=True):
-            if database.execute("SELECT 1 FROM answer WHERE key = ?", (request.key,)).fetchone():
-                claims.answered.append(request)
-            elif request.key in taken or database.execute(_IS_BUSY, {"key": request.key}).fetchone():
-                claims.busy.append(request)
-            elif budget is not None and (bound is None or bound > budget):
-                claims.too_dear.append(request)
-            else:
-                claims.taken.append(request)
-                taken.add(request.key)
-                budget = None if budget is None else budget - (bound or 0.0)
+                _add(database, request)
+                row = (request.key, owner, bound[request.key])
+                database.execute(f"INSERT INTO {table} (key, {column}, bound) VALUES (?, ?, ?)", row)
         return claims
 
     def drop_dead_claims(self) -> int:
@@ -234,13 +203,14 @@ class Ledger:
         """True if the process of a run is still there."""
         return run == self.run or _is_held(self._mark(run))
 
-    def answers(self, keys: Iterable[str]) -> dict[str, StoredAnswer]:
+    def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """The answers to requests, refusals among them, by key."""
         query = (
             "SELECT key, text, refused, finish_reason, input_tokens, output_tokens, price FROM answer WHERE key IN {}"
         )
         return {
-            key: StoredAnswer(text, bool(refused), *rest) for key, text, refused, *rest in self._select(query, keys)
+            key: Answer(text, bool(refused), *rest, price=price)
+            for key, text, refused, *rest, price in self._select(query, keys)
         }
 
     def last_faults(self, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -337,6 +307,32 @@ class Ledger:
                 "Free some space, check the path and its permissions, and run the same command again: "
                 "what was stored before is kept.",
             ) from error
+
+
+def _add(database: sqlite3.Connection, request: Request) -> None:
+    """Write a request down within a transaction, if it is not there yet."""
+    row = (request.key, request.base_url, request.model, request.layout, request.canonical, request.repeat, now())
+    database.execute("INSERT OR IGNORE INTO request VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _sorted_out(
+    database: sqlite3.Connection, requests: Sequence[Request], bounds: Sequence[float | None], max_cost: float | None
+) -> Claims:
+    """The requests that may be sent, within a transaction; one that comes twice is busy the second time."""
+    claims, taken = Claims(), set()
+    budget = float("inf") if max_cost is None else max_cost - float(database.execute(_COMMITTED).fetchone()[0])
+    for request, bound in zip(requests, bounds, strict=True):
+        if database.execute("SELECT 1 FROM answer WHERE key = ?", (request.key,)).fetchone():
+            claims.answered.append(request)
+        elif request.key in taken or database.execute(_IS_BUSY, {"key": request.key}).fetchone():
+            claims.busy.append(request)
+        elif max_cost is not None and (bound is None or bound > budget):
+            claims.too_dear.append(request)
+        else:
+            claims.taken.append(request)
+            taken.add(request.key)
+            budget -= bound or 0.0
+    return claims
 
 
 def _end_claims(database: sqlite3.Connection, run: int) -> int:

@@ -7,7 +7,7 @@ of the user's own, which goes first.
 import datetime
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -199,17 +199,13 @@ def estimate(
 
 def estimate_table(estimates: Sequence[Estimate], head: str = "model") -> str:
     """Requests, tokens and price of each, and the price of all, as Markdown; `head` says what the rows are."""
-    lines = [
-        f"| {head} | requests | answered already | input tokens, about | output tokens, at most "
-        "| price, about at most |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {table_cell(e.model)} | {e.n_requests} | {e.n_stored} | {e.input_tokens} | "
-        f"{'no limit' if e.output_tokens is None else e.output_tokens} | {money(e.price)} |"
-        for e in estimates
-    ]
-    return "\n".join([*lines, "", f"Price of all: {money(total([e.price for e in estimates]))}."])
+    columns = ("requests", "answered already", "input tokens, about", "output tokens, at most", "price, about at most")
+    rows = []
+    for e in estimates:
+        most = "no limit" if e.output_tokens is None else e.output_tokens
+        rows.append((e.model, e.n_requests, e.n_stored, e.input_tokens, most, money(e.price)))
+    price = money(total([e.price for e in estimates]))
+    return "\n".join([*table((head, *columns), rows), "", f"Price of all: {price}."])
 
 
 def sample_text(e: Estimate) -> str:
@@ -218,6 +214,8 @@ def sample_text(e: Estimate) -> str:
     return f"The first request for {e.model}, as sent to {e.sample.base_url}:\n{shown}"
 
 
-def table_cell(text: str) -> str:
-    """A text as a cell of a Markdown table."""
-    return text.replace("|", "\\|")
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table."""
+    cells = (" | ".join(str(cell).replace("|", "\\|") for cell in row) for row in (head, *rows))
+    first, *rest = (f"| {line} |" for line in cells)
+    return [first, "|" + "---|" * len(head), *rest]

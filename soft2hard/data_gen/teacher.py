@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from soft2hard.api.answers import Fault, as_user_error
+from soft2hard.api.answers import Answer, Fault, as_user_error
 from soft2hard.api.asking import Asker
-from soft2hard.api.ledger import StoredAnswer
 from soft2hard.api.prices import Estimate
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
@@ -101,7 +100,7 @@ def read_list(answer: str, field: str) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def _text(answer: StoredAnswer) -> str:
+def _text(answer: Answer) -> str:
     return "" if answer.refused else answer.text
 
 

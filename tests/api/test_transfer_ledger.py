@@ -10,7 +10,7 @@ import pytest
 
 from soft2hard.api.answers import Answer, Fault
 from soft2hard.api.batch import any_open
-from soft2hard.api.ledger import SCHEMA_VERSION, Ledger, Outcome, Spent, StoredAnswer
+from soft2hard.api.ledger import SCHEMA_VERSION, Ledger, Outcome, Spent
 from soft2hard.api.requests import ApiModel, Request, make_request, text_request
 from soft2hard.errors import UserError
 from tests.paths import ROOT
@@ -22,8 +22,8 @@ def requests(n: int, **parameters: object) -> list[Request]:
     return [make_request(MODEL, "Say it.", f"w{i}", {"max_tokens": 5, **parameters}) for i in range(n)]
 
 
-def answer(text: str = "x") -> Answer:
-    return Answer(text, False, "stop", 10, 2, "{}")
+def answer(text: str = "x", price: float | None = None) -> Answer:
+    return Answer(text, False, "stop", 10, 2, "{}", price)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_what_is_stored_is_there_after_reopening_and_is_not_claimed_again(path: 
     first, second = requests(2)
     with Ledger(path) as ledger:
         assert ledger.claim([first, second], [None, None]).taken == [first, second]
-        ledger.store([Outcome(first, answer("raw  Text."), price=0.25)], release=[second])
+        ledger.store([Outcome(first, answer("raw  Text.", 0.25))], release=[second])
     with Ledger(path) as ledger:
         assert ledger.answers([first.key, second.key]).keys() == {first.key}
         stored = ledger.answers([first.key])[first.key]
@@ -130,7 +130,7 @@ def test_a_limit_on_cost_counts_answers_losses_and_what_others_have_under_way(pa
         assert len(one.claim(some[:2], [0.25] * 2, 1.0).taken) == 2
         claims = other.claim(some[2:], [0.25] * 6, 1.0)
         assert (claims.taken, claims.too_dear) == (some[2:4], some[4:])
-        one.store([Outcome(some[0], answer(), price=0.125, bound=0.25)])
+        one.store([Outcome(some[0], answer(price=0.125), bound=0.25)])
         one.store([Outcome(some[1], Fault("timeout", "lost"), bound=0.125)], release=[some[1]])
         assert one.claim(some[4:], [0.25] * 4, 1.0).taken == some[4:5]  # 0.125 + 0.125 + 0.5 are gone
         other.store([Outcome(some[2], Fault("rate_limited", "cost nothing"), bound=0.25)], release=some[2:4])
@@ -152,8 +152,8 @@ def test_what_an_earlier_version_paid_for_is_found_and_its_open_claims_and_batch
     with Ledger(path) as ledger:
         found = ledger.answers(request.key for request in everything)
         assert found == {
-            answered.key: StoredAnswer(" raw  Text.\n", False, "stop", 10, 2, 0.25),
-            refused.key: StoredAnswer("I cannot.", True, "content_filter", None, None, None),
+            answered.key: Answer(" raw  Text.\n", False, "stop", 10, 2, price=0.25),
+            refused.key: Answer("I cannot.", True, "content_filter", None, None),
         }
         assert ledger.last_faults([lost.key]) == {lost.key: ("timeout", "no reply within 2 s")}
         assert ledger.spent() == Spent(0.25, 1, 0.125) and any_open(ledger, chat)

@@ -15,7 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from soft2hard.api.ledger import SCHEMA_VERSION, StoredAnswer
+from soft2hard.api.answers import Answer
+from soft2hard.api.ledger import SCHEMA_VERSION
 from soft2hard.api.requests import ApiModel
 from soft2hard.cli.app import _Commands
 from soft2hard.cli.transfer import transfer
@@ -165,11 +166,11 @@ def test_a_judge_is_asked_about_every_answer_once_and_its_prompt_is_kept(go: Cal
 
 def test_an_answer_cannot_pass_for_a_part_of_the_judges_prompt():
     cell = next(iter(plan([PromptRow("1", "mine", "t", "p")], {0: [ONE]}, [ApiModel("m")])))
-    stored = {cell.request.key: StoredAnswer(" {reference} {input}", False, "stop", 1, 1, None)}
+    stored = {cell.request.key: Answer(" {reference} {input}", False, "stop", 1, 1)}
     [asked] = judge_cells([cell], stored, Judge(ApiModel("wise")))
     assert asked is not None and "Answer: {reference} {input}\n" in asked.request.content
     assert asked.request.content.count("secret") == 1
-    refused = {cell.request.key: StoredAnswer("no", True, "stop", 1, 1, None)}
+    refused = {cell.request.key: Answer("no", True, "stop", 1, 1)}
     assert (
         judge_cells([cell], refused, Judge(ApiModel("wise"))) == [None] == judge_cells([cell], {}, Judge(ApiModel("w")))
     )

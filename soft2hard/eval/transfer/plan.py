@@ -9,15 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from more_itertools import map_reduce
 
-from soft2hard.api.ledger import Ledger, StoredAnswer
+from soft2hard.api.answers import Answer
+from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import Estimate, PriceTable, estimate
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Layout, Request, make_request, text_request
 from soft2hard.data_gen.exampletable import read_text
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, mean_interval
+from soft2hard.eval.intervals import Interval, by_task, mean_interval
 from soft2hard.eval.metrics.task_score import check_metric, normalise_answer
 from soft2hard.eval.transfer.material import PromptRow
 from soft2hard.lm.template import Template
@@ -128,7 +129,6 @@ def estimates(cells: Sequence[Cell], ledger: Ledger | None, prices: PriceTable, 
 # --- a judge -------------------------------------------------------------------------------------
 
 _PLACES = ("instruction", "input", "reference", "answer")
-_NEEDED = ("input", "answer")
 JUDGE_PROMPT = """Somebody was given a task and an input, and wrote an answer.
 
 Task: {instruction}
@@ -149,7 +149,7 @@ class Judge:
     max_tokens: int = 8
 
     def __post_init__(self) -> None:
-        lacking = [name for name in _NEEDED if f"{{{name}}}" not in self.prompt]
+        lacking = [name for name in ("input", "answer") if f"{{{name}}}" not in self.prompt]
         if lacking:
             raise UserError(
                 f"The judge's prompt has no place for the {lacking[0]}.",
@@ -159,7 +159,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """What the judge says of one method on one model."""
+    """The judgements of one method on one model."""
 
     model: str
     method: str
@@ -169,7 +169,7 @@ class JudgedRow:
     n_unclear: int
     """Replies that are neither yes nor no; they are in no mean."""
     n_missing: int
-    """Answers without a judgement: refused, not to be had, or the judge's reply was not to be had."""
+    """Answers without a judgement: refused, lacking, or the judge's reply is lacking."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def read_judge_prompt(path: Path | None) -> str:
     return JUDGE_PROMPT if path is None else read_text(path).strip()
 
 
-def judge_cells(cells: Sequence[Cell], answers: Mapping[str, StoredAnswer], judge: Judge) -> list[Cell | None]:
+def judge_cells(cells: Sequence[Cell], answers: Mapping[str, Answer], judge: Judge) -> list[Cell | None]:
     """For every cell the one that asks the judge about its answer; None where there is no answer in words."""
     found = [answers.get(cell.request.key) for cell in cells]
     return [
@@ -204,19 +204,15 @@ def _judge_request(cell: Cell, answer: str, judge: Judge) -> Request:
     return text_request(judge.model, text, {"temperature": 0, "max_tokens": judge.max_tokens})
 
 
-def judged(
-    cells: Sequence[Cell], asked: Sequence[Cell | None], answers: Mapping[str, StoredAnswer], judge: Judge
-) -> Judged:
+def judged(cells: Sequence[Cell], asked: Sequence[Cell | None], answers: Mapping[str, Answer], judge: Judge) -> Judged:
     """The judgements of every method on every model; `asked` are those of `judge_cells`, `answers` the judge's."""
-    groups: dict[tuple[str, str], list[tuple[str, str | None]]] = {}
-    for cell, question in zip(cells, asked, strict=True):
-        said = (cell.task.name, _says(question, answers))
-        groups.setdefault((cell.model.title, cell.prompt.method), []).append(said)
-    rows = [_row(model, method, said) for (model, method), said in groups.items()]
+    said = [(cell, _says(question, answers)) for cell, question in zip(cells, asked, strict=True)]
+    groups = map_reduce(said, lambda one: (one[0].model.title, one[0].prompt.method))
+    rows = [_row(model, method, some) for (model, method), some in groups.items()]
     return Judged(judge.model.title, judge.prompt, tuple(rows))
 
 
-def _says(cell: Cell | None, answers: Mapping[str, StoredAnswer]) -> str | None:
+def _says(cell: Cell | None, answers: Mapping[str, Answer]) -> str | None:
     """'yes', 'no', 'unclear', or None where there is no reply."""
     reply = answers.get(cell.request.key) if cell else None
     if reply is None or reply.refused:
@@ -225,13 +221,9 @@ def _says(cell: Cell | None, answers: Mapping[str, StoredAnswer]) -> str | None:
     return words[0] if words and words[0] in ("yes", "no") else "unclear"
 
 
-def _row(model: str, method: str, said: Sequence[tuple[str, str | None]]) -> JudgedRow:
-    """`said` are tasks with the verdict on one answer each."""
-    of_task: dict[str, list[bool]] = {}
-    for task, word in said:
-        if word in ("yes", "no"):
-            of_task.setdefault(task, []).append(word == "yes")
+def _row(model: str, method: str, said: Sequence[tuple[Cell, str | None]]) -> JudgedRow:
     words = [word for _, word in said]
-    shares = [float(np.mean(values)) for values in of_task.values()]
-    counts = (sum(map(len, of_task.values())), words.count("unclear"), words.count(None))
-    return JudgedRow(model, method, mean_interval(shares) if shares else None, *counts)
+    clear = [(cell.task.name, word == "yes") for cell, word in said if word in ("yes", "no")]
+    shares = by_task(clear).values()
+    counts = (len(clear), words.count("unclear"), words.count(None))
+    return JudgedRow(model, method, mean_interval(list(shares)) if shares else None, *counts)

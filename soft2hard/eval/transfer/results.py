@@ -7,15 +7,25 @@ counted apart: they are neither right nor wrong.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from more_itertools import map_reduce
 from pydantic import TypeAdapter
 
-from soft2hard.api.ledger import Ledger, Spent, StoredAnswer
-from soft2hard.api.prices import Estimate, estimate_table, money, sample_text, table_cell
+from soft2hard.api.answers import Answer
+from soft2hard.api.ledger import Ledger, Spent
+from soft2hard.api.prices import Estimate, estimate_table, money, sample_text, table
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, difference_interval, mean_interval, sign_flip_p_value
+from soft2hard.eval.intervals import (
+    Interval,
+    by_task,
+    difference_interval,
+    mean_interval,
+    percentile_interval,
+    sign_flip_p_value,
+)
 from soft2hard.eval.metrics.task_score import grade, normalise_answer
 from soft2hard.eval.transfer.plan import Cell, Judged
 from soft2hard.storage.files import atomic_write
@@ -84,14 +94,11 @@ def _over_examples(answers: Sequence[Scored]) -> Interval:
     """The metric of one task with an interval over its examples."""
     if answers[0].metric != "f1":
         return mean_interval(list(_by_example(answers).values()))
-    groups: dict[tuple, list[Scored]] = {}
-    for answer in answers:  # F1 is no mean over examples, so the whole of it is resampled
-        groups.setdefault(answer.unit[:3], []).append(answer)
-    examples, rng = list(groups.values()), np.random.default_rng(0)
+    # F1 is no mean over examples, so the whole of it is resampled.
+    examples, rng = list(map_reduce(answers, lambda a: a.unit[:3]).values()), np.random.default_rng(0)
     draws = rng.integers(len(examples), size=(1000, len(examples)))
     values = [_task_score([answer for i in draw for answer in examples[i]]) for draw in draws]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(_task_score(answers), float(low), float(high))
+    return percentile_interval(_task_score(answers), np.array(values))
 
 
 def paired_tests(answers: Mapping[str, Sequence[Scored]]) -> list[PairedTest]:
@@ -99,18 +106,12 @@ def paired_tests(answers: Mapping[str, Sequence[Scored]]) -> list[PairedTest]:
 
     Pairs are of tasks, since the examples of one task are not independent; of examples where there is one task.
     """
-    names = list(answers)
-    tests = [
-        test
-        for i, first in enumerate(names)
-        for second in names[i + 1 :]
-        if (test := _paired(first, second, answers[first], answers[second])) is not None
-    ]
-    return _holm(tests)
+    pairs = (_paired(first, second, answers) for first, second in combinations(answers, 2))
+    return _holm([pair for pair in pairs if pair is not None])
 
 
-def _paired(first: str, second: str, a: Sequence[Scored], b: Sequence[Scored]) -> PairedTest | None:
-    had_a, had_b = ({x.unit: x for x in answers if x.answer is not None} for answers in (a, b))
+def _paired(first: str, second: str, answers: Mapping[str, Sequence[Scored]]) -> PairedTest | None:
+    had_a, had_b = ({a.unit: a for a in answers[name] if a.answer is not None} for name in (first, second))
     common = sorted(had_a.keys() & had_b.keys())
     if not common:
         return None
@@ -132,21 +133,13 @@ def _holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
 
 def _by_task(answers: Sequence[Scored]) -> dict[str, float]:
     """Each task's metric, averaged over seeds; repeats count as further answers."""
-    groups: dict[tuple[str, int], list[Scored]] = {}
-    for answer in answers:
-        groups.setdefault(answer.unit[:2], []).append(answer)
-    by_task: dict[str, list[float]] = {}
-    for (task, _), group in groups.items():
-        by_task.setdefault(task, []).append(_task_score(group))
-    return {task: float(np.mean(values)) for task, values in by_task.items()}
+    scores = map_reduce(answers, lambda a: a.unit[:2], reducefunc=_task_score)
+    return by_task((task, value) for (task, _), value in scores.items())
 
 
 def _by_example(answers: Sequence[Scored]) -> dict[tuple, float]:
     """Each example's score, averaged over repeats."""
-    by_example: dict[tuple, list[float]] = {}
-    for answer in answers:
-        by_example.setdefault(answer.unit[:3], []).append(_task_score([answer]))
-    return {example: float(np.mean(values)) for example, values in by_example.items()}
+    return map_reduce(answers, lambda a: a.unit[:3], lambda a: _task_score([a]), lambda scores: float(np.mean(scores)))
 
 
 def _task_score(answers: Sequence[Scored]) -> float:
@@ -170,7 +163,7 @@ class AnswerRow:
     input: str
     wanted: str
     answer: str | None
-    """Raw; None where it could not be had."""
+    """Raw; None where there is none."""
     normalised: str | None
     """As it was compared."""
     refused: bool
@@ -236,11 +229,10 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
     """Score what the ledger holds of a plan; nothing is sent."""
     stored = ledger.answers(cell.request.key for cell in cells)
     faults = ledger.last_faults(cell.request.key for cell in cells if cell.request.key not in stored)
-    by_model: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        by_model.setdefault(cell.model.title, {}).setdefault(cell.prompt.method, []).append(cell)
     rows, tests = [], {}
-    for model, methods in by_model.items():
+    by_model = map_reduce(cells, lambda cell: cell.model.title)
+    for model, of_model in by_model.items():
+        methods = map_reduce(of_model, lambda cell: cell.prompt.method)
         scored = {method: [_scored(c, stored.get(c.request.key)) for c in some] for method, some in methods.items()}
         rows += [_row(model, method, some, stored, score(scored[method])) for method, some in methods.items()]
         tests[model] = tuple(paired_tests(scored))
@@ -250,11 +242,11 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
         spent=ledger.spent(),
         soft_prompt=mean_interval(list(soft_scores)) if soft_scores else None,
         answers=tuple(_answer_row(cell, stored.get(cell.request.key), faults) for cell in cells),
-        requests={model: next(iter(methods.values()))[0].request.canonical for model, methods in by_model.items()},
+        requests={model: of_model[0].request.canonical for model, of_model in by_model.items()},
     )
 
 
-def _scored(cell: Cell, answer: StoredAnswer | None) -> Scored:
+def _scored(cell: Cell, answer: Answer | None) -> Scored:
     return Scored(
         unit=(cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat),
         metric=cell.task.metric,
@@ -264,7 +256,7 @@ def _scored(cell: Cell, answer: StoredAnswer | None) -> Scored:
     )
 
 
-def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, StoredAnswer], found: Score) -> MethodRow:
+def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Answer], found: Score) -> MethodRow:
     answers = {c.request.key: stored[c.request.key] for c in cells if c.request.key in stored}.values()
     prices = [answer.price for answer in answers]
     on_subject = [prompt.subject_score for prompt in {c.prompt.id: c.prompt for c in cells}.values()]
@@ -280,7 +272,7 @@ def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Store
     )
 
 
-def _answer_row(cell: Cell, answer: StoredAnswer | None, faults: dict[str, tuple[str, str]]) -> AnswerRow:
+def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, str]]) -> AnswerRow:
     fault = faults.get(cell.request.key)
     return AnswerRow(
         model=cell.model.title,
@@ -311,57 +303,43 @@ def estimate_text(estimates: Sequence[Estimate]) -> str:
 def result_text(result: TransferResult) -> str:
     """Scores, answers that are lacking, costs, and differences between methods."""
     models = list(dict.fromkeys(row.model for row in result.rows))
-    methods = list(dict.fromkeys(row.method for row in result.rows))
-    at = {(row.method, row.model): row for row in result.rows}
-    lines = [f"| method | on the subject | {' | '.join(map(table_cell, models))} |", "|---|---|" + "---|" * len(models)]
-    if result.soft_prompt:
-        lines.append(f"| soft prompt | {result.soft_prompt} |" + " cannot be sent |" * len(models))
-    for method in methods:
-        rows = [at.get((method, model)) for model in models]
-        on_subject = next((row.subject_score for row in rows if row), None)
+    methods = map_reduce(result.rows, lambda row: row.method)
+    scores: list[tuple] = [("soft prompt", result.soft_prompt, *["cannot be sent"] * len(models))]
+    scores = scores if result.soft_prompt else []
+    for method, rows in methods.items():
+        at, on_subject = {row.model: _shown(row.score) for row in rows}, rows[0].subject_score
         shown = "" if on_subject is None else f"{on_subject:.3f}"
-        lines.append(f"| {table_cell(method)} | {shown} | {' | '.join(map(_score, rows))} |")
-    lines += ["", "| method | model | answers | refused | not to be had | tokens in / out | cost |", "|" + "---|" * 7]
-    for row in result.rows:
-        s = row.score
-        lines.append(
-            f"| {table_cell(row.method)} | {table_cell(row.model)} | {s.n_answers} | {s.n_refused} | {s.n_missing} | "
-            f"{row.input_tokens} / {row.output_tokens} | {money(row.price)} |"
-        )
-    lines += _judged_lines(result)
-    lines += _test_lines(result)
-    return "\n".join([*lines, "", _spent(result)])
-
-
-def _judged_lines(result: TransferResult) -> list[str]:
-    if result.judged is None:
-        return []
-    head = f"| method | model | right, says {table_cell(result.judged.judge)} | judged | unclear | not judged |"
-    return ["", head, "|" + "---|" * 6] + [
-        f"| {table_cell(row.method)} | {table_cell(row.model)} | {row.share or 'nothing judged'} | {row.n_judged} | "
-        f"{row.n_unclear} | {row.n_missing} |"
-        for row in result.judged.rows
+        scores.append((method, shown, *(at.get(model, "") for model in models)))
+    lines = table(("method", "on the subject", *models), scores)
+    columns = ("method", "model", "answers", "refused", "not to be had", "tokens in / out", "cost")
+    counts = [
+        (row.method, row.model, row.score.n_answers, row.score.n_refused, row.score.n_missing,
+         f"{row.input_tokens} / {row.output_tokens}", money(row.price))
+        for row in result.rows
+    ]  # fmt: skip
+    lines += ["", *table(columns, counts)]
+    if judged := result.judged:
+        verdicts = [
+            (row.method, row.model, row.share or "nothing judged", row.n_judged, row.n_unclear, row.n_missing)
+            for row in judged.rows
+        ]
+        columns = ("method", "model", f"right, says {judged.judge}", "judged", "unclear", "not judged")
+        lines += ["", *table(columns, verdicts)]
+    tests = [
+        (model, f"{t.first} - {t.second}", t.difference, f"{t.p_value:.2g}", f"{t.n_pairs} {t.unit}")
+        for model, some in result.tests.items()
+        for t in some
     ]
+    if tests:
+        lines += ["", *table(("model", "difference", "value [95 % interval]", "p (Holm)", "pairs"), tests)]
+    return "\n".join([*lines, "", _spent(result.spent)])
 
 
-def _test_lines(result: TransferResult) -> list[str]:
-    lines = []
-    for model, tests in result.tests.items():
-        for test in tests:
-            lines.append(
-                f"| {table_cell(model)} | {table_cell(test.first)} - {table_cell(test.second)} | {test.difference} | "
-                f"{test.p_value:.2g} | {test.n_pairs} {test.unit} |"
-            )
-    head = ["", "| model | difference | value [95 % interval] | p (Holm) | pairs |", "|---|---|---|---|---|"]
-    return [*head, *lines] if lines else []
+def _shown(score: Score) -> str:
+    return "no answers" if score.interval is None else str(score.interval)
 
 
-def _score(row: MethodRow | None) -> str:
-    return "" if row is None else "no answers" if row.score.interval is None else str(row.score.interval)
-
-
-def _spent(result: TransferResult) -> str:
-    spent = result.spent
+def _spent(spent: Spent) -> str:
     parts = [money(spent.known)] if spent.known or not spent.unknown else []
     parts += [f"{spent.unknown} answers whose price is unknown"] if spent.unknown else []
     text = f"All requests of this ledger: {', and '.join(parts)}"
