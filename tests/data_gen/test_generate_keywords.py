@@ -15,11 +15,10 @@ import pytest
 from typer.testing import Result
 
 from soft2hard.data_gen.dods.keyword_classification import KeywordClassification, split_of
-from soft2hard.data_gen.dods.keyword_classification_filters import accept_categories, accept_sentences
-from soft2hard.data_gen.dods.keyword_classification_prompts import Category
+from soft2hard.data_gen.dods.keyword_classification_generation import Category, Sentences, accept_categories
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
-from soft2hard.data_gen.normal_form import names, normal_form
 from soft2hard.data_gen.tasks import SPLITS
+from soft2hard.data_gen.teacher import names, normal_form
 from soft2hard.errors import UserError
 from tests.command_line import run
 from tests.fault_server import KEY, FaultServer
@@ -116,16 +115,19 @@ def test_sentences_are_distinct_name_no_class_and_belong_to_one_class():
         "chess": [as_json("sentences", [other, " ".join(["word"] * 41), "Nobody moved for a long while."])],
         "golf": [as_json("sentences", [other.upper()])],
     }
-    found = accept_sentences(SPORTS, answers)
-    assert found.by_class == {
+    found = Sentences(SPORTS)
+    for label, texts in answers.items():
+        for text in texts:
+            found.take(label, text)
+    by_class, rejected = found.result()
+    assert by_class == {
         "chess": ["Nobody moved for a long while."], "ice hockey": [], "sailing": [], "judo": [good_one], "golf": [],
     }  # fmt: skip
-    assert found.fewest() == 0
-    assert reasons(found.rejected) == {
+    assert reasons(rejected) == {
         "a repeated sentence": 1, "names a class": 2, "too short or too long": 2, "empty or several lines": 1,
         "not a text": 1, "not the JSON that was asked for": 1, "written for several classes": 2,
     }  # fmt: skip
-    assert {r.of for r in found.rejected if r.reason == "names a class"} == {"sport: judo"}
+    assert {r.of for r in rejected if r.reason == "names a class"} == {"sport: judo"}
 
 
 def test_the_split_is_a_fixed_hash_of_the_category_and_near_eight_one_one():
