@@ -1,11 +1,9 @@
 """Keyword-classification tasks from a teacher: what is kept, what is rejected, what is paid for, what can be read."""
 
 import json
-import os
+import multiprocessing
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -292,27 +290,29 @@ def test_a_missing_key_and_a_path_in_use_are_found_before_anything_is_sent(
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was_and_pays_twice_at_most_for_what_was_in_flight(tmp_path: Path):
-    arguments = [
-        "--model",
-        "m",
-        "--ledger",
-        str(tmp_path / "ledger.sqlite"),
-        "--n-categories",
-        "6",
-        "--n-sentences",
-        "4",
-    ]
+    sizes = ["--n-categories", 6, "--n-sentences", 4, "--concurrency", 4, "-o", tmp_path / "kc"]
     with FaultServer(answer=good, latency=0.1) as server:
-        command = [sys.executable, "-m", "soft2hard", "generate", "keyword-classification", *arguments]
-        command += ["--n-sentences", "4", "--base-url", server.url, "--concurrency", "4", "-o", str(tmp_path / "kc")]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while sum(server.paid.values()) < 10 and process.poll() is None:
+        where = [
+            "--model",
+            "m",
+            "--base-url",
+            server.url,
+            "--ledger",
+            tmp_path / "ledger.sqlite",
+            "-o",
+            tmp_path / "kc",
+        ]
+        command = ["generate", "keyword-classification", *sizes, *where]
+        process = multiprocessing.get_context("fork").Process(target=run, args=command)
+        process.start()
+        while sum(server.paid.values()) < 10 and process.is_alive():
             time.sleep(0.01)
         in_flight = server.active
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL and not (tmp_path / "kc").exists()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and not (tmp_path / "kc").exists()
         server.latency = 0.0
-        done = run(*command[3:])
+        done = run(*command)
     assert done.exit_code == 0, done.stderr
     assert sum(n - 1 for n in server.paid.values()) <= max(in_flight, 4) and len(server.paid) == 1 + 6 * 5
     assert len((tmp_path / "kc" / "tasks.jsonl").read_text().splitlines()) == 6
