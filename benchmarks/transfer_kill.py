@@ -20,7 +20,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from soft2hard.api.asking import Sender
+from soft2hard.api.asking import Means, Sender
 from soft2hard.api.client import ApiClient, Patience
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.requests import ApiModel, Request, make_request
@@ -39,7 +39,7 @@ def send_all(url: str, path: Path, n: int, concurrency: int) -> None:
     async def send(ledger: Ledger) -> bool:
         patience = Patience(attempts=12, timeout=30.0, first_wait=0.05, longest_wait=1.0)
         async with ApiClient(ApiModel("m", url), concurrency, patience) as client:
-            sent = await Sender(client, ledger, None).send(all_requests(url, n), concurrency)
+            sent = await Sender(Means(client, ledger)).send(all_requests(url, n), concurrency)
         return not sent.faults
 
     with Ledger(path) as ledger:

@@ -113,7 +113,7 @@ class Asker:
 
     async def _send(self, ledger: Ledger, requests: Sequence[Request]) -> Sent:
         async with ApiClient(self.model, self._concurrency, self._patience) as client:
-            sender = Sender(client, ledger, self._price, self._max_cost, self._on_settled)
+            sender = Sender(Means(client, ledger, self._price, self._max_cost, self._on_settled))
             with patient_interrupt(sender.stop):
                 return await sender.send(requests, self._concurrency)
 
@@ -170,20 +170,35 @@ class Recorder:
                 raise self._error
 
 
+@dataclass(frozen=True)
+class Means:
+    """All that it takes to send requests of one model, online or in batches."""
+
+    client: ApiClient
+    ledger: Ledger
+    price: Price | None = None
+    max_cost: float | None = None
+    """USD that all requests of the ledger may cost."""
+    on_settled: Callable[[int], None] = lambda n: None
+    """Hears of answers as they come, and of those that other processes have got."""
+
+    def bound(self, request: Request, batch: bool = False) -> float | None:
+        """USD that a request can cost at most, where that is known."""
+        return self.price.bound(request, batch) if self.price else None
+
+    def priced(self, answer: Answer, batch: bool = False) -> Answer:
+        """The answer with its cost, where the price and the number of tokens are known."""
+        if self.price is None or answer.input_tokens is None or answer.output_tokens is None:
+            return answer
+        return replace(answer, price=self.price.cost(answer.input_tokens, answer.output_tokens, batch))
+
+
 class Sender:
     """Sends requests of one model until all are answered, given up, or sending has to stop."""
 
-    def __init__(
-        self,
-        client: ApiClient,
-        ledger: Ledger,
-        price: Price | None,
-        max_cost: float | None = None,
-        on_settled: Callable[[int], None] = lambda n: None,
-    ) -> None:
-        self._client, self._ledger, self._price, self._max_cost = client, ledger, price, max_cost
-        self._on_settled = on_settled
-        self._recorder = Recorder(ledger)
+    def __init__(self, means: Means) -> None:
+        self._means, self._ledger = means, means.ledger
+        self._recorder = Recorder(means.ledger)
         self._pending: deque[Request] = deque()
         self._busy: deque[Request] = deque()
         self._ready: deque[Request] = deque()
@@ -195,7 +210,7 @@ class Sender:
 
     def stop(self) -> None:
         """Send nothing more, and give up on retries; requests that are out come to their end."""
-        self._stopped = self._client.stopped = True
+        self._stopped = self._means.client.stopped = True
 
     async def send(self, requests: Sequence[Request], concurrency: int) -> Sent:
         """Send those that the ledger lacks. Raises UserError where outcomes cannot be stored."""
@@ -219,21 +234,21 @@ class Sender:
 
     async def _handle(self, request: Request) -> None:
         """Send one request and store its outcome."""
-        bound = self._bound(request)
+        bound = self._means.bound(request)
 
         async def on_fault(fault: Fault) -> None:
             await self._recorder.store([Outcome(request, fault, bound=bound)])
 
         try:
             try:
-                answer = await self._client.ask(request, on_fault)
-                await self._recorder.store([Outcome(request, priced(answer, self._price), bound)])
+                answer = await self._means.client.ask(request, on_fault)
+                await self._recorder.store([Outcome(request, self._means.priced(answer), bound)])
             except Fault as fault:
                 self.sent.faults[request.key] = fault
                 if fault.stops:
                     self.stop()
                 await self._recorder.store(release=[request])
-            self._on_settled(1)
+            self._means.on_settled(1)
         except Exception as error:
             self._error = error
             self.stop()
@@ -246,23 +261,14 @@ class Sender:
             self._pending, self._busy = self._busy, self._pending
         part = [self._pending.popleft() for _ in range(min(n, len(self._pending)))]
         n_out = len(self._out)
-        claims = await asyncio.to_thread(self._ledger.claim, part, list(map(self._bound, part)), self._max_cost)
+        bounds, max_cost = list(map(self._means.bound, part)), self._means.max_cost
+        claims = await asyncio.to_thread(self._ledger.claim, part, bounds, max_cost)
         self._ready.extend(claims.taken)
         self._busy.extend(claims.busy)
-        self._on_settled(len(claims.answered))
+        self._means.on_settled(len(claims.answered))
         self._pending.extendleft(reversed(claims.too_dear))
         if claims.too_dear and not claims.taken:
             if not n_out:
                 self.sent.over_budget = self._stopped = True
             elif len(self._out) == n_out:  # one of them may cost less than it might have
                 await asyncio.wait(self._out, return_when=asyncio.FIRST_COMPLETED)
-
-    def _bound(self, request: Request) -> float | None:
-        return self._price.bound(request) if self._price else None
-
-
-def priced(answer: Answer, price: Price | None, batch: bool = False) -> Answer:
-    """The answer with its cost, where the price and the number of tokens are known."""
-    if price is None or answer.input_tokens is None or answer.output_tokens is None:
-        return answer
-    return replace(answer, price=price.cost(answer.input_tokens, answer.output_tokens, batch))

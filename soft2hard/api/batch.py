@@ -18,10 +18,8 @@ from typing import Any
 from more_itertools import constrained_batches
 
 from soft2hard.api.answers import Answer, Fault, error_fault, read_object, read_reply
-from soft2hard.api.asking import Sent, priced
-from soft2hard.api.client import ApiClient
+from soft2hard.api.asking import Means, Sent
 from soft2hard.api.ledger import OPEN_STATES, Ledger, Outcome
-from soft2hard.api.prices import Price
 from soft2hard.api.requests import PATHS, ApiModel, Request
 
 NAME_FIELD = "soft2hard_batch"
@@ -53,17 +51,10 @@ class BatchSender:
     """Sends requests of one model in batches, and collects those that earlier processes have left."""
 
     def __init__(
-        self,
-        client: ApiClient,
-        ledger: Ledger,
-        price: Price | None,
-        max_cost: float | None = None,
-        poll_seconds: float = 30.0,
-        on_settled: Callable[[int], None] = lambda n: None,
-        log: Callable[[str], None] = lambda line: None,
+        self, means: Means, poll_seconds: float = 30.0, log: Callable[[str], None] = lambda line: None
     ) -> None:
-        self._client, self._ledger, self._price, self._max_cost = client, ledger, price, max_cost
-        self._poll_seconds, self._on_settled, self._log = poll_seconds, on_settled, log
+        self._means, self._client, self._ledger = means, means.client, means.ledger
+        self._poll_seconds, self._log = poll_seconds, log
         self._tries: Counter[str] = Counter()
         self._largest = MOST_REQUESTS
         self._stopped = asyncio.Event()
@@ -104,8 +95,8 @@ class BatchSender:
         """Put requests into new batches in the ledger; gives the number of batches and of requests that are busy."""
         n_made = n_busy = 0
         for part in split(requests, self._largest):
-            bounds = [self._price.bound(request, batch=True) if self._price else None for request in part]
-            claims = self._ledger.claim(part, bounds, self._max_cost, batch=uuid.uuid4().hex)
+            bounds = [self._means.bound(request, batch=True) for request in part]
+            claims = self._ledger.claim(part, bounds, self._means.max_cost, batch=uuid.uuid4().hex)
             n_made, n_busy = n_made + bool(claims.taken), n_busy + len(claims.busy)
             self.sent.over_budget = bool(claims.too_dear)
             if claims.too_dear:
@@ -134,7 +125,7 @@ class BatchSender:
                     self.stop()
             else:
                 self.sent.faults.pop(key, None)
-                self._on_settled(1)
+                self._means.on_settled(1)
 
     async def _advance(self, row: BatchRow, state: str, **columns: str) -> BatchRow:
         """Write down that a batch has come to a state; `columns`: its file_id or remote_id."""
@@ -152,9 +143,8 @@ class BatchSender:
             if database.execute("SELECT state FROM batch WHERE id = ?", (row.id,)).fetchone() == ("done",):
                 return
             for request in row.requests:
-                result, bound = results[request.key], self._price and self._price.bound(request, batch=True)
-                if isinstance(result, Answer):
-                    result = priced(result, self._price, batch=True)
+                result, bound = results[request.key], self._means.bound(request, batch=True)
+                result = self._means.priced(result, batch=True) if isinstance(result, Answer) else result
                 self._ledger.write(database, Outcome(request, result, bound, via="batch"))
             database.execute("UPDATE batch SET state = 'done' WHERE id = ?", (row.id,))
 

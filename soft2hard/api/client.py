@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -75,11 +76,7 @@ def read_key(model: ApiModel) -> str:
     return key
 
 
-async def _unheard(fault: Fault) -> None:
-    pass
-
-
-class ApiClient:
+class ApiClient(AbstractAsyncContextManager):
     """One model's endpoint, asked by many at once: use it as an asynchronous context."""
 
     def __init__(
@@ -94,13 +91,10 @@ class ApiClient:
         self.api = AsyncOpenAI(api_key=self._key, base_url=model.base_url, timeout=patience.timeout, max_retries=0)
         self._wait = wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
 
-    async def __aenter__(self) -> "ApiClient":
-        return self
-
     async def __aexit__(self, *_: object) -> None:
         await self.api.close()
 
-    async def ask(self, request: Request, on_fault: Callable[[Fault], Awaitable[None]] = _unheard) -> Answer:
+    async def ask(self, request: Request, on_fault: Callable[[Fault], Awaitable[None]] | None = None) -> Answer:
         """The answer, after as many attempts as patience allows; `on_fault` hears of each that failed, before the next.
 
         Raises Fault where there is no answer.
@@ -108,26 +102,26 @@ class ApiClient:
         return await self.patiently(lambda: self._attempt(request), on_fault)
 
     async def patiently(
-        self, call: Callable[[], Awaitable[T]], on_fault: Callable[[Fault], Awaitable[None]] = _unheard
+        self, call: Callable[[], Awaitable[T]], on_fault: Callable[[Fault], Awaitable[None]] | None = None
     ) -> T:
         """The result of `call`, which raises Fault, tried again after transient ones."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(self._worth_another),
-            stop=stop_after_attempt(self.patience.attempts),
-            wait=self._pause,
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
-                try:
-                    return await call()
-                except Fault as fault:
-                    fault.detail = self.redact(fault.detail)
+        n_tries = 0
+
+        async def attempt() -> T:
+            nonlocal n_tries
+            n_tries += 1
+            try:
+                return await call()
+            except Fault as fault:
+                fault.detail = self.redact(fault.detail)
+                if on_fault is not None:
                     await on_fault(fault)
-                    if fault.kind == "unreachable" and attempt.retry_state.attempt_number >= _TRIES_TO_REACH:
-                        self.stopped = self.stopped or not self._reached
-                    raise
-        raise AssertionError("tenacity raises the last fault")
+                if fault.kind == "unreachable" and n_tries >= _TRIES_TO_REACH:
+                    self.stopped = self.stopped or not self._reached
+                raise
+
+        stop, retry = stop_after_attempt(self.patience.attempts), retry_if_exception(self._worth_another)
+        return await AsyncRetrying(retry=retry, stop=stop, wait=self._pause, reraise=True)(attempt)
 
     def redact(self, text: str) -> str:
         """The text without the key, which servers like to quote."""

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -103,7 +103,7 @@ class Claims:
     """Would pass the limit on cost."""
 
 
-class Ledger:
+class Ledger(AbstractContextManager):
     """An open ledger, made where there is none. Its methods may be called from any thread.
 
     Raises UserError where the file is no ledger, comes from a newer version, or cannot be written to; its content stays
@@ -124,9 +124,6 @@ class Ledger:
             except BaseException:
                 self._database.close()
                 raise
-
-    def __enter__(self) -> "Ledger":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from soft2hard.api.answers import Fault
-from soft2hard.api.asking import Sent
+from soft2hard.api.asking import Means, Sent
 from soft2hard.api.batch import BatchSender, adopted, any_open, input_line, read_lines, split
 from soft2hard.api.client import ApiClient, Patience
 from soft2hard.api.ledger import Ledger
@@ -33,7 +33,9 @@ def requests(server: FaultServer, n: int) -> list[Request]:
 def send(server: FaultServer, path: Path, n: int, price: Price | None = None, max_cost: float | None = None) -> Sent:
     async def go(ledger: Ledger) -> Sent:
         async with ApiClient(model(server), 4, QUICK, KEY) as client:
-            return await BatchSender(client, ledger, price, max_cost, poll_seconds=0.02).send(requests(server, n))
+            return await BatchSender(Means(client, ledger, price, max_cost), poll_seconds=0.02).send(
+                requests(server, n)
+            )
 
     with Ledger(path) as ledger:
         return asyncio.run(go(ledger))
@@ -123,7 +125,7 @@ def _leave(url: str, path: Path, state: str) -> None:
 
     async def go() -> None:
         async with ApiClient(model(server), 4, QUICK, KEY) as client:
-            sender = BatchSender(client, ledger, None)
+            sender = BatchSender(Means(client, ledger))
             file_id = await sender._upload(row)
             uploaded = await sender._advance(row, "uploaded", file_id=file_id)
             if state != "uploaded":

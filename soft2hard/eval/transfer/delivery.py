@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from soft2hard.api.answers import Fault, as_user_error
-from soft2hard.api.asking import Sender, Sent, patient_interrupt
+from soft2hard.api.asking import Means, Sender, Sent, patient_interrupt
 from soft2hard.api.batch import BatchSender, any_open
 from soft2hard.api.client import ApiClient, Patience, read_key
 from soft2hard.api.ledger import Ledger
@@ -134,18 +134,16 @@ class Transfer:
         return await online
 
     def _sender(self, client: ApiClient) -> Sender:
-        sender = Sender(*self._means(client), on_settled=partial(self._on_settled, client.model.title))
-        self._senders.append(sender)
+        self._senders.append(sender := Sender(self._means(client)))
         return sender
 
     def _batches(self, client: ApiClient) -> BatchSender:
-        on_settled = partial(self._on_settled, client.model.title)
-        sender = BatchSender(*self._means(client), self._sending.poll_seconds, on_settled, self._log)
-        self._senders.append(sender)
+        self._senders.append(sender := BatchSender(self._means(client), self._sending.poll_seconds, self._log))
         return sender
 
-    def _means(self, client: ApiClient) -> tuple[ApiClient, Ledger, Price | None, float | None]:
-        return client, self._ledger, self._price(client.model), self._sending.max_cost
+    def _means(self, client: ApiClient) -> Means:
+        on_settled = partial(self._on_settled, client.model.title)
+        return Means(client, self._ledger, self._price(client.model), self._sending.max_cost, on_settled)
 
     def _price(self, model: ApiModel) -> Price | None:
         return self._prices.of(model.base_url, model.name)
