@@ -66,13 +66,6 @@ class Asker:
         self._concurrency, self._patience, self._max_cost = concurrency, patience, max_cost
         self._on_settled = on_settled
 
-    def has_answered(self) -> bool:
-        """True if the ledger has an answer of the model to anything."""
-        if not self.ledger.exists():
-            return False
-        with Ledger(self.ledger) as ledger:
-            return ledger.has_answer_of(self.model.base_url, self.model.name)
-
     def stored(self, requests: Sequence[Request]) -> dict[str, Answer]:
         """The answers that the ledger has, by key; nothing is sent."""
         if not self.ledger.exists():
@@ -103,12 +96,19 @@ class Asker:
             return Asked(sent.faults, sent.over_budget, ledger.answers(request.key for request in requests))
 
     def try_out(self, request: Request) -> None:
-        """Ask, and store nothing. Raises Fault where there is no answer."""
+        """Ask, unless the ledger shows that the model has ever answered; nothing is stored.
+
+        Raises Fault where there is no answer.
+        """
 
         async def ask() -> None:
             async with ApiClient(self.model, 1, self._patience) as client:
                 await client.ask(request)
 
+        if self.ledger.exists():
+            with Ledger(self.ledger) as ledger:
+                if ledger.has_answer_of(self.model.base_url, self.model.name):
+                    return
         asyncio.run(ask())
 
     async def _send(self, ledger: Ledger, requests: Sequence[Request]) -> Sent:
@@ -149,25 +149,24 @@ class Recorder:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._outcomes: list[Outcome] = []
-        self._release: list[Request] = []
+        self._waiting: tuple[list[Outcome], list[Request]] = ([], [])
         self._writing = asyncio.Lock()
         self._error: Exception | None = None
 
     async def store(self, outcomes: Sequence[Outcome] = (), release: Sequence[Request] = ()) -> None:
         """Store outcomes and end claims; on disk when this returns. Raises UserError where it cannot be written."""
-        self._outcomes += outcomes
-        self._release += release
-        async with self._writing:  # whoever has this writes for all who wait for it
-            outcomes, self._outcomes = self._outcomes, []
-            release, self._release = self._release, []
-            try:
-                if outcomes or release:
-                    await asyncio.to_thread(self._ledger.store, outcomes, release)
-            except Exception as error:
-                self._error = error
-            if self._error is not None:
-                raise self._error
+        mine = self._waiting
+        mine[0].extend(outcomes)
+        mine[1].extend(release)
+        async with self._writing:
+            if mine is self._waiting:  # else another has written it with its own
+                self._waiting = ([], [])
+                try:
+                    await asyncio.to_thread(self._ledger.store, *mine)
+                except Exception as error:
+                    self._error = error
+        if self._error is not None:
+            raise self._error
 
 
 @dataclass(frozen=True)
@@ -225,6 +224,7 @@ class Sender:
                 task = asyncio.create_task(self._handle(self._ready.popleft()))
                 self._out.add(task)
                 task.add_done_callback(lambda task: (self._out.discard(task), places.release()))
+                await asyncio.sleep(0)  # else the first is sent when the last has been prepared
         await asyncio.gather(*self._out)
         if self._error is not None:
             raise self._error

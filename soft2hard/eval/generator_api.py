@@ -52,8 +52,6 @@ class ApiGenerator:
         Raises UserError where the model cannot be asked: a wrong key, an unknown model or parameter, no quota, an
         endpoint that is not there.
         """
-        if self._asker.has_answered():
-            return
         try:
             self._asker.try_out(self._request(_PROBE, 0, 0))
         except Fault as fault:

@@ -8,7 +8,7 @@ from soft2hard.eval.transfer.results import Scored, paired_tests, score
 
 
 def scored(task: str, right: list[bool | None], metric: str = "exact_match") -> list[Scored]:
-    """One answer an example: right, wrong, or not to be had (None)."""
+    """One answer an example: right, wrong, or missing (None)."""
     texts = {True: "Answer: Yes.", False: "no", None: None}
     return [Scored((task, 0, i, 0), metric, texts[r], False, "yes") for i, r in enumerate(right)]
 

@@ -116,7 +116,7 @@ def distinct_requests(cells: Sequence[Cell], model: ApiModel) -> list[Request]:
 
 
 def estimates(cells: Sequence[Cell], ledger: Ledger | None, prices: PriceTable, batch: bool = False) -> list[Estimate]:
-    """What each model's requests come to; without a ledger nothing is answered yet."""
+    """The estimate of each model's requests; without a ledger nothing is answered yet."""
     models = list({cell.model.title: cell.model for cell in cells}.values())
     found = []
     for model in models:

@@ -311,7 +311,7 @@ def result_text(result: TransferResult) -> str:
         shown = "" if on_subject is None else f"{on_subject:.3f}"
         scores.append((method, shown, *(at.get(model, "") for model in models)))
     lines = table(("method", "on the subject", *models), scores)
-    columns = ("method", "model", "answers", "refused", "not to be had", "tokens in / out", "cost")
+    columns = ("method", "model", "answers", "refused", "no answer", "tokens in / out", "cost")
     counts = [
         (row.method, row.model, row.score.n_answers, row.score.n_refused, row.score.n_missing,
          f"{row.input_tokens} / {row.output_tokens}", money(row.price))
