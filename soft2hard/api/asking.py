@@ -215,16 +215,19 @@ class Sender:
         """Send those that the ledger lacks. Raises UserError where outcomes cannot be stored."""
         self._pending.extend(requests)
         places = asyncio.Semaphore(concurrency)
-        while not self._stopped and (self._ready or self._pending or self._busy):
-            if not self._ready:
-                await self._claim(concurrency)
-                continue
-            await places.acquire()
-            if not self._stopped:
-                task = asyncio.create_task(self._handle(self._ready.popleft()))
-                self._out.add(task)
-                task.add_done_callback(lambda task: (self._out.discard(task), places.release()))
-                await asyncio.sleep(0)  # else the first is sent when the last has been prepared
+        try:
+            while not self._stopped and (self._ready or self._pending or self._busy):
+                if not self._ready:
+                    await self._claim(concurrency)
+                    continue
+                await places.acquire()
+                if not self._stopped:
+                    task = asyncio.create_task(self._handle(self._ready.popleft()))
+                    self._out.add(task)
+                    task.add_done_callback(lambda task: (self._out.discard(task), places.release()))
+                    await asyncio.sleep(0)  # else the first is sent when the last has been prepared
+        except Exception as error:
+            self._fail(error)
         await asyncio.gather(*self._out)
         if self._error is not None:
             raise self._error
@@ -250,8 +253,11 @@ class Sender:
                 await self._recorder.store(release=[request])
             self._means.on_settled(1)
         except Exception as error:
-            self._error = error
-            self.stop()
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self.stop()
 
     async def _claim(self, n: int) -> None:
         """Claim some of the pending requests; waits where others have them all, or where the limit on cost is near."""
