@@ -138,8 +138,7 @@ def paraphrases(
 
     [bold]Example:[/bold] soft2hard generate paraphrases mine/ --model gpt-4.1-mini -n 4 -o mine-paraphrased
     """
-    from soft2hard.data_gen.paraphrasing import originals, paraphrase, paraphrase_request
-    from soft2hard.data_gen.paraphrasing_files import check_names
+    from soft2hard.data_gen.paraphrasing import check_names, originals, paraphrase, paraphrase_request
     from soft2hard.data_gen.taskfiles import find_task_files, read_tasks
 
     call = Call(
@@ -183,7 +182,7 @@ def _tasks_of(dod: str, paths: Sequence[Path]) -> list:
 
 
 def _save_paraphrases(output: Path, files: list[tuple[Path, str]] | None, found: "Paraphrased") -> None:
-    from soft2hard.data_gen.paraphrasing_files import write_task_files
+    from soft2hard.data_gen.paraphrasing import write_task_files
     from soft2hard.data_gen.teacher import json_lines
     from soft2hard.storage.files import atomic_write
 

@@ -65,13 +65,13 @@ def teacher_of(call: Call) -> "Iterator[Teacher]":
     """The teacher, with a bar of the answers that are still to come."""
     from soft2hard.api.asking import Asker
     from soft2hard.api.client import Patience
-    from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+    from soft2hard.api.prices import read_prices
     from soft2hard.api.requests import ApiModel
     from soft2hard.data_gen.teacher import Questions, Teacher
 
     model = ApiModel(call.model, call.base_url, key_env=call.key_env)
     questions = Questions(model, parsed_parameters(call.parameters), call.seed)
-    table = read_prices(call.prices or DEFAULT_PRICES)
+    table = read_prices(call.prices)
     patience = Patience(call.attempts, call.timeout)
     with progress_bar() as progress:
         bar, total = progress.add_task("Answers", total=0), 0
@@ -90,7 +90,7 @@ def teacher_of(call: Call) -> "Iterator[Teacher]":
 
 def print_plan(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]", what: str) -> None:
     """Print what is to be asked at least, at what price, and a request of each stage; `what` may be asked for again."""
-    from soft2hard.api.estimates import estimate_table, sample_text
+    from soft2hard.api.prices import estimate_table, sample_text
 
     estimates = teacher.estimates(stages)
     print(estimate_table(estimates, "stage"))
@@ -102,7 +102,7 @@ def print_plan(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]", wh
 
 def say_price(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]") -> None:
     """Say what is to be asked at least, and at what price, before it is asked."""
-    from soft2hard.api.estimates import estimate_table
+    from soft2hard.api.prices import estimate_table
 
     say(estimate_table(teacher.estimates(stages), "stage"))
 

@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from soft2hard.api.answers import Fault
+from soft2hard.api.answers import Answer, Fault, as_user_error
 from soft2hard.api.asking import Asker
 from soft2hard.api.client import Patience, read_key
-from soft2hard.api.faults import as_user_error
-from soft2hard.api.ledger import StoredAnswer
 from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
@@ -53,8 +51,6 @@ class ApiGenerator:
         Raises UserError where the model cannot be asked: a wrong key, an unknown model or parameter, no quota, an
         endpoint that is not there.
         """
-        if self._asker.has_answered():
-            return
         try:
             self._asker.try_out(self._request(_PROBE, 0, 0))
         except Fault as fault:
@@ -98,5 +94,5 @@ def _defaults(model: ApiModel) -> Mapping[str, Any]:
     return defaults
 
 
-def _text(answer: StoredAnswer | None) -> str:
+def _text(answer: Answer | None) -> str:
     return "" if answer is None or answer.refused else first_line(answer.text)

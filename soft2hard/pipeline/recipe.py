@@ -13,10 +13,9 @@ from soft2hard.data_gen.dods.registry import HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.config import DODS, ApiChoice, Evaluation, built, parse_config
-from soft2hard.eval.transfer.material import Wanted
+from soft2hard.eval.transfer.delivery import Sending
+from soft2hard.eval.transfer.material import REFERENCES, Wanted
 from soft2hard.eval.transfer.plan import Asking
-from soft2hard.eval.transfer.prompts import REFERENCES
-from soft2hard.eval.transfer.run import Sending
 from soft2hard.lm.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
 from soft2hard.storage.yaml_files import read_yaml

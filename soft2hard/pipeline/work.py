@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 
 from soft2hard.api.ledger import Ledger
-from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import resolve
 from soft2hard.compute.memory import free_memory
@@ -16,10 +16,10 @@ from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.errors import UserError, first_line
 from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.report import load_run, write_report
+from soft2hard.eval.transfer.delivery import Sending, Transfer
 from soft2hard.eval.transfer.material import Material, Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
 from soft2hard.eval.transfer.results import TransferResult, collect
-from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.subject import Subject
@@ -148,7 +148,7 @@ def _ask(
         job.on_progress("transfer, answers", done, total)
 
     sending = Sending(settings.concurrency, settings.max_cost, settings.batch)
-    delivery = Transfer(cells, ledger, read_prices(DEFAULT_PRICES), sending, on_settled, job.log).run()
+    delivery = Transfer(cells, ledger, read_prices(), sending, on_settled, job.log).run()
     collect(cells, ledger, material.soft_scores).save(job.layout.transfer)
     if delivery.stopped:
         raise delivery.stopped[0]

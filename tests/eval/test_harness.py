@@ -27,7 +27,7 @@ from soft2hard.eval.metrics.scrutability import perplexities, subject_encoder
 from soft2hard.eval.report import load_run
 from soft2hard.eval.results import tuning_curves
 from soft2hard.eval.run_records import ResultRow
-from soft2hard.eval.transfer.prompts import read_evaluated_run
+from soft2hard.eval.transfer.material import read_evaluated_run
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from tests import tiny_models, tiny_training

@@ -26,8 +26,7 @@ from soft2hard.eval.report.charts import soft_prompt_map
 from soft2hard.eval.report.figures import SCORE, compare, interval_text, number_text, per_task
 from soft2hard.eval.report.sections import Section, Table, contents
 from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
-from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
-from soft2hard.eval.transfer.scoring import Score
+from soft2hard.eval.transfer.results import AnswerRow, MethodRow, Score, TransferResult
 from tests.report_runs import HOSTILE, record_of, rows_of, write_run
 
 

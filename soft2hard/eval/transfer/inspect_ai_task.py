@@ -13,9 +13,8 @@ from inspect_ai.solver import TaskState, generate
 
 from soft2hard.api.requests import ApiModel
 from soft2hard.eval.metrics.task_score import grade, normalise_answer
-from soft2hard.eval.transfer.material import Wanted, gather
+from soft2hard.eval.transfer.material import REFERENCES, Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, Cell, plan
-from soft2hard.eval.transfer.prompts import REFERENCES
 
 _ASKED = ApiModel("inspect")  # Inspect has a model of its own: of this one, only the layout counts
 

@@ -11,18 +11,17 @@ from statistics import fmean
 import typer
 
 from soft2hard.api.ledger import Ledger
-from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import Interval, ratio_interval
 from soft2hard.eval.metrics.task_score import normalise_answer
+from soft2hard.eval.transfer.delivery import Sending, Transfer
 from soft2hard.eval.transfer.material import Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, plan
-from soft2hard.eval.transfer.results import TransferResult, collect
-from soft2hard.eval.transfer.run import Sending, Transfer
+from soft2hard.eval.transfer.results import TransferResult, collect, result_text
 from soft2hard.eval.transfer.serving import served
-from soft2hard.eval.transfer.tables import result_text
 
 LABEL = "API-side model"
 _LEDGER = "transfer.sqlite"
@@ -73,7 +72,7 @@ def main(
     with server_of as server, Ledger(run / _LEDGER) as ledger:
         model = ApiModel(server.name, server.base_url, "completion", label=LABEL)
         cells = plan(material.prompts, material.tasks, [model], Asking(max_tokens=24))
-        Transfer(cells, ledger, read_prices(DEFAULT_PRICES), Sending(concurrency=concurrency)).run()
+        Transfer(cells, ledger, read_prices(), Sending(concurrency=concurrency)).run()
         result = collect(cells, ledger, material.soft_scores)
     result.save(output or run / "transfer.json")
     typer.echo(f"{result_text(result)}\n\n{markdown(result)}")

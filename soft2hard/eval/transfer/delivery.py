@@ -1,26 +1,22 @@
-"""A transfer from plan to result: a probe of every model, then all that the ledger lacks, then scores."""
+"""Sending the questions of a transfer: a probe of every model, and then all that the ledger lacks."""
 
 import asyncio
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from soft2hard.api.answers import Fault
-from soft2hard.api.batch import BatchSender
-from soft2hard.api.batch_rows import any_open
-from soft2hard.api.claims import drop_dead_claims
+from soft2hard.api.answers import Fault, as_user_error
+from soft2hard.api.asking import Means, Sender, Sent, patient_interrupt
+from soft2hard.api.batch import BatchSender, any_open
 from soft2hard.api.client import ApiClient, Patience, read_key
-from soft2hard.api.faults import as_user_error
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import Price, PriceTable, check_limit
 from soft2hard.api.requests import ApiModel, Request
-from soft2hard.api.sending import Sender, Sent
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.judge import Judge, Judged, judge_cells, judged
-from soft2hard.eval.transfer.plan import Cell, distinct_requests
+from soft2hard.eval.transfer.plan import Cell, Judge, Judged, distinct_requests, judge_cells, judged
 
 T = TypeVar("T")
 
@@ -79,98 +75,78 @@ class Transfer:
             requests = distinct_requests(self._cells, model)
             check_limit(model, self._price(model), requests, self._sending.max_cost)
             read_key(model)
-        drop_dead_claims(self._ledger)
-        delivery = asyncio.run(self._run())
-        if self._interrupted:
-            raise KeyboardInterrupt
-        return delivery
+        self._ledger.drop_dead_claims()
+        return asyncio.run(self._run())
 
     async def _run(self) -> Delivery:
-        if threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
-        clients = [ApiClient(model, self._sending.concurrency, self._sending.patience) for model in self._models]
-        try:
-            probed = await _all(self._probe(client) for client in clients)
-            sent = await _all(
-                self._send(client, rest, first) for client, (rest, first) in zip(clients, probed, strict=True)
-            )
-        finally:
-            for client in clients:
-                await client.api.close()
+        async with AsyncExitStack() as stack:
+            means = [await self._means(model, stack) for model in self._models]
+            with patient_interrupt(self._stop):
+                probed = await _all(map(self._probe, means))
+                sent = await _all(self._send(one, *found) for one, found in zip(means, probed, strict=True))
         return self._delivery(sent)
 
-    def _interrupt(self) -> None:
-        """The first interrupt stops the sending; a second ends the process at once."""
+    async def _means(self, model: ApiModel, stack: AsyncExitStack) -> Means:
+        client = ApiClient(model, self._sending.concurrency, self._sending.patience)
+        await stack.enter_async_context(client)
+        on_settled = partial(self._on_settled, model.title)
+        return Means(client, self._ledger, self._price(model), self._sending.max_cost, on_settled)
+
+    def _stop(self) -> None:
         self._interrupted = True
         self._log("Interrupted: waiting for the answers that are out. Once more to give them up.")
         for sender in self._senders:
             sender.stop()
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
-    async def _probe(self, client: ApiClient) -> tuple[list[Request], Sent]:
-        """Ask the longest of the missing requests, alone; what is still to be sent, and what became of the probe.
+    async def _probe(self, means: Means) -> tuple[list[Request], Sent]:
+        """Ask the longest of the missing requests, alone; gives those still to be sent, and the result of the probe.
 
-        Raises UserError for all that would befall every other request, and for a prompt beyond the model's context.
+        Raises UserError for all that every other request would meet too, and for a prompt beyond the model's context.
         """
-        requests = distinct_requests(self._cells, client.model)
+        model = means.client.model
+        requests = distinct_requests(self._cells, model)
         stored = self._ledger.answers(request.key for request in requests)
         missing = [request for request in requests if request.key not in stored]
-        self._on_settled(client.model.title, len(stored))
-        if not missing or any_open(self._ledger, client.model):
+        means.on_settled(len(stored))
+        if not missing or any_open(self._ledger, model):
             return missing, Sent()
         longest = max(missing, key=lambda request: len(request.content))
-        is_known = self._ledger.has_answer_of(client.model.base_url, client.model.name)
-        sent = await self._sender(client).send([longest], 1)
+        is_known = self._ledger.has_answer_of(model.base_url, model.name)
+        sent = await self._sender(means).send([longest], 1)
         fault = sent.faults.get(longest.key)
         if fault and (fault.kind != "rejected" or not is_known):
-            raise as_user_error(fault, client.model, self._prompt_of(longest))
+            prompt = next(cell.prompt.id for cell in self._cells if cell.request.key == longest.key)
+            raise as_user_error(fault, model, prompt)
         return [request for request in missing if request is not longest], sent
 
-    async def _send(self, client: ApiClient, requests: Sequence[Request], probe: Sent) -> Sent:
+    async def _send(self, means: Means, requests: Sequence[Request], probe: Sent) -> Sent:
         if self._interrupted or probe.over_budget:
             return probe
         try:
-            sent = await self._deliver(client, requests)
+            sent = await self._deliver(means, requests)
         except Fault as fault:
-            raise as_user_error(fault, client.model) from fault
+            raise as_user_error(fault, means.client.model) from fault
         return Sent(probe.faults | sent.faults, sent.over_budget)
 
-    async def _deliver(self, client: ApiClient, requests: Sequence[Request]) -> Sent:
+    async def _deliver(self, means: Means, requests: Sequence[Request]) -> Sent:
         if self._sending.batch:
-            return await self._batches(client).send(requests)
-        online = asyncio.create_task(self._sender(client).send(requests, self._sending.concurrency))
-        if any_open(self._ledger, client.model):
-            self._log(f"{client.model.title}: batches of an earlier run are under way; waiting for them.")
-            await self._batches(client).collect()
+            return await self._batches(means).send(requests)
+        online = asyncio.create_task(self._sender(means).send(requests, self._sending.concurrency))
+        if any_open(self._ledger, means.client.model):
+            self._log(f"{means.client.model.title}: batches of an earlier run are under way; waiting for them.")
+            await self._batches(means).collect()
         return await online
 
-    def _sender(self, client: ApiClient) -> Sender:
-        on_settled = self._teller(client)
-        sender = Sender(client, self._ledger, self._price(client.model), self._sending.max_cost, on_settled)
-        self._senders.append(sender)
+    def _sender(self, means: Means) -> Sender:
+        self._senders.append(sender := Sender(means))
         return sender
 
-    def _batches(self, client: ApiClient) -> BatchSender:
-        sender = BatchSender(
-            client,
-            self._ledger,
-            self._price(client.model),
-            self._sending.max_cost,
-            self._sending.poll_seconds,
-            self._teller(client),
-            self._log,
-        )
-        self._senders.append(sender)
+    def _batches(self, means: Means) -> BatchSender:
+        self._senders.append(sender := BatchSender(means, self._sending.poll_seconds, self._log))
         return sender
-
-    def _teller(self, client: ApiClient) -> Callable[[int], None]:
-        return lambda n: self._on_settled(client.model.title, n)
 
     def _price(self, model: ApiModel) -> Price | None:
         return self._prices.of(model.base_url, model.name)
-
-    def _prompt_of(self, request: Request) -> str:
-        return next(cell.prompt.id for cell in self._cells if cell.request.key == request.key)
 
     def _delivery(self, sent: Sequence[Sent]) -> Delivery:
         stopped = []
