@@ -23,7 +23,8 @@ from soft2hard.compute import metering
 from soft2hard.data_gen.corpus import corpus_features
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.architecture import Memory

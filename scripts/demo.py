@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, final_tuning
 from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.world import FINAL_EXAMPLES, FINAL_TUNING
 from soft2hard.errors import run_script
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.config import Evaluation, parse_config
@@ -34,7 +34,7 @@ def demo_evaluation(n_tasks: int, seed: int) -> Evaluation:
         "methods": list(_COLUMNS),
         "seeds": [seed],
         "reference": None,
-        "tuning": asdict(final_tuning(CPU)),
+        "tuning": asdict(FINAL_TUNING),
     }
     return parse_config(asked, "The demo")
 

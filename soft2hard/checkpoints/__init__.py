@@ -19,7 +19,7 @@ def embedded_path(name: str) -> Path:
 
 
 def is_embedded_subject(name_or_path: str) -> bool:
-    """Whether this is the embedded subject, by its name or by its folder."""
+    """True for the embedded subject, by its name or by its folder."""
     return name_or_path == "embedded" or Path(name_or_path).resolve() == (EMBEDDED / "subject").resolve()
 
 

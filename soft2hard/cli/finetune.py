@@ -110,7 +110,8 @@ def _tune(
     dod: "TaskFilesDoD", split: str, tunings: list[Tuning], subject: "Subject", output: Path, loading: Loading
 ) -> list[Path]:
     """Tune the soft prompts of a split in each of these ways; returns a corpus folder for each."""
-    from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan
+    from soft2hard.data_gen.corpus.making import CorpusBuilder
+    from soft2hard.data_gen.corpus_folder import CorpusPlan
 
     n_tasks = len(list(dod.tasks(split)))
     folders = [output / "tuned" / f"{split}-{tuning.seed}" for tuning in tunings]

@@ -128,8 +128,7 @@ def paraphrases(
             file; as paraphrases.jsonl in the collection's folder it is read with it.
         dod: The collection that TASKS is a folder of, such as keyword-classification.
     """
-    from soft2hard.data_gen.paraphrasing import originals, paraphrase, paraphrase_request
-    from soft2hard.data_gen.paraphrasing_files import check_names
+    from soft2hard.data_gen.paraphrasing import check_names, originals, paraphrase, paraphrase_request
     from soft2hard.data_gen.taskfiles import find_task_files, read_tasks
 
     if dod is None:
@@ -170,7 +169,7 @@ def _tasks_of(dod: str, paths: Sequence[Path]) -> list:
 
 
 def _save_paraphrases(output: Path, files: list[tuple[Path, str]] | None, found: "Paraphrased") -> None:
-    from soft2hard.data_gen.paraphrasing_files import write_task_files
+    from soft2hard.data_gen.paraphrasing import write_task_files
     from soft2hard.data_gen.teacher import json_lines
     from soft2hard.storage.files import atomic_write
 
@@ -198,13 +197,13 @@ def _teacher(name: str, asking: Asking) -> "Iterator[Teacher]":
     """The teacher, with a bar of the answers that are still to come."""
     from soft2hard.api.asking import Asker
     from soft2hard.api.client import Patience
-    from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+    from soft2hard.api.prices import read_prices
     from soft2hard.api.requests import ApiModel
     from soft2hard.data_gen.teacher import Questions, Teacher
 
     model = ApiModel(name, asking.base_url, key_env=asking.key_env)
     questions = Questions(model, parsed_parameters(asking.parameter), asking.seed)
-    table = read_prices(asking.prices or DEFAULT_PRICES)
+    table = read_prices(asking.prices)
     patience = Patience(asking.attempts, asking.timeout)
     with progress_bar() as progress:
         bar, total = progress.add_task("Answers", total=0), 0
@@ -223,7 +222,7 @@ def _teacher(name: str, asking: Asking) -> "Iterator[Teacher]":
 
 def _print_plan(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]", what: str) -> None:
     """Print what is to be asked at least, at what price, and a request of each stage; `what` may be asked for again."""
-    from soft2hard.api.estimates import estimate_table, sample_text
+    from soft2hard.api.prices import estimate_table, sample_text
 
     estimates = teacher.estimates(stages)
     print(estimate_table(estimates, "stage"))
@@ -235,7 +234,7 @@ def _print_plan(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]", w
 
 def _say_price(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]") -> None:
     """Say what is to be asked at least, and at what price, before it is asked."""
-    from soft2hard.api.estimates import estimate_table
+    from soft2hard.api.prices import estimate_table
 
     say(estimate_table(teacher.estimates(stages), "stage"))
 

@@ -26,10 +26,11 @@ def report(
             in the last run's folder.
         transfers: JSON file that soft2hard transfer wrote with prompts of the last run; repeatable.
     """
-    from soft2hard.eval.report import load_run, write_report
+    from soft2hard.eval.report import load_run, print_summary, write_report
     from soft2hard.eval.transfer.results import TransferResult
 
     loaded = [load_run(folder) for folder in runs]
     found = [TransferResult.load(path) for path in transfers or []]
     for path in write_report(loaded, output or runs[-1] / "report.html", found):
         print(path)
+    print_summary(loaded[-1])

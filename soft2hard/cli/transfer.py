@@ -15,7 +15,7 @@ from soft2hard.eval.transfer.settings import TransferChoices
 
 if TYPE_CHECKING:
     from soft2hard.api.requests import ApiModel
-    from soft2hard.eval.transfer.judge import Judge
+    from soft2hard.eval.transfer.plan import Judge
 
 Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 
@@ -82,12 +82,11 @@ def transfer(
     """
     from soft2hard.api.client import Patience
     from soft2hard.api.ledger import Ledger
-    from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+    from soft2hard.api.prices import read_prices
+    from soft2hard.eval.transfer.delivery import Sending, Transfer, judge_answers
     from soft2hard.eval.transfer.material import Wanted, gather
     from soft2hard.eval.transfer.plan import Asking, estimates, plan
-    from soft2hard.eval.transfer.results import collect
-    from soft2hard.eval.transfer.run import Sending, Transfer, judge_answers
-    from soft2hard.eval.transfer.tables import estimate_text, result_text
+    from soft2hard.eval.transfer.results import collect, estimate_text, result_text
 
     names = tuple(name.strip() for name in references.split(",") if name.strip())
     c = choices
@@ -96,7 +95,7 @@ def transfer(
     judging = _judge(judge, judge_url or base_url, judge_key_env or key_env, judge_prompt)
     asking = Asking(parsed_parameters(parameters or []), c.max_tokens, c.repeats, seed)
     cells = plan(material.prompts, material.tasks, _models(models, models_file, base_url, key_env, layout), asking)
-    table = read_prices(prices or DEFAULT_PRICES)
+    table = read_prices(prices)
     if dry_run and not ledger.exists():
         print(estimate_text(estimates(cells, None, table, c.batch)))
         return
@@ -127,7 +126,7 @@ def transfer(
 
 def _judge(name: str | None, url: str, key_env: str, prompt: Path | None) -> "Judge | None":
     from soft2hard.api.requests import ApiModel
-    from soft2hard.eval.transfer.judge import Judge, read_judge_prompt
+    from soft2hard.eval.transfer.plan import Judge, read_judge_prompt
 
     if name is None:
         if prompt is not None:
@@ -151,8 +150,7 @@ def parsed_parameters(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _models(names: list[str] | None, path: Path | None, base_url: str, key_env: str, layout: str) -> "list[ApiModel]":
-    from soft2hard.api.models import read_models
-    from soft2hard.api.requests import ApiModel
+    from soft2hard.api.requests import ApiModel, read_models
 
     if layout not in ("chat", "completion"):
         raise UserError(f"There is no layout '{layout}'.", "Choose chat or completion.")

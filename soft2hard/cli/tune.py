@@ -26,7 +26,7 @@ from soft2hard.lm.settings import Loading
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
-    from soft2hard.data_gen.tuning import Tuned
+    from soft2hard.data_gen.tuning.tuner import Tuned
     from soft2hard.lm.subject import Subject
     from soft2hard.prompts.soft_prompt import SoftPrompt
 
@@ -105,7 +105,7 @@ def _tune_files(
     paths: list[Path], subject: str, config: Tuning, output: Path, format_: Format, loading: Loading
 ) -> None:
     from soft2hard.data_gen.taskfiles import content_hash, read_tasks
-    from soft2hard.data_gen.tuning import Tuner
+    from soft2hard.data_gen.tuning.tuner import Tuner
 
     tasks = read_tasks(paths, config.seed)
     lm = load_subject(subject, fast=True, loading=loading)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from soft2hard.data_gen.corpus import ShardMaker
+from soft2hard.data_gen.corpus.making import ShardMaker
 from soft2hard.data_gen.corpus_folder import PLAN_FILE, CorpusFolder
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.errors import UserError

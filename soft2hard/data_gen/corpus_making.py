@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.making import CorpusBuilder
 from soft2hard.data_gen.corpus_cluster import build_on_cluster
+from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.registry import read_for_corpus
 from soft2hard.data_gen.settings import CorpusSettings, Tuning
 from soft2hard.data_gen.taskfiles import content_hash
 from soft2hard.data_gen.tasks import DoD
-from soft2hard.data_gen.tuning import Tuner
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Subject

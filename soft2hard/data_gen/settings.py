@@ -1,7 +1,7 @@
-"""How soft prompts are tuned, which tasks a corpus of them is made from, and how a small language model is trained."""
+"""How soft prompts are tuned, and which tasks a corpus of them is made from."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -61,40 +61,3 @@ class CorpusSettings:
     """Seed of the choice of tasks and of their examples."""
     n_train: PositiveInt = 64
     """Training examples of each task of 'lexical'; others bring their own number."""
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-@settings
-class LMTraining:
-    """The training of a small language model on the lexical world."""
-
-    architecture: dict[str, Any]
-    """Arguments of the Hugging Face configuration, `model_type` among them."""
-    steps: PositiveInt
-    """Training steps."""
-    rows: PositiveInt = 64
-    """Rows a step."""
-    row_length: PositiveInt = 64
-    """Tokens a row."""
-    muon_lr: PositiveFloat = 0.004
-    """Learning rate of Muon, for hidden matrices."""
-    adam_lr: PositiveFloat = 2.5e-3
-    """Learning rate of AdamW, for all else."""
-    warmup: int = 100
-    """Steps over which the learning rates rise."""
-    decay_share: Share = 0.5
-    """The last share of the steps, over which the learning rates fall linearly to zero."""
-    few_shot_share: Share = 0.15
-    """Share of rows that show examples without an instruction."""
-    induction_share: Share = 0.0
-    """Share of rows that show examples and then their instruction."""
-    copy_share: Share = 0.1
-    """Share of the rows that only ask for copying (six tenths in the first `facts_share` of the steps)."""
-    facts_share: Share = 0.1
-    """Share of the steps, at the start, that show single-word families and copying only."""
-    seed: int = 0
-    """Seed of weights and rows."""
-    save_every_s: float = 120.0
-    """Seconds between checkpoints."""

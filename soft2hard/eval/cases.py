@@ -19,7 +19,8 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.taskfiles import read_tasks
 from soft2hard.data_gen.tasks import Split, Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval.config import Tasks
 from soft2hard.eval.methods.base import Case, Cost, Outcome

@@ -18,9 +18,10 @@ from soft2hard.eval.config import ApiChoice, Evaluation, MethodChoice
 from soft2hard.eval.generator_api import ApiGenerator
 from soft2hard.eval.generators import LocalGenerator
 from soft2hard.eval.methods.base import Bench, Case, Method, TextGenerator
-from soft2hard.eval.methods.discrete_vocabulary import check_decoder_only
+from soft2hard.eval.methods.discrete import check_decoder_only
+from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.task_score import check_metric
-from soft2hard.eval.metrics.text import Encoder, sentence_encoder, subject_encoder
+from soft2hard.eval.metrics.text import Encoder, sentence_encoder
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject

@@ -9,7 +9,7 @@ from typing import Any
 
 from soft2hard.api.client import read_key
 from soft2hard.api.ledger import Ledger
-from soft2hard.api.prices import DEFAULT_PRICES, read_prices
+from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.settings import Tuning
@@ -20,10 +20,10 @@ from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.loaded_models import problems_of
 from soft2hard.eval.metrics.text import sentence_encoder
 from soft2hard.eval.report import load_run, write_report
+from soft2hard.eval.transfer.delivery import Sending, Transfer
 from soft2hard.eval.transfer.material import Material, Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
 from soft2hard.eval.transfer.results import TransferResult, collect
-from soft2hard.eval.transfer.run import Sending, Transfer
 from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.lm.settings import Loading
 from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
@@ -203,7 +203,7 @@ class TransferStage(Stage):
             job.on_progress("transfer, answers", done, total)
 
         sending = Sending(asked.concurrency, asked.max_cost, asked.batch)
-        delivery = Transfer(cells, ledger, read_prices(DEFAULT_PRICES), sending, on_settled, job.log).run()
+        delivery = Transfer(cells, ledger, read_prices(), sending, on_settled, job.log).run()
         collect(cells, ledger, material.soft_scores).save(self.layout.transfer)
         if delivery.stopped:
             raise delivery.stopped[0]

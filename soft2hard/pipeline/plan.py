@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from soft2hard.data_gen.corpus_making import corpus_tasks
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.recipe import Recipe

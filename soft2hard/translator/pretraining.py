@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from soft2hard.data_gen.tuning import embedding_scale
+from soft2hard.data_gen.tuning.slots import embedding_scale
 from soft2hard.lm.subject import Subject
 
 

@@ -10,7 +10,8 @@ import pytest
 from soft2hard import SoftPrompt, Subject, Translator, translate
 from soft2hard.checkpoints import EMBEDDED, embedded_path
 from soft2hard.data_gen.dods.lexical import parse
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.subject import Query
 from soft2hard.translator.translate import TranslateConfig
 from tests.oracles import accuracies, held_out_tasks

@@ -15,7 +15,8 @@ import torch
 from soft2hard import SoftPrompt, Subject, Translator
 from soft2hard.cli import app
 from soft2hard.cli.app import COMMANDS
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.settings import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.translator.settings import Design
 from soft2hard.translator.training import TranslatorTraining
 from tests import tiny_models

@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from soft2hard.data_gen.corpus import (
-    CorpusBuilder,
-    CorpusFolder,
-    CorpusPlan,
-    ShardMaker,
-    content_hash,
-    corpus_features,
-    corpus_plan,
-    load_corpus,
-    soft_prompt_of,
-)
+from soft2hard.data_gen.corpus import content_hash, corpus_features, corpus_plan, load_corpus, soft_prompt_of
+from soft2hard.data_gen.corpus.making import CorpusBuilder, ShardMaker
+from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
 from soft2hard.data_gen.tasks import Example, Split, Task
-from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
 from tests import tiny_models, tiny_training
 
@@ -116,7 +109,7 @@ def test_a_killed_corpus_ends_the_same_and_repeats_no_finished_shard(tmp_path, w
     assert load_corpus(folder, snapshots=False)["task"][:] == load_corpus(whole, snapshots=False)["task"][:]
 
 
-def test_a_corpus_from_before_plans_named_the_training_examples_is_gone_on_with(tmp_path):
+def test_a_corpus_from_before_plans_named_the_training_examples_is_resumed(tmp_path):
     folder = tmp_path / "corpus"
     with pytest.raises(Killed):
         list(builder(folder).build(on_task=killed_after(4)))
@@ -292,7 +285,7 @@ def test_reading_a_corpus_leaves_nothing_in_it_and_damaged_shards_are_named(tmp_
 
 
 @pytest.mark.parametrize("column", ["instruction", "paraphrases", "task", "step", "embeddings"])
-def test_the_hash_of_a_corpus_hangs_on_all_that_a_translator_learns(column: str) -> None:
+def test_the_hash_of_a_corpus_depends_on_all_that_a_translator_learns(column: str) -> None:
     rows = tiny_training.corpus(tiny_training.llama_subject(), ["cat"])
     values = rows.to_list()
     values[1][column] = {"paraphrases": ["other"], "step": 9, "embeddings": values[2]["embeddings"]}.get(column, "x")

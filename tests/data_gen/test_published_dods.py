@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from soft2hard.data_gen.dods.drawing_examples import Sizes
 from soft2hard.data_gen.dods.few_shot_classification import SETS, FewShotClassification
 from soft2hard.data_gen.dods.instruction_induction import InstructionInduction
 from soft2hard.data_gen.dods.style_transfer import SENTIMENTS, StyleTransfer
@@ -91,7 +92,7 @@ def pairs(first: int, last: int) -> list[dict]:
 
 def test_held_out_examples_are_none_of_the_others(tmp_path: Path) -> None:
     write_task(tmp_path, "double", pairs(0, 40), pairs(30, 60), ["double it", "times two"])
-    dod = InstructionInduction(tmp_path, n_train=30, n_validation=10, n_test=60)
+    dod = InstructionInduction(tmp_path, Sizes(30, 10, 60))
     [task] = dod.tasks("test")
     assert (task.instruction, task.paraphrases) == ("double it", ("times two",))
     assert len(task.train) == 30 and len(task.validation) == 10

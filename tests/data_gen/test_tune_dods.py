@@ -67,7 +67,7 @@ def test_a_corpus_of_a_collection_has_its_tasks_with_their_instructions(subject,
     assert (plan["dod"], plan["n_train"], plan["tasks_hash"]) == ("manifests", None, content_hash(tasks))
 
 
-def test_a_corpus_is_gone_on_with_and_refused_once_its_folder_has_changed(subject, manifests, tmp_path):
+def test_a_corpus_is_resumed_and_refused_once_its_folder_has_changed(subject, manifests, tmp_path):
     assert tune(subject, "manifests", manifests, tmp_path / "corpus").exit_code == 0
     shutil.rmtree(tmp_path / "corpus" / "shards" / "00001")
     assert tune(subject, "manifests", manifests, tmp_path / "corpus").exit_code == 0

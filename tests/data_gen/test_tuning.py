@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from soft2hard.data_gen.initialisation import START_FILE, initial_prompt
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning, embedding_scale
+from soft2hard.data_gen.tuning import START_FILE, Tuning
+from soft2hard.data_gen.tuning.slots import embedding_scale, initial_prompt
+from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
 from soft2hard.lm.shared_prefix import RepeatedPrefixRunner
 from soft2hard.lm.subject import Query, Subject
@@ -208,7 +209,7 @@ def test_a_last_look_is_taken_where_the_steps_are_no_multiple_of_the_interval():
 def test_every_example_is_seen_once_before_any_is_seen_again():
     subject = tiny_models.subject("llama")
     (job,) = [Tuner(subject, SHORT)._job(task(0, n_train=7))]
-    drawn = [id(e) for _ in range(7) for e in job.draw(3)]
+    drawn = [id(e) for _ in range(7) for e in job.deck.deal(3)]
     rounds = [drawn[i : i + 7] for i in (0, 7, 14)]
     assert all(len(set(r)) == 7 for r in rounds)
     assert len({tuple(r) for r in rounds}) > 1

@@ -10,8 +10,8 @@ from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.data_gen.initialisation import initial_prompt
 from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tuning.slots import initial_prompt
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.extraction import extract, start_ids
 from soft2hard.eval.analysis.legible import legible, scripts, token_texts

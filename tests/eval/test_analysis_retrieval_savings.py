@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.retrieval import nearest, steps_to_reach
 from soft2hard.eval.analysis.retrieval_savings import (

@@ -11,7 +11,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.meaning import greedy_translation, meaning, says_the_same
 from soft2hard.eval.analysis.stability import stability
 from soft2hard.eval.intervals import Interval
-from soft2hard.eval.metrics.text import rouge, rouge_l_pairs, subject_encoder
+from soft2hard.eval.metrics.scrutability import subject_encoder
+from soft2hard.eval.metrics.text import rouge, rouge_l_pairs
 from soft2hard.translator.decoding import propose
 from tests import tiny_models, tiny_training
 

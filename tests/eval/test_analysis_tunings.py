@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import tunings
 from soft2hard.eval.analysis.tunings import COMMON, MAIN, TuningGroup, plan_groups, tune_groups

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval import harness as harness_module
 from soft2hard.eval.cases import Pace, drawn_tasks
@@ -23,12 +23,11 @@ from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.methods import registry
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome
-from soft2hard.eval.metrics.scrutability import perplexities
-from soft2hard.eval.metrics.text import subject_encoder
+from soft2hard.eval.metrics.scrutability import perplexities, subject_encoder
 from soft2hard.eval.report import load_run
 from soft2hard.eval.results import tuning_curves
 from soft2hard.eval.run_records import ResultRow
-from soft2hard.eval.transfer.prompts import read_evaluated_run
+from soft2hard.eval.transfer.material import read_evaluated_run
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from tests import tiny_models, tiny_training

@@ -1,7 +1,7 @@
 """Measurements are the subject's own figures, whatever shares a batch with them."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import cycle
 
 import numpy as np
@@ -14,7 +14,7 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics import measurement
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
-from soft2hard.eval.metrics.task_score import label_log_likelihoods, likeliest_labels, macro_f1, rouge_l
+from soft2hard.eval.metrics.task_score import macro_f1, rouge_l
 from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, make_runner
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
@@ -126,7 +126,9 @@ def test_labels_are_chosen_by_the_subjects_likelihood(subject: Subject, metric: 
     [found] = measure(subject, [Comparison(task(metric), prompts, soft_prompt)])
     references = [e.output for e in task().test]
     for prompt, measured in zip(prompts, found, strict=True):
-        predicted = likeliest_labels(label_log_likelihoods(subject, queries(prompt, task()), LABELS), LABELS)
+        asked = [[replace(query, output=label) for query in queries(prompt, task())] for label in LABELS]
+        found_likely = [[score.log_likelihood for score in subject.target_scores(of_label)] for of_label in asked]
+        predicted = tuple(LABELS[i] for i in np.argmax(found_likely, axis=0))
         right = np.mean([p == r for p, r in zip(predicted, references, strict=True)])
         assert measured.answers == predicted
         assert measured.score == pytest.approx(right if metric == "label_accuracy" else macro_f1(predicted, references))
@@ -195,7 +197,7 @@ def test_a_prompt_without_room_is_not_measured_and_leaves_the_others_alone() -> 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    monkeypatch.setattr(measurement, "make_plans", lambda *_: pytest.fail("run"))
+    monkeypatch.setattr(measurement, "_write", lambda *_: pytest.fail("run"))
     empty = Task("empty", "tiny", "", (), (), (), ())
     stranger = SoftPrompt(torch.zeros(2, subject.d_model + 1))
     for bad, problem in (

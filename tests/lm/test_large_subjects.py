@@ -10,7 +10,7 @@ import torch
 
 from soft2hard import Subject
 from soft2hard.compute import memory
-from soft2hard.data_gen.tuning import Tuner
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.lm.checkpointing import checkpointing
 from soft2hard.lm.loading import Loading

@@ -10,7 +10,7 @@ import torch
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning import Tuning
-from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
+from soft2hard.data_gen.tuning.tuner import TuningJob, tune_jobs
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import transfer_matrix
 from soft2hard.prompts.soft_prompt import SoftPrompt

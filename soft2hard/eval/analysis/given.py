@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from soft2hard.data_gen.exampletable import read_table
+from soft2hard.data_gen.tables import read_table
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.passes import is_pass, load_pass
 from soft2hard.eval.analysis.records import PromptRow

@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuned, Tuning
-from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuned, TuningJob, tune_jobs
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.retrieval import Similarity, matches_of, similarities, steps_to_reach, weighted_average
 from soft2hard.eval.intervals import Interval, difference_interval, mean_interval

@@ -15,7 +15,8 @@ from soft2hard.eval.analysis.section_records import Experiment
 from soft2hard.eval.analysis.sections_statistics import Arrays
 from soft2hard.eval.analysis.stability import Stability, stability
 from soft2hard.eval.analysis.tunings import has_common_start
-from soft2hard.eval.metrics.text import Encoder, subject_encoder
+from soft2hard.eval.metrics.scrutability import subject_encoder
+from soft2hard.eval.metrics.text import Encoder
 from soft2hard.prompts.soft_prompt import SoftPrompt
 
 RETRIEVAL_EVAL_EVERY = 5

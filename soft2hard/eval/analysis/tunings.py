@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuned, Tuning
-from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
+from soft2hard.data_gen.tuning import START_FILE, Tuning
+from soft2hard.data_gen.tuning.tuner import Tuned, TuningJob, tune_jobs
 from soft2hard.eval.analysis.passes import load_pass, save_pass
 from soft2hard.eval.analysis.records import GroupRow, PromptRow
 from soft2hard.lm.subject import Subject

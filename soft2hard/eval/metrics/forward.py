@@ -1,14 +1,13 @@
-"""The model passes that metrics need: many outputs under many prompts, and texts by themselves, in batches."""
+"""Model passes for metrics: many outputs under many prompts, in batches."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from soft2hard.errors import UserError
-from soft2hard.lm.batching import batches_by_length, pad, positions
+from soft2hard.lm.batching import batches_by_length
 from soft2hard.lm.sequences import has_prompt
 from soft2hard.lm.shared_prefix import EncodedExample, Runner, SharedPrefixRunner
 from soft2hard.lm.subject import BATCH_TOKENS, Subject
@@ -51,16 +50,16 @@ class PairEncoder:
         with_prompt = has_prompt(job.prompt)
         return [EncodedExample(self._body(pair.input, with_prompt), list(pair.output)) for pair in job.pairs]
 
-    def room(self, job: Job, n_new: int = 0) -> int:
-        """Tokens the context must have for the longest pair of a job, or for `n_new` tokens written to its input."""
-        before = len(self.subject.prompt_embeddings(job.prompt))
-        if self.subject.is_encoder_decoder:
-            return max(max(before + len(e.body), len(e.output), n_new) for e in self.examples(job))
-        return max(before + len(e.body) + max(len(e.output), n_new) for e in self.examples(job))
-
     def fits(self, job: Job, n_new: int = 0) -> bool:
-        """Whether the subject's context has that room."""
-        return self.subject.context_length is None or self.room(job, n_new) <= self.subject.context_length
+        """True if the context has room for the longest pair of a job, and for `n_new` tokens written to its input."""
+        limit = self.subject.context_length
+        if limit is None:
+            return True
+        before = len(self.subject.prompt_embeddings(job.prompt))
+        read = [(before + len(e.body), max(len(e.output), n_new)) for e in self.examples(job)]
+        if self.subject.is_encoder_decoder:
+            return max(map(max, read)) <= limit
+        return max(map(sum, read)) <= limit
 
     def _body(self, input: str, with_prompt: bool) -> list[int]:
         key = (input, with_prompt)
@@ -104,40 +103,3 @@ def _rows(examples: Sequence[EncodedExample], shared: bool) -> Iterator[list[Enc
         row.append(example)
     if row:
         yield row
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """Texts that were run together."""
-
-    indices: list[int]
-    """Which of the texts they are."""
-    ids: Int[Tensor, "batch length"]
-    """BOS if the model has one, then the text; padded on the right."""
-    mask: Bool[Tensor, "batch length"]
-    hidden: Float[Tensor, "batch length d_out"]
-
-
-@torch.no_grad()
-def run_texts(model: Subject, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> Iterator[TextBatch]:
-    """Run bare texts, no template around them, through a causal language model.
-
-    BOS stands before each where `model` begins its sequences with it (as its tokenizer does it, or as its template
-    says), and nothing else. Texts without a token to read, and texts longer than the context, come in no batch.
-
-    Raises UserError for an encoder-decoder model.
-    """
-    if model.is_encoder_decoder:
-        raise UserError(
-            f"'{model.name}' reads and writes apart, so it gives a text no probability.",
-            "Take a causal language model, such as GPT-2, as the reference.",
-        )
-    begin = [model.tokenizer.bos_token_id] if len(model.prompt_embeddings(None)) else []
-    encoded = model.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    rows = [begin + list(ids) for ids in encoded]
-    limit = model.context_length
-    usable = [i for i, ids in enumerate(encoded) if len(ids) and (limit is None or len(rows[i]) <= limit)]
-    for batch in batches_by_length([len(rows[i]) for i in usable], batch_tokens):
-        indices = [usable[i] for i in batch]
-        ids, mask = pad([rows[i] for i in indices], "right", model.device)
-        yield TextBatch(indices, ids, mask, model.backbone(model.embed_ids(ids), mask, positions(mask)))
