@@ -1,4 +1,4 @@
-"""What soft prompts do on tasks they were not tuned for: accuracy of every prompt on every task, against no prompt.
+"""The section of transfer: accuracy of every soft prompt on every task, against no prompt, and beside closeness.
 
 An example does not depend on the cell it is in, so all tasks' distinct examples are laid out once, in rows that each
 share one prompt (`SharedPrefixRunner`), and every prompt is run on all rows; rows of all prompts share batches. Tokens
@@ -10,12 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
+from soft2hard.eval.analysis.correlations import correlation_row, mantel, other_tasks_mean, row_means, task_means
+from soft2hard.eval.analysis.findings import Section, Tables
+from soft2hard.eval.analysis.geometry import alignment, cosines, distances, reordered_distances
+from soft2hard.eval.analysis.inputs import Material
+from soft2hard.eval.intervals import mean_interval
 from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder
 from soft2hard.lm.batching import batches_by_length
 from soft2hard.lm.shared_prefix import EncodedExample, Runner, SharedPrefixRunner, Targets, make_runner
@@ -32,6 +38,9 @@ CPU_BATCH_TOKENS = 4096
 _WORTH_SHARING = 20_000
 """Examples under prompts that take longer than further processes take to start."""
 _LOGITS_AT_ONCE = 2**26  # 256 MB in float32
+BOTH_TASKS = ("task tuned on", "task used on")
+"""What is held fixed where both matrices are double-centred."""
+_SIGNS = {"frobenius": -1.0, "reordered": -1.0, "cosine": 1.0, "alignment_dimensions": 1.0}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,113 @@ class _Sheet:
     """For each task the numbers of its test examples' pairs, repeated ones repeated."""
 
 
+def transfer_section(material: Material) -> tuple[Section, Tables]:
+    """Accuracy of every main prompt on every task, and how it goes with the closeness of prompts.
+
+    Much of the Frobenius distance of two prompts is their two lengths, and much of the change in accuracy is how well
+    the column's task does without a prompt. So closeness is also measured by cosine, which knows nothing of lengths,
+    and every correlation stands beside that of the remainder of both matrices after each row's and each column's own
+    part is taken out (`mantel`, centred).
+
+    Tasks and prompts that do not fit the subject's context together are left out, and named in the notes. `accuracy`:
+    a row for each prompt and task. `pairs`: for each two tasks the `change` in accuracy against no prompt and the
+    measures of closeness, prompts of one task averaged (none where prompts differ in length). `correlations`: Mantel
+    tests of closeness with the change. Figures: mean change on the `own` task, on `other` tasks, and on those of the
+    `same_family`, and the share of pairs of different tasks in which accuracy rises.
+    """
+    material.need_subject("transfer")
+    numbers = material.need_tasks("transfer", material.main, 2)
+    tasks = [material.task_by_name[name] for name in dict.fromkeys(material.names(numbers))]
+    found = shared_transfer_matrix(material.crew, material.of(numbers), tasks)
+    row, column, notes = _that_fit(material, numbers, tasks, found)
+    numbers = [number for number, fits in zip(numbers, row, strict=True) if fits]
+    tasks = [task for task, fits in zip(tasks, column, strict=True) if fits]
+    found = TransferMatrix(found.accuracy[row][:, column], found.baseline[column])
+    change = row_means(found.change, material.names(numbers))
+    families, names = np.array([task.family for task in tasks]), [task.name for task in tasks]
+    others = ~np.eye(len(change), dtype=bool)
+    close = _closeness(material, numbers)
+    section = Section(
+        figures={
+            "own": mean_interval(np.diag(change)),
+            "other": other_tasks_mean(change),
+            "same_family": other_tasks_mean(change, families[:, None] == families[None]),
+            "share_helped": float((change[others] > 0).mean()),
+            "n_examples": sum(len(task.test) for task in tasks),
+        },
+        notes=tuple(f"Left out, because it does not fit the subject's context with the others: {one}" for one in notes),
+    )
+    of_prompts = np.repeat([(material.prompts[i].name, material.prompts[i].task) for i in numbers], len(tasks), 0)
+    accuracy = pd.DataFrame(of_prompts, columns=["prompt", "tuned_on"])
+    accuracy["used_on"] = np.tile(np.array(names, dtype=object), len(numbers))
+    accuracy["accuracy"], accuracy["baseline"] = found.accuracy.ravel(), np.tile(found.baseline, len(numbers))
+    pairs = pd.DataFrame({"tuned_on": np.repeat(names, len(names)), "used_on": np.tile(names, len(names))})
+    for name, matrix in ({"change": change} | close).items():
+        pairs[name] = matrix.ravel()
+    # By ranks, where each pair of tasks counts alike, and by values, where the few pairs that gain much count most.
+    correlations = [
+        correlation_row(
+            f"closeness: {name}",
+            "change",
+            method,
+            lambda near=_SIGNS[name] * matrix, method=method, centred=bool(given): mantel(
+                near, change, method=method, centred=centred, seed=material.seed
+            ),
+            given,
+        )
+        for given in ((), BOTH_TASKS)
+        for method in ("spearman", "pearson")
+        for name, matrix in close.items()
+    ]
+    tables = {"accuracy": accuracy, "pairs": pairs}
+    return section, tables | ({"correlations": pd.DataFrame(correlations)} if correlations else {})
+
+
+def _that_fit(
+    material: Material, numbers: Sequence[int], tasks: Sequence[Task], found: TransferMatrix
+) -> tuple[Bool[np.ndarray, " n_prompts"], Bool[np.ndarray, " n_tasks"], list[str]]:
+    """The prompts and tasks that fit the subject's context with each other, and the names of the others.
+
+    Those in the way of most others go first. A task goes with its prompts, and with its last prompt. Raises UserError
+    where fewer than two tasks are left.
+    """
+    names, of_tasks = np.array(material.names(numbers)), np.array([task.name for task in tasks])
+    row, column = np.ones(len(names), dtype=bool), np.isfinite(found.baseline)
+    while True:
+        row &= np.isin(names, of_tasks[column])
+        column &= np.isin(of_tasks, names[row])
+        missing = ~np.isfinite(found.accuracy) & row[:, None] & column[None]
+        if not missing.any():
+            break
+        shares = (missing.sum(1) / max(column.sum(), 1), missing.sum(0) / max(row.sum(), 1))
+        axis = int(shares[1].max() >= shares[0].max())
+        (row, column)[axis][shares[axis].argmax()] = False
+    left_out = [f"task {name}" for name in of_tasks[~column]]
+    own = ~row & np.isin(names, of_tasks[column])
+    left_out += [f"soft prompt {material.prompts[numbers[i]].name}" for i in np.flatnonzero(own)]
+    if column.sum() < 2:
+        raise UserError(
+            f"{column.sum()} tasks are left whose longest example fits the subject's context with the soft prompts.",
+            f"Shorten the soft prompts or the examples: left out are {', '.join(left_out)}.",
+        )
+    return row, column, left_out
+
+
+def _closeness(material: Material, numbers: Sequence[int]) -> dict[str, Float[np.ndarray, "n n"]]:
+    """Measures over tasks, prompts of one task averaged; none where prompts differ in length."""
+    prompts = material.of(numbers)
+    if len({prompt.n_tokens for prompt in prompts}) > 1:
+        return {}
+    rows, names = np.stack([p.embeddings.numpy() for p in prompts]).astype(np.float64), material.names(numbers)
+    measures = {
+        "frobenius": distances(rows),
+        "reordered": reordered_distances(rows)[0],
+        "cosine": cosines(rows),
+        "alignment_dimensions": alignment(rows),
+    }
+    return {name: task_means(matrix, names)[1] for name, matrix in measures.items()}
+
+
 def transfer_matrix(
     subject: Subject,
     prompts: Sequence[SoftPrompt],
@@ -70,7 +186,7 @@ def transfer_matrix(
 ) -> TransferMatrix:
     """Accuracy of every soft prompt on every task's test examples, beside no prompt.
 
-    Cell by cell it is `measurement.measure`'s accuracy; what else is in the matrix changes nothing beyond rounding.
+    Cell by cell it is `measurement.measure`'s accuracy; the other cells change nothing beyond rounding.
     `runner` saves finding out which one suits the subject (`make_runner`). Prompts may differ in length.
     `batch_tokens` is CPU_BATCH_TOKENS on a CPU, elsewhere BATCH_TOKENS, where it is not given.
 
@@ -128,9 +244,9 @@ def _exact(
     batch_tokens: int,
     row_tokens: int,
 ) -> Bool[np.ndarray, "n_prompts n_pairs"]:
-    """Whether greedy decoding would write each pair's output under each prompt; False where that does not fit.
+    """True where greedy decoding would write the pair's output under the prompt; False where that does not fit.
 
-    Prompts are all something, or all nothing.
+    Prompts are all soft prompts, or all None.
     """
     subject = runner.subject
     examples = encoder.examples(Job(prompts[0], tuple(pairs)))
@@ -153,7 +269,7 @@ def _written(
     batch_tokens: int,
     row_tokens: int,
 ) -> Bool[np.ndarray, "n_prompts n_examples"]:
-    """Whether every token of an example's output is the likeliest one, for all that is asked; else False."""
+    """True where an example is `asked`, and every token of its output is the likeliest one."""
     rows = [(p, row) for p in range(len(prefixes)) for row in _rows(examples, np.flatnonzero(asked[p]), row_tokens)]
     lengths = [len(prefixes[p]) + sum(examples[e].n_read for e in row) for p, row in rows]
     found = np.zeros(asked.shape, bool)

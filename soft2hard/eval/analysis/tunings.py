@@ -4,19 +4,24 @@ Tunings are made in passes. A pass tunes every task that needs it once, from one
 of orders; groups that ask for the same tuning share it. Each pass is a file, so a killed run repeats one pass at most.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuned, Tuning
 from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
-from soft2hard.eval.analysis.passes import load_pass, save_pass
-from soft2hard.eval.analysis.records import GroupRow, PromptRow
+from soft2hard.errors import UserError
+from soft2hard.eval.analysis.findings import GroupRow, PromptRow
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.storage.files import atomic_write
 from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
 Varies = Literal["both", "init", "order"]
@@ -24,11 +29,13 @@ MAIN = "main"
 """The group that distances, maps and transfer are of."""
 COMMON = "from the common start"
 """The group whose prompts start as those did that the subject's translator was trained on."""
+_KEY = "prompts"
+"""In a file's metadata: the facts known of each soft prompt, in order."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What tunings that are made together have in common."""
+    """The start and the seeds that tunings made together have in common."""
 
     init: str
     init_seed: int
@@ -43,7 +50,7 @@ class TuningGroup:
     init: str
     """As `Tuning.init` names it."""
     varies: Varies
-    """Which seeds differ between tunings of one task."""
+    """The seeds that differ between tunings of one task."""
     n: int
     tasks: tuple[Task, ...]
 
@@ -60,7 +67,7 @@ class TuningGroup:
 
 
 def has_common_start(subject: Subject, n_tokens: int) -> bool:
-    """Whether a start of this length comes with the subject ('learned')."""
+    """True if a start of this length comes with the subject ('learned')."""
     start = Path(subject.name) / START_FILE
     return start.exists() and SoftPrompt.load(start).n_tokens == n_tokens
 
@@ -105,7 +112,7 @@ def tune_groups(
 ) -> tuple[tuple[PromptRow, ...], tuple[SoftPrompt, ...]]:
     """The soft prompts of all groups, group after group, task after task, tuning after tuning.
 
-    Passes are shared out among the workers. What the files in `folder` hold is not tuned again. Raises UserError as
+    Passes are shared out among the workers. Prompts in the files of `folder` are not tuned again. Raises UserError as
     `Tuner` does, and for a damaged file.
     """
     wanted: dict[Pass, dict[str, Task]] = {}
@@ -166,3 +173,39 @@ def _row(group: str, number: int, one: Pass, prompt: SoftPrompt) -> PromptRow:
         validation_loss=float(facts["validation_loss"]),
         steps=int(facts["steps"]),
     )
+
+
+def save_pass(path: Path, prompts: Mapping[str, SoftPrompt]) -> None:
+    """Write the soft prompts of some tasks, of one subject, to one file; its name ends in '.safetensors'."""
+    tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts.values())}
+    facts = json.dumps([dict(prompt.provenance) for prompt in prompts.values()])
+    one = next(iter(prompts.values()))
+    known = {"subject": one.subject, "fingerprint": one.fingerprint}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(tensors, {_KEY: facts} | {name: v for name, v in known.items() if v}))
+
+
+def is_pass(path: Path) -> bool:
+    """True if a file was written by `save_pass`."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as stored:
+            return _KEY in (stored.metadata() or {})
+    except (SafetensorError, OSError):
+        return False  # whoever reads it says what is wrong
+
+
+def load_pass(path: Path) -> tuple[SoftPrompt, ...]:
+    """The soft prompts of a file; 'task' in the provenance of each. Raises UserError for a damaged one."""
+    try:
+        with safe_open(path, "pt") as stored:
+            metadata = stored.metadata()
+            facts = json.loads(metadata[_KEY])
+            rows = [stored.get_tensor(str(i)) for i in range(len(facts))]
+        if not all("task" in known for known in facts):
+            raise KeyError("task")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged.", "Remove it, and its soft prompts are tuned again.") from error
+    subject, fingerprint = metadata.get("subject"), metadata.get("fingerprint")
+    return tuple(SoftPrompt(row, subject, fingerprint, known) for row, known in zip(rows, facts, strict=True))
