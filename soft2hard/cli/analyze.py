@@ -1,11 +1,10 @@
 """soft2hard analyze: what soft prompts are made of, whether tunings agree, and whom a soft prompt helps."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,16 +20,16 @@ if TYPE_CHECKING:
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.eval.analysis.findings import Analysis
     from soft2hard.eval.analysis.inputs import Material, Table
+    from soft2hard.eval.analysis.tunings import Counts
     from soft2hard.lm.subject import Subject
     from soft2hard.translator.model import Translator
     from soft2hard.workers.subject_workers import SubjectWorkers
 
 _TUNING = {"init": "vocabulary", "patience": 5, "eval_every": 10}
 """The study's start and patience, with looks close enough together that this patience can end a tuning."""
-_COUNTS = 50, 4, 24, 2
-_COUNT_NAMES = ("tunings", "control_tasks", "control_tunings")
 
 
+@with_options("counts", "soft2hard.eval.analysis.tunings", "Counts", panel="Tunings")
 @with_options("sizes", "soft2hard.eval.analysis.inputs", "Sizes", panel="Sizes")
 @with_options(
     "tuning",
@@ -100,27 +99,6 @@ def analyze(
     dod_folder: Annotated[
         Path | None, typer.Option(help="Where the published files of the collection lie; 'lexical' has none.")
     ] = None,
-    n_tasks: Annotated[
-        int | None, typer.Option(min=1, help="Tasks to tune, at most.", show_default=str(_COUNTS[0]))
-    ] = None,
-    tunings: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tunings of each task, start and order of examples varied.", show_default=str(_COUNTS[1])
-        ),
-    ] = None,
-    control_tasks: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            show_default=str(_COUNTS[2]),
-            help="Tasks that are also tuned with the start alone varied, with the order alone, from label words, from "
-            "their instruction, and from the common start that comes with the subject.",
-        ),
-    ] = None,
-    control_tunings: Annotated[
-        int | None, typer.Option(min=1, help="Tunings of each of these.", show_default=str(_COUNTS[3]))
-    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A section to make, and what it builds on; repeatable. All by default.")
     ] = None,
@@ -137,6 +115,7 @@ def analyze(
         ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print analysis.json and all tables as JSON.")] = False,
+    counts: dict[str, Any],
     tuning: dict[str, Any],
     loading: dict[str, Any],
     sizes: dict[str, Any],
@@ -147,38 +126,28 @@ def analyze(
 
     soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis
     """
-    counts = {
-        "--n-tasks": n_tasks,
-        "--tunings": tunings,
-        "--control-tasks": control_tasks,
-        "--control-tunings": control_tunings,
-    }
     quiet()
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.eval.analysis.analysis_run import begin, run_analysis, wanted_sections
     from soft2hard.eval.analysis.inputs import Sizes
     from soft2hard.eval.analysis.page import write_analysis_page
+    from soft2hard.eval.analysis.tunings import Counts
 
     config, chosen, wanted = Tuning(**tuning), Sizes(**sizes), wanted_sections(only or ())
-    usual = asdict(Tuning(**_TUNING))
-    changed = [f"--{name.replace('_', '-')}" for name in tuning if name != "seed" and tuning[name] != usual[name]]
-    _check_options(paths, output, (dod, dod_folder, examples), mapping, counts, changed)
+    usual = asdict(Tuning(**_TUNING)) | asdict(Counts()) | {"seed": config.seed}
+    changed = [_flag(name) for name, value in (counts | tuning).items() if value != usual[name]]
+    _check_options(paths, output, dod, dod_folder, examples, mapping, changed)
     for name, section in (("k", "extraction"), ("orders", "positions"), ("experiment_tasks", "positions")):
         if section not in wanted and getattr(chosen, name) != getattr(Sizes(), name):
-            raise UserError(f"--{name.replace('_', '-')} is about {section}, which is not made.", "Leave it out.")
-    n_tasks, *n_tunings = (
-        default if given is None else given for given, default in zip(counts.values(), _COUNTS, strict=True)
-    )
+            raise UserError(f"{_flag(name)} is about {section}, which is not made.", "Leave it out.")
+    numbers = Counts(**counts)
     # Given soft prompts may be of any number of tasks.
-    tasks = _tasks(dod, dod_folder, examples, None if paths else n_tasks, config.seed)
+    tasks = _tasks(dod, dod_folder, examples, None if paths else numbers.n_tasks, config.seed)
     name = subject or (None if paths else "embedded")
     lm = None if name is None else load_subject(name, fast=True, loading=loading)
     models = {"subject": lm, "translator": chosen_translator(translator, name, lm), "table": _table(table)}
     settings = {"paths": paths, "mapping": mapping, "table": table, "sizes": sizes, **_identities(tasks, models)}
-    settings |= (
-        {"seed": config.seed} if paths else {"tuning": tuning, **dict(zip(_COUNT_NAMES, n_tunings, strict=True))}
-    )
-    settings |= rounding_of(loading)
+    settings |= rounding_of(loading) | ({"seed": config.seed} if paths else {"tuning": tuning, **counts})
     with TemporaryDirectory() as passing, _workers(name, lm, loading, workers) as crew:
         folder = output or Path(passing)
         common = models | {"sizes": chosen, "seed": config.seed, "workers": crew}
@@ -191,7 +160,7 @@ def analyze(
                 if only and "stability" in only and models["translator"] is None:
                     raise UserError("No translator was given, and stability needs one.", "Give --translator.")
                 claim(folder, settings)
-                material = _tuned(tasks, n_tunings, config, common, folder)
+                material = _tuned(tasks, numbers, config, common, folder)
             seconds = None if paths else time.perf_counter() - started
             analysis, material = begin(material, folder, settings, seconds)
             with progress_bar() as progress:
@@ -204,20 +173,23 @@ def analyze(
             say(f"Report: {write_analysis_page(output)}")
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _check_options(
     paths: list[Path] | None,
     output: Path | None,
-    collection: tuple[str | None, Path | None, list[Path] | None],
+    dod: str | None,
+    dod_folder: Path | None,
+    examples: list[Path] | None,
     mapping: Path | None,
-    counts: Mapping[str, int | None],
     changed: Sequence[str],
 ) -> None:
-    """`collection`: --dod, --dod-folder and --examples; `changed`: options of tuning that are not the usual ones."""
-    dod, dod_folder, examples = collection
-    about_tunings = [option for option, n in counts.items() if n is not None] + list(changed)
-    if paths and about_tunings:
+    """`changed`: options about tunings that are not the usual ones."""
+    if paths and changed:
         raise UserError(
-            f"{about_tunings[0]} is about tunings that the command makes, and soft prompts are given.", "Leave it out."
+            f"{changed[0]} is about tunings that the command makes, and soft prompts are given.", "Leave it out."
         )
     if paths and dod:
         raise UserError("Soft prompts and --dod exclude each other.", "Give --examples beside soft prompts.")
@@ -265,46 +237,40 @@ def chosen_translator(name: str | None, subject_name: str | None, subject: "Subj
 
 def _table(name: str | None) -> "Subject | Table | None":
     """A table of embeddings by its file, or a model by folder or name."""
-    from soft2hard.eval.analysis.inputs import Table
     from soft2hard.eval.analysis.nearest_tokens import read_embedding_table
     from soft2hard.prompts.files import SUFFIXES
 
-    if name is None:
-        return None
-    if Path(name).suffix.lower() in SUFFIXES and not Path(name).is_file():
+    if name is None or Path(name).is_file():
+        return name and read_embedding_table(Path(name))
+    if Path(name).suffix.lower() in SUFFIXES:
         raise UserError(f"There is no file {name}.", "Give --table a file of embeddings, or a model by folder or name.")
-    return Table(name, read_embedding_table(Path(name))) if Path(name).is_file() else load_subject(name)
+    return load_subject(name)
 
 
-@contextmanager
 def _workers(
     name: str | None, subject: "Subject | None", loading: Mapping[str, Any], n: int | None
-) -> "Iterator[SubjectWorkers | None]":
+) -> "AbstractContextManager[SubjectWorkers | None]":
     """So many processes that each hold the subject of this name, or as many as suit it; None without a subject."""
     from soft2hard.workers.subject_workers import SubjectWorkers, usual_workers
 
     if subject is None:
-        yield None
-        return
+        return nullcontext()
     make = partial(load_subject, name, fast=True, loading=loading)
-    with SubjectWorkers(subject, n or usual_workers(subject), make) as workers:
-        yield workers
+    return SubjectWorkers(subject, n or usual_workers(subject), make)
 
 
 def _identities(tasks: tuple["Task", ...], models: Mapping[str, Any]) -> dict[str, Any]:
     """Fingerprints of tasks and models, so that a folder is resumed only where they are the same."""
     from soft2hard.data_gen.taskfiles import content_hash
-    from soft2hard.eval.analysis.inputs import Table
     from soft2hard.eval.identity import translator_fingerprint
 
     subject, translator, table = (models[role] for role in ("subject", "translator", "table"))
-    rows = sha256(table.rows.float().numpy().tobytes()).hexdigest() if isinstance(table, Table) else None
     return {
         "command": "analyze",
         "tasks": content_hash(tasks),
-        "subject": None if subject is None else subject.fingerprint,
-        "translator": None if translator is None else translator_fingerprint(translator),
-        "embeddings": rows or (None if table is None else table.fingerprint),
+        "subject": subject and subject.fingerprint,
+        "translator": translator and translator_fingerprint(translator),
+        "embeddings": table and table.fingerprint,
     }
 
 
@@ -324,14 +290,14 @@ def _given(
 
 
 def _tuned(
-    tasks: tuple["Task", ...], counts: Sequence[int], config: "Tuning", models: Mapping[str, Any], folder: Path
+    tasks: tuple["Task", ...], counts: "Counts", config: "Tuning", models: Mapping[str, Any], folder: Path
 ) -> "Material":
-    """Soft prompts that are tuned now; `counts` are of tunings, control tasks and control tunings."""
+    """Soft prompts that are tuned now."""
     from soft2hard.eval.analysis.inputs import Material
     from soft2hard.eval.analysis.tunings import has_common_start, plan_groups, tune_groups
 
     common_start = has_common_start(models["subject"], config.n_tokens)
-    groups = plan_groups(tasks, config.init, *counts, common_start)
+    groups = plan_groups(tasks, config.init, counts, common_start)
     with progress_bar() as progress:
         total = sum(len(group.tasks) * group.n for group in groups) * config.steps
         bar = progress.add_task("Tuning (steps)", total=total)

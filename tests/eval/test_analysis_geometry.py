@@ -125,8 +125,7 @@ def test_pure_noise_is_hardly_aligned_over_dimensions_and_much_over_few_position
 def test_a_prompt_without_variation_has_no_alignment() -> None:
     found = alignment(np.stack([PROMPTS[0], np.full((TOKENS, WIDTH), 0.1)]))
     assert np.isfinite(found).tolist() == [[True, False], [False, False]]
-    with pytest.raises(UserError, match="one token"):
-        alignment(PROMPTS[:, :1], "positions")
+    assert np.isnan(alignment(PROMPTS[:, :1], "positions")).all()
 
 
 def test_products_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,11 +284,3 @@ def test_what_a_map_lacks_is_said_and_the_map_refused(monkeypatch) -> None:
     assert "umap-learn is not installed" in no_map("umap", 50)
     with pytest.raises(UserError, match="umap-learn is not installed"):
         plane_map("umap", between(planted()))
-
-
-@pytest.mark.parametrize("wrong", [np.nan, -1.0, 7.0])
-def test_what_is_no_distance_is_refused(wrong) -> None:
-    apart = between(planted())
-    apart[0, 1] = wrong
-    with pytest.raises(UserError, match="no distances"):
-        plane_map("pca", apart)

@@ -19,7 +19,7 @@ from soft2hard.data_gen.initialisation import initial_prompt
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.findings import PromptRow
-from soft2hard.eval.analysis.inputs import Material, Table
+from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.analysis.nearest_tokens import (
     extraction_section,
     legible,
@@ -179,9 +179,9 @@ def test_a_table_read_from_a_models_weights_gives_what_the_subject_gives(archite
     subject = tiny_models.subject(architecture)
     subject.model.save_pretrained(tmp_path)
     table = read_embedding_table(tmp_path / "model.safetensors")
-    assert torch.equal(table, subject.model.get_input_embeddings().weight)
+    assert torch.equal(table.rows, subject.model.get_input_embeddings().weight)
     prompts = [SoftPrompt(noise(n, subject.d_model, seed=n)) for n in (2, 4)]
-    ours, theirs = (nearest_tokens(source, prompts, 3, [None] * 2) for source in (Table("t", table), subject))
+    ours, theirs = (nearest_tokens(source, prompts, 3, [None] * 2) for source in (table, subject))
     assert ours["id"].tolist() == theirs["id"].tolist()
     np.testing.assert_allclose(ours["cosine"], theirs["cosine"], atol=1e-5)
 
@@ -189,7 +189,7 @@ def test_a_table_read_from_a_models_weights_gives_what_the_subject_gives(archite
 def test_a_table_alone_in_a_file_is_read_and_others_are_refused_in_one_line(tmp_path: Path) -> None:
     rows = noise(3, 5)
     np.save(tmp_path / "table.npy", rows)
-    table = Table("t", read_embedding_table(tmp_path / "table.npy"))
+    table = read_embedding_table(tmp_path / "table.npy")
     np.testing.assert_array_equal(table.rows, rows)
     save_file({"a": torch.ones(3, 4), "b": torch.ones(3, 4)}, tmp_path / "two.safetensors")
     with pytest.raises(UserError, match="no table of input embeddings among its 2 tensors"):
@@ -210,7 +210,7 @@ def test_the_nearest_rows_of_any_768_wide_table_to_the_published_prompts_are_sci
     table[[17, 42, 4000]] = 3 * arrays[0][0], arrays[1][50], 0.1 * arrays[2][99]
     save_file({"decoder.block.0.w": torch.ones(2, 2), "shared.weight": torch.tensor(table)}, tmp_path / "t.safetensors")
     prompts = [SoftPrompt.load(PUBLISHED / f"{name}.npy") for name in names]
-    found = nearest_tokens(Table("t", read_embedding_table(tmp_path / "t.safetensors")), prompts, 3, [None] * 3)
+    found = nearest_tokens(read_embedding_table(tmp_path / "t.safetensors"), prompts, 3, [None] * 3)
     for number, array in enumerate(arrays):
         expected = cdist(array, table, "cosine").argsort(1)[:, :3]
         assert found[found["number"] == number]["id"].tolist() == expected.ravel().tolist()

@@ -5,7 +5,6 @@ and pairs go with them, their rows and their columns (the vertex bootstrap of Sn
 that share a task are not independent; pairs of a task with its own copy are left out.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -17,9 +16,11 @@ from scipy.stats import permutation_test, rankdata
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.findings import columns_of
+from soft2hard.eval.analysis.geometry import Square
 from soft2hard.eval.intervals import Interval, Values, percentile_interval, task_weights
 
 Method = Literal["pearson", "spearman"]
+Weights = Float[np.ndarray, "n_resamples n"]
 
 _ENTRIES_AT_ONCE = 2**22  # of permuted matrices: 32 MB
 _EXACT_UP_TO = 7  # objects: 5040 orders
@@ -37,8 +38,6 @@ class Correlation:
     """Two-sided, of a permutation test that they have nothing to do with each other."""
     n: int
     """Tasks."""
-    exact: bool
-    """True if all orders of the tasks were tried, not a random choice of them."""
 
 
 def correlation_row(
@@ -74,8 +73,8 @@ def mantel(
     `centred`: the parts of an entry, or of its rank, that the row's task alone and the column's task alone explain are
     first taken out of both matrices (`double_centred`), so that the remainder is of the pair.
 
-    Raises UserError for matrices of different sizes, fewer than 3 tasks (4 if centred), entries that are not numbers,
-    or equal entries throughout, before centring or after it.
+    Raises UserError for fewer than 3 tasks (4 if centred), entries that are not numbers, or equal entries throughout,
+    before centring or after it.
     """
     n = _checked(first, second, 4 if centred else 3)
     x, y = (_standardised(matrix, method, centred) for matrix in (first, second))
@@ -85,7 +84,7 @@ def mantel(
     orders = [np.array(list(permutations(range(n))))] if exact else _random_orders(n, n_permutations, seed)
     null = np.concatenate([(x * y[o[:, :, None], o[:, None, :]]).sum((1, 2)) for o in orders]) / n_entries
     interval = percentile_interval(observed, _vertex_bootstrap(x, y, n_resamples, seed))
-    return Correlation(interval, _p_value(null, observed, exact), n, exact)
+    return Correlation(interval, _p_value(null, observed, exact), n)
 
 
 def rank_correlation(
@@ -94,8 +93,8 @@ def rank_correlation(
     """Spearman's rank correlation of two figures, one pair of values a task, such as difficulty and variance.
 
     Tasks are resampled in pairs of values and ranked again. The p-value is of a permutation test (SciPy), exact where
-    there are no more than `n_permutations` orders. Raises UserError for fewer than 3 tasks, for different numbers of
-    values, values that are not numbers, or equal values throughout.
+    there are no more than `n_permutations` orders. Raises UserError for fewer than 3 tasks, for values that are not
+    numbers, and for equal values throughout.
     """
     x, y = _checked_values(first, second)
     observed = float(_spearman(x, y))
@@ -110,7 +109,7 @@ def rank_correlation(
     )
     chosen = np.random.default_rng(seed).integers(0, len(x), (n_resamples, len(x)))
     interval = percentile_interval(observed, _spearman(x[chosen], y[chosen]))
-    return Correlation(interval, float(test.pvalue), len(x), math.factorial(len(x)) <= n_permutations)
+    return Correlation(interval, float(test.pvalue), len(x))
 
 
 def partial_rank_correlation(
@@ -142,7 +141,7 @@ def partial_rank_correlation(
     null = _row_correlations(a, orders - orders @ _fit(data[2:]).T)
     chosen = np.random.default_rng(seed).integers(0, len(x), (n_resamples, len(x)))
     interval = percentile_interval(observed, _row_correlations(*_residuals(data[:, chosen])))
-    return Correlation(interval, _p_value(null, observed, exact=False), len(x), exact=False)
+    return Correlation(interval, _p_value(null, observed, exact=False), len(x))
 
 
 def _residuals(data: Float[np.ndarray, "n_figures *resamples n"]) -> list[Float[np.ndarray, "*resamples n"]]:
@@ -160,11 +159,8 @@ def _fit(controls: Float[np.ndarray, "n_controls *resamples n"]) -> Float[np.nda
 
 def _checked_values(*figures: Values) -> tuple[Float[np.ndarray, " n"], ...]:
     found = tuple(np.asarray(values, dtype=float) for values in figures)
-    lengths = list(map(len, found))
-    if len(set(lengths)) > 1:
-        raise UserError(f"There are {' and '.join(map(str, lengths))} values.", "Give one of each for every task.")
-    if lengths[0] < 3:
-        raise UserError(f"A rank correlation of {lengths[0]} tasks says nothing.", "Give at least 3.")
+    if len(found[0]) < 3:
+        raise UserError(f"A rank correlation of {len(found[0])} tasks says nothing.", "Give at least 3.")
     if not all(np.isfinite(values).all() for values in found):
         raise UserError("Some values are missing.", "Leave out the tasks that have none.")
     if any(np.ptp(values) == 0 for values in found):
@@ -172,12 +168,7 @@ def _checked_values(*figures: Values) -> tuple[Float[np.ndarray, " n"], ...]:
     return found
 
 
-def _checked(first: Float[np.ndarray, "_n _n"], second: Float[np.ndarray, "_n _n"], least: int) -> int:
-    if first.shape != second.shape or first.ndim != 2 or first.shape[0] != first.shape[1]:
-        raise UserError(
-            f"The matrices are {' and '.join(' x '.join(map(str, m.shape)) for m in (first, second))}.",
-            "Give two square matrices over the same tasks.",
-        )
+def _checked(first: np.ndarray, second: np.ndarray, least: int) -> int:
     n = len(first)
     if n < least:
         raise UserError(f"A Mantel test of {n} tasks says nothing.", f"Give at least {least}, better 10 or more.")
@@ -197,7 +188,7 @@ def _off_diagonal(n: int) -> Bool[np.ndarray, "n n"]:
     return ~np.eye(n, dtype=bool)
 
 
-def _standardised(matrix: Float[np.ndarray, "n n"], method: Method, centred: bool) -> Float[np.ndarray, "n n"]:
+def _standardised(matrix: Square, method: Method, centred: bool) -> Square:
     """Off-diagonal entries, or their ranks, with mean 0 and mean square 1; 0 on the diagonal."""
     off = _off_diagonal(len(matrix))
     entries = rankdata(matrix[off]) if method == "spearman" else matrix[off]
@@ -212,7 +203,7 @@ def _standardised(matrix: Float[np.ndarray, "n n"], method: Method, centred: boo
     return left / spread
 
 
-def double_centred(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+def double_centred(matrix: Square) -> Square:
     """The part of each entry off the diagonal that its row and its column do not explain; 0 on the diagonal.
 
     The residuals of the least squares fit of a mean, an effect of each row and an effect of each column, where the
@@ -242,9 +233,7 @@ def _p_value(null: Float[np.ndarray, " n_orders"], observed: float, exact: bool)
     return as_extreme / len(null) if exact else (as_extreme + 1) / (len(null) + 1)
 
 
-def _vertex_bootstrap(
-    x: Float[np.ndarray, "n n"], y: Float[np.ndarray, "n n"], n_resamples: int, seed: int
-) -> Float[np.ndarray, " n_resamples"]:
+def _vertex_bootstrap(x: Square, y: Square, n_resamples: int, seed: int) -> Float[np.ndarray, " n_resamples"]:
     """Correlations over resampled tasks; NaN where a resample leaves no two different entries."""
     drawn = task_weights(len(x), n_resamples, seed)
     # A pair of tasks weighs the product of how often each was drawn; the diagonal is 0 in all that is summed.
@@ -270,9 +259,7 @@ def _row_correlations(x: Float[np.ndarray, "... n"], y: Float[np.ndarray, "... n
 # --- means within and between tasks --------------------------------------------------------------------
 
 
-def task_means(
-    matrix: Float[np.ndarray, "n_prompts n_prompts"], tasks: Sequence[str]
-) -> tuple[tuple[str, ...], Float[np.ndarray, "n_tasks n_tasks"]]:
+def task_means(matrix: Square, tasks: Sequence[str]) -> tuple[tuple[str, ...], Float[np.ndarray, "n_tasks n_tasks"]]:
     """Mean entry for each pair of tasks, of a matrix over their prompts; `tasks[i]` is the task of prompt i.
 
     A prompt beside itself does not count, so the diagonal is NaN for tasks with one prompt.
@@ -292,7 +279,7 @@ def row_means(
 
 
 def within_between(
-    distances: Float[np.ndarray, "n_prompts n_prompts"], tasks: Sequence[str], n_resamples: int = 2000, seed: int = 0
+    distances: Square, tasks: Sequence[str], n_resamples: int = 2000, seed: int = 0
 ) -> dict[str, Interval | None]:
     """Distances between prompts of one task beside those between prompts of different tasks; every task weighs alike.
 
@@ -308,7 +295,7 @@ def within_between(
         return dict.fromkeys(("within", "between", "ratio"))
     off = np.where(_off_diagonal(len(names)), means, 0)
 
-    def figures(weights: Float[np.ndarray, "n_resamples n"]) -> Float[np.ndarray, "3 n_resamples"]:
+    def figures(weights: Weights) -> Float[np.ndarray, "3 n_resamples"]:
         within = _divided(weights[:, repeated] @ own[repeated], weights[:, repeated].sum(1))
         between = _divided(((weights @ off) * weights).sum(1), weights.sum(1) ** 2 - np.square(weights).sum(1))
         return np.stack([within, between, _divided(within, between)])
@@ -322,10 +309,7 @@ def within_between(
 
 
 def other_tasks_mean(
-    matrix: Float[np.ndarray, "n n"],
-    counted: Bool[np.ndarray, "n n"] | None = None,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    matrix: Square, counted: Bool[np.ndarray, "n n"] | None = None, n_resamples: int = 2000, seed: int = 0
 ) -> Interval | None:
     """Mean over rows of the mean of each row's cells off the diagonal, such as of a transfer matrix over tasks.
 
@@ -337,15 +321,14 @@ def other_tasks_mean(
         return None
     cells = np.where(kept, matrix, 0)
 
-    def means(weights: Float[np.ndarray, "n_resamples n"]) -> Float[np.ndarray, " n_resamples"]:
+    def means(weights: Weights) -> Float[np.ndarray, " n_resamples"]:
         return _weighted(_divided(weights @ cells.T, weights @ kept.T.astype(float)), weights)
 
-    resampled = means(task_weights(len(matrix), n_resamples, seed))
-    return percentile_interval(float(means(np.ones((1, len(matrix))))[0]), resampled)
+    return _over_tasks(means, len(matrix), n_resamples, seed)
 
 
 def variation_between(
-    distances: Float[np.ndarray, "n_prompts n_prompts"], tasks: Sequence[str], n_resamples: int = 2000, seed: int = 0
+    distances: Square, tasks: Sequence[str], n_resamples: int = 2000, seed: int = 0
 ) -> Interval | None:
     """Coefficient of variation (unbiased deviation) of each task's distances to prompts of others, mean over tasks.
 
@@ -358,16 +341,23 @@ def variation_between(
         for matrix in (np.ones_like(distances), distances - centre, np.square(distances - centre))
     )
 
-    def means(weights: Float[np.ndarray, "n_resamples n"]) -> Float[np.ndarray, " n_resamples"]:
+    def means(weights: Weights) -> Float[np.ndarray, " n_resamples"]:
         n = weights @ counts
         mean = _divided(weights @ sums, n)
         variance = _divided(weights @ squares - n * np.square(mean), n - 1)
         return _weighted(_divided(np.sqrt(np.maximum(variance, 0)), mean + centre), weights)
 
-    value = float(means(np.ones((1, len(names))))[0])
-    if np.isnan(value):
-        return None
-    return percentile_interval(value, means(task_weights(len(names), n_resamples, seed)))
+    found = _over_tasks(means, len(names), n_resamples, seed)
+    return None if np.isnan(found.value) else found
+
+
+def _over_tasks(
+    figure: Callable[[Weights], Float[np.ndarray, " n_resamples"]], n_tasks: int, n_resamples: int, seed: int
+) -> Interval:
+    """A figure of weighted tasks, with its interval."""
+    return percentile_interval(
+        float(figure(np.ones((1, n_tasks)))[0]), figure(task_weights(n_tasks, n_resamples, seed))
+    )
 
 
 def _divided(numerators: np.ndarray | np.floating, denominators: np.ndarray | np.floating) -> np.ndarray:
@@ -375,9 +365,7 @@ def _divided(numerators: np.ndarray | np.floating, denominators: np.ndarray | np
     return np.divide(numerators, denominators, out=np.full(np.shape(numerators), np.nan), where=denominators > 0)
 
 
-def _weighted(
-    values: Float[np.ndarray, "n_resamples n"], weights: Float[np.ndarray, "n_resamples n"]
-) -> Float[np.ndarray, " n_resamples"]:
+def _weighted(values: Weights, weights: Weights) -> Float[np.ndarray, " n_resamples"]:
     """Mean of the values that are defined; NaN where none is."""
     defined = np.where(np.isfinite(values), weights, 0)
     return _divided((np.nan_to_num(values) * defined).sum(1), defined.sum(1))

@@ -19,6 +19,7 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.correlations import other_tasks_mean, task_means
 from soft2hard.eval.analysis.findings import Section, Tables, columns_of, known_mean
+from soft2hard.eval.analysis.geometry import Square
 from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.intervals import Interval, by_task
 from soft2hard.eval.metrics.measurement import Comparison, measure
@@ -121,8 +122,6 @@ def stability(
 
     `n_single` tasks have one translation only. Raises UserError where no task has two translations.
     """
-    if len(tasks) != len(texts):
-        raise UserError(f"There are {len(texts)} translations of {len(tasks)} soft prompts.", "Give one for each.")
     counts = Counter(tasks)
     if not any(n > 1 for n in counts.values()):
         raise UserError(
@@ -170,13 +169,13 @@ def _vote(texts: list[str], instruction: str) -> dict[str, Any]:
     }
 
 
-def _agreement(meanings: Sequence[str | None]) -> Float[np.ndarray, "n n"]:
+def _agreement(meanings: Sequence[str | None]) -> Square:
     """1 where two translations say the same."""
     said = np.array([meaning or "" for meaning in meanings], dtype=object)
     return ((said[:, None] == said[None]) & (said != "")).astype(float)
 
 
-def _cosines(texts: Sequence[str], meanings: Sequence[str | None], encoder: Encoder) -> Float[np.ndarray, "n n"]:
+def _cosines(texts: Sequence[str], meanings: Sequence[str | None], encoder: Encoder) -> Square:
     """Of every pair; 0 for a text without words, which encoders do not read, and NaN for one that this one cannot."""
     distinct = list(dict.fromkeys(text for text, said in zip(texts, meanings, strict=True) if said is not None))
     found = np.asarray(encoder(distinct), dtype=float) if distinct else np.zeros((0, 1))
@@ -187,7 +186,7 @@ def _cosines(texts: Sequence[str], meanings: Sequence[str | None], encoder: Enco
     return np.where(unread[:, None] | unread[None], np.nan, np.nan_to_num(rows) @ np.nan_to_num(rows).T)
 
 
-def _defined_means(matrix: Float[np.ndarray, "n n"], tasks: Sequence[str]) -> Float[np.ndarray, "n_tasks n_tasks"]:
+def _defined_means(matrix: Square, tasks: Sequence[str]) -> Float[np.ndarray, "n_tasks n_tasks"]:
     """Mean for each pair of tasks over the pairs of their translations that have a figure; NaN where none has."""
     defined = np.isfinite(matrix)
     sums, counts = (task_means(part, tasks)[1] for part in (np.where(defined, matrix, 0.0), defined.astype(float)))
@@ -233,10 +232,8 @@ def position_effects(
     `score` of the soft prompts as they are, and `n_left_out`, those without room in the subject's context.
 
     `n_orders` random orders are tried of each. Soft prompts of one position are neither permuted nor left without it.
-    Raises UserError where there are no soft prompts, where none fits the subject's context, and as `measure` does.
+    Raises UserError where none fits the subject's context, and as `measure` does.
     """
-    if not prompts:
-        raise UserError("There are 0 soft prompts.", "Give at least one.")
     changed = [list(_variants(prompt, mean_embedding(subject), n_orders, seed)) for prompt in prompts]
     rows = [[prompt, *(variant for _, _, variant in own)] for prompt, own in zip(prompts, changed, strict=True)]
     measured = measure(subject, [Comparison(t, tuple(row)) for t, row in zip(tasks, rows, strict=True)], runner)

@@ -28,6 +28,7 @@ SectionName = Literal[
 ]
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
 Verdict = Literal["confirmed", "refuted", "undecided", "not tested"]
+Varies = Literal["both", "init", "order"]
 Tables = dict[str, pd.DataFrame]
 """Of one section, by name."""
 
@@ -77,7 +78,7 @@ class GroupRow(Record):
 
     name: str
     init: str
-    varies: Literal["both", "init", "order"]
+    varies: Varies
     """The seeds that differ between tunings of one task: of the start, of the order of examples, or both."""
     n_tunings: int
     n_tasks: int

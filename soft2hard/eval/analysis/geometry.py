@@ -126,10 +126,8 @@ def alignment(prompts: Prompts, examples: Literal["positions", "dimensions"] = "
       the embedding space does not. With fewer positions than dimensions even noise comes close to 1: read it beside
       `noise_like`.
 
-    NaN where a prompt has the same value in all examples. Raises UserError for prompts of one token over positions.
+    NaN where a prompt has the same value in all examples, as prompts of one token have over positions.
     """
-    if examples == "positions" and prompts.shape[1] < 2:
-        raise UserError("Soft prompts of one token have no alignment over positions.", "Align them over dimensions.")
     if examples == "positions":
         centred = prompts - prompts.mean(1, keepdims=True)
         grams = (centred @ centred.swapaxes(1, 2)).reshape(len(prompts), -1)
@@ -185,14 +183,11 @@ def plane_map(name: MapName, apart: Square, seed: int = 0) -> tuple[Float[np.nda
     keep neighbours rather than distances. A map is the same for the same seed.
 
     Trustworthiness is of the 5 nearest neighbours, 0 to 1; 1 where all neighbours in the plane are neighbours in truth
-    (Venna and Kaski 2001); None for 10 points or fewer. Raises UserError where `no_map` gives a reason, and for
-    distances that are missing, negative or not symmetric.
+    (Venna and Kaski 2001); None for 10 points or fewer. Raises UserError where `no_map` gives a reason.
     """
     from sklearn.decomposition import KernelPCA
     from sklearn.manifold import TSNE, trustworthiness
 
-    if not np.isfinite(apart).all() or (apart < 0).any() or not np.allclose(apart, apart.T):
-        raise UserError("These are no distances: some are missing, negative or not symmetric.", "Give distances.")
     n = len(apart)
     if reason := no_map(name, n):
         raise UserError(reason, "Take 'pca', which needs nothing.")

@@ -61,6 +61,10 @@ class Table:
     name: str
     rows: Float[Tensor, "vocab d_model"]
 
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.rows.float().numpy().tobytes()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Material:
@@ -325,22 +329,14 @@ def tasks_of_names(paths: Sequence[Path], known: Collection[str] = ()) -> list[s
     empty, the folder says it: 'rte/seed0.npy' and 'rte/checkpoint-100' are of 'rte'.
     """
     whole = [path.resolve() for path in paths]
-    names = _reduced([(path, path.name if path.is_dir() else path.stem) for path in whole], known)
-    open_ = [i for i, name in enumerate(names) if _says_nothing(name)]
-    if open_:
-        for i, name in zip(open_, _of_folders([whole[i].parent for i in open_], known), strict=True):
-            names[i] = name or whole[i].stem
-    return names
-
-
-def _of_folders(folders: Sequence[Path], known: Collection[str], n_above: int = 1) -> list[str]:
-    """Empty where neither the folder nor the one above says anything."""
-    distinct = list(dict.fromkeys(folders))
-    found = dict(zip(distinct, _reduced([(folder, folder.name) for folder in distinct], known), strict=True))
-    mute = [folder for folder in distinct if _says_nothing(found[folder])]
-    above = _of_folders([folder.parent for folder in mute], known, n_above - 1) if n_above else [""] * len(mute)
-    found |= zip(mute, above, strict=True)
-    return [found[folder] for folder in folders]
+    levels = [
+        [(path, path.name if path.is_dir() else path.stem) for path in whole],
+        [(path.parent, path.parent.name) for path in whole],
+        [(path.parent.parent, path.parent.parent.name) for path in whole],
+    ]
+    named = zip(*(_reduced(level, known) for level in levels), strict=True)
+    telling = ([name for name in names if not _says_nothing(name)] for names in named)
+    return [names[0] if names else path.stem for path, names in zip(whole, telling, strict=True)]
 
 
 def _reduced(named: Sequence[tuple[Path, str]], known: Collection[str]) -> list[str]:

@@ -128,7 +128,7 @@ def start_ids(subject: Subject, init: str, n_tokens: int, task: Task | None = No
     return (ids * -(-n_tokens // len(ids)))[:n_tokens] if ids else None
 
 
-def read_embedding_table(path: Path) -> Float[Tensor, "vocab d_model"]:
+def read_embedding_table(path: Path) -> Table:
     """The table of input embeddings in a file of a model's weights, or in one that holds it alone.
 
     Files are those that soft prompts are read from (.safetensors, .npy, .npz, .pt, .pth, .bin). Where a model scales
@@ -143,7 +143,7 @@ def read_embedding_table(path: Path) -> Float[Tensor, "vocab d_model"]:
             f"{path} has no table of input embeddings among its {len(tensors)} tensors.",
             f"Give the file of a model's weights with {' or '.join(_TABLES)}, or one that holds the table alone.",
         )
-    return as_matrix(tensors[name], str(path))
+    return Table(str(path), as_matrix(tensors[name], str(path)))
 
 
 # --- tokens as texts -----------------------------------------------------------------------------------
@@ -152,15 +152,10 @@ def read_embedding_table(path: Path) -> Float[Tensor, "vocab d_model"]:
 def legible(text: str) -> str:
     r"""A text with spaces as ␣, line ends and tabs as \n, \r and \t, a combining mark on a dotted circle where it
     comes first, and every other invisible character as its code point, such as <U+200B>."""
-    shown = "".join(_shown(character) for character in text)
-    return f"\u25cc{shown}" if text and unicodedata.category(text[0]).startswith("M") else shown
-
-
-def _shown(character: str) -> str:
-    if character in _ESCAPES:
-        return _ESCAPES[character]
     # White space other than the plain one looks like it; characters of direction and joining look like nothing.
-    return character if character.isprintable() and not character.isspace() else f"<U+{ord(character):04X}>"
+    visible = (c if c.isprintable() and not c.isspace() else f"<U+{ord(c):04X}>" for c in text)
+    shown = "".join(_ESCAPES.get(c, as_seen) for c, as_seen in zip(text, visible, strict=True))
+    return f"\u25cc{shown}" if text and unicodedata.category(text[0]).startswith("M") else shown
 
 
 def scripts(text: str) -> tuple[str, ...]:
