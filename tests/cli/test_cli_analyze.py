@@ -12,8 +12,7 @@ from scipy.spatial.distance import pdist
 from soft2hard.cli.analyze import chosen_translator
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.experiments import greedy_translation
-from soft2hard.eval.analysis.findings import SECTIONS, NotRun, load_analysis, load_tables
-from soft2hard.eval.analysis.tunings import load_pass
+from soft2hard.eval.analysis.findings import SECTIONS, NotRun, load_analysis, load_pass, load_tables
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
 from soft2hard.translator.design import Design

@@ -326,7 +326,7 @@ def test_planted_clusters_are_closer_within_and_their_interval_is_that_of_a_mean
     assert (whole.low, whole.high) == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
-def test_one_task_or_one_prompt_each_is_refused() -> None:
+def test_one_task_or_one_prompt_each_has_nothing_within_or_between() -> None:
     for tasks in (["a", "a", "a"], ["a", "b", "c"]):
         assert set(within_between(np.ones((3, 3)), tasks).values()) == {None}
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import pandas as pd
 
+from soft2hard.eval.analysis.correlations import BOTH_TASKS
 from soft2hard.eval.analysis.findings import Analysis, Claim, Claims, Reading, Tables, Verdict, interval_in
-from soft2hard.eval.analysis.transfer_matrix import BOTH_TASKS
 from soft2hard.eval.intervals import Interval
 
 EQUIDISTANT_BELOW = 0.1

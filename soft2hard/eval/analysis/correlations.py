@@ -20,6 +20,8 @@ from soft2hard.eval.analysis.geometry import Square
 from soft2hard.eval.intervals import Interval, Values, percentile_interval, task_weights
 
 Method = Literal["pearson", "spearman"]
+BOTH_TASKS = ("task tuned on", "task used on")
+"""What is held fixed where both matrices are double-centred."""
 Weights = Float[np.ndarray, "n_resamples n"]
 
 _ENTRIES_AT_ONCE = 2**22  # of permuted matrices: 32 MB

@@ -16,9 +16,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 3
@@ -31,6 +34,14 @@ Verdict = Literal["confirmed", "refuted", "undecided", "not tested"]
 Varies = Literal["both", "init", "order"]
 Tables = dict[str, pd.DataFrame]
 """Of one section, by name."""
+MAIN = "main"
+"""The group that distances, maps and transfer are of."""
+COMMON = "from the common start"
+"""The group whose prompts start as those did that the subject's translator was trained on."""
+GIVEN = "given"
+"""The group of prompts that were read."""
+_KEY = "prompts"
+"""In the metadata of a file of tunings: the facts known of each soft prompt, in order."""
 
 
 class Record(BaseModel):
@@ -206,12 +217,17 @@ def load_tables(folder: Path, analysis: Analysis, section: SectionName) -> Table
         raise UserError(f"The tables of '{section}' in {folder} cannot be read.", "Run the analysis again.") from error
 
 
+def all_tables(folder: Path, analysis: Analysis) -> Tables:
+    """Those of all sections, by the names of their files; raises UserError as `load_tables` does."""
+    found = ((section, load_tables(folder, analysis, section)) for section in SECTIONS)
+    return {f"{section}-{name}": table for section, tables in found for name, table in tables.items()}
+
+
 def as_json(folder: Path, analysis: Analysis) -> str:
-    """The analysis with all of its tables, as lists of records, by the names of their files."""
+    """The analysis with all of its tables, as lists of records."""
     tables = {
-        f"{section}-{name}": json.loads(table.to_json(orient="records", double_precision=15))
-        for section in SECTIONS
-        for name, table in load_tables(folder, analysis, section).items()
+        name: json.loads(table.to_json(orient="records", double_precision=15))
+        for name, table in all_tables(folder, analysis).items()
     }
     return json.dumps(analysis.model_dump(mode="json") | {"tables": tables}, indent=1)
 
@@ -236,3 +252,39 @@ def known_mean(values: Sequence[float | None], seed: int = 0) -> Interval | None
     """Mean, with its interval, of the values that are known, one a task; None where none is."""
     known = [value for value in values if value is not None and np.isfinite(value)]
     return mean_interval(known, seed=seed) if known else None
+
+
+def save_pass(path: Path, prompts: Mapping[str, SoftPrompt]) -> None:
+    """Write the soft prompts of some tasks, of one subject, to one file; its name ends in '.safetensors'."""
+    tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts.values())}
+    facts = json.dumps([dict(prompt.provenance) for prompt in prompts.values()])
+    one = next(iter(prompts.values()))
+    known = {"subject": one.subject, "fingerprint": one.fingerprint}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(tensors, {_KEY: facts} | {name: v for name, v in known.items() if v}))
+
+
+def is_pass(path: Path) -> bool:
+    """True if a file was written by `save_pass`."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as stored:
+            return _KEY in (stored.metadata() or {})
+    except (SafetensorError, OSError):
+        return False  # whoever reads it says what is wrong
+
+
+def load_pass(path: Path) -> tuple[SoftPrompt, ...]:
+    """The soft prompts of a file; 'task' in the provenance of each. Raises UserError for a damaged one."""
+    try:
+        with safe_open(path, "pt") as stored:
+            metadata = stored.metadata()
+            facts = json.loads(metadata[_KEY])
+            rows = [stored.get_tensor(str(i)) for i in range(len(facts))]
+        if not all("task" in known for known in facts):
+            raise KeyError("task")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged.", "Remove it, and its soft prompts are tuned again.") from error
+    subject, fingerprint = metadata.get("subject"), metadata.get("fingerprint")
+    return tuple(SoftPrompt(row, subject, fingerprint, known) for row, known in zip(rows, facts, strict=True))

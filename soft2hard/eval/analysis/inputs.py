@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -16,17 +17,16 @@ from torch import Tensor
 from soft2hard.data_gen.exampletable import read_table
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.findings import GroupRow, PromptRow
-from soft2hard.eval.analysis.tunings import COMMON, MAIN, is_pass, load_pass
+from soft2hard.eval.analysis.findings import COMMON, GIVEN, MAIN, GroupRow, PromptRow, is_pass, load_pass
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.lm.shared_prefix import Runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
-from soft2hard.translator.model import Translator
 from soft2hard.workers.subject_workers import SubjectWorkers
 
-GIVEN = "given"
-"""The group of prompts that were read."""
+if TYPE_CHECKING:
+    from soft2hard.translator.model import Translator
+
 GENERIC = frozenset(
     "adapter adapter_model best checkpoint embeddings final last model prompt prompt_embeddings prompts run runs seed"
     " soft_prompt softprompt step tuning".split()
@@ -76,7 +76,7 @@ class Material:
     tasks: tuple[Task, ...] = ()
     """Those whose examples are known."""
     subject: Subject | None = None
-    translator: Translator | None = None
+    translator: "Translator | None" = None
     table: Subject | Table | None = None
     """Where nearest tokens are looked up, if not in the subject."""
     groups: tuple[GroupRow, ...] = ()
@@ -141,7 +141,7 @@ class Material:
             )
         return self.subject
 
-    def need_translator(self, what: str) -> Translator:
+    def need_translator(self, what: str) -> "Translator":
         if self.translator is None:
             raise UserError(
                 f"No translator was given, and {what} needs one.", "Give --translator; the rest needs none."

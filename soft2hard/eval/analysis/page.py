@@ -15,18 +15,18 @@ from scipy.spatial.distance import pdist, squareform
 
 from soft2hard.eval.analysis.comparisons import MEASURES
 from soft2hard.eval.analysis.findings import (
+    GIVEN,
+    MAIN,
     SECTIONS,
     Analysis,
     Claims,
     NotRun,
     SectionName,
     Tables,
+    all_tables,
     interval_in,
     load_analysis,
-    load_tables,
 )
-from soft2hard.eval.analysis.inputs import GIVEN
-from soft2hard.eval.analysis.tunings import MAIN
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report.html import render_page
 from soft2hard.storage.files import atomic_write
@@ -104,31 +104,27 @@ def shown(value: Any) -> str:
 
 def listings(analysis: Analysis, folder: Path, n_positions: int) -> Iterator[Listing]:
     """The summary of an analysis, the most telling last; nearest tokens of the first `n_positions` positions."""
-    tables = {name: load_tables(folder, analysis, name) for name in ("extraction", "statistics", "difficulty")}
+    tables = all_tables(folder, analysis)
     yield from _given_tasks(analysis)
-    if tables["extraction"]:
-        if n_positions:
-            tokens = tables["extraction"]["tokens"]
-            rows = tokens_by_position(tokens[tokens["position"] < n_positions])
-            yield _first(rows, "Nearest tokens by cosine", most=MOST_LISTED)
-        if tables["extraction"]["starts"]["share_stayed"].notna().any():
-            yield listing("What stayed of the starts", tables["extraction"]["starts"])
-    if tables["statistics"]:
+    if "extraction-tokens" in tables and n_positions:
+        tokens = tables["extraction-tokens"]
+        rows = tokens_by_position(tokens[tokens["position"] < n_positions])
+        yield _first(rows, "Nearest tokens by cosine", most=MOST_LISTED)
+    if "extraction-starts" in tables and tables["extraction-starts"]["share_stayed"].notna().any():
+        yield listing("What stayed of the starts", tables["extraction-starts"])
+    if "statistics-prompts" in tables:
         columns = ["prompt", "n_tokens", "d_model", "norm", "mean_token_norm", "token_norm_variance", "variance"]
-        prompts = tables["statistics"]["prompts"]
-        yield _first(prompts, "Each soft prompt", [*columns, "token_cosine"])
-    distances = load_tables(folder, analysis, "distances")
-    if distances and len(distances["pairs"]) <= MOST_PROMPTS * (MOST_PROMPTS - 1) / 2:
-        shares = [name for name in ("share_moved", "alignment_positions") if name in distances["pairs"]]
-        yield listing("Pairs of soft prompts", distances["pairs"].drop(columns=shares))
-    if "groups" in tables["statistics"] and tables["statistics"]["groups"]["mean_distance"].notna().any():
-        yield listing("Groups of tunings", tables["statistics"]["groups"])
-    if distances:
-        yield _measures(distances["measures"])
+        yield _first(tables["statistics-prompts"], "Each soft prompt", [*columns, "token_cosine"])
+    if "distances-pairs" in tables and len(tables["distances-pairs"]) < MOST_PROMPTS**2 / 2:
+        pairs = tables["distances-pairs"].drop(columns=["share_moved", "alignment_positions"], errors="ignore")
+        yield listing("Pairs of soft prompts", pairs)
+    if "statistics-groups" in tables and tables["statistics-groups"]["mean_distance"].notna().any():
+        yield listing("Groups of tunings", tables["statistics-groups"])
+    if "distances-measures" in tables:
+        yield _measures(tables["distances-measures"])
     for name, title in (("difficulty", "Difficulty"), ("transfer", "Closeness with transfer")):
-        found = load_tables(folder, analysis, name)
-        if "correlations" in found:
-            yield listing(title, found["correlations"].fillna({"reason": ""}))
+        if f"{name}-correlations" in tables:
+            yield listing(title, tables[f"{name}-correlations"].fillna({"reason": ""}))
     yield _overview(analysis)
     claims = analysis.sections.get("claims")
     if isinstance(claims, Claims) and any(claim.estimate for claim in claims.claims):
@@ -216,17 +212,18 @@ def write_analysis_page(folder: Path) -> Path:
     and where the page cannot be written.
     """
     analysis = load_analysis(folder)
-    found = {name: load_tables(folder, analysis, name) for name in SECTIONS}
+    tables = all_tables(folder, analysis)
+    ran = {name: section for name in TITLES if (section := analysis.found(name))}
     context = {
         "analysis": analysis,
         "titles": TITLES,
-        "ran": [name for name in TITLES if analysis.found(name)],
-        "missing": {name: analysis.reason(name) for name in TITLES if not analysis.found(name)},
+        "ran": list(ran),
+        "missing": {name: analysis.reason(name) for name in TITLES if name not in ran},
         "families": [family for family in dict.fromkeys(task.family for task in analysis.tasks) if family],
-        "figures": {name: section.figures for name in TITLES if (section := analysis.found(name))},
-        "notes": {name: section.notes for name in TITLES if (section := analysis.found(name))},
-        "tables": dict(_page_tables(found)),
-        "charts": dict(_charts(analysis, found)),
+        "figures": {name: section.figures for name, section in ran.items()},
+        "notes": {name: section.notes for name, section in ran.items()},
+        "tables": {name: _on_page(name, table) for name, table in tables.items()},
+        "charts": dict(_charts(analysis, tables)),
     }
     filters = {"shown": shown, "figure_text": figure_text}
     text = render_page(Path(__file__).with_name("page.html"), context, filters=filters)
@@ -236,30 +233,28 @@ def write_analysis_page(folder: Path) -> Path:
     return folder / PAGE_NAME
 
 
-def _page_tables(found: Mapping[SectionName, Tables]) -> Iterator[tuple[str, Listing]]:
-    """Those on the page, by section and name, without columns that hold nothing."""
-    for section, tables in found.items():
-        for name, table in tables.items():
-            key, title = f"{section}-{name}", f"{TITLES[section]}: {name}"
-            if key == "distances-measures":
-                yield key, _measures(table)
-                continue
-            if key == "extraction-tokens":
-                title, table = "Nearest tokens of every position", tokens_by_position(table)
-            elif key == "positions-effects":
-                table = table[table["position"].isna()].assign(change=table["change"].map(CHANGES))
-            if len(table) > MOST_ROWS:
-                title += f" (the first {MOST_ROWS} of {len(table)} rows; the file has all)"
-            yield key, listing(title, table[:MOST_ROWS].dropna(axis=1, how="all"))
+def _on_page(name: str, table: pd.DataFrame) -> Listing:
+    """A table without the columns that hold nothing, and without more rows than people read."""
+    section, kind = name.split("-")
+    title = f"{TITLES[section]}: {kind}"
+    if name == "distances-measures":
+        return _measures(table)
+    if name == "extraction-tokens":
+        title, table = "Nearest tokens of every position", tokens_by_position(table)
+    elif name == "positions-effects":
+        table = table[table["position"].isna()].assign(change=table["change"].map(CHANGES))
+    if len(table) > MOST_ROWS:
+        title += f" (the first {MOST_ROWS} of {len(table)} rows; the file has all)"
+    return listing(title, table[:MOST_ROWS].dropna(axis=1, how="all"))
 
 
-def _charts(analysis: Analysis, found: Mapping[SectionName, Tables]) -> Iterator[tuple[str, "Figure"]]:
+def _charts(analysis: Analysis, tables: Tables) -> Iterator[tuple[str, "Figure"]]:
     family = {task.name: task.family for task in analysis.tasks if task.family}
     rows = [(row.name, row.task or "–", row.score) for row in analysis.prompts if row.group in (MAIN, GIVEN)]
     main = pd.DataFrame(rows, columns=["prompt", "task", "score"])
     main["family"] = main["task"].map(family).fillna(main["task"])
-    if tables := found["distances"]:
-        pairs = tables["pairs"]
+    if "distances-pairs" in tables:
+        pairs = tables["distances-pairs"]
         names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
         kin = main.set_index("prompt")["family"].loc[names].tolist()
         for measure in (name for name in MEASURES if name in pairs and name != "share_moved"):
@@ -267,35 +262,38 @@ def _charts(analysis: Analysis, found: Mapping[SectionName, Tables]) -> Iterator
             order = clustered(1 - matrix if measure.startswith("alignment") else matrix)
             np.fill_diagonal(matrix, np.nan)
             yield measure, heat(MEASURES[measure], names, kin, matrix, order)
-    if tables := found["maps"]:
-        texts = found["stability"].get("texts", pd.DataFrame(columns=["prompt", "group", "text"]))
+    if "maps-maps" in tables:
+        texts = tables.get("stability-texts", pd.DataFrame(columns=["prompt", "group", "text"]))
         said = texts[texts["group"].isin((MAIN, GIVEN))].set_index("prompt")["text"]
         told = main.assign(translation=main["prompt"].map(said).fillna("–"))
-        for one in tables["maps"].itertuples():
-            places = tables["places"][tables["places"]["map"] == one.map].merge(told, on="prompt")
+        for one in tables["maps-maps"].itertuples():
+            places = tables["maps-places"].query("map == @one.map").merge(told, on="prompt")
             title = f"{_PROJECTIONS[one.projection]} of {_MAPPED[one.measure]}"
             about = f"{escape(one.about)}; trustworthiness {shown(one.trustworthiness)}"
             more = {"hover_data": {"x": False, "y": False, "task": True, "translation": True, "score": True}}
             chart = scatter(places, ("x", "y"), "family", "prompt", f"{title}<br><sub>{about}</sub>", **more)
             yield f"map {one.map}", chart.update_xaxes(**_BARE).update_yaxes(**_BARE)
-    if tables := found["difficulty"]:
+    if "difficulty-tasks" in tables:
         title = "How far tunings lie apart, by difficulty: error is 1 less the mean score"
-        yield "difficulty", scatter(tables["tasks"], ("error", "mean_distance"), "family", "task", title)
-    if tables := found["transfer"]:
-        yield from _transfer(tables["pairs"], family)
+        yield "difficulty", scatter(tables["difficulty-tasks"], ("error", "mean_distance"), "family", "task", title)
+    if "transfer-pairs" in tables:
+        yield from _transfer(tables["transfer-pairs"], family)
     if section := analysis.found("stability"):
         shares = {k.replace("_", " "): vars(v) for k, v in section.figures.items() if isinstance(v, Interval)}
         table = pd.DataFrame(shares.values(), dtype=float).assign(translations=list(shares))
         reach = {"error_x": table["high"] - table["value"], "error_x_minus": table["value"] - table["low"]}
         chart = scatter(table, ("value", "translations"), None, None, "Several tunings of one task", **reach)
         yield "stability", chart.update_yaxes(autorange="reversed", title="").update_layout(height=460)
-    if tables := found["positions"]:
-        effects = tables["effects"].dropna(subset="position")
+    if "positions-effects" in tables:
+        effects = tables["positions-effects"].dropna(subset="position")
         effects = effects.assign(change=effects["change"].map(CHANGES), position=effects["position"].astype(int))
         for name in ("score_lost", "meaning_changed"):
             if effects[name].notna().any():
-                reach = (effects[f"{name}_high"] - effects[name], effects[name] - effects[f"{name}_low"])
-                yield f"positions {name}", _lines(effects.assign(above=reach[0], below=reach[1]), name)
+                reach = {
+                    "above": effects[f"{name}_high"] - effects[name],
+                    "below": effects[name] - effects[f"{name}_low"],
+                }
+                yield f"positions {name}", _lines(effects.assign(**reach), name)
 
 
 def _transfer(pairs: pd.DataFrame, family: Mapping[str, str]) -> Iterator[tuple[str, "Figure"]]:
@@ -310,9 +308,8 @@ def _transfer(pairs: pd.DataFrame, family: Mapping[str, str]) -> Iterator[tuple[
         yield "transfer distance", heat("Frobenius distance of the tasks' soft prompts", names, kin, apart, order)
         others = pairs[pairs["tuned_on"] != pairs["used_on"]]
         same = others["tuned_on"].map(family) == others["used_on"].map(family)
-        table = others.assign(
-            pair=others["tuned_on"] + " → " + others["used_on"], families=np.where(same, "one family", "two families")
-        )
+        labels = {"pair": others["tuned_on"] + " → " + others["used_on"]}
+        table = others.assign(families=np.where(same, "one family", "two families"), **labels)
         title = "Change in accuracy, by Frobenius distance of the two tasks' soft prompts"
         yield "transfer pairs", scatter(table, ("frobenius", "change"), "families", "pair", title)
 

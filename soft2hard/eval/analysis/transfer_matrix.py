@@ -17,7 +17,14 @@ from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.correlations import correlation_row, mantel, other_tasks_mean, row_means, task_means
+from soft2hard.eval.analysis.correlations import (
+    BOTH_TASKS,
+    correlation_row,
+    mantel,
+    other_tasks_mean,
+    row_means,
+    task_means,
+)
 from soft2hard.eval.analysis.findings import Section, Tables
 from soft2hard.eval.analysis.geometry import Square, alignment, cosines, distances, reordered_distances
 from soft2hard.eval.analysis.inputs import Material
@@ -38,8 +45,6 @@ CPU_BATCH_TOKENS = 4096
 _WORTH_SHARING = 20_000
 """Examples under prompts that take longer than further processes take to start."""
 _LOGITS_AT_ONCE = 2**26  # 256 MB in float32
-BOTH_TASKS = ("task tuned on", "task used on")
-"""What is held fixed where both matrices are double-centred."""
 _SIGNS = {"frobenius": -1.0, "reordered": -1.0, "cosine": 1.0, "alignment_dimensions": 1.0}
 
 

@@ -4,31 +4,19 @@ Tunings are made in passes. A pass tunes every task that needs it once, from one
 of orders; groups that ask for the same tuning share it. Each pass is a file, so a killed run repeats one pass at most.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuned, Tuning
 from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.findings import GroupRow, PromptRow, Varies
+from soft2hard.eval.analysis.findings import COMMON, MAIN, GroupRow, PromptRow, Varies, load_pass, save_pass
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.storage.files import atomic_write
 from soft2hard.workers.subject_workers import SubjectWorkers, Tell
-
-MAIN = "main"
-"""The group that distances, maps and transfer are of."""
-COMMON = "from the common start"
-"""The group whose prompts start as those did that the subject's translator was trained on."""
-_KEY = "prompts"
-"""In a file's metadata: the facts known of each soft prompt, in order."""
 
 
 @dataclass(frozen=True)
@@ -188,39 +176,3 @@ def _row(group: str, number: int, one: Pass, prompt: SoftPrompt) -> PromptRow:
         validation_loss=float(facts["validation_loss"]),
         steps=int(facts["steps"]),
     )
-
-
-def save_pass(path: Path, prompts: Mapping[str, SoftPrompt]) -> None:
-    """Write the soft prompts of some tasks, of one subject, to one file; its name ends in '.safetensors'."""
-    tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts.values())}
-    facts = json.dumps([dict(prompt.provenance) for prompt in prompts.values()])
-    one = next(iter(prompts.values()))
-    known = {"subject": one.subject, "fingerprint": one.fingerprint}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(save(tensors, {_KEY: facts} | {name: v for name, v in known.items() if v}))
-
-
-def is_pass(path: Path) -> bool:
-    """True if a file was written by `save_pass`."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    try:
-        with safe_open(path, "pt") as stored:
-            return _KEY in (stored.metadata() or {})
-    except (SafetensorError, OSError):
-        return False  # whoever reads it says what is wrong
-
-
-def load_pass(path: Path) -> tuple[SoftPrompt, ...]:
-    """The soft prompts of a file; 'task' in the provenance of each. Raises UserError for a damaged one."""
-    try:
-        with safe_open(path, "pt") as stored:
-            metadata = stored.metadata()
-            facts = json.loads(metadata[_KEY])
-            rows = [stored.get_tensor(str(i)) for i in range(len(facts))]
-        if not all("task" in known for known in facts):
-            raise KeyError("task")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged.", "Remove it, and its soft prompts are tuned again.") from error
-    subject, fingerprint = metadata.get("subject"), metadata.get("fingerprint")
-    return tuple(SoftPrompt(row, subject, fingerprint, known) for row, known in zip(rows, facts, strict=True))
