@@ -150,11 +150,7 @@ def test_rank_correlation_of_noise_holds_0() -> None:
 
 @pytest.mark.parametrize(
     ("x", "y", "problem"),
-    [
-        ([1, 2], [1, 2], "2 tasks"),
-        ([1, 1, 1], [1, 2, 3], "same value"),
-        ([1, 2, np.nan], [1, 2, 3], "missing"),
-    ],
+    [([1, 2], [1, 2], "2 tasks"), ([1, 1, 1], [1, 2, 3], "same value"), ([1, 2, np.nan], [1, 2, 3], "missing")],
 )
 def test_values_that_have_no_rank_correlation_are_refused(x, y, problem) -> None:
     with pytest.raises(UserError, match=problem):
@@ -256,8 +252,7 @@ def test_a_correlation_that_a_third_figure_makes_is_gone_once_that_is_held_fixed
 
 
 @pytest.mark.parametrize(
-    ("controls", "problem"),
-    [([[1, 2, 3, 4, 6]], "leave nothing"), ([[2, 1, 2, 5, 1]] * 3, "too few")],
+    ("controls", "problem"), [([[1, 2, 3, 4, 6]], "leave nothing"), ([[2, 1, 2, 5, 1]] * 3, "too few")]
 )
 def test_figures_that_have_no_partial_correlation_are_refused(controls, problem) -> None:
     with pytest.raises(UserError, match=problem):

@@ -8,12 +8,7 @@ import pytest
 
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.experiments import (
-    greedy_translation,
-    meaning,
-    says_the_same,
-    stability,
-)
+from soft2hard.eval.analysis.experiments import greedy_translation, meaning, says_the_same, stability
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.metrics.text import rouge, rouge_l_pairs, subject_encoder
 from soft2hard.translator.decoding import propose
@@ -103,8 +98,7 @@ def test_tasks_with_one_translation_are_counted_but_not_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "texts", "problem"),
-    [(["a", "b"], ["x", "x"], "No task has two"), ([], [], "No task")],
+    ("tasks", "texts", "problem"), [(["a", "b"], ["x", "x"], "No task has two"), ([], [], "No task")]
 )
 def test_what_cannot_be_compared_is_refused(tasks, texts, problem) -> None:
     with pytest.raises(UserError, match=problem):

@@ -54,8 +54,7 @@ def test_a_task_without_an_instruction_cannot_start_from_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("varies", "seeds"),
-    [("both", [(5, 5), (6, 6)]), ("init", [(5, 5), (6, 5)]), ("order", [(5, 5), (5, 6)])],
+    ("varies", "seeds"), [("both", [(5, 5), (6, 6)]), ("init", [(5, 5), (6, 5)]), ("order", [(5, 5), (5, 6)])]
 )
 def test_a_group_moves_the_seeds_that_it_varies(varies: tunings.Varies, seeds: list[tuple[int, int]]) -> None:
     group = TuningGroup("g", "vocabulary", varies, 2, (task("a"),))

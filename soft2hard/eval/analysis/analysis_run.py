@@ -182,9 +182,8 @@ def check_material(material: Material, only: Collection[SectionName]) -> None:
             check_comparable(material.soft_prompts, 1)
     except UserError as error:
         # Files in the place of the numbers that soft prompts are called by.
-        problem = re.sub(
-            r"([Ss]oft prompt )(\d+)", lambda m: f"{m[1]}'{material.prompts[int(m[2]) - 1].name}'", error.problem
-        )
+        numbered = r"[Ss]oft prompt (\d+)"
+        problem = re.sub(numbered, lambda m: f"'{material.prompts[int(m[1]) - 1].name}'", error.problem)
         able = [f"--only {name}" for name in NOT_COMPARING if objection(name, material) is None]
         raise UserError(problem, f"Analyse those of one subject; {' '.join(able)} can still be run of all.") from error
     if material.subject is not None:

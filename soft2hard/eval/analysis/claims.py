@@ -176,12 +176,7 @@ def _positively_correlated(found: Figure, beside: dict[str, Figure], noise: Figu
 
 
 def _claim(
-    found: Figure,
-    judge: Rule,
-    beside: dict[str, Figure],
-    noise: Figure | None,
-    notes: Sequence[str] = (),
-    **words: str,
+    found: Figure, judge: Rule, beside: dict[str, Figure], noise: Figure | None, notes: Sequence[str] = (), **words: str
 ) -> Claim:
     """`words`: the claim's name, text, figure and rule."""
     said, reason = found.said(judge)

@@ -92,11 +92,10 @@ def _task_rows(material: Material, group: str, notes: list[str]) -> list[dict[st
         except UserError as error:
             notes.append(f"Task '{task}': {error.problem}")
             continue
-        scores = [score for i in own if (score := material.prompts[i].score) is not None]
+        scores = pd.Series([material.prompts[i].score for i in own], dtype=float)
         row = {"task": task, "family": material.family(task), "group": group} | task_geometry(prompts)
         row["reordered_distance"] = _pairs_mean(reordered_distances(prompts)[0]) if len(own) > 1 else None
-        row["mean_score"] = float(np.mean(scores)) if scores else None
-        row["score_deviation"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
+        row |= {"mean_score": scores.mean(), "score_deviation": scores.std()}  # of those that are known
         rows.append(row)
     return rows
 
@@ -141,7 +140,7 @@ def distances_section(material: Material) -> tuple[Section, Tables]:
             "variation_within": known_mean(variation),
             "variation_noise": known_mean(noise_variation),
             "variation_between": variation_between(found["frobenius"], names),
-        },
+        }
     )
     return section, {"measures": pd.DataFrame(rows), "pairs": pairs}
 
@@ -236,17 +235,11 @@ def _difficulties(material: Material, pairs: pd.DataFrame) -> pd.DataFrame:
                     "task": task,
                     "family": material.family(task),
                     "error": 1 - float(np.mean(scores)),
-                    "validation_loss": _mean([row.validation_loss for row in own]),
-                    "steps": _mean([row.steps for row in own]),
+                    "validation_loss": pd.Series([row.validation_loss for row in own], dtype=float).mean(),
+                    "steps": pd.Series([row.steps for row in own], dtype=float).mean(),
                     "mean_norm": norm,
                     **{name: float(values[i]) for name, values in within.items()},
                     "distance_by_norm": float(within["mean_distance"][i]) / norm if norm else 0.0,
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _mean(values: Sequence[float | int | None]) -> float | None:
-    """Of those that are known."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

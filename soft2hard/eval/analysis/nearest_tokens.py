@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -96,7 +94,9 @@ def nearest_tokens(
         texts = dict(zip(named, token_texts(source.tokenizer, list(named)), strict=True))
     rows = []
     for number, (prompt, (ids, distances), start) in enumerate(zip(prompts, found, starts, strict=True)):
-        began = [None] * prompt.n_tokens if start is None else _cosines(prompt, table[list(start)])
+        began = [None] * prompt.n_tokens
+        if start is not None:
+            began = torch.cosine_similarity(prompt.embeddings, table[list(start)].float().cpu(), dim=1).tolist()
         for position, near in enumerate(zip(ids.tolist(), (1 - distances).tolist(), strict=True)):
             first = None if start is None else start[position]
             for rank, (token, cosine) in enumerate(zip(*near, strict=True), 1):
@@ -107,10 +107,6 @@ def nearest_tokens(
                     | {"start_cosine": began[position], "stayed": None if first is None else first == near[0][0]}
                 )
     return pd.DataFrame(rows)
-
-
-def _cosines(prompt: SoftPrompt, began: Float[Tensor, "n d_model"]) -> list[float]:
-    return torch.cosine_similarity(prompt.embeddings, began.float().cpu(), dim=1).tolist()
 
 
 def start_ids(subject: Subject, init: str, n_tokens: int, task: Task | None = None) -> list[int] | None:

@@ -61,7 +61,14 @@ _PROJECTIONS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "Principal coordinates"}
 _MAPPED = {"frobenius": "Frobenius distances", "reordered": "distances after the best permutation"}
 _COLOURS = ("#0b6cbf", "#c2571a", "#1a7f4b", "#8a4fb5", "#b3293e", "#0f7d86", "#8c6d0f", "#5c6670")
 _LABELS = {"change": "change in accuracy", "frobenius": "Frobenius distance", "value": "share, or likeness"}
-_BARE = {"showticklabels": False, "title": "", "showgrid": False, "ticks": ""}
+_BARE = {
+    "showticklabels": False,
+    "title": "",
+    "showgrid": False,
+    "showline": True,
+    "mirror": True,
+    "linecolor": "#d9dee3",
+}
 
 
 @dataclass(frozen=True)
@@ -379,7 +386,6 @@ def _laid_out(figure: "Figure") -> "Figure":
         margin={"l": 8, "r": 8, "t": 60, "b": 8},
         height=420,
         legend={"font": {"size": 11}, "title": ""},
-        modebar={"orientation": "v"},
     )
 
 
