@@ -9,7 +9,9 @@ import torch
 from soft2hard.compute import metering
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.transfer_matrix import transfer_matrix
+from soft2hard.eval.analysis.findings import PromptRow, Tables
+from soft2hard.eval.analysis.inputs import Material
+from soft2hard.eval.analysis.transfer_matrix import transfer_matrix, transfer_section
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.lm.shared_prefix import RepeatedPrefixRunner
 from soft2hard.lm.subject import Query, Subject
@@ -120,3 +122,65 @@ def test_bad_input_is_refused_before_anything_is_run() -> None:
             with pytest.raises(UserError, match=problem):
                 transfer_matrix(subject, bad_prompts, bad_tasks)
     assert heard.total.tokens == 0
+
+
+# --- the section ---------------------------------------------------------------------------------------
+
+SUBJECT = tiny_models.subject("llama")
+LEFT_OUT = "Left out, because it does not fit the subject's context with the others:"
+SHORT, LONG = (Example("cat", "dog"), Example("red", "blue")), Example("cat " * 60, "dog")
+
+
+def task(name: str, *examples: Example, family: str = "f") -> Task:
+    return Task(name, family, "", (), (), (), (*SHORT, *examples))
+
+
+def material(lengths: dict[str, list[int]], *tasks: Task, **rows: object) -> Material:
+    """Random soft prompts of these lengths for each task."""
+    generator = torch.Generator().manual_seed(0)
+    prompts, found = [], []
+    for name, own in lengths.items():
+        for i, n in enumerate(own):
+            prompts.append(SoftPrompt(torch.randn(n, SUBJECT.d_model, generator=generator)))
+            found.append(
+                PromptRow(name=f"{name} {i}", task=name, group="given", tuning=i, n_tokens=n, d_model=16, **rows)
+            )
+    return Material(tuple(found), tuple(prompts), tasks, subject=SUBJECT)
+
+
+def tasks_of(tables: Tables) -> list[str]:
+    return list(dict.fromkeys(tables["pairs"]["tuned_on"]))
+
+
+def test_one_example_that_is_too_long_costs_its_task_and_no_other() -> None:
+    given = material(dict.fromkeys("abcd", [3, 3]), task("a"), task("b"), task("c", LONG), task("d"))
+    section, tables = transfer_section(given)
+    assert tasks_of(tables) == ["a", "b", "d"] and section.notes == (f"{LEFT_OUT} task c",)
+    accuracy = tables["accuracy"]
+    assert list(accuracy["tuned_on"][::3]) == list("aabbdd")
+    kept = [t for t in given.tasks if t.name != "c"]
+    prompts = given.of(i for i, row in enumerate(given.prompts) if row.task != "c")
+    alone = transfer_matrix(SUBJECT, prompts, kept)
+    np.testing.assert_array_equal(accuracy["accuracy"], alone.accuracy.ravel())
+    assert len(tables["pairs"].dropna(subset=["frobenius", "change"])) == 9 and section.figures["n_examples"] == 6
+
+
+def test_one_soft_prompt_that_is_too_long_is_left_out_and_its_task_is_kept() -> None:
+    given = material({"a": [3, 62], "b": [3, 3], "c": [3]}, task("a"), task("b"), task("c"))
+    section, tables = transfer_section(given)
+    assert tasks_of(tables) == ["a", "b", "c"] and section.notes == (f"{LEFT_OUT} soft prompt a 1",)
+    assert list(tables["accuracy"]["prompt"][::3]) == ["a 0", "b 0", "b 1", "c 0"]
+    alone = material({"a": [62], "b": [3, 3], "c": [3]}, task("a"), task("b"), task("c"))
+    assert transfer_section(alone)[0].notes == (f"{LEFT_OUT} task a",)
+
+
+def test_a_transfer_that_leaves_fewer_than_two_tasks_is_refused_with_their_names() -> None:
+    given = material({"a": [3], "b": [3], "c": [3]}, task("a"), task("b", LONG), task("c", LONG))
+    with pytest.raises(UserError, match="1 tasks are left whose longest") as refused:
+        transfer_section(given)
+    assert "task b, task c" in refused.value.remedy
+
+
+def test_prompts_of_different_lengths_have_a_transfer_but_no_closeness() -> None:
+    section, tables = transfer_section(material({"a": [3], "b": [4], "c": [3]}, task("a"), task("b"), task("c")))
+    assert "correlations" not in tables and "frobenius" not in tables["pairs"] and section.notes == ()

@@ -8,8 +8,7 @@ import pytest
 
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.meaning import greedy_translation, meaning, says_the_same
-from soft2hard.eval.analysis.stability import stability
+from soft2hard.eval.analysis.experiments import greedy_translation, meaning, says_the_same, stability
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.text import rouge, rouge_l_pairs
@@ -39,7 +38,7 @@ def test_greedy_translations_are_the_translators_first_proposals_in_one_call() -
 
 def test_agreement_is_the_share_of_pairs_that_say_the_same() -> None:
     texts = ["a b", "A b", "c", "a b", "c d", "", ""]
-    (found,) = stability(["t"] * 7, texts).tasks
+    found = stability(["t"] * 7, texts)[1].iloc[0]
     pairs = list(combinations(texts, 2))
     assert (
         found.agreement
@@ -53,55 +52,54 @@ def test_agreement_is_the_share_of_pairs_that_say_the_same() -> None:
 def test_identical_translations_agree_fully_and_their_interval_has_no_width() -> None:
     tasks = [task.name for task in TASKS for _ in range(4)]
     texts = [text for task in TASKS for text in (task.instruction, *task.paraphrases * 4)[:4]]
-    found = stability(tasks, texts, instructions={task.name: task.instruction for task in TASKS})
-    for interval in (found.agreement, found.majority, found.recovered, found.majority_recovered):
+    found, _ = stability(tasks, texts, instructions={task.name: task.instruction for task in TASKS})
+    for interval in (found["agreement"], found["majority"], found["recovered"], found["majority_recovered"]):
         assert (interval.value, interval.low, interval.high) == (1, 1, 1)
-    assert found.between_agreement == Interval(0.0, 0.0, 0.0) and found.n_single == 0
+    assert found["between_agreement"] == Interval(0.0, 0.0, 0.0) and found["n_single"] == 0
 
 
 def test_of_pure_noise_translations_agree_as_often_within_tasks_as_between() -> None:
     rng = Random(0)
     tasks = [f"t{i}" for i in range(200) for _ in range(4)]
-    found = stability(tasks, [rng.choice("abcde") for _ in tasks])
-    assert found.agreement.low < 0.2 < found.agreement.high
-    assert found.between_agreement.value == pytest.approx(0.2, abs=0.01)
+    found, _ = stability(tasks, [rng.choice("abcde") for _ in tasks])
+    assert found["agreement"].low < 0.2 < found["agreement"].high
+    assert found["between_agreement"].value == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_vote_recovers_tasks_that_single_translations_miss() -> None:
     task, other = TASKS[:2]
     texts = [task.instruction, task.instruction, other.instruction]
-    found = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
-    assert found.recovered.value == pytest.approx(2 / 3) and found.majority_recovered.value == 1
+    found, _ = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
+    assert found["recovered"].value == pytest.approx(2 / 3) and found["majority_recovered"].value == 1
 
 
 def test_recovery_is_unknown_where_the_instruction_has_no_grammar_or_is_not_given() -> None:
     for instructions in (None, {"t": "Say whether the review likes the film, in your own words."}):
-        found = stability(["t", "t"], ["x", "x"], instructions=instructions)
-        assert found.recovered is None and found.majority_recovered is None and found.agreement.value == 1
+        found, _ = stability(["t", "t"], ["x", "x"], instructions=instructions)
+        assert found["recovered"] is None and found["majority_recovered"] is None and found["agreement"].value == 1
 
 
 def test_cosines_are_those_of_the_encoder_over_pairs() -> None:
     vectors = {"a": [1.0, 0], "b": [0, 2.0], "c": [3.0, 3.0]}
-    found = stability(["t"] * 3, ["a", "b", "c"], encoder=lambda texts: np.array([vectors[t] for t in texts]))
-    assert found.cosine.value == pytest.approx((0 + 2 * np.sqrt(0.5)) / 3)
+    found, _ = stability(["t"] * 3, ["a", "b", "c"], encoder=lambda texts: np.array([vectors[t] for t in texts]))
+    assert found["cosine"].value == pytest.approx((0 + 2 * np.sqrt(0.5)) / 3)
 
 
 def test_texts_without_words_are_not_given_to_the_encoder_and_are_like_none() -> None:
-    found = stability(["t"] * 3, ["a", "", "a"], encoder=lambda texts: np.ones((len([t for t in texts if t]), 2)))
-    assert found.cosine.value == pytest.approx(1 / 3)
-    assert stability(["t"] * 2, ["", " "], encoder=lambda texts: np.ones((0, 2))).cosine.value == 0
+    found, _ = stability(["t"] * 3, ["a", "", "a"], encoder=lambda texts: np.ones((len([t for t in texts if t]), 2)))
+    assert found["cosine"].value == pytest.approx(1 / 3)
+    assert stability(["t"] * 2, ["", " "], encoder=lambda texts: np.ones((0, 2)))[0]["cosine"].value == 0
 
 
 def test_tasks_with_one_translation_are_counted_but_not_compared() -> None:
-    found = stability(["a", "b", "a"], ["x", "x", "x"])
-    assert [task.task for task in found.tasks] == ["a"] and found.n_single == 1
-    assert found.between_agreement.value == 1
-    assert found.to_json()["tasks"][0]["texts"] == ("x", "x")
+    found, rows = stability(["a", "b", "a"], ["x", "x", "x"])
+    assert rows["task"].tolist() == ["a"] and found["n_single"] == 1
+    assert found["between_agreement"].value == 1
+    assert rows["texts"][0] == ["x", "x"]
 
 
 @pytest.mark.parametrize(
-    ("tasks", "texts", "problem"),
-    [(["a", "b"], ["x", "x"], "No task has two"), (["a", "a"], ["x"], "1 translations of 2"), ([], [], "No task")],
+    ("tasks", "texts", "problem"), [(["a", "b"], ["x", "x"], "No task has two"), ([], [], "No task")]
 )
 def test_what_cannot_be_compared_is_refused(tasks, texts, problem) -> None:
     with pytest.raises(UserError, match=problem):
@@ -112,15 +110,15 @@ def test_likeness_between_tasks_is_the_mean_over_pairs_of_tasks_and_that_of_a_fa
     texts = {"a": ["x y", "x z"], "b": ["x y z"], "c": ["q", "x"], "d": ["q", "q"]}
     tasks = [task for task, own in texts.items() for _ in own]
     families = {"a": "f", "b": "f", "c": "", "d": ""}
-    found = stability(tasks, [text for own in texts.values() for text in own], families=families)
+    found, _ = stability(tasks, [text for own in texts.values() for text in own], families=families)
 
     def mean(first: str, second: str) -> float:
         return float(np.mean([rouge(s, [t]).rougeL for s in texts[first] for t in texts[second]]))
 
-    assert found.between_rougeL.value == pytest.approx(np.mean([mean(a, b) for a, b in combinations("abcd", 2)]))
-    assert found.family_rougeL.value == pytest.approx(mean("a", "b"))
-    assert found.between_agreement.value == pytest.approx(1 / 2 / 6)  # c and d agree in half of their pairs
-    assert found.family_agreement.value == 0
+    assert found["between_rougeL"].value == pytest.approx(np.mean([mean(a, b) for a, b in combinations("abcd", 2)]))
+    assert found["family_rougeL"].value == pytest.approx(mean("a", "b"))
+    assert found["between_agreement"].value == pytest.approx(1 / 2 / 6)  # c and d agree in half of their pairs
+    assert found["family_agreement"].value == 0
 
 
 def test_rouge_of_all_pairs_is_that_of_each() -> None:
@@ -132,20 +130,20 @@ def test_rouge_of_all_pairs_is_that_of_each() -> None:
 def test_translations_that_all_differ_have_no_majority() -> None:
     task, other, third = TASKS[:3]
     texts = [task.instruction, other.instruction, third.instruction]
-    found = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
-    (row,) = found.tasks
-    assert (row.majority_text, row.majority_recovered, row.majority) == ("", False, pytest.approx(1 / 3))
-    assert found.recovered.value == pytest.approx(1 / 3) and found.n_tied == 1
+    found, rows = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
+    (row,) = rows.itertuples()
+    assert (row.majority_text, row.majority_recovered, row.majority) == ("", 0, pytest.approx(1 / 3))
+    assert found["recovered"].value == pytest.approx(1 / 3) and found["n_tied"] == 1
 
 
 def test_a_text_that_the_encoder_cannot_read_costs_its_own_cosines_only() -> None:
     vectors = {"a": [1.0, 0], "b": [0, 2.0], "long": [np.nan, np.nan]}
     tasks, texts = ["s", "s", "s", "t", "t"], ["a", "b", "long", "a", "long"]
-    found = stability(tasks, texts, encoder=lambda some: np.array([vectors[text] for text in some]))
-    assert [row.cosine for row in found.tasks] == [pytest.approx(0), None]
-    assert found.n_unread == 2 and found.cosine.value == pytest.approx(0)
-    assert found.between_cosine.value == pytest.approx((1 + 0) / 2)
-    assert found.agreement.value == pytest.approx(0)
+    found, rows = stability(tasks, texts, encoder=lambda some: np.array([vectors[text] for text in some]))
+    assert rows["cosine"].tolist() == pytest.approx([0, np.nan], nan_ok=True)
+    assert found["n_unread"] == 2 and found["cosine"].value == pytest.approx(0)
+    assert found["between_cosine"].value == pytest.approx((1 + 0) / 2)
+    assert found["agreement"].value == pytest.approx(0)
 
 
 def test_the_subject_reads_what_fits_and_leaves_the_rest_out_where_it_is_asked_to() -> None:
