@@ -21,7 +21,6 @@ import transformers
 import typer
 from torch import Tensor
 
-from soft2hard.checkpoints import resolve
 from soft2hard.checkpoints.recipe import recipe_named
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import LexicalDoD
@@ -207,7 +206,7 @@ def main(
     size: str = typer.Option("cpu", help="Recipe whose tuning settings are used: cpu, gpu or tiny."),
 ) -> None:
     """Tune soft prompts both ways in one run and print prompts a second, their ratio, and the losses reached."""
-    path = resolve(subject, "subject")
+    path = subject
     changes = {name: value for name, value in (("steps", steps), ("slots", slots)) if value}
     tuning = replace(recipe_named(size).tuning, init=init, **changes)
     tasks = list(LexicalDoD().tasks("train", n_tasks))

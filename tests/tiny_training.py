@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.card import Design
 from soft2hard.translator.data import CorpusPairs, PairCollator
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import TranslatorTraining, train_translator
 from tests import tiny_models
@@ -95,7 +95,7 @@ def trained() -> Translator:
 @torch.no_grad()
 def loss(of: Translator, on: datasets.Dataset) -> float:
     """Mean cross-entropy of the reference instructions over all their tokens, nats a token."""
-    batch = PairCollator(of.tokenizer, of.model.config.eos_token_id)([pair for pair in CorpusPairs(on)])
+    batch = PairCollator(of.encode_instruction)([pair for pair in CorpusPairs(on)])
     logits = of.model.eval()(**batch).logits.log_softmax(-1)
     real = batch["labels"] >= 0
     return -float(logits[real].gather(1, batch["labels"][real][:, None]).mean())

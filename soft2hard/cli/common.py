@@ -67,13 +67,12 @@ def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = 
 
     `loading` are the values of `with_loading`.
     """
-    from soft2hard.checkpoints import resolve
     from soft2hard.lm.loading import Loading
     from soft2hard.lm.precision import load_for_tuning
     from soft2hard.lm.subject import Subject
 
-    path, held = resolve(name, "subject"), Loading(**loading)
-    return load_for_tuning(path, held) if fast else Subject.from_pretrained(path, loading=held)
+    held = Loading(**loading)
+    return load_for_tuning(name, held) if fast else Subject.from_pretrained(name, loading=held)
 
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,6 @@ def finetune(
     [bold]Example:[/bold] soft2hard finetune my_tasks/ --mix runs/corpus -o runs/my_translator
     """
     quiet()
-    from soft2hard.checkpoints import resolve
     from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.translator.model import Translator
@@ -102,7 +101,7 @@ def finetune(
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject, fast=True, loading=loading)
-    model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
+    model = Translator.from_pretrained(translator, subject=lm)
     old = [] if mix is None else load_corpora([mix], lm)
     _check_length(mix, tuning_config)
     settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}

@@ -22,7 +22,7 @@ from soft2hard.cli.common import (
 )
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
-from soft2hard.translator.deepspeed import check_deepspeed
+from soft2hard.translator.processes import check_deepspeed
 
 if TYPE_CHECKING:
     import datasets
@@ -120,7 +120,7 @@ def train(
     """
     quiet()
     from soft2hard.compute.memory import free_memory
-    from soft2hard.translator.design import Design
+    from soft2hard.translator.card import Design
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
     from soft2hard.translator.training import TranslatorTraining, needs_subject, train_translator

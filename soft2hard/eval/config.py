@@ -16,7 +16,6 @@ from pydantic import (
 )
 
 from soft2hard.api.requests import ApiModel, Layout
-from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
@@ -24,6 +23,7 @@ from soft2hard.eval.methods.base import Method
 from soft2hard.eval.methods.registry import METHODS
 from soft2hard.eval.settings import built, checked_fields
 from soft2hard.lm.loading import Loading
+from soft2hard.storage.names import is_embedded_subject
 from soft2hard.storage.yaml_files import read_yaml
 
 DODS = ("lexical", *FOLDER_DODS)

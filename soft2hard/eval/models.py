@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from soft2hard.checkpoints import resolve
 from soft2hard.errors import UserError
 from soft2hard.eval.config import ApiChoice, Evaluation
 from soft2hard.eval.generator_api import ApiGenerator
@@ -15,6 +14,7 @@ from soft2hard.eval.metrics.text import Encoder, sentence_encoder, subject_encod
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
+from soft2hard.storage.names import located
 from soft2hard.translator.model import Translator
 
 
@@ -33,14 +33,14 @@ class Models:
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject.from_pretrained(resolve(self.config.subject, "subject"), loading=self._loading)
+        return Subject.from_pretrained(self.config.subject, loading=self._loading)
 
     @cached_property
     def tuning_subject(self) -> Subject:
         """The subject in the precision that is fastest here; the same one where that is its own already."""
         if self.subject.device.type != "cpu" or self._loading.dtype != "auto":
             return self.subject  # two of them would take twice the memory
-        return load_for_tuning(resolve(self.config.subject, "subject"), self._loading)
+        return load_for_tuning(self.config.subject, self._loading)
 
     @property
     def _loading(self) -> Loading:
@@ -51,7 +51,7 @@ class Models:
         """Raises UserError for one that was trained for another subject."""
         if "translator" not in self.needs or self.config.translator is None:
             return None
-        return Translator.from_pretrained(resolve(self.config.translator, "translator"), subject=self.subject)
+        return Translator.from_pretrained(self.config.translator, subject=self.subject)
 
     @cached_property
     def reference(self) -> Subject | None:
@@ -89,7 +89,7 @@ class Models:
         if name is None:
             return None
         try:
-            return self.subject if name == "subject" else Subject.from_pretrained(resolve(name, "api_model"))
+            return self.subject if name == "subject" else Subject.from_pretrained(located(name, "api_model"))
         except UserError as error:
             # The user may never have named this model: it is the default beside a real subject.
             raise UserError(f"{role}: {error.problem}", f"Name another as {role}, or none. {error.remedy}") from error

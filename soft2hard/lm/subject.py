@@ -27,7 +27,7 @@ from soft2hard.lm.sequences import SequenceEncoder, TokenSequence, embed_sequenc
 from soft2hard.lm.template import Template
 from soft2hard.lm.trial import affordable_tokens
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
-from soft2hard.storage.hub import local_folder
+from soft2hard.storage.names import folder_of, located
 
 __all__ = ["Query", "Subject", "TargetScore"]
 
@@ -72,7 +72,7 @@ class Subject:
         template: Template = Template(),
         loading: Loading = Loading(),
     ) -> "Subject":
-        """Read a subject from a folder, the local cache or the hub: safetensors only, no code that comes with it.
+        """Read a subject: 'embedded', a folder, or a name in the local cache or on the hub. Safetensors only, no code.
 
         `device` and `dtype` are short for those of `loading`. Raises UserError where model or tokenizer is missing,
         damaged or of a kind that is not supported, and where this machine lacks what `loading` asks for.
@@ -81,7 +81,8 @@ class Subject:
             loading = replace(loading, device=str(device))
         if dtype is not None:
             loading = replace(loading, dtype=str(dtype).removeprefix("torch."))
-        folder = str(local_folder(str(name_or_path), "subject"))
+        name_or_path = located(name_or_path, "subject")
+        folder = str(folder_of(name_or_path, "subject"))
         rounds = would_round(folder, loading)
         # FlashAttention is for GPUs alone, so it is set once the weights are there.
         as_saved = replace(loading, dtype="saved", device="cpu", attention=on_cpu(loading))

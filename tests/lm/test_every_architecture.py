@@ -24,7 +24,7 @@ from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, SharedPrefixRunner,
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.lm.template import Template
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.design import Design
+from soft2hard.translator.card import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import TranslateConfig, Translation, translate

@@ -3,7 +3,6 @@
 The oracle is a training by one process with PyTorch's AdamW and no DeepSpeed.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,10 +15,8 @@ import torch
 
 from soft2hard.errors import UserError
 from soft2hard.translator import training
-from soft2hard.translator.deepspeed import NAMED, deepspeed_config
-from soft2hard.translator.deepspeed.checkpoints import config_to_resume, n_parts
 from soft2hard.translator.model import Translator
-from soft2hard.translator.processes import Share, share_of_step
+from soft2hard.translator.processes import NAMED, Share, config_to_resume, deepspeed_config, n_parts, share_of_step
 from tests import tiny_training
 from tests.deepspeed_settings import PLAIN
 from tests.paths import ROOT
@@ -31,15 +28,20 @@ needs_deepspeed = pytest.mark.skipif(
 )
 
 
-def test_each_named_configuration_comes_with_the_package_and_other_names_are_paths() -> None:
+def test_each_named_configuration_comes_with_the_package_and_other_names_are_paths(tmp_path: Path) -> None:
     for name in NAMED:
-        zero = json.loads(Path(deepspeed_config(name)).read_text())["zero_optimization"]
+        zero = deepspeed_config(name)["zero_optimization"]
         assert zero["stage"] == int(name[4])
         assert ("offload_optimizer" in zero) == name.endswith("-offload")
         assert ("offload_param" in zero) == (name == "zero3-offload")
         assert zero.get("stage3_gather_16bit_weights_on_model_save", False) == (zero["stage"] == 3)
-    assert deepspeed_config("my/zero3.json") == "my/zero3.json"
-    assert deepspeed_config(None) is None
+    own = tmp_path / "zero3.json"
+    own.write_text('{"zero_optimization": {"stage": 1}}')
+    assert deepspeed_config(str(own)) == {"zero_optimization": {"stage": 1}}
+    own.write_text("{")
+    for name in (str(own), str(tmp_path / "nowhere.json"), "zero4"):
+        with pytest.raises(UserError, match="is no DeepSpeed configuration"):
+            deepspeed_config(name)
 
 
 def test_fewer_or_more_processes_share_out_the_step_that_a_training_was_begun_with(
@@ -68,7 +70,7 @@ def test_only_a_checkpoint_of_another_number_of_processes_is_converted(
     monkeypatch.setenv("WORLD_SIZE", "1")
     changed = config_to_resume("zero3", tmp_path / "checkpoint-9")
     assert changed.pop("checkpoint") == {"load_universal": True}
-    assert changed == json.loads(Path(deepspeed_config("zero3")).read_text())
+    assert changed == deepspeed_config("zero3")
 
 
 def run_processes(n: int, folder: Path) -> None:
@@ -149,6 +151,6 @@ def test_one_translator_of_whole_weights_is_saved_and_it_is_the_best(
 ) -> None:
     subject = tiny_training.llama_subject()
     made = Translator.from_pretrained(request.getfixturevalue(ended_by) / name / "translator")
-    made.check_subject(subject)
+    made.bind(subject)
     validation = tiny_training.corpora(subject)[1]
     assert tiny_training.loss(made, validation) == pytest.approx(min(alone.values()), rel=2e-3)

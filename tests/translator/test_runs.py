@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from soft2hard.translator import runs
+from soft2hard.translator.card import Design
 from soft2hard.translator.data import IGNORE
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
 from soft2hard.translator.runs import n_runs, runs_of_like_length
 from tests import tiny_training

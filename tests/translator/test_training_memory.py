@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soft2hard.errors import UserError
-from soft2hard.translator.architecture import TranslatorModel
+from soft2hard.translator.model import TranslatorModel
 from soft2hard.translator.processes import Share
 from soft2hard.translator.training import train_translator
 from tests import tiny_training
@@ -49,7 +49,7 @@ def test_half_the_pairs_and_twice_the_passes_end_near_the_whole_batch(tmp_path: 
     whole = train(tmp_path / "whole")
     room(4)
     halved = train(tmp_path / "halved")
-    assert "going on with 4 pairs a pass, 2 passes a step" in capsys.readouterr().err
+    assert "continuing with 4 pairs a pass, 2 passes a step" in capsys.readouterr().err
     for name, tensor in whole.items():  # passes weigh alike, though one may have more tokens
         torch.testing.assert_close(halved[name], tensor, rtol=0.1, atol=0.05)
 

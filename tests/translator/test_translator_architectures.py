@@ -14,11 +14,9 @@ from soft2hard.errors import UserError
 from soft2hard.eval.identity import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
-from soft2hard.translator.decoding import propose
-from soft2hard.translator.design import Design
+from soft2hard.translator.candidates import Reading, propose, tidy
+from soft2hard.translator.card import MAX_INSTRUCTION_TOKENS, Design
 from soft2hard.translator.model import Translator
-from soft2hard.translator.reading import Reading, tidy
 from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import TranslateConfig, translate
 from tests import tiny_models, tiny_training

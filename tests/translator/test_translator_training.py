@@ -12,10 +12,10 @@ from torch import nn
 from soft2hard.compute.muon import Muon
 from soft2hard.errors import UserError
 from soft2hard.translator import training
+from soft2hard.translator.card import Design
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
-from soft2hard.translator.optimizer import MuonWithAdamW
+from soft2hard.translator.trainer import MuonWithAdamW
 from soft2hard.translator.training import train_translator
 from tests import tiny_training
 from tests.tiny_training import config, corpora, llama_subject, logged, loss
@@ -309,7 +309,8 @@ def test_noise_is_bounded_and_paraphrases_come_as_often_as_asked() -> None:
 
 
 def test_a_batch_is_padded_and_masked_and_its_labels_end_with_eos() -> None:
-    collate = PairCollator(SUBJECT.tokenizer, eos_id=2, max_words=3)
+    design = Design("encoder-decoder", instruction_tokens=3)
+    collate = PairCollator(Translator.for_subject(SUBJECT, design).encode_instruction)
     short, long = torch.randn(2, 16), torch.randn(4, 16)
     batch = collate([(short, "cat"), (long, "cat dog bird fish red")])
     assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from soft2hard.data_gen.dods.lexical import parse
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import propose
 from soft2hard.translator.model import Translator
 
 Translate = Callable[[Sequence[SoftPrompt]], list[str]]

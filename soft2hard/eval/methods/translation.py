@@ -8,8 +8,7 @@ from typing import ClassVar
 from soft2hard.compute.metering import listening
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome, shares
-from soft2hard.lm.shared_prefix import make_runner
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import propose
 from soft2hard.translator.translate import TranslateConfig, Translation, translate
 
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
@@ -35,7 +34,7 @@ class GreedyTranslation:
 
 @dataclass(frozen=True)
 class VerifiedTranslation:
-    """The candidate with the highest posterior on probe inputs (`soft2hard.translator.search`)."""
+    """The candidate with the highest posterior on probe inputs (`soft2hard.translator.candidates`)."""
 
     n_candidates: int = 64
     n_probes: int = 32
@@ -55,7 +54,6 @@ class VerifiedTranslation:
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One verified text a soft prompt; the trace holds the other candidates."""
         config = TranslateConfig(self.n_candidates, self.n_probes, self.n_checks, self.refine_rounds, seed=bench.seed)
-        runner = make_runner(bench.subject)
         for start in range(0, len(cases), _AT_ONCE):
             chunk = cases[start : start + _AT_ONCE]
             started = time.monotonic()
@@ -67,7 +65,6 @@ class VerifiedTranslation:
                     bench.subject,
                     config,
                     inputs=inputs if self.inputs == "examples" else None,
-                    runner=runner,
                 )
             together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
             yield from map(self._outcome, translations, shares(together, len(chunk), heard.own))
