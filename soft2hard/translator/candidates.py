@@ -9,7 +9,7 @@ On behaviour alone, many unfluent or needlessly special texts do the soft prompt
 alone, nothing is verified.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,15 @@ from soft2hard.compute.memory import Halving
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import IGNORE
 from soft2hard.translator.probing import drawn, own_uniforms
+from soft2hard.translator.runs import runs_of_like_length
 
 if TYPE_CHECKING:
     from soft2hard.translator.model import Translator
     from soft2hard.translator.verification import Candidate, Probes, Verifier
 
 _ROWS_AT_ONCE = 1024  # written together
-_TEXTS_AT_ONCE = 256  # scored together
+_BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
+_TEXTS_AT_ONCE = 256  # scored together, on average and at most
 _REFINED = 2  # candidates around which is searched
 _HEAT_PROBES, _FINALISTS = 8, 16  # all candidates run a heat on some probe inputs, the best of them on all
 
@@ -149,20 +151,19 @@ class Reading:
 
     def sequence_log_probs(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """The same of token ids, the end's among them."""
-        found: list[float] = []
-        for start in range(0, len(rows), _TEXTS_AT_ONCE):
-            batch = rows[start : start + _TEXTS_AT_ONCE]
-            labels = self._padded(batch)
-            metering.count(len(batch), sum(map(len, batch)))
-            log_probs = self._logits(labels).log_softmax(-1)
-            of_token = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-            found += of_token.masked_fill(labels == IGNORE, 0).sum(-1).tolist()
+        found = [0.0] * len(rows)
+        metering.count(len(rows), sum(map(len, rows)))
+        for indices, labels, logits in self._in_batches(rows):
+            of_token = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+            for i, value in zip(indices, of_token.masked_fill(labels == IGNORE, 0).sum(-1).tolist(), strict=True):
+                found[i] = value
         return found
 
     def next_log_probs(self, ids: Sequence[int]) -> Float[Tensor, "n_ids vocab"]:
         """Log-probabilities at each position of a text, given what stands before it; special tokens have none."""
         metering.count(1, len(ids) + 1)
-        return self._only_words(self._logits(self._padded([[*ids, self.eos_id]]))[0, : len(ids)].log_softmax(-1))
+        [(_, _, logits)] = self._in_batches([[*ids, self.eos_id]])
+        return self._only_words(logits[0, : len(ids)].log_softmax(-1))
 
     def complete(self, prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
         """Each prefix with its most likely continuation, token by token, without the end's id.
@@ -171,22 +172,21 @@ class Reading:
         """
         rows = [list(prefix) for prefix in prefixes]
         metering.count(len(rows), 0)  # tokens at each step, as all are read again
-        open_rows = list(range(len(rows)))
-        most = self.translator.card.instruction_tokens
-        for _ in range(most):
-            open_rows = [i for i in open_rows if len(rows[i]) < most]
-            if not open_rows:
-                break
-            metering.count(0, sum(len(rows[i]) + 1 for i in open_rows))
+        open_rows, most = list(range(len(rows))), self.translator.card.instruction_tokens
+        while open_rows := [i for i in open_rows if len(rows[i]) < most]:
             # What stands in the last place is not read: the logits there are for what comes next.
-            labels = self._padded([[*rows[i], self.eos_id] for i in open_rows])
-            last = torch.tensor([len(rows[i]) for i in open_rows], device=labels.device)
-            logits = self._logits(labels)[torch.arange(len(open_rows), device=labels.device), last]
-            chosen = self._only_words(logits, and_end=True).argmax(-1).tolist()
-            for i, token in zip(open_rows, chosen, strict=True):
-                if token != self.eos_id:
-                    rows[i].append(token)
-            open_rows = [i for i, token in zip(open_rows, chosen, strict=True) if token != self.eos_id]
+            read = [[*rows[i], self.eos_id] for i in open_rows]
+            metering.count(0, sum(map(len, read)))
+            closed = set()
+            for indices, _, logits in self._in_batches(read):
+                last = torch.tensor([len(read[i]) - 1 for i in indices], device=logits.device)
+                at_last = logits[torch.arange(len(indices), device=logits.device), last]
+                for i, token in zip(indices, self._only_words(at_last, and_end=True).argmax(-1).tolist(), strict=True):
+                    if token == self.eos_id:
+                        closed.add(open_rows[i])
+                    else:
+                        rows[open_rows[i]].append(token)
+            open_rows = [i for i in open_rows if i not in closed]
         return rows
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -194,8 +194,16 @@ class Reading:
         return tidy(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @torch.no_grad()
-    def _logits(self, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
-        return self.model.logits(self._memory.repeat(len(labels)), labels).float()
+    def _in_batches(
+        self, rows: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[list[int], Int[Tensor, "batch length"], Float[Tensor, "batch length vocab"]]]:
+        """Rows of like length together: their numbers, the rows as labels, and the logits for each label."""
+        n = max(1, min(_BATCHES, len(rows) // _ROWS_OF_A_BATCH), len(rows) // _TEXTS_AT_ONCE)
+        for run in runs_of_like_length([len(row) for row in rows], n):
+            tensors = [torch.tensor(list(rows[i])) for i in run]
+            labels = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=IGNORE)
+            labels = labels.to(self.translator.device)
+            yield run, labels, self.model.logits(self._memory.repeat(len(run)), labels).float()
 
     def _only_words(self, scores: Float[Tensor, "n vocab"], and_end: bool = False) -> Float[Tensor, "n vocab"]:
         special = [
@@ -203,11 +211,6 @@ class Reading:
         ]
         scores[:, special] = -torch.inf
         return scores
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch length"]:
-        tensors = [torch.tensor(list(row)) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=IGNORE)
-        return padded.to(self.translator.device)
 
 
 def neighbours(reading: Reading, texts: Sequence[str], n: int = 48, n_branches: int = 32) -> list[str]:
@@ -217,15 +220,15 @@ def neighbours(reading: Reading, texts: Sequence[str], n: int = 48, n_branches: 
     single substitutions are made, once with the old rest and once with the rest written again, since some words ask
     for others ("a vehicle", but "an animal").
     """
-    rows: dict[tuple[int, ...], None] = {}
+    prefixes, swapped = [], []
     for text in texts:
         ids = reading.tokenizer.encode(text, add_special_tokens=False)
         if ids:
             branches = _likeliest(reading.next_log_probs(ids), ids, n_branches)
-            prefixes = [[*ids[:position], token] for position, token in branches]
-            swapped = [prefix + ids[len(prefix) :] for prefix in prefixes]
-            rows |= dict.fromkeys(map(tuple, [*swapped, *reading.complete(prefixes)]))
-    found = list(rows)
+            of_text = [[*ids[:position], token] for position, token in branches]
+            prefixes += of_text
+            swapped += [prefix + ids[len(prefix) :] for prefix in of_text]
+    found = list(dict.fromkeys(map(tuple, [*swapped, *reading.complete(prefixes)])))
     scores = reading.sequence_log_probs([[*row, reading.eos_id] for row in found])
     order = sorted(range(len(found)), key=lambda i: -scores[i])
     likeliest = dict.fromkeys(reading.decode(found[i]) for i in order)
