@@ -31,10 +31,10 @@ from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import propose
-from soft2hard.translator.card import Design
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining, train_translator
+from soft2hard.translator.settings import Design, TranslatorTraining
+from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import translate
 
 

@@ -27,7 +27,8 @@ from soft2hard.lm.queries import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.data import IGNORE
 from soft2hard.translator.model import Memory, Translator
-from soft2hard.translator.training import TranslatorTraining, train_translator
+from soft2hard.translator.settings import TranslatorTraining
+from soft2hard.translator.training import train_translator
 
 COLLECTIONS = {"instruction-induction": "instruction_induction", "function-vectors": "function_vectors"}
 

@@ -12,10 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.card import Design
 from soft2hard.translator.data import CorpusPairs, PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining, train_translator
+from soft2hard.translator.settings import Design, TranslatorTraining
+from soft2hard.translator.training import train_translator
 from tests import tiny_models
 
 NOUNS = ["cat", "dog", "bird", "fish"]

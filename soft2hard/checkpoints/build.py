@@ -28,8 +28,8 @@ from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
-from soft2hard.translator.card import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import train_translator
 
 STAGES = ("subject", "api_model", "start", "corpus", "translator", "samples")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.world.lm_training import LMTraining
 from soft2hard.errors import UserError
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.settings import TranslatorTraining
 
 START_TEXT = "fruit alpha first reverse capital yes number keep"
 """Words of many kinds: prompts tuned from them reach a lower loss than from a sentence of function words."""

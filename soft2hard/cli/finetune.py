@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @with_options(
     "training",
-    "soft2hard.translator.training",
+    "soft2hard.translator.settings",
     "TranslatorTraining",
     panel="Training of the translator",
     helps=TRAINING_HELP,
@@ -92,7 +92,8 @@ def finetune(
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import TranslatorTraining, train_translator
+    from soft2hard.translator.settings import TranslatorTraining
+    from soft2hard.translator.training import train_translator
 
     check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)

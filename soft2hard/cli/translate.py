@@ -86,7 +86,7 @@ def translate(
     with result_stream(output) as write:
         quiet()
         from soft2hard.translator.model import Translator
-        from soft2hard.translator.translate import MIN_PROBES, TranslateConfig
+        from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
         from soft2hard.translator.translate import translate as translate_all
 
         lm = load_subject(subject, fast=True, loading=loading) if verify else None

@@ -23,7 +23,7 @@ from soft2hard.pipeline.workload import Lengths, tuning_step
 from soft2hard.storage.names import located
 from soft2hard.translator.data import PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.settings import TranslatorTraining
 
 SHARE_OF_PEAK = 0.35
 """Assumed of a large model: the share of the speed of large matrix products that tuning, training and running reach."""

@@ -21,9 +21,8 @@ from soft2hard.eval.transfer.run import Sending
 from soft2hard.lm.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
 from soft2hard.storage.yaml_files import read_yaml
-from soft2hard.translator.card import Design
 from soft2hard.translator.processes import deepspeed_config
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.settings import Design, TranslatorTraining
 
 NAMED_BY_RECIPE = ("subject", "translator")
 """Settings of an evaluation that the recipe itself decides."""

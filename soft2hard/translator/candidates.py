@@ -21,9 +21,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.data import IGNORE
+from soft2hard.translator.data import IGNORE, runs_of_like_length
 from soft2hard.translator.probing import drawn, own_uniforms
-from soft2hard.translator.runs import runs_of_like_length
 
 if TYPE_CHECKING:
     from soft2hard.translator.model import Translator

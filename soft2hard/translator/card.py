@@ -1,59 +1,18 @@
-"""How a new translator is designed, and the card that a saved one carries."""
+"""The card of a saved translator: whose soft prompts it reads, and where it comes from."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from soft2hard.errors import UserError
-
-if TYPE_CHECKING:
-    from soft2hard.lm.subject import Subject
 
 CARD_FILE = "soft2hard.json"
 SCHEMA_VERSION = 1
 MAX_INSTRUCTION_TOKENS = 64
-"""Longest instruction that a translator learns and writes, in tokens, unless it is made for others; the rest is cut."""
+"""Longest instruction, in tokens, of a translator whose card does not say: it is older than the choice."""
 
 Architecture = Literal["encoder-decoder", "causal-lora"]
-_CHOICES = ("auto", "encoder-decoder", "causal-lora")
-
-
-@dataclass(frozen=True)
-class Design:
-    """The architecture of a new translator, and its starting point."""
-
-    architecture: Literal["auto", "encoder-decoder", "causal-lora"] = "auto"
-    """'encoder-decoder'; 'causal-lora', a frozen causal LM under adapters; or 'auto': an encoder-decoder where there is
-    a `base`, else the subject itself under adapters, which learns more from as many pairs (docs/experiments.md), if it
-    is a causal LM that can read enough."""
-    base: str | None = None
-    """Checkpoint to start from, a name or a folder: an encoder-decoder, or for 'causal-lora' a causal LM. None: made
-    from the subject's own weights where that can be; an encoder-decoder is else a small random T5."""
-    hidden_layers: tuple[int, ...] = ()
-    """Layers of the subject whose hidden states over the soft prompt are read beside its vectors."""
-    lora_rank: int = 64
-    """Rank of the adapters of 'causal-lora'."""
-    dropout: float = 0.1
-    """Of an encoder-decoder that does not start from `base`, and of adapters."""
-    instruction_tokens: int = MAX_INSTRUCTION_TOKENS
-    """Longest instruction that is learned and written, in tokens; what is longer is cut."""
-
-    def __post_init__(self) -> None:
-        if self.architecture not in _CHOICES:
-            raise UserError(f"There is no architecture '{self.architecture}'.", f"Choose {', '.join(_CHOICES)}.")
-        for name in ("lora_rank", "instruction_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
-
-    def architecture_for(self, subject: "Subject") -> Architecture:
-        """The architecture, 'auto' decided."""
-        if self.architecture != "auto":
-            return self.architecture
-        context = subject.context_length
-        room = 2 * self.instruction_tokens  # for an instruction and a soft prompt as long
-        reads_enough = not subject.is_encoder_decoder and (context is None or context >= room)
-        return "causal-lora" if self.base is None and reads_enough else "encoder-decoder"
 
 
 @dataclass(frozen=True)

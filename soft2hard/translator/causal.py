@@ -11,20 +11,31 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import positions
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import is_embedded_subject
-from soft2hard.translator.card import Design, TranslatorCard
-from soft2hard.translator.model import HiddenStates, Memory, SoftPromptReader, TranslatorModel
+from soft2hard.translator.card import TranslatorCard
+from soft2hard.translator.model import (
+    HiddenStates,
+    Labels,
+    Logits,
+    Made,
+    Mask,
+    Memory,
+    SoftPromptReader,
+    SoftPrompts,
+    TranslatorModel,
+)
+from soft2hard.translator.settings import Design
 
 ADAPTER = "adapter"
 """Folder of the LoRA weights within a translator's, in PEFT's own format."""
@@ -48,9 +59,7 @@ class CausalTranslator(TranslatorModel):
         self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
 
     @classmethod
-    def new(
-        cls, subject: Subject, design: Design, hidden: HiddenStates | None
-    ) -> tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]:
+    def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:
         base = subject if design.base is None else Subject.from_pretrained(design.base, loading=subject.loading)
         _refuse_encoder_decoder(base)
         config = LoraConfig(
@@ -112,11 +121,7 @@ class CausalTranslator(TranslatorModel):
     def telling_weights(self) -> list[Tensor]:
         return list(self.state_dict().values())
 
-    def encode(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-    ) -> Memory:
+    def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
         mask = attention_mask.long()
         states = self.read(soft_prompts, mask)
         if self._bos_id is not None:
@@ -127,7 +132,7 @@ class CausalTranslator(TranslatorModel):
         begin = self.begin.to(states).expand(len(states), 1, -1)
         return Memory(torch.cat([states, begin], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
 
-    def logits(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+    def logits(self, memory: Memory, labels: Labels) -> Logits:
         before = labels[:, :-1]  # what each label but the first is written after
         read = torch.cat([memory.states, self._embed(before.clamp(min=0)).to(memory.states)], 1)
         mask = torch.cat([memory.mask, (before >= 0).long()], 1)

@@ -1,4 +1,9 @@
-"""Training pairs for the translator: of a corpus, and imitations that cost nothing; and how they are batched."""
+"""Training pairs for the translator: of a corpus, and imitations that cost nothing; and how they are batched.
+
+Batches stay as they were drawn: mixed, which teaches more than batches of like length do. But the decoder reads each
+in runs of instructions of like length, so that little of what it reads is padding. How many runs a batch has depends
+on its size alone, so that all processes pass through the model equally often, as ZeRO-3 needs it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -18,6 +23,9 @@ if TYPE_CHECKING:
 IGNORE = -100
 """The label of padding."""
 
+_MOST_RUNS = 6
+_FEWEST_PAIRS = 8
+"""In a run, on average: smaller passes would keep a machine less busy."""
 _IMITATION_LENGTHS = (8, 16)
 """Fewest and most vectors of an imitation soft prompt."""
 _IMITATION_FACTORS = (0.5, 3.0)
@@ -45,6 +53,10 @@ class CorpusPairs(Dataset):
     def __len__(self) -> int:
         return len(self.instructions)
 
+    def set_epoch(self, epoch: int) -> None:
+        """As the Trainer's data loader calls it."""
+        self.epoch = epoch
+
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         rng = Random(f"{self.seed}/{self.epoch}/{index}")
         text, soft_prompt = self.instructions[index], self.embeddings[index]
@@ -55,20 +67,6 @@ class CorpusPairs(Dataset):
             size = self.noise * rng.random() * soft_prompt.std()
             soft_prompt = soft_prompt + size * torch.randn(soft_prompt.shape, generator=generator)
         return soft_prompt, text
-
-
-class ListPairs(Dataset):
-    """Pairs held in memory, the same in every epoch."""
-
-    def __init__(self, pairs: Sequence[tuple[Tensor, str]]):
-        self.pairs = pairs
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        return self.pairs[index]
 
 
 class PairCollator:
@@ -115,3 +113,32 @@ def _imitation(embeddings: Float[Tensor, "n_words d"], rng: Random, scale: float
     factor = torch.empty(n, 1).uniform_(*_IMITATION_FACTORS, generator=generator)
     noise = torch.randn(n, embeddings.shape[1], generator=generator) * scale * _IMITATION_NOISE * rng.random()
     return embeddings[chosen].float() * factor + noise
+
+
+def n_runs(n_pairs: int) -> int:
+    """Runs of a batch of so many pairs."""
+    return max(1, min(_MOST_RUNS, n_pairs // _FEWEST_PAIRS))
+
+
+def runs_of_like_length(lengths: Sequence[int], n: int) -> list[list[int]]:
+    """Indices of the items in `n` runs, shortest items first, cut where the least is padded.
+
+    None is empty where there are at least `n` items.
+    """
+    order = np.argsort(lengths, kind="stable")
+    ends = np.arange(1, len(order) + 1)
+    longest = np.asarray(lengths)[order]
+    # cost[i]: places of the first i + 1 items in as many runs as were cut so far; cuts: where the last of them begins.
+    cost = ends * longest
+    cuts: list[np.ndarray] = []
+    for _ in range(1, min(n, len(order))):
+        # A last run from item j to i, after the best runs of all before j.
+        places = np.where(ends[:, None] > ends[None] - 1, (ends[:, None] - ends[None] + 1) * longest[:, None], np.inf)
+        total = places + np.concatenate([[np.inf], cost[:-1]])[None]
+        cuts.append(total.argmin(1))
+        cost = total.min(1)
+    bounds = [len(order)]
+    for begin in reversed(cuts):
+        bounds.append(int(begin[bounds[-1] - 1]))
+    bounds = [0, *reversed(bounds)]
+    return [order[start:end].tolist() for start, end in zip(bounds, bounds[1:], strict=False)]

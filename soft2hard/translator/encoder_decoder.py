@@ -12,12 +12,11 @@ subject knows of the meaning of each token's vector is there from the start.
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -26,8 +25,19 @@ from transformers.modeling_outputs import BaseModelOutput
 from soft2hard.lm.loading import load_tokenizer
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.card import Design, TranslatorCard
-from soft2hard.translator.model import HiddenStates, Memory, SoftPromptReader, TranslatorModel
+from soft2hard.translator.card import TranslatorCard
+from soft2hard.translator.model import (
+    HiddenStates,
+    Labels,
+    Logits,
+    Made,
+    Mask,
+    Memory,
+    SoftPromptReader,
+    SoftPrompts,
+    TranslatorModel,
+)
+from soft2hard.translator.settings import Design
 
 WARM_START_TYPES = ("llama", "mistral")
 _LOOK_BACK = 5.0  # attention logit, in nats
@@ -43,9 +53,7 @@ class EncoderDecoderTranslator(TranslatorModel):
         self.seq2seq = seq2seq
 
     @classmethod
-    def new(
-        cls, subject: Subject, design: Design, hidden: HiddenStates | None
-    ) -> tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]:
+    def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:
         if design.base is not None:
             base = str(folder_of(design.base, "subject"))
             seq2seq, tokenizer = _from_pretrained(base), load_tokenizer(base)
@@ -79,17 +87,13 @@ class EncoderDecoderTranslator(TranslatorModel):
         eos = self.config.eos_token_id
         return eos[0] if isinstance(eos, list) else eos
 
-    def encode(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-    ) -> Memory:
+    def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
         mask = attention_mask.long()
         encoder = self.seq2seq.get_encoder()
         states = encoder(inputs_embeds=self.read(soft_prompts, mask), attention_mask=mask).last_hidden_state
         return Memory(states, mask)
 
-    def logits(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+    def logits(self, memory: Memory, labels: Labels) -> Logits:
         encoded = BaseModelOutput(last_hidden_state=memory.states)
         # With labels the model would compute a loss that nobody takes.
         shift = getattr(self.seq2seq, "prepare_decoder_input_ids_from_labels", None)

@@ -23,9 +23,9 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.card import CARD_FILE, Design, TranslatorCard, read_card, write_card
-from soft2hard.translator.data import IGNORE
-from soft2hard.translator.runs import n_runs, runs_of_like_length
+from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
+from soft2hard.translator.data import IGNORE, n_runs, runs_of_like_length
+from soft2hard.translator.settings import Design
 
 READER_FILE = "reader.safetensors"
 _ARCHITECTURES = {
@@ -33,6 +33,15 @@ _ARCHITECTURES = {
     "causal-lora": "soft2hard.translator.causal:CausalTranslator",
 }
 _EPSILON = 1e-6
+
+SoftPrompts = Float[Tensor, "batch n d_subject"]
+"""Padded on the right."""
+Mask = Int[Tensor, "batch n"] | Bool[Tensor, "batch n"]
+"""Where a soft prompt has a vector."""
+Labels = Int[Tensor, "batch length"]
+"""Token ids of instructions with their ends; -100 where padded, on the right."""
+Logits = Float[Tensor, "batch length vocab"]
+"""For each label, given the soft prompt and the labels before it."""
 
 
 class SoftPromptReader(nn.Module):
@@ -83,7 +92,7 @@ class SoftPromptReader(nn.Module):
 
     def forward(
         self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
+        soft_prompts: SoftPrompts,
         hidden: Sequence[Float[Tensor, "batch n d_hidden"]] = (),
     ) -> Float[Tensor, "batch n d_model"]:
         read = self.projection(soft_prompts / self.scale)
@@ -116,9 +125,7 @@ class HiddenStates:
         return self(torch.zeros(1, 1, self.subject.d_model), torch.ones(1, 1, dtype=torch.long))[0].shape[-1]
 
     @torch.no_grad()
-    def __call__(
-        self, soft_prompts: Float[Tensor, "batch n d_subject"], mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"]
-    ) -> list[Float[Tensor, "batch n d_hidden"]]:
+    def __call__(self, soft_prompts: SoftPrompts, mask: Mask) -> list[Float[Tensor, "batch n d_hidden"]]:
         """One tensor a layer, float32, on the device of `soft_prompts`; padding, on the right, is not attended to."""
         subject, home = self.subject, soft_prompts.device
         bos = subject.prompt_embeddings(None)
@@ -163,9 +170,7 @@ class TranslatorModel(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def new(
-        cls, subject: Subject, design: Design, hidden: HiddenStates | None
-    ) -> tuple["TranslatorModel", PreTrainedTokenizerBase, dict[str, str]]:
+    def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> "Made":
         """An untrained one with its tokenizer, and the fields of the card that name its base."""
 
     @classmethod
@@ -190,16 +195,12 @@ class TranslatorModel(nn.Module, ABC):
         """The token that ends an instruction."""
 
     @abstractmethod
-    def encode(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-    ) -> Memory:
-        """Read soft prompts, padded on the right."""
+    def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
+        """Read soft prompts."""
 
     @abstractmethod
-    def logits(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
-        """Logits for each label given the soft prompt and the labels before it; padding (-100) on the right."""
+    def logits(self, memory: Memory, labels: Labels) -> Logits:
+        """How likely each next token is."""
 
     @abstractmethod
     def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
@@ -214,12 +215,7 @@ class TranslatorModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return self.reader.projection.weight.device
 
-    def forward(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-        labels: Int[Tensor, "batch length"],
-    ) -> Seq2SeqLMOutput:
+    def forward(self, soft_prompts: SoftPrompts, attention_mask: Mask, labels: Labels) -> Seq2SeqLMOutput:
         """The mean cross-entropy of `labels` (-100 where padded), nats a token; and the logits, but in training.
 
         In training the batch is written in runs of instructions of like length: the loss is the same up to rounding.
@@ -235,11 +231,7 @@ class TranslatorModel(nn.Module, ABC):
             losses.append(_summed_loss(self.logits(memory.select(run), some), some))
         return Seq2SeqLMOutput(loss=torch.stack(losses).sum() / n_tokens)
 
-    def read(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-    ) -> Float[Tensor, "batch n d_model"]:
+    def read(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Float[Tensor, "batch n d_model"]:
         """Soft prompts, and the subject's hidden states over them if wanted, in the language model's input space."""
         hidden = self.hidden_states(soft_prompts, attention_mask) if self.hidden_states else ()
         return self.reader(soft_prompts, hidden).to(self.lm.dtype)
@@ -271,7 +263,10 @@ class TranslatorModel(nn.Module, ABC):
         self.reader.load_state_dict(weights)
 
 
-def _summed_loss(logits: Float[Tensor, "batch length vocab"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
+Made = tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]
+
+
+def _summed_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
     return nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum"
     )

@@ -4,85 +4,52 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, get_linear_schedule_with_warmup
+from torch import Tensor, nn
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from soft2hard.compute.memory import free_memory, is_out_of_memory
+from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.files import atomic_write
 from soft2hard.translator.card import TranslatorCard
-from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator, imitation_pairs
+from soft2hard.translator.data import CorpusPairs, PairCollator, imitation_pairs
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
     Share,
     config_to_resume,
+    convert,
     gathered,
     is_first,
     n_processes,
+    needs_conversion,
     share_of_step,
     splits_weights,
 )
-from soft2hard.translator.trainer import (
-    EpochOfPairs,
-    LogFile,
-    MuonWithAdamW,
-    PairTrainer,
-    last_checkpoint,
-    pairs_of_step,
-)
+from soft2hard.translator.settings import TranslatorTraining
 
 if TYPE_CHECKING:
     import datasets
 
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
-
-
-@dataclass(frozen=True)
-class TranslatorTraining:
-    """How a translator is trained."""
-
-    epochs: float = 30.0
-    """Passes over the corpus; the learning rate falls to zero over them."""
-    batch_size: int = 128
-    """Pairs a step, on each process."""
-    lr: float = 2e-3
-    """Learning rate of Muon and AdamW."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises."""
-    paraphrase_share: float = 0.5
-    """How often a paraphrase stands in for the reference instruction."""
-    noise: float = 0.1
-    """Most noise on the soft prompts, in standard deviations of their entries."""
-    patience: int = 4
-    """Epochs without a lower validation loss after which training stops."""
-    pretrain_pairs: int = 0
-    """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
-    recompute: bool = False
-    """Compute the inside of each layer of the translator again in the backward pass (gradient checkpointing): much less
-    memory, a third more time."""
-    bf16: bool = True
-    """Compute in bfloat16 where the machine has it."""
-    deepspeed: str | None = None
-    """A DeepSpeed configuration: 'zero1', 'zero2', 'zero3', 'zero2-offload', 'zero3-offload' or the path of a JSON
-    file; AdamW then takes the place of Muon."""
-    seed: int = 0
-    """Of the order of pairs, the choice of paraphrases and the noise."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "patience"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be above 0.")
-        if not 0 <= self.paraphrase_share <= 1:
-            raise UserError(f"paraphrase_share is {self.paraphrase_share}.", "It must lie between 0 and 1.")
 
 
 def train_translator(
@@ -217,7 +184,7 @@ def _pretrain(
     if subject is None:
         raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
     stream = imitation_pairs(subject, sorted(_texts(corpus)), Random(f"pretraining/{config.seed}"))
-    pairs = ListPairs([next(stream) for _ in range(config.pretrain_pairs)])
+    pairs = [next(stream) for _ in range(config.pretrain_pairs)]
     trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
     with gathered(model):
         if trainer.is_world_process_zero():
@@ -225,7 +192,7 @@ def _pretrain(
                 torch.save(model.state_dict(), temporary)
 
 
-def _run(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> PairTrainer:
+def _run(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> "PairTrainer":
     """The trainer that has trained. Where memory runs out, a process by itself starts again in passes of half as many.
 
     Raises UserError where one pair does not fit, or several processes are short of memory.
@@ -251,7 +218,7 @@ def _run(translator: Translator, train, validation, config: TranslatorTraining, 
         model.load_state_dict(start)
 
 
-def _fits(trainer: PairTrainer, checkpoint: str | None) -> bool:
+def _fits(trainer: "PairTrainer", checkpoint: str | None) -> bool:
     """Train; True if the memory sufficed. The error is gone on return, and the tensors it held with it."""
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -264,7 +231,7 @@ def _fits(trainer: PairTrainer, checkpoint: str | None) -> bool:
 
 def _trainer(
     translator: Translator, train, validation, config: TranslatorTraining, folder: Path, share: Share
-) -> PairTrainer:
+) -> "PairTrainer":
     if config.recompute:
         translator.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     arguments = _arguments(config, folder, share, with_validation=validation is not None)
@@ -274,7 +241,7 @@ def _trainer(
     if config.deepspeed is None:
         optimizer = MuonWithAdamW(translator.model, config.lr, _BY_ADAMW)
         optimizers = (optimizer, get_linear_schedule_with_warmup(optimizer, arguments.warmup_steps, steps))
-    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl"), EpochOfPairs(train)]
+    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl")]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return PairTrainer(
@@ -320,7 +287,7 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
     )
 
 
-def _training_record(config, corpus, validation, trainer: PairTrainer, cut: float) -> dict:
+def _training_record(config, corpus, validation, trainer: "PairTrainer", cut: float) -> dict:
     return {
         "config": asdict(config),
         "train_pairs": len(corpus),
@@ -331,3 +298,106 @@ def _training_record(config, corpus, validation, trainer: PairTrainer, cut: floa
         "epochs_run": trainer.state.epoch,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
     }
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Hidden matrices by Muon (Jordan et al. 2024), embeddings, heads and vectors by AdamW.
+
+    Muon's updates are scaled to the size of Adam's (`match_rms_adamw`, Liu et al. 2025, arXiv 2502.16982), so
+    one learning rate and one schedule serve both.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, embedding_names: tuple[str, ...], weight_decay: float = 0.01):
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                is_matrix = parameter.ndim == 2 and not any(part in name for part in embedding_names)
+                (matrices if is_matrix else others).append(parameter)
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+        if others:
+            self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
+        super().__init__([group for part in self.parts for group in part.param_groups], {"lr": lr})
+        # The schedule writes into this optimizer's groups, and must reach the parts.
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups = [group]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = closure() if closure else None
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [part.param_groups[0] for part in self.parts]
+
+
+class PairTrainer(Trainer):
+    """A Trainer that reads DeepSpeed's checkpoints of any number of processes."""
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: object) -> TrainOutput:
+        self._make_readable(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if state_dict is not None:  # as DeepSpeed gathers it: with every name of a shared parameter
+            kept = self.model.state_dict().keys()
+            state_dict = {name: tensor for name, tensor in state_dict.items() if name in kept}
+        super()._save(output_dir, state_dict)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:
+            best = Path(self.state.best_model_checkpoint)
+            self._make_readable(best)
+            self.model_wrapped._config.load_universal_checkpoint = needs_conversion(best)
+        super()._load_best_model()
+
+    def _make_readable(self, checkpoint: str | Path | None) -> None:
+        """Convert a checkpoint that another number of DeepSpeed processes has made."""
+        if self.is_deepspeed_enabled and checkpoint is not None and needs_conversion(Path(checkpoint)):
+            with self.args.main_process_first(desc="conversion of a checkpoint"):
+                convert(Path(checkpoint))
+
+
+def pairs_of_step(arguments: TrainingArguments) -> int:
+    """Pairs between two steps of the optimizer, over all processes and passes."""
+    return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last whole checkpoint: the Trainer writes its state last, so one without was cut short."""
+    found = (folder / "checkpoints").glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    whole = [path for path in found if _is_json(path / TRAINER_STATE_NAME)]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+class LogFile(TrainerCallback):
+    """Appends what the Trainer logs to a JSON-lines file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN201 - the Trainer's signature
+        if state.is_world_process_zero and logs:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step} | logs) + "\n")

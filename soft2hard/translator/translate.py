@@ -1,7 +1,7 @@
 """Translating soft prompts: propose, verify, refine, choose."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
@@ -13,37 +13,11 @@ from soft2hard.translator.candidates import choose, propose
 from soft2hard.translator.card import read_card
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
+from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
 from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifier, verdict_of
 
-MIN_PROBES = 4
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
-
-
-@dataclass(frozen=True)
-class TranslateConfig:
-    """How soft prompts are translated."""
-
-    n_candidates: int = 64
-    """Candidates asked of the translator for each soft prompt."""
-    n_probes: int = 32
-    """Inputs on which candidates are compared with the soft prompt, to choose among them."""
-    n_checks: int = 16
-    """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
-    Of fewer inputs than are asked for in all, as large a share is kept for it."""
-    refine_rounds: int = 2
-    """Rounds of local search around the best candidates; it ends early when nothing improves."""
-    max_new_tokens: int = 16
-    """Longest output the subject may write for a probe input."""
-    seed: int = 0
-    verify: bool = True
-    """Run candidates beside the soft prompt on the subject, and choose and judge by that. Without, no subject is
-    needed, and the translator's first guess is given with the verdict 'unverified'."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_candidates", "n_probes", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -56,19 +30,19 @@ class Translation:
     """The candidate with the highest posterior, see `candidates` (the greedy one where nothing was verified)."""
     greedy: str
     """What the translator writes without verification."""
-    verdict: Verdict
-    agreement: float | None
+    verdict: Verdict = "unverified"
+    agreement: float | None = None
     """Share of inputs on which text and soft prompt make the subject write the same: of the check inputs, or of the
     probe inputs where none were left to check on."""
-    divergence: float | None
+    divergence: float | None = None
     """Mean KL(soft || hard) over output positions of the same inputs, nats."""
-    n_probes: int
+    n_probes: int = 0
     """Inputs that chose the text."""
-    n_checks: int
+    n_checks: int = 0
     """Other inputs that the agreement and the verdict were taken on; 0 where they come from the probe inputs."""
-    probe_source: str
+    probe_source: str = "none"
     """'examples', 'invented by the subject' or 'none'."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...] = ()
     """The best candidates by their posterior, with their faithfulness on the probe inputs."""
 
     def to_json(self) -> dict:
@@ -127,13 +101,13 @@ def translate(
     checks = _probes(verifier, prompts, {i: checking for i, (_, checking) in parts.items() if checking})
     results = []
     for i, texts in enumerate(proposals):
+        found = _unverified(labels[i], texts)
         if i in probes:
             with metering.on_behalf_of(i):
                 ranked = choose(translator, verifier, prompts[i], texts, probes[i], config.refine_rounds)
-                check = _checked(verifier, ranked, checks.get(i))
-            results.append(_verified(labels[i], texts, ranked, check, (probes[i], checks.get(i)), source))
-        else:
-            results.append(_unverified(labels[i], texts))
+                check = _check(verifier, ranked, checks.get(i))
+            found = _verified(found, ranked, check, len(probes[i].inputs), source)
+        results.append(found)
         if progress:
             progress()
     return results
@@ -206,39 +180,31 @@ def _probes(verifier: Verifier, soft_prompts: Sequence[SoftPrompt], inputs: dict
     return dict(zip(inputs, found, strict=True))
 
 
-def _checked(verifier: Verifier, ranked: list[Candidate], checks: Probes | None) -> Candidate | None:
-    """The chosen candidate on inputs that did not choose it, where there are any."""
-    if not ranked or checks is None:
-        return None
-    (check,) = verifier.verify([ranked[0].text], checks) or (None,)
-    return check
+def _check(verifier: Verifier, ranked: list[Candidate], checks: Probes | None) -> tuple[Candidate, int] | None:
+    """The chosen candidate on inputs that did not choose it, and their number, where there are any."""
+    found = verifier.verify([ranked[0].text], checks) if ranked and checks else []
+    return (found[0], len(checks.inputs)) if found else None
 
 
 def _verified(
-    label: str,
-    texts: list[str],
-    ranked: list[Candidate],
-    check: Candidate | None,
-    probes: tuple[Probes, Probes | None],
-    source: str,
+    greedy: Translation, ranked: list[Candidate], check: tuple[Candidate, int] | None, n_probes: int, source: str
 ) -> Translation:
     if not ranked:
-        return _unverified(label, texts)
-    judged = check or ranked[0]
-    return Translation(
-        soft_prompt=label,
+        return greedy
+    judged, n_checks = check or (ranked[0], 0)
+    return replace(
+        greedy,
         text=ranked[0].text,
-        greedy=texts[0],
         verdict=verdict_of(judged.agreement),
         agreement=judged.agreement,
         divergence=judged.divergence,
-        n_probes=len(probes[0].inputs),
-        n_checks=len(probes[1].inputs) if check and probes[1] else 0,
+        n_probes=n_probes,
+        n_checks=n_checks,
         probe_source=source,
         candidates=tuple(ranked[:_KEPT_CANDIDATES]),
     )
 
 
 def _unverified(label: str, texts: list[str]) -> Translation:
-    text = texts[0] if texts else ""
-    return Translation(label, text, text, "unverified", None, None, 0, 0, "none", ())
+    greedy = texts[0] if texts else ""
+    return Translation(label, greedy, greedy)

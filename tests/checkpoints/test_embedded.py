@@ -12,7 +12,7 @@ from soft2hard.checkpoints import EMBEDDED, embedded_path
 from soft2hard.data_gen.dods.lexical import parse
 from soft2hard.data_gen.tuning import Tuner, Tuning
 from soft2hard.lm.subject import Query
-from soft2hard.translator.translate import TranslateConfig
+from soft2hard.translator.settings import TranslateConfig
 from tests.oracles import accuracies, held_out_tasks
 
 N_TASKS = 30

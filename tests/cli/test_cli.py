@@ -16,8 +16,7 @@ from soft2hard import SoftPrompt, Subject, Translator
 from soft2hard.cli import app
 from soft2hard.cli.config_options import config_fields
 from soft2hard.data_gen.tuning import Tuner, Tuning
-from soft2hard.translator.card import Design
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.settings import Design, TranslatorTraining
 from tests import tiny_models
 from tests.command_line import run
 

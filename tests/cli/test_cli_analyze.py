@@ -14,8 +14,8 @@ from soft2hard.eval.analysis.meaning import greedy_translation
 from soft2hard.eval.analysis.records import load_analysis, load_arrays
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
-from soft2hard.translator.card import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from tests.command_line import run
 from tests.paths import SHARED
 from tests.tiny_training import llama_subject, save_models, write_task

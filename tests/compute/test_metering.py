@@ -260,7 +260,7 @@ def test_verified_translations_cost_all_that_ran_on_the_subject_and_the_translat
     noted("next_log_probs", Reading, lambda ids: 1)
     noted("complete", Reading, len)
     # Without the trial that picks a runner, which is no case's cost.
-    monkeypatch.setattr("soft2hard.eval.methods.translation.make_runner", SharedPrefixRunner)
+    monkeypatch.setattr("soft2hard.translator.translate.make_runner", SharedPrefixRunner)
     outcomes = list(method.run(cases, bench))
     if inputs == "invented":
         with listening() as heard:

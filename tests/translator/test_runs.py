@@ -6,11 +6,10 @@ from random import Random
 import pytest
 import torch
 
-from soft2hard.translator import runs
-from soft2hard.translator.card import Design
-from soft2hard.translator.data import IGNORE
+from soft2hard.translator import data as runs
+from soft2hard.translator.data import IGNORE, n_runs, runs_of_like_length
 from soft2hard.translator.model import Translator
-from soft2hard.translator.runs import n_runs, runs_of_like_length
+from soft2hard.translator.settings import Design
 from tests import tiny_training
 
 

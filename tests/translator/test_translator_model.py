@@ -14,9 +14,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.card import Design
 from soft2hard.translator.encoder_decoder import can_warm_start, seq2seq_from_causal
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from tests import tiny_models
 from tests.tiny_training import llama_subject
 

@@ -12,11 +12,10 @@ from torch import nn
 from soft2hard.compute.muon import Muon
 from soft2hard.errors import UserError
 from soft2hard.translator import training
-from soft2hard.translator.card import Design
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.trainer import MuonWithAdamW
-from soft2hard.translator.training import train_translator
+from soft2hard.translator.settings import Design
+from soft2hard.translator.training import MuonWithAdamW, train_translator
 from tests import tiny_training
 from tests.tiny_training import config, corpora, llama_subject, logged, loss
 

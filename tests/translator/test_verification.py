@@ -12,7 +12,8 @@ from soft2hard.translator import translate as translate_module
 from soft2hard.translator import verification
 from soft2hard.translator.candidates import Reading, neighbours
 from soft2hard.translator.model import Translator
-from soft2hard.translator.translate import TranslateConfig, Translation, translate
+from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.translate import Translation, translate
 from soft2hard.translator.verification import Candidate, Probes, Verifier, verdict_of
 from tests import tiny_models, tiny_training
 

@@ -9,7 +9,8 @@ from soft2hard.compute.metering import listening
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome, shares
 from soft2hard.translator.candidates import propose
-from soft2hard.translator.translate import TranslateConfig, Translation, translate
+from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.translate import Translation, translate
 
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
 
