@@ -21,6 +21,8 @@ from tests import tiny_models
 NOUNS = ["cat", "dog", "bird", "fish"]
 COLOURS = ["red", "green", "blue"]
 N_TOKENS = 3
+INSTRUCTION_TOKENS = 16
+"""Longest text that tiny translators write; those that never end would else write 64 tokens."""
 
 
 def llama_subject(seed: int = 0, **changes: object) -> Subject:
@@ -79,7 +81,9 @@ def config(**changes: object) -> TranslatorTraining:
 def translator(subject: Subject, seed: int = 0, dropout: float = 0.1) -> Translator:
     """Untrained, the same for the same seed."""
     torch.manual_seed(seed)
-    return Translator.for_subject(subject, Design("encoder-decoder", dropout=dropout))
+    return Translator.for_subject(
+        subject, Design("encoder-decoder", dropout=dropout, instruction_tokens=INSTRUCTION_TOKENS)
+    )
 
 
 @cache

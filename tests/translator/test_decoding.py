@@ -6,7 +6,6 @@ import torch
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator import candidates
 from soft2hard.translator.candidates import propose, tidy
-from soft2hard.translator.card import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import drawn, own_uniforms
 from tests import tiny_training
@@ -35,7 +34,7 @@ def written_greedily(translator: Translator, soft_prompt: SoftPrompt) -> str:
     model = translator.model.eval()
     read = {"inputs_embeds": model.reader(soft_prompt.embeddings[None])}
     ids = [model.config.decoder_start_token_id]
-    while len(ids) <= MAX_INSTRUCTION_TOKENS and (len(ids) == 1 or ids[-1] != model.config.eos_token_id):
+    while len(ids) <= translator.card.instruction_tokens and (len(ids) == 1 or ids[-1] != model.config.eos_token_id):
         ids.append(int(model.seq2seq(**read, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     return tidy(translator.tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -81,7 +80,7 @@ def test_batch_mates_change_nothing_for_greedy_and_beams(
     assert [texts[:N_BEAMS] for texts in chunked] == [texts[:N_BEAMS] for texts in together]
 
 
-def test_candidates_of_a_soft_prompt_hang_on_the_seed_and_itself_alone(
+def test_candidates_of_a_soft_prompt_depend_on_the_seed_and_itself_alone(
     translator: Translator, soft_prompts: list[SoftPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = propose(translator, soft_prompts, 32, seed=2)

@@ -5,6 +5,7 @@ The oracle is a training by one process with PyTorch's AdamW and no DeepSpeed.
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -74,13 +75,28 @@ def test_only_a_checkpoint_of_another_number_of_processes_is_converted(
 
 
 def run_processes(n: int, folder: Path) -> None:
-    """Train under each of `STAGES` by `n` processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
-    command += ["-m", "tests.deepspeed_run", str(folder), *STAGES]
+    """Train under each of `STAGES` by `n` processes, told of each other as torchrun does it."""
+    command = [sys.executable, "-m", "tests.deepspeed_run", str(folder), *STAGES]
     on_cpus = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ | on_cpus, capture_output=True, text=True, timeout=900)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "destroy_process_group" not in ended.stderr, "PyTorch complains of a group that was not ended"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(n)}
+    started = []
+    for rank in range(n):
+        env = os.environ | on_cpus | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(n)}
+        log = (folder.parent / f"{folder.name}-{n}-{rank}.log").open("w+")
+        started.append((subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=log), log))
+    try:
+        for process, log in started:
+            process.wait(timeout=900)
+            log.seek(0)
+            errors = log.read()
+            assert process.returncode == 0, errors[-3000:]
+            assert "destroy_process_group" not in errors, "PyTorch complains of a group that was not ended"
+    finally:
+        for process, log in started:
+            process.kill()
+            log.close()
 
 
 @pytest.fixture(scope="module")
