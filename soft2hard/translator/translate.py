@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from weakref import WeakKeyDictionary
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import make_runner
+from soft2hard.lm.shared_prefix import Runner, make_runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.storage.names import embedded_path
@@ -18,6 +19,8 @@ from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifi
 
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
+
+_RUNNERS: WeakKeyDictionary[Subject, Runner] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def translate(
     proposals = propose(translator, prompts, config.n_candidates if config.verify else 1, seed=config.seed)
     if subject is None or not config.verify:
         return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]
-    verifier = Verifier(make_runner(subject), config.max_new_tokens)
+    verifier = Verifier(runner_of(subject), config.max_new_tokens)
     guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, prompts, strict=True)]
     probe_inputs, source = _probe_inputs(subject, guesses, inputs, config)
     enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
@@ -111,6 +114,13 @@ def translate(
         if progress:
             progress()
     return results
+
+
+def runner_of(subject: Subject) -> Runner:
+    """The runner of a subject, found by a trial the first time."""
+    if subject not in _RUNNERS:
+        _RUNNERS[subject] = make_runner(subject)
+    return _RUNNERS[subject]
 
 
 def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator:

@@ -10,7 +10,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome, shares
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import Translation, translate
+from soft2hard.translator.translate import Translation, runner_of, translate
 
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
 
@@ -55,6 +55,7 @@ class VerifiedTranslation:
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One verified text a soft prompt; the trace holds the other candidates."""
         config = TranslateConfig(self.n_candidates, self.n_probes, self.n_checks, self.refine_rounds, seed=bench.seed)
+        runner_of(bench.subject)  # the trial that picks it is no case's cost
         for start in range(0, len(cases), _AT_ONCE):
             chunk = cases[start : start + _AT_ONCE]
             started = time.monotonic()
