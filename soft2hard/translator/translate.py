@@ -32,7 +32,7 @@ class Translation:
     text: str
     """The candidate with the highest posterior, see `candidates` (the greedy one where nothing was verified)."""
     greedy: str
-    """What the translator writes without verification."""
+    """The first text that the translator writes, without verification."""
     verdict: Verdict = "unverified"
     agreement: float | None = None
     """Share of inputs on which text and soft prompt make the subject write the same: of the check inputs, or of the

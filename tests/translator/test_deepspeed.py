@@ -1,4 +1,4 @@
-"""DeepSpeed on CPU processes: the curve of one process without it, one translator, and any number of processes goes on.
+"""DeepSpeed on CPU processes: the curve of one process without it, one translator, and any number of processes resumes it.
 
 The oracle is a training by one process with PyTorch's AdamW and no DeepSpeed.
 """
@@ -154,7 +154,7 @@ def test_one_process_ends_what_two_have_begun(
     name: str, by_one_later: Path, by_two: Path, alone: dict[int, float]
 ) -> None:
     curve = tiny_training.logged(by_one_later / name, "eval_loss")
-    assert list(curve) == [12], "it went on, and did not begin anew"
+    assert list(curve) == [12], "it resumed, and did not start again"
     assert curve[12] == pytest.approx(alone[12], rel=2e-3)
     assert n_parts(by_one_later / name / "checkpoints" / "checkpoint-12") == 1
 

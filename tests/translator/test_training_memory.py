@@ -1,4 +1,4 @@
-"""A training that runs out of memory goes on in smaller passes, to the same end."""
+"""A training that runs out of memory continues in smaller passes, to the same end."""
 
 import shutil
 from pathlib import Path

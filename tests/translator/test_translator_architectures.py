@@ -142,7 +142,7 @@ def test_training_moves_reader_and_adapters_alone_and_lowers_the_loss(tmp_path: 
 
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
-def test_a_training_goes_on_and_what_is_saved_writes_the_same(tmp_path: Path, design: Design) -> None:
+def test_a_training_is_read_back_and_what_is_saved_writes_the_same(tmp_path: Path, design: Design) -> None:
     subject = saved_subject(tmp_path / "subject")
 
     def made() -> Translator:

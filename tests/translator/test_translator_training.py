@@ -1,4 +1,4 @@
-"""Training lowers the loss, keeps the best, and goes on after a kill as if there had been none."""
+"""Training lowers the loss, keeps the best, and resumes after a kill as if there had been none."""
 
 import copy
 import io
