@@ -1,4 +1,4 @@
-"""DeepSpeed on CPU processes: the curve of one process without it, one translator, and any number of processes resumes it.
+"""DeepSpeed on CPU processes: the curve of one process without it, one translator, resumed by any number of processes.
 
 The oracle is a training by one process with PyTorch's AdamW and no DeepSpeed.
 """
