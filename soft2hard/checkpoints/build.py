@@ -27,8 +27,8 @@ from soft2hard.data_gen.world.training import make_world
 from soft2hard.errors import UserError, run_script
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import train_translator
 
 STAGES = ("world", "corpus", "translator", "install")

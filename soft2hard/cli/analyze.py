@@ -228,11 +228,9 @@ def chosen_translator(name: str | None, subject_name: str | None, subject: "Subj
 
     Raises UserError where it was trained for another subject than the one that is loaded.
     """
-    from soft2hard.checkpoints import resolve
-    from soft2hard.translator.model import Translator
 
     chosen = name or ("embedded" if subject_name == "embedded" else "none")
-    return None if chosen == "none" else Translator.from_pretrained(resolve(chosen, "translator"), subject=subject)
+    return None if chosen == "none" else Translator.from_pretrained(chosen, subject=subject)
 
 
 def _table(name: str | None) -> "Subject | Table | None":

@@ -52,14 +52,15 @@ RUN_FILE = "run.json"
 def quiet() -> None:
     """Keep the progress bars and remarks of the libraries off the terminal; call before using them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # most commands never import it
     import transformers
 
     # A word from transformers to PEFT, about a name that neither the user nor we have used.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = MappingProxyType({})) -> "Subject":
@@ -67,13 +68,12 @@ def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = 
 
     `loading` are the values of `with_loading`.
     """
-    from soft2hard.checkpoints import resolve
     from soft2hard.lm.loading import Loading
     from soft2hard.lm.precision import load_for_tuning
     from soft2hard.lm.subject import Subject
 
-    path, held = resolve(name, "subject"), Loading(**loading)
-    return load_for_tuning(path, held) if fast else Subject.from_pretrained(path, loading=held)
+    held = Loading(**loading)
+    return load_for_tuning(name, held) if fast else Subject.from_pretrained(name, loading=held)
 
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:

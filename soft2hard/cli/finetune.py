@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @with_options(
     "training",
-    "soft2hard.translator.training",
+    "soft2hard.translator.settings",
     "TranslatorTraining",
     panel="Training of the translator",
     helps=TRAINING_HELP,
@@ -88,12 +88,12 @@ def finetune(
     [bold]Example:[/bold] soft2hard finetune my_tasks/ --mix runs/corpus -o runs/my_translator
     """
     quiet()
-    from soft2hard.checkpoints import resolve
     from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import TranslatorTraining, train_translator
+    from soft2hard.translator.settings import TranslatorTraining
+    from soft2hard.translator.training import train_translator
 
     check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)
@@ -102,7 +102,7 @@ def finetune(
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject, fast=True, loading=loading)
-    model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
+    model = Translator.from_pretrained(translator, subject=lm)
     old = [] if mix is None else load_corpora([mix], lm)
     _check_length(mix, tuning_config)
     settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}

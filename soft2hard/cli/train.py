@@ -22,7 +22,7 @@ from soft2hard.cli.common import (
 )
 from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
-from soft2hard.translator.deepspeed import check_deepspeed
+from soft2hard.translator.processes import check_deepspeed
 
 if TYPE_CHECKING:
     import datasets
@@ -42,7 +42,7 @@ _PANEL = "Architecture"
 TRAINING_HELP = {"seed": "Seed of the order of pairs, of noise and of dropout."}
 
 
-@with_options("training", "soft2hard.translator.training", "TranslatorTraining", panel="Training", helps=TRAINING_HELP)
+@with_options("training", "soft2hard.translator.settings", "TranslatorTraining", panel="Training", helps=TRAINING_HELP)
 @with_loading_to_run
 def train(
     corpora: Annotated[
@@ -120,10 +120,10 @@ def train(
     """
     quiet()
     from soft2hard.compute.memory import free_memory
-    from soft2hard.translator.design import Design
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import TranslatorTraining, needs_subject, train_translator
+    from soft2hard.translator.settings import Design, TranslatorTraining
+    from soft2hard.translator.training import needs_subject, train_translator
 
     check_deepspeed(training["deepspeed"])
     config = TranslatorTraining(**training)

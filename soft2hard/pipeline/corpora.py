@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.corpus.making import CorpusBuilder
 from soft2hard.data_gen.corpus_cluster import build_on_cluster
 from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
@@ -23,7 +22,7 @@ def make_corpora(job: Job) -> None:
     """Tune the soft prompts of every corpus. Raises UserError, before any is tuned, where tasks are lacking."""
     recipe = job.recipe
     tasks = {name: _tasks_of(job, name, settings) for name, settings in recipe.corpora.items()}
-    load = partial(load_for_tuning, resolve(recipe.subject, "subject"), Loading(**recipe.loading))
+    load = partial(load_for_tuning, recipe.subject, Loading(**recipe.loading))
     subject = load()
     plans = {name: corpus_plan(recipe, name, subject, tasks_hash) for name, (_, tasks_hash) in tasks.items()}
     if job.cluster is None:

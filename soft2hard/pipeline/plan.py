@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from soft2hard.checkpoints import resolve
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.planner import Planner, StagePlan
 from soft2hard.pipeline.preflight import check_base, folders_of, models_of
@@ -24,7 +23,7 @@ def plan_text(recipe: Recipe, layout: Layout, names: Sequence[str], origin: str)
     Raises UserError for a stage that there is not, and for a translator's base of the wrong kind.
     """
     stages = chosen(stages_of(recipe, layout), list(names))
-    if at_hand(recipe.translator.base or resolve(recipe.subject, "subject")):
+    if at_hand(recipe.translator.base or recipe.subject):
         check_base(recipe, local_files_only=True)
     planner = Planner(recipe, layout)
     plans = [planner.plan(stage) for stage in stages]

@@ -7,7 +7,6 @@ from statistics import fmean
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.lm.loading import Loading, load_tokenizer
@@ -31,6 +30,7 @@ from soft2hard.pipeline.probe import (
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.pipeline.stages import Stage
 from soft2hard.pipeline.workload import Lengths, Work, lengths_of
+from soft2hard.storage.names import located
 from soft2hard.translator.card import Architecture
 from soft2hard.translator.model import Translator
 
@@ -146,18 +146,17 @@ class Planner:
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
-        return load_tokenizer(resolve(self.recipe.subject, "subject")) if self._subject_at_hand else None
+        return load_tokenizer(located(self.recipe.subject, "subject")) if self._subject_at_hand else None
 
     # --- models ---------------------------------------------------------------------------------
 
     @cached_property
     def _subject_at_hand(self) -> bool:
-        return at_hand(resolve(self.recipe.subject, "subject"))
+        return at_hand(self.recipe.subject)
 
     @cached_property
     def _subject(self) -> Subject | None:
-        path = resolve(self.recipe.subject, "subject")
-        return load_for_tuning(path, Loading(**self.recipe.loading)) if self._subject_at_hand else None
+        return load_for_tuning(self.recipe.subject, Loading(**self.recipe.loading)) if self._subject_at_hand else None
 
     @cached_property
     def _untrained(self) -> Translator | None:
@@ -165,7 +164,7 @@ class Planner:
         base = self.recipe.translator.base
         if self._subject is None or (base is not None and not at_hand(base)):
             return None
-        subject, path = self._subject, resolve(self.recipe.subject, "subject")
+        subject, path = self._subject, self.recipe.subject
         if subject.device.type == "cpu" and subject.embedding.dtype != torch.float32:  # for tuning alone
             subject = Subject.from_pretrained(path, loading=Loading(**self.recipe.loading))
         return Translator.for_subject(subject, self.recipe.translator.design)

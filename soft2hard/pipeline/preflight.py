@@ -7,7 +7,6 @@ from typing import Any
 from transformers import AutoConfig
 
 from soft2hard.api.client import read_key
-from soft2hard.checkpoints import resolve
 from soft2hard.errors import UserError, first_line
 from soft2hard.eval.cases import Draw
 from soft2hard.eval.config import Evaluation
@@ -16,7 +15,8 @@ from soft2hard.eval.metrics.text import sentence_encoder
 from soft2hard.lm.loading import READING_ERRORS
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.storage.hub import hub_error
-from soft2hard.translator.deepspeed import check_deepspeed
+from soft2hard.storage.names import located
+from soft2hard.translator.processes import check_deepspeed
 
 
 def check_at_hand(recipe: Recipe, stages: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ def check_base(recipe: Recipe, **reading: Any) -> None:
     name, of = (recipe.subject, "subject") if design.base is None else (design.base, "translator.base")
     if design.base is None and design.architecture != "causal-lora":
         return
-    config = AutoConfig.from_pretrained(resolve(name, "subject"), trust_remote_code=False, **reading)
+    config = AutoConfig.from_pretrained(located(name, "subject"), trust_remote_code=False, **reading)
     if config.is_encoder_decoder and design.architecture == "causal-lora":
         raise UserError(
             f"{of}: '{name}' is an encoder-decoder, and a translator of causal-lora writes with a causal LM.",
@@ -82,16 +82,16 @@ def folders_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, Pat
 def models_of(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Language models that these stages read, each with its role, as names that can be loaded."""
     if {"corpora", "translator", "evaluation"} & set(stages):
-        yield "subject", resolve(recipe.subject, "subject")
+        yield "subject", located(recipe.subject, "subject")
     if "translator" in stages and recipe.translator.base is not None:
         yield "translator.base", recipe.translator.base
     if "evaluation" in stages:
         config = recipe.evaluation
         for role, name in (("reference", config.reference), ("generator", config.generator)):
             if isinstance(name, str) and name != "subject":
-                yield f"evaluation.{role}", resolve(name, "api_model")
+                yield f"evaluation.{role}", located(name, "api_model")
     if "transfer" in stages and recipe.transfer is not None and recipe.transfer.serve is not None:
-        yield "transfer.serve", resolve(recipe.transfer.serve, "api_model")
+        yield "transfer.serve", located(recipe.transfer.serve, "api_model")
 
 
 def _check_methods(config: Evaluation) -> None:

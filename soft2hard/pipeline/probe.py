@@ -21,8 +21,10 @@ from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.pipeline.workload import Lengths, tuning_step
+from soft2hard.storage.names import located
+from soft2hard.translator.data import PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining, collator_of
+from soft2hard.translator.settings import TranslatorTraining
 
 SHARE_OF_PEAK = 0.35
 """Assumed of a large model: the share of the speed of large matrix products that tuning, training and running reach."""
@@ -47,7 +49,7 @@ class Rate:
 
 def at_hand(name: str) -> bool:
     """Whether a model can be loaded without the network: a folder, or in the local cache."""
-    if Path(name).is_dir():
+    if Path(located(name, "subject")).is_dir():
         return True
     try:
         return any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS)
@@ -127,7 +129,7 @@ def training_rate(
     texts = [tasks[i % len(tasks)].instruction for i in range(size)]
     prompts = torch.randn(size, n_tokens, translator.card.d_subject)
     pairs = list(zip(prompts, texts, strict=True))
-    batch = collator_of(translator)(pairs)
+    batch = PairCollator(translator.encode_instruction)(pairs)
     batch = {name: tensor.to(translator.device) for name, tensor in batch.items()}
 
     def step() -> None:

@@ -19,9 +19,8 @@ from soft2hard.eval.transfer.plan import Asking
 from soft2hard.lm.loading import Loading
 from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
 from soft2hard.storage.yaml_files import read_yaml
-from soft2hard.translator.deepspeed import check_configuration
-from soft2hard.translator.design import Design
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.processes import deepspeed_config
+from soft2hard.translator.settings import Design, TranslatorTraining
 
 NAMED_BY_RECIPE = ("subject", "translator")
 """Settings of an evaluation that the recipe itself decides."""
@@ -92,7 +91,7 @@ class TranslatorSettings(_Strict):
         checked = checked_settings(TranslatorTraining, training)
         if checked.get("deepspeed") is not None:
             try:
-                check_configuration(checked["deepspeed"])
+                deepspeed_config(checked["deepspeed"])
             except UserError as error:
                 raise ValueError(f"deepspeed: {error.problem} {error.remedy}") from error
         return checked

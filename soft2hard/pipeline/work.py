@@ -10,7 +10,6 @@ import datasets
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
-from soft2hard.checkpoints import resolve
 from soft2hard.compute.memory import free_memory
 from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.errors import UserError, first_line
@@ -27,6 +26,7 @@ from soft2hard.pipeline.corpora import make_corpora
 from soft2hard.pipeline.job import Job
 from soft2hard.pipeline.layout import Layout
 from soft2hard.pipeline.recipe import TransferSettings
+from soft2hard.storage.names import located
 from soft2hard.translator.model import Translator
 from soft2hard.translator.training import needs_subject, train_translator
 
@@ -41,7 +41,7 @@ SERVED_LABEL = "API-side model"
 
 def make_translator(job: Job) -> None:
     """Train the translator on the train corpora, stopped by the validation corpora."""
-    subject = Subject.from_pretrained(resolve(job.recipe.subject, "subject"), loading=Loading(**job.recipe.loading))
+    subject = Subject.from_pretrained(job.recipe.subject, loading=Loading(**job.recipe.loading))
     subject.name = job.recipe.subject  # for the card: the path of the package means nothing on another machine
     train = _corpora(job, "train", snapshots=True)
     validation = _corpora(job, "validation", snapshots=False)
@@ -127,7 +127,7 @@ def _models(settings: TransferSettings, layout: Layout) -> Iterator[list[ApiMode
     if settings.serve is None:
         yield settings.api_models
         return
-    path = Path(resolve(settings.serve, "api_model"))
+    path = Path(located(settings.serve, "api_model"))
     with served(path, settings.port, layout.served) as server:
         here = ApiModel(server.name, server.base_url, "completion", label=SERVED_LABEL)
         yield [here, *settings.api_models]

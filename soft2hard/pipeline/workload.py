@@ -18,7 +18,7 @@ from soft2hard.eval.methods.base import Method
 from soft2hard.lm.template import Template
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.translator.card import Architecture
-from soft2hard.translator.design import Design
+from soft2hard.translator.settings import Design
 
 _FORWARD, _TUNING, _TRAINING = 1, 2, 3
 

@@ -15,8 +15,8 @@ from soft2hard.eval.analysis.experiments import greedy_translation
 from soft2hard.eval.analysis.findings import SECTIONS, NotRun, load_analysis, load_pass, load_tables
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from tests.command_line import run
 from tests.paths import SHARED
 from tests.tiny_training import llama_subject, save_models, write_task

@@ -12,7 +12,7 @@ from soft2hard.eval.analysis.experiments import greedy_translation, meaning, say
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.text import rouge, rouge_l_pairs
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import propose
 from tests import tiny_models, tiny_training
 
 TASKS = list(LexicalDoD(n_train=4).tasks("train", 6))

@@ -28,7 +28,7 @@ from soft2hard.eval.metrics.text import Encoder, exact_task, rouge_l_pairs
 from soft2hard.lm.shared_prefix import Runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import propose
 from soft2hard.translator.model import Translator
 
 Translate = Callable[[Sequence[SoftPrompt]], list[str]]
