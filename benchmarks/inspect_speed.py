@@ -21,7 +21,7 @@ import torch
 import transformers
 import typer
 
-from soft2hard.checkpoints import embedded_path, resolve
+from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError, run_script
 from soft2hard.eval.methods.inspect_patching import chosen, demonstration, encode_target, few_shot_target, stop_ids
@@ -129,7 +129,7 @@ def main(
     device: str = typer.Option("cpu", help="Device of both, such as cpu or cuda."),
 ) -> None:
     """Describe the same soft prompts both ways in one run and print the ratio of their times."""
-    model = Subject.from_pretrained(resolve(subject, "subject"), device=device, dtype=torch.float32)
+    model = Subject.from_pretrained(subject, device=device, dtype=torch.float32)
     tasks = [demonstration(task, "repeated") for task in LexicalDoD().tasks("validation", 64)]
     target = few_shot_target(chosen(tasks, n_demonstrations, 0), "")
     prompts = [encode_target(model, prompt, target, "word") for prompt in sample_prompts(model, n_prompts)]

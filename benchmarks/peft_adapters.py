@@ -34,7 +34,8 @@ from soft2hard.eval.intervals import mean_interval, paired_difference
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.translator.model import Translator
-from soft2hard.translator.translate import TranslateConfig, translate
+from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.translate import translate
 
 IGNORED = -100
 

@@ -33,7 +33,7 @@ import typer
 from jaxtyping import Float
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 
-from soft2hard.checkpoints import embedded_path, resolve
+from soft2hard.checkpoints import embedded_path
 from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
@@ -202,7 +202,7 @@ def main(
     device: str = typer.Option("cpu", help="Device of all, such as cpu or cuda."),
 ) -> None:
     """Fill the same transfer matrix all ways in one run and print the ratios of their times a cell."""
-    model = Subject.from_pretrained(resolve(subject, "subject"), device=device, dtype=torch.float32)
+    model = Subject.from_pretrained(subject, device=device, dtype=torch.float32)
     own = some_prompts(model, prompts, n_prompts)
     tasks = list(LexicalDoD().tasks("test", n_tasks))
     place = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"

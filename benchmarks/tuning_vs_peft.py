@@ -21,7 +21,6 @@ import transformers
 import typer
 from torch import Tensor
 
-from soft2hard.checkpoints import resolve
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
@@ -208,7 +207,7 @@ def main(
     device: str = typer.Option("cpu", help="Device of both, such as cpu or cuda."),
 ) -> None:
     """Tune soft prompts both ways in one run and print prompts a second, their ratio, and the losses reached."""
-    path = resolve(subject, "subject")
+    path = subject
     tuning = replace(TUNING, init=init, steps=steps, slots=slots)
     tasks = list(LexicalDoD().tasks("train", n_tasks))
     place = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"

@@ -12,7 +12,7 @@ _HOME = {
     "SoftPrompt": "soft2hard.prompts.soft_prompt",
     "Subject": "soft2hard.lm.subject",
     "Translator": "soft2hard.translator.model",
-    "TranslateConfig": "soft2hard.translator.translate",
+    "TranslateConfig": "soft2hard.translator.settings",
     "Translation": "soft2hard.translator.translate",
     "translate": "soft2hard.translator.translate",
     "UserError": "soft2hard.errors",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.world import FINAL_TUNING, World, WorldModel
 from soft2hard.errors import UserError
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.settings import TranslatorTraining
 
 
 @dataclass(frozen=True)

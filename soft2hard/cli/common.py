@@ -73,24 +73,23 @@ RUN_FILE = "run.json"
 def quiet() -> None:
     """Keep the progress bars and remarks of the libraries off the terminal; call before using them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # most commands never import it
     import transformers
 
     # A word from transformers to PEFT, about a name that neither the user nor we have used.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 def load_subject(name: str, *, fast: bool = False, loading: Loading = Loading()) -> "Subject":
     """The subject by its name on the command line; `fast`: in the precision that is fastest here, if saved in it."""
-    from soft2hard.checkpoints import resolve
     from soft2hard.lm.precision import load_for_tuning
     from soft2hard.lm.subject import Subject
 
-    path = resolve(name, "subject")
-    return load_for_tuning(path, loading) if fast else Subject.from_pretrained(path, loading=loading)
+    return load_for_tuning(name, loading) if fast else Subject.from_pretrained(name, loading=loading)
 
 
 @contextmanager

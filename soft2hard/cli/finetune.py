@@ -77,7 +77,6 @@ def finetune(
         mix_ratio: Old pairs for each new one, where --mix is given.
     """
     quiet()
-    from soft2hard.checkpoints import resolve
     from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
@@ -88,7 +87,7 @@ def finetune(
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject, fast=True, loading=loading)
-    model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
+    model = Translator.from_pretrained(translator, subject=lm)
     old = [] if mix is None else load_corpora([mix], lm)
     _check_length(mix, tuning)
     asked = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}

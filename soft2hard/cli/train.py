@@ -19,7 +19,7 @@ from soft2hard.cli.common import (
     say,
 )
 from soft2hard.errors import UserError
-from soft2hard.translator.deepspeed import check_deepspeed
+from soft2hard.translator.processes import check_deepspeed
 from soft2hard.translator.settings import Design, TranslatorTraining
 
 if TYPE_CHECKING:

@@ -71,15 +71,13 @@ def translate(
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
         quiet()
-        from soft2hard.checkpoints import resolve
         from soft2hard.translator.model import Translator
         from soft2hard.translator.translate import translate as translate_all
 
         lm = load_subject(subject, fast=True, loading=loading) if verify else None
-        model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
-        # Unverified, there is nothing to choose among candidates by.
+        model = Translator.from_pretrained(translator, subject=lm)
         config = TranslateConfig(
-            n_candidates=candidates if verify else 1, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed
+            candidates, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed, verify=verify
         )
         names = [str(path) for path in found]
         with progress_bar() as progress:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from soft2hard.api.requests import Request
-from soft2hard.data_gen.tables import read_table, read_text
+from soft2hard.data_gen.tables import csv_comments, read_table, read_text
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.teacher import Questions, Rejected, Teacher, normal_form, usable_texts, variation
 from soft2hard.errors import UserError
@@ -176,9 +176,8 @@ def with_header(path: Path, instruction: str, paraphrases: Sequence[str]) -> str
         first = [json.dumps(fields, ensure_ascii=False)] if fields else []
         return "\n".join([*first, *lines[has_header:]]) + "\n"
     lines = text.splitlines(keepends=True)
-    n_comments = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
-    taken = {"instruction", "paraphrases"}
-    remarks = [line for line in lines[:n_comments] if line.lstrip("#").partition(":")[0].strip() not in taken]
+    comments, taken = csv_comments(lines), {"instruction", "paraphrases"}
+    remarks = [f"{line}\n" for line in comments if line.lstrip("#").partition(":")[0].strip() not in taken]
     first = [f"# instruction: {header['instruction']}\n"] if "instruction" in header else []
     first += [f"# paraphrases: {text}\n" for text in texts]
-    return "".join([*first, *remarks, *lines[n_comments:]])
+    return "".join([*first, *remarks, *lines[len(comments) :]])

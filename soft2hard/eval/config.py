@@ -23,13 +23,13 @@ from pydantic import (
 )
 
 from soft2hard.api.requests import ApiModel, Layout
-from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.registry import METHODS, method_of, options_of
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import some_of
+from soft2hard.storage.names import is_embedded_subject
 from soft2hard.storage.yaml_files import read_yaml
 
 if TYPE_CHECKING:

@@ -4,9 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from scipy.stats import bootstrap, permutation_test
 
 from soft2hard.errors import UserError
+
+_LEAST_DEFINED = 0.6
+"""Of resamples: two tasks have a pair in half of them, and it is always the same one."""
 
 Values = Sequence[float | int] | np.ndarray
 """One number a task."""
@@ -88,6 +92,24 @@ def sign_flip_p_value(differences: Values, n_resamples: int = 10_000, seed: int 
     test = {"permutation_type": "samples", "vectorized": True, "batch": 1000}
     result = permutation_test((changed,), lambda x, axis: np.mean(x, axis), n_resamples=n_resamples, rng=seed, **test)
     return float(result.pvalue)
+
+
+def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
+    """A figure with the middle 95 % of its values in resamples of tasks; those in which it is NaN are left out.
+
+    No interval where those are so many that the rest are hardly more than the tasks themselves over again.
+    """
+    defined = resampled[np.isfinite(resampled)]
+    if len(defined) < _LEAST_DEFINED * len(resampled):
+        return Interval(value, None, None)
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return Interval(value, float(low), float(high))
+
+
+def task_weights(n_tasks: int, n_resamples: int, seed: int) -> Float[np.ndarray, "n_resamples n_tasks"]:
+    """How often each task is drawn in each bootstrap resample of as many tasks."""
+    drawn = np.random.default_rng(seed).multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), n_resamples)
+    return drawn.astype(float)
 
 
 def _interval(data: tuple, statistic: Callable[..., np.ndarray], n_resamples: int, seed: int) -> Interval:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.taskfiles import content_hash
 from soft2hard.data_gen.tasks import Split, Task
 from soft2hard.errors import UserError
@@ -43,14 +42,14 @@ class Models:
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject.from_pretrained(resolve(self.config.subject, "subject"), loading=self._loading)
+        return Subject.from_pretrained(self.config.subject, loading=self._loading)
 
     @cached_property
     def tuning_subject(self) -> Subject:
         """The subject in the precision that is fastest here, or the subject itself."""
         if self.subject.device.type != "cpu" or self._loading.dtype != "auto":
             return self.subject  # two of them would take twice the memory
-        return load_for_tuning(resolve(self.config.subject, "subject"), self._loading)
+        return load_for_tuning(self.config.subject, self._loading)
 
     def bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
         """The models and the budget under a seed."""
@@ -68,7 +67,7 @@ class Models:
         """Raises UserError for one that was trained for another subject."""
         if "translator" not in self.needs or self.config.translator is None:
             return None
-        return Translator.from_pretrained(resolve(self.config.translator, "translator"), subject=self.subject)
+        return Translator.from_pretrained(self.config.translator, subject=self.subject)
 
     @cached_property
     def reference(self) -> Subject | None:
@@ -106,7 +105,7 @@ class Models:
         if name is None:
             return None
         try:
-            return self.subject if name == "subject" else Subject.from_pretrained(resolve(name, "api_model"))
+            return self.subject if name == "subject" else Subject.from_pretrained(located(name, "api_model"))
         except UserError as error:
             # The user may never have named this model: it is the default beside a real subject.
             raise UserError(f"{role}: {error.problem}", f"Name another as {role}, or none. {error.remedy}") from error

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
 from soft2hard.pipeline.records import StageRecord, read_stage, write_recipe
-from soft2hard.pipeline.stages import Job, Stage, located, stages_of
+from soft2hard.pipeline.stages import Job, Stage, path_of, stages_of
 from soft2hard.storage.hub import hub_error
 from soft2hard.storage.run_folders import differences, write_json
 
@@ -133,7 +133,7 @@ def check_inputs(stages: Sequence[Stage]) -> None:
 
 def _check_model(role: str, name: str) -> None:
     try:
-        AutoConfig.from_pretrained(located(role, name), trust_remote_code=False)
+        AutoConfig.from_pretrained(path_of(role, name), trust_remote_code=False)
     except READING_ERRORS as error:
         found = hub_error(error, name, "subject") or UserError(
             f"The model '{name}' cannot be read ({first_line(error)}).", "Give a folder that holds the model."

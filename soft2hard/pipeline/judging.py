@@ -11,7 +11,6 @@ from soft2hard.api.client import read_key
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
-from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
@@ -28,6 +27,7 @@ from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.lm.settings import Loading
 from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
 from soft2hard.pipeline.stages import Job, Stage, at_hand, collection_name
+from soft2hard.storage.names import located
 
 EVALUATION_FILES = ("results.parquet", "run.json", "tasks.json")
 """What the stages after it read of an evaluation."""
@@ -185,7 +185,7 @@ class TransferStage(Stage):
         if asked.serve is None:
             yield asked.api_models
             return
-        path = Path(resolve(asked.serve, "api_model"))
+        path = Path(located(asked.serve, "api_model"))
         with served(path, asked.port, self.layout.served) as server:
             here = ApiModel(server.name, server.base_url, "completion", label=SERVED_LABEL)
             yield [here, *asked.api_models]

@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 from transformers import AutoConfig
 
-from soft2hard.checkpoints import resolve
 from soft2hard.compute.memory import free_memory
 from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.data_gen.corpus_making import Maker, corpus_tasks
@@ -19,8 +18,9 @@ from soft2hard.errors import UserError, first_line
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.stages import Job, Stage, collection_name
-from soft2hard.translator.deepspeed import check_deepspeed
+from soft2hard.storage.names import located
 from soft2hard.translator.model import Translator
+from soft2hard.translator.processes import check_deepspeed
 from soft2hard.translator.training import needs_subject, train_translator
 
 
@@ -60,7 +60,7 @@ class CorporaStage(Stage):
     def work(self, job: Job) -> None:
         """Tune the soft prompts of every corpus. Raises UserError, before any is tuned, where tasks are lacking."""
         tasks = {name: corpus_tasks(settings) for name, settings in self.recipe.corpora.items()}
-        load = partial(load_for_tuning, resolve(self.recipe.subject, "subject"), self.recipe.held)
+        load = partial(load_for_tuning, self.recipe.subject, self.recipe.held)
         if job.cluster is None:
             subject = load()
             load = lambda: subject  # noqa: E731 (loaded once for all corpora)
@@ -109,7 +109,7 @@ class TranslatorStage(Stage):
         name, of = (self.recipe.subject, "subject") if design.base is None else (design.base, "translator.base")
         if design.base is None and design.architecture != "causal-lora":
             return
-        config = AutoConfig.from_pretrained(resolve(name, "subject"), trust_remote_code=False, **reading)
+        config = AutoConfig.from_pretrained(located(name, "subject"), trust_remote_code=False, **reading)
         if config.is_encoder_decoder and design.architecture == "causal-lora":
             raise UserError(
                 f"{of}: '{name}' is an encoder-decoder, and a translator of causal-lora writes with a causal LM.",
@@ -129,7 +129,7 @@ class TranslatorStage(Stage):
 
     def work(self, job: Job) -> None:
         """Train the translator. Raises UserError where none can be made from its base."""
-        subject = Subject.from_pretrained(resolve(self.recipe.subject, "subject"), loading=self.recipe.held)
+        subject = Subject.from_pretrained(self.recipe.subject, loading=self.recipe.held)
         subject.name = self.recipe.subject  # for the card: the path of the package means nothing on another machine
         train, validation = (
             datasets.concatenate_datasets(

@@ -21,7 +21,8 @@ from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.recipe import Recipe
-from soft2hard.pipeline.stages import Layout, Stage, at_hand, located, stages_of
+from soft2hard.pipeline.stages import Layout, Stage, at_hand, path_of, stages_of
+from soft2hard.storage.names import located
 
 _STEPS, _MOST_SLOTS, _MOST_SECONDS = 5, 64, 60.0
 """Of the measurement. More soft prompts at once make a step longer, and each of them hardly cheaper."""
@@ -55,7 +56,7 @@ def plan_text(recipe: Recipe, layout: Layout, names: Sequence[str], origin: str)
     """
     stages = stages_of(recipe, layout, names)
     for stage in stages:
-        if stage.name == "translator" and model_at_hand(recipe.translator.base or located("subject", recipe.subject)):
+        if stage.name == "translator" and model_at_hand(recipe.translator.base or located(recipe.subject, "subject")):
             stage.check(local_files_only=True)
     speed = measured_speed(recipe) if any(stage.prompts() for stage in stages) else None
     blocks = ["\n".join(_stage_lines(stage, recipe, speed)) for stage in stages]
@@ -68,7 +69,7 @@ def plan_text(recipe: Recipe, layout: Layout, names: Sequence[str], origin: str)
 def measured_speed(recipe: Recipe) -> Speed | None:
     """From a few steps of some soft prompts of the first train corpus; None where subject or tasks are not here."""
     name, corpus = next(iter(recipe.of_split("train").items()))
-    path = located("subject", recipe.subject)
+    path = located(recipe.subject, "subject")
     if not (model_at_hand(path) and at_hand(corpus.dod, corpus.folder)):
         return None
     tuning = recipe.corpus_tuning(name)
@@ -123,7 +124,7 @@ def _missing(recipe: Recipe, stages: Sequence[Stage]) -> Iterator[str]:
         if not folder.exists():
             yield f"missing: {folder} (docs/datasets.md says where its files are available)"
     for role, name in dict.fromkeys(found for stage in stages for found in stage.models()):
-        if not model_at_hand(located(role, name)):
+        if not model_at_hand(path_of(role, name)):
             size = recipe.sizes.get(name)
             about = f", about {_size(size.parameters * _BF16)}" if size else ""
             gated = ", gated: accept its licence on the hub and log in first" if size and size.gated else ""
@@ -148,7 +149,7 @@ def _width(recipe: Recipe) -> int | None:
     """Of the subject's input embeddings; None where neither the subject nor its size is known."""
     if recipe.subject in recipe.sizes:
         return recipe.sizes[recipe.subject].width
-    path = located("subject", recipe.subject)
+    path = located(recipe.subject, "subject")
     if not model_at_hand(path):
         return None
     return AutoConfig.from_pretrained(path, local_files_only=True).get_text_config().hidden_size

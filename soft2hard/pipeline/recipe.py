@@ -16,7 +16,7 @@ from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import check_keys, checked, nearest, settings, some_of
 from soft2hard.storage.yaml_files import read_yaml
-from soft2hard.translator.deepspeed import check_configuration
+from soft2hard.translator.processes import deepspeed_config
 from soft2hard.translator.settings import Design, TranslatorTraining
 
 NAMED_BY_RECIPE = ("subject", "translator")
@@ -52,7 +52,7 @@ class TranslatorSettings(Design):
     def _trainable(cls, training: dict[str, Any]) -> dict[str, Any]:
         if training.get("deepspeed") is not None:
             try:
-                check_configuration(training["deepspeed"])
+                deepspeed_config(training["deepspeed"])
             except UserError as error:
                 raise ValueError(f"deepspeed: {error}") from error
         return training

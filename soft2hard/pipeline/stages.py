@@ -10,10 +10,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from soft2hard.checkpoints import resolve
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.settings import nearest
+from soft2hard.storage.names import located
 from soft2hard.workers.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Stage:
         yield from ()
 
     def models(self) -> Iterator[tuple[str, str]]:
-        """Language models that it loads, by their roles; see `located`."""
+        """Language models that it loads, by their roles; see `path_of`."""
         yield from ()
 
     def check(self) -> None:
@@ -145,9 +145,9 @@ def stages_of(recipe: "Recipe", layout: Layout, names: Sequence[str] = ()) -> li
     return [stage for stage in stages if not names or stage.name in names]
 
 
-def located(role: str, name: str) -> str:
+def path_of(role: str, name: str) -> str:
     """The name that the model of a role is loaded by."""
-    return resolve(name, "subject" if role == "subject" else "api_model")
+    return located(name, "subject" if role == "subject" else "api_model")
 
 
 def at_hand(dod: str, folder: Path | None) -> bool:

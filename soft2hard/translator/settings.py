@@ -95,3 +95,6 @@ class TranslateConfig:
     """Longest output the subject may write for a probe input."""
     seed: int = 0
     """Seed of the candidates and of invented inputs."""
+    verify: bool = True
+    """Run candidates beside the soft prompt on the subject, and choose and judge by that. Without, no subject is
+    needed, and the translator's first guess is given with the verdict 'unverified'."""

@@ -13,7 +13,7 @@ from soft2hard.data_gen.dods.lexical import parse
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.subject import Query
-from soft2hard.translator.translate import TranslateConfig
+from soft2hard.translator.settings import TranslateConfig
 from tests.oracles import accuracies, held_out_tasks
 
 N_TASKS = 30

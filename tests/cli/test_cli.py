@@ -17,8 +17,7 @@ from soft2hard.cli import app
 from soft2hard.cli.app import COMMANDS
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
-from soft2hard.translator.settings import Design
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.settings import Design, TranslatorTraining
 from tests import tiny_models
 from tests.command_line import Result, run
 
@@ -355,7 +354,7 @@ def test_tune_makes_a_corpus_that_train_turns_into_a_translator(subject, corpora
     assert result.exit_code == 0, result.stderr
     path = Path(result.stderr.split("Translator: ")[1].strip())
     trained = Translator.from_pretrained(path)
-    trained.check_subject(Subject.from_pretrained(subject))
+    trained.bind(Subject.from_pretrained(subject))
     assert trained.card.training["config"]["batch_size"] == 4
     assert result.stdout == ""
 
@@ -408,7 +407,7 @@ def test_finetune_makes_a_new_translator_and_leaves_the_old_one(subject, transla
     tuned = list((tmp_path / "out" / "tuned").glob("*/corpus.json"))
     assert {json.loads(path.read_text())["plan"]["dtype"] for path in tuned} == {"float32"}
     made = Translator.from_pretrained(Path(result.stderr.split("Translator: ")[1].strip()))
-    made.check_subject(Subject.from_pretrained(subject))
+    made.bind(Subject.from_pretrained(subject))
     # Two of the three tasks with two soft prompts each, and as many old pairs; one task held out.
     assert made.card.training["train_pairs"] == 8
     assert made.card.training["validation_tasks"] == 1

@@ -46,7 +46,7 @@ from soft2hard.data_gen.world.vocabulary import (
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import propose
 from soft2hard.translator.model import Translator
 from tests import tiny_models
 

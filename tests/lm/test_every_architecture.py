@@ -27,9 +27,9 @@ from soft2hard.lm.subject import Query, Subject
 from soft2hard.lm.template import Template
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.model import Translator
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import Design, TranslateConfig
 from soft2hard.translator.training import train_translator
-from soft2hard.translator.translate import TranslateConfig, Translation, translate
+from soft2hard.translator.translate import Translation, translate
 from tests import tiny_models, tiny_training
 from tests.command_line import run
 from tests.tiny_tokenizers import tokenizer

@@ -13,7 +13,7 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.world import FINAL_TUNING
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.translate import TranslateConfig
+from soft2hard.translator.settings import TranslateConfig
 
 MARGIN = 0.15
 """Accuracy on test examples that translations of PEFT's adapters may be worse by: one example in seven."""

@@ -14,13 +14,12 @@ from soft2hard.errors import UserError
 from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import Reading, propose, tidy
+from soft2hard.translator.card import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.model import Translator
-from soft2hard.translator.reading import Reading, tidy
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import Design, TranslateConfig
 from soft2hard.translator.training import train_translator
-from soft2hard.translator.translate import TranslateConfig, translate
+from soft2hard.translator.translate import translate
 from tests import tiny_models, tiny_training
 from tests.command_line import run
 from tests.tiny_training import corpora
@@ -143,7 +142,7 @@ def test_training_moves_reader_and_adapters_alone_and_lowers_the_loss(tmp_path: 
 
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
-def test_a_training_goes_on_and_what_is_saved_writes_the_same(tmp_path: Path, design: Design) -> None:
+def test_a_training_is_read_back_and_what_is_saved_writes_the_same(tmp_path: Path, design: Design) -> None:
     subject = saved_subject(tmp_path / "subject")
 
     def made() -> Translator:

@@ -89,6 +89,6 @@ def test_the_job_script_is_a_script(text: str) -> None:
 
 
 def test_configurations_by_name_are_those_of_the_page() -> None:
-    from soft2hard.translator.deepspeed import NAMED
+    from soft2hard.translator.processes import NAMED
 
     assert tuple(re.findall(r"^\| `(zero[^`]*)` \|", PAGE, flags=re.MULTILINE)) == NAMED

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pyarrow.lib import ArrowException
 
-from soft2hard.data_gen.corpus_folder import count_shards, saved_plan
+from soft2hard.data_gen.corpus_folder import PLAN_FILE, count_shards, saved_plan
 from soft2hard.errors import UserError, first_line
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.hub import local_folder

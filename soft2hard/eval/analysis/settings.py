@@ -1,10 +1,23 @@
-"""How much an analysis does."""
+"""How much an analysis tunes and does."""
 
-from typing import Annotated
-
-from pydantic import Field, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from soft2hard.settings import settings
+
+
+@settings
+class Counts:
+    """How much is tuned."""
+
+    n_tasks: PositiveInt = 50
+    """Tasks to tune, at most."""
+    tunings: PositiveInt = 4
+    """Tunings of each task, start and order of examples varied."""
+    control_tasks: NonNegativeInt = 24
+    """Tasks that are also tuned with the start alone varied, with the order alone, from label words, from their
+    instruction, and from the common start that comes with the subject."""
+    control_tunings: PositiveInt = 2
+    """Tunings of each of these."""
 
 
 @settings
@@ -14,10 +27,6 @@ class Sizes:
     k: PositiveInt = 3
     """Nearest tokens shown for each position; 3 in the study."""
     experiment_tasks: PositiveInt = 24
-    """Tasks at most whose prompts are masked and permuted, and which are tuned again from stored prompts."""
+    """Tasks at most whose prompts are masked and permuted."""
     orders: PositiveInt = 5
     """Random orders of positions that are tried of each prompt."""
-    points: Annotated[int, Field(ge=2)] = 9
-    """Points on the line between two prompts, ends included."""
-    early_steps: PositiveInt = 10
-    """Steps after which a new task's prompt is compared with the stored ones."""

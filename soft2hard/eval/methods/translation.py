@@ -7,9 +7,9 @@ from dataclasses import asdict
 from soft2hard.compute.metering import listening
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import GreedyOptions, TranslatedOptions
-from soft2hard.lm.shared_prefix import make_runner
-from soft2hard.translator.decoding import propose
-from soft2hard.translator.translate import TranslateConfig, Translation, translate
+from soft2hard.translator.candidates import propose
+from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.translate import Translation, translate
 
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
 
@@ -32,7 +32,7 @@ class VerifiedTranslation(TranslatedOptions):
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One verified text a soft prompt; the trace holds the other candidates."""
         config = TranslateConfig(self.n_candidates, self.n_probes, self.n_checks, self.refine_rounds, seed=bench.seed)
-        runner = make_runner(bench.subject)
+        _ = bench.subject.scorer.shares_prefixes  # the trial behind it is no case's cost
         for start in range(0, len(cases), _AT_ONCE):
             chunk = cases[start : start + _AT_ONCE]
             started = time.monotonic()
@@ -44,7 +44,6 @@ class VerifiedTranslation(TranslatedOptions):
                     bench.subject,
                     config,
                     inputs=inputs if self.inputs == "examples" else None,
-                    runner=runner,
                 )
             together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
             for found, cost in zip(translations, shares(together, len(chunk), heard.own), strict=True):

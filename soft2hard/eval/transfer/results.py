@@ -23,6 +23,7 @@ from soft2hard.eval.intervals import (
     by_task,
     difference_interval,
     mean_interval,
+    percentile_interval,
     sign_flip_p_value,
 )
 from soft2hard.eval.metrics.task_score import grade, normalise_answer
@@ -97,8 +98,7 @@ def _over_examples(answers: Sequence[Scored]) -> Interval:
     examples, rng = list(map_reduce(answers, lambda a: a.unit[:3]).values()), np.random.default_rng(0)
     draws = rng.integers(len(examples), size=(1000, len(examples)))
     values = [_task_score([answer for i in draw for answer in examples[i]]) for draw in draws]
-    low, high = np.percentile(values, (2.5, 97.5))
-    return Interval(_task_score(answers), float(low), float(high))
+    return percentile_interval(_task_score(answers), np.array(values))
 
 
 def paired_tests(answers: Mapping[str, Sequence[Scored]]) -> list[PairedTest]:
