@@ -200,6 +200,7 @@ def chosen_translator(name: str | None, subject_name: str | None, subject: "Subj
 
     Raises UserError where it was trained for another subject than the one that is loaded.
     """
+    from soft2hard.translator.model import Translator
 
     chosen = name or ("embedded" if subject_name == "embedded" else "none")
     return None if chosen == "none" else Translator.from_pretrained(chosen, subject=subject)
