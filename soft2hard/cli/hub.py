@@ -98,7 +98,8 @@ def pull(
 
 def _staged(path: Path, folder: Path) -> "dict[str, SoftPrompt]":
     """Soft prompts by their paths in the repository, and files of them in `folder`, all of them safetensors."""
-    from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+    from soft2hard.prompts.files import find_soft_prompts
+    from soft2hard.prompts.soft_prompt import SoftPrompt
 
     root = path if path.is_dir() and not (path / "adapter_config.json").exists() else path.parent
     prompts: dict[str, SoftPrompt] = {}
@@ -107,7 +108,7 @@ def _staged(path: Path, folder: Path) -> "dict[str, SoftPrompt]":
         name = name.with_suffix(".safetensors") if found.is_file() else name.with_name(f"{name.name}.safetensors")
         if name.as_posix() in prompts:
             raise UserError(f"Two soft prompts would be called {name}.", "Rename one of them.")
-        prompts[name.as_posix()] = SoftPrompt.load(found)
+        prompts[name.as_posix()] = SoftPrompt.from_pretrained(found)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         prompts[name.as_posix()].save(folder / name)
     return prompts
@@ -124,6 +125,6 @@ def _check(kind: Published, folder: Path) -> None:
 
         load_corpus(folder)
     else:
-        from soft2hard.prompts.soft_prompt import find_soft_prompts
+        from soft2hard.prompts.files import find_soft_prompts
 
         find_soft_prompts([folder])

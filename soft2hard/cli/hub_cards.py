@@ -43,7 +43,7 @@ def translator_card(folder: Path, about: About) -> str:
             f"```python\nfrom soft2hard import SoftPrompt, Subject, Translator, translate\n\n"
             f'translator = Translator.from_pretrained("{about.repository}")\n'
             f'subject = Subject.from_pretrained("{card.subject}")\n'
-            f'print(translate([SoftPrompt.load("mine.safetensors")], translator, subject))\n```',
+            f'print(translate([SoftPrompt.from_pretrained("mine.safetensors")], translator, subject))\n```',
             f"or `soft2hard translate mine.safetensors --translator {about.repository} --subject {card.subject}`",
         ],
     )
@@ -100,7 +100,7 @@ def soft_prompts_card(prompts: Mapping[str, "SoftPrompt"], about: About) -> str:
             "\n".join(["| file | virtual tokens | task | validation loss |", "|---|---|---|---|", *rows]),
             *([f"... and {len(prompts) - _MOST_ROWS} more."] if len(prompts) > _MOST_ROWS else []),
             "## Use",
-            f'```python\nfrom soft2hard import SoftPrompt\n\nsoft_prompt = SoftPrompt.load("{first}")\n```',
+            f'```python\nfrom soft2hard import SoftPrompt\n\nsoft_prompt = SoftPrompt.from_pretrained("{first}")\n```',
             f"or `soft2hard translate {about.repository}`",
         ],
     )

@@ -10,7 +10,6 @@ from soft2hard.compute.metering import listening
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.loading import Loading
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline import planner, probe
 from soft2hard.pipeline.layout import Layout
@@ -115,13 +114,14 @@ def test_an_estimate_is_two_operations_a_parameter_and_token_at_the_stated_share
     assert rate.seconds == pytest.approx(2 * 8e9 / (probe.SHARE_OF_PEAK * 1e12))
 
 
-def test_the_passes_of_a_soft_prompt_are_those_that_tuning_takes() -> None:
+def test_the_passes_of_a_soft_prompt_are_those_that_tuning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_training.llama_subject()
+    monkeypatch.setattr(subject.scorer, "shares_prefixes", False)
     [task] = held_out_tasks(1)
     tuning = Tuning(n_tokens=3, init="vocabulary", steps=4, batch_size=2, eval_every=2, patience=9, good_enough=0.0)
     lengths = lengths_of([task], lambda text: float(len(subject.tokenizer.encode(text, add_special_tokens=False))), "")
     with listening() as heard:
-        list(Tuner(subject, tuning, runner=RepeatedPrefixRunner(subject)).tune([task]))
+        list(Tuner(subject, tuning).tune([task]))
     # Only forwards are heard: half of each step, and all of each of the three looks.
     steps = tuning.steps * tuning.batch_size * (tuning.n_tokens + lengths.example)
     expected = tuning_passes(tuning, lengths) - steps
