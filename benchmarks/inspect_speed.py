@@ -106,7 +106,7 @@ def sample_prompts(subject: Subject, n: int) -> list[SoftPrompt]:
     """The tuned soft prompts that come with the package."""
     folder = embedded_path("soft_prompts")
     files = [record["file"] for record in json.loads((folder / "tasks.json").read_text())][:n]
-    prompts = [SoftPrompt.load(folder / file) for file in files]
+    prompts = [SoftPrompt.from_pretrained(folder / file) for file in files]
     for prompt in prompts:
         subject.check(prompt)
     if len(prompts) < n:

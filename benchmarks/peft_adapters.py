@@ -152,7 +152,7 @@ def main(
     for name, text in (("PEFT from a text", World.start_text), ("PEFT from random tokens", None)):
         with TemporaryDirectory() as folder:
             adapters = [tuned_by_peft(task, tuning, Path(folder) / str(i), text) for i, task in enumerate(tasks)]
-            found[name] = outcomes(tasks, [SoftPrompt.load(adapter) for adapter in adapters], config)
+            found[name] = outcomes(tasks, [SoftPrompt.from_pretrained(adapter) for adapter in adapters], config)
     report(tasks, found, ours)
 
 

@@ -29,7 +29,7 @@ from soft2hard.data_gen.tuning.slots import embedding_scale, initial_prompt
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError, run_script
 from soft2hard.lm.attention import ATTENTION
-from soft2hard.lm.shared_prefix import EncodedExample, encode_example
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.subject import Subject
 
 IGNORE = -100
@@ -122,7 +122,7 @@ def tuned_by_peft(
     with torch.no_grad():
         weight.copy_(start)
     train, validation = (
-        [encode_example(subject, e.input, e.output) for e in part] for part in (task.train, task.validation)
+        [subject.encode_example(e.input, e.output) for e in part] for part in (task.train, task.validation)
     )
     adam = torch.optim.Adam([weight], lr=tuning.lr * embedding_scale(subject), betas=(0.9, 0.98), eps=1e-8)
     schedule = torch.optim.lr_scheduler.LambdaLR(

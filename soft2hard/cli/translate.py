@@ -64,10 +64,11 @@ def translate(
         output: Write to this file instead of the terminal.
     """
     from soft2hard.data_gen.taskfiles import read_inputs
-    from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+    from soft2hard.prompts.files import find_soft_prompts
+    from soft2hard.prompts.soft_prompt import SoftPrompt
 
     found = find_soft_prompts(paths)
-    soft_prompts = [SoftPrompt.load(path) for path in found]
+    soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
         quiet()

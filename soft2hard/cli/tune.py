@@ -132,7 +132,7 @@ def _save(soft_prompt: "SoftPrompt", path: Path, format_: Format, subject: "Subj
         soft_prompt.save(path)
         return
     bos = subject.prompt_embeddings(None)
-    soft_prompt.save_peft(
+    soft_prompt.save_pretrained(
         path,
         base_model=subject.name,
         bos_embedding=bos[0].float().cpu() if len(bos) else None,

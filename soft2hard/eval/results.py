@@ -20,7 +20,6 @@ from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.scrutability import perplexities
 from soft2hard.eval.metrics.text import class_rate, embedding_cosines, exact_task, overlap, rouge
 from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
-from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.run_folders import write_json
 
@@ -60,7 +59,7 @@ def score_seed(
     All prompts of a task are measured together, so that its soft prompt is run once. `on_scored` hears how many of how
     many tasks are scored.
     """
-    runner, rows = make_runner(bench.subject), []
+    rows = []
     for start in range(0, len(cases), _TASKS_AT_ONCE):
         on_scored(start, len(cases))
         found, comparisons = [], []
@@ -71,7 +70,7 @@ def score_seed(
             whole = {label: outcome.prompt for label, outcome in of_case.items() if outcome.failure is None}
             found.append((case, of_case, list(whole)))
             comparisons.append(Comparison(case.task, tuple(whole.values()), case.soft_prompt))
-        for (case, of_case, labels), measured in zip(found, measure(bench.subject, comparisons, runner), strict=True):
+        for (case, of_case, labels), measured in zip(found, measure(bench.subject, comparisons), strict=True):
             by_label = dict(zip(labels, measured, strict=True))
             rows += [_row(label, seed, case, outcome, by_label.get(label)) for label, outcome in of_case.items()]
     on_scored(len(cases), len(cases))

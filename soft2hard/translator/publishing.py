@@ -13,7 +13,8 @@ from huggingface_hub import ModelCardData
 from soft2hard.data_gen.corpus import corpus_plan, load_corpus
 from soft2hard.data_gen.corpus_folder import PLAN_FILE
 from soft2hard.errors import UserError
-from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+from soft2hard.prompts.files import find_soft_prompts
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.hub import is_repository_name, local_folder, publish, safe_files
 from soft2hard.translator.card import read_card
@@ -60,7 +61,7 @@ def _staged(path: Path, folder: Path) -> dict[str, SoftPrompt]:
         name = name.with_suffix(".safetensors") if found.is_file() else name.with_name(f"{name.name}.safetensors")
         if name.as_posix() in prompts:
             raise UserError(f"Two soft prompts would be called {name}.", "Rename one of them.")
-        prompts[name.as_posix()] = SoftPrompt.load(found)
+        prompts[name.as_posix()] = SoftPrompt.from_pretrained(found)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         prompts[name.as_posix()].save(folder / name)
     return prompts
@@ -113,7 +114,7 @@ def _translator_card(folder: Path, repository: str) -> _Card:
         "from soft2hard import SoftPrompt, Subject, Translator, translate\n\n"
         f'translator = Translator.from_pretrained("{repository}")\n'
         f'subject = Subject.from_pretrained("{card.subject}")\n'
-        'print(translate([SoftPrompt.load("mine.safetensors")], translator, subject))',
+        'print(translate([SoftPrompt.from_pretrained("mine.safetensors")], translator, subject))',
         f"soft2hard translate mine.safetensors --translator {repository} --subject {card.subject}",
         "text2text-generation",
     )
@@ -153,7 +154,7 @@ def _soft_prompts_card(prompts: Mapping[str, SoftPrompt], repository: str) -> _C
         f"{len(prompts)} soft prompts: vectors tuned in front of a frozen language model, the subject, in place of "
         "an instruction. soft2hard reads them and puts them into words.",
         ("\n".join(["| file | virtual tokens | task | validation loss |", "|---|---|---|---|", *rows]), *more),
-        f'from soft2hard import SoftPrompt\n\nsoft_prompt = SoftPrompt.load("{first}")',
+        f'from soft2hard import SoftPrompt\n\nsoft_prompt = SoftPrompt.from_pretrained("{first}")',
         f"soft2hard translate {repository}",
     )
 

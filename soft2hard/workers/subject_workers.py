@@ -20,7 +20,6 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import Runner, make_runner
 from soft2hard.lm.subject import Subject
 from soft2hard.workers.cluster import available_cores
 
@@ -29,7 +28,7 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 Tell = Callable[[int], None]
 """Told how much more of the work is done, in whatever the work counts."""
-Work = Callable[[Runner, Item, Tell], Result]
+Work = Callable[[Subject, Item, Tell], Result]
 """What is done with an item: a function of a module."""
 
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -120,11 +119,6 @@ class SubjectWorkers(ExitStack):
         self.subject, self.n, self._make = subject, n, make
         self._told: Synchronized[int] = _CONTEXT.Value("q", 0)
 
-    @cached_property
-    def runner(self) -> Runner:
-        """The runner of this process."""
-        return make_runner(self.subject)
-
     def map(
         self, work: "Work[Item, Result]", items: Sequence[Item], tell: Tell = lambda n: None
     ) -> Iterator[tuple[int, Result]]:
@@ -134,7 +128,7 @@ class SubjectWorkers(ExitStack):
         """
         if self.n == 1 or len(items) == 1:
             for number, item in enumerate(items):
-                yield number, work(self.runner, item, tell)
+                yield number, work(self.subject, item, tell)
             return
         # Bytes, since tensors would otherwise go by way of shared memory, of which containers have little.
         futures = {self._pool.submit(_do, pickle.dumps((work, item))): i for i, item in enumerate(items)}
@@ -165,13 +159,13 @@ def _hold_subject(*given: Any) -> None:
 
 
 @cache
-def _own_runner() -> Runner:
+def _own_subject() -> Subject:
     """Made when the first item comes, so that errors come back as errors."""
     make, fingerprint, _ = _own
     subject = make()
     if subject.fingerprint != fingerprint:
         raise UserError("The subject's files have changed since the work began.", "Run the command again.")
-    return make_runner(subject)
+    return subject
 
 
 def _do(given: bytes) -> bytes:
@@ -180,4 +174,4 @@ def _do(given: bytes) -> bytes:
             _own[2].value += n
 
     work, item = pickle.loads(given)
-    return pickle.dumps(work(_own_runner(), item, tell))
+    return pickle.dumps(work(_own_subject(), item, tell))

@@ -27,7 +27,7 @@ def subject():
 @pytest.fixture(scope="module")
 def samples():
     records = json.loads((embedded_path("soft_prompts") / "tasks.json").read_text())
-    return [(record, SoftPrompt.load(embedded_path("soft_prompts") / record["file"])) for record in records]
+    return [(record, SoftPrompt.from_pretrained(embedded_path("soft_prompts") / record["file"])) for record in records]
 
 
 def gold_accuracy(model) -> float:

@@ -182,7 +182,7 @@ def test_translate_gives_the_same_for_the_same_seed(subject, translator, prompt,
 
 def test_translate_takes_a_folder_and_writes_to_a_file(translator, prompt, tmp_path):
     (tmp_path / "more").mkdir()
-    SoftPrompt.load(prompt).save(tmp_path / "more" / "other.safetensors")
+    SoftPrompt.from_pretrained(prompt).save(tmp_path / "more" / "other.safetensors")
     output = tmp_path / "out" / "found.json"
     result = run("translate", tmp_path, "--json", "--no-verify", "--translator", translator, "--output", output)
     assert (result.exit_code, result.stdout) == (0, "")
@@ -231,7 +231,7 @@ def test_tune_writes_a_soft_prompt_of_the_subject_for_each_task(subject, tmp_pat
         "kinds.safetensors",
         "other.safetensors",
     ]
-    soft_prompt = SoftPrompt.load(tmp_path / "out" / "kinds.safetensors")
+    soft_prompt = SoftPrompt.from_pretrained(tmp_path / "out" / "kinds.safetensors")
     Subject.from_pretrained(subject).check(soft_prompt)
     assert soft_prompt.n_tokens == 2
     assert soft_prompt.provenance["task"] == "kinds"
@@ -244,8 +244,8 @@ def test_tune_writes_adapters_that_peft_reads(subject, tmp_path, kinds):
     adapter = tmp_path / "out" / "kinds"
     lm = Subject.from_pretrained(subject)
     assert peft.PeftConfig.from_pretrained(str(adapter)).num_virtual_tokens == 3  # BOS and two more
-    plain = SoftPrompt.load(tmp_path / "plain" / "kinds.safetensors").embeddings
-    torch.testing.assert_close(SoftPrompt.load(adapter).embeddings, plain)
+    plain = SoftPrompt.from_pretrained(tmp_path / "plain" / "kinds.safetensors").embeddings
+    torch.testing.assert_close(SoftPrompt.from_pretrained(adapter).embeddings, plain)
     wrapped = peft.PeftModel.from_pretrained(lm.model, str(adapter))
     torch.testing.assert_close(wrapped.get_prompt(1)[0], lm.prompt_embeddings(SoftPrompt(plain)))
 

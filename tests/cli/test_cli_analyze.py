@@ -14,7 +14,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.experiments import greedy_translation
 from soft2hard.eval.analysis.findings import SECTIONS, NotRun, load_analysis, load_pass, load_tables
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+from soft2hard.prompts.files import find_soft_prompts
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import Design
 from tests.command_line import run
@@ -155,7 +156,9 @@ def test_published_prompts_are_analysed_without_their_subject(tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     analysis = load_analysis(tmp_path / "found")
     assert [row.task for row in analysis.prompts] == ["mrpc", "rte", "sst2"]
-    prompts = [SoftPrompt.load(path).embeddings.numpy().astype(float) for path in find_soft_prompts([PUBLISHED])]
+    prompts = [
+        SoftPrompt.from_pretrained(path).embeddings.numpy().astype(float) for path in find_soft_prompts([PUBLISHED])
+    ]
     found = load_tables(tmp_path / "found", analysis, "distances")["pairs"]["frobenius"]
     np.testing.assert_allclose(found, pdist(np.stack([prompt.ravel() for prompt in prompts])))
     assert "not run: No subject was given" in result.output
@@ -168,7 +171,7 @@ def test_nearest_tokens_of_published_prompts_in_a_table_of_their_width(tmp_path:
     result = run("analyze", PUBLISHED / "rte.npy", "--table", tmp_path / "table.npy", "--only", "extraction", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["tables"]["extraction-tokens"]
-    row = SoftPrompt.load(PUBLISHED / "rte.npy").embeddings.numpy()[0]
+    row = SoftPrompt.from_pretrained(PUBLISHED / "rte.npy").embeddings.numpy()[0]
     cosines = table @ row / np.linalg.norm(table, axis=1) / np.linalg.norm(row)
     assert [near["id"] for near in found[:3]] == np.argsort(-cosines)[:3].tolist()
 
@@ -289,7 +292,9 @@ def test_a_translator_of_hidden_states_reads_them_from_the_subject(world: Path, 
     subject = Subject.from_pretrained(world / "subject")
     Translator.for_subject(subject, Design("encoder-decoder", hidden_layers=(1,))).save_pretrained(tmp_path / "hidden")
     translator = chosen_translator(str(tmp_path / "hidden"), None, subject)
-    prompts = [SoftPrompt.load(path) for path in find_soft_prompts([prompts_of(tmp_path / "prompts", world)])]
+    prompts = [
+        SoftPrompt.from_pretrained(path) for path in find_soft_prompts([prompts_of(tmp_path / "prompts", world)])
+    ]
     assert len(greedy_translation(translator)(prompts)) == 4
     with pytest.raises(UserError, match="trained for another subject"):
         chosen_translator(str(tmp_path / "hidden"), None, llama_subject(1))

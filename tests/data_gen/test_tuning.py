@@ -12,7 +12,6 @@ from soft2hard.data_gen.tuning import START_FILE, Tuning
 from soft2hard.data_gen.tuning.slots import embedding_scale, initial_prompt
 from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
@@ -92,9 +91,12 @@ def test_a_free_slot_is_refilled_while_the_others_go_on():
     assert sum(filled) == sum(steps) and max(filled) == 2
 
 
-def test_the_runner_does_not_matter():
+def test_sharing_prompts_among_examples_does_not_matter(monkeypatch):
     subject = tiny_models.subject("gpt2")
-    assert_same_prompts(tuned(subject, TASKS), tuned(subject, TASKS, SHORT, runner=RepeatedPrefixRunner(subject)))
+    shared = tuned(subject, TASKS)
+    assert subject.scorer.shares_prefixes
+    monkeypatch.setattr(subject.scorer, "shares_prefixes", False)
+    assert_same_prompts(shared, tuned(subject, TASKS))
 
 
 # --- against a plain loop ---------------------------------------------------------------------
@@ -327,7 +329,7 @@ def test_a_tuning_that_never_has_a_loss_says_so():
     with torch.no_grad():
         subject.model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(UserError, match="diverged"):
-        tuned(subject, TASKS[:1], replace(SHORT, steps=2), runner=RepeatedPrefixRunner(subject))
+        tuned(subject, TASKS[:1], replace(SHORT, steps=2))
 
 
 def test_the_record_says_where_a_prompt_came_from():

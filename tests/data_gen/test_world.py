@@ -383,12 +383,12 @@ def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_p
     assert subject.model.config.model_type != api_model.model.config.model_type
     assert len(subject.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
     assert len(api_model.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
-    start = SoftPrompt.load(out / "subject" / START_FILE)
+    start = SoftPrompt.from_pretrained(out / "subject" / START_FILE)
     assert start.fingerprint == subject.fingerprint
 
     about = json.loads((out / "soft_prompts" / "tasks.json").read_text())
     assert len(about) == 20
-    prompts = [SoftPrompt.load(out / "soft_prompts" / record["file"]) for record in about]
+    prompts = [SoftPrompt.from_pretrained(out / "soft_prompts" / record["file"]) for record in about]
     for record, prompt in zip(about, prompts, strict=True):
         subject.check(prompt)
         assert parse(record["instruction"]).split == "test" and record["examples"]

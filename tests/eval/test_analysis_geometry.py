@@ -201,7 +201,7 @@ def test_cosines_of_virtual_tokens_are_means_over_positions() -> None:
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published soft prompts are not on this machine")
 def test_the_published_t5_prompts_have_the_figures_that_numpy_and_scipy_give_of_their_files() -> None:
     arrays = [np.load(PUBLISHED / f"{name}.npy").astype(np.float64) for name in ("mrpc", "rte", "sst2")]
-    read = [SoftPrompt.load(PUBLISHED / f"{name}.npy") for name in ("mrpc", "rte", "sst2")]
+    read = [SoftPrompt.from_pretrained(PUBLISHED / f"{name}.npy") for name in ("mrpc", "rte", "sst2")]
     for prompt, array in zip(read, arrays, strict=True):
         one, norms = prompt_statistics(prompt.embeddings.numpy().astype(np.float64)), np.sqrt((array**2).sum(1))
         assert (one["n_tokens"], one["d_model"]) == (100, 768)

@@ -209,7 +209,7 @@ def test_the_nearest_rows_of_any_768_wide_table_to_the_published_prompts_are_sci
     arrays = [np.load(PUBLISHED / f"{name}.npy") for name in names]
     table[[17, 42, 4000]] = 3 * arrays[0][0], arrays[1][50], 0.1 * arrays[2][99]
     save_file({"decoder.block.0.w": torch.ones(2, 2), "shared.weight": torch.tensor(table)}, tmp_path / "t.safetensors")
-    prompts = [SoftPrompt.load(PUBLISHED / f"{name}.npy") for name in names]
+    prompts = [SoftPrompt.from_pretrained(PUBLISHED / f"{name}.npy") for name in names]
     found = nearest_tokens(read_embedding_table(tmp_path / "t.safetensors"), prompts, 3, [None] * 3)
     for number, array in enumerate(arrays):
         expected = cdist(array, table, "cosine").argsort(1)[:, :3]

@@ -13,7 +13,6 @@ from soft2hard.eval.analysis.findings import PromptRow, Tables
 from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.analysis.transfer_matrix import transfer_matrix, transfer_section
 from soft2hard.eval.metrics.measurement import Comparison, measure
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
@@ -62,9 +61,13 @@ def test_the_change_is_against_no_prompt() -> None:
 
 
 @pytest.mark.parametrize(("batch_tokens", "row_tokens"), [(1, 1), (40, 16), (10**6, 10**6)])
-def test_how_examples_are_laid_out_changes_nothing(subject: Subject, batch_tokens: int, row_tokens: int) -> None:
+def test_how_examples_are_laid_out_changes_nothing(
+    subject: Subject, batch_tokens: int, row_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tasks, own = written_tasks(subject), prompts(subject)
-    plain = transfer_matrix(subject, own, tasks, runner=RepeatedPrefixRunner(subject))
+    with monkeypatch.context() as patch:
+        patch.setattr(subject.scorer, "shares_prefixes", False)
+        plain = transfer_matrix(subject, own, tasks)
     other = transfer_matrix(subject, own, tasks, batch_tokens=batch_tokens, row_tokens=row_tokens)
     np.testing.assert_array_equal(plain.accuracy, other.accuracy)
     np.testing.assert_array_equal(plain.baseline, other.baseline)

@@ -15,7 +15,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.metrics import measurement
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.task_score import macro_f1, rouge_l
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, make_runner
+from soft2hard.lm import scoring
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from tests import tiny_models
@@ -165,21 +165,22 @@ def assert_alike(found: list[list[Measurement | None]], expected: list[list[Meas
 def test_neither_batches_nor_chunks_change_a_figure(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     together = measure(subject, comparisons(subject))
     assert_alike([measure(subject, [c])[0] for c in comparisons(subject)], together)
-    assert_alike(measure(subject, comparisons(subject), RepeatedPrefixRunner(subject)), together)
+    with monkeypatch.context() as patch:
+        patch.setattr(subject.scorer, "shares_prefixes", False)
+        assert_alike(measure(subject, comparisons(subject)), together)
     monkeypatch.setattr(measurement, "_HIDDEN_AT_ONCE", 1)
     monkeypatch.setattr(measurement, "_LOGITS_AT_ONCE", 1)
-    monkeypatch.setattr("soft2hard.eval.metrics.forward._EXAMPLE_TOKENS", 12)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", 12)
     assert_alike(measure(subject, comparisons(subject)), together)
 
 
 def test_equal_prompts_and_the_soft_prompt_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
     soft_prompt, runs = soft(subject), []
-    runner = make_runner(subject)
-    run = runner.run
-    monkeypatch.setattr(runner, "run", lambda prompts, examples: runs.append(len(prompts)) or run(prompts, examples))
+    scorer, run = subject.scorer, subject.scorer.run
+    monkeypatch.setattr(scorer, "run", lambda prompts, examples: runs.append(len(prompts)) or run(prompts, examples))
     prompts = ("up", "dog", "up", soft_prompt, None, "", "up")
-    [found] = measure(subject, [Comparison(task(), prompts, soft_prompt)], runner)
+    [found] = measure(subject, [Comparison(task(), prompts, soft_prompt)])
     assert runs == [4]  # one batch: up, dog, nothing, the soft prompt
     assert found[0] == found[2] == found[6] != found[1]
     assert found[4] == found[5]

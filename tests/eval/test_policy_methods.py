@@ -29,7 +29,6 @@ from soft2hard.eval.methods.q_learning import (
 from soft2hard.eval.metrics.scrutability import log_perplexities
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.sequences import Query
-from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.lm.subject import Subject
 from tests import tiny_models
 
@@ -59,7 +58,7 @@ def run(method: RLPrompt | Pin, cases: list[Case], **bench: object) -> list[Outc
 
 
 def rewards(weight: float = 0.0) -> Rewards:
-    return Rewards(make_runner(llama()), llama(), replace(FAST, perplexity_weight=weight))
+    return Rewards(llama(), llama(), replace(FAST, perplexity_weight=weight))
 
 
 # --- losses and policies, by definition -------------------------------------------------------
@@ -280,7 +279,7 @@ def random_rewards(task: Task, bench: Bench, like: RLPrompt) -> tuple[float, flo
     shown = Random(f"{bench.seed}/{task.name}").sample(task.train, like.examples)
     trials = Trials.of(subject, shown, (), Meter(None))
     texts = [vocabulary.text(vocabulary.random(like.n_tokens, rng)) for _ in range(like.steps * like.batch)]
-    Rewards(make_runner(subject), subject, like).score([(trials, text) for text in texts])
+    Rewards(subject, subject, like).score([(trials, text) for text in texts])
     return max(trials.rewards.values()), float(np.mean(list(trials.rewards.values())))
 
 

@@ -15,7 +15,6 @@ from soft2hard.errors import UserError
 from soft2hard.lm.checkpointing import checkpointing
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
-from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.lm.subject import Query
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.verification import Verifier
@@ -83,9 +82,9 @@ def test_scores_and_texts_are_the_same_where_memory_runs_out(
 
 def test_tuning_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    expected, runner = tuned(subject, TASKS), make_runner(subject)
+    expected = tuned(subject, TASKS)
     with scarce(subject, 2, monkeypatch) as passed:
-        assert_same_prompts(tuned(subject, TASKS, runner=runner), expected)
+        assert_same_prompts(tuned(subject, TASKS), expected)
     assert max(passed) == 2
 
 
@@ -108,12 +107,12 @@ def test_verification_is_the_same_where_memory_runs_out(monkeypatch: pytest.Monk
 
 def test_a_prompt_that_does_not_fit_alone_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    runner = make_runner(subject)
+    assert subject.scorer.shares_prefixes is not None  # found out while there is memory
     with scarce(subject, 0, monkeypatch):
         with pytest.raises(UserError, match="batch of one.*--quantization 4bit"):
             subject.target_scores(QUERIES)
         with pytest.raises(UserError, match="batch of one.*--gradient-checkpointing"):
-            tuned(subject, TASKS, runner=runner)
+            tuned(subject, TASKS)
 
 
 # --- batches found by a trial -----------------------------------------------------------------

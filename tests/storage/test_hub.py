@@ -104,16 +104,16 @@ def test_soft_prompts_of_every_format_come_back_bit_for_bit_by_name(hub: Hub, tm
     (tmp_path / "all").mkdir()
     first = soft_prompt(tmp_path / "all" / "a.safetensors", 1, provenance={"task": "colours|`x`"})
     second = soft_prompt(tmp_path / "b.safetensors", 2)
-    second.save_peft(tmp_path / "all" / "b", base_model="org/base")
+    second.save_pretrained(tmp_path / "all" / "b", base_model="org/base")
     assert run("push", "soft-prompts", tmp_path / "all", "org/prompts", "--licence", "mit").exit_code == 0
     assert set(hub.repositories["models/org/prompts"]) == {"README.md", "a.safetensors", "b.safetensors"}
     card = hub.repositories["models/org/prompts"]["README.md"]
     assert header(card)["base_model"] == "org/base" and r"colours\|'x'" in card.decode()
     for name, prompt in (("a", first), ("b", second)):
-        fetched = SoftPrompt.load(f"org/prompts/{name}.safetensors")
+        fetched = SoftPrompt.from_pretrained(f"org/prompts/{name}.safetensors")
         assert torch.equal(fetched.embeddings, prompt.embeddings) and fetched.fingerprint == prompt.fingerprint
     with pytest.raises(UserError, match="has 2 soft prompts.*org/prompts/a.safetensors"):
-        SoftPrompt.load("org/prompts")
+        SoftPrompt.from_pretrained("org/prompts")
 
 
 def test_translate_takes_soft_prompts_translator_and_subject_by_name(hub: Hub, models: Path, tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_what_was_fetched_before_is_read_offline_and_nothing_else(
     hub.fetched.clear()
     translator = Translator.from_pretrained("org/mine")
     assert translator.card.fingerprint == Subject.from_pretrained("org/s").fingerprint
-    assert SoftPrompt.load("org/p").fingerprint == "f" * 64
-    for load in (Translator.from_pretrained, Subject.from_pretrained, SoftPrompt.load):
+    assert SoftPrompt.from_pretrained("org/p").fingerprint == "f" * 64
+    for load in (Translator.from_pretrained, Subject.from_pretrained, SoftPrompt.from_pretrained):
         with pytest.raises(UserError, match="org/other.*unset HF_HUB_OFFLINE"):
             load("org/other")
     assert not hub.fetched
@@ -177,7 +177,7 @@ def test_a_gated_repository_is_one_line_that_says_to_accept_the_licence(hub: Hub
 
 
 def test_a_repository_that_is_not_there_is_one_line(hub: Hub) -> None:
-    for call in (Subject.from_pretrained, Translator.from_pretrained, SoftPrompt.load, load_corpus):
+    for call in (Subject.from_pretrained, Translator.from_pretrained, SoftPrompt.from_pretrained, load_corpus):
         with pytest.raises(UserError, match="no folder and no .* on the hub named 'org/none'.*log in"):
             call("org/none")
 

@@ -25,7 +25,7 @@ def test_adapters_tuned_by_peft_translate_as_well_as_our_own_soft_prompts(tmp_pa
     tasks = [task.record(0, n_train=64) for task in LexicalDoD().draw("test", 3, 0)]
     tuning = replace(FINAL_TUNING, steps=80)
     adapters = [tuned_by_peft(task, tuning, tmp_path / str(i)) for i, task in enumerate(tasks)]
-    theirs = outcomes(tasks, [SoftPrompt.load(adapter) for adapter in adapters], QUICK)
+    theirs = outcomes(tasks, [SoftPrompt.from_pretrained(adapter) for adapter in adapters], QUICK)
     ours = outcomes(tasks, tuned_by_us(Subject.from_pretrained(embedded_path("subject")), tasks, tuning), QUICK)
     assert fmean(o.soft for o in theirs) > 0.8 and fmean(o.soft for o in ours) > 0.8  # else there is nothing to say
     assert fmean(o.translated for o in theirs) > 0.7

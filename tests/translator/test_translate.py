@@ -17,7 +17,7 @@ INPUTS = ["cat", "dog", "red", "up", "fish", "small", "left", "green"]
 
 @pytest.fixture(scope="module")
 def embedded() -> SoftPrompt:
-    return SoftPrompt.load(embedded_path("soft_prompts") / "03-relation.safetensors")
+    return SoftPrompt.from_pretrained(embedded_path("soft_prompts") / "03-relation.safetensors")
 
 
 @pytest.fixture(scope="module")

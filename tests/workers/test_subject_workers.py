@@ -106,7 +106,7 @@ def test_an_error_ends_the_others_too(tmp_path: Path) -> None:
 def test_a_subject_that_has_become_another_is_refused() -> None:
     subject_workers._hold_subject(partial(worker_tasks.subject, 1), SUBJECT.fingerprint, None)
     with pytest.raises(UserError, match="files have changed"):
-        subject_workers._own_runner()
+        subject_workers._own_subject()
 
 
 def test_no_workers_do_no_work() -> None:

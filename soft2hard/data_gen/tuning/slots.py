@@ -14,9 +14,8 @@ from soft2hard.compute.memory import Halving, affordable
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import START_FILE, Tuning
 from soft2hard.errors import UserError
-from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.batching import EncodedExample, batches_by_length
 from soft2hard.lm.checkpointing import checkpointing
-from soft2hard.lm.shared_prefix import EncodedExample, Runner, encode_example, make_runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 
@@ -31,8 +30,8 @@ _REMEDY = (
 class SlotLosses:
     """Runs prompts through a subject, each with examples of its own; what one has does not depend on the others."""
 
-    def __init__(self, subject: Subject, runner: Runner | None = None) -> None:
-        self.subject, self.runner = subject, runner or make_runner(subject)
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
         self._bos = self.subject.prompt_embeddings(None)
         self._halving = Halving(_REMEDY)
 
@@ -86,7 +85,7 @@ class SlotLosses:
     def _mean_losses(self, prompts: Tensor, examples: Sequence[Sequence[EncodedExample]]) -> Float[Tensor, "slots"]:
         dtype = self.subject.embedding.dtype
         prefixes = torch.cat([self._bos.to(dtype).expand(len(prompts), -1, -1), prompts.to(dtype)], 1)
-        targets = self.runner.run(list(prefixes), examples)
+        targets = self.subject.scorer.run(list(prefixes), examples)
         losses = F.cross_entropy(self.subject.head(targets.hidden).float(), targets.ids, reduction="none")
         return _mean_by(losses, targets.prompt, len(prompts))
 
@@ -148,7 +147,7 @@ def encode_examples(subject: Subject, task: Task, part: Literal["train", "valida
     examples = getattr(task, part)
     if not examples:
         raise UserError(f"Task '{task.name}' has no {part} examples.", "Give it some, or leave it out.")
-    return [encode_example(subject, example.input, example.output) for example in examples]
+    return [subject.encode_example(example.input, example.output) for example in examples]
 
 
 class Deck:
@@ -180,12 +179,12 @@ def initial_prompt(
     learned = Path(subject.name) / START_FILE
     texts = {"labels": " ".join(task.labels or ()), "instruction": task.instruction}
     if init == "auto":
-        fits = learned.exists() and SoftPrompt.load(learned).n_tokens == n_tokens
+        fits = learned.exists() and SoftPrompt.from_pretrained(learned).n_tokens == n_tokens
         init = "learned" if fits else "vocabulary"
     if init == "learned":
         if not learned.exists():
             raise UserError(f"The subject '{subject.name}' comes without a learned start.", "Use --init vocabulary.")
-        return given_prompt(subject, SoftPrompt.load(learned), n_tokens, f"'{learned}'")
+        return given_prompt(subject, SoftPrompt.from_pretrained(learned), n_tokens, f"'{learned}'")
     if init == "vocabulary":
         return _random_tokens(subject, n_tokens, rng)
     if init in texts:
@@ -196,7 +195,7 @@ def initial_prompt(
     if init.startswith("text:"):
         return _repeat(subject.embed_text(init.removeprefix("text:")), n_tokens)
     if Path(init).exists():
-        return given_prompt(subject, SoftPrompt.load(init), n_tokens, f"'{init}'")
+        return given_prompt(subject, SoftPrompt.from_pretrained(init), n_tokens, f"'{init}'")
     raise UserError(
         f"Unknown initialisation '{init}'.",
         "Use auto, learned, vocabulary, labels, instruction, text:..., or a path.",

@@ -21,7 +21,6 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning.slots import (
     Deck,
     EncodedExample,
-    Runner,
     SlotLosses,
     SlotState,
     encode_examples,
@@ -84,8 +83,6 @@ class Tuner:
     subject: Subject
     config: Tuning = Tuning()
     _: KW_ONLY
-    runner: Runner | None = None
-    """What runs the subject; None: the faster one that is exact for it."""
     snapshot_steps: Sequence[int] = ()
     """Steps at which prompts on the way are kept as well."""
     on_step: Callable[[int], None] | None = None
@@ -97,7 +94,7 @@ class Tuner:
     """Soft prompts that tasks start from, by the tasks' names; all others start as `config.init` says."""
 
     def __post_init__(self) -> None:
-        self.losses = SlotLosses(self.subject, self.runner)
+        self.losses = SlotLosses(self.subject)
         given, n_tokens = (self.starts or {}).items(), self.config.n_tokens
         self._starts = {name: given_prompt(self.subject, start, n_tokens) for name, start in given}
         self._bos = len(self.subject.prompt_embeddings(None))
@@ -275,6 +272,6 @@ def tune_jobs(
             yield number, {task.name: found[number][task.name] for task in jobs[number].tasks}
 
 
-def _tune(runner: Runner, job: TuningJob, on_step: Tell) -> list[Tuned]:
+def _tune(subject: Subject, job: TuningJob, on_step: Tell) -> list[Tuned]:
     how = {field.name: getattr(job, field.name) for field in fields(job) if field.name != "tasks"}
-    return list(Tuner(runner.subject, runner=runner, on_step=on_step, **how).tune(job.tasks))
+    return list(Tuner(subject, on_step=on_step, **how).tune(job.tasks))

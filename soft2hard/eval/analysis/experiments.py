@@ -25,7 +25,6 @@ from soft2hard.eval.intervals import Interval, by_task
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.text import Encoder, exact_task, rouge_l_pairs
-from soft2hard.lm.shared_prefix import Runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import propose
@@ -210,7 +209,6 @@ def positions_section(material: Material) -> tuple[Section, Tables]:
         material.of(numbers),
         None if material.translator is None else greedy_translation(material.translator),
         n_orders=material.sizes.orders,
-        runner=material.runner,
         seed=material.seed,
     )
 
@@ -222,7 +220,6 @@ def position_effects(
     translate: Translate | None = None,
     *,
     n_orders: int = 5,
-    runner: Runner | None = None,
     seed: int = 0,
 ) -> tuple[Section, Tables]:
     """Change every position of every soft prompt; `prompts[i]` was tuned for `tasks[i]`, and tasks may repeat.
@@ -237,7 +234,7 @@ def position_effects(
     """
     changed = [list(_variants(prompt, mean_embedding(subject), n_orders, seed)) for prompt in prompts]
     rows = [[prompt, *(variant for _, _, variant in own)] for prompt, own in zip(prompts, changed, strict=True)]
-    measured = measure(subject, [Comparison(t, tuple(row)) for t, row in zip(tasks, rows, strict=True)], runner)
+    measured = measure(subject, [Comparison(t, tuple(row)) for t, row in zip(tasks, rows, strict=True)])
     written = iter(translate([prompt for row in rows for prompt in row]) if translate else ())
     texts = [[next(written, None) for _ in row] for row in rows]
     kept = [i for i, row in enumerate(measured) if row[0] is not None]

@@ -20,9 +20,9 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.findings import COMMON, GIVEN, MAIN, GroupRow, PromptRow, is_pass, load_pass
 from soft2hard.eval.analysis.settings import Sizes
 from soft2hard.eval.metrics.measurement import Comparison, measure
-from soft2hard.lm.shared_prefix import Runner
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+from soft2hard.prompts.files import find_soft_prompts
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.workers.subject_workers import SubjectWorkers
 
 if TYPE_CHECKING:
@@ -91,10 +91,6 @@ class Material:
         """The workers, or this process alone."""
         return self.workers or SubjectWorkers(self.need_subject("this"))
 
-    @property
-    def runner(self) -> Runner:
-        return self.crew.runner
-
     def family(self, task: str) -> str:
         """Empty where the task's examples are not known."""
         return self.task_by_name[task].family if task in self.task_by_name else ""
@@ -154,7 +150,7 @@ class Material:
         numbers = {name: [i for i, row in enumerate(self.prompts) if row.task == name] for name in tested}
         comparisons = [Comparison(task, (None, *self.of(numbers[name]))) for name, task in tested.items()]
         rows, baseline = list(self.prompts), {}
-        for name, found in zip(tested, measure(self.subject, comparisons, self.runner), strict=True):
+        for name, found in zip(tested, measure(self.subject, comparisons), strict=True):
             if found[0] is not None:
                 baseline[name] = found[0].score
             for i, one in zip(numbers[name], found[1:], strict=True):
@@ -234,7 +230,7 @@ def read_given(
     for path in found:
         name = path.resolve().relative_to(above).as_posix()
         several = is_pass(path)
-        for prompt in load_pass(path) if several else [SoftPrompt.load(path)]:
+        for prompt in load_pass(path) if several else [SoftPrompt.from_pretrained(path)]:
             label = f"{name} {prompt.provenance['task']}" if several else name
             task = by_mapping.get(path) or prompt.provenance.get("task") or by_name[path]
             rows.append(_row(label, task, numbers[task], prompt))

@@ -1,8 +1,9 @@
 """The section of transfer: accuracy of every soft prompt on every task, against no prompt, and beside closeness.
 
 An example does not depend on the cell it is in, so all tasks' distinct examples are laid out once, in rows that each
-share one prompt (`SharedPrefixRunner`), and every prompt is run on all rows; rows of all prompts share batches. Tokens
-that every example begins with, the template's, are read once a row as well: they count as the end of the prompt.
+share one prompt where the architecture allows it, and every prompt is run on all rows; rows of all prompts share
+batches. Tokens that every example begins with, the template's, are read once a row as well: they count as the end of
+the prompt.
 The first tokens of all outputs are looked at before the rest: a wrong one settles an output.
 """
 
@@ -29,9 +30,8 @@ from soft2hard.eval.analysis.findings import Section, Tables
 from soft2hard.eval.analysis.geometry import Square, alignment, cosines, distances, reordered_distances
 from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.intervals import mean_interval
-from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder
+from soft2hard.eval.metrics.measurement import Job, Pair, PairEncoder
 from soft2hard.lm.batching import batches_by_length
-from soft2hard.lm.shared_prefix import EncodedExample, Runner, SharedPrefixRunner, make_runner
 from soft2hard.lm.subject import BATCH_TOKENS, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.workers.subject_workers import SubjectWorkers, Tell
@@ -176,22 +176,20 @@ def transfer_matrix(
     prompts: Sequence[SoftPrompt],
     tasks: Sequence[Task],
     *,
-    runner: Runner | None = None,
     batch_tokens: int | None = None,
     row_tokens: int = ROW_TOKENS,
 ) -> TransferMatrix:
     """Accuracy of every soft prompt on every task's test examples, beside no prompt.
 
-    Cell by cell it is `measurement.measure`'s accuracy; the other cells change nothing beyond rounding. `runner` saves
-    finding out which one suits the subject (`make_runner`). Prompts may differ in length. `batch_tokens` is
-    CPU_BATCH_TOKENS on a CPU, elsewhere BATCH_TOKENS, where it is not given.
+    Cell by cell it is `measurement.measure`'s accuracy; the other cells change nothing beyond rounding. Prompts may
+    differ in length. `batch_tokens` is CPU_BATCH_TOKENS on a CPU, elsewhere BATCH_TOKENS, where it is not given.
 
     Raises UserError, before anything is run, where there are no prompts or tasks, for a task without test examples,
     and for a soft prompt of another subject.
     """
     _check(subject, prompts, tasks)
     batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if subject.device.type == "cpu" else BATCH_TOKENS)
-    sheet = _Sheet(runner or make_runner(subject), tasks, batch_tokens, row_tokens)
+    sheet = _Sheet(subject, tasks, batch_tokens, row_tokens)
     # The body after no prompt has other tokens than after a prompt, so the two do not share a layout.
     baseline, accuracy = (sheet.accuracies(some) for some in ([None], list(prompts)))
     return TransferMatrix(accuracy, baseline[0])
@@ -214,8 +212,8 @@ def shared_transfer_matrix(
     return TransferMatrix(accuracy, found[0].baseline)
 
 
-def _rows_of(runner: Runner, given: tuple[list[SoftPrompt], tuple[Task, ...]], tell: Tell) -> TransferMatrix:
-    return transfer_matrix(runner.subject, *given, runner=runner)
+def _rows_of(subject: Subject, given: tuple[list[SoftPrompt], tuple[Task, ...]], tell: Tell) -> TransferMatrix:
+    return transfer_matrix(subject, *given)
 
 
 def _check(subject: Subject, prompts: Sequence[SoftPrompt], tasks: Sequence[Task]) -> None:
@@ -231,10 +229,10 @@ def _check(subject: Subject, prompts: Sequence[SoftPrompt], tasks: Sequence[Task
 class _Sheet:
     """The distinct examples of all tasks."""
 
-    def __init__(self, runner: Runner, tasks: Sequence[Task], batch_tokens: int, row_tokens: int) -> None:
-        self.runner, self.subject, self.encoder = runner, runner.subject, PairEncoder(runner.subject)
+    def __init__(self, subject: Subject, tasks: Sequence[Task], batch_tokens: int, row_tokens: int) -> None:
+        self.subject, self.encoder = subject, PairEncoder(subject)
         self.batch_tokens = batch_tokens
-        self.row_tokens = row_tokens if isinstance(runner, SharedPrefixRunner) else 0
+        self.row_tokens = row_tokens if subject.scorer.shares_prefixes else 0
         outputs = {text: self.encoder.output(text) for text in {e.output for task in tasks for e in task.test}}
         number: dict[Pair, int] = {}
         self.of_task = [
@@ -288,7 +286,8 @@ class _Sheet:
         found = np.zeros(asked.shape, bool)
         for batch in batches_by_length(lengths, self.batch_tokens):
             chosen = [rows[i] for i in batch]
-            targets = self.runner.run([prefixes[p] for p, _ in chosen], [[examples[e] for e in r] for _, r in chosen])
+            rows_of_batch = [[examples[e] for e in row] for _, row in chosen]
+            targets = self.subject.scorer.run([prefixes[p] for p, _ in chosen], rows_of_batch)
             step = max(1, _LOGITS_AT_ONCE // len(self.subject.embedding))
             greedy = torch.cat([self.subject.head(part).argmax(-1) for part in targets.hidden.split(step)])
             missed = torch.zeros(len(chosen), max(len(row) for _, row in chosen), dtype=torch.bool)

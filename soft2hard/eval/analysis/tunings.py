@@ -54,7 +54,7 @@ class TuningGroup:
 def has_common_start(subject: Subject, n_tokens: int) -> bool:
     """True if a start of this length comes with the subject ('learned')."""
     start = Path(subject.name) / START_FILE
-    return start.exists() and SoftPrompt.load(start).n_tokens == n_tokens
+    return start.exists() and SoftPrompt.from_pretrained(start).n_tokens == n_tokens
 
 
 def plan_groups(

@@ -17,7 +17,7 @@ from torch import Tensor
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.metrics.scrutability import log_perplexities
-from soft2hard.lm.shared_prefix import EncodedExample, Runner, make_runner
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.subject import Subject
 
 _JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
@@ -152,10 +152,6 @@ class Search(ABC, Generic[Job]):
         self.method, self.bench, self.subject = method, bench, bench.fast_subject
         self.vocabulary = Vocabulary(self.subject)
         self.deadline = math.inf
-
-    @cached_property
-    def runner(self) -> Runner:
-        return make_runner(self.subject)
 
     @abstractmethod
     def prepare(self, case: Case) -> Job:

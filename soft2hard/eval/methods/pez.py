@@ -20,8 +20,8 @@ from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, Vocabulary, perplexity_terms
 from soft2hard.eval.methods.options import PezOptions
 from soft2hard.lm.batching import batches_by_length, positions
+from soft2hard.lm.scoring import Targets
 from soft2hard.lm.sequences import Query
-from soft2hard.lm.shared_prefix import EncodedExample, Targets, encode_example
 from soft2hard.lm.subject import Subject
 
 _BATCH_TOKENS = 16384
@@ -82,7 +82,7 @@ class _Search(Search[_Job]):
             queries = [Query(job.case.soft_prompt, x) for job, some in zip(jobs, inputs, strict=True) for x in some]
             written = iter(self.subject.generate(queries, max_new_tokens=self.method.max_new_tokens))
             for job, some in zip(jobs, inputs, strict=True):
-                examples = [encode_example(self.subject, x, next(written)) for x in some]
+                examples = [self.subject.encode_example(x, next(written)) for x in some]
                 job.meter.count(len(job.soft), examples)
                 if part == "train":
                     job.deck.examples = examples
@@ -180,13 +180,13 @@ class _Search(Search[_Job]):
         for batch in batches_by_length(lengths, _BATCH_TOKENS):
             chosen = [trials[i] for i in batch]
             examples = [trial.examples for trial in chosen]
-            targets = self.runner.run([trial.prompt for trial in chosen], examples)
+            targets = self.subject.scorer.run([trial.prompt for trial in chosen], examples)
             if any(trial.soft is None for trial in chosen):
                 values = F.nll_loss(self._log_probs(targets), targets.ids, reduction="none")
             else:
                 log_probs = self._log_probs(targets)
                 with torch.no_grad():
-                    wanted = self._log_probs(self.runner.run([trial.soft for trial in chosen], examples))
+                    wanted = self._log_probs(self.subject.scorer.run([trial.soft for trial in chosen], examples))
                 values = F.kl_div(log_probs, wanted, log_target=True, reduction="none").sum(-1)
             total = torch.zeros(len(chosen), device=values.device).index_add(0, targets.prompt, values)
             yield batch, total / torch.bincount(targets.prompt, minlength=len(chosen))

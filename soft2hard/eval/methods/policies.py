@@ -29,7 +29,7 @@ from soft2hard.eval.methods.q_learning import (
     z_scores,
 )
 from soft2hard.lm.batching import batches_by_length
-from soft2hard.lm.shared_prefix import EncodedExample, Runner, Targets, encode_example
+from soft2hard.lm.scoring import Targets
 from soft2hard.lm.subject import Subject
 
 _BATCH_TOKENS = 16384
@@ -62,7 +62,7 @@ class _Search(Search[_Job]):
     @cached_property
     def rewards(self) -> "Rewards":
         reference = self.bench.reference if self.method.perplexity_lm == "reference" else None
-        return Rewards(self.runner, reference or self.bench.subject, self.method)
+        return Rewards(self.subject, reference or self.bench.subject, self.method)
 
     def prepare(self, case: Case) -> _Job:
         """Draw the examples that prompts are rewarded on."""
@@ -204,7 +204,7 @@ class Trials:
         rows = []
         for example in examples:
             others = [label for label in labels if label != example.output]
-            rows += [encode_example(subject, example.input, output) for output in (example.output, *others)]
+            rows += [subject.encode_example(example.input, output) for output in (example.output, *others)]
         return cls(rows, len(labels), meter)
 
 
@@ -224,9 +224,8 @@ class Rewards:
     the worst prompts would otherwise decide the z-scores alone.
     """
 
-    def __init__(self, runner: Runner, reference: Subject, options: PolicyOptions):
-        self.runner, self.subject = runner, runner.subject
-        self.reference, self.options = reference, options
+    def __init__(self, subject: Subject, reference: Subject, options: PolicyOptions):
+        self.subject, self.reference, self.options = subject, reference, options
 
     def score(self, wanted: Sequence[tuple[Trials, str]]) -> None:
         """Put the rewards of these texts where they are missing; all tasks share batches."""
@@ -252,7 +251,7 @@ class Rewards:
 
     @torch.no_grad()
     def _rewards(self, prompts: Sequence[Float[Tensor, "_n d_model"]], trials: Sequence[Trials]) -> list[float]:
-        targets = self.runner.run(prompts, [t.examples for t in trials])
+        targets = self.subject.scorer.run(prompts, [t.examples for t in trials])
         log_probs, gaps = self._of_tokens(targets)
         sizes = torch.bincount(targets.prompt, minlength=len(trials)).tolist()
         parts = zip(trials, log_probs.split(sizes), gaps.split(sizes), targets.example.cpu().split(sizes), strict=True)

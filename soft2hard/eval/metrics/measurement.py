@@ -20,10 +20,8 @@ from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder, target_hidden
 from soft2hard.eval.metrics.task_score import BY_LABEL, accuracy, check_metric, likeliest_labels, macro_f1, rouge_l
 from soft2hard.lm.sequences import Query
-from soft2hard.lm.shared_prefix import Runner, make_runner
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
@@ -68,14 +66,12 @@ class Measurement:
     embedding_cosine: float | None = None
 
 
-def measure(
-    subject: Subject, comparisons: Sequence[Comparison], runner: Runner | None = None
-) -> list[list[Measurement | None]]:
+def measure(subject: Subject, comparisons: Sequence[Comparison]) -> list[list[Measurement | None]]:
     """Measure every prompt of every comparison, in order.
 
     None for a prompt that does not fit the subject's context together with the task's longest test example and what
     is written. A soft prompt without room to write counts as none. What else is measured changes nothing beyond
-    rounding. `runner` saves finding out which one suits the subject (`make_runner`).
+    rounding.
 
     Raises UserError, before anything is run, for a task without test examples, without what its metric needs or with
     an unknown metric, and for a soft prompt of another subject.
@@ -85,10 +81,12 @@ def measure(
     plans = [_Plan(encoder, comparison) for comparison in comparisons]
     _write(subject, [(plan, plan.soft_prompt) for plan in plans if plan.soft_prompt is not None])
     _write(subject, [(p, prompt) for p in plans if p.generates for prompt in p.usable if prompt is not p.soft_prompt])
-    runner = runner or make_runner(subject)
     found = []
     for chunk in _chunks(plans, subject.d_model):
-        hidden = iter(target_hidden(runner, [Job(p, plan.pairs) for plan in chunk for p in plan.usable], encoder))
+        jobs = [Job(prompt, plan.pairs) for plan in chunk for prompt in plan.usable]
+        prompts = [subject.prompt_embeddings(job.prompt) for job in jobs]
+        of_job = dict(subject.scorer.hidden_states(prompts, [encoder.examples(job) for job in jobs]))
+        hidden = (of_job[number] for number in range(len(jobs)))
         for plan in chunk:
             scored = _Scored(subject, plan, [next(hidden) for _ in plan.usable]) if plan.usable else None
             found.append({_key(prompt): scored.measurement(i) for i, prompt in enumerate(plan.usable)})
@@ -108,6 +106,57 @@ def _check(subject: Subject, comparisons: Sequence[Comparison]) -> None:
         for prompt in (comparison.soft_prompt, *comparison.prompts):
             if isinstance(prompt, SoftPrompt):
                 subject.check(prompt)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An input and an output to be scored after it."""
+
+    input: str
+    output: tuple[int, ...]
+    """Token ids, EOS included unless the output was cut before it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pairs to run under one prompt."""
+
+    prompt: Prompt
+    pairs: tuple[Pair, ...]
+
+
+class PairEncoder:
+    """Token ids of pairs as they stand after a prompt; a body that several jobs share is tokenised once."""
+
+    def __init__(self, subject: Subject):
+        self.subject = subject
+        self._bodies: dict[tuple[str, bool], list[int]] = {}
+
+    def output(self, text: str) -> tuple[int, ...]:
+        """An output's tokens, EOS included."""
+        return tuple(self.subject.encode_output(text))
+
+    def examples(self, job: Job) -> list[EncodedExample]:
+        """The pairs of a job as tokens."""
+        with_prompt = has_prompt(job.prompt)
+        return [EncodedExample(self._body(pair.input, with_prompt), list(pair.output)) for pair in job.pairs]
+
+    def fits(self, job: Job, n_new: int = 0) -> bool:
+        """True if the context has room for the longest pair of a job, and for `n_new` tokens written to its input."""
+        limit = self.subject.context_length
+        if limit is None:
+            return True
+        before = len(self.subject.prompt_embeddings(job.prompt))
+        read = [(before + len(e.body), max(len(e.output), n_new)) for e in self.examples(job)]
+        if self.subject.is_encoder_decoder:
+            return max(map(max, read)) <= limit
+        return max(map(sum, read)) <= limit
+
+    def _body(self, input: str, with_prompt: bool) -> list[int]:
+        key = (input, with_prompt)
+        if key not in self._bodies:
+            self._bodies[key] = self.subject.encode_body(input, with_prompt)
+        return self._bodies[key]
 
 
 # --- plans ----------------------------------------------------------------------------------------
