@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soft2hard.checkpoints import embedded_path
+from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError

@@ -31,7 +31,7 @@ from soft2hard.eval.analysis.geometry import Square, alignment, cosines, distanc
 from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.intervals import mean_interval
 from soft2hard.eval.metrics.measurement import Job, Pair, PairEncoder
-from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.batching import EncodedExample, batches_by_length
 from soft2hard.lm.subject import BATCH_TOKENS, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.workers.subject_workers import SubjectWorkers, Tell

@@ -19,7 +19,7 @@ from soft2hard.data_gen.tuning.slots import Deck, embedding_scale, encode_exampl
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, Vocabulary, perplexity_terms
 from soft2hard.eval.methods.options import PezOptions
-from soft2hard.lm.batching import batches_by_length, positions
+from soft2hard.lm.batching import EncodedExample, batches_by_length, positions
 from soft2hard.lm.scoring import Targets
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject

@@ -28,7 +28,7 @@ from soft2hard.eval.methods.q_learning import (
     sample,
     z_scores,
 )
-from soft2hard.lm.batching import batches_by_length
+from soft2hard.lm.batching import EncodedExample, batches_by_length
 from soft2hard.lm.scoring import Targets
 from soft2hard.lm.subject import Subject
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.task_score import BY_LABEL, accuracy, check_metric, likeliest_labels, macro_f1, rouge_l
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
