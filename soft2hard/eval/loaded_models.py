@@ -24,6 +24,7 @@ from soft2hard.eval.metrics.text import Encoder, sentence_encoder
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
+from soft2hard.storage.names import located
 from soft2hard.translator.model import Translator
 
 TasksOf = Callable[[Split, int], list[Task]]
