@@ -30,11 +30,11 @@ from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.data import IGNORE, CorpusPairs
-from soft2hard.translator.decoding import propose
-from soft2hard.translator.design import Design
+from soft2hard.translator.candidates import propose
+from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining, collator_of, train_translator
+from soft2hard.translator.settings import Design, TranslatorTraining
+from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import translate
 
 
@@ -139,7 +139,7 @@ def _first_tasks(corpus: datasets.Dataset, n_tasks: int) -> datasets.Dataset:
 @torch.no_grad()
 def _losses(translator: Translator, held_out: datasets.Dataset) -> dict[str, float]:
     """Mean cross-entropy of each task's reference instruction, nats a token."""
-    collator = collator_of(translator)
+    collator = PairCollator(translator.encode_instruction)
     losses = []
     for batch in DataLoader(CorpusPairs(held_out), batch_size=128, collate_fn=collator):
         logits = translator.model(**batch).logits.float()

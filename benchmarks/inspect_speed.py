@@ -13,25 +13,19 @@ end where the method ends, after a few tokens on the embedded subject, and there
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import transformers
 import typer
 
-from soft2hard.checkpoints import embedded_path, resolve
+from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError, run_script
-from soft2hard.eval.methods.patching import CACHE_TOKENS, PatchedPrompt, Patcher
-from soft2hard.eval.methods.patching_blocks import Patch
-from soft2hard.eval.methods.patching_targets import (
-    chosen,
-    demonstration,
-    encode_target,
-    few_shot_target,
-    stop_ids,
-)
+from soft2hard.eval.methods.inspect_patching import chosen, demonstration, encode_target, few_shot_target, stop_ids
+from soft2hard.eval.methods.patching import CACHE_TOKENS, PatchedPrompt, Patcher, hooked, put
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 
@@ -60,14 +54,14 @@ def one_after_another(patcher: Patcher, prompts: Sequence[PatchedPrompt], limit_
     n_read = 0
     for prompt in prompts:
         (states,) = patcher.source_states([prompt.soft_prompt])
-        n, target = prompt.soft_prompt.n_tokens, prompt.target
+        n = prompt.soft_prompt.n_tokens
         n_read += n
-        embeddings = torch.cat([target.before, target.placeholder.expand(n, -1), target.after])
-        columns = len(target.before) + torch.arange(n, device=embeddings.device)
+        embeddings = torch.cat([prompt.before, prompt.embedded()])
+        columns = len(prompt.before) + torch.arange(n, device=embeddings.device)
         written.append([])
         for source, layer in patcher.pairs():
-            patch = Patch(layer, torch.zeros_like(columns), columns, states[source])
-            ids, read = _greedy(patcher, embeddings, patch)
+            patch = partial(put, torch.zeros_like(columns), columns, states[source])
+            ids, read = _greedy(patcher, embeddings, layer, patch)
             written[-1].append(ids)
             n_read += read
         if _clocks()[0] - started[0] > limit_seconds:
@@ -75,11 +69,13 @@ def one_after_another(patcher: Patcher, prompts: Sequence[PatchedPrompt], limit_
     return Run(*_since(started), written, n_read)
 
 
-def _greedy(patcher: Patcher, embeddings: torch.Tensor, patch: Patch) -> tuple[list[int], int]:
+def _greedy(
+    patcher: Patcher, embeddings: torch.Tensor, layer: int, patch: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[list[int], int]:
     subject, stops = patcher.subject, set(patcher.stop.tolist())
     rows, ids, n_read, begun = embeddings[None], [], 0, False
     for _ in range(patcher.max_new_tokens):
-        with patcher.blocks.replacing([patch]):
+        with hooked([patcher.blocks[layer]], [patch]):
             hidden = subject.backbone(rows)
         n_read += rows.shape[1]
         ids.append(int(subject.head(hidden[0, -1]).argmax()))
@@ -110,7 +106,7 @@ def sample_prompts(subject: Subject, n: int) -> list[SoftPrompt]:
     """The tuned soft prompts that come with the package."""
     folder = embedded_path("soft_prompts")
     files = [record["file"] for record in json.loads((folder / "tasks.json").read_text())][:n]
-    prompts = [SoftPrompt.load(folder / file) for file in files]
+    prompts = [SoftPrompt.from_pretrained(folder / file) for file in files]
     for prompt in prompts:
         subject.check(prompt)
     if len(prompts) < n:
@@ -133,15 +129,16 @@ def main(
     device: str = typer.Option("cpu", help="Device of both, such as cpu or cuda."),
 ) -> None:
     """Describe the same soft prompts both ways in one run and print the ratio of their times."""
-    model = Subject.from_pretrained(resolve(subject, "subject"), device=device, dtype=torch.float32)
+    model = Subject.from_pretrained(subject, device=device, dtype=torch.float32)
     tasks = [demonstration(task, "repeated") for task in LexicalDoD().tasks("validation", 64)]
-    target = encode_target(model, few_shot_target(chosen(tasks, n_demonstrations, 0), ""), "word")
-    prompts = [PatchedPrompt(prompt, target) for prompt in sample_prompts(model, n_prompts)]
+    target = few_shot_target(chosen(tasks, n_demonstrations, 0), "")
+    prompts = [encode_target(model, prompt, target, "word") for prompt in sample_prompts(model, n_prompts)]
     patcher = Patcher(model, stop_ids(model) if stops else [], max_new_tokens, batch_tokens)
     place = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, transformers {transformers.__version__}; {device}, {place}")
     print(
-        f"{n_prompts} soft prompts, {len(patcher.pairs())} pairs, {len(target.before)} tokens before the placeholders"
+        f"{n_prompts} soft prompts, {len(patcher.pairs())} pairs, "
+        f"{len(prompts[0].before)} tokens before the placeholders"
     )
 
     patcher.write(prompts[:1], patcher.pairs()[:2])  # not timed: first passes are slow

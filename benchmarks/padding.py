@@ -18,18 +18,18 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from soft2hard.checkpoints import resolve
 from soft2hard.compute import metering
 from soft2hard.data_gen.corpus import corpus_features
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
-from soft2hard.translator.architecture import Memory
 from soft2hard.translator.data import IGNORE
-from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining, train_translator
+from soft2hard.translator.model import Memory, Translator
+from soft2hard.translator.settings import TranslatorTraining
+from soft2hard.translator.training import train_translator
 
 COLLECTIONS = {"instruction-induction": "instruction_induction", "function-vectors": "function_vectors"}
 
@@ -107,7 +107,7 @@ def main(
 ) -> None:
     """Print the share of padding of each stage."""
     torch.manual_seed(0)
-    lm = Subject.from_pretrained(resolve(subject, "subject"))
+    lm = Subject.from_pretrained(subject)
     tasks = [task for name, place in COLLECTIONS.items() for task in FOLDER_DODS[name](data / place).tasks("test")]
     tuning = Tuning(steps=steps, eval_every=steps, slots=slots)
     print(f"{len(tasks)} tasks, subject {subject}, {slots} slots of {tuning.batch_size} examples")

@@ -23,16 +23,19 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import get_linear_schedule_with_warmup
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, START_TEXT, final_tuning
 from soft2hard.data_gen.dods.lexical import LexicalDoD, parse
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.slots import embedding_scale
+from soft2hard.data_gen.tuning.tuner import Tuner
+from soft2hard.data_gen.world import FINAL_EXAMPLES, FINAL_TUNING, World
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import mean_interval, paired_difference
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.translator.model import Translator
-from soft2hard.translator.translate import TranslateConfig, translate
+from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.translate import translate
 
 IGNORED = -100
 
@@ -50,7 +53,7 @@ class Outcome:
     text: str
 
 
-def tuned_by_peft(task: Task, tuning: Tuning, folder: Path, init_text: str | None = START_TEXT) -> Path:
+def tuned_by_peft(task: Task, tuning: Tuning, folder: Path, init_text: str | None = World.start_text) -> Path:
     """Tune one task on the embedded subject in PEFT's own way and save the adapter; returns its folder.
 
     Without `init_text` the virtual tokens start as random ones of the vocabulary.
@@ -139,17 +142,17 @@ def main(
 ) -> None:
     """Tune held-out tasks with PEFT and with soft2hard, translate all, and print accuracies with intervals."""
     tasks = [task.record(seed, n_train=FINAL_EXAMPLES) for task in LexicalDoD().draw("test", n_tasks, seed)]
-    tuning = replace(final_tuning(CPU), seed=seed, **({"steps": steps} if steps else {}))
+    tuning = replace(FINAL_TUNING, seed=seed, **({"steps": steps} if steps else {}))
     config = TranslateConfig(n_candidates=candidates, seed=seed)
     print(f"peft {peft.__version__}, torch {torch.__version__}; {n_tasks} tasks, {tuning}")
     ours = "soft2hard"
     found = {
         ours: outcomes(tasks, tuned_by_us(Subject.from_pretrained(embedded_path("subject")), tasks, tuning), config)
     }
-    for name, text in (("PEFT from a text", START_TEXT), ("PEFT from random tokens", None)):
+    for name, text in (("PEFT from a text", World.start_text), ("PEFT from random tokens", None)):
         with TemporaryDirectory() as folder:
             adapters = [tuned_by_peft(task, tuning, Path(folder) / str(i), text) for i, task in enumerate(tasks)]
-            found[name] = outcomes(tasks, [SoftPrompt.load(adapter) for adapter in adapters], config)
+            found[name] = outcomes(tasks, [SoftPrompt.from_pretrained(adapter) for adapter in adapters], config)
     report(tasks, found, ours)
 
 

@@ -20,7 +20,6 @@ import datasets
 import torch
 import typer
 
-from soft2hard.checkpoints import resolve
 from soft2hard.checkpoints.recipe import recipe_named
 from soft2hard.data_gen.corpus import content_hash, load_corpus
 from soft2hard.data_gen.corpus_cluster import Shard, shard_work
@@ -29,8 +28,7 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import run_script
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
-from soft2hard.workers.cluster import Cluster, available_cores
-from soft2hard.workers.pool import Pool
+from soft2hard.workers.cluster import Cluster, Pool, available_cores
 
 Span = tuple[float, float]
 """When a shard was begun and ended, seconds of the clock that all processes share."""
@@ -90,7 +88,7 @@ def main(
     """Make the corpus both ways and print prompts a second, their ratio, and what starting took."""
     torch.set_num_threads(cores)
     datasets.disable_progress_bars()
-    load, dod = partial(load_for_tuning, resolve("embedded", "subject")), LexicalDoD(for_translator=True)
+    load, dod = partial(load_for_tuning, "embedded"), LexicalDoD(for_translator=True)
     subject = load()
     plan = CorpusPlan("lexical", "train", n_tasks, subject.fingerprint, recipe_named(size).tuning, (), shard_size)
     print(f"torch {torch.__version__}, ray {version('ray')}; {available_cores()} cores here, {cores} for each")

@@ -7,10 +7,10 @@ sends all requests and is killed (SIGKILL) at random moments; then it is run to 
 answered.
 """
 
-import os
+import asyncio
+import multiprocessing
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,11 +20,32 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.transfer_kill_worker import all_requests
+from soft2hard.api.asking import Means, Sender
+from soft2hard.api.client import ApiClient, Patience
 from soft2hard.api.ledger import Ledger
+from soft2hard.api.requests import ApiModel, Request, make_request
 from tests.fault_server import FaultServer
 
-WORKER = Path(__file__).with_name("transfer_kill_worker.py")
+
+def all_requests(url: str, n: int) -> list[Request]:
+    """n requests that differ in their input."""
+    model = ApiModel("m", url)
+    return [make_request(model, "Say it.", f"word{i}", {"temperature": 0, "max_tokens": 5}) for i in range(n)]
+
+
+def send_all(url: str, path: Path, n: int, concurrency: int) -> None:
+    """The process that is killed: sends what the ledger lacks; exit status 0 when every request has an answer."""
+
+    async def send(ledger: Ledger) -> bool:
+        patience = Patience(attempts=12, timeout=30.0, first_wait=0.05, longest_wait=1.0)
+        async with ApiClient(ApiModel("m", url), concurrency, patience) as client:
+            sent = await Sender(Means(client, ledger)).send(all_requests(url, n), concurrency)
+        return not sent.faults
+
+    with Ledger(path) as ledger:
+        ledger.drop_dead_claims()
+        done = asyncio.run(send(ledger))
+    raise SystemExit(0 if done else 1)
 
 
 def main(
@@ -42,17 +63,18 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
         with FaultServer(latency=latency, fault_rate=fault_rate, seed=seed) as server:
-            arguments = [server.url, str(ledger), str(requests), str(concurrency)]
-            command = [sys.executable, str(WORKER), *arguments]
             in_flight, outcomes = 0, []
-            for moment in moments:
-                process = subprocess.Popen(command)
-                while len(server.paid) < moment and process.poll() is None:
+            for moment in (*moments, requests + 1):
+                arguments = (server.url, ledger, requests, concurrency)
+                process = multiprocessing.get_context("fork").Process(target=send_all, args=arguments)
+                process.start()
+                while len(server.paid) < moment and process.is_alive():
                     time.sleep(0.002)
-                in_flight += server.active
-                os.kill(process.pid, signal.SIGKILL)
-                outcomes.append(process.wait())
-            outcomes.append(subprocess.run(command).returncode)
+                if process.is_alive():
+                    in_flight += server.active
+                    process.kill()
+                process.join()
+                outcomes.append(process.exitcode)
             wanted = all_requests(server.url, requests)
             with Ledger(ledger) as book:
                 answers = book.answers(request.key for request in wanted)

@@ -33,16 +33,16 @@ import typer
 from jaxtyping import Float
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 
-from soft2hard.checkpoints import embedded_path, resolve
+from soft2hard.checkpoints import embedded_path
 from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError, run_script
 from soft2hard.eval.analysis.transfer_matrix import ROW_TOKENS, transfer_matrix
 from soft2hard.lm.batching import pad
-from soft2hard.lm.shared_prefix import Runner, make_runner
 from soft2hard.lm.subject import Query, Subject
-from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt, find_soft_prompts
+from soft2hard.prompts.files import find_soft_prompts
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
 Cell = Callable[[Subject, Prompt, Task], float]
 
@@ -153,14 +153,12 @@ def one_after_another(
 
 
 def all_at_once(
-    runner: Runner, prompts: Sequence[SoftPrompt], tasks: Sequence[Task], batch_tokens: int | None, row_tokens: int
+    subject: Subject, prompts: Sequence[SoftPrompt], tasks: Sequence[Task], batch_tokens: int | None, row_tokens: int
 ) -> Run:
     """All cells by `transfer_matrix`."""
     started = _clocks()
     with metering.listening() as heard:
-        found = transfer_matrix(
-            runner.subject, prompts, tasks, runner=runner, batch_tokens=batch_tokens, row_tokens=row_tokens
-        )
+        found = transfer_matrix(subject, prompts, tasks, batch_tokens=batch_tokens, row_tokens=row_tokens)
     cells = np.vstack([found.baseline, found.accuracy])
     return Run("soft2hard", *_since(started), cells, heard.total.tokens)
 
@@ -176,7 +174,7 @@ def _since(started: tuple[float, float]) -> tuple[float, float]:
 
 def some_prompts(subject: Subject, folder: str, n: int) -> list[SoftPrompt]:
     """The first soft prompts of a folder."""
-    prompts = [SoftPrompt.load(path) for path in find_soft_prompts([folder])[:n]]
+    prompts = [SoftPrompt.from_pretrained(path) for path in find_soft_prompts([folder])[:n]]
     if len(prompts) < n:
         raise UserError(
             f"There are {len(prompts)} soft prompts in {folder}.", "Ask for no more, or name another folder."
@@ -202,7 +200,7 @@ def main(
     device: str = typer.Option("cpu", help="Device of all, such as cpu or cuda."),
 ) -> None:
     """Fill the same transfer matrix all ways in one run and print the ratios of their times a cell."""
-    model = Subject.from_pretrained(resolve(subject, "subject"), device=device, dtype=torch.float32)
+    model = Subject.from_pretrained(subject, device=device, dtype=torch.float32)
     own = some_prompts(model, prompts, n_prompts)
     tasks = list(LexicalDoD().tasks("test", n_tasks))
     place = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
@@ -210,9 +208,8 @@ def main(
     print(f"{versions}; {device}, {place}")
     print(f"{n_prompts} soft prompts and none, {len(tasks)} tasks, {sum(len(task.test) for task in tasks)} examples")
 
-    runner = make_runner(model)
-    transfer_matrix(model, own[:1], tasks[:1], runner=runner)  # not timed: first passes are slow
-    ours = all_at_once(runner, own, tasks, batch_tokens, row_tokens)
+    transfer_matrix(model, own[:1], tasks[:1])  # not timed: first passes are slow
+    ours = all_at_once(model, own, tasks, batch_tokens, row_tokens)
     ways: list[tuple[str, Cell]] = [("cells, scoring", scoring)]
     if slow:
         ways += [

@@ -23,10 +23,10 @@ from openai import AsyncOpenAI
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from soft2hard.api.asking import Means, Sender
 from soft2hard.api.client import ApiClient
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.requests import ApiModel, Request, make_request
-from soft2hard.api.sending import Sender
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,9 +54,9 @@ async def transfer(url: str, n: int, concurrency: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
         async with ApiClient(ApiModel("m", url), concurrency) as client:
             some = requests(url, n + concurrency)
-            await Sender(client, ledger, None).send(some[:concurrency], concurrency)
+            await Sender(Means(client, ledger)).send(some[:concurrency], concurrency)
             wall, cpu = time.perf_counter(), time.process_time()
-            sent = await Sender(client, ledger, None).send(some[concurrency:], concurrency)
+            sent = await Sender(Means(client, ledger)).send(some[concurrency:], concurrency)
             assert not sent.faults
             return time.perf_counter() - wall, time.process_time() - cpu
 

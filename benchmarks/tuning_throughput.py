@@ -23,9 +23,10 @@ from tuning_vs_peft import padded, peft_model
 from soft2hard.checkpoints import embedded_path
 from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.drawing import encode_examples
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.slots import embedding_scale, encode_examples
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError, run_script
 from soft2hard.lm.subject import Subject
 

@@ -6,7 +6,7 @@ Both tune the same tasks on the same subject from the same initial prompts, with
 order, batch size, Adam and learning-rate schedule, and look at the same validation examples as often. PEFT
 is given the easier stopping rule: a task is done as soon as its validation loss is within one per cent of the loss
 that soft2hard reached for it, or after as many looks without gain, or at the step limit; soft2hard does not
-know when it has found its best and goes on until its patience runs out. Loading models is not timed; tokenising is.
+know when it has found its best and continues until its patience runs out. Loading models is not timed; tokenising is.
 """
 
 import time
@@ -21,19 +21,20 @@ import transformers
 import typer
 from torch import Tensor
 
-from soft2hard.checkpoints import resolve
-from soft2hard.checkpoints.recipe import recipe_named
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.initialisation import initial_prompt
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuner, Tuning, embedding_scale
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.slots import embedding_scale, initial_prompt
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError, run_script
 from soft2hard.lm.attention import ATTENTION
-from soft2hard.lm.shared_prefix import EncodedExample, encode_example
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.subject import Subject
 
 IGNORE = -100
+TUNING = Tuning(n_tokens=8, steps=60, batch_size=6, lr=1.2, eval_every=20, patience=3, slots=64)
+"""As recipes/embedded.yaml tunes most of its corpus."""
 CLOSE_ENOUGH = 1.01
 """PEFT is done at this many times the loss that soft2hard reached."""
 
@@ -121,7 +122,7 @@ def tuned_by_peft(
     with torch.no_grad():
         weight.copy_(start)
     train, validation = (
-        [encode_example(subject, e.input, e.output) for e in part] for part in (task.train, task.validation)
+        [subject.encode_example(e.input, e.output) for e in part] for part in (task.train, task.validation)
     )
     adam = torch.optim.Adam([weight], lr=tuning.lr * embedding_scale(subject), betas=(0.9, 0.98), eps=1e-8)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -198,18 +199,16 @@ def main(
     subject: str = typer.Option("embedded", help="Subject: 'embedded', or a name or path of a decoder-only model."),
     n_tasks: int = typer.Option(64, min=1, help="Training tasks of the lexical world to tune."),
     init: str = typer.Option("auto", help="Initial prompts of both: see `soft2hard tune --help`."),
-    steps: int = typer.Option(0, min=0, help="Step limit of both; 0: that of the embedded recipe."),
-    slots: int = typer.Option(0, min=0, help="Prompts that soft2hard tunes at once; 0: that of the embedded recipe."),
+    steps: int = typer.Option(TUNING.steps, min=1, help="Step limit of both."),
+    slots: int = typer.Option(TUNING.slots, min=1, help="Prompts that soft2hard tunes at once."),
     limit_seconds: float = typer.Option(
         600.0, min=0.0, help="Time after which PEFT starts no further task, in each dtype."
     ),
     device: str = typer.Option("cpu", help="Device of both, such as cpu or cuda."),
-    size: str = typer.Option("cpu", help="Recipe whose tuning settings are used: cpu, gpu or tiny."),
 ) -> None:
     """Tune soft prompts both ways in one run and print prompts a second, their ratio, and the losses reached."""
-    path = resolve(subject, "subject")
-    changes = {name: value for name, value in (("steps", steps), ("slots", slots)) if value}
-    tuning = replace(recipe_named(size).tuning, init=init, **changes)
+    path = subject
+    tuning = replace(TUNING, init=init, steps=steps, slots=slots)
     tasks = list(LexicalDoD().tasks("train", n_tasks))
     place = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
     libraries = ", ".join(f"{library.__name__} {library.__version__}" for library in (torch, transformers, peft))

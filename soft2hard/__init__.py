@@ -9,16 +9,32 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 _HOME = {
+    "Example": "soft2hard.data_gen.tasks",
     "SoftPrompt": "soft2hard.prompts.soft_prompt",
     "Subject": "soft2hard.lm.subject",
+    "Task": "soft2hard.data_gen.tasks",
+    "Tuner": "soft2hard.data_gen.tuning.tuner",
+    "Tuning": "soft2hard.data_gen.tuning",
     "Translator": "soft2hard.translator.model",
-    "TranslateConfig": "soft2hard.translator.translate",
+    "TranslateConfig": "soft2hard.translator.settings",
     "Translation": "soft2hard.translator.translate",
     "translate": "soft2hard.translator.translate",
     "UserError": "soft2hard.errors",
 }
 
-__all__ = ["SoftPrompt", "Subject", "TranslateConfig", "Translation", "Translator", "UserError", "translate"]
+__all__ = [
+    "Example",
+    "SoftPrompt",
+    "Subject",
+    "Task",
+    "TranslateConfig",
+    "Translation",
+    "Translator",
+    "Tuner",
+    "Tuning",
+    "UserError",
+    "translate",
+]
 
 try:
     __version__ = version("soft2hard")

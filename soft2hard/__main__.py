@@ -1,6 +1,6 @@
 """`python -m soft2hard`, for instance under `accelerate launch`."""
 
-from soft2hard.cli import app
+from soft2hard.cli import main
 
 if __name__ == "__main__":
-    app(prog_name="soft2hard")
+    main()

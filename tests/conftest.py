@@ -10,9 +10,9 @@ from tests import cluster_work
 @pytest.fixture
 def without_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if UMAP were not installed: compiling it takes half a minute in every process; its own test does that."""
-    from soft2hard.eval.analysis import maps
+    from soft2hard.eval.analysis import geometry
 
-    monkeypatch.setitem(maps.PACKAGES, "umap", ("umap_is_not_here", "umap-learn"))
+    monkeypatch.setattr(geometry, "UMAP_PACKAGE", "umap_is_not_here")
 
 
 @pytest.fixture(scope="session")

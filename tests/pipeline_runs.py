@@ -4,15 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from soft2hard.pipeline.job import Job
-from soft2hard.pipeline.stages import stages_of
+from soft2hard.pipeline.judging import EvaluationStage, ReportStage
+from soft2hard.pipeline.making import CorporaStage, TranslatorStage
+from soft2hard.pipeline.stages import Job, Stage
 from tests import tiny_training
 
 STAGES = ("corpora", "translator", "evaluation", "report")
-WORK = {"corpora": "make_corpora", "translator": "make_translator", "evaluation": "evaluate", "report": "report"}
-"""Names of the functions of `pipeline.work` that do the stages."""
+KINDS = {kind.name: kind for kind in (CorporaStage, TranslatorStage, EvaluationStage, ReportStage)}
 
 
 def settings(subject: Path) -> dict[str, Any]:
@@ -46,16 +47,17 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def stub(name: str) -> Callable[[Job], None]:
+def leave_results(stage: Stage, job: Job) -> None:
     """Work that does nothing but leave empty files where a stage leaves its results."""
+    for path in stage.results():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
-    def work(job: Job) -> None:
-        [stage] = [stage for stage in stages_of(job.recipe, job.layout) if stage.name == name]
-        for path in stage.results:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
 
-    return work
+def stub(monkeypatch: pytest.MonkeyPatch, *names: str, work: Callable[[Stage, Job], None] = leave_results) -> None:
+    """Give the stages of these names, or all, other work."""
+    for name in names or STAGES:
+        monkeypatch.setattr(KINDS[name], "work", work)
 
 
 def files_of(folder: Path) -> dict[Path, tuple[int, int]]:

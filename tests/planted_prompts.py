@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.eval.analysis.meaning import Translate
+from soft2hard.eval.analysis.experiments import Translate
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 from safetensors.numpy import save_file
 
-from soft2hard.eval.records import MethodRecord, ResultRow, RunRecord, TaskRecord
+from soft2hard.eval.run_records import MethodRecord, ResultRow, RunRecord, TaskRecord
 
 FAMILIES = ("classify", "relation", "pick", "count")
 METHODS = {

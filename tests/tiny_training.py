@@ -13,14 +13,16 @@ from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import CorpusPairs, PairCollator
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
-from soft2hard.translator.training import TranslatorTraining, train_translator
+from soft2hard.translator.settings import Design, TranslatorTraining
+from soft2hard.translator.training import train_translator
 from tests import tiny_models
 
 NOUNS = ["cat", "dog", "bird", "fish"]
 COLOURS = ["red", "green", "blue"]
 N_TOKENS = 3
+INSTRUCTION_TOKENS = 16
+"""Longest text that tiny translators write; those that never end would else write 64 tokens."""
 
 
 def llama_subject(seed: int = 0, **changes: object) -> Subject:
@@ -79,7 +81,9 @@ def config(**changes: object) -> TranslatorTraining:
 def translator(subject: Subject, seed: int = 0, dropout: float = 0.1) -> Translator:
     """Untrained, the same for the same seed."""
     torch.manual_seed(seed)
-    return Translator.for_subject(subject, Design("encoder-decoder", dropout=dropout))
+    return Translator.for_subject(
+        subject, Design("encoder-decoder", dropout=dropout, instruction_tokens=INSTRUCTION_TOKENS)
+    )
 
 
 @cache
@@ -95,7 +99,7 @@ def trained() -> Translator:
 @torch.no_grad()
 def loss(of: Translator, on: datasets.Dataset) -> float:
     """Mean cross-entropy of the reference instructions over all their tokens, nats a token."""
-    batch = PairCollator(of.tokenizer, of.model.config.eos_token_id)([pair for pair in CorpusPairs(on)])
+    batch = PairCollator(of.encode_instruction)([pair for pair in CorpusPairs(on)])
     logits = of.model.eval()(**batch).logits.log_softmax(-1)
     real = batch["labels"] >= 0
     return -float(logits[real].gather(1, batch["labels"][real][:, None]).mean())

@@ -1,4 +1,4 @@
-"""What a server's reply means: an answer, a refusal, or a fault and what to do about it.
+"""The meaning of a server's reply: an answer, a refusal, or a fault, and what a user can do about it.
 
 One place for online replies and for lines of batch files. A status of 200 promises nothing: bodies that are empty, not
 JSON, HTML, an error in disguise or without choices are faults like any other.
@@ -6,35 +6,39 @@ JSON, HTML, an error in disguise or without choices are faults like any other.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from soft2hard.api.requests import Layout
+from soft2hard.api.requests import ApiModel, Layout
+from soft2hard.errors import UserError
 
 FaultKind = Literal[
     "rate_limited", "server_error", "timeout", "connection", "unreachable", "malformed", "html", "empty",
-    "error_body", "no_choices", "rejected", "too_long", "quota", "auth", "unknown_model", "expired",
+    "error_body", "no_choices", "rejected", "policy", "too_long", "quota", "auth", "unknown_model", "expired",
     "queue_full", "lost",
 ]  # fmt: skip
 STOPS = frozenset({"quota", "auth", "unknown_model"})
 """Faults that every further request would meet too."""
-FINAL = STOPS | {"rejected", "too_long"}
-"""Faults that asking again would not mend."""
+FINAL = STOPS | {"rejected", "policy", "too_long"}
+"""Faults that asking again would not fix."""
 MAYBE_PAID = frozenset({"timeout", "connection", "malformed", "html", "empty", "no_choices", "lost"})
 """Faults after which the server may have done the work, and so charge for it."""
 
-_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"}
-_POLICY = {"content_filter", "content_policy_violation", "moderation_blocked", "policy_violation"}
-_AUTH = {
-    "invalid_api_key",
-    "invalid_authentication",
-    "authentication_error",
-    "permission_denied",
-    "account_deactivated",
-}
-_MODEL = {"model_not_found", "model_not_available", "unknown_model"}
+_NAMES: dict[FaultKind, set[str]] = {
+    "policy": {"content_filter", "content_policy_violation", "moderation_blocked", "policy_violation"},
+    "quota": {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"},
+    "auth": {"invalid_api_key", "invalid_authentication", "authentication_error", "permission_denied",
+             "account_deactivated"},
+    "unknown_model": {"model_not_found", "model_not_available", "unknown_model"},
+}  # fmt: skip
+"""What errors call themselves, whatever their status; the first that holds counts."""
+_STATUSES: dict[int, FaultKind] = {
+    402: "quota", 401: "auth", 403: "auth", 404: "unknown_model", 429: "rate_limited", 408: "server_error",
+    409: "server_error",
+}  # fmt: skip
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
 _BAD = {"invalid_request_error", "invalid_request", "BadRequestError"}
 _LONGEST_DETAIL = 500
@@ -42,7 +46,7 @@ _LONGEST_DETAIL = 500
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said, or that it would not."""
+    """The words of a model, or its refusal."""
 
     text: str
     """As it came: no stripping, no normalisation."""
@@ -51,8 +55,10 @@ class Answer:
     finish_reason: str | None
     input_tokens: int | None
     output_tokens: int | None
-    raw: str
-    """The whole body of the reply."""
+    raw: str = ""
+    """The whole body of the reply, where it has just come."""
+    price: float | None = None
+    """USD; None where it is unknown."""
 
 
 @dataclass(eq=False)  # not frozen: Python itself sets attributes of exceptions
@@ -80,10 +86,13 @@ class Fault(Exception):
 
 def read_reply(layout: Layout, status: int, body: str, headers: Mapping[str, str]) -> Answer:
     """The answer in a reply. Raises Fault where there is none."""
-    value = json_object(status, body, headers)
-    error = value.get("error")
-    if status >= 400 or error:
-        return _read_error(status, error if error else value, body, headers)
+    try:
+        value = read_object(status, body, headers)
+    except Fault as fault:
+        if fault.kind != "policy":
+            raise
+        used = 0 if status >= 400 else None  # what a server would not read it does not charge for
+        return Answer(fault.detail, True, "content_filter", used, used, body)
     choices = value.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Fault("no_choices", "the reply has no choices", status)
@@ -92,15 +101,15 @@ def read_reply(layout: Layout, status: int, body: str, headers: Mapping[str, str
 
 def _read_choice(layout: Layout, choice: Any, value: dict, body: str) -> Answer:
     message = choice.get("message") if isinstance(choice, dict) and layout == "chat" else choice
-    name = "content" if layout == "chat" else "text"
-    if not isinstance(message, dict) or not (message.get(name) is None or isinstance(message[name], str)):
+    if not isinstance(message, dict):
         raise Fault("malformed", "the first choice holds no text", 200)
-    finish, refusal = choice.get("finish_reason"), message.get("refusal")
-    if message.get(name) is None and not refusal and finish is None:
+    text, refusal = message.get("content" if layout == "chat" else "text"), message.get("refusal")
+    finish = choice.get("finish_reason")
+    if not isinstance(text, str | None) or (text is None and not refusal and finish is None):
         raise Fault("malformed", "the first choice holds no text", 200)
     usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
     return Answer(
-        text=str(refusal or message.get(name) or ""),
+        text=str(refusal or text or ""),
         refused=bool(refusal) or finish == "content_filter",
         finish_reason=finish if isinstance(finish, str) else None,
         input_tokens=_count(usage.get("prompt_tokens")),
@@ -113,59 +122,38 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def json_object(status: int, body: str, headers: Mapping[str, str]) -> dict:
-    """The body as an object; an error that is not JSON becomes an object that holds its text.
-
-    Raises Fault where a reply that is no error is not a JSON object.
-    """
-    try:
+def read_object(status: int, body: str, headers: Mapping[str, str]) -> dict:
+    """The JSON object in a reply. Raises Fault for an error, by its status or in the object, and for anything else."""
+    value: Any = None
+    with suppress(ValueError, RecursionError):
         value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
     if isinstance(value, dict):
+        if status >= 400 or value.get("error"):
+            raise error_fault(status, value.get("error") or value, headers)
         return value
     if status >= 400:
-        return {"message": body}
+        raise error_fault(status, body, headers)
     kind: FaultKind = "empty" if not body.strip() else "html" if body.lstrip().startswith("<") else "malformed"
-    raise Fault(kind, f"status {status}, but the body is {_shown(body)}", status, retry_after(headers))
-
-
-def _read_error(status: int, error: Any, body: str, headers: Mapping[str, str]) -> Answer:
-    """Raises the fault that an error stands for; a refusal by policy is an answer."""
-    names, detail, status = _error_parts(status, error)
-    if names & _POLICY:
-        used = 0 if status >= 400 else None  # what a server would not read it does not charge for
-        return Answer(detail, True, "content_filter", used, used, body)
-    raise Fault(_kind(status, names, detail), detail, status, retry_after(headers))
+    shown = f"'{_one_line(body)[:80]}'" if body.strip() else "empty"
+    raise Fault(kind, f"status {status}, but the body is {shown}", status, retry_after(headers))
 
 
 def error_fault(status: int, error: Any, headers: Mapping[str, str] | None = None) -> Fault:
     """The fault that an error body (its `error` field, or a text) stands for."""
-    names, detail, status = _error_parts(status, error)
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    code, message = fields.get("code"), fields.get("message") or fields.get("detail") or ""
+    detail = _one_line(message if isinstance(message, str) else json.dumps(message)) or f"status {status}"
+    if status < 400 and isinstance(code, int) and 400 <= code < 600:
+        status = code  # an error under status 200 may say the true one
+    names = {str(name) for name in (code, fields.get("type")) if name is not None}
     return Fault(_kind(status, names, detail), detail, status, retry_after(headers or {}))
 
 
-def _error_parts(status: int, error: Any) -> tuple[set[str], str, int]:
-    """Names of the error, its message, and the status, which an error under status 200 may give in its code."""
-    fields = error if isinstance(error, dict) else {"message": str(error)}
-    names = {str(fields[name]) for name in ("code", "type") if fields.get(name) is not None}
-    message = fields.get("message") or fields.get("detail") or ""
-    detail = _one_line(message if isinstance(message, str) else json.dumps(message)) or f"status {status}"
-    code = fields.get("code")
-    return names, detail, code if status < 400 and isinstance(code, int) and 400 <= code < 600 else status
-
-
 def _kind(status: int, names: set[str], detail: str) -> FaultKind:
-    if names & _QUOTA or status == 402:
-        return "quota"
-    if names & _AUTH or status in (401, 403):
-        return "auth"
-    if names & _MODEL or status == 404:
-        return "unknown_model"
-    if status == 429:
-        return "rate_limited"
-    if status in (408, 409) or status >= 500:
-        return "server_error"
+    if named := next((kind for kind, some in _NAMES.items() if names & some), None):
+        return named
+    if status in _STATUSES or status >= 500:
+        return _STATUSES.get(status, "server_error")
     if names & _TOO_LONG or "maximum context length" in detail:
         return "too_long"
     return "rejected" if status >= 400 or names & _BAD else "error_body"
@@ -173,27 +161,54 @@ def _kind(status: int, names: set[str], detail: str) -> FaultKind:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait by the headers `retry-after-ms` or `retry-after` (a number or a date); None where not said."""
-    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
-    for text, scale in ((milliseconds, 0.001), (value, 1.0)):
-        try:
-            seconds = float(text) * scale if text else None
-        except ValueError:
-            seconds = None
-        if seconds is not None and 0 <= seconds < float("inf"):
-            return seconds
+    text = headers.get("retry-after", "")
+    for number, scale in ((headers.get("retry-after-ms", ""), 0.001), (text, 1.0)):
+        with suppress(ValueError):
+            if 0 <= (seconds := float(number) * scale) < float("inf"):
+                return seconds
     try:
-        when = parsedate_to_datetime(value) if value else None
+        when = parsedate_to_datetime(text)
     except ValueError:
-        return None
-    if when is None:
         return None
     when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
     return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
 
 
-def _shown(body: str) -> str:
-    return f"'{_one_line(body)[:80]}'" if body.strip() else "empty"
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:_LONGEST_DETAIL]
+
+
+def as_user_error(fault: Fault, model: ApiModel, prompt: str = "") -> UserError:
+    """The meaning of a fault for the run, and the remedy; `prompt` is the id of the one it met, where it matters."""
+    said = f" ({fault.detail.rstrip('.')})"
+    which = f"the prompt '{prompt}'" if prompt else "a prompt"
+    again = "run the same command again: what is answered is kept and not paid for twice."
+    known = {
+        "unreachable": (
+            f"Cannot reach {model.base_url} for the model '{model.title}'{said}.",
+            "Check the address, and that the server is running.",
+        ),
+        "auth": (
+            f"{model.base_url} refuses the key in {model.key_env} for the model '{model.title}'{said}.",
+            f"Set {model.key_env} to a valid key.",
+        ),
+        "unknown_model": (
+            f"{model.base_url} knows no model '{model.name}', or takes no requests of this kind{said}.",
+            "Check the model's name, the layout (chat or completion) and the base URL.",
+        ),
+        "quota": (
+            f"The account behind {model.key_env} has no quota left for '{model.title}'{said}.",
+            f"Raise its limit and {again}",
+        ),
+        "too_long": (
+            f"{which[0].upper()}{which[1:]} is too long for the context of '{model.title}'{said}.",
+            "Shorten it, show fewer examples (--shots), or leave the model out.",
+        ),
+        "rejected": (
+            f"The model '{model.title}' rejects the request of {which}{said}.",
+            "Set the parameters it wants with --parameter; name=null leaves a default out.",
+        ),
+    }
+    kind = fault.kind.replace("_", " ")
+    other = f"The model '{model.title}' at {model.base_url} gives no answer: {kind}{said}.", f"Later, {again}"
+    return UserError(*known.get(fault.kind, other))

@@ -1,22 +1,25 @@
-"""Asking a model behind an OpenAI-compatible endpoint, with patience for everything that may pass.
+"""Asking a model behind an OpenAI-compatible endpoint, patiently through every fault that may pass.
 
-The library `openai` sends and `tenacity` retries; what a reply means is decided in `answers`, because the bare client
-takes HTML for text and a reply without choices for an answer.
+The library `openai` sends and `tenacity` retries; the meaning of a reply is decided in `answers`, because the bare
+client takes HTML for text and a reply without choices for an answer. How many requests are out at once is bounded, and
+falls while the server says that it has had enough: additive increase, multiplicative decrease (Chiu and Jain, 1989),
+besides what rate-limit headers and Retry-After say.
 """
 
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, TypeVar
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from soft2hard.api.answers import Answer, Fault, read_reply
-from soft2hard.api.limiter import Limiter
 from soft2hard.api.requests import PATHS, ApiModel, Request
 from soft2hard.errors import UserError
 
@@ -29,12 +32,16 @@ T = TypeVar("T")
 _NEVER_REACHED = {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "ProxyError"}
 """Causes of a connection error after which the server has seen nothing."""
 _TRIES_TO_REACH = 2
-"""Attempts at a server that has never been reached: a wrong address does not mend itself."""
+"""Attempts at a server that has never been reached: a wrong address does not correct itself."""
+_GROWTH = 0.25
+"""Added to the limiter's limit by each answer: from one at a time to a hundred within 400 answers."""
+_HEADERS = ("x-ratelimit-{0}-{1}", "anthropic-ratelimit-{1}-{0}")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on asking."""
+    """How often and how long to ask."""
 
     attempts: int = 8
     """Times that one request is sent, at most."""
@@ -69,15 +76,14 @@ def read_key(model: ApiModel) -> str:
     return key
 
 
-class ApiClient:
+class ApiClient(AbstractAsyncContextManager):
     """One model's endpoint, asked by many at once: use it as an asynchronous context."""
 
     def __init__(
         self, model: ApiModel, concurrency: int, patience: Patience = Patience(), key: str | None = None
     ) -> None:
-        self.model = model
+        self.model, self.patience = model, patience
         self.limiter = Limiter(concurrency)
-        self.patience = patience
         self.stopped = False
         """Set to give up on retries."""
         self._reached = False
@@ -85,42 +91,37 @@ class ApiClient:
         self.api = AsyncOpenAI(api_key=self._key, base_url=model.base_url, timeout=patience.timeout, max_retries=0)
         self._wait = wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
 
-    async def __aenter__(self) -> "ApiClient":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.api.close()
 
-    async def ask(self, request: Request, on_fault: Callable[[Fault], None] = lambda fault: None) -> Answer:
-        """The answer, after as many attempts as patience allows; `on_fault` hears of each that failed.
+    async def ask(self, request: Request, on_fault: Callable[[Fault], Awaitable[None]] | None = None) -> Answer:
+        """The answer, after as many attempts as patience allows; `on_fault` hears of each that failed, before the next.
 
-        Raises Fault where there is no answer to be had.
+        Raises Fault where there is no answer.
         """
         return await self.patiently(lambda: self._attempt(request), on_fault)
 
     async def patiently(
-        self, call: Callable[[], Awaitable[T]], on_fault: Callable[[Fault], None] = lambda fault: None
+        self, call: Callable[[], Awaitable[T]], on_fault: Callable[[Fault], Awaitable[None]] | None = None
     ) -> T:
         """The result of `call`, which raises Fault, tried again after transient ones."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(self._worth_another),
-            stop=stop_after_attempt(self.patience.attempts),
-            wait=self._pause,
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
-                try:
-                    return await call()
-                except Fault as fault:
-                    fault.detail = self.redact(fault.detail)
-                    on_fault(fault)
-                    if fault.kind == "unreachable" and attempt.retry_state.attempt_number >= _TRIES_TO_REACH:
-                        self.stopped = self.stopped or not self._reached
-                    raise
-        raise AssertionError("tenacity raises the last fault")
+        n_tries = 0
+
+        async def attempt() -> T:
+            nonlocal n_tries
+            n_tries += 1
+            try:
+                return await call()
+            except Fault as fault:
+                fault.detail = self.redact(fault.detail)
+                if on_fault is not None:
+                    await on_fault(fault)
+                if fault.kind == "unreachable" and n_tries >= _TRIES_TO_REACH:
+                    self.stopped = self.stopped or not self._reached
+                raise
+
+        stop, retry = stop_after_attempt(self.patience.attempts), retry_if_exception(self._worth_another)
+        return await AsyncRetrying(retry=retry, stop=stop, wait=self._pause, reraise=True)(attempt)
 
     def redact(self, text: str) -> str:
         """The text without the key, which servers like to quote."""
@@ -134,42 +135,40 @@ class ApiClient:
         try:
             response = await send
         except APIStatusError as error:
-            self._reached = True
-            return error.response
-        except APITimeoutError as error:
-            if _was_unreached(error):
-                raise Fault("unreachable", "no connection within the time limit") from None
-            raise Fault("timeout", f"no reply within {self.patience.timeout:g} s") from None
+            response = error.response
         except APIConnectionError as error:
-            cause = error.__cause__
+            cause, is_timeout = error.__cause__, isinstance(error, APITimeoutError)
             detail = f"{type(cause).__name__}: {cause}" if cause else "connection failed"
-            if _was_unreached(error):
-                raise Fault("unreachable", detail) from None
+            if type(cause).__name__ in _NEVER_REACHED:
+                raise Fault("unreachable", "no connection within the time limit" if is_timeout else detail) from None
+            if is_timeout:
+                raise self._timeout() from None
             self._reached = True
             raise Fault("connection", detail) from None
         self._reached = True
         return response if isinstance(response, HttpResponse) else response.http_response
 
+    def _timeout(self) -> Fault:
+        return Fault("timeout", f"no reply within {self.patience.timeout:g} s")
+
     async def _attempt(self, request: Request) -> Answer:
         async with self.limiter as sent_at:
+            # The body as it stands, by the library's way to endpoints that it does not model.
+            sending = self.call(self.api.post(PATHS[request.layout], cast_to=HttpResponse, body=request.body))
             try:
                 # The library's own limit is for each read, and a trickle of bytes would never reach it.
-                response = await asyncio.wait_for(self.call(self._send(request)), self.patience.timeout)
+                response = await asyncio.wait_for(sending, self.patience.timeout)
             except asyncio.TimeoutError:
-                raise Fault("timeout", f"no reply within {self.patience.timeout:g} s") from None
+                raise self._timeout() from None
             try:
                 answer = read_reply(request.layout, response.status_code, response.text, response.headers)
             except Fault as fault:
                 if fault.kind == "rate_limited" or fault.retry_after is not None:
-                    self.limiter.throttled(sent_at, self._allowed(fault))
+                    await self.limiter.throttled(sent_at, self._allowed(fault))
                 raise
             tokens = (answer.input_tokens or 0) + (answer.output_tokens or 0)
-            self.limiter.answered(response.headers, tokens)
+            await self.limiter.answered(response.headers, tokens)
             return replace(answer, text=self.redact(answer.text), raw=self.redact(answer.raw))
-
-    def _send(self, request: Request) -> Awaitable[Any]:
-        """Post the body as it stands, by the library's way to endpoints that it does not model."""
-        return self.api.post(PATHS[request.layout], cast_to=HttpResponse, body=request.body)
 
     def _allowed(self, fault: Fault) -> float | None:
         wait = fault.retry_after
@@ -184,10 +183,65 @@ class ApiClient:
         """Seconds before the next attempt: exponential with full jitter, and no less than the server asks for."""
         error = state.outcome.exception() if state.outcome else None
         asked = self._allowed(error) if isinstance(error, Fault) else None
-        if asked is not None:
-            return asked + random.uniform(0, 0.1 * asked + 0.05)
-        return float(self._wait(state))
+        return float(self._wait(state)) if asked is None else asked + random.uniform(0, 0.1 * asked + 0.05)
 
 
-def _was_unreached(error: BaseException) -> bool:
-    return type(error.__cause__).__name__ in _NEVER_REACHED
+class Limiter:
+    """`async with limiter:` holds one of the places that are free now, and gives the time at which it was taken."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.limit = float(most)
+        """Number of places at present; grows back to `most`."""
+        self.active = 0
+        self._changed = asyncio.Condition()
+        self._paused_until = self._cut_at = self._mean_tokens = 0.0
+
+    async def __aenter__(self) -> float:
+        while True:
+            await asyncio.sleep(self._paused_until - time.monotonic())
+            async with self._changed:
+                await self._changed.wait_for(lambda: self.active < max(1, int(self.limit)))
+                if (now := time.monotonic()) >= self._paused_until:
+                    self.active += 1
+                    return now
+
+    async def __aexit__(self, *_: object) -> None:
+        self.active -= 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def answered(self, headers: Mapping[str, str], tokens: int = 0) -> None:
+        """Take note of an answer's headers; `tokens`: the number that it used, input and output."""
+        self._mean_tokens += 0.1 * (tokens - self._mean_tokens) if self._mean_tokens else tokens
+        self.limit = min(float(self.most), self.limit + _GROWTH)
+        for kind, cost in (("requests", 1.0), ("tokens", self._mean_tokens)):
+            remaining, reset = (_seconds_or_number(headers, what, kind) for what in ("remaining", "reset"))
+            if remaining is None or not cost:
+                continue
+            self.limit = min(self.limit, max(1.0, remaining / cost))
+            if remaining < cost and reset is not None:
+                self._pause(reset)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def throttled(self, sent_at: float, wait: float | None) -> None:
+        """A request sent at `sent_at` met a rate limit; halves the limit, once for all that were out together."""
+        if sent_at >= self._cut_at:
+            self.limit = max(1.0, self.limit / 2)
+            self._cut_at = time.monotonic()
+        self._pause(wait or 0.0)
+
+    def _pause(self, seconds: float) -> None:
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+
+def _seconds_or_number(headers: Mapping[str, str], what: str, kind: str) -> float | None:
+    """The number in a rate-limit header, or the seconds in one such as '6m0s' or '20ms'; None where it has neither."""
+    text = next((headers[name] for name in (form.format(what, kind) for form in _HEADERS) if name in headers), "")
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
+    if not parts or "".join(n + u for n, u in parts) != text:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

@@ -1,58 +1,87 @@
 """The ledger: every request, answer, refusal, fault, token count and price, on disk as it comes.
 
 One SQLite file in WAL mode, which several processes of one machine may share. A process *claims* requests before it
-sends them, so that no two send the same; a claim lasts as long as its process, which holds a lock on a file beside the
-ledger that the operating system drops at its death. The key of an endpoint is never part of what is stored.
+sends them, so that no two send the same and no limit on cost is passed; a claim lasts as long as its process, which
+holds a lock on a file beside the ledger that the operating system drops at its death. The key of an endpoint is never
+part of what is stored.
 """
 
+import fcntl
 import glob
 import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 from soft2hard.api.answers import MAYBE_PAID, Answer, Fault
-from soft2hard.api.ledger_schema import check, make_tables
-from soft2hard.api.liveness import hold, is_held
 from soft2hard.api.requests import Request
 from soft2hard.errors import UserError
 
+SCHEMA_VERSION = 1
+_APPLICATION = 0x53324854  # marks the file as ours: "S2HT"
+_SCHEMA = """
+CREATE TABLE request (
+    key TEXT PRIMARY KEY, base_url TEXT NOT NULL, model TEXT NOT NULL, layout TEXT NOT NULL, body TEXT NOT NULL,
+    repeat INTEGER NOT NULL, added TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE answer (
+    key TEXT PRIMARY KEY REFERENCES request, text TEXT NOT NULL, refused INTEGER NOT NULL, finish_reason TEXT,
+    input_tokens INTEGER, output_tokens INTEGER, price REAL, bound REAL, via TEXT NOT NULL, raw TEXT NOT NULL,
+    received TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE fault (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL REFERENCES request, kind TEXT NOT NULL, status INTEGER,
+    detail TEXT NOT NULL, bound REAL, via TEXT NOT NULL, met TEXT NOT NULL
+);
+CREATE INDEX fault_of ON fault (key);
+CREATE TABLE run (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started TEXT NOT NULL);
+CREATE TABLE claim (
+    key TEXT PRIMARY KEY REFERENCES request, run INTEGER NOT NULL REFERENCES run, bound REAL
+) WITHOUT ROWID;
+CREATE TABLE batch (
+    id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, run INTEGER NOT NULL, base_url TEXT NOT NULL,
+    model TEXT NOT NULL, layout TEXT NOT NULL, file_id TEXT, remote_id TEXT, state TEXT NOT NULL, made TEXT NOT NULL
+);
+CREATE TABLE batch_item (
+    batch INTEGER NOT NULL REFERENCES batch, key TEXT NOT NULL REFERENCES request, bound REAL,
+    PRIMARY KEY (batch, key)
+) WITHOUT ROWID;
+CREATE INDEX batch_of ON batch_item (key);
+"""
 _WAIT_FOR_OTHERS = 60.0  # seconds that one process may hold the file
+OPEN_STATES = "('new', 'uploaded', 'running')"
+"""States of a batch whose items are not to be sent again, as SQL; the other is 'done'."""
+_COMMITTED = f"""
+SELECT (SELECT coalesce(sum(coalesce(price, bound)), 0.0) FROM answer)
+     + (SELECT coalesce(sum(bound), 0.0) FROM fault)
+     + (SELECT coalesce(sum(bound), 0.0) FROM claim)
+     + (SELECT coalesce(sum(bound), 0.0) FROM batch_item JOIN batch ON id = batch WHERE state IN {OPEN_STATES})
+"""
+_IS_BUSY = f"""
+SELECT 1 FROM claim WHERE key = :key
+UNION SELECT 1 FROM batch_item JOIN batch ON id = batch WHERE key = :key AND state IN {OPEN_STATES}
+"""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one sending of a request."""
+    """The result of one sending of a request."""
 
     request: Request
     result: Answer | Fault
-    price: float | None = None
-    """USD; None where it is unknown."""
     bound: float | None = None
     """USD that it may have cost at most; None where there is no price."""
     via: str = "online"
 
 
 @dataclass(frozen=True)
-class StoredAnswer:
-    """An answer as the ledger has it."""
-
-    text: str
-    refused: bool
-    finish_reason: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    price: float | None
-
-
-@dataclass(frozen=True)
 class Spent:
-    """What the ledger's requests have cost."""
+    """The cost of the ledger's requests."""
 
     known: float
     """USD, of the answers whose price is known."""
@@ -62,11 +91,23 @@ class Spent:
     """USD that lost answers may have cost besides, at most."""
 
 
-class Ledger:
+@dataclass(frozen=True)
+class Claims:
+    """Requests by what became of an attempt to claim them; each is in one of the four, in the order given."""
+
+    taken: list[Request] = field(default_factory=list)
+    answered: list[Request] = field(default_factory=list)
+    busy: list[Request] = field(default_factory=list)
+    """Claimed by a process, or in a batch under way."""
+    too_dear: list[Request] = field(default_factory=list)
+    """Would pass the limit on cost."""
+
+
+class Ledger(AbstractContextManager):
     """An open ledger, made where there is none. Its methods may be called from any thread.
 
-    Raises UserError where the file is no ledger, comes from a newer version, or cannot be written to; what it holds
-    stays as it was.
+    Raises UserError where the file is no ledger, comes from a newer version, or cannot be written to; its content stays
+    as it was.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -84,9 +125,6 @@ class Ledger:
                 self._database.close()
                 raise
 
-    def __enter__(self) -> "Ledger":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -94,11 +132,11 @@ class Ledger:
         """Close the file. Requests still claimed count as lost, since their answers were not waited for."""
         with self._lock:
             try:
-                with self._errors(), self.transaction() as database:
-                    self.end_claims(database, self.run)
+                with self.transaction() as database:
+                    _end_claims(database, self.run)
             finally:
                 self._database.close()
-                self._mark.unlink(missing_ok=True)
+                self._mark(self.run).unlink(missing_ok=True)
                 os.close(self._lock_descriptor)
 
     def store(self, outcomes: Iterable[Outcome] = (), release: Iterable[Request] = ()) -> None:
@@ -111,7 +149,7 @@ class Ledger:
     def write(self, database: sqlite3.Connection, outcome: Outcome) -> None:
         """Write one outcome down within a transaction. The first answer to a request stays."""
         key, result = outcome.request.key, outcome.result
-        self.add(database, outcome.request)
+        _add(database, outcome.request)
         if isinstance(result, Fault):
             bound = outcome.bound if result.kind in MAYBE_PAID else 0.0
             row = (key, result.kind, result.status, result.detail, bound, outcome.via, now())
@@ -119,16 +157,57 @@ class Ledger:
             return
         row = (
             *(key, result.text, result.refused, result.finish_reason, result.input_tokens, result.output_tokens),
-            *(outcome.price, outcome.bound, outcome.via, result.raw, now()),
+            *(result.price, outcome.bound, outcome.via, result.raw, now()),
         )
         database.execute(f"INSERT OR IGNORE INTO answer VALUES ({', '.join('?' * 11)})", row)
         database.execute("DELETE FROM claim WHERE key = ?", (key,))
 
-    def answers(self, keys: Iterable[str]) -> dict[str, StoredAnswer]:
-        """The answers there are, refusals among them, by key."""
-        query = "SELECT key, text, refused, finish_reason, input_tokens, output_tokens, price FROM answer WHERE key IN "
+    def claim(
+        self,
+        requests: Sequence[Request],
+        bounds: Sequence[float | None],
+        max_cost: float | None = None,
+        batch: str | None = None,
+    ) -> Claims:
+        """Take the requests that nobody has answered or is about to, as far as `max_cost` (USD) goes.
+
+        `bounds` say what each may cost at most; they are needed where there is a `max_cost`. What all requests of the
+        ledger have cost or may have cost counts, and so does what other processes have under way. With `batch`, a name
+        of one's own, they are taken as the items of a new batch; all are of one model then.
+        """
+        with self.transaction() as database:
+            claims = _sorted_out(database, requests, bounds, max_cost)
+            table, column, owner = "claim", "run", self.run
+            if batch is not None and claims.taken:
+                of = claims.taken[0]
+                row = (batch, self.run, of.base_url, of.model, of.layout, now())
+                done = database.execute("INSERT INTO batch VALUES (NULL, ?, ?, ?, ?, ?, NULL, NULL, 'new', ?)", row)
+                table, column, owner = "batch_item", "batch", done.lastrowid
+            bound = dict(zip((request.key for request in requests), bounds, strict=True))
+            for request in claims.taken:
+                _add(database, request)
+                row = (request.key, owner, bound[request.key])
+                database.execute(f"INSERT INTO {table} (key, {column}, bound) VALUES (?, ?, ?)", row)
+        return claims
+
+    def drop_dead_claims(self) -> int:
+        """End the claims of processes that are gone, and note their requests as possibly paid; gives their number."""
+        with self.transaction() as database:
+            runs = [run for (run,) in database.execute("SELECT DISTINCT run FROM claim") if not self.is_alive(run)]
+            return sum(_end_claims(database, run) for run in runs)
+
+    def is_alive(self, run: int) -> bool:
+        """True if the process of a run is still there."""
+        return run == self.run or _is_held(self._mark(run))
+
+    def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
+        """The answers to requests, refusals among them, by key."""
+        query = (
+            "SELECT key, text, refused, finish_reason, input_tokens, output_tokens, price FROM answer WHERE key IN {}"
+        )
         return {
-            key: StoredAnswer(text, bool(refused), *rest) for key, text, refused, *rest in self._select(query, keys)
+            key: Answer(text, bool(refused), *rest, price=price)
+            for key, text, refused, *rest, price in self._select(query, keys)
         }
 
     def last_faults(self, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -137,34 +216,19 @@ class Ledger:
         return {key: (kind, detail) for key, kind, detail in self._select(query, keys)}
 
     def has_answer_of(self, base_url: str, model: str) -> bool:
-        """Whether a model has ever answered."""
+        """True if a model has ever answered."""
         query = "SELECT 1 FROM answer JOIN request USING (key) WHERE base_url = ? AND model = ? AND NOT refused LIMIT 1"
         with self._lock, self._errors():
             return self._database.execute(query, (base_url, model)).fetchone() is not None
 
     def spent(self) -> Spent:
-        """What all requests of this ledger have cost."""
+        """The cost of all requests of this ledger."""
+        query = (
+            "SELECT coalesce(sum(price), 0.0), coalesce(sum(price IS NULL), 0), "
+            "(SELECT coalesce(sum(bound), 0.0) FROM fault) FROM answer"
+        )
         with self._lock, self._errors():
-            known, unknown = self._database.execute(
-                "SELECT coalesce(sum(price), 0.0), coalesce(sum(price IS NULL), 0) FROM answer"
-            ).fetchone()
-            (possible,) = self._database.execute("SELECT coalesce(sum(bound), 0.0) FROM fault").fetchone()
-        return Spent(float(known), int(unknown), float(possible))
-
-    @staticmethod
-    def end_claims(database: sqlite3.Connection, run: int) -> int:
-        """End the claims of a process within a transaction, as possibly paid; how many there were."""
-        detail = "the process ended before an answer was stored"
-        count = database.execute(
-            "INSERT INTO fault SELECT NULL, key, 'lost', NULL, ?, bound, 'online', ? FROM claim WHERE run = ?",
-            (detail, now(), run),
-        ).rowcount
-        database.execute("DELETE FROM claim WHERE run = ?", (run,))
-        return count
-
-    def is_alive(self, run: int) -> bool:
-        """Whether the process of a run is still there."""
-        return run == self.run or is_held(_mark(self.path, run))
+            return Spent(*self._database.execute(query).fetchone())
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -180,43 +244,56 @@ class Ledger:
                 raise
 
     def _prepare(self) -> None:
-        check(self._database, self.path)
+        """Refuse a file that is another's or comes from a newer version; make the tables where there are none."""
+        version, application, tables = (
+            self._database.execute(query).fetchone()[0]
+            for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
+        )
+        if tables and application != _APPLICATION:
+            raise UserError(f"{self.path} is a database, but no ledger.", "Choose another path.")
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"The ledger {self.path} comes from a newer version of soft2hard "
+                f"(schema {version}, here {SCHEMA_VERSION}).",
+                "Update soft2hard, or choose another ledger.",
+            )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")  # a paid answer survives a power cut too
         with self.transaction() as database:
-            make_tables(database)
+            if database.execute("PRAGMA user_version").fetchone() == (0,):
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    database.execute(statement)
+                database.execute(f"PRAGMA application_id = {_APPLICATION}")
+                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _register(self) -> int:
         """Enter this process, and take the lock by which others know that it lives."""
         with self.transaction() as database:
             for path in self.path.parent.glob(f"{glob.escape(self.path.name)}.run-*"):
-                is_held(path)
+                _is_held(path)
             row = (socket.gethostname(), os.getpid(), now())
             run = database.execute("INSERT INTO run VALUES (NULL, ?, ?, ?)", row).lastrowid
             assert run is not None
-            self._mark = _mark(self.path, run)
-            self._lock_descriptor = hold(self._mark)
+            self._lock_descriptor = os.open(self._mark(run), os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX)
         return run
 
-    @staticmethod
-    def add(database: sqlite3.Connection, request: Request) -> None:
-        """Write a request down within a transaction, if it is not there yet."""
-        row = (request.key, request.base_url, request.model, request.layout, request.canonical, request.repeat, now())
-        database.execute("INSERT OR IGNORE INTO request VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    def _mark(self, run: int) -> Path:
+        """The file that the process of a run keeps locked."""
+        return self.path.with_name(f"{self.path.name}.run-{run}")
 
     def _select(self, query: str, keys: Iterable[str]) -> Iterator[tuple]:
         """Rows of a query over some keys, a part at a time: SQLite bounds the variables of one query."""
         wanted = list(dict.fromkeys(keys))
-        template = query if "{}" in query else query + "{}"
         for start in range(0, len(wanted), 900):
             part = wanted[start : start + 900]
             with self._lock, self._errors():
-                rows = self._database.execute(template.format(f"({', '.join('?' * len(part))})"), part).fetchall()
+                rows = self._database.execute(query.format(f"({', '.join('?' * len(part))})"), part).fetchall()
             yield from rows
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What SQLite and the operating system say, as UserErrors."""
+        """Errors of SQLite and the operating system as UserErrors."""
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
@@ -229,8 +306,57 @@ class Ledger:
             ) from error
 
 
-def _mark(ledger: Path, run: int) -> Path:
-    return ledger.with_name(f"{ledger.name}.run-{run}")
+def _add(database: sqlite3.Connection, request: Request) -> None:
+    """Write a request down within a transaction, if it is not there yet."""
+    row = (request.key, request.base_url, request.model, request.layout, request.canonical, request.repeat, now())
+    database.execute("INSERT OR IGNORE INTO request VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _sorted_out(
+    database: sqlite3.Connection, requests: Sequence[Request], bounds: Sequence[float | None], max_cost: float | None
+) -> Claims:
+    """The requests that may be sent, within a transaction; one that comes twice is busy the second time."""
+    claims, taken = Claims(), set()
+    budget = float("inf") if max_cost is None else max_cost - float(database.execute(_COMMITTED).fetchone()[0])
+    for request, bound in zip(requests, bounds, strict=True):
+        if database.execute("SELECT 1 FROM answer WHERE key = ?", (request.key,)).fetchone():
+            claims.answered.append(request)
+        elif request.key in taken or database.execute(_IS_BUSY, {"key": request.key}).fetchone():
+            claims.busy.append(request)
+        elif max_cost is not None and (bound is None or bound > budget):
+            claims.too_dear.append(request)
+        else:
+            claims.taken.append(request)
+            taken.add(request.key)
+            budget -= bound or 0.0
+    return claims
+
+
+def _end_claims(database: sqlite3.Connection, run: int) -> int:
+    """End the claims of a process within a transaction, as possibly paid; gives their number."""
+    detail = "the process ended before an answer was stored"
+    count = database.execute(
+        "INSERT INTO fault SELECT NULL, key, 'lost', NULL, ?, bound, 'online', ? FROM claim WHERE run = ?",
+        (detail, now(), run),
+    ).rowcount
+    database.execute("DELETE FROM claim WHERE run = ?", (run,))
+    return count
+
+
+def _is_held(path: Path) -> bool:
+    """True if a process holds the lock of a file. The file of one that does not is removed."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def now() -> str:

@@ -1,17 +1,22 @@
-"""What is sent to an API model, word for word, and the key by which its answer is found again."""
+"""The models behind an API, what is sent to them word for word, and the key by which an answer is found again."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.template import Template
+from soft2hard.storage.yaml_files import read_yaml
 
 Layout = Literal["chat", "completion"]
-"""'chat': one user message; 'completion': plain text that the model goes on with."""
+"""'chat': one user message; 'completion': plain text that the model continues."""
 
 PATHS: dict[Layout, str] = {"chat": "/chat/completions", "completion": "/completions"}
 """Where each layout is posted to, below the base URL."""
@@ -21,11 +26,11 @@ OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 """Parameters that bound the tokens of an answer; the first is the newer name."""
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ApiModel:
     """A model behind an OpenAI-compatible endpoint."""
 
-    name: str
+    name: str = Field(min_length=1)
     """Sent as `model`."""
     base_url: str = "https://api.openai.com/v1"
     layout: Layout = "chat"
@@ -52,6 +57,26 @@ class ApiModel:
     @property
     def title(self) -> str:
         return self.label or self.name
+
+
+def read_models(path: Path) -> list[ApiModel]:
+    """The models in a YAML file: a list of mappings with the fields of `ApiModel`.
+
+    Raises UserError where it cannot be read, or a field is missing, unknown or of the wrong kind.
+    """
+    remedy = "Write a list of models, each with a name; keys go in the environment."
+    try:
+        models = TypeAdapter(list[ApiModel]).validate_python(read_yaml(path, "a list of models"))
+    except ValidationError as error:  # without the values: somebody may have put a key there
+        raise UserError(f"{path}: {problems(error)}.", remedy) from None
+    if not models:
+        raise UserError(f"{path} has no models.", remedy)
+    return models
+
+
+def problems(error: ValidationError) -> str:
+    """All that is wrong with a file, in one line and without its values."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 scripts/train_embedded --size cpu
 """
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -14,26 +13,25 @@ from pathlib import Path
 import torch
 import typer
 
-from soft2hard.checkpoints import EMBEDDED, cards
-from soft2hard.checkpoints.recipe import FINAL_EXAMPLES, Recipe, final_tuning, long_tuning, recipe_named
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
+from soft2hard.checkpoints import EMBEDDED
+from soft2hard.checkpoints.install import install
+from soft2hard.checkpoints.recipe import Recipe, long_tuning, recipe_named
+from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.data_gen.corpus.making import CorpusBuilder
+from soft2hard.data_gen.corpus_folder import CorpusPlan
 from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Split
-from soft2hard.data_gen.tuning import Tuner, Tuning
-from soft2hard.data_gen.world.lm_training import LMTrainer, evaluate
-from soft2hard.data_gen.world.models import api_trainer, save_language_model, subject_trainer
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.world import FINAL_EXAMPLES, FINAL_TUNING
+from soft2hard.data_gen.world.training import make_world
 from soft2hard.errors import UserError, run_script
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.storage.files import atomic_folder
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from soft2hard.translator.training import train_translator
 
-STAGES = ("subject", "api_model", "start", "corpus", "translator", "samples")
-N_SAMPLES = 20
+STAGES = ("world", "corpus", "translator", "install")
 TRAINING_CORPORA = ("common", "long", "random")
 
 
@@ -47,38 +45,12 @@ class Build:
     workers: int = 1
     log: Callable[[str], None] = print
 
-    # --- language models ----------------------------------------------------------------------
-
-    def subject(self) -> None:
-        trainer, tokenizer = subject_trainer(self.recipe.subject, self.run / "subject")
-        self._language_model(trainer, tokenizer, "subject")
-
-    def api_model(self) -> None:
-        trainer, tokenizer = api_trainer(self.recipe.api_model, self.recipe.api_vocab, self.run / "api_model")
-        self._language_model(trainer, tokenizer, "api_model")
-
-    def _language_model(self, trainer: LMTrainer, tokenizer, name: str) -> None:
-        for _ in trainer.run(lambda entry: self._log_entry(name, entry)):
-            pass  # it logs and saves by itself
-        scores = {
-            "zero_shot": evaluate(trainer.model, trainer.builder, "test", n_per_family=64),
-            "few_shot": evaluate(trainer.model, trainer.builder, "test", n_per_family=64, few_shot=True),
-        }
-        card = cards.language_model_card(name, trainer, scores)
-        save_language_model(trainer.model, tokenizer, card, self.out / name)
-        self.log(f"{name}: saved to {self.out / name}")
-
-    # --- soft prompts -------------------------------------------------------------------------
+    def world(self) -> None:
+        make_world(self.recipe.world, self.run / "world", self.log)
 
     @cached_property
     def _tuning_subject(self) -> Subject:
-        return load_for_tuning(self.out / "subject")
-
-    def start(self) -> None:
-        """The common start of all soft prompts, saved beside the subject for users' own tuning."""
-        subject, text = self._tuning_subject, self.recipe.start_text
-        embeddings = subject.embed_text(text).float()
-        SoftPrompt(embeddings, "embedded", subject.fingerprint, {"text": text}).save(self.out / "subject" / START_FILE)
+        return load_for_tuning(self.run / "world" / "subject")
 
     def corpora(self) -> dict[str, tuple[CorpusPlan, LexicalDoD]]:
         """The corpora by name: validation tasks; from the common start; tuned to the end; from random tokens."""
@@ -122,7 +94,7 @@ class Build:
         for process in processes:
             process.join()
         if any(process.exitcode for process in processes):
-            raise UserError(f"A worker making the corpus '{name}' failed.", "Run the command again: it goes on.")
+            raise UserError(f"A worker making the corpus '{name}' failed.", "Run the command again to continue.")
 
     def make_shards(self, name: str, first: int, stride: int) -> None:
         """Make every `stride`-th missing shard of a corpus, from `first` on."""
@@ -131,49 +103,23 @@ class Build:
         for number in builder.build(range(first, builder.n_shards, stride)):
             self.log(f"corpus {name}: shard {number + 1} of {builder.n_shards}")
 
-    # --- translator ---------------------------------------------------------------------------
-
     def translator(self) -> None:
         import datasets
 
         corpus = datasets.concatenate_datasets([load_corpus(self.run / "corpus" / n) for n in TRAINING_CORPORA])
         validation = load_corpus(self.run / "corpus" / "validation", snapshots=False)
-        subject = Subject.from_pretrained(str(self.out / "subject"))
-        # A package path means nothing on another machine: the card names the subject by its role.
+        subject = Subject.from_pretrained(str(self.run / "world" / "subject"))
+        # A path means nothing on another machine: the card names the subject by its role.
         subject.name = "embedded"
         translator = Translator.for_subject(subject, Design("encoder-decoder"))  # what the embedded one is
         train_translator(
             translator, corpus, validation, self.recipe.translator, self.run / "translator", subject=subject
         )
-        translator.save_pretrained(self.out / "translator", dtype=torch.bfloat16)
-        cards.write_translator_card(self.out / "translator", translator.card)
-        self.log(f"translator: saved to {self.out / 'translator'}")
 
-    def samples(self) -> None:
-        """Soft prompts of test tasks, as examples of what a user has."""
-        subject = self._tuning_subject
-        drawn = LexicalDoD().draw("test", N_SAMPLES, seed=7)
-        tasks = [task.record(7, n_train=FINAL_EXAMPLES) for task in drawn]
-        tuning = final_tuning(self.recipe)
-        found = {t.task.name: t for t in Tuner(subject, tuning).tune(tasks)}
-        with atomic_folder(self.out / "soft_prompts", overwrite=True) as folder:
-            about = []
-            for number, task in enumerate(tasks):
-                file = f"{number:02d}-{task.family}.safetensors"
-                prompt = found[task.name].soft_prompt
-                replace(prompt, subject="embedded").save(folder / file)
-                about.append(cards.sample_record(file, found[task.name]))
-                (folder / file).with_suffix(".jsonl").write_text(cards.example_lines(task))
-            (folder / "tasks.json").write_text(json.dumps(about, indent=2))
-        self.log(f"samples: saved to {self.out / 'soft_prompts'}")
-
-    def _log_entry(self, name: str, entry: dict) -> None:
-        accuracy = entry["accuracy"]
-        mean = sum(accuracy.values()) / len(accuracy)
-        self.log(f"{name}: step {entry['step']}, {entry['seconds']} s, loss {entry['loss']:.3f}, accuracy {mean:.3f}")
-        path = self.run / name / "log.jsonl"
-        with path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+    def install(self) -> None:
+        tuning = replace(long_tuning(self.recipe), steps=self.recipe.final_steps, patience=FINAL_TUNING.patience)
+        install(self.run, self.out, tuning)
+        self.log(f"saved to {self.out}")
 
 
 def _shard_worker(recipe: Recipe, run: Path, out: Path, name: str, first: int, stride: int) -> None:

@@ -6,6 +6,6 @@ import os
 # took twice the processor time. OpenMP reads this when it is loaded, so it comes before everything else.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from soft2hard.cli.app import app
+from soft2hard.cli.app import app, main
 
-__all__ = ["app"]
+__all__ = ["app", "main"]

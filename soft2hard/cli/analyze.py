@@ -2,186 +2,151 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cyclopts import Parameter
+from pydantic import PositiveInt
 
-from soft2hard.cli.analysis_inputs import chosen_table, chosen_tasks, chosen_translator, identities, workers_of
-from soft2hard.cli.common import claim, load_subject, no_remains, progress_bar, quiet, rounding_of, say, with_loading
-from soft2hard.cli.config_options import with_options
+from soft2hard.cli.common import (
+    AtLeast0,
+    AtLeast1,
+    LoadingFlags,
+    Output,
+    claim,
+    flags_of,
+    load_subject,
+    no_remains,
+    progress_bar,
+    quiet,
+    say,
+)
+from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
+from soft2hard.eval.analysis.settings import Counts, Sizes
+from soft2hard.lm.settings import Loading
+from soft2hard.settings import chosen, settings
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
-    from soft2hard.data_gen.tuning import Tuning
-    from soft2hard.eval.analysis.material import Material
-    from soft2hard.eval.analysis.records import Analysis
-
-_TUNING = {"init": "vocabulary", "patience": 5, "eval_every": 10}
-"""The study's start and patience, with looks close enough together that this patience can end a tuning."""
-_N_TASKS, _N_TUNINGS, _N_CONTROL_TASKS, _N_CONTROL_TUNINGS = 50, 4, 24, 2
+    from soft2hard.eval.analysis.findings import Analysis
+    from soft2hard.eval.analysis.inputs import Material, Table
+    from soft2hard.lm.subject import Subject
+    from soft2hard.translator.model import Translator
+    from soft2hard.workers.subject_workers import SubjectWorkers
 
 
-@with_options("sizes", "soft2hard.eval.analysis.material", "Sizes", panel="Sizes")
-@with_options(
-    "tuning",
-    "soft2hard.data_gen.tuning",
-    "Tuning",
-    panel="Tuning",
-    defaults=_TUNING,
-    helps={"seed": "Seed of the first tuning and of all else that is random; further tunings count on from it."},
-)
-@with_loading
+@settings
+class StudyTuning(Tuning):
+    """Tuning with the study's start and patience, and looks close enough together that it can end a tuning."""
+
+    init: str = "vocabulary"
+    """Where a prompt starts, as in soft2hard tune."""
+    eval_every: PositiveInt = 10
+    """Steps between two looks at the validation loss."""
+    patience: PositiveInt = 5
+    """Looks without improvement after which tuning stops."""
+    seed: int = 0
+    """Seed of the first tuning and of all else that is random; further tunings count on from it."""
+
+
 def analyze(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[PATH]...",
-            help="Soft prompts of one subject: files, PEFT adapter folders, or folders of them. Without, tasks of "
-            "--dod or --examples are tuned several times each, and these tunings are analysed.",
-        ),
-    ] = None,
+    paths: list[Path] | None = None,
+    /,
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for all figures: analysis.json, arrays, CSV files and the report. Run again to go on with it. "
-            "Needed for tunings; without it, soft prompts that are given are shown on the terminal alone.",
-        ),
-    ] = None,
-    subject: Annotated[
-        str | None,
-        typer.Option(
-            help="The frozen language model that the soft prompts belong to, as in soft2hard tune. Given soft prompts "
-            "can be analysed without one, in part.",
-            show_default="embedded for tunings, none for given soft prompts",
-        ),
-    ] = None,
-    translator: Annotated[
-        str | None,
-        typer.Option(
-            help="Translator of the subject's soft prompts: 'embedded', a folder or a name; 'none' for none.",
-            show_default="embedded beside the embedded subject, else none",
-        ),
-    ] = None,
-    table: Annotated[
-        str | None,
-        typer.Option(
-            help="Where nearest tokens are looked up, if not in the subject: a file with a table of input embeddings "
-            "(tokens are then numbers), or a model by folder or name."
-        ),
-    ] = None,
-    examples: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Task files, or folders of them, named like the tasks of the soft prompts: for scores, transfer and "
-            "experiments. Repeatable."
-        ),
-    ] = None,
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .csv or .jsonl file with columns file and task. Without, the task of a soft prompt is what its "
-            "file says, else what its name says without the number of a run, or the name of its folder."
-        ),
-    ] = None,
-    dod: Annotated[str | None, typer.Option(help="Collection to take tasks from, such as 'lexical'.")] = None,
-    dod_folder: Annotated[
-        Path | None, typer.Option(help="Where the published files of the collection lie; 'lexical' has none.")
-    ] = None,
-    n_tasks: Annotated[
-        int | None, typer.Option(min=1, help="Tasks to tune, at most.", show_default=str(_N_TASKS))
-    ] = None,
-    tunings: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tunings of each task, start and order of examples varied.", show_default=str(_N_TUNINGS)
-        ),
-    ] = None,
-    control_tasks: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            show_default=str(_N_CONTROL_TASKS),
-            help="Tasks that are also tuned with the start alone varied, with the order alone, from label words, from "
-            "their instruction, and from the common start that comes with the subject.",
-        ),
-    ] = None,
-    control_tunings: Annotated[
-        int | None, typer.Option(min=1, help="Tunings of each of these.", show_default=str(_N_CONTROL_TUNINGS))
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="A section to make, and what it builds on; repeatable. All by default.")
-    ] = None,
-    positions: Annotated[
-        int, typer.Option(min=0, help="Positions of each soft prompt whose nearest tokens are printed.")
-    ] = 8,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that tune and score side by side, each with the subject in its memory and an equal share "
-            "of the cores.",
-            show_default="one a core for a subject of under 100 M parameters on a CPU, else 1",
-        ),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of tables.")] = False,
-    tuning: dict[str, Any],
-    loading: dict[str, Any],
-    sizes: dict[str, Any],
+    output: Output | None = None,
+    subject: str | None = None,
+    translator: str | None = None,
+    table: str | None = None,
+    examples: list[Path] | None = None,
+    mapping: Path | None = None,
+    dod: str | None = None,
+    dod_folder: Path | None = None,
+    only: list[str] | None = None,
+    positions: AtLeast0 = 8,
+    workers: AtLeast1 | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    counts: flags_of(Counts, "Tunings") = Counts(),
+    sizes: flags_of(Sizes, "Sizes") = Sizes(),
+    tuning: flags_of(StudyTuning, "Tuning") = StudyTuning(),
+    loading: LoadingFlags = Loading(),
 ) -> None:
     """Analyse soft prompts: nearest tokens, distances, maps, transfer, translations, and what carries the meaning.
 
-    [bold]Examples:[/bold] soft2hard analyze prompts/ --table model.safetensors
+    **Examples:** `soft2hard analyze prompts/ --table model.safetensors`
 
-    soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis
+    `soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis`
+
+    Args:
+        paths: Soft prompts of one subject: files, PEFT adapter folders, or folders of them. Without, tasks of --dod or
+            --examples are tuned several times each, and these tunings are analysed.
+        output: Folder for all figures: analysis.json, tables and the report. Run again to resume it. Needed for
+            tunings; without it, soft prompts that are given are shown on the terminal alone.
+        subject: The frozen language model that the soft prompts belong to, as in soft2hard tune; 'embedded' for
+            tunings if not given. Given soft prompts can be analysed without one, in part.
+        translator: Translator of the subject's soft prompts: 'embedded', a folder or a name; 'none' for none. If not
+            given, 'embedded' beside the embedded subject, else none.
+        table: Where nearest tokens are looked up, if not in the subject: a file with a table of input embeddings
+            (tokens are then numbers), or a model by folder or name.
+        examples: Task files, or folders of them, named like the tasks of the soft prompts: for scores, transfer and
+            experiments. Repeatable.
+        mapping: A .csv or .jsonl file with columns file and task. Without, the task of a soft prompt is what its file
+            says, else what its name says without the number of a run, or the name of its folder.
+        dod: Collection to take tasks from, such as 'lexical'.
+        dod_folder: Where the published files of the collection lie; 'lexical' has none.
+        only: A section to make, and what it builds on; repeatable. All by default.
+        positions: Positions of each soft prompt whose nearest tokens are printed.
+        workers: Processes that tune and score side by side, each with the subject in its memory and an equal share of
+            the cores. If not given, one a core for a subject of under 100 M parameters on a CPU, else 1.
+        json_: Print analysis.json and all tables as JSON.
     """
-    counts = {
-        "--n-tasks": n_tasks,
-        "--tunings": tunings,
-        "--control-tasks": control_tasks,
-        "--control-tunings": control_tunings,
-    }
-    _check_options(paths, output, dod, dod_folder, examples, mapping, counts)
-    usual = (_N_TASKS, _N_TUNINGS, _N_CONTROL_TASKS, _N_CONTROL_TUNINGS)
-    n_tasks, tunings, *controls = (
-        default if given is None else given for given, default in zip(counts.values(), usual, strict=True)
-    )
     quiet()
-    from soft2hard.data_gen.tuning import Tuning
-    from soft2hard.eval.analysis.material import Sizes
-    from soft2hard.eval.analysis.run import wanted_sections
+    from soft2hard.eval.analysis.analysis_run import begin, run_analysis, wanted_sections
+    from soft2hard.eval.analysis.page import write_analysis_page
 
-    wanted_sections(only or ())
-    config, chosen = Tuning(**tuning), Sizes(**sizes)
+    wanted = wanted_sections(only or ())
+    changed = [_flag(name) for name in chosen(counts) | chosen(tuning) if name != "seed"]
+    _check_options(paths, output, dod, dod_folder, examples, mapping, changed)
+    for name, section in (("k", "extraction"), ("orders", "positions"), ("experiment_tasks", "positions")):
+        if section not in wanted and name in chosen(sizes):
+            raise UserError(f"{_flag(name)} is about {section}, which is not made.", "Leave it out.")
     # Given soft prompts may be of any number of tasks.
-    tasks = chosen_tasks(dod, dod_folder, examples, None if paths else n_tasks, config.seed)
+    tasks = _tasks(dod, dod_folder, examples, None if paths else counts.n_tasks, tuning.seed)
     name = subject or (None if paths else "embedded")
     lm = None if name is None else load_subject(name, fast=True, loading=loading)
-    common = {
-        "subject": lm,
-        "translator": chosen_translator(translator, name, lm),
-        "table": chosen_table(table),
-        "tuning": config,
-        "sizes": chosen,
-    }
-    asked = {"paths": paths, "mapping": mapping, "table": table, "tuning": tuning, "sizes": sizes}
-    if not paths:
-        asked |= {"tunings": tunings, "control_tasks": controls[0], "control_tunings": controls[1]}
-    models = (common[role] for role in ("subject", "translator", "table"))
-    settings = asked | identities(tasks, *models) | rounding_of(loading)
-    with TemporaryDirectory() as passing, workers_of(name, lm, loading, workers) as common["workers"]:
+    models = {"subject": lm, "translator": chosen_translator(translator, name, lm), "table": _table(table)}
+    settings = {"paths": paths, "mapping": mapping, "table": table, "sizes": vars(sizes), **_identities(tasks, models)}
+    settings |= loading.rounding | ({"seed": tuning.seed} if paths else {"tuning": vars(tuning), **vars(counts)})
+    with TemporaryDirectory() as passing, _workers(name, lm, loading, workers) as crew:
         folder = output or Path(passing)
+        common = models | {"sizes": sizes, "seed": tuning.seed, "workers": crew}
         with no_remains(folder, nothing_to_keep=bool(paths)):
+            started = time.perf_counter()
             if paths:
-                analysis = _given(paths, mapping, tasks, common, settings, folder, only or ())
+                material, found = _given(paths, mapping, tasks, common, only or [])
+                claim(folder, settings | found)
             else:
-                analysis = _tuned(tasks, tunings, controls, common, settings, folder, only or ())
-        _show(analysis, output, positions, json_)
+                if only and "stability" in only and models["translator"] is None:
+                    raise UserError("No translator was given, and stability needs one.", "Give --translator.")
+                claim(folder, settings)
+                material = _tuned(tasks, counts, tuning, common, folder)
+            seconds = None if paths else time.perf_counter() - started
+            analysis, material = begin(material, folder, settings, seconds)
+            with progress_bar() as progress:
+                bar = progress.add_task("Sections", total=None)
+                analysis = run_analysis(
+                    material, analysis, folder, only or (), lambda n: progress.update(bar, advance=1, description=n)
+                )
+        _show(analysis, folder, positions, json_)
+        if output is not None:
+            say(f"Report: {write_analysis_page(output)}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_options(
@@ -191,11 +156,12 @@ def _check_options(
     dod_folder: Path | None,
     examples: list[Path] | None,
     mapping: Path | None,
-    counts: Mapping[str, int | None],
+    changed: Sequence[str],
 ) -> None:
-    if paths and (given := [option for option, n in counts.items() if n is not None]):
+    """`changed`: options about tunings that are not the usual ones."""
+    if paths and changed:
         raise UserError(
-            f"{given[0]} is about tunings that the command makes, and soft prompts are given.", "Leave it out."
+            f"{changed[0]} is about tunings that the command makes, and soft prompts are given.", "Leave it out."
         )
     if paths and dod:
         raise UserError("Soft prompts and --dod exclude each other.", "Give --examples beside soft prompts.")
@@ -212,94 +178,120 @@ def _check_options(
         raise UserError("--dod-folder belongs to a published collection.", "Name it with --dod.")
 
 
+def _tasks(
+    dod: str | None, folder: Path | None, examples: list[Path] | None, n: int | None, seed: int
+) -> tuple["Task", ...]:
+    """Tasks of a collection or of task files."""
+    from soft2hard.data_gen.taskfiles import read_tasks
+    from soft2hard.eval.cases import drawn_tasks
+    from soft2hard.eval.config import DODS, Tasks
+
+    if dod is None:
+        return tuple(read_tasks(examples or [], seed))[:n] if examples else ()
+    if dod not in DODS:
+        raise UserError(f"There is no collection '{dod}'.", f"The collections are {', '.join(DODS)}.")
+    if dod != "lexical" and folder is None:
+        raise UserError(f"The files of '{dod}' are published elsewhere.", "Give --dod-folder; see docs/datasets.md.")
+    return tuple(drawn_tasks(Tasks(dod=dod, folder=folder, n=n), "test", seed))
+
+
+def chosen_translator(name: str | None, subject_name: str | None, subject: "Subject | None") -> "Translator | None":
+    """The translator by its name on the command line, beside a subject by its name; None for 'none'.
+
+    Raises UserError where it was trained for another subject than the one that is loaded.
+    """
+    from soft2hard.translator.model import Translator
+
+    chosen = name or ("embedded" if subject_name == "embedded" else "none")
+    return None if chosen == "none" else Translator.from_pretrained(chosen, subject=subject)
+
+
+def _table(name: str | None) -> "Subject | Table | None":
+    """A table of embeddings by its file, or a model by folder or name."""
+    from soft2hard.eval.analysis.nearest_tokens import read_embedding_table
+    from soft2hard.prompts.files import SUFFIXES
+
+    if name is None or Path(name).is_file():
+        return name and read_embedding_table(Path(name))
+    if Path(name).suffix.lower() in SUFFIXES:
+        raise UserError(f"There is no file {name}.", "Give --table a file of embeddings, or a model by folder or name.")
+    return load_subject(name)
+
+
+def _workers(
+    name: str | None, subject: "Subject | None", loading: Loading, n: int | None
+) -> "AbstractContextManager[SubjectWorkers | None]":
+    """So many processes that each hold the subject of this name, or as many as suit it; None without a subject."""
+    from soft2hard.workers.subject_workers import SubjectWorkers, usual_workers
+
+    if subject is None:
+        return nullcontext()
+    make = partial(load_subject, name, fast=True, loading=loading)
+    return SubjectWorkers(subject, n or usual_workers(subject), make)
+
+
+def _identities(tasks: tuple["Task", ...], models: Mapping[str, Any]) -> dict[str, Any]:
+    """Fingerprints of tasks and models, so that a folder is resumed only where they are the same."""
+    from soft2hard.data_gen.taskfiles import content_hash
+    from soft2hard.eval.loaded_models import translator_fingerprint
+
+    subject, translator, table = (models[role] for role in ("subject", "translator", "table"))
+    return {
+        "command": "analyze",
+        "tasks": content_hash(tasks),
+        "subject": subject and subject.fingerprint,
+        "translator": translator and translator_fingerprint(translator),
+        "embeddings": table and table.fingerprint,
+    }
+
+
 def _given(
-    paths: list[Path],
-    mapping: Path | None,
-    tasks: tuple["Task", ...],
-    common: Mapping[str, Any],
-    settings: dict[str, Any],
-    folder: Path,
-    only: list[str] | tuple[str, ...],
-) -> "Analysis":
-    from soft2hard.eval.analysis.given import content_hash_of, read_given
-    from soft2hard.eval.analysis.material import Material
-    from soft2hard.eval.analysis.needs import check_material
+    paths: list[Path], mapping: Path | None, tasks: tuple["Task", ...], models: Mapping[str, Any], only: list[str]
+) -> tuple["Material", dict[str, Any]]:
+    """Soft prompts of files, with their settings."""
+    from soft2hard.eval.analysis.analysis_run import check_material
+    from soft2hard.eval.analysis.inputs import Material, content_hash_of, read_given
 
     rows, prompts = read_given(paths, mapping, {task.name for task in tasks})
     used = {row.task for row in rows}
-    kept = tuple(task for task in tasks if task.name in used)
-    material = Material(rows, prompts, kept, seed=common["tuning"].seed, **common)
+    material = Material(rows, prompts, tuple(task for task in tasks if task.name in used), **models)
     check_material(material, only)
     named = [[row.name, row.task] for row in rows]
-    claim(folder, settings | {"soft prompts": content_hash_of(prompts), "names and tasks": named})
-    return _analysed(material, None, settings, folder, only)
+    return material, {"soft prompts": content_hash_of(prompts), "names and tasks": named}
 
 
 def _tuned(
-    tasks: tuple["Task", ...],
-    n_tunings: int,
-    controls: Sequence[int],
-    common: Mapping[str, Any],
-    settings: dict[str, Any],
-    folder: Path,
-    only: list[str] | tuple[str, ...],
-) -> "Analysis":
-    from soft2hard.eval.analysis.material import Material
+    tasks: tuple["Task", ...], counts: Counts, config: Tuning, models: Mapping[str, Any], folder: Path
+) -> "Material":
+    """Soft prompts that are tuned now."""
+    from soft2hard.eval.analysis.inputs import Material
     from soft2hard.eval.analysis.tunings import has_common_start, plan_groups, tune_groups
 
-    if "stability" in only and common["translator"] is None:
-        raise UserError("No translator was given, and stability needs one.", "Give --translator.")
-    config: Tuning = common["tuning"]
-    common_start = has_common_start(common["subject"], config.n_tokens)
-    groups = plan_groups(tasks, config.init, n_tunings, *controls, common_start)
-    claim(folder, settings)
-    started = time.perf_counter()
+    common_start = has_common_start(models["subject"], config.n_tokens)
+    groups = plan_groups(tasks, config.init, counts, common_start)
     with progress_bar() as progress:
         total = sum(len(group.tasks) * group.n for group in groups) * config.steps
         bar = progress.add_task("Tuning (steps)", total=total)
         rows, prompts = tune_groups(
-            common["workers"], groups, config, folder / "tunings", on_step=lambda n: progress.advance(bar, n)
+            models["workers"], groups, config, folder / "tunings", on_step=lambda n: progress.advance(bar, n)
         )
-    seconds = time.perf_counter() - started
-    known = tuple(group.row() for group in groups)
-    material = Material(rows, prompts, tasks, groups=known, seed=config.seed, **common)
-    return _analysed(material, seconds, settings, folder, only)
+    return Material(rows, prompts, tasks, groups=tuple(group.row() for group in groups), **models)
 
 
-def _analysed(
-    material: "Material",
-    seconds: float | None,
-    settings: dict[str, Any],
-    folder: Path,
-    only: list[str] | tuple[str, ...],
-) -> "Analysis":
-    from soft2hard.eval.analysis.run import begin, run_analysis
-
-    analysis, material = begin(material, folder, settings, seconds)
-    with progress_bar() as progress:
-        bar = progress.add_task("Sections", total=None)
-        return run_analysis(
-            material, analysis, folder, only, lambda name: progress.update(bar, advance=1, description=name)
-        )
-
-
-def _show(analysis: "Analysis", output: Path | None, positions: int, json_: bool) -> None:
+def _show(analysis: "Analysis", folder: Path, positions: int, json_: bool) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from soft2hard.eval.analysis.summary import listings
+    from soft2hard.eval.analysis.findings import as_json
+    from soft2hard.eval.analysis.page import listings
 
     if json_:
-        typer.echo(analysis.model_dump_json(indent=1))
-    else:
-        console = Console()
-        for listing in listings(analysis, positions):
-            table = RichTable(*listing.columns, title=listing.title)
-            for row in listing.rows:
-                table.add_row(*map(Text, row))
-            console.print(table)
-    if output is not None:
-        from soft2hard.eval.report.analysis_page import write_analysis_page
-
-        say(f"Report: {write_analysis_page(output)}")
+        print(as_json(folder, analysis))
+        return
+    console = Console()
+    for listing in listings(analysis, folder, positions):
+        table = RichTable(*listing.columns, title=listing.title)
+        for row in listing.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)

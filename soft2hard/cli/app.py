@@ -1,23 +1,15 @@
 """The application: its commands, its help, and what becomes of errors."""
 
 import errno
-from typing import Annotated, Any
+import sys
+from collections.abc import Sequence
 
-import typer
-from typer.core import TyperGroup
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
 
-from soft2hard.cli.analyze import analyze
-from soft2hard.cli.evaluate import evaluate
-from soft2hard.cli.finetune import finetune
-from soft2hard.cli.generate import generate
-from soft2hard.cli.hub import pull, push
-from soft2hard.cli.report import report
-from soft2hard.cli.run import run
-from soft2hard.cli.train import train
-from soft2hard.cli.transfer import transfer
-from soft2hard.cli.translate import translate
-from soft2hard.cli.tune import tune
+from soft2hard import __version__
 from soft2hard.errors import UserError
+from soft2hard.settings import user_error
 
 _INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 plus the number of the signal, as shells have it."""
@@ -30,82 +22,77 @@ A soft prompt is a few vectors tuned in place of an instruction. A translator re
 in words. Every translation is verified: both prompts are run side by side on the subject, the frozen language model \
 that the soft prompt was tuned on. The word "embedded" stands for the small models that come with the package.
 
-[bold]A worked example[/bold], offline and in a minute. Let kinds.csv hold the lines input,output; lion,animal; \
-apple,fruit; wolf,animal; cherry,fruit; and a dozen more like these. Tune a soft prompt from them, then ask what it \
-says:
+**A worked example**, offline and in a minute. Let kinds.csv hold the lines input,output; lion,animal; apple,fruit; \
+wolf,animal; cherry,fruit; and a dozen more like these. Tune a soft prompt from them, then ask what it says:
 
-[cyan]$ soft2hard tune kinds.csv --output prompts[/cyan]
-
-[cyan]$ soft2hard translate prompts --examples kinds.csv[/cyan]
+    $ soft2hard tune kinds.csv --output prompts
+    $ soft2hard translate prompts --examples kinds.csv
 
 prompts/kinds.safetensors: the instruction in words, and a verdict: faithful, doubtful or failed.
 
-For models and tasks of your own: [cyan]tune --dod[/cyan] makes a corpus of soft prompts, [cyan]train[/cyan] a \
-translator from it, and [cyan]finetune[/cyan] teaches a translator new tasks.
+For models and tasks of your own: *tune --dod* makes a corpus of soft prompts, *train* a translator from it, and \
+*finetune* teaches a translator new tasks.
 """
 
+COMMANDS = {
+    "translate": "translate",
+    "tune": "tune",
+    "train": "train",
+    "finetune": "finetune",
+    "evaluate": "evaluate",
+    "report": "report",
+    "transfer": "transfer",
+    "push": "hub",
+    "pull": "hub",
+    "analyze": "analyze",
+    "generate": "generate",
+    "run": "run",
+}
+"""Every command with its module, which is imported when the command or its help is asked for."""
 
-class _Commands(TyperGroup):
-    """Ends in one line for what a user can mend; bugs keep their traceback."""
+app = App(
+    name="soft2hard",
+    help=HELP,
+    version=f"soft2hard {__version__}",
+    help_format="markdown",
+    default_parameter=Parameter(negative_iterable=(), negative_none=(), show_env_var=False, allow_repeating=True),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    exit_on_error=False,
+    print_error=False,
+)
+for _name, _module in COMMANDS.items():
+    app.command(f"soft2hard.cli.{_module}:{_name}", name=_name, sort_key=len(app._commands))
+app.register_install_completion_command(add_to_startup=False, help="Install completion for the shell in use.")
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            _end(str(error), UserError.exit_code)
-        except OSError as error:
-            if error.errno not in _MACHINE_ERRORS:
-                raise
-            where = f" {error.filename}" if error.filename else ""
-            _end(f"Cannot read or write{where}: {error.strerror}. Free some space or check the permissions.", 2)
-        except KeyboardInterrupt:
-            resumes = ctx.invoked_subcommand != "translate"
-            kept = "What is finished is kept: run the same command again to go on." if resumes else "Nothing was saved."
-            _end(f"Interrupted. {kept}", _INTERRUPTED)
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exits with status 2 and one line for what a user can fix. Bugs keep their traceback."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command = next(iter(arguments), "")
+    if command not in COMMANDS:
+        for name in COMMANDS:
+            app[name]  # imports it, so that the list of commands says what each does
+    try:
+        app(arguments)
+    except UserError as error:
+        _end(str(error), UserError.exit_code)
+    except CycloptsError as error:
+        if isinstance(error.__cause__, ValidationError):
+            _end(str(user_error(error.__cause__)), UserError.exit_code)
+        shown = f" {command}" if command in COMMANDS else ""
+        _end(f"{' '.join(str(error).split())} See soft2hard{shown} --help.", 2)
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _end(f"Cannot read or write{where}: {error.strerror}. Free some space or check the permissions.", 2)
+    except KeyboardInterrupt:
+        resumes = command != "translate"
+        kept = "What is finished is kept: run the same command again to resume." if resumes else "Nothing was saved."
+        _end(f"Interrupted. {kept}", _INTERRUPTED)
 
 
 def _end(line: str, status: int) -> None:
-    typer.echo(line, err=True)
-    raise typer.Exit(status)
-
-
-app = typer.Typer(
-    cls=_Commands,
-    name="soft2hard",
-    help=HELP,
-    rich_markup_mode="rich",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
-app.command()(translate)
-app.command()(tune)
-app.command()(train)
-app.command()(finetune)
-app.command()(evaluate)
-app.command()(report)
-app.command()(transfer)
-app.command()(push)
-app.command()(pull)
-app.command()(analyze)
-app.add_typer(generate, name="generate")
-app.command()(run)
-
-
-def _print_version(wanted: bool) -> bool:
-    if wanted:
-        from soft2hard import __version__
-
-        typer.echo(f"soft2hard {__version__}")
-        raise typer.Exit
-    return wanted
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options before the command; the help is `HELP`."""
+    print(line, file=sys.stderr)
+    raise SystemExit(status)

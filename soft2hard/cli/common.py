@@ -1,6 +1,5 @@
-"""What the commands share: options, loading of models, progress bars, and folders that a rerun goes on with."""
+"""What the commands share: options, loading of models, progress bars, and folders that a rerun resumes."""
 
-import functools
 import json
 import os
 import shutil
@@ -9,84 +8,88 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from soft2hard.cli.config_options import config_fields, with_options
 from soft2hard.errors import UserError
+from soft2hard.lm.settings import Loading
+from soft2hard.settings import settings
 from soft2hard.storage.files import atomic_write
+from soft2hard.workers.cluster import Cluster
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from soft2hard.lm.subject import Subject
 
+
+def flags_of(cls: Any, group: str, prefix: str = "", **names: str) -> Any:
+    """The type of a parameter whose fields are flags of their own, under a heading in the help.
+
+    `prefix` begins their names where two classes share field names; `names` calls fields otherwise.
+    """
+
+    def name(field: str) -> str:
+        return names.get(field, f"{prefix}{field}").replace("_", "-")
+
+    return Annotated[cls, Parameter(name="*", group=group, name_transform=name)]
+
+
+@settings
+class RunLoading(Loading):
+    """The settings of `Loading` for commands that tune nothing."""
+
+    gradient_checkpointing: Annotated[bool, Parameter(parse=False)] = False
+    """Of tuning alone."""
+
+
+LoadingFlags = flags_of(Loading, "Subject in memory")
+RunLoadingFlags = flags_of(RunLoading, "Subject in memory")
+ClusterFlags = flags_of(Cluster | None, "Cluster", "cluster_", address="cluster")
+AtLeast1 = Annotated[int, Parameter(validator=Number(gte=1))]
+AtLeast0 = Annotated[int, Parameter(validator=Number(gte=0))]
+Output = Annotated[Path, Parameter(alias="-o")]
 SubjectName = Annotated[
     str,
-    typer.Option(
+    Parameter(
         help="The frozen language model that the soft prompts belong to: 'embedded', a folder, or a name in the local "
         "cache or on the hub."
     ),
 ]
 TranslatorName = Annotated[
     str,
-    typer.Option(
+    Parameter(
         help="The translator: 'embedded', a folder that train or finetune has written, or its name on the hub, such as "
         "organisation/name."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all that is random; the same seed gives the same result.")]
-
-_LOADING = functools.partial(with_options, "loading", "soft2hard.lm.loading", "Loading", panel="Subject in memory")
-with_loading = _LOADING()
-"""Gives a command the options of how a subject is held in memory and run; they reach it as `loading`."""
-with_loading_to_run = _LOADING(without=("gradient_checkpointing",))
-"""The same for a command that tunes nothing."""
 
 RUN_FILE = "run.json"
-"""What a folder was made with, so that a rerun goes on with its own work and with no other."""
+"""What a folder was made with, so that a rerun resumes its own work and no other."""
 
 
 def quiet() -> None:
     """Keep the progress bars and remarks of the libraries off the terminal; call before using them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # most commands never import it
     import transformers
 
     # A word from transformers to PEFT, about a name that neither the user nor we have used.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
-def load_subject(name: str, *, fast: bool = False, loading: Mapping[str, Any] = MappingProxyType({})) -> "Subject":
-    """The subject by its name on the command line; `fast`: in the precision that is fastest here, if saved in it.
-
-    `loading` are the values of `with_loading`.
-    """
-    from soft2hard.checkpoints import resolve
-    from soft2hard.lm.loading import Loading
+def load_subject(name: str, *, fast: bool = False, loading: Loading = Loading()) -> "Subject":
+    """The subject by its name on the command line; `fast`: in the precision that is fastest here, if saved in it."""
     from soft2hard.lm.precision import load_for_tuning
     from soft2hard.lm.subject import Subject
 
-    path, held = resolve(name, "subject"), Loading(**loading)
-    return load_for_tuning(path, held) if fast else Subject.from_pretrained(path, loading=held)
-
-
-def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `loading`'s values makes the subject's numbers others, for the settings that a folder was made with."""
-    from soft2hard.lm import precision
-
-    return precision.rounding_of(loading)
-
-
-def chosen_loading(loading: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `loading`'s values that are not the usual ones."""
-    usual = {field.name: field.default for field in config_fields("soft2hard.lm.loading", "Loading")}
-    return {name: value for name, value in loading.items() if value != usual[name]}
+    return load_for_tuning(name, loading) if fast else Subject.from_pretrained(name, loading=loading)
 
 
 @contextmanager
@@ -117,7 +120,7 @@ def result_stream(output: Path | None) -> Iterator[Callable[[str], None]]:
 def claim(folder: Path, settings: Mapping[str, object]) -> None:
     """Mark an output folder as made by this command with these settings, or raise UserError where it is another's.
 
-    A folder that already bears the same settings is an earlier run to go on with.
+    A folder that already bears the same settings is an earlier run to resume.
     """
     from soft2hard.translator.processes import is_first
 
@@ -160,17 +163,6 @@ def no_remains(folder: Path, nothing_to_keep: bool = False) -> Iterator[None]:
         raise
 
 
-def whole_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
-    """The numbers from 1 in a list such as '20,50'; none in an empty one. Raises UserError naming the option."""
-    try:
-        numbers = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        numbers = (0,)
-    if any(number < 1 for number in numbers):
-        raise UserError(f"{option} is '{text}'.", f"Give whole numbers from 1, such as {example}.")
-    return numbers
-
-
 def say(text: str) -> None:
     """Print a remark for people, on standard error, so that standard output holds results alone."""
-    typer.echo(text, err=True)
+    print(text, file=sys.stderr, flush=True)

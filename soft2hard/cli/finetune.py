@@ -2,153 +2,129 @@
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from pydantic import PositiveFloat
 
 from soft2hard.cli.common import (
+    AtLeast1,
+    LoadingFlags,
+    Output,
     SubjectName,
     TranslatorName,
     claim,
+    flags_of,
     load_subject,
     no_remains,
+    progress_bar,
     quiet,
-    rounding_of,
     say,
-    with_loading,
 )
-from soft2hard.cli.config_options import with_options
-from soft2hard.cli.corpus import build_corpus
-from soft2hard.cli.train import TRAINING_HELP, check_deepspeed, concatenate, load_corpora
-from soft2hard.cli.tune import TUNING_HELP
+from soft2hard.cli.train import check_deepspeed, concatenate, load_corpora
+from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
+from soft2hard.lm.settings import Loading
+from soft2hard.settings import settings
+from soft2hard.translator.settings import TranslatorTraining
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.taskfiles import TaskFilesDoD
-    from soft2hard.data_gen.tuning import Tuning
     from soft2hard.lm.subject import Subject
 
+_SPLITS = ("train", "validation")
 
-@with_options(
-    "tuning",
-    "soft2hard.data_gen.tuning",
-    "Tuning",
-    prefix="tuning_",
-    panel="Tuning of the new soft prompts",
-    helps=TUNING_HELP,
-)
-@with_options(
-    "training",
-    "soft2hard.translator.training",
-    "TranslatorTraining",
-    panel="Training of the translator",
-    helps=TRAINING_HELP,
-    defaults={"lr": 5e-4},  # a quarter of train's: what the translator knows is to be kept
-)
-@with_loading
+
+@settings
+class FurtherTraining(TranslatorTraining):
+    """How a trained translator is trained further."""
+
+    lr: PositiveFloat = 5e-4
+    """Learning rate of Muon and AdamW: a quarter of train's, since what the translator knows is to be kept."""
+
+
 def finetune(
-    tasks: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="TASKS",
-            help="Task files (.jsonl or .csv with columns input and output), or folders of them; at least two tasks, "
-            'each with its instruction: {"instruction": "..."} as first line of JSONL, "# instruction: ..." in CSV, '
-            "or <stem>.instruction.txt beside it.",
-        ),
-    ],
+    tasks: list[Path],
+    /,
     *,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for soft prompts, log, checkpoints, and, when trained, translator/; run again to go on.",
-        ),
-    ],
+    output: Output,
     translator: TranslatorName = "embedded",
     subject: SubjectName = "embedded",
-    prompts_per_task: Annotated[
-        int, typer.Option(min=1, help="Soft prompts tuned for each task, from different seeds: more pairs to learn.")
-    ] = 4,
-    mix: Annotated[
-        Path | None,
-        typer.Option(help="The corpus that the translator was trained on: part of it is mixed in against forgetting."),
-    ] = None,
-    mix_ratio: Annotated[float, typer.Option(min=0.0, help="Old pairs for each new one, where --mix is given.")] = 1.0,
-    training: dict[str, Any],
-    tuning: dict[str, Any],
-    loading: dict[str, Any],
+    prompts_per_task: AtLeast1 = 4,
+    mix: Path | None = None,
+    mix_ratio: Annotated[float, Parameter(validator=Number(gte=0))] = 1.0,
+    training: flags_of(FurtherTraining, "Training of the translator") = FurtherTraining(),
+    tuning: flags_of(Tuning, "Tuning of the new soft prompts", "tuning_") = Tuning(),
+    loading: LoadingFlags = Loading(),
 ) -> None:
     """Teach a translator new tasks: tune their soft prompts, then train it further on them.
 
     A fifth of the tasks, at least one, is held out and tells when to stop. The old translator stays as it is.
 
-    [bold]Example:[/bold] soft2hard finetune my_tasks/ --mix runs/corpus -o runs/my_translator
+    **Example:** `soft2hard finetune my_tasks/ --mix runs/corpus -o runs/my_translator`
+
+    Args:
+        tasks: Task files (.jsonl or .csv with columns input and output), or folders of them; at least two tasks, each
+            with its instruction: `{"instruction": "..."}` as first line of JSONL, `# instruction: ...` in CSV, or
+            `STEM.instruction.txt` beside it.
+        output: Folder for soft prompts, log, checkpoints, and, when trained, translator/; run again to resume.
+        prompts_per_task: Soft prompts tuned for each task, from different seeds: more pairs to learn.
+        mix: The corpus that the translator was trained on: part of it is mixed in against forgetting.
+        mix_ratio: Old pairs for each new one, where --mix is given.
     """
     quiet()
-    from soft2hard.checkpoints import resolve
     from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
-    from soft2hard.data_gen.tuning import Tuning
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import TranslatorTraining, train_translator
+    from soft2hard.translator.training import train_translator
 
-    check_deepspeed(training["deepspeed"])
-    config = TranslatorTraining(**training)
-    tuning_config = Tuning(**tuning)
-    new_tasks = tuple(read_tasks(tasks, tuning_config.seed))
+    check_deepspeed(training.deepspeed)
+    new_tasks = tuple(read_tasks(tasks, tuning.seed))
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject, fast=True, loading=loading)
-    model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
+    model = Translator.from_pretrained(translator, subject=lm)
     old = [] if mix is None else load_corpora([mix], lm)
-    _check_length(mix, tuning_config)
-    settings = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
-    settings |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio, "training": training, "tuning": tuning}
+    _check_length(mix, tuning)
+    asked = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
+    asked |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio}
+    asked |= {"training": vars(training), "tuning": vars(tuning)}
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
-        claim(output, {"command": "finetune"} | settings | rounding_of(loading))
-        rounding = rounding_of(loading)
-        folders = {split: _tune(dod, split, prompts_per_task, lm, tuning_config, output, rounding) for split in _SPLITS}
+        claim(output, {"command": "finetune"} | asked | loading.rounding)
+        tunings = [replace(tuning, seed=tuning.seed + i) for i in range(prompts_per_task)]
+        folders = {split: _tune(dod, split, tunings, lm, output, loading) for split in _SPLITS}
         new, held_out = (concatenate(load_corpora(folders[split], lm)) for split in _SPLITS)
         if old:
             n_old = min(len(old[0]), round(mix_ratio * len(new)))
-            new = concatenate([new, old[0].select(sorted(Random(config.seed).sample(range(len(old[0])), n_old)))])
-        train_translator(model, new, held_out, config, output, subject=lm)
+            new = concatenate([new, old[0].select(sorted(Random(training.seed).sample(range(len(old[0])), n_old)))])
+        train_translator(model, new, held_out, training, output, subject=lm)
     say(f"Translator: {output / 'translator'}")
 
 
-_SPLITS = ("train", "validation")
-
-
 def _tune(
-    dod: "TaskFilesDoD",
-    split: str,
-    n_seeds: int,
-    subject: "Subject",
-    config: "Tuning",
-    output: Path,
-    rounding: dict[str, Any],
+    dod: "TaskFilesDoD", split: str, tunings: list[Tuning], subject: "Subject", output: Path, loading: Loading
 ) -> list[Path]:
-    """Tune the soft prompts of a split from several seeds; returns a corpus folder for each.
-
-    `rounding` says how the subject's weights were rounded.
-    """
-    from dataclasses import replace
-
-    from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan
+    """Tune the soft prompts of a split in each of these ways; returns a corpus folder for each."""
+    from soft2hard.data_gen.corpus.making import CorpusBuilder
+    from soft2hard.data_gen.corpus_folder import CorpusPlan
 
     n_tasks = len(list(dod.tasks(split)))
-    folders = []
-    for seed in range(config.seed, config.seed + n_seeds):
-        folder = output / "tuned" / f"{split}-{seed}"
-        tuning = replace(config, seed=seed)
+    folders = [output / "tuned" / f"{split}-{tuning.seed}" for tuning in tunings]
+    for folder, tuning in zip(folders, tunings, strict=True):
         plan = CorpusPlan(
-            dod.name, split, n_tasks, subject.fingerprint, tuning, shard_size=64, n_train=None, **rounding
+            dod.name, split, n_tasks, subject.fingerprint, tuning, shard_size=64, n_train=None, **loading.rounding
         )
-        build_corpus(CorpusBuilder(folder, plan, dod, subject), f"Tuning {split} tasks, seed {seed}")
-        folders.append(folder)
+        builder = CorpusBuilder(folder, plan, dod, subject)
+        with progress_bar() as progress:
+            missing = sum(min(64, n_tasks - i * 64) for i in builder.missing())
+            title = f"Tuning {split} tasks, seed {tuning.seed}"
+            bar = progress.add_task(title, total=n_tasks, completed=n_tasks - missing)
+            for _ in builder.build(on_task=lambda _, bar=bar: progress.advance(bar)):
+                pass
     return folders
 
 
@@ -161,7 +137,7 @@ def _need_instructions(tasks: tuple) -> None:
         )
 
 
-def _check_length(mix: Path | None, tuning: "Tuning") -> None:
+def _check_length(mix: Path | None, tuning: Tuning) -> None:
     from soft2hard.data_gen.corpus import corpus_plan
 
     if mix is None:

@@ -1,72 +1,80 @@
 """soft2hard generate: tasks and paraphrases, written by a model behind an API."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import App, Parameter
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from soft2hard.cli.common import say
-from soft2hard.cli.teaching import (
-    LEDGER,
-    OPENAI,
-    Attempts,
-    BaseUrl,
-    Call,
-    Concurrency,
-    KeyEnv,
-    LedgerFile,
-    MaxCost,
-    Model,
-    Parameters,
-    Plan,
-    Prices,
-    Seed,
-    Timeout,
-    check_free,
-    print_plan,
-    say_price,
-    say_rejected,
-    teacher_of,
-)
+from soft2hard.cli.common import AtLeast1, Output, flags_of, progress_bar, say
+from soft2hard.cli.transfer import parsed_parameters
 from soft2hard.errors import UserError
+from soft2hard.settings import settings
 
 if TYPE_CHECKING:
+    from soft2hard.api.requests import Request
     from soft2hard.data_gen.paraphrasing import Original, Paraphrased
-
-generate = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="Have a model behind an API write tasks or paraphrases."
-)
+    from soft2hard.data_gen.teacher import Rejected, Teacher
 
 
-@generate.command("keyword-classification")
+@settings
+class Asking:
+    """How a teacher is asked."""
+
+    base_url: str = "https://api.openai.com/v1"
+    """Endpoint of the teacher, compatible with OpenAI's."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    parameter: tuple[str, ...] = ()
+    """NAME=VALUE (JSON or text) sent with every request; null leaves a default (temperature, max_tokens, seed) out.
+    Repeatable."""
+    seed: int = 0
+    """Sent with every request; another seed has other answers."""
+    ledger: Path = Path("runs/generate/ledger.sqlite")
+    """Where every answer is kept; a rerun sends only what it lacks, for a larger number too."""
+    prices: Path | None = None
+    """Table of prices; the one that comes along if not given."""
+    max_cost: NonNegativeFloat | None = None
+    """US dollars that the ledger's requests may cost in all."""
+    concurrency: PositiveInt = 32
+    """Requests out at once, at most."""
+    timeout: Annotated[float, Field(ge=0.1)] = 120.0
+    """Seconds that one attempt may take."""
+    attempts: PositiveInt = 8
+    """Times that one request is sent, at most."""
+
+
+Model = Annotated[str, Parameter(alias="-m", help="Name of the teacher, as its endpoint calls it.")]
+Plan = Annotated[bool, Parameter(negative=(), help="Print requests, tokens and price; send and write nothing.")]
+AskingFlags = flags_of(Asking, "Teacher")
+
+generate = App(name="generate", help="Have a model behind an API write tasks or paraphrases.")
+
+
+@generate.command(name="keyword-classification")
 def keyword_classification(
+    *,
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the collection; new, or made earlier.")],
-    n_categories: Annotated[int, typer.Option(min=1, help="Tasks: categories of five classes each.")],
-    n_sentences: Annotated[
-        int, typer.Option(min=1, help="Sentences wanted of each class; one with fewer than half of them is not used.")
-    ] = 30,
-    licence: Annotated[
-        str | None, typer.Option(help="Licence of the texts, saved with them; the terms of the service if not given.")
-    ] = None,
-    base_url: BaseUrl = OPENAI,
-    key_env: KeyEnv = "OPENAI_API_KEY",
-    parameters: Parameters = None,
-    seed: Seed = 0,
-    ledger: LedgerFile = LEDGER,
-    prices: Prices = None,
+    output: Output,
+    n_categories: AtLeast1,
+    n_sentences: AtLeast1 = 30,
+    licence: str | None = None,
     plan: Plan = False,
-    max_cost: MaxCost = None,
-    concurrency: Concurrency = 32,
-    timeout: Timeout = 120.0,
-    attempts: Attempts = 8,
+    asking: AskingFlags = Asking(),
 ) -> None:
     """Tasks of saying which of five classes a sentence is about, in the way of arXiv 2605.27642.
 
-    [bold]Example:[/bold] soft2hard generate keyword-classification --model gpt-4.1-mini --n-categories 200 \
--o keywords --plan
+    **Example:** `soft2hard generate keyword-classification --model gpt-4.1-mini --n-categories 200 -o keywords --plan`
+
+    Args:
+        output: Folder of the collection; new, or made earlier.
+        n_categories: Tasks: categories of five classes each.
+        n_sentences: Sentences wanted of each class; one with fewer than half of them is not used.
+        licence: Licence of the texts, saved with them; the terms of the service if not given.
     """
     from soft2hard.data_gen.dods.keyword_classification import ABOUT, TASKS, read_about
     from soft2hard.data_gen.dods.keyword_classification_generation import (
@@ -77,13 +85,10 @@ def keyword_classification(
         save,
     )
 
-    call = Call(
-        *(model, base_url, key_env, parameters or (), seed, ledger, prices, max_cost, concurrency, timeout, attempts)
-    )
     settings = Settings(n_categories, n_sentences)
-    with teacher_of(call) as teacher:
+    with _teacher(model, asking) as teacher:
         if plan:
-            print_plan(teacher, first_requests(teacher, settings), "Categories and sentences")
+            _print_plan(teacher, first_requests(teacher, settings), "Categories and sentences")
             return
         if (output / ABOUT).is_file():
             made = read_about(output)
@@ -91,60 +96,41 @@ def keyword_classification(
                 raise UserError(f"{output} holds a collection made with other settings.", "Choose another folder.")
             print(f"{output / TASKS}: made earlier, {made.counts['tasks']} tasks.")
             return
-        check_free(output)
-        say_price(teacher, first_requests(teacher, settings))
+        _check_free(output)
+        _say_price(teacher, first_requests(teacher, settings))
         generated = generate(teacher, settings)
         save(output, generated, teacher, settings, licence)
     splits = ", ".join(f"{n} {split}" for split, n in generated.splits().items())
     print(f"{output / TASKS}: {len(generated.tasks)} tasks ({splits}).")
-    say_rejected(generated.rejected)
+    _say_rejected(generated.rejected)
 
 
-@generate.command()
+@generate.command
 def paraphrases(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="TASKS...", help="Task files or folders of them; with --dod, the folder of the collection."
-        ),
-    ],
+    paths: list[Path],
+    /,
+    *,
     model: Model,
-    n: Annotated[int, typer.Option("-n", min=1, help="Paraphrases of each instruction.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="For task files: a new folder, for copies that have the paraphrases in their headers. With --dod: a "
-            "new file; as paraphrases.jsonl in the collection's folder it is read with it.",
-        ),
-    ],
-    dod: Annotated[
-        str | None, typer.Option(help="The collection that TASKS is a folder of, such as keyword-classification.")
-    ] = None,
-    base_url: BaseUrl = OPENAI,
-    key_env: KeyEnv = "OPENAI_API_KEY",
-    parameters: Parameters = None,
-    seed: Seed = 0,
-    ledger: LedgerFile = LEDGER,
-    prices: Prices = None,
+    n: Annotated[AtLeast1, Parameter(name="-n")],
+    output: Output,
+    dod: str | None = None,
     plan: Plan = False,
-    max_cost: MaxCost = None,
-    concurrency: Concurrency = 32,
-    timeout: Timeout = 120.0,
-    attempts: Attempts = 8,
+    asking: AskingFlags = Asking(),
 ) -> None:
     """Other phrasings of instructions, so that a translator does not learn a single one.
 
-    [bold]Example:[/bold] soft2hard generate paraphrases mine/ --model gpt-4.1-mini -n 4 -o mine-paraphrased
+    **Example:** `soft2hard generate paraphrases mine/ --model gpt-4.1-mini -n 4 -o mine-paraphrased`
+
+    Args:
+        paths: Task files or folders of them; with --dod, the folder of the collection.
+        n: Paraphrases of each instruction.
+        output: For task files: a new folder, for copies that have the paraphrases in their headers. With --dod: a new
+            file; as paraphrases.jsonl in the collection's folder it is read with it.
+        dod: The collection that TASKS is a folder of, such as keyword-classification.
     """
-    from soft2hard.data_gen.paraphrasing import originals, paraphrase, paraphrase_request
-    from soft2hard.data_gen.paraphrasing_files import check_names
+    from soft2hard.data_gen.paraphrasing import check_names, originals, paraphrase, paraphrase_request
     from soft2hard.data_gen.taskfiles import find_task_files, read_tasks
 
-    call = Call(
-        *(model, base_url, key_env, parameters or (), seed, ledger, prices, max_cost, concurrency, timeout, attempts)
-    )
     if dod is None:
         files = find_task_files(paths)
         check_names(files)
@@ -154,13 +140,13 @@ def paraphrases(
     wanted = originals(tasks)
     if not wanted:
         raise UserError(f"None of the {len(tasks)} tasks has an instruction.", "Write some: docs/task-files.md.")
-    with teacher_of(call) as teacher:
+    with _teacher(model, asking) as teacher:
         stages = {"paraphrases": [paraphrase_request(teacher.questions, one, n, 0) for one in wanted]}
         if plan:
-            print_plan(teacher, stages, "Instructions")
+            _print_plan(teacher, stages, "Instructions")
             return
-        check_free(output, is_file=dod is not None)
-        say_price(teacher, stages)
+        _check_free(output, is_file=dod is not None)
+        _say_price(teacher, stages)
         found = paraphrase(teacher, wanted, n)
     instructions = [task.instruction for task in tasks]
     _save_paraphrases(output, list(zip(files, instructions, strict=True)) if files else None, found)
@@ -183,7 +169,7 @@ def _tasks_of(dod: str, paths: Sequence[Path]) -> list:
 
 
 def _save_paraphrases(output: Path, files: list[tuple[Path, str]] | None, found: "Paraphrased") -> None:
-    from soft2hard.data_gen.paraphrasing_files import write_task_files
+    from soft2hard.data_gen.paraphrasing import write_task_files
     from soft2hard.data_gen.teacher import json_lines
     from soft2hard.storage.files import atomic_write
 
@@ -203,4 +189,63 @@ def _say_paraphrases(output: Path, found: "Paraphrased", wanted: "Sequence[Origi
     print(f"{output}: {sum(counts)} paraphrases of {len(wanted)} instructions.")
     if short := sum(count < n for count in counts):
         say(f"{short} instructions have fewer than {n}.")
-    say_rejected(found.rejected)
+    _say_rejected(found.rejected)
+
+
+@contextmanager
+def _teacher(name: str, asking: Asking) -> "Iterator[Teacher]":
+    """The teacher, with a bar of the answers that are still to come."""
+    from soft2hard.api.asking import Asker
+    from soft2hard.api.client import Patience
+    from soft2hard.api.prices import read_prices
+    from soft2hard.api.requests import ApiModel
+    from soft2hard.data_gen.teacher import Questions, Teacher
+
+    model = ApiModel(name, asking.base_url, key_env=asking.key_env)
+    questions = Questions(model, parsed_parameters(asking.parameter), asking.seed)
+    table = read_prices(asking.prices)
+    patience = Patience(asking.attempts, asking.timeout)
+    with progress_bar() as progress:
+        bar, total = progress.add_task("Answers", total=0), 0
+
+        def on_asking(n: int) -> None:
+            nonlocal total
+            total += n
+            progress.update(bar, total=total)
+
+        def on_settled(n: int) -> None:
+            progress.advance(bar, n)
+
+        asker = Asker(model, asking.ledger, table, asking.concurrency, patience, asking.max_cost, on_settled)
+        yield Teacher(questions, asker, on_asking)
+
+
+def _print_plan(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]", what: str) -> None:
+    """Print what is to be asked at least, at what price, and a request of each stage; `what` may be asked for again."""
+    from soft2hard.api.prices import estimate_table, sample_text
+
+    estimates = teacher.estimates(stages)
+    print(estimate_table(estimates, "stage"))
+    print(f"{what} that come short are asked for again, which is not in this price; --max-cost bounds it all.")
+    print(f"Price of {teacher.questions.model.title}: {estimates[0].price_source}.")
+    for one in estimates:
+        print(f"\n{sample_text(one)}")
+
+
+def _say_price(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]") -> None:
+    """Say what is to be asked at least, and at what price, before it is asked."""
+    from soft2hard.api.prices import estimate_table
+
+    say(estimate_table(teacher.estimates(stages), "stage"))
+
+
+def _check_free(output: Path, is_file: bool = False) -> None:
+    """Refuse a path that is in use before anything is paid for."""
+    in_use = output.exists() and (is_file or not output.is_dir() or any(output.iterdir()))
+    if in_use:
+        raise UserError(f"{output} is in use.", "Choose a new path, or remove what is there.")
+
+
+def _say_rejected(rejected: "Sequence[Rejected]") -> None:
+    for (kind, reason), n in Counter((item.kind, item.reason) for item in rejected).most_common():
+        say(f"rejected: {n} x {kind}, {reason}")

@@ -3,26 +3,24 @@
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from soft2hard.cli.common import (
+    Output,
+    RunLoading,
+    RunLoadingFlags,
     SubjectName,
     claim,
+    flags_of,
     load_subject,
     no_remains,
     quiet,
-    rounding_of,
     say,
-    whole_numbers,
-    with_loading_to_run,
 )
-from soft2hard.cli.config_options import with_options
 from soft2hard.errors import UserError
-from soft2hard.translator.deepspeed import check_deepspeed
+from soft2hard.translator.processes import check_deepspeed
+from soft2hard.translator.settings import Design, TranslatorTraining
 
 if TYPE_CHECKING:
     import datasets
@@ -30,123 +28,55 @@ if TYPE_CHECKING:
     from soft2hard.lm.subject import Subject
 
 
-class ArchitectureName(str, Enum):
-    """An architecture of translators."""
-
-    auto = "auto"
-    encoder_decoder = "encoder-decoder"
-    causal_lora = "causal-lora"
-
-
-_PANEL = "Architecture"
-TRAINING_HELP = {"seed": "Seed of the order of pairs, of noise and of dropout."}
-
-
-@with_options("training", "soft2hard.translator.training", "TranslatorTraining", panel="Training", helps=TRAINING_HELP)
-@with_loading_to_run
 def train(
-    corpora: Annotated[
-        list[Path],
-        typer.Argument(metavar="CORPUS", help="Corpora to train on, as made by soft2hard tune --dod --split train."),
-    ],
+    corpora: list[Path],
+    /,
     *,
-    validation: Annotated[
-        Path,
-        typer.Option(help="Corpus of other tasks (tune --split validation): decides when to stop, and what to keep."),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for log and checkpoints, and, when trained, translator/; run again to go on with it.",
-        ),
-    ],
+    validation: Path,
+    output: Output,
     subject: SubjectName = "embedded",
-    architecture: Annotated[
-        ArchitectureName,
-        typer.Option(
-            help="encoder-decoder: an encoder reads the soft prompt, a decoder writes. causal-lora: a frozen causal "
-            "language model, by default the subject itself, goes on from the soft prompt under low-rank adapters. "
-            "auto: encoder-decoder where there is a --base or the subject is no causal language model, else the other.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = ArchitectureName.auto,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="A checkpoint to start from, a folder or a name: an encoder-decoder (such as google/t5-v1_1-base), or "
-            "a causal language model for causal-lora. By default an encoder-decoder starts from the subject's own "
-            "weights, or as a small random T5 where it cannot, and causal-lora from the subject.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = None,
-    hidden_layers: Annotated[
-        str,
-        typer.Option(
-            help="Layers of the subject, such as 8,16, whose hidden states over the soft prompt are read beside its "
-            "vectors. The translator then needs its subject to translate.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = "",
-    lora_rank: Annotated[
-        int, typer.Option(min=1, help="Rank of the adapters of causal-lora.", rich_help_panel=_PANEL)
-    ] = 64,
-    dropout: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=0.9,
-            help="Dropout of an encoder-decoder that does not start from --base, and of adapters.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = 0.1,
-    instruction_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Longest instruction that is learned and written, in tokens; what is longer is cut.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = 64,
-    training: dict[str, Any],
-    loading: dict[str, Any],
+    design: flags_of(Design, "Architecture") = Design(),
+    training: flags_of(TranslatorTraining, "Training") = TranslatorTraining(),
+    loading: RunLoadingFlags = RunLoading(),
 ) -> None:
     """Train a translator: it learns to write the instruction that a soft prompt was tuned for.
 
-    [bold]Example:[/bold] soft2hard train runs/corpus --validation runs/validation -o runs/english
+    **Example:** `soft2hard train runs/corpus --validation runs/validation -o runs/english`
 
-    On several GPUs: accelerate launch -m soft2hard train ... --deepspeed zero2
+    On several GPUs: `accelerate launch -m soft2hard train ... --deepspeed zero2`
+
+    Args:
+        corpora: Corpora to train on, as made by soft2hard tune --dod --split train.
+        validation: Corpus of other tasks (tune --split validation): decides when to stop, and what to keep.
+        output: Folder for log and checkpoints, and, when trained, translator/; run again to resume.
     """
     quiet()
     from soft2hard.compute.memory import free_memory
-    from soft2hard.translator.design import Design
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import TranslatorTraining, needs_subject, train_translator
+    from soft2hard.translator.training import needs_subject, train_translator
 
-    check_deepspeed(training["deepspeed"])
-    config = TranslatorTraining(**training)
-    layers = whole_numbers(hidden_layers, "--hidden-layers", "8,16")
-    design = Design(architecture.value, base, layers, lora_rank, dropout, instruction_tokens)
+    check_deepspeed(training.deepspeed)
     lm = load_subject(subject, loading=loading)
     data = load_corpora([*corpora, validation], lm)
     try:
         translator = Translator.for_subject(lm, design=design)
     except (OSError, ValueError) as error:
-        raise UserError(f"'{base}' is no base that can be read: {error}.", "Check --base.") from error
+        raise UserError(f"'{design.base}' is no base that can be read: {error}.", "Check --base.") from error
     settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
-    settings |= {"subject": lm.fingerprint, "base": base, "dropout": dropout, "training": training}
-    if (translator.card.architecture, layers) != ("encoder-decoder", ()):  # else as runs begun before the choice
-        settings |= {"architecture": translator.card.architecture, "hidden_layers": layers, "lora_rank": lora_rank}
-    if instruction_tokens != Design.instruction_tokens:
-        settings |= {"instruction_tokens": instruction_tokens}
-    kept = lm if needs_subject(translator, config) else None
+    settings |= {"subject": lm.fingerprint, "base": design.base, "dropout": design.dropout, "training": vars(training)}
+    if (translator.card.architecture, design.hidden_layers) != ("encoder-decoder", ()):
+        # Left out otherwise, so that runs begun before there was a choice are resumed.
+        settings |= {"architecture": translator.card.architecture, "hidden_layers": design.hidden_layers}
+        settings |= {"lora_rank": design.lora_rank}
+    if design.instruction_tokens != Design.instruction_tokens:
+        settings |= {"instruction_tokens": design.instruction_tokens}
+    kept = lm if needs_subject(translator, training) else None
     del lm
     free_memory()
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
-        claim(output, {"command": "train"} | settings | rounding_of(loading))
-        train_translator(translator, concatenate(data[:-1]), data[-1], config, output, subject=kept)
+        claim(output, {"command": "train"} | settings | loading.rounding)
+        train_translator(translator, concatenate(data[:-1]), data[-1], training, output, subject=kept)
     say(f"Translator: {output / 'translator'}")
 
 

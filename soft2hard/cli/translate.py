@@ -3,20 +3,23 @@
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
 from soft2hard.cli.common import (
-    Seed,
+    AtLeast1,
+    Output,
+    RunLoading,
+    RunLoadingFlags,
     SubjectName,
     TranslatorName,
     load_subject,
     progress_bar,
     quiet,
     result_stream,
-    with_loading_to_run,
 )
+from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
 
 if TYPE_CHECKING:
     from soft2hard.translator.translate import Translation
@@ -26,75 +29,56 @@ SCHEMA_VERSION = 1
 _SOURCES = {"examples": "from --examples"}
 
 
-@with_loading_to_run
 def translate(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH",
-            help="Soft prompts: .safetensors, .npy, .npz, .pt, .pth or .bin files, PEFT prompt-tuning or p-tuning "
-            "adapter folders, or folders of them.",
-        ),
-    ],
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON, with all scores and candidates.")] = False,
-    examples: Annotated[
-        Path | None,
-        typer.Option(
-            help="Inputs of the soft prompt's task to verify on: .jsonl or .csv with a column input, or .txt with one "
-            "a line. The closer to real use, the surer the verdict. Without them the subject makes up its own."
-        ),
-    ] = None,
-    candidates: Annotated[
-        int, typer.Option(min=1, help="Texts to choose among by verification; more take longer and find better ones.")
-    ] = 64,
-    probes: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Inputs to choose among candidates on, at most; more tell finer differences, and take longer. Half as "
-            "many others, where there are any, are kept to judge the chosen text on.",
-        ),
-    ] = 32,
+    paths: list[Path],
+    /,
+    *,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    examples: Path | None = None,
+    candidates: AtLeast1 = 64,
+    probes: AtLeast1 = 32,
     subject: SubjectName = "embedded",
     translator: TranslatorName = "embedded",
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify/--no-verify",
-            help="Run candidates beside the soft prompt on the subject, choose by what the translator finds likely and "
-            "the subject bears out, and give a verdict: faithful, doubtful or failed. Without, the translator's first "
-            "guess is printed unverified, and no subject is needed.",
-        ),
-    ] = True,
-    seed: Seed = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file instead of the terminal.")
-    ] = None,
-    *,
-    loading: dict[str, Any],
+    verify: bool = True,
+    seed: int = 0,
+    output: Output | None = None,
+    loading: RunLoadingFlags = RunLoading(),
 ) -> None:
     """Write soft prompts as text prompts, and verify that both do the same.
 
-    [bold]Example:[/bold] soft2hard translate adapter/ --subject model/ --translator translator/ --examples inputs.txt
+    **Example:** `soft2hard translate adapter/ --subject model/ --translator translator/ --examples inputs.txt`
+
+    Args:
+        paths: Soft prompts: .safetensors, .npy, .npz, .pt, .pth or .bin files, PEFT prompt-tuning or p-tuning adapter
+            folders, or folders of them.
+        json_: Print JSON, with all scores and candidates.
+        examples: Inputs of the soft prompt's task to verify on: .jsonl or .csv with a column input, or .txt with one a
+            line. The closer to real use, the surer the verdict. Without them the subject makes up its own.
+        candidates: Texts to choose among by verification; more take longer and find better ones.
+        probes: Inputs to choose among candidates on, at most; more tell finer differences, and take longer. Half as
+            many others, where there are any, are kept to judge the chosen text on.
+        verify: Run candidates beside the soft prompt on the subject, choose by what the translator finds likely and
+            the subject bears out, and give a verdict: faithful, doubtful or failed. Without, the translator's first
+            guess is printed unverified, and no subject is needed.
+        seed: Seed of all that is random; the same seed gives the same result.
+        output: Write to this file instead of the terminal.
     """
     from soft2hard.data_gen.taskfiles import read_inputs
-    from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
+    from soft2hard.prompts.files import find_soft_prompts
+    from soft2hard.prompts.soft_prompt import SoftPrompt
 
     found = find_soft_prompts(paths)
-    soft_prompts = [SoftPrompt.load(path) for path in found]
+    soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
         quiet()
-        from soft2hard.checkpoints import resolve
         from soft2hard.translator.model import Translator
-        from soft2hard.translator.translate import MIN_PROBES, TranslateConfig
         from soft2hard.translator.translate import translate as translate_all
 
         lm = load_subject(subject, fast=True, loading=loading) if verify else None
-        model = Translator.from_pretrained(resolve(translator, "translator"), subject=lm)
-        # Unverified, there is nothing to choose among candidates by.
+        model = Translator.from_pretrained(translator, subject=lm)
         config = TranslateConfig(
-            n_candidates=candidates if verify else 1, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed
+            candidates, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed, verify=verify
         )
         names = [str(path) for path in found]
         with progress_bar() as progress:

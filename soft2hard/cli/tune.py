@@ -1,156 +1,118 @@
-"""soft2hard tune: soft prompts from tasks given by examples."""
+"""soft2hard tune: soft prompts from tasks given by examples, or a corpus of a collection's tasks."""
 
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from cyclopts import Parameter
 
-from soft2hard.cli.cluster_options import ClusterAddress, ClusterCores, ClusterGpus, ClusterWorkers, cluster_of
 from soft2hard.cli.common import (
+    AtLeast1,
+    ClusterFlags,
+    LoadingFlags,
+    Output,
     SubjectName,
     claim,
+    flags_of,
     load_subject,
     no_remains,
     progress_bar,
     quiet,
-    rounding_of,
-    whole_numbers,
-    with_loading,
+    say,
 )
-from soft2hard.cli.config_options import with_options
-from soft2hard.cli.corpus import Source, tune_corpus
+from soft2hard.data_gen.settings import CorpusSettings, Tuning
 from soft2hard.errors import UserError
+from soft2hard.lm.settings import Loading
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
-    from soft2hard.data_gen.tuning import Tuned, Tuning
+    from soft2hard.data_gen.tuning.tuner import Tuned
     from soft2hard.lm.subject import Subject
     from soft2hard.prompts.soft_prompt import SoftPrompt
 
-
-class Format(str, Enum):
-    """How soft prompts are saved."""
-
-    safetensors = "safetensors"
-    peft = "peft"
+Format = Literal["safetensors", "peft"]
+_CORPUS = Parameter(group="Corpus")
 
 
-class SplitName(str, Enum):
-    """A split of a DoD."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-
-
-TUNING_HELP = {"seed": "Seed of the starting points, the order of examples, and their split."}
-
-
-@with_options("tuning", "soft2hard.data_gen.tuning", "Tuning", panel="Tuning", helps=TUNING_HELP)
-@with_loading
 def tune(
-    tasks: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="TASKS",
-            help="Task files (.jsonl or .csv with columns input and output), or folders of them. The instruction, if "
-            'any, stands in a header ({"instruction": "..."} as first line of JSONL, "# instruction: ..." in CSV) or '
-            "in <stem>.instruction.txt; tuning does not use it.",
-        ),
-    ] = None,
+    tasks: list[Path] | None = None,
+    /,
     *,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder for the soft prompts, one a task; run again to go on with it."),
-    ],
+    output: Output,
     subject: SubjectName = "embedded",
-    format_: Annotated[
-        Format, typer.Option("--format", help="One .safetensors file a task, or one PEFT adapter folder a task.")
-    ] = Format.safetensors,
-    dod: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of task files: the dataset of datasets to take tasks from ('lexical', or a collection of "
-            "docs/datasets.md with --dod-folder). The output is then a corpus, to train a translator on.",
-            rich_help_panel="Corpus",
-        ),
-    ] = None,
-    dod_folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the files of the collection lie; 'lexical' has none, and without it 'super-glue' and "
-            "'super-natural-instructions' come from the hub.",
-            rich_help_panel="Corpus",
-        ),
-    ] = None,
-    split: Annotated[
-        SplitName,
-        typer.Option(
-            help="Tasks of which split. Train translators on 'train', stop them by 'validation', score on 'test'.",
-            rich_help_panel="Corpus",
-        ),
-    ] = SplitName.train,
-    n_tasks: Annotated[int, typer.Option(min=1, help="Tasks to take from the DoD.", rich_help_panel="Corpus")] = 512,
-    task_seed: Annotated[
-        int, typer.Option(help="Seed of the choice of tasks and examples.", rich_help_panel="Corpus")
-    ] = 0,
-    snapshots: Annotated[
-        str,
-        typer.Option(
-            help="Steps, such as 20,50, at which half-tuned prompts are kept too: more pairs for little work.",
-            rich_help_panel="Corpus",
-        ),
-    ] = "",
-    shard_size: Annotated[
-        int,
-        typer.Option(min=1, help="Tasks saved at a time, and so lost at most by a kill.", rich_help_panel="Corpus"),
-    ] = 512,
-    cluster: ClusterAddress = None,
-    cluster_workers: ClusterWorkers = None,
-    cluster_cores: ClusterCores = None,
-    cluster_gpus: ClusterGpus = None,
-    tuning: dict[str, Any],
-    loading: dict[str, Any],
+    format_: Annotated[Format, Parameter(name="--format")] = "safetensors",
+    dod: Annotated[str | None, _CORPUS] = None,
+    dod_folder: Annotated[Path | None, _CORPUS] = None,
+    split: Annotated[Literal["train", "validation", "test"], _CORPUS] = "train",
+    n_tasks: Annotated[AtLeast1, _CORPUS] = 512,
+    task_seed: Annotated[int, _CORPUS] = 0,
+    snapshots: Annotated[str, _CORPUS] = "",
+    shard_size: Annotated[AtLeast1, _CORPUS] = 512,
+    tuning: flags_of(Tuning, "Tuning") = Tuning(),
+    loading: LoadingFlags = Loading(),
+    cluster: ClusterFlags = None,
 ) -> None:
     """Tune soft prompts on the frozen subject, many at once.
 
-    [bold]Examples:[/bold] soft2hard tune kinds.csv -o prompts
+    **Examples:** `soft2hard tune kinds.csv -o prompts`
 
-    soft2hard tune --dod lexical --n-tasks 20000 -o runs/corpus
+    `soft2hard tune --dod lexical --n-tasks 20000 -o runs/corpus`
 
-    soft2hard tune --dod super-natural-instructions --dod-folder natural-instructions -o runs/sni --cluster local
+    `soft2hard tune --dod super-natural-instructions --dod-folder natural-instructions -o runs/sni --cluster local`
+
+    Args:
+        tasks: Task files (.jsonl or .csv with columns input and output), or folders of them. The instruction, if any,
+            stands in a header (`{"instruction": "..."}` as first line of JSONL, `# instruction: ...` in CSV) or in
+            `STEM.instruction.txt`; tuning does not use it.
+        output: Folder for the soft prompts, one a task; run again to resume.
+        format_: One .safetensors file a task, or one PEFT adapter folder a task.
+        dod: Instead of task files: the dataset of datasets to take tasks from ('lexical', or a collection of
+            docs/datasets.md with --dod-folder). The output is then a corpus, to train a translator on.
+        dod_folder: Where the files of the collection lie; 'lexical' has none, and without it 'super-glue' and
+            'super-natural-instructions' come from the hub.
+        split: Tasks of which split. Train translators on 'train', stop them by 'validation', score on 'test'.
+        n_tasks: Tasks to take from the DoD.
+        task_seed: Seed of the choice of tasks and examples.
+        snapshots: Steps, such as 20,50, at which half-tuned prompts are kept too: more pairs for little work.
+        shard_size: Tasks saved at a time, and so lost at most by a kill.
     """
     if bool(tasks) == (dod is not None):
         raise UserError("Give either task files or --dod.", "For instance: soft2hard tune kinds.csv --output prompts.")
-    on = cluster_of(cluster, cluster_workers, cluster_cores, cluster_gpus)
-    if dod is None and (on is not None or dod_folder is not None):
+    if dod is None and (cluster is not None or dod_folder is not None):
         raise UserError("--cluster and --dod-folder belong to --dod.", "Name the collection with --dod.")
     quiet()
-    from soft2hard.data_gen.tuning import Tuning
+    if dod is None:
+        _tune_files(tasks or [], subject, tuning, output, format_, loading)
+        return
+    from soft2hard.data_gen.corpus_making import Maker, corpus_tasks
 
-    config = Tuning(**tuning)
-    if dod is not None:
-        source = Source(dod, dod_folder, split.value, n_tasks, task_seed)
-        tune_corpus(
-            source, whole_numbers(snapshots, "--snapshots", "20,50"), shard_size, (subject, loading), config, output, on
-        )
-    else:
-        _tune_files(tasks, subject, config, output, format_, loading)
+    corpus = CorpusSettings(
+        split, n_tasks, dod, dod_folder, snapshot_steps=snapshots, shard_size=shard_size, task_seed=task_seed
+    )
+    read = corpus_tasks(corpus)
+    load = partial(load_subject, subject, fast=True, loading=loading)
+    with no_remains(output), progress_bar() as progress:
+        bar = progress.add_task(f"Tuning {split} tasks", total=n_tasks)
+
+        def on_progress(_: str, done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        Maker(load, loading, cluster, say, on_progress).make(output, read, tuning)
+    say(f"Corpus of {n_tasks} tasks: {output}")
 
 
 def _tune_files(
-    paths: list[Path], subject: str, config: "Tuning", output: Path, format_: Format, loading: dict[str, Any]
+    paths: list[Path], subject: str, config: Tuning, output: Path, format_: Format, loading: Loading
 ) -> None:
     from soft2hard.data_gen.taskfiles import content_hash, read_tasks
-    from soft2hard.data_gen.tuning import Tuner
+    from soft2hard.data_gen.tuning.tuner import Tuner
 
     tasks = read_tasks(paths, config.seed)
     lm = load_subject(subject, fast=True, loading=loading)
-    settings = {"tasks": content_hash(tasks), "subject": lm.fingerprint, "format": format_.value}
+    settings = {"tasks": content_hash(tasks), "subject": lm.fingerprint, "format": format_}
     finished: dict[str, Tuned] = {}
     with no_remains(output), progress_bar() as progress:
-        claim(output, {"command": "tune"} | settings | {"tuning": vars(config)} | rounding_of(loading))
+        claim(output, {"command": "tune"} | settings | {"tuning": vars(config)} | loading.rounding)
         waiting = [task for task in tasks if not _place(output, task, format_).exists()]
         bar = progress.add_task("Tuning (steps)", total=len(waiting) * config.steps)
         tuner = Tuner(lm, config, on_step=lambda n: progress.advance(bar, n))
@@ -162,15 +124,15 @@ def _tune_files(
 
 
 def _place(folder: Path, task: "Task", format_: Format) -> Path:
-    return folder / (task.name if format_ is Format.peft else f"{task.name}.safetensors")
+    return folder / (task.name if format_ == "peft" else f"{task.name}.safetensors")
 
 
 def _save(soft_prompt: "SoftPrompt", path: Path, format_: Format, subject: "Subject") -> None:
-    if format_ is Format.safetensors:
+    if format_ == "safetensors":
         soft_prompt.save(path)
         return
     bos = subject.prompt_embeddings(None)
-    soft_prompt.save_peft(
+    soft_prompt.save_pretrained(
         path,
         base_model=subject.name,
         bos_embedding=bos[0].float().cpu() if len(bos) else None,

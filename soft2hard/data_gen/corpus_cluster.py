@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from soft2hard.data_gen.corpus import ShardMaker
+from soft2hard.data_gen.corpus.making import ShardMaker
 from soft2hard.data_gen.corpus_folder import PLAN_FILE, CorpusFolder
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
-from soft2hard.workers.cluster import Cluster
-from soft2hard.workers.pool import Pool
+from soft2hard.workers.cluster import Cluster, Pool
 
 Shard = tuple[int, Sequence[Task]]
 """Its number and its tasks, which travel to the worker."""

@@ -1,27 +1,22 @@
-"""The folder of a corpus: what it is made of, and which of its shards are there.
+"""The folder of a corpus: the plan that it is made to, and which of its shards are there.
 
 `corpus.json` holds the `CorpusPlan`; `shards/00000`, `shards/00001`, ... appear under their names only when they are
 whole, so any number of processes on a shared file system may make them, and a rerun makes what is missing.
 """
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from soft2hard.data_gen.tasks import DoD, Split, Task
 from soft2hard.data_gen.tuning import Tuning
-from soft2hard.errors import UserError
-from soft2hard.storage.files import atomic_write
+from soft2hard.storage import run_folders
 
 SCHEMA_VERSION = 1
 PLAN_FILE = "corpus.json"
-_NEEDED = {"n_tasks", "shard_size", "subject", "tuning"}
-"""Fields that every plan has had."""
 
 
 @dataclass(frozen=True)
@@ -89,49 +84,24 @@ class CorpusFolder:
                 shutil.rmtree(begun, ignore_errors=True)
 
     def claim(self, subject_name: str) -> None:
-        """Begin the corpus, or go on with it. Raises UserError where the folder holds one made to another plan."""
-        path = self.folder / PLAN_FILE
-        if path.exists():
-            self._check_same(saved_plan(path))
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about = {
-            "schema_version": SCHEMA_VERSION,
-            "plan": asdict(self.plan),
-            "subject_name": subject_name,
-            "versions": {name: version(name) for name in ("torch", "transformers", "datasets")},
-        }
-        with atomic_write(path) as temporary:
-            Path(temporary).write_text(json.dumps(about, indent=2))
-
-    def _check_same(self, found: dict[str, Any]) -> None:
-        wanted = json.loads(json.dumps(asdict(self.plan)))
-        found = _with_defaults(CorpusPlan, found) | {"tuning": _with_defaults(Tuning, found["tuning"])}
-        changed = {name for name in wanted | found if wanted.get(name) != found.get(name)}
-        if changed == {"tasks_hash"}:
-            raise UserError(
-                f"The tasks that the corpus '{self.folder}' was begun with have changed since.",
-                "Choose another folder: soft prompts of old tasks do not fit new ones.",
-            )
-        if changed:
-            raise UserError(
-                f"'{self.folder}' holds a corpus made with other settings ({', '.join(sorted(changed))}).",
-                "Choose another folder, or remove it.",
-            )
+        """Begin the corpus, or resume it. Raises UserError where the folder holds one made to another plan."""
+        about = {"schema_version": SCHEMA_VERSION, "plan": asdict(self.plan), "subject_name": subject_name}
+        run_folders.claim(self.folder, CORPUS, about | run_folders.made_with())
 
 
-def saved_plan(path: Path) -> dict[str, Any]:
-    """The plan in a corpus.json. Raises UserError where it cannot be read or is none."""
-    try:
-        plan = json.loads(path.read_text())["plan"]
-        whole = plan.keys() >= _NEEDED and "n_tokens" in plan["tuning"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}).", "Make the corpus again in another folder.") from error
-    if not whole:
-        raise UserError(f"{path} holds no whole plan.", "Make the corpus again in another folder.")
-    return plan
+def saved_plan(folder: Path) -> dict[str, Any]:
+    """The plan of the corpus in a folder. Raises UserError where it cannot be read or is none."""
+    return run_folders.read_record(folder, CORPUS)["plan"]
 
 
-def _with_defaults(cls: type, saved: dict[str, Any]) -> dict[str, Any]:
-    """Saved fields of a dataclass; those that it did not have at the time have their defaults, as they acted then."""
-    return {f.name: f.default for f in fields(cls) if f.default is not MISSING} | saved
+def _identity(record: run_folders.Record) -> dict[str, Any]:
+    """The plan with the defaults of fields that it lacks, since corpora acted by these before the fields were there."""
+    found = record["plan"]
+    if not (found.keys() >= {"n_tasks", "shard_size", "subject"} and "n_tokens" in found["tuning"]):
+        raise KeyError("a part of the plan")
+    defaults = {f.name: f.default for f in fields(CorpusPlan) if f.default is not MISSING}
+    plan = defaults | found | {"tuning": asdict(Tuning()) | found["tuning"]}
+    return plan | {"snapshot_steps": list(plan["snapshot_steps"]), "inputs": {"tasks": plan.pop("tasks_hash")}}
+
+
+CORPUS = run_folders.Kind("a corpus", PLAN_FILE, _identity, alone=False)

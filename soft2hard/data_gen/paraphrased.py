@@ -1,14 +1,13 @@
 """Paraphrases beside a collection: a file `paraphrases.jsonl` in its folder gives them to its tasks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from soft2hard.data_gen.dods.sources import read_jsonl
+from soft2hard.data_gen.tables import read_jsonl
 from soft2hard.data_gen.tasks import DoD, Split, Task
 from soft2hard.errors import UserError
 
@@ -46,20 +45,17 @@ class WithParaphrases:
         self._dod, self._path = dod, folder / PARAPHRASES
 
     def __getattr__(self, name: str) -> Any:
-        """What is not said here is the collection's own, such as its name, its licence and what it has dropped."""
+        """The collection's own name, licence, dropped examples and so on."""
         if name.startswith("__"):  # copying and pickling ask before there is a collection to ask
             raise AttributeError(name)
         return getattr(self._dod, name)
 
     def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
         """The collection's tasks with the file's paraphrases after their own."""
+        found = read_paraphrases(self._path)
         for task in self._dod.tasks(split, n, seed):
-            more = self._by_instruction.get(task.instruction, ())
+            more = found.get(task.instruction, ())
             yield replace(task, paraphrases=tuple(dict.fromkeys((*task.paraphrases, *more))))
-
-    @cached_property
-    def _by_instruction(self) -> Mapping[str, tuple[str, ...]]:
-        return read_paraphrases(self._path)
 
 
 def with_paraphrases(factory: Callable[[Path | None], DoD]) -> Callable[[Path | None], DoD]:

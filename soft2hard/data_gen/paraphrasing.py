@@ -1,17 +1,20 @@
-"""Paraphrases of instructions, written by a teacher and kept only if they pass checks."""
+"""Paraphrases of instructions, written by a teacher and kept if they pass checks; copies of task files with them."""
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from soft2hard.api.requests import Request
-from soft2hard.data_gen.normal_form import normal_form
+from soft2hard.data_gen.tables import csv_comments, read_table, read_text
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.teacher import NO_JSON, Questions, Rejected, Teacher, read_list
+from soft2hard.data_gen.teacher import Questions, Rejected, Teacher, normal_form, usable_texts, variation
+from soft2hard.errors import UserError
+from soft2hard.storage.files import atomic_folder
 
-ROUNDS = 3
-"""Times that an instruction is asked for, at most."""
 SHORTEST, LONGEST = 0.5, 2.0
 """Words of a paraphrase, as multiples of the instruction's."""
 _LEEWAY = 4
@@ -48,7 +51,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Paraphrased:
-    """What came of it."""
+    """The paraphrases of several instructions."""
 
     texts: dict[str, tuple[str, ...]]
     """Paraphrases by instruction; none where none passed."""
@@ -98,43 +101,83 @@ def paraphrase_request(questions: Questions, original: Original, n: int, round_:
         fewest=fewest,
         most=most,
         words=f"\n- Each has these words exactly as they stand here: {words}." if words else "",
-        variation=f"\n- This is list number {round_ + 1}: write less obvious ones." if round_ else "",
+        variation=variation(round_, "write less obvious ones"),
         instruction=original.instruction,
     )
     return questions.request(text, _TOKENS_OF_WORD * n * most)
 
 
 def paraphrase(teacher: Teacher, wanted: Sequence[Original], n: int) -> Paraphrased:
-    """Up to `n` paraphrases of each instruction: all are asked for at once, and what comes short again.
+    """Up to `n` paraphrases of each instruction: all are asked for at once, and those with too few again.
 
-    Raises UserError where an answer cannot be had or the limit on cost is reached; what was answered is kept.
+    Raises UserError where an answer is missing or the limit on cost is reached; what was answered is kept.
     """
     texts: dict[str, list[str]] = {original.instruction: [] for original in wanted}
     rejected: list[Rejected] = []
-    for round_ in range(ROUNDS):
-        short = [original for original in wanted if len(texts[original.instruction]) < n]
-        if not short:
-            break
-        answers = teacher.ask([paraphrase_request(teacher.questions, original, n, round_) for original in short])
-        for original, answer in zip(short, answers, strict=True):
-            _sort_out(answer, original, texts[original.instruction], rejected, n)
+
+    def take(original: Original, answer: str) -> None:
+        kept = texts[original.instruction]
+        fault = partial(fault_of, original=original, others=kept)
+        for text in usable_texts(answer, "paraphrase", fault, rejected, original.instruction):
+            if len(kept) < n:
+                kept.append(text)
+
+    def request(original: Original, round_: int) -> Request:
+        return paraphrase_request(teacher.questions, original, n, round_)
+
+    teacher.fill(wanted, request, take, lambda original: len(texts[original.instruction]) < n)
     return Paraphrased({instruction: tuple(kept) for instruction, kept in texts.items()}, tuple(rejected))
 
 
-def _sort_out(answer: str, original: Original, kept: list[str], rejected: list[Rejected], n: int) -> None:
-    """Add what is usable to `kept`, up to `n`, and the rest to `rejected`."""
-    items = read_list(answer, "paraphrases")
-    if items is None:
-        rejected.append(Rejected("answer", NO_JSON, answer, original.instruction))
-    for item in items or ():
-        text = item.strip() if isinstance(item, str) else str(item)
-        reason = fault_of(text, original, kept) if isinstance(item, str) else "not a text"
-        if reason is not None:
-            rejected.append(Rejected("paraphrase", reason, text, original.instruction))
-        elif len(kept) < n:
-            kept.append(text)
-
-
 def _has(text: str, word: str) -> bool:
-    """Whether a text has a word, or several, exactly as they stand there."""
+    """True if a text has a word, or several, exactly as they stand there."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+
+def write_task_files(
+    folder: Path, files: Sequence[tuple[Path, str]], paraphrases: Mapping[str, Sequence[str]], others: Mapping[str, str]
+) -> None:
+    """Write copies of task files with the paraphrases of their instructions, and `others` (texts by name), as a folder.
+
+    `files` are paths with the instruction of each task, empty for none. The folder appears whole or not at all.
+    Raises UserError where two files share a name, or the folder cannot be written.
+    """
+    check_names([path for path, _ in files])
+    copies = {path.name: with_header(path, text, paraphrases.get(text, ())) for path, text in files}
+    with atomic_folder(folder) as temporary:
+        for name, text in {**copies, **others}.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+
+
+def check_names(paths: Sequence[Path]) -> None:
+    """Raise UserError where two files of different folders share a name, since their copies are to share one folder."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if path.name in seen:
+            raise UserError(f"{seen[path.name]} and {path} share a name.", "Rename one of the files.")
+        seen[path.name] = path
+
+
+def with_header(path: Path, instruction: str, paraphrases: Sequence[str]) -> str:
+    """The text of a task file with these in its header; paraphrases that it has are replaced, where there are new ones.
+
+    Raises UserError where the file cannot be read as a table of examples.
+    """
+    header = dict(read_table(path, ("input", "output")).header)
+    given = header.pop("paraphrases", "").split("\n")
+    texts = list(paraphrases) or [text for text in given if text]
+    if instruction:
+        header = {"instruction": instruction} | header
+    text = read_text(path)
+    if path.suffix.lower() == ".jsonl":
+        lines = [line for line in text.split("\n") if line.strip()]
+        has_header = not {"input", "output"} & set(json.loads(lines[0]))
+        fields = {**header, **({"paraphrases": texts} if texts else {})}
+        first = [json.dumps(fields, ensure_ascii=False)] if fields else []
+        return "\n".join([*first, *lines[has_header:]]) + "\n"
+    lines = text.splitlines(keepends=True)
+    comments, taken = csv_comments(lines), {"instruction", "paraphrases"}
+    remarks = [f"{line}\n" for line in comments if line.lstrip("#").partition(":")[0].strip() not in taken]
+    first = [f"# instruction: {header['instruction']}\n"] if "instruction" in header else []
+    first += [f"# paraphrases: {text}\n" for text in texts]
+    return "".join([*first, *remarks, *lines[len(comments) :]])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.exampletable import SUFFIXES, Table, read_table, read_text
+from soft2hard.data_gen.tables import SUFFIXES, Table, read_table, read_text
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 
@@ -35,10 +35,9 @@ def read_tasks(paths: str | Path | Sequence[str | Path], seed: int = 0) -> list[
         UserError: a file cannot be read, is no table of examples, has none, or has one and the same output
             throughout; a folder has no task files; two tasks share a name.
     """
-    single = isinstance(paths, str | Path)
     tasks: dict[str, Task] = {}
     origin: dict[str, Path] = {}
-    for path in find_task_files([paths] if single else paths):
+    for path in find_task_files([paths] if isinstance(paths, str | Path) else paths):
         task = read_task(path, seed)
         if task.name in tasks:
             raise UserError(
@@ -70,7 +69,7 @@ def read_task(path: str | Path, seed: int = 0) -> Task:
     """The task of one file; see `read_tasks`."""
     path = Path(path)
     table = read_table(path, ("input", "output"))
-    examples = _distinct(table)
+    examples = list(dict.fromkeys(Example(**row) for row in table.rows))
     outputs = sorted({example.output for example in examples})
     if len(outputs) < 2:
         raise UserError(
@@ -79,7 +78,7 @@ def read_task(path: str | Path, seed: int = 0) -> Task:
         )
     name = table.header.get("name") or path.stem
     _check_name(name, path)
-    train, validation, test = _split(examples, Random(f"{seed}/{name}"), path)
+    parts = _split(examples, Random(f"{seed}/{name}"), path)
     instruction = _instruction(table)
     paraphrases = tuple(dict.fromkeys(text for text in table.header.get("paraphrases", "").split("\n") if text))
     if paraphrases and not instruction:
@@ -90,9 +89,7 @@ def read_task(path: str | Path, seed: int = 0) -> Task:
         family=table.header.get("family", "user"),
         instruction=instruction,
         paraphrases=paraphrases,
-        train=train,
-        validation=validation,
-        test=test,
+        **parts,
         labels=tuple(outputs) if is_closed else None,
         metric=table.header.get("metric", "exact_match"),
     )
@@ -145,14 +142,7 @@ class TaskFilesDoD:
         yield from Random(seed).sample(chosen, len(chosen))[:n]
 
 
-def _distinct(table: Table) -> list[Example]:
-    examples = [Example(row["input"], row["output"]) for row in table.rows]
-    return list(dict.fromkeys(examples))
-
-
-def _split(
-    examples: Sequence[Example], rng: Random, path: Path
-) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
+def _split(examples: Sequence[Example], rng: Random, path: Path) -> dict[str, tuple[Example, ...]]:
     """Train, validation and test examples; all examples of an input stay together, so that none leaks."""
     inputs = list(dict.fromkeys(example.input for example in examples))
     if len(inputs) < 2:
@@ -161,12 +151,11 @@ def _split(
     fifth = len(inputs) // 5
     n_validation = min(max(1, fifth), MOST_VALIDATION)
     n_test = min(fifth, MOST_TEST) if len(inputs) >= FEWEST_FOR_TEST else 0
-    groups = inputs[n_validation + n_test :], inputs[:n_validation], inputs[n_validation : n_validation + n_test]
-    by_input: dict[str, list[Example]] = {}
-    for example in examples:
-        by_input.setdefault(example.input, []).append(example)
-    train, validation, test = (tuple(e for i in group for e in by_input[i]) for group in groups)
-    return train, validation, test
+    sizes = {"validation": n_validation, "test": n_test, "train": len(inputs) - n_validation - n_test}
+    part_of = dict(zip(inputs, (part for part, size in sizes.items() for _ in range(size)), strict=True))
+    place = {input: number for number, input in enumerate(inputs)}
+    shuffled = sorted(examples, key=lambda example: place[example.input])
+    return {part: tuple(e for e in shuffled if part_of[e.input] == part) for part in sizes}
 
 
 def _instruction(table: Table) -> str:

@@ -1,20 +1,23 @@
 """A teacher: a model behind an API that writes data. Its answers are paid for once and kept in a ledger."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, TypeVar
 
-from soft2hard.api.answers import Fault
+from soft2hard.api.answers import Answer, Fault, as_user_error
 from soft2hard.api.asking import Asker
-from soft2hard.api.estimates import Estimate
-from soft2hard.api.faults import as_user_error
-from soft2hard.api.ledger import StoredAnswer
+from soft2hard.api.prices import Estimate
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
 
-NO_JSON = "not the JSON that was asked for"
-"""Why an answer is of no use as a whole."""
+W = TypeVar("W")
+ROUNDS = 3
+"""Times that the same thing is asked for, at most."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class Rejected:
     """Something a teacher wrote that is not used, and why."""
 
     kind: str
-    """What it was meant to be: 'answer', 'category', 'sentence' or 'paraphrase'."""
+    """Its purpose: 'answer', 'category', 'sentence' or 'paraphrase'."""
     reason: str
     text: str
     of: str = ""
-    """What it was written for: a category and class, or an instruction."""
+    """The category and class, or the instruction, that it was written for."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Questions:
     seed: int = 0
 
     def request(self, text: str, max_tokens: int) -> Request:
-        """One question, which depends on nothing but what is given here: the same one has the same answer for ever."""
+        """One question, which depends on these arguments alone: the same one has the same answer for ever."""
         defaults: dict[str, Any] = {"temperature": 1, "seed": self.seed}
         if not any(self.parameters.get(name) for name in OUTPUT_LIMITS):
             defaults["max_tokens"] = max_tokens
@@ -55,7 +58,7 @@ class Teacher:
         self._asker, self._on_asking = asker, on_asking
 
     def estimates(self, stages: Mapping[str, Sequence[Request]]) -> list[Estimate]:
-        """What the requests of each stage come to; nothing is sent."""
+        """Number, length and price of the requests of each stage; nothing is sent."""
         return [self._asker.estimate(requests, stage) for stage, requests in stages.items()]
 
     def stored(self, requests: Sequence[Request]) -> list[str]:
@@ -69,6 +72,8 @@ class Teacher:
         Raises UserError unless every request has an answer: later questions depend on these, and would be others, paid
         for in vain, were a lost answer to come in the next run.
         """
+        if not requests:
+            return []
         stored = self._asker.stored(requests)
         self._on_asking(len({request.key for request in requests} - stored.keys()))
         found = self._asker.ask(requests)
@@ -84,28 +89,95 @@ class Teacher:
             raise self._error(next(iter(found.faults.values())), len(found.faults))
         return [_text(found.answers[request.key]) for request in requests]
 
+    def fill(
+        self,
+        wanted: Sequence[W],
+        request: Callable[[W, int], Request],
+        take: Callable[[W, str], None],
+        is_short: Callable[[W], bool],
+    ) -> None:
+        """Ask for all things wanted at once, and again for those that are short after `take` has had their answers.
+
+        `request` is given the number of the round, from 0. Raises UserError as `ask` does.
+        """
+        for round_ in range(ROUNDS):
+            short = [one for one in wanted if is_short(one)]
+            for one, answer in zip(short, self.ask([request(one, round_) for one in short]), strict=True):
+                take(one, answer)
+
     def _error(self, fault: Fault, n: int) -> UserError:
-        """What one of `n` faults means for whoever started the command."""
+        """The meaning of one of `n` faults for whoever started the command."""
         error = as_user_error(fault, self.questions.model)
         remedy = "Use a model with a longer context." if fault.kind == "too_long" else error.remedy
-        return UserError(error.problem if fault.stops else f"{n} answers could not be had. {error.problem}", remedy)
+        return UserError(error.problem if fault.stops else f"{n} answers are missing. {error.problem}", remedy)
 
 
-def read_list(answer: str, field: str) -> list[Any] | None:
-    """The list under a field of the JSON object in an answer, whatever stands around it; None where there is none."""
-    start, end = answer.find("{"), answer.rfind("}")
-    try:
-        value = json.loads(answer[start : end + 1]) if 0 <= start < end else None
-    except (ValueError, RecursionError):
-        return None
-    found = value.get(field) if isinstance(value, dict) else None
-    return found if isinstance(found, list) else None
-
-
-def _text(answer: StoredAnswer) -> str:
+def _text(answer: Answer) -> str:
     return "" if answer.refused else answer.text
+
+
+def listed(answer: str, field: str, rejected: list[Rejected], of: str = "") -> list[Any]:
+    """The list under a field of the JSON object in an answer, whatever stands around it.
+
+    Empty where there is none, which is added to `rejected`.
+    """
+    value: Any = None
+    with suppress(ValueError, RecursionError):
+        value = json.loads(answer[answer.find("{") : answer.rfind("}") + 1])
+    found = value.get(field) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        rejected.append(Rejected("answer", "not the JSON that was asked for", answer, of))
+    return found if isinstance(found, list) else []
+
+
+def usable_texts(
+    answer: str, kind: str, fault_of: Callable[[str], str | None], rejected: list[Rejected], of: str
+) -> Iterator[str]:
+    """The texts that an answer lists as `{"<kind>s": [...]}` and that have no fault; the others go to `rejected`."""
+    for item in listed(answer, f"{kind}s", rejected, of):
+        text = item.strip() if isinstance(item, str) else str(item)
+        reason = fault_of(text) if isinstance(item, str) else "not a text"
+        if reason is None:
+            yield text
+        else:
+            rejected.append(Rejected(kind, reason, text, of))
+
+
+def variation(round_: int, hint: str) -> str:
+    """A line that asks for another list than those of the rounds before; empty in the first round, number 0."""
+    return f"\n- This is list number {round_ + 1}: {hint}." if round_ else ""
 
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
     """Records as the text of a JSONL file."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+@lru_cache(maxsize=1 << 16)
+def normal_form(text: str) -> str:
+    """The stems of a text's words in small letters, without punctuation and articles; empty where there is no word.
+
+    Two texts of one normal form are copies of each other. Stems are Porter's (1980), as nltk has them, so that "Dogs"
+    and "dog", "skiing" and "skis" are alike.
+    """
+    plain = re.sub("['’]", "", unicodedata.normalize("NFKC", text).casefold())
+    words = re.findall(r"[^\W_]+", plain)
+    return " ".join(_stem(word) for word in words if word not in ("a", "an", "the"))
+
+
+def names(text: str, phrase: str) -> bool:
+    """True if a text has a phrase in it: the stems of its words, side by side."""
+    wanted = normal_form(phrase)
+    return bool(wanted) and f" {wanted} " in f" {normal_form(text)} "
+
+
+@cache
+def _stem(word: str) -> str:
+    return _stemmer().stem(word)
+
+
+@cache
+def _stemmer():
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()

@@ -1,35 +1,44 @@
-"""What an evaluation is asked to do: a YAML file, checked as a whole before anything runs."""
+"""The settings of an evaluation: a YAML file, checked as a whole before anything runs."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    FiniteFloat,
+    Strict,
     Tag,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 
 from soft2hard.api.requests import ApiModel, Layout
-from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
-from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
-from soft2hard.eval.methods.base import Method
-from soft2hard.eval.methods.registry import METHODS
-from soft2hard.eval.settings import built, checked_fields
-from soft2hard.lm.loading import Loading
+from soft2hard.eval.methods.registry import METHODS, method_of, options_of
+from soft2hard.lm.settings import Loading
+from soft2hard.settings import some_of
+from soft2hard.storage.names import is_embedded_subject
 from soft2hard.storage.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from soft2hard.eval.methods.base import Method
 
 DODS = ("lexical", *FOLDER_DODS)
 """Collections that can be named; all but the first are read from a folder, and `HUB_DODS` without one from the hub."""
 _STARTS = ("auto", "learned", "vocabulary", "labels")
-"""What `Tuning.init` may be, beside a text and a path."""
+"""The choices of `Tuning.init` beside a text and a path."""
 
 
 class _Strict(BaseModel):
@@ -95,17 +104,12 @@ class MethodChoice(_Strict):
         options = {k: v for k, v in value.items() if k not in ("name", "label")}
         if isinstance(options.get("options"), Mapping):
             options |= options.pop("options")
-        checked = checked_fields(METHODS[name], options, f"{name} has no option")
+        checked = checked_fields(options_of(name), options, f"{name} has no option")
         return {"name": name, "label": value.get("label", name), "options": checked}
 
-    @model_validator(mode="after")
-    def _sensible(self) -> "MethodChoice":
-        built(METHODS[self.name], self.options)
-        return self
-
-    def build(self) -> Method:
+    def build(self) -> "Method":
         """The method with its options."""
-        return METHODS[self.name](**self.options)
+        return method_of(self.name)(**self.options)
 
 
 class ApiChoice(_Strict):
@@ -132,7 +136,7 @@ def _kind_of_model(value: Any) -> str:
 
 
 class Evaluation(_Strict):
-    """All that decides the results of a run."""
+    """Everything that decides the results of a run."""
 
     tasks: Tasks
     methods: tuple[MethodChoice, ...]
@@ -151,9 +155,9 @@ class Evaluation(_Strict):
     encoder: str | None = None
     """Sentence-embedding model (sentence-transformers, by name or folder) for the cosine of prompts with gold
     instructions; 'reference' takes the reference LM's last hidden state; None for no such figure."""
-    tuning: dict[str, Any] = {}
+    tuning: some_of(Tuning) = {}
     """Fields of `Tuning` that differ from its defaults."""
-    loading: dict[str, Any] = {}
+    loading: some_of(Loading) = {}
     """Fields of `Loading`, how the subject is held in memory, that differ from its defaults."""
     max_seconds: float | None = Field(None, gt=0)
     """Budget of each method on each seed."""
@@ -168,12 +172,11 @@ class Evaluation(_Strict):
             return value
         subject = value.get("subject", "embedded")
         small = isinstance(subject, str) and is_embedded_subject(subject)
-        auto = ("embedded", "embedded") if small else ("gpt2-xl", "subject")
-        named = {role: value.get(role, "auto") for role in ("reference", "generator")}
-        for (role, name), default in zip(named.items(), auto, strict=True):
-            named[role] = default if name == "auto" else name
-        named["translator"] = value.get("translator", "embedded")
-        return {**value, **{role: None if name == "none" else name for role, name in named.items()}}
+        usual = {"reference": "embedded" if small else "gpt2-xl", "generator": "embedded" if small else "subject"}
+        usual["translator"] = "embedded"
+        named = {role: value.get(role, "auto") for role in usual}
+        chosen = {role: usual[role] if name == "auto" else name for role, name in named.items()}
+        return {**value, **{role: None if name == "none" else name for role, name in chosen.items()}}
 
     @field_validator("seeds")
     @classmethod
@@ -185,18 +188,10 @@ class Evaluation(_Strict):
     @field_validator("tuning")
     @classmethod
     def _tunable(cls, tuning: dict[str, Any]) -> dict[str, Any]:
-        checked = checked_fields(Tuning, tuning, "there is no setting")
-        init = built(Tuning, checked).init
+        init = tuning.get("init", Tuning.init)
         if not (init in _STARTS or init.startswith("text:") or Path(init).exists()):
             raise ValueError(f"init is '{init}', not {', '.join(_STARTS)}, text:... or the path of a soft prompt")
-        return checked
-
-    @field_validator("loading")
-    @classmethod
-    def _loadable(cls, loading: dict[str, Any]) -> dict[str, Any]:
-        checked = checked_fields(Loading, loading, "there is no setting")
-        built(Loading, checked)
-        return checked
+        return tuning
 
     @model_validator(mode="after")
     def _consistent(self) -> "Evaluation":
@@ -216,7 +211,7 @@ class Evaluation(_Strict):
 def read_config(path: Path) -> Evaluation:
     """An evaluation from a YAML file.
 
-    Raises UserError with all problems at once where the file is missing, is no YAML, or asks for what there is not.
+    Raises UserError with all problems at once where the file is missing, is no YAML, or asks for what does not exist.
     """
     raw = read_yaml(path, "an evaluation's YAML file")
     if not isinstance(raw, dict):
@@ -229,12 +224,12 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> Evaluation:
     try:
         return Evaluation.model_validate(raw)
     except ValidationError as error:
-        problems = [f"{_place(e['loc'])}{_said(e)}" for e in error.errors()]
-        raise UserError(f"{origin}: " + "; ".join(problems) + ".", "Mend these settings.") from error
+        problems = [f"{'.'.join(map(str, e['loc']))}: {_said(e)}".removeprefix(": ") for e in error.errors()]
+        raise UserError(f"{origin}: " + "; ".join(problems) + ".", "Change these settings.") from error
 
 
 def _said(error: Mapping[str, Any]) -> str:
-    """What pydantic says of a value, in the words of a YAML file."""
+    """A message of pydantic's in the words of a YAML file."""
     if error["type"] == "extra_forbidden":
         known = Tasks if error["loc"][0] == "tasks" else ApiChoice if error["loc"][0] == "generator" else Evaluation
         return f"there is no such setting; there are {', '.join(known.model_fields)}"
@@ -242,5 +237,78 @@ def _said(error: Mapping[str, Any]) -> str:
     return said.replace("a valid tuple", "a list, such as [0, 1]")
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    return f"{'.'.join(map(str, location))}: " if location else ""
+# --- values of a file as fields of a dataclass ------------------------------------------------
+
+_WORDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a finite number", "finite numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("a text", "texts"),
+    NoneType: ("null", "null"),
+}
+"""Types that a value in a file can have, in the singular and the plural."""
+
+
+def checked_fields(cls: type, given: Mapping[Any, Any], unknown: str) -> dict[str, Any]:
+    """Values for fields of a dataclass, in the types that its annotations ask for: lists become tuples, and numbers
+    that YAML takes for a text (1e-3) numbers.
+
+    Raises ValueError with all problems at once, or with the dataclass's own; `unknown` begins the sentence about a
+    field that does not exist.
+    """
+    hints = get_type_hints(cls)
+    types = {field.name: hints[field.name] for field in fields(cls)}
+    values, problems = {}, []
+    for name, value in given.items():
+        if name not in types:
+            problems.append(f"{unknown} '{name}'; there are {', '.join(sorted(types)) or 'none'}")
+            continue
+        try:
+            values[name] = TypeAdapter(_as_written(types[name])).validate_python(value)
+        except ValidationError:
+            shown = json.dumps(value, ensure_ascii=False, default=str)
+            problems.append(f"{name} is {shown}, not {_in_words(types[name])}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    built(cls, values)
+    return values
+
+
+def built(cls: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass of these values; raises ValueError where it refuses them."""
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+def _as_written(annotation: Any) -> Any:
+    """The pydantic type of what a file may give to a field of this type."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return Union[tuple(_as_written(part) for part in parts if _is_writable(part))]  # noqa: UP007 (made at run time)
+    if origin in (Sequence, tuple, list):
+        return tuple[_as_written(parts[0]), ...]
+    if annotation is float:
+        return Annotated[FiniteFloat, BeforeValidator(_no_bool)]
+    return Annotated[annotation, Strict()] if annotation in (int, bool, str) else annotation
+
+
+def _is_writable(annotation: Any) -> bool:
+    """True where a file can hold such a value: no loaded model, for one."""
+    return get_origin(annotation) is not None or annotation in _WORDS
+
+
+def _in_words(annotation: Any, plural: bool = False) -> str:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return " or ".join(_in_words(part, plural) for part in parts if _is_writable(part))
+    if origin in (Sequence, tuple, list):
+        return f"{'lists' if plural else 'a list'} of {_in_words(parts[0], plural=True)}"
+    return _WORDS[annotation][plural] if annotation in _WORDS else str(annotation)
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value

@@ -1,7 +1,6 @@
 """Language models behind an OpenAI-compatible API that are asked for instructions.
 
-What is sent, retried and kept is the business of `soft2hard.api`: the answers lie in a ledger, and none is paid for
-twice.
+`soft2hard.api` sends, retries and keeps: the answers lie in a ledger, and none is paid for twice.
 """
 
 from collections import Counter
@@ -9,11 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from soft2hard.api.answers import Fault
+from soft2hard.api.answers import Answer, Fault, as_user_error
 from soft2hard.api.asking import Asker
 from soft2hard.api.client import Patience, read_key
-from soft2hard.api.faults import as_user_error
-from soft2hard.api.ledger import StoredAnswer
 from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
@@ -40,7 +37,7 @@ class ApiGenerator:
         patience: Patience = Patience(),
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`ledger` is made with the first answer; `log` hears of samples that could not be had."""
+        """`ledger` is made with the first answer; `log` is told of samples that are not available."""
         self.model, self.ledger, self._log = model, ledger, log
         self._asker = Asker(model, ledger, read_prices(), concurrency, patience)
         try:
@@ -54,19 +51,17 @@ class ApiGenerator:
         Raises UserError where the model cannot be asked: a wrong key, an unknown model or parameter, no quota, an
         endpoint that is not there.
         """
-        if self._asker.has_answered():
-            return
         try:
             self._asker.try_out(self._request(_PROBE, 0, 0))
         except Fault as fault:
             raise self._as_user_error(fault) from None
 
     def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
-        """`n` answers to each text, each up to its first line break; empty where it was refused or could not be had.
+        """`n` answers to each text, each up to its first line break; empty where it was refused or is not available.
 
-        The ledger's answers are not asked for again. Raises UserError where nothing more can be had: a key that is
-        refused, an unknown model, an exhausted quota, an endpoint that is not there, or a ledger that cannot be used;
-        what was answered before is kept.
+        The ledger's answers are not asked for again. Raises UserError where no further answer is available: a key that
+        is refused, an unknown model, an exhausted quota, an endpoint that is not there, or a ledger that cannot be
+        used; answers that came before are kept.
         """
         requests = [self._request(text, number, seed) for text, number in numbered(texts, n)]
         asked = self._asker.ask(requests)
@@ -76,7 +71,7 @@ class ApiGenerator:
             kinds = Counter(fault.kind.replace("_", " ") for fault in asked.faults.values())
             said = next(iter(asked.faults.values())).detail
             counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-            self._log(f"{self.model.title}: {len(asked.faults)} samples could not be had ({counts}; {said})")
+            self._log(f"{self.model.title}: {len(asked.faults)} samples are not available ({counts}; {said})")
         answers = [_text(asked.answers.get(request.key)) for request in requests]
         return [answers[i : i + n] for i in range(0, len(answers), n)]
 
@@ -99,5 +94,5 @@ def _defaults(model: ApiModel) -> Mapping[str, Any]:
     return defaults
 
 
-def _text(answer: StoredAnswer | None) -> str:
+def _text(answer: Answer | None) -> str:
     return "" if answer is None or answer.refused else first_line(answer.text)

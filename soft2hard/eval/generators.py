@@ -1,7 +1,8 @@
 """A local language model that is asked for instructions; `generator_api` has those behind an API."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import count
 from random import Random
 
 import torch
@@ -14,11 +15,11 @@ from soft2hard.lm.subject import Subject
 
 _ROWS_AT_ONCE = 64
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-"""What greedy search reads or warns of, against a model's own settings (top_k: the default, and not in use)."""
+"""Settings that greedy search reads or warns of, against a model's own (top_k: the default, and not in use)."""
 
 
 class LocalGenerator:
-    """A causal language model of ours or anybody's, sampled at `temperature`.
+    """A causal language model on this machine, sampled at `temperature`.
 
     Raises UserError for an encoder-decoder model, one whose context has no room for an answer, and for settings that
     cannot be sampled with.
@@ -27,7 +28,7 @@ class LocalGenerator:
     def __init__(self, lm: Subject, max_new_tokens: int = 48, temperature: float = 0.9):
         if lm.is_encoder_decoder:
             raise UserError(
-                f"The generator '{lm.name}' is an encoder-decoder model.", "Give one that goes on with text."
+                f"The generator '{lm.name}' is an encoder-decoder model.", "Give one that continues a text."
             )
         if temperature <= 0 or max_new_tokens < 1:
             raise UserError(
@@ -106,13 +107,9 @@ class _Drawing(LogitsProcessor):
 
 
 def numbered(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
-    """Each text `n` times, with how many times it came before: what tells samples of the same text apart."""
-    seen: Counter[str] = Counter()
-    pairs = []
-    for text in (text for text in texts for _ in range(n)):
-        pairs.append((text, seen[text]))
-        seen[text] += 1
-    return pairs
+    """Each text `n` times, with the number of times it came before, which tells samples of the same text apart."""
+    seen: defaultdict[str, count] = defaultdict(count)
+    return [(text, next(seen[text])) for text in texts for _ in range(n)]
 
 
 def first_line(text: str) -> str:

@@ -1,44 +1,41 @@
-"""Methods x tasks x seeds, resumable cell by cell."""
+"""Methods x tasks x seeds in one process, resumable cell by cell; `fan_out` shares the work out among several."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.cases import SoftPromptStore, drawn_tasks
-from soft2hard.eval.cells import CellFile
-from soft2hard.eval.claiming import claim
+from soft2hard.eval.cases import CellFile, Draw, Log, Pace, SoftPromptStore, silent
 from soft2hard.eval.config import Evaluation, MethodChoice
-from soft2hard.eval.coverage import unknown_share
-from soft2hard.eval.fan_out import rows_by_seed
-from soft2hard.eval.fan_out_cluster import rows_on_cluster
-from soft2hard.eval.identity import inputs_of
+from soft2hard.eval.loaded_models import Models, inputs_of, problems_of, unknown_share
 from soft2hard.eval.methods.base import Bench, Case, Checked, Method, Outcome
+from soft2hard.eval.methods.registry import options_of
 from soft2hard.eval.metrics.scrutability import reference_points
-from soft2hard.eval.models import Models
-from soft2hard.eval.needs import problems_of
-from soft2hard.eval.provenance import new_run_record
-from soft2hard.eval.records import NOTEWORTHY_UNKNOWN, ReferencePerplexity, ResultRow, RunRecord
-from soft2hard.eval.results import write_results
-from soft2hard.eval.scoring import score_seed
-from soft2hard.workers.cluster import Cluster
+from soft2hard.eval.results import score_seed, write_results
+from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN, MethodRecord, ReferencePerplexity, ResultRow, RunRecord
+from soft2hard.lm.precision import rounding_of
+from soft2hard.storage.run_folders import Kind, Record, claim, made_with
 
-Log = Callable[[str], None]
 Progress = Callable[[int, int], None]
 """Told how many cells are done, and how many there are in all."""
 
 
-def silent(message: str) -> None:
-    """Say nothing."""
+def _identity(record: Record) -> dict[str, Any]:
+    """Of the subject's loading its rounding alone decides results, not where it runs."""
+    # Runs begun before an evaluation said how it holds its subject held it as now by default.
+    loading = rounding_of(record["config"].get("loading") or {})
+    return record["config"] | {"loading": loading, "inputs": record.get("inputs") or {}}
+
+
+RUN = Kind("an evaluation", "run.json", _identity)
 
 
 @dataclass
 class Harness:
-    """One run of an evaluation in a folder; a folder with cells of the same evaluation is gone on with.
+    """One run of an evaluation in a folder; a folder with cells of the same evaluation is resumed.
 
     Raises UserError, before anything runs, where the folder holds another run, a model is missing, or tasks lack what
     a method needs.
@@ -47,40 +44,35 @@ class Harness:
     config: Evaluation
     folder: Path
     log: Log = silent
-    """A function of a module where there are several processes: it is sent to them."""
     on_cell: Progress = lambda done, total: None
-    workers: int = 1
-    """Processes that make the cells, one seed each at a time."""
     retry_failed: bool = False
     """Make failed cells again instead of keeping their reasons."""
-    cluster: Cluster | None = None
-    """Ray cluster whose workers make the cells instead."""
+    paced: bool = True
+    """Let the log hear now and then of progress."""
 
-    def run(self) -> list[ResultRow]:
-        """All cells that are missing, then all scores; the results are written last."""
+    def run(self, rows_by_seed: Callable[["Harness"], Mapping[int, list[ResultRow]]] | None = None) -> list[ResultRow]:
+        """All cells that are missing, then all scores; the results are written last.
+
+        `rows_by_seed` makes the rows of all seeds in this claimed folder, elsewhere than in this process.
+        """
         self._check()
-        claim(self.folder, self._record)
-        started, n_before = time.monotonic(), self._n_done()
-        by_seed = self._rows_by_seed()
+        begun = claim(self.folder, RUN, self._record.to_json())
+        started, n_before = time.monotonic(), self.n_done()
+        by_seed = rows_by_seed(self) if rows_by_seed else {seed: self.run_seed(seed) for seed in self.config.seeds}
         rows = [row for seed in self.config.seeds for row in by_seed[seed]]
-        cases = {seed: self._cases(seed, "test") for seed in self.config.seeds}
+        cases = {seed: self.cases(seed, "test") for seed in self.config.seeds}
+        losses = {seed: self._store(seed, "test").losses() for seed in self.config.seeds}
+        self.log("writing the results")
         record = replace(self._record, reference_perplexity=self._reference_perplexity(cases))
-        seconds = time.monotonic() - started if self._n_done() > n_before else None
-        write_results(self.folder, record, rows, cases, self._losses(), seconds)
+        seconds = time.monotonic() - started if self.n_done() > n_before else None
+        write_results(self.folder, _finished(record, begun, seconds), rows, cases, losses)
         return rows
-
-    def _rows_by_seed(self) -> dict[int, list[ResultRow]]:
-        if self.cluster is not None:
-            return rows_on_cluster(self, self.cluster, self._tell)
-        if self.workers > 1 and len(self.config.seeds) > 1:
-            return rows_by_seed(self, self._tell)
-        return {seed: self.run_seed(seed) for seed in self.config.seeds}
 
     def run_seed(self, seed: int) -> list[ResultRow]:
         """The rows of one seed; cells that are on disk are not made again."""
-        cases, bench = self._cases(seed, "test"), self._bench_with_validation(seed)
+        cases, bench = self.cases(seed, "test"), self._bench(seed)
         outcomes = {choice.label: self._outcomes(choice, method, cases, bench) for choice, method in self._methods}
-        rows = score_seed(seed, cases, outcomes, bench)
+        rows = score_seed(seed, cases, outcomes, bench, self._pace(f"seed {seed}: tasks scored"))
         self.log(f"seed {seed}: scored")
         return rows
 
@@ -89,14 +81,19 @@ class Harness:
         """Splits whose tasks have soft prompts in this run."""
         return ("test", "validation") if "validation_cases" in self._needs else ("test",)
 
-    def tune(self, seed: int, split: str) -> None:
-        """Make the missing soft prompts of a seed and split alone."""
-        self._cases(seed, split)
-
     def make_cells(self, seed: int, label: str) -> None:
         """Make the missing cells of one method under a seed alone."""
         choice, method = next(found for found in self._methods if found[0].label == label)
-        self._outcomes(choice, method, self._cases(seed, "test"), self._bench_with_validation(seed))
+        self._outcomes(choice, method, self.cases(seed, "test"), self._bench(seed))
+
+    def n_done(self) -> int:
+        """Cells on disk, made by this process or by others."""
+        return sum(file.n_lines() for file in self._files.values())
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in all."""
+        return len(self._files) * len(self._draw("test", self.config.seeds[0]))
 
     # --- models and cases ---------------------------------------------------------------------
 
@@ -112,33 +109,22 @@ class Harness:
     def _models(self) -> Models:
         return Models(self.config, self._needs, self.folder, self.log)
 
-    def _bench_with_validation(self, seed: int) -> Bench:
-        return self._bench(seed, self._cases(seed, "validation") if "validation" in self.splits else ())
+    @cached_property
+    def _draw(self) -> Draw:
+        return Draw(self.config.tasks)
 
-    def _bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
-        return Bench(
-            subject=self._models.subject,
-            tuning_subject=self._models.tuning_subject,
-            translator=self._models.translator,
-            reference=self._models.reference,
-            generator=self._models.generator,
-            encoder=self._models.encoder,
-            validation=validation,
-            seed=seed,
-            max_seconds=self.config.max_seconds,
-            max_model_calls=self.config.max_model_calls,
-            log=self.log,
-        )
+    def _bench(self, seed: int) -> Bench:
+        return self._models.bench(seed, self.cases(seed, "validation") if "validation" in self.splits else ())
 
-    def _cases(self, seed: int, split: str) -> list[Case]:
-        tasks = drawn_tasks(self.config.tasks, split, seed)
-        return list(self._store(seed, split).cases(tasks, self.log))
+    def cases(self, seed: int, split: str) -> list[Case]:
+        """The cases of a seed and split; soft prompts that are missing are tuned and saved."""
+        return self._store(seed, split).cases(self._draw(split, seed), self.log)
 
     def _store(self, seed: int, split: str) -> SoftPromptStore:
         path = self.folder / "soft_prompts" / f"{seed}-{split}.safetensors"
         return SoftPromptStore(path, self._models.tuning_subject, self.config.tuning_of(seed))
 
-    def _reference_perplexity(self, cases: dict[int, list[Case]]) -> ReferencePerplexity | None:
+    def _reference_perplexity(self, cases: Mapping[int, Sequence[Case]]) -> ReferencePerplexity | None:
         """Of the gold instructions as they are and with their words shuffled, for the reader of perplexities."""
         of_any_seed = next(iter(cases.values()))
         texts = [case.task.instruction for case in of_any_seed if case.task.instruction]
@@ -147,48 +133,43 @@ class Harness:
         points = reference_points(self._models.reference, texts)
         return ReferencePerplexity(points.natural, points.shuffled, points.n_texts)
 
-    def _losses(self) -> dict[int, dict[str, list[tuple[int, float]]]]:
-        return {seed: self._store(seed, "test").losses() for seed in self.config.seeds}
-
     # --- cells --------------------------------------------------------------------------------
+
+    @cached_property
+    def _files(self) -> dict[tuple[str, int], CellFile]:
+        seeds, labels = self.config.seeds, [choice.label for choice in self.config.methods]
+        return {(label, seed): CellFile(self.folder, label, seed) for label in labels for seed in seeds}
 
     def _outcomes(
         self, choice: MethodChoice, method: Method, cases: Sequence[Case], bench: Bench
     ) -> dict[str, Outcome]:
-        file = CellFile(self.folder, choice.label, bench.seed)
+        file = self._files[choice.label, bench.seed]
         outcomes = file.read({case.task.name: case for case in cases}, keep_failed=not self.retry_failed)
         missing = [case for case in cases if case.task.name not in outcomes]
         if not missing:
             return outcomes
-        started = time.monotonic()
-        for case, outcome in zip(missing, _safely(method, missing, bench), strict=False):
+        started, n_made = time.monotonic(), self.n_done()
+        pace = self._pace(f"seed {bench.seed}: cells of {choice.label}")
+        for n, (case, outcome) in enumerate(zip(missing, _safely(method, missing, bench), strict=False), start=1):
             file.append(case, outcome)
             outcomes[case.task.name] = outcome
-            self._tell()
+            self.on_cell(n_made + n, len(self._files) * len(cases))
+            pace(n, len(missing))
         seconds = time.monotonic() - started
         self.log(f"seed {bench.seed}: {choice.label}, {len(missing)} cells in {seconds:.0f} s")
         return outcomes
 
-    def _tell(self) -> None:
-        self.on_cell(self._n_done(), len(self._methods) * len(self.config.seeds) * len(self._tasks))
+    def _pace(self, what: str) -> Progress:
+        return Pace(self.log if self.paced else silent, what)
 
-    def _n_done(self) -> int:
-        return sum(
-            CellFile(self.folder, choice.label, seed).n_lines()
-            for choice, _ in self._methods
-            for seed in self.config.seeds
-        )
-
-    @cached_property
-    def _tasks(self) -> list[Task]:
-        return drawn_tasks(self.config.tasks, "test", self.config.seeds[0])
+    # --- before anything runs -----------------------------------------------------------------
 
     def _check(self) -> None:
         """Refuse, all at once, what methods lack."""
-        problems = problems_of(self.config, self._methods, self._tasks)
+        problems = problems_of(self.config, self._methods, self._draw)
         # Models are loaded only once all that can be known without them is in order.
         if not problems:
-            problems = list(_refusals(self._methods, self._bench(self.config.seeds[0])))
+            problems = list(_refusals(self._methods, self._models.bench(self.config.seeds[0])))
         if problems:
             raise UserError(
                 "; ".join(problems) + ".",
@@ -197,17 +178,42 @@ class Harness:
 
     @cached_property
     def _record(self) -> RunRecord:
-        dropped: Counter[str] = Counter()
-        for seed in self.config.seeds:
-            drawn_tasks(self.config.tasks, "test", seed, dropped)
-        unknown = unknown_share(self._models.subject, self._tasks)
+        """The record of a run that begins now with these tasks and models."""
+        inputs = inputs_of(self.config, self._models, self._draw)
+        unknown = unknown_share(self._models.subject, self._draw("test", self.config.seeds[0]))
         if unknown > NOTEWORTHY_UNKNOWN:
             self.log(f"{unknown:.0%} of the tokens of these tasks are unknown to the subject: expect poor scores.")
-        return new_run_record(self.config, inputs_of(self.config, self._models), unknown, +dropped)
+        methods = tuple(
+            MethodRecord(choice.label, choice.name, options_of(choice.name).source, dict(choice.options))
+            for choice in self.config.methods
+        )
+        return RunRecord(
+            config=self.config.model_dump(mode="json"),
+            methods=methods,
+            seeds=self.config.seeds,
+            inputs=inputs,
+            unknown_tokens=unknown,
+            dropped=dict(+self._draw.dropped),
+            **made_with(),
+        )
+
+
+def _finished(record: RunRecord, begun: Record | None, seconds: float | None) -> RunRecord:
+    """The record of a finished run, of which earlier sittings left the record `begun`.
+
+    A sitting that made no cell (`seconds` None) has scored old ones once more: they are still those of the old code.
+    """
+    begun = begun or record.to_json()
+    commits = dict.fromkeys([*(begun.get("commit") or "unknown").split(", "), record.commit or "unknown"])
+    if seconds is None:
+        return replace(
+            record, created=begun["created"], commit=begun.get("commit"), seconds=begun.get("seconds") or 0.0
+        )
+    return replace(record, created=begun["created"], commit=", ".join(commits), seconds=seconds)
 
 
 def _refusals(methods: Sequence[tuple[MethodChoice, Method]], bench: Bench) -> Iterator[str]:
-    """What methods themselves object to on this bench, such as a reference LM of another vocabulary."""
+    """Objections of the methods themselves to this bench, such as a reference LM of another vocabulary."""
     for choice, method in methods:
         try:
             if isinstance(method, Checked):

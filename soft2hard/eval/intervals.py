@@ -9,11 +9,11 @@ from scipy.stats import bootstrap, permutation_test
 
 from soft2hard.errors import UserError
 
-Values = Sequence[float | int] | np.ndarray
-"""One number a task."""
-
 _LEAST_DEFINED = 0.6
 """Of resamples: two tasks have a pair in half of them, and it is always the same one."""
+
+Values = Sequence[float | int] | np.ndarray
+"""One number a task."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,6 @@ class PairedDifference:
     p_value: float
     """Two-sided, of a sign-flip permutation test that neither is favoured; 1 where fewer than two tasks differ."""
     n_tasks: int
-    n_unpaired: int
-    """Tasks left out because one method has no value for them."""
 
     def __str__(self) -> str:
         return f"{self.difference}, p = {self.p_value:.2g}, {self.n_tasks} tasks"
@@ -52,9 +50,8 @@ def mean_interval(values: Values, n_resamples: int = 2000, seed: int = 0) -> Int
 
 def ratio_interval(numerators: Values, denominators: Values, n_resamples: int = 2000, seed: int = 0) -> Interval:
     """Ratio of means over the same tasks, resampled in pairs."""
-    return _interval(
-        (numerators, denominators), lambda x, y, axis: np.mean(x, axis) / np.mean(y, axis), n_resamples, seed
-    )
+    data = (numerators, denominators)
+    return _interval(data, lambda x, y, axis: np.mean(x, axis) / np.mean(y, axis), n_resamples, seed)
 
 
 def difference_interval(first: Values, second: Values, n_resamples: int = 2000, seed: int = 0) -> Interval:
@@ -70,9 +67,7 @@ def by_task(values: Iterable[tuple[str, float | int]]) -> dict[str, float]:
     return {task: float(np.mean(of_task)) for task, of_task in found.items()}
 
 
-def paired_difference(
-    first: Mapping[str, float], second: Mapping[str, float], n_resamples: int = 2000, seed: int = 0
-) -> PairedDifference:
+def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -> PairedDifference:
     """Compare two methods by their values for each task (`by_task`), with an interval and a p-value.
 
     Raises UserError where they share no task.
@@ -81,9 +76,7 @@ def paired_difference(
     if not tasks:
         raise UserError("The two methods have no task in common.", "Compare methods run on the same tasks.")
     differences = np.array([first[task] - second[task] for task in tasks])
-    interval = mean_interval(differences, n_resamples, seed)
-    n_unpaired = len(first) + len(second) - 2 * len(tasks)
-    return PairedDifference(interval, sign_flip_p_value(differences, seed=seed), len(tasks), n_unpaired)
+    return PairedDifference(mean_interval(differences), sign_flip_p_value(differences), len(tasks))
 
 
 def sign_flip_p_value(differences: Values, n_resamples: int = 10_000, seed: int = 0) -> float:
@@ -96,20 +89,13 @@ def sign_flip_p_value(differences: Values, n_resamples: int = 10_000, seed: int 
     changed = values[values != 0]  # the others have no sign to flip
     if len(changed) < 2:
         return 1.0
-    result = permutation_test(
-        (changed,),
-        lambda x, axis: np.mean(x, axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=n_resamples,
-        batch=1000,
-        rng=seed,
-    )
+    test = {"permutation_type": "samples", "vectorized": True, "batch": 1000}
+    result = permutation_test((changed,), lambda x, axis: np.mean(x, axis), n_resamples=n_resamples, rng=seed, **test)
     return float(result.pvalue)
 
 
 def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
-    """A figure with the middle 95 % of what it is in resamples of tasks; those in which it is NaN are left out.
+    """A figure with the middle 95 % of its values in resamples of tasks; those in which it is NaN are left out.
 
     No interval where those are so many that the rest are hardly more than the tasks themselves over again.
     """
@@ -133,7 +119,6 @@ def _interval(data: tuple, statistic: Callable[..., np.ndarray], n_resamples: in
         return Interval(value, None, None)
     if all(np.ptp(x) == 0 for x in data):
         return Interval(value, value, value)
-    result = bootstrap(
-        data, statistic, paired=len(data) > 1, vectorized=True, n_resamples=n_resamples, method="percentile", rng=seed
-    )
-    return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    options = {"paired": len(data) > 1, "vectorized": True, "method": "percentile"}
+    ends = bootstrap(data, statistic, n_resamples=n_resamples, rng=seed, **options).confidence_interval
+    return Interval(value, float(ends.low), float(ends.high))

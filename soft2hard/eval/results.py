@@ -1,7 +1,10 @@
-"""Writing a finished run: results, tasks and soft prompts, and last its record with the time taken."""
+"""The results of an evaluation: outcomes scored on test examples, and the files of a finished run.
+
+The run's record is written last, with the time taken: a run without it is unfinished.
+"""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -10,47 +13,141 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import save_file
 
-from soft2hard.eval.claiming import read_begun
-from soft2hard.eval.methods.base import Case
-from soft2hard.eval.records import ResultRow, RunRecord, TaskRecord
+from soft2hard.data_gen.tasks import Task
+from soft2hard.eval.cases import kind_of
+from soft2hard.eval.methods.base import Bench, Case, Outcome
+from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
+from soft2hard.eval.metrics.scrutability import perplexities
+from soft2hard.eval.metrics.text import class_rate, embedding_cosines, exact_task, overlap, rouge
+from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
 from soft2hard.storage.files import atomic_write
+from soft2hard.storage.run_folders import write_json
 
+_MEASURED = (
+    "score",
+    "loss",
+    "agreement",
+    "kl",
+    "top1_agreement",
+    "logit_distance",
+    "embedding_distance",
+    "embedding_cosine",
+)
+"""Columns that measurements have by the same names."""
+_TASKS_AT_ONCE = 32
+"""Whose prompts are measured together; progress is told in between."""
 _SHOWN_EXAMPLES = 8
+TOO_LONG = "the prompt does not fit the subject's context"
+
 
 Losses = Mapping[int, Mapping[str, Sequence[tuple[int, float]]]]
 """Steps with validation losses of the tuning, by seed and task."""
 
 
+# --- scores -----------------------------------------------------------------------------------
+
+
+def score_seed(
+    seed: int,
+    cases: Sequence[Case],
+    outcomes: Mapping[str, Mapping[str, Outcome]],
+    bench: Bench,
+    on_scored: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ResultRow]:
+    """One row for each method's outcome for each case; `outcomes` are by label, then by task.
+
+    All prompts of a task are measured together, so that its soft prompt is run once. `on_scored` hears how many of how
+    many tasks are scored.
+    """
+    rows = []
+    for start in range(0, len(cases), _TASKS_AT_ONCE):
+        on_scored(start, len(cases))
+        found, comparisons = [], []
+        for case in cases[start : start + _TASKS_AT_ONCE]:
+            of_case = {
+                label: of_task[case.task.name] for label, of_task in outcomes.items() if case.task.name in of_task
+            }
+            whole = {label: outcome.prompt for label, outcome in of_case.items() if outcome.failure is None}
+            found.append((case, of_case, list(whole)))
+            comparisons.append(Comparison(case.task, tuple(whole.values()), case.soft_prompt))
+        for (case, of_case, labels), measured in zip(found, measure(bench.subject, comparisons), strict=True):
+            by_label = dict(zip(labels, measured, strict=True))
+            rows += [_row(label, seed, case, outcome, by_label.get(label)) for label, outcome in of_case.items()]
+    on_scored(len(cases), len(cases))
+    return _with_cosines(_with_perplexities(rows, bench), cases, bench)
+
+
+def _row(label: str, seed: int, case: Case, outcome: Outcome, measured: Measurement | None) -> ResultRow:
+    kind = kind_of(outcome.prompt)
+    figures = {name: getattr(measured, name) for name in _MEASURED} if measured else {}
+    if kind == "hard":
+        figures |= _text_figures(outcome.prompt, case.task)
+    return ResultRow(
+        method=label,
+        task=case.task.name,
+        family=case.task.family,
+        seed=seed,
+        kind=kind,
+        prompt=outcome.prompt if kind == "hard" else None,
+        failure=outcome.failure or (None if measured else TOO_LONG),
+        **figures,
+        verdict=outcome.trace.get("verdict"),
+        confidence=outcome.trace.get("confidence"),
+        **asdict(outcome.cost),
+        trace=outcome.trace,
+    )
+
+
+def _text_figures(text: str, task: Task) -> dict[str, object]:
+    """Figures of a hard prompt's words: against the gold instruction where there is one, and its label words."""
+    figures: dict[str, object] = {}
+    if task.instruction:
+        words, characters = rouge(text, [task.instruction]), overlap(text, [task.instruction])
+        figures = {"rouge1": words.rouge1, "rouge2": words.rouge2, "rougeL": words.rougeL}
+        figures |= {"bleu": characters.bleu, "chrf": characters.chrf, "exact_task": exact_task(text, task.instruction)}
+    if task.labels:
+        figures["class_rate"] = class_rate(text, task.labels)
+    return figures
+
+
+def _with_perplexities(rows: list[ResultRow], bench: Bench) -> list[ResultRow]:
+    if bench.reference is None:
+        return rows
+    texts = sorted({row.prompt for row in rows if row.prompt})
+    of_text = dict(zip(texts, perplexities(bench.reference, texts), strict=True))
+    return [replace(row, perplexity=of_text[row.prompt]) if row.prompt else row for row in rows]
+
+
+def _with_cosines(rows: list[ResultRow], cases: Sequence[Case], bench: Bench) -> list[ResultRow]:
+    """Cosine of each prompt's embedding with its gold instruction's, where there is an encoder."""
+    gold = {case.task.name: case.task.instruction for case in cases}
+    wanted = [i for i, row in enumerate(rows) if row.prompt and gold[row.task]]
+    if bench.encoder is None or not wanted:
+        return rows
+    texts, golds = [rows[i].prompt for i in wanted], [gold[rows[i].task] for i in wanted]
+    of_row = dict(zip(wanted, embedding_cosines(texts, golds, bench.encoder), strict=True))
+    return [replace(row, sentence_cosine=of_row.get(i)) for i, row in enumerate(rows)]
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
 def write_results(
-    folder: Path,
-    record: RunRecord,
-    rows: Sequence[ResultRow],
-    cases: dict[int, list[Case]],
-    losses: Losses,
-    seconds: float | None,
+    folder: Path, record: RunRecord, rows: Sequence[ResultRow], cases: Mapping[int, Sequence[Case]], losses: Losses
 ) -> None:
-    """Everything `records` says a finished run holds; `seconds` are None where no cell was made in this sitting."""
-    table = pa.Table.from_pylist([_flat(row) for row in rows])
+    """Everything that `run_records` says a finished run holds, its record last."""
+    # Traces differ from method to method: a column of JSON text holds them all.
+    table = pa.Table.from_pylist([asdict(row) | {"trace": json.dumps(row.trace)} for row in rows])
     with atomic_write(folder / "results.parquet") as temporary:
         pq.write_table(table, temporary)
-    with atomic_write(folder / "results.json") as temporary:
-        temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    prompts = {f"{seed}/{case.task.name}": case.soft_prompt for seed, of_seed in cases.items() for case in of_seed}
     with atomic_write(folder / "soft_prompts.safetensors") as temporary:
-        save_file(_embeddings(cases), temporary)
-    with atomic_write(folder / "tasks.json") as temporary:
-        of_first_seed = next(iter(cases.values()))
-        records = [asdict(_task_record(case)) for case in of_first_seed]
-        temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
+        save_file({name: prompt.embeddings.contiguous() for name, prompt in prompts.items()}, temporary)
+    write_json(folder / "results.json", [asdict(row) for row in rows])
+    write_json(folder / "tasks.json", [asdict(_task_record(case.task)) for case in next(iter(cases.values()))])
     with atomic_write(folder / "training.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in tuning_curves(losses)), encoding="utf-8")
-    with atomic_write(folder / "run.json") as temporary:
-        begun = read_begun(folder)
-        commits = dict.fromkeys([*(begun.get("commit") or "unknown").split(", "), record.commit or "unknown"])
-        # A sitting that made nothing has scored old cells once more: they are still those of the earlier code.
-        commit = begun.get("commit") if seconds is None else ", ".join(commits)
-        seconds = begun.get("seconds") if seconds is None else seconds
-        finished = replace(record, created=begun["created"], commit=commit, seconds=seconds or 0.0)
-        temporary.write_text(json.dumps(finished.to_json(), indent=1), encoding="utf-8")
+    write_json(folder / "run.json", record.to_json())
 
 
 def tuning_curves(losses: Losses) -> Iterator[dict[str, float]]:
@@ -65,21 +162,6 @@ def tuning_curves(losses: Losses) -> Iterator[dict[str, float]]:
         yield line
 
 
-def _flat(row: ResultRow) -> dict[str, object]:
-    # Traces differ from method to method: a column of JSON text holds them all.
-    return asdict(row) | {"trace": json.dumps(row.trace)}
-
-
-def _embeddings(cases: dict[int, list[Case]]) -> dict:
-    return {
-        f"{seed}/{case.task.name}": case.soft_prompt.embeddings.contiguous()
-        for seed, of_seed in cases.items()
-        for case in of_seed
-        if case.soft_prompt is not None
-    }
-
-
-def _task_record(case: Case) -> TaskRecord:
-    task = case.task
+def _task_record(task: Task) -> TaskRecord:
     examples = tuple((e.input, e.output) for e in task.train[:_SHOWN_EXAMPLES])
     return TaskRecord(task.name, task.family, task.instruction, task.labels, examples)

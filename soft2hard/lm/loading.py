@@ -1,7 +1,6 @@
 """How a subject's model is held in memory, its reading, and saying plainly what is wrong when that fails."""
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TypedDict
 
@@ -22,71 +21,10 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from soft2hard.errors import UserError, first_line
+from soft2hard.lm.settings import Loading
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 """Errors of transformers for a damaged config, tokenizer or weights, and for a config that does not fit them."""
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CHOICES = {
-    "dtype": ("auto", "saved", *_DTYPES),
-    "quantization": ("none", "8bit", "4bit"),
-    "attention": ("auto", "sdpa", "eager", "flash_attention_2"),
-}
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How a subject is held in memory and run. None of it changes results beyond rounding."""
-
-    dtype: str = "auto"
-    """Precision of the weights: 'float32', 'bfloat16', 'float16', 'saved' (as in its files) or 'auto': as saved on a
-    GPU; on a CPU as saved where that is fast there, else float32."""
-    quantization: str = "none"
-    """Weights of the subject's linear layers in '8bit' or '4bit' (bitsandbytes, on a GPU only), or 'none'."""
-    attention: str = "auto"
-    """'sdpa' (PyTorch's), 'eager', 'flash_attention_2' (its package on a GPU; a prompt's examples then no longer
-    share a row) or 'auto': sdpa, or plain matrix products where a CPU is quicker at them."""
-    gradient_checkpointing: bool = False
-    """While tuning, compute the inside of each layer anew in the backward pass: much less memory, a third more time."""
-    device: str = "auto"
-    """Where the subject runs: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the GPU if there is one."""
-    batch_tokens: int = 16384
-    """Tokens, padding included, in one batch of scoring or generating; 0: as many as a trial finds memory for."""
-
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"There is no {name} '{getattr(self, name)}'.", f"Choose {', '.join(choices)}.")
-        if self.batch_tokens < 0:
-            raise UserError(f"batch_tokens is {self.batch_tokens}.", "It must be 0 (by a trial) or more.")
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device. Raises UserError for one that is not there."""
-        if self.device == "auto":
-            return _first_choice()
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise UserError(f"There is no device '{self.device}'.", "Choose auto, cpu, cuda, cuda:1, ...") from error
-        known = {"cpu", "cuda"} | ({found.type} if (found := torch.accelerator.current_accelerator()) else set())
-        if device.type not in known or (device.type == "cpu" and device.index):
-            raise UserError(
-                f"There is no device '{self.device}' here.", f"Choose auto, {', '.join(sorted(known))}, ..."
-            )
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(
-                f"There is no GPU for --device {self.device}: PyTorch sees {torch.cuda.device_count()}.",
-                "Use --device auto, or install a PyTorch that was built for the GPU.",
-            )
-        return device
-
-    @property
-    def torch_dtype(self) -> torch.dtype | None:
-        """The dtype asked for by name; None for that of the saved weights."""
-        if self.dtype == "auto" and self.quantization == "none" and self.torch_device.type == "cpu":
-            return torch.float32
-        return _DTYPES.get(self.dtype)
 
 
 class LoadingNames(TypedDict, total=False):
@@ -128,14 +66,6 @@ def _one_device(wanted: torch.device | str | dict) -> torch.device | str:
     if set(wanted) != {""}:
         raise UserError("A subject runs on one device, not on several.", 'Give device_map="auto" or {"": device}.')
     return f"cuda:{wanted['']}" if isinstance(wanted[""], int) else wanted[""]
-
-
-def _first_choice() -> torch.device:
-    """The GPU, of several the one that the launcher of several processes gave this one; else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    rank = os.environ.get("LOCAL_RANK", "")
-    return torch.device(f"cuda:{rank}" if rank.isdigit() and int(rank) < torch.cuda.device_count() else "cuda")
 
 
 def load_model(

@@ -29,10 +29,5 @@ def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> S
 
 
 def rounding_of(loading: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `Loading` that change the subject's numbers; the others may differ from machine to machine."""
-    usual = Loading()
-    return {
-        name: loading[name]
-        for name in ("dtype", "quantization")
-        if name in loading and loading[name] != getattr(usual, name)
-    }
+    """What of a `Loading`'s fields makes the subject's numbers others; the rest may differ from machine to machine."""
+    return Loading(**loading).rounding

@@ -39,7 +39,7 @@ from soft2hard.lm.sequences import Query, SequenceEncoder, kind_of
 from soft2hard.lm.templates import chosen_template, template_of_prompts
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Kind, Template, TemplateChoice, read_template
-from soft2hard.storage.hub import local_folder
+from soft2hard.storage.names import folder_of, located
 
 __all__ = ["Query", "Subject", "TargetScore"]
 
@@ -116,14 +116,15 @@ class Subject:
         loading: Loading = Loading(),
         **asked: Unpack[LoadingNames],
     ) -> "Subject":
-        """Read a subject from a folder, the local cache or the hub: safetensors only, no code that comes with it.
+        """Read a subject: 'embedded', a folder, or a name in the local cache or on the hub. Safetensors only, no code.
 
         Parts of `loading` may be given by transformers' names for them (`LoadingNames`). Raises UserError where model
         or tokenizer is missing, damaged or of a kind that is not supported, and where this machine lacks what
         `loading` asks for.
         """
         loading, quantization = loading_of(loading, asked), asked.get("quantization_config")
-        folder = str(local_folder(str(name_or_path), "subject"))
+        name_or_path = located(name_or_path, "subject")
+        folder = str(folder_of(name_or_path, "subject"))
         rounds = quantization is None and would_round(folder, loading)
         # FlashAttention is for GPUs alone, so it is set once the weights are there.
         as_saved = replace(loading, dtype="saved", device="cpu", attention=on_cpu(loading))

@@ -5,133 +5,76 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, field_validator, model_validator
 
 from soft2hard.api.requests import ApiModel
-from soft2hard.data_gen.corpus import CorpusPlan
 from soft2hard.data_gen.dods.registry import HUB_DODS
-from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.settings import CorpusSettings, Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
-from soft2hard.eval.settings import built
-from soft2hard.eval.transfer.material import Wanted
-from soft2hard.eval.transfer.plan import Asking
-from soft2hard.eval.transfer.prompts import REFERENCES
-from soft2hard.eval.transfer.run import Sending
-from soft2hard.lm.loading import Loading
-from soft2hard.pipeline.keys import check_keys, checked_settings, nearest
+from soft2hard.eval.transfer.settings import TransferChoices
+from soft2hard.lm.settings import Loading
+from soft2hard.settings import check_keys, checked, nearest, settings, some_of
 from soft2hard.storage.yaml_files import read_yaml
-from soft2hard.translator.deepspeed import check_configuration
-from soft2hard.translator.design import Design
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.translator.processes import deepspeed_config
+from soft2hard.translator.settings import Design, TranslatorTraining
 
 NAMED_BY_RECIPE = ("subject", "translator")
 """Settings of an evaluation that the recipe itself decides."""
+_REMEDY = "Change these settings (docs/recipes.md)."
 
 
-class _Strict(BaseModel):
-    """Refuses keys that there are not, and names the nearest that there is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            check_keys(value, cls.model_fields)
-        return value
-
-
-class CorpusSettings(_Strict):
-    """One corpus; the fields are those of `CorpusPlan`, and mean the same."""
+@settings
+class RecipeCorpus(CorpusSettings):
+    """One corpus; evaluations make their own soft prompts of test tasks."""
 
     split: Literal["train", "validation"]
-    """Translators are trained on 'train' and stopped by 'validation'; evaluations make their own of test tasks."""
-    n_tasks: int = Field(ge=1)
-    dod: str = "lexical"
-    folder: Path | None = None
-    """Where the published files of the collection lie, from the working directory; 'lexical' has none."""
-    tuning: dict[str, Any] = {}
-    """Fields of `Tuning`, over the recipe's."""
-    snapshot_steps: tuple[int, ...] = CorpusPlan.snapshot_steps
-    shard_size: int = Field(CorpusPlan.shard_size, ge=1)
-    task_seed: int = CorpusPlan.task_seed
-    n_train: int = Field(CorpusPlan.n_train, ge=1)
-    """Training examples of each task of 'lexical'; others bring their own number."""
-
-    @field_validator("dod")
-    @classmethod
-    def _there_is(cls, dod: str) -> str:
-        if dod not in DODS:
-            raise ValueError(f"there is no collection '{dod}'{nearest(dod, DODS)}")
-        return dod
+    """Translators are trained on 'train' and stopped by 'validation'."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> "CorpusSettings":
-        if self.folder is None and self.dod in HUB_DODS:
-            return self
-        if (self.dod == "lexical") != (self.folder is None):
+    def _one_source(self) -> "RecipeCorpus":
+        if self.dod not in DODS:
+            raise ValueError(f"there is no collection '{self.dod}'{nearest(self.dod, DODS)}")
+        if (self.dod == "lexical") != (self.folder is None) and not (self.folder is None and self.dod in HUB_DODS):
             raise ValueError("give the folder of a published collection, and of nothing else")
         return self
 
 
-class TranslatorSettings(_Strict):
-    """What the translator is, in the fields of `Design`, and how it is trained."""
+@settings
+class TranslatorSettings(Design):
+    """What the translator is, and how it is trained."""
 
-    architecture: Literal["auto", "encoder-decoder", "causal-lora"] = Design.architecture
-    base: str | None = Design.base
-    """Checkpoint to start from, by name or folder; None: the subject's own weights where its architecture allows it."""
-    hidden_layers: tuple[int, ...] = Design.hidden_layers
-    lora_rank: int = Field(Design.lora_rank, ge=1)
-    dropout: float = Field(Design.dropout, ge=0, lt=1)
-    instruction_tokens: int = Field(Design.instruction_tokens, ge=1)
-    training: dict[str, Any] = {}
+    training: some_of(TranslatorTraining) = Field(default_factory=dict)
     """Fields of `TranslatorTraining` that differ from its defaults."""
 
     @field_validator("training")
     @classmethod
     def _trainable(cls, training: dict[str, Any]) -> dict[str, Any]:
-        checked = checked_settings(TranslatorTraining, training)
-        if checked.get("deepspeed") is not None:
+        if training.get("deepspeed") is not None:
             try:
-                check_configuration(checked["deepspeed"])
+                deepspeed_config(training["deepspeed"])
             except UserError as error:
-                raise ValueError(f"deepspeed: {error.problem} {error.remedy}") from error
-        return checked
-
-    @property
-    def design(self) -> Design:
-        return Design(**self.model_dump(exclude={"training"}))
+                raise ValueError(f"deepspeed: {error}") from error
+        return training
 
 
-class TransferSettings(_Strict):
-    """Which models behind an API are asked with the evaluation's prompts, and how.
-
-    Fields of `Wanted`, `Asking` and `Sending` mean the same.
-    """
+@settings
+class TransferSettings(TransferChoices):
+    """Which models behind an API are asked with the evaluation's prompts, and how."""
 
     models: tuple[ApiChoice, ...] = ()
+    """The models, by name and endpoint."""
     serve: str | None = None
     """A model served on this machine and asked like the others: 'embedded' (the API-side model) or a folder."""
     port: int = Field(8642, ge=1, le=65535)
     """Of the served model; its answers in the ledger are known by it."""
-    methods: tuple[str, ...] = Wanted.methods
-    n_examples: int | None = Field(Wanted.n_examples, ge=1)
-    references: tuple[str, ...] = ()
-    shots: int = Field(Wanted.shots, ge=0)
-    max_tokens: int = Field(Asking.max_tokens, ge=1)
-    repeats: int = Field(Asking.repeats, ge=1)
-    max_cost: float | None = Field(Sending.max_cost, ge=0)
-    concurrency: int = Field(Sending.concurrency, ge=1)
-    batch: bool = Sending.batch
+    references: tuple[Literal["none", "gold", "few-shot"], ...] = ()
+    """Reference points asked for each task, where the evaluation lacks them."""
 
     @model_validator(mode="after")
-    def _sensible(self) -> "TransferSettings":
+    def _somebody(self) -> "TransferSettings":
         if not self.models and self.serve is None:
             raise ValueError("name at least one model, or one to serve")
-        for name in self.references:
-            if name not in REFERENCES:
-                raise ValueError(f"there is no reference point '{name}'; there are {', '.join(REFERENCES)}")
         return self
 
     @property
@@ -140,59 +83,51 @@ class TransferSettings(_Strict):
         return [choice.build() for choice in self.models]
 
 
-class Size(_Strict):
+@settings
+class Size:
     """How large a model is, as its makers publish it, for plans on machines that do not have it."""
 
-    parameters: float = Field(gt=0)
-    width: int = Field(ge=1)
-    """Of its input embeddings."""
+    parameters: PositiveFloat
+    """Number of parameters."""
+    width: PositiveInt
+    """Width of its input embeddings."""
     gated: bool = False
-    """Whether its licence must be accepted on the hub before it can be downloaded."""
+    """True if its licence must be accepted on the hub before it can be downloaded."""
 
 
-class Recipe(_Strict):
+@settings
+class Recipe:
     """All that decides what the stages make."""
 
+    corpora: dict[str, RecipeCorpus] = Field(min_length=1)
+    """By the name of their folder."""
+    evaluation: Evaluation = Field()
+    """As docs/evaluation.md has it, or the path of such a file from the recipe's folder; subject and translator are the
+    recipe's."""
     subject: str = "embedded"
     """'embedded', a folder, or a name in the local cache or on the hub."""
     seed: int = 0
     """Of tuning, training and transfer where they name none; an evaluation has seeds of its own."""
-    tuning: dict[str, Any] = {}
+    tuning: some_of(Tuning) = Field(default_factory=dict)
     """Fields of `Tuning` for all soft prompts; a corpus and the evaluation may name others over them."""
-    loading: dict[str, Any] = {}
+    loading: some_of(Loading) = Field(default_factory=dict)
     """Fields of `Loading` that differ from its defaults: how the subject is held in memory."""
-    corpora: dict[str, CorpusSettings] = Field(min_length=1)
-    """By the name of their folder."""
-    translator: TranslatorSettings = TranslatorSettings()
-    evaluation: Evaluation
-    """As docs/evaluation.md has it, or the path of such a file from the recipe's folder; subject and translator are the
-    recipe's."""
+    translator: TranslatorSettings = Field(default_factory=TranslatorSettings)
     transfer: TransferSettings | None = None
-    sizes: dict[str, Size] = {}
+    sizes: dict[str, Size] = Field(default_factory=dict)
     """Published sizes of models by name."""
-
-    @field_validator("tuning")
-    @classmethod
-    def _tunable(cls, tuning: dict[str, Any]) -> dict[str, Any]:
-        return checked_settings(Tuning, tuning)
-
-    @field_validator("loading")
-    @classmethod
-    def _loadable(cls, loading: dict[str, Any]) -> dict[str, Any]:
-        return checked_settings(Loading, loading)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        splits = {corpus.split for corpus in self.corpora.values()}
         for split in ("train", "validation"):
-            if split not in splits:
+            if not self.of_split(split):
                 raise ValueError(f"corpora: there is none of split '{split}'")
-        tunings = {name: self.corpus_tuning(name) for name in self.corpora}
-        tunings["evaluation"] = self.evaluation.tuning_of(0)
-        first = next(iter(tunings))
-        for name, tuning in tunings.items():
-            if tuning.n_tokens != tunings[first].n_tokens:
-                n_tokens = f"{tunings[first].n_tokens} virtual tokens, {name} of {tuning.n_tokens}"
+        lengths = {name: self.corpus_tuning(name).n_tokens for name in self.corpora}
+        lengths["evaluation"] = self.evaluation.tuning_of(0).n_tokens
+        first, *others = lengths
+        for name in others:
+            if lengths[name] != lengths[first]:
+                n_tokens = f"{lengths[first]} virtual tokens, {name} of {lengths[name]}"
                 raise ValueError(f"{first} has soft prompts of {n_tokens}: a translator reads one length")
         labels = [method.label for method in self.evaluation.methods]
         for method in self.transfer.methods if self.transfer else ():
@@ -201,18 +136,27 @@ class Recipe(_Strict):
         return self
 
     def corpus_tuning(self, name: str) -> Tuning:
-        """How the soft prompts of a corpus are tuned. Raises ValueError for settings that there are not."""
-        own = checked_settings(Tuning, self.corpora[name].tuning, f"corpora.{name}.tuning: ")
-        return built(Tuning, {"seed": self.seed} | self.tuning | own)
+        """How the soft prompts of a corpus are tuned."""
+        return Tuning(**{"seed": self.seed} | self.tuning | self.corpora[name].tuning)
 
     @cached_property
     def training(self) -> TranslatorTraining:
         """How the translator is trained."""
         return TranslatorTraining(**{"seed": self.seed} | self.translator.training)
 
-    def of_split(self, split: str) -> dict[str, CorpusSettings]:
+    @property
+    def held(self) -> Loading:
+        """How the subject is held in memory."""
+        return Loading(**self.loading)
+
+    def of_split(self, split: str) -> dict[str, RecipeCorpus]:
         """The corpora of a split, by name."""
         return {name: corpus for name, corpus in self.corpora.items() if corpus.split == split}
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The recipe with all defaults, as plain JSON values."""
+        return TypeAdapter(Recipe).dump_python(self, mode="json")
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -221,14 +165,11 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(raw, dict):
         raise UserError(f"{path} is no recipe.", "Write a mapping with corpora and evaluation (docs/recipes.md).")
     try:
-        check_keys(raw, Recipe.model_fields)
+        check_keys(raw, Recipe.__dataclass_fields__)
         found = raw | {"evaluation": _evaluation(raw, path)} if "evaluation" in raw else raw
-        return Recipe.model_validate(found)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {_said(e['msg'])}".lstrip(": ") for e in error.errors()]
-        raise UserError(f"{path}: {'; '.join(problems)}.", "Mend these settings (docs/recipes.md).") from error
     except ValueError as error:
-        raise UserError(f"{path}: {error}.", "Mend these settings (docs/recipes.md).") from error
+        raise UserError(f"{path}: {error}.", _REMEDY) from error
+    return checked(Recipe, found, str(path), _REMEDY)
 
 
 def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
@@ -239,21 +180,11 @@ def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
         given = read_yaml(path.parent / given, "an evaluation's YAML file")
     if not isinstance(given, dict):
         raise ValueError("evaluation: write its settings, or the path of an evaluation's YAML file")
-    check_keys(given, [key for key in Evaluation.model_fields if key not in NAMED_BY_RECIPE], f"{origin}: ")
-    shared = raw.get("tuning") or {}
-    own = given.get("tuning") or {}
-    if not isinstance(shared, dict) or not isinstance(own, dict):
-        raise ValueError("tuning: write a mapping of settings")
-    for place, settings in (("tuning", shared), (f"{origin}, tuning", own)):
-        check_keys(settings, Tuning.__dataclass_fields__, f"{place}: ")
-    if isinstance(raw.get("loading"), dict):
-        check_keys(raw["loading"], Loading.__dataclass_fields__, "loading: ")
+    check_keys(given, [key for key in Evaluation.model_fields if key not in NAMED_BY_RECIPE])
+    own, shared = checked(some_of(Tuning), given.get("tuning") or {}, origin), raw.get("tuning") or {}
+    shared = checked(some_of(Tuning), shared, f"{path}: tuning", _REMEDY)
     # Seeds of an evaluation are its own.
     tuning = {key: value for key, value in (shared | own).items() if key != "seed"}
-    subject = raw.get("subject", Recipe.model_fields["subject"].default)
-    loading = {"loading": raw["loading"]} if raw.get("loading") else {}
-    return parse_config(loading | given | {"subject": subject, "tuning": tuning}, origin)
-
-
-def _said(message: str) -> str:
-    return message.removeprefix("Value error, ").rstrip(".")
+    loading = checked(some_of(Loading), raw.get("loading") or {}, f"{path}: loading", _REMEDY)
+    named = {"subject": raw.get("subject", Recipe.subject), "tuning": tuning}
+    return parse_config(({"loading": loading} if loading else {}) | given | named, origin)

@@ -1,23 +1,21 @@
 """What a run folder remembers: the recipe, and of each stage what it was begun with and whether it has ended."""
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from soft2hard import __version__
 from soft2hard.errors import UserError
-from soft2hard.eval.provenance import commit
-from soft2hard.pipeline.layout import Layout
-from soft2hard.pipeline.recipe import Recipe
-from soft2hard.storage.files import atomic_write
+from soft2hard.storage import run_folders
+from soft2hard.storage.run_folders import commit, now, versions, write_json
+
+if TYPE_CHECKING:
+    from soft2hard.pipeline.recipe import Recipe
+    from soft2hard.pipeline.stages import Layout
 
 SCHEMA_VERSION = 1
-_LIBRARIES = ("torch", "transformers", "datasets", "numpy")
+_RECIPE = run_folders.Kind("a recipe", "recipe.json", lambda record: record["recipe"])
 
 
 @dataclass(frozen=True)
@@ -42,27 +40,13 @@ class StageRecord:
     @classmethod
     def of(cls, settings: Mapping[str, Any], seed: int) -> "StageRecord":
         """The record of a stage that begins now."""
-        return cls(dict(settings), now(), versions(), commit(), seed)
+        return cls(dict(settings), now("milliseconds"), versions(), commit(), seed)
 
     def ended(self, read: Mapping[str, str | None], seconds: float) -> "StageRecord":
-        return replace(self, read=dict(read), finished=now(), seconds=round(seconds, 1))
+        return replace(self, read=dict(read), finished=now("milliseconds"), seconds=round(seconds, 1))
 
 
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def versions() -> dict[str, str]:
-    """Of this package, Python and the libraries that results depend on."""
-    python = sys.version.split()[0]
-    return {"soft2hard": __version__, "python": python} | {name: version(name) for name in _LIBRARIES}
-
-
-def write_record(path: Path, record: StageRecord) -> None:
-    _write(path, asdict(record))
-
-
-def read_record(path: Path) -> StageRecord | None:
+def read_stage(path: Path) -> StageRecord | None:
     """The record of a stage, None where it has not begun. Raises UserError where the file is damaged."""
     if not path.exists():
         return None
@@ -72,27 +56,11 @@ def read_record(path: Path) -> StageRecord | None:
         raise UserError(f"{path} is damaged.", "Choose another folder with --output.") from error
 
 
-def write_recipe(layout: Layout, recipe: Recipe) -> None:
-    """Save the recipe with all defaults, and what it is run with.
+def write_recipe(layout: "Layout", recipe: "Recipe") -> None:
+    """Save the recipe with all defaults, and the versions, commit and seed that it is run with.
 
     Raises UserError where the folder is in use by something else.
     """
-    folder = layout.folder
-    if folder.exists() and not layout.recipe.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is in use by something else.", "Choose a new or empty folder with --output.")
-    made_with = {"versions": versions(), "commit": commit(), "seed": recipe.seed, "written": now()}
-    _write(layout.recipe, {"schema_version": SCHEMA_VERSION} | made_with | {"recipe": recipe.model_dump(mode="json")})
-
-
-def differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """Where two values of JSON differ, as dotted names."""
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        for key in sorted(found.keys() | wanted.keys()):
-            yield from differences(found.get(key), wanted.get(key), f"{place}.{key}".lstrip("."))
-    elif found != wanted:
-        yield place
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    run_folders.is_free(layout.folder, _RECIPE)
+    about = {"schema_version": SCHEMA_VERSION, "versions": versions(), "commit": commit(), "seed": recipe.seed}
+    write_json(layout.recipe, about | {"written": now("milliseconds"), "recipe": recipe.plain})

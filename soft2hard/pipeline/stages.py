@@ -1,129 +1,159 @@
-"""The stages of a recipe: what each reads and writes, what of the recipe decides it, and what it does."""
+"""The stages of a recipe: what each reads and writes, what of the recipe decides it, and what it does.
 
-from collections.abc import Callable, Mapping
+Every stage is resumed where it was stopped: by shards, epochs, cells or answers. A further kind of stage is one more
+subclass of `Stage`, named in `KINDS`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
-from soft2hard.lm.precision import rounding_of
-from soft2hard.pipeline import work
-from soft2hard.pipeline.job import Job
-from soft2hard.pipeline.keys import nearest
-from soft2hard.pipeline.layout import Layout
-from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
+from soft2hard.settings import nearest
+from soft2hard.storage.names import located
+from soft2hard.workers.cluster import Cluster
 
-EVALUATION_FILES = ("results.parquet", "run.json", "tasks.json")
-"""What the stages after it read of an evaluation."""
-STAGES = ("corpora", "translator", "evaluation", "transfer", "report")
+if TYPE_CHECKING:
+    from soft2hard.pipeline.recipe import Recipe
 
-_SENDING = {"max_cost", "concurrency", "batch"}
-"""How requests are sent changes no answer, so it may be changed at any time."""
+
+class Layout:
+    """Where a run of a recipe keeps what."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.recipe = folder / "recipe.json"
+        """The recipe with all defaults filled in, and what it was run with."""
+        self.corpora = folder / "corpora"
+        self.training = folder / "translator"
+        """Log and checkpoints of the translator's training."""
+        self.translator = self.training / "translator"
+        self.evaluation = folder / "evaluation"
+        self.ledger = folder / "transfer" / "ledger.sqlite"
+        self.served = folder / "transfer" / "served"
+        """The copy of a model that is served on this machine."""
+        self.transfer = folder / "transfer" / "transfer.json"
+        self.report = folder / "report.html"
+
+    def stage(self, name: str) -> Path:
+        """The record of a stage."""
+        return self.folder / "stages" / f"{name}.json"
 
 
 @dataclass(frozen=True)
+class Job:
+    """A recipe in a folder, and who hears of it."""
+
+    recipe: "Recipe"
+    layout: Layout
+    log: Callable[[str], None] = lambda line: None
+    """Hears lines for people."""
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    """Hears what is being done, how much of it is done, and how much there is in all."""
+    workers: int = 1
+    """Processes that share the seeds of the evaluation; `log` is then sent to them."""
+    cluster: Cluster | None = None
+    """Ray cluster whose workers make the corpora and the evaluation."""
+
+
 class Stage:
     """One stage of a recipe in a folder."""
 
-    name: str
-    settings: Mapping[str, Any]
-    """What of the recipe decides what it makes, as plain JSON; a folder that it has begun in holds it to them."""
-    needs: tuple[str, ...]
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
     """Stages that must have ended before."""
-    follows: tuple[str, ...]
-    """Stages after whose end it is made anew; `needs` among them."""
-    reads: tuple[str, ...]
-    """Models, collections and folders, for people."""
-    writes: tuple[Path, ...]
-    results: tuple[Path, ...]
-    """What is there when it has ended; it is made anew where one of these is gone."""
-    work: Callable[[Job], str | None]
-    """Does it, and returns what is left to do, if anything is."""
+
+    def __init__(self, recipe: "Recipe", layout: Layout):
+        self.recipe, self.layout = recipe, layout
+
+    @classmethod
+    def is_in(cls, recipe: "Recipe") -> bool:
+        """True if the recipe has this stage."""
+        return True
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """Stages after whose end it is made again; `needs` among them."""
+        return self.needs
+
+    def settings(self) -> dict[str, Any]:
+        """What of the recipe decides the results, as plain JSON; a folder in which it has begun is held to them."""
+        raise NotImplementedError
+
+    def results(self) -> tuple[Path, ...]:
+        """The files or folders that are there when it has ended; it is made again where one of these is gone."""
+        raise NotImplementedError
+
+    def writes(self) -> tuple[Path, ...]:
+        """All that it writes."""
+        return self.results()
+
+    def inputs(self) -> Iterator[str]:
+        """Folders of this run and models behind an API that it reads, for people."""
+        yield from ()
+
+    def folders(self) -> Iterator[tuple[str, Path]]:
+        """Folders and files of tasks that it reads, each with what it is of."""
+        yield from ()
+
+    def models(self) -> Iterator[tuple[str, str]]:
+        """Language models that it loads, by their roles; see `path_of`."""
+        yield from ()
+
+    def check(self) -> None:
+        """Raise UserError where something else that it needs is missing, before anything is made."""
+
+    def size(self) -> str:
+        """How much there is to do, for people."""
+        raise NotImplementedError
+
+    def prompts(self) -> list[tuple[Tuning, int, int]]:
+        """Soft prompts that it tunes: how, how many, and how many vectors of each are saved."""
+        return []
+
+    def work(self, job: Job) -> str | None:
+        """Do it, and return what remains to be done, if anything does."""
+        raise NotImplementedError
 
 
-def stages_of(recipe: Recipe, layout: Layout) -> list[Stage]:
-    """The stages of a recipe, in order."""
-    plain = recipe.model_dump(mode="json")
-    subject, corpora = f"subject {recipe.subject}", str(layout.corpora)
-    found = [
-        Stage(
-            "corpora",
-            {key: plain[key] for key in ("subject", "seed", "tuning", "corpora")}
-            | {"loading": rounding_of(recipe.loading)},
-            (),
-            (),
-            (subject, *_collections(recipe)),
-            (layout.corpora,),
-            tuple(layout.corpora / name for name in recipe.corpora),
-            work.make_corpora,
-        ),
-        Stage(
-            "translator",
-            {"translator": plain["translator"]},
-            ("corpora",),
-            ("corpora",),
-            (subject, corpora, *([f"base {recipe.translator.base}"] if recipe.translator.base else [])),
-            (layout.training,),
-            (layout.translator,),
-            work.make_translator,
-        ),
-        Stage(
-            "evaluation",
-            {key: value for key, value in plain["evaluation"].items() if key not in NAMED_BY_RECIPE}
-            | {"loading": rounding_of(recipe.evaluation.loading)},
-            ("translator",),
-            ("translator",),
-            (subject, str(layout.translator), *_evaluated(recipe)),
-            (layout.evaluation,),
-            tuple(layout.evaluation / name for name in EVALUATION_FILES),
-            work.evaluate,
-        ),
-    ]
-    if recipe.transfer is not None:
-        found.append(_transfer(recipe, layout, plain["transfer"]))
-    follows = tuple(stage.name for stage in found if stage.name in ("evaluation", "transfer"))
-    reads = tuple(str(path) for path in (layout.evaluation, layout.transfer)[: len(follows)])
-    writes = (layout.report, layout.report.with_suffix(".md"))
-    return [*found, Stage("report", {}, ("evaluation",), follows, reads, writes, writes, work.report)]
+KINDS = {
+    "corpora": "soft2hard.pipeline.making:CorporaStage",
+    "translator": "soft2hard.pipeline.making:TranslatorStage",
+    "evaluation": "soft2hard.pipeline.judging:EvaluationStage",
+    "transfer": "soft2hard.pipeline.judging:TransferStage",
+    "report": "soft2hard.pipeline.judging:ReportStage",
+}
+"""Module and class of every kind of stage by its name, in the order in which they run."""
 
 
-def _transfer(recipe: Recipe, layout: Layout, settings: Mapping[str, Any]) -> Stage:
-    kept = {key: value for key, value in settings.items() if key not in _SENDING}
-    asked = recipe.transfer
-    names = [f"{model.name} at {model.base_url}" for model in asked.models]
-    served = [f"{asked.serve} (served here)"] if asked.serve else []
-    reads = (str(layout.evaluation), *served, *names)
-    needs = ("evaluation",)
-    writes = (layout.ledger, layout.transfer)
-    return Stage("transfer", kept, needs, needs, reads, writes, (layout.transfer,), work.transfer)
+def stages_of(recipe: "Recipe", layout: Layout, names: Sequence[str] = ()) -> list[Stage]:
+    """The stages of a recipe of these names, in order; all where none is named.
 
-
-def _collections(recipe: Recipe) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_collection(corpus.dod, corpus.folder) for corpus in recipe.corpora.values()))
-
-
-def _collection(dod: str, folder: Path | None) -> str:
-    return f"DoD {dod}" + (f" ({folder})" if folder else "")
-
-
-def _evaluated(recipe: Recipe) -> tuple[str, ...]:
-    """Tasks and further models of the evaluation."""
-    tasks, config = recipe.evaluation.tasks, recipe.evaluation
-    source = [_collection(tasks.dod, tasks.folder)] if tasks.dod else []
-    roles = {"reference LM": config.reference, "encoder": config.encoder}
-    models = [f"{role} {name}" for role, name in roles.items() if name not in (None, "subject", "reference")]
-    return (*source, *map(str, tasks.files), *models)
-
-
-def chosen(stages: list[Stage], names: list[str]) -> list[Stage]:
-    """The stages of these names, in the order of the recipe; all where none is named.
-
-    Raises UserError for one that there is not.
+    Raises UserError for a stage that does not exist, or that this recipe does not have.
     """
+    kinds = [resolve_name(place) for place in KINDS.values()]
+    stages = [kind(recipe, layout) for kind in kinds if kind.is_in(recipe)]
     known = [stage.name for stage in stages]
     for name in names:
-        if name in STAGES and name not in known:
+        if name in KINDS and name not in known:
             raise UserError(f"This recipe has no stage '{name}'.", f"Its stages are {', '.join(known)}.")
         if name not in known:
             raise UserError(f"There is no stage '{name}'{nearest(name, known)}.", f"Name {', '.join(known)}.")
     return [stage for stage in stages if not names or stage.name in names]
+
+
+def path_of(role: str, name: str) -> str:
+    """The name that the model of a role is loaded by."""
+    return located(name, "subject" if role == "subject" else "api_model")
+
+
+def at_hand(dod: str, folder: Path | None) -> bool:
+    """True if the tasks of a collection can be read without the network."""
+    return dod == "lexical" if folder is None else folder.exists()
+
+
+def collection_name(dod: str, folder: Path | None) -> str:
+    return f"DoD {dod}" + (f" ({folder})" if folder else "")

@@ -94,8 +94,6 @@ class SoftPrompt:
 
         return cls(**of_model(model, adapter_name))
 
-    load, save_peft = from_pretrained, property(lambda self: self.save_pretrained)  # SHIM
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors file from which `from_pretrained` returns the same soft prompt, bit for bit.
 
@@ -139,11 +137,3 @@ class SoftPrompt:
 
 Prompt = SoftPrompt | str | None
 """The prompt before the input: a soft prompt, a hard prompt, or nothing."""
-
-
-def __getattr__(name):  # SHIM
-    if name == "find_soft_prompts":
-        from soft2hard.prompts.files import find_soft_prompts
-
-        return find_soft_prompts
-    raise AttributeError(name)

@@ -35,8 +35,8 @@ _HUB_ERRORS = (OSError, HFValidationError, HTTPError)
 def local_folder(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     """The folder that holds a thing of this kind: a path stays as it is, a repository's name is fetched.
 
-    A name is `organisation/name`, of a subject also `name` alone. What is neither there nor such a name comes back as
-    a path, for the caller to say what it lacks. Raises UserError where a name cannot be fetched.
+    A name is `organisation/name`, of a subject also `name` alone. Anything else comes back as a path, for the
+    caller to say what it lacks. Raises UserError where a name cannot be fetched.
     """
     path = Path(name_or_path)
     if path.exists() or not is_repository_name(str(name_or_path), kind):
@@ -73,7 +73,7 @@ def local_file(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
 
 
 def is_repository_name(name: str, kind: Kind) -> bool:
-    """Whether a text may be the name of a repository rather than a mistyped path."""
+    """True if a text may be the name of a repository rather than a mistyped path."""
     if name.count("/") != 1 and not (kind == "subject" and "/" not in name):
         return False
     try:
@@ -84,7 +84,7 @@ def is_repository_name(name: str, kind: Kind) -> bool:
 
 
 _PATHS = ("*.csv", "*.np[yz]", "*.pt", "*.pth", "*.bin", "*.yaml", ".*/*", "~/*")
-"""What people mean as a path; no repository is named so."""
+"""Texts that are meant as a path; no repository is named so."""
 
 
 def publish(files: dict[str, Path], card: str, repository: str, kind: Kind, *, private: bool = True) -> str:
@@ -121,7 +121,7 @@ def safe_files(folder: Path) -> dict[str, Path]:
 
 
 def hub_error(error: BaseException, name: str, kind: Kind) -> UserError | None:
-    """What an error means if the hub is behind it, else None."""
+    """The meaning of an error for a user if the hub is behind it, else None."""
     causes = list(_causes(error))
 
     def cause(*types: type[BaseException]) -> bool:

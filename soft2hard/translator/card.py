@@ -1,4 +1,4 @@
-"""What a saved translator says about itself."""
+"""The card of a saved translator: whose soft prompts it reads, and where it comes from."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from soft2hard.errors import UserError
-from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
 
 CARD_FILE = "soft2hard.json"
 SCHEMA_VERSION = 1
+MAX_INSTRUCTION_TOKENS = 64
+"""Longest instruction, in tokens, of a translator whose card does not say: it is older than the choice."""
 
 Architecture = Literal["encoder-decoder", "causal-lora"]
 

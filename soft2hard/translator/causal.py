@@ -1,7 +1,7 @@
 """The second architecture: a frozen causal language model with LoRA, the soft prompt as its prefix.
 
 The design of arXiv 2605.27642: the subject itself, or any causal LM, reads the soft prompt's vectors in the place of
-token embeddings, through a learned projection where widths differ, and goes on with the instruction. Only the
+token embeddings, through a learned projection where widths differ, and continues with the instruction. Only the
 projection, a vector after which writing begins, and the low-rank adapters (Hu et al. 2021, arXiv 2106.09685) learn.
 """
 
@@ -11,19 +11,31 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from soft2hard.checkpoints import is_embedded_subject
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import positions
+from soft2hard.lm.loading import Loading
 from soft2hard.lm.subject import Subject
-from soft2hard.translator.architecture import Memory, TranslatorModel
-from soft2hard.translator.reader import SoftPromptReader
+from soft2hard.storage.names import is_embedded_subject
+from soft2hard.translator.card import TranslatorCard
+from soft2hard.translator.model import (
+    HiddenStates,
+    Labels,
+    Logits,
+    Made,
+    Mask,
+    Memory,
+    SoftPromptReader,
+    SoftPrompts,
+    TranslatorModel,
+)
+from soft2hard.translator.settings import Design
 
 ADAPTER = "adapter"
 """Folder of the LoRA weights within a translator's, in PEFT's own format."""
@@ -46,6 +58,54 @@ class CausalTranslator(TranslatorModel):
         self._pad_id = self._eos_id if pad_id is None else pad_id
         self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
 
+    @classmethod
+    def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:
+        base = subject if design.base is None else Subject.from_pretrained(design.base, loading=subject.loading)
+        _refuse_encoder_decoder(base)
+        config = LoraConfig(
+            r=design.lora_rank,
+            lora_alpha=2 * design.lora_rank,
+            lora_dropout=design.dropout,
+            target_modules="all-linear",  # but the head
+            task_type="CAUSAL_LM",
+        )
+        peft = get_peft_model(_sharing_weights(base.model), config)
+        reader = SoftPromptReader.between(subject, base.model, hidden)
+        of_base = {"base": _base_name(base), "base_fingerprint": base.fingerprint}
+        return cls(peft, reader, base, design.instruction_tokens), base.tokenizer, of_base
+
+    @classmethod
+    def load(
+        cls, folder: Path, card: TranslatorCard, reader: SoftPromptReader, base: str | None, subject: Subject | None
+    ) -> TranslatorModel:
+        """Raises UserError where the base is not the model that the adapters were trained on."""
+        lm = _saved_base(card, base, subject)
+        _refuse_encoder_decoder(lm)
+        if lm.fingerprint != card.base_fingerprint:
+            raise UserError(
+                f"The translator '{folder}' writes with another model than '{lm.name}'.",
+                "Give the model that it was trained on.",
+            )
+        if not (folder / ADAPTER / _ADAPTER_WEIGHTS).is_file():
+            raise ValueError(f"{ADAPTER}/{_ADAPTER_WEIGHTS} is missing")
+        peft = PeftModel.from_pretrained(_sharing_weights(lm.model), folder / ADAPTER, is_trainable=True)
+        return cls(peft, reader, lm, card.instruction_tokens)
+
+    def save_lm(self, folder: Path, dtype: torch.dtype | None) -> None:
+        """Write the LoRA weights as PEFT does, into the folder `ADAPTER` within `folder`."""
+        (folder / ADAPTER).mkdir()
+        weights = get_peft_model_state_dict(self.peft)
+        tensors = {name: t.detach().to(dtype or t.dtype).cpu().contiguous() for name, t in weights.items()}
+        save_file(tensors, folder / ADAPTER / _ADAPTER_WEIGHTS)
+        self.peft.peft_config["default"].save_pretrained(folder / ADAPTER)
+
+    def beside_lm(self) -> dict[str, Tensor]:
+        return super().beside_lm() | {"begin": self.begin.detach().contiguous()}
+
+    def load_beside_lm(self, weights: dict[str, Tensor]) -> None:
+        self.begin.data.copy_(weights["begin"])
+        super().load_beside_lm({name: tensor for name, tensor in weights.items() if name != "begin"})
+
     @property
     def lm(self) -> PreTrainedModel:
         return self.peft.get_base_model()
@@ -61,11 +121,7 @@ class CausalTranslator(TranslatorModel):
     def telling_weights(self) -> list[Tensor]:
         return list(self.state_dict().values())
 
-    def encode(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-    ) -> Memory:
+    def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
         mask = attention_mask.long()
         states = self.read(soft_prompts, mask)
         if self._bos_id is not None:
@@ -76,7 +132,7 @@ class CausalTranslator(TranslatorModel):
         begin = self.begin.to(states).expand(len(states), 1, -1)
         return Memory(torch.cat([states, begin], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
 
-    def logits(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+    def logits(self, memory: Memory, labels: Labels) -> Logits:
         before = labels[:, :-1]  # what each label but the first is written after
         read = torch.cat([memory.states, self._embed(before.clamp(min=0)).to(memory.states)], 1)
         mask = torch.cat([memory.mask, (before >= 0).long()], 1)
@@ -99,14 +155,6 @@ class CausalTranslator(TranslatorModel):
                 "Choose a --base with a longer context, fewer --instruction-tokens, or tune shorter soft prompts.",
             )
 
-    def save_adapter(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the LoRA weights as PEFT does, into the folder `ADAPTER` within `folder`."""
-        (folder / ADAPTER).mkdir()
-        weights = get_peft_model_state_dict(self.peft)
-        tensors = {name: t.detach().to(dtype or t.dtype).cpu().contiguous() for name, t in weights.items()}
-        save_file(tensors, folder / ADAPTER / _ADAPTER_WEIGHTS)
-        self.peft.peft_config["default"].save_pretrained(folder / ADAPTER)
-
     @cached_property
     def _parameters_of_forward(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.lm.forward).parameters)
@@ -115,30 +163,22 @@ class CausalTranslator(TranslatorModel):
         return self.lm.get_input_embeddings()(ids)
 
 
-def with_lora(model: PreTrainedModel, rank: int, dropout: float) -> PeftModel:
-    """A causal LM with new adapters on all its linear layers but the head; the weights stay those of `model`.
-
-    `model` itself is not changed: the copy that gets the adapters shares its weights.
-    """
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(_sharing_weights(model), config)
-
-
-def load_with_lora(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The same with the adapters that `save_adapter` wrote. Raises ValueError where they are not there."""
-    if not (folder / ADAPTER / _ADAPTER_WEIGHTS).is_file():
-        raise ValueError(f"{ADAPTER}/{_ADAPTER_WEIGHTS} is missing")
-    return PeftModel.from_pretrained(_sharing_weights(model), folder / ADAPTER, is_trainable=True)
-
-
 def _sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy to which adapters can be added without changing `model`: its weights are the same tensors."""
     return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
-def refuse_encoder_decoder(base: Subject) -> None:
-    """Raise UserError unless the model is a causal LM."""
+def _saved_base(card: TranslatorCard, name: str | None, subject: Subject | None) -> Subject:
+    """The causal LM under a saved translator: the subject that is loaded, or read from where it lies."""
+    if name is None and subject is not None and subject.fingerprint == card.base_fingerprint:
+        if subject.device.type != "cpu" or subject.embedding.dtype == torch.float32:
+            return subject
+        name = subject.name
+    loading = Loading(dtype="float32", device="cpu", attention="sdpa")
+    return Subject.from_pretrained(name or card.base, loading=loading)
+
+
+def _refuse_encoder_decoder(base: Subject) -> None:
     if base.is_encoder_decoder:
         raise UserError(
             f"'{base.name}' is an encoder-decoder; a LoRA translator writes with a causal language model.",
@@ -146,8 +186,8 @@ def refuse_encoder_decoder(base: Subject) -> None:
         )
 
 
-def base_name(base: Subject) -> str:
-    """How a translator names the model that it writes with: 'embedded', a hub's name, or an absolute path."""
+def _base_name(base: Subject) -> str:
+    """'embedded', a hub's name, or an absolute path."""
     if is_embedded_subject(base.name):
         return "embedded"
     path = Path(base.name)

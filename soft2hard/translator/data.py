@@ -1,87 +1,81 @@
-"""Training pairs for the translator, and how they are batched."""
+"""Training pairs for the translator: of a corpus, and imitations that cost nothing; and how they are batched.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Batches stay as they were drawn: mixed, which teaches more than batches of like length do. But the decoder reads each
+in runs of instructions of like length, so that little of what it reads is padding. How many runs a batch has depends
+on its size alone, so that all processes pass through the model equally often, as ZeRO-3 needs it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    import datasets
+
+    from soft2hard.lm.subject import Subject
+
 
 IGNORE = -100
+"""The label of padding."""
 
-MAX_INSTRUCTION_TOKENS = 64
-"""Longest instruction that a translator learns and writes, in tokens, unless it is made for others; the rest is cut."""
+_MOST_RUNS = 6
+_FEWEST_PAIRS = 8
+"""In a run, on average: smaller passes would keep a machine less busy."""
+_IMITATION_LENGTHS = (8, 16)
+"""Fewest and most vectors of an imitation soft prompt."""
+_IMITATION_FACTORS = (0.5, 3.0)
+"""Range of the factor on each vector."""
+_IMITATION_NOISE = 0.7
+"""Most standard deviations of noise, in units of the subject's embedding scale."""
 
 
 class CorpusPairs(Dataset):
     """Soft prompt and instruction pairs of a corpus.
 
-    Each epoch draws anew: the reference instruction or, with probability `paraphrase_share`, one of its
+    Each epoch draws again: the reference instruction or, with probability `paraphrase_share`, one of its
     paraphrases; and Gaussian noise on the soft prompt, of up to `noise` times the standard deviation of
     its entries. What is drawn depends on the seed, the epoch and the row alone, so a training that resumes
     sees what it would have seen.
     """
 
-    def __init__(self, corpus: datasets.Dataset, *, paraphrase_share: float = 0.0, noise: float = 0.0, seed: int = 0):
+    def __init__(self, corpus: "datasets.Dataset", *, paraphrase_share: float = 0.0, noise: float = 0.0, seed: int = 0):
         self.embeddings = torch.from_numpy(np.stack(corpus.with_format("numpy")["embeddings"]).astype(np.float32))
         self.instructions: list[str] = list(corpus["instruction"])
         self.paraphrases: list[list[str]] = list(corpus["paraphrases"])
-        self.tasks: list[str] = list(corpus["task"])
         self.paraphrase_share, self.noise, self.seed = paraphrase_share, noise, seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return len(self.instructions)
+
+    def set_epoch(self, epoch: int) -> None:
+        """As the Trainer's data loader calls it."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        rng = self._generator(index)
-        text = self._drawn_text(index, rng)
-        soft_prompt = self.embeddings[index]
+        rng = Random(f"{self.seed}/{self.epoch}/{index}")
+        text, soft_prompt = self.instructions[index], self.embeddings[index]
+        if self.paraphrases[index] and rng.random() < self.paraphrase_share:
+            text = rng.choice(self.paraphrases[index])
         if self.noise:
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             size = self.noise * rng.random() * soft_prompt.std()
             soft_prompt = soft_prompt + size * torch.randn(soft_prompt.shape, generator=generator)
         return soft_prompt, text
 
-    def _generator(self, index: int) -> Random:
-        return Random(f"{self.seed}/{self.epoch}/{index}")
 
-    def _drawn_text(self, index: int, rng: Random) -> str:
-        if self.paraphrases[index] and rng.random() < self.paraphrase_share:
-            return rng.choice(self.paraphrases[index])
-        return self.instructions[index]
-
-
-class ListPairs(Dataset):
-    """Pairs held in memory."""
-
-    def __init__(self, pairs: Sequence[tuple[Tensor, str]]):
-        self.pairs = pairs
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        return self.pairs[index]
-
-
-@dataclass
 class PairCollator:
-    """Pads soft prompts and tokenised instructions to the longest of the batch."""
+    """Pads soft prompts and encoded instructions to the longest of the batch."""
 
-    tokenizer: PreTrainedTokenizerBase
-    eos_id: int
-    max_words: int = MAX_INSTRUCTION_TOKENS
-    """Longest instruction kept, in tokens; the rest is cut."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of an instruction with EOS."""
-        return [*self.tokenizer.encode(text, add_special_tokens=False)[: self.max_words], self.eos_id]
+    def __init__(self, encode: Callable[[str], list[int]]):
+        """`encode` gives an instruction's token ids, as `Translator.encode_instruction` does."""
+        self.encode = encode
 
     def __call__(self, pairs: list[tuple[Tensor, str]]) -> dict[str, Tensor]:
         soft_prompts = torch.nn.utils.rnn.pad_sequence([p for p, _ in pairs], batch_first=True)
@@ -92,3 +86,60 @@ class PairCollator:
             "attention_mask": (torch.arange(soft_prompts.shape[1])[None] < lengths[:, None]).long(),
             "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
         }
+
+
+def imitation_pairs(subject: "Subject", instructions: list[str], rng: Random) -> Iterator[tuple[Tensor, str]]:
+    """Endless pairs of imitation soft prompt and instruction.
+
+    A soft prompt says its task in a bag of vectors of which some lie near words and none is in order. So the
+    embeddings of an instruction's words, made to look like that, train a translator without any tuning.
+    """
+    scale = subject.embedding.float().square().mean().sqrt().item()
+    embedded = [subject.embed_text(text).float().cpu() for text in instructions]
+    while True:
+        i = rng.randrange(len(instructions))
+        yield _imitation(embedded[i], rng, scale), instructions[i]
+
+
+def _imitation(embeddings: Float[Tensor, "n_words d"], rng: Random, scale: float) -> Float[Tensor, "n d"]:
+    """Words shuffled, some dropped and some repeated, each scaled at random, with noise; all kept where there is room.
+
+    `scale` is the root mean square of the subject's embeddings.
+    """
+    n = rng.randint(*_IMITATION_LENGTHS)
+    order = rng.sample(range(len(embeddings)), len(embeddings))
+    chosen = (order + rng.choices(order, k=max(0, n - len(order))))[:n]
+    rng.shuffle(chosen)
+    generator = torch.Generator().manual_seed(rng.getrandbits(62))
+    factor = torch.empty(n, 1).uniform_(*_IMITATION_FACTORS, generator=generator)
+    noise = torch.randn(n, embeddings.shape[1], generator=generator) * scale * _IMITATION_NOISE * rng.random()
+    return embeddings[chosen].float() * factor + noise
+
+
+def n_runs(n_pairs: int) -> int:
+    """Runs of a batch of so many pairs."""
+    return max(1, min(_MOST_RUNS, n_pairs // _FEWEST_PAIRS))
+
+
+def runs_of_like_length(lengths: Sequence[int], n: int) -> list[list[int]]:
+    """Indices of the items in `n` runs, shortest items first, cut where the least is padded.
+
+    None is empty where there are at least `n` items.
+    """
+    order = np.argsort(lengths, kind="stable")
+    ends = np.arange(1, len(order) + 1)
+    longest = np.asarray(lengths)[order]
+    # cost[i]: places of the first i + 1 items in as many runs as were cut so far; cuts: where the last of them begins.
+    cost = ends * longest
+    cuts: list[np.ndarray] = []
+    for _ in range(1, min(n, len(order))):
+        # A last run from item j to i, after the best runs of all before j.
+        places = np.where(ends[:, None] > ends[None] - 1, (ends[:, None] - ends[None] + 1) * longest[:, None], np.inf)
+        total = places + np.concatenate([[np.inf], cost[:-1]])[None]
+        cuts.append(total.argmin(1))
+        cost = total.min(1)
+    bounds = [len(order)]
+    for begin in reversed(cuts):
+        bounds.append(int(begin[bounds[-1] - 1]))
+    bounds = [0, *reversed(bounds)]
+    return [order[start:end].tolist() for start, end in zip(bounds, bounds[1:], strict=False)]

@@ -1,17 +1,46 @@
-"""The default architecture: an encoder reads the soft prompt in both directions, a decoder writes."""
+"""The default architecture: an encoder reads the soft prompt in both directions, a decoder writes.
+
+Without a base it is made, where that can be, from a decoder-only subject's own weights, following the idea of T5Gemma
+(arXiv 2504.06225): encoder and decoder take the layers of the causal model, the encoder reads in both directions, and
+the decoder gains cross-attention. Here the result is a T5 model. A Llama block is a T5 block (RMS norm, attention,
+gated feed-forward) but for three things: the attention scale, which is folded into the query matrix; attention biases,
+which T5 has not and which are dropped; and rotary positions, in whose place T5 learns a relative bias. That bias starts
+with one head that looks at the token before and one at the token before that, as language models need them. So what the
+subject knows of the meaning of each token's vector is there from the start.
+"""
 
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
+from soft2hard.lm.loading import load_tokenizer
 from soft2hard.lm.subject import Subject
-from soft2hard.translator.architecture import Memory, TranslatorModel
-from soft2hard.translator.reader import SoftPromptReader
-from soft2hard.translator.warm_start import can_warm_start, seq2seq_from_causal
+from soft2hard.storage.names import folder_of
+from soft2hard.translator.card import TranslatorCard
+from soft2hard.translator.model import (
+    HiddenStates,
+    Labels,
+    Logits,
+    Made,
+    Mask,
+    Memory,
+    SoftPromptReader,
+    SoftPrompts,
+    TranslatorModel,
+)
+from soft2hard.translator.settings import Design
+
+WARM_START_TYPES = ("llama", "mistral")
+_LOOK_BACK = 5.0  # attention logit, in nats
 
 
 class EncoderDecoderTranslator(TranslatorModel):
@@ -23,6 +52,32 @@ class EncoderDecoderTranslator(TranslatorModel):
         super().__init__(reader)
         self.seq2seq = seq2seq
 
+    @classmethod
+    def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:
+        if design.base is not None:
+            base = str(folder_of(design.base, "subject"))
+            seq2seq, tokenizer = _from_pretrained(base), load_tokenizer(base)
+        else:
+            model, tokenizer = subject.model, subject.tokenizer
+            is_like_t5 = can_warm_start(model)
+            seq2seq = seq2seq_from_causal(model, design.dropout) if is_like_t5 else _random_t5(subject, design.dropout)
+        return cls(seq2seq, SoftPromptReader.between(subject, seq2seq, hidden)), tokenizer, {}
+
+    @classmethod
+    def load(
+        cls, folder: Path, card: TranslatorCard, reader: SoftPromptReader, base: str | None, subject: Subject | None
+    ) -> TranslatorModel:
+        seq2seq, loaded = _from_pretrained(str(folder), output_loading_info=True)
+        if loaded["missing_keys"]:
+            raise ValueError(f"weights are missing, such as {min(loaded['missing_keys'])}")
+        return cls(seq2seq, reader)
+
+    def save_lm(self, folder: Path, dtype: torch.dtype | None) -> None:
+        inner = "seq2seq."
+        state = {n.removeprefix(inner): t.detach() for n, t in self.state_dict().items() if n.startswith(inner)}
+        state = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
+        self.seq2seq.save_pretrained(folder, state_dict=state)
+
     @property
     def lm(self) -> PreTrainedModel:
         return self.seq2seq
@@ -32,17 +87,13 @@ class EncoderDecoderTranslator(TranslatorModel):
         eos = self.config.eos_token_id
         return eos[0] if isinstance(eos, list) else eos
 
-    def encode(
-        self,
-        soft_prompts: Float[Tensor, "batch n d_subject"],
-        attention_mask: Int[Tensor, "batch n"] | Bool[Tensor, "batch n"],
-    ) -> Memory:
+    def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
         mask = attention_mask.long()
         encoder = self.seq2seq.get_encoder()
         states = encoder(inputs_embeds=self.read(soft_prompts, mask), attention_mask=mask).last_hidden_state
         return Memory(states, mask)
 
-    def logits(self, memory: Memory, labels: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+    def logits(self, memory: Memory, labels: Labels) -> Logits:
         encoded = BaseModelOutput(last_hidden_state=memory.states)
         # With labels the model would compute a loss that nobody takes.
         shift = getattr(self.seq2seq, "prepare_decoder_input_ids_from_labels", None)
@@ -56,25 +107,9 @@ class EncoderDecoderTranslator(TranslatorModel):
         return written[:, self.n_start :]
 
 
-def new_seq2seq(subject: Subject, base: str | None, dropout: float) -> PreTrainedModel:
-    """The checkpoint `base`; without, one from the subject's weights where it can be, else a small random T5."""
-    if base is not None:
-        return AutoModelForSeq2SeqLM.from_pretrained(
-            base, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
-    return (
-        seq2seq_from_causal(subject.model, dropout) if can_warm_start(subject.model) else _random_t5(subject, dropout)
-    )
-
-
-def load_seq2seq(folder: Path) -> PreTrainedModel:
-    """The encoder-decoder saved in a folder, in float32. Raises ValueError where weights are missing."""
-    seq2seq, loaded = AutoModelForSeq2SeqLM.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-    )
-    if loaded["missing_keys"]:
-        raise ValueError(f"weights are missing, such as {min(loaded['missing_keys'])}")
-    return seq2seq
+def _from_pretrained(folder: str, **settings: object):
+    safely = {"use_safetensors": True, "trust_remote_code": False}
+    return AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, **safely, **settings)
 
 
 def _random_t5(subject: Subject, dropout: float) -> T5ForConditionalGeneration:
@@ -96,3 +131,86 @@ def _random_t5(subject: Subject, dropout: float) -> T5ForConditionalGeneration:
             decoder_start_token_id=pad,
         )
     )
+
+
+def can_warm_start(model: PreTrainedModel) -> bool:
+    """True if `seq2seq_from_causal` knows the architecture (all heads with their own keys and values), unquantized."""
+    config = model.config
+    return (
+        getattr(model, "hf_quantizer", None) is None
+        and config.model_type in WARM_START_TYPES
+        and config.num_attention_heads == config.num_key_value_heads
+        and config.hidden_act == "silu"
+    )
+
+
+@torch.no_grad()
+def seq2seq_from_causal(model: PreTrainedModel, dropout: float = 0.1) -> T5ForConditionalGeneration:
+    """A T5 model that starts from the weights of a Llama-type causal model (see `can_warm_start`).
+
+    Cross-attention starts as a copy of self-attention with its output matrix at zero, so that the
+    decoder is the causal model until training opens it.
+    """
+    target = T5ForConditionalGeneration(_t5_config(model, dropout))
+    scale = target.config.d_kv**-0.5
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    target.shared.weight.copy_(table)
+    if head is not table:
+        # T5 ties its head to its table whatever the configuration says; both are saved where they differ.
+        target.lm_head.weight = nn.Parameter(head.float().clone())
+        target.config.tie_word_embeddings = False
+    for stack in (target.encoder, target.decoder):
+        stack.final_layer_norm.weight.copy_(model.model.norm.weight)
+        for block, layer in zip(stack.block, model.model.layers, strict=True):
+            _copy_attention(block.layer[0].SelfAttention, layer.self_attn, scale)
+            block.layer[0].layer_norm.weight.copy_(layer.input_layernorm.weight)
+            if stack is target.decoder:
+                _copy_attention(block.layer[1].EncDecAttention, layer.self_attn, scale)
+                block.layer[1].EncDecAttention.o.weight.zero_()
+                block.layer[1].layer_norm.weight.copy_(layer.input_layernorm.weight)
+            _copy_feed_forward(block.layer[-1], layer)
+        stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
+    # Near distances have a bucket each in a decoder: bucket n is n tokens back.
+    bias = target.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    for head in range(min(2, bias.shape[1] - 1)):
+        bias[head + 1, head] = _LOOK_BACK
+    return target
+
+
+def _t5_config(model: PreTrainedModel, dropout: float) -> T5Config:
+    """A T5 configuration of the shape of a Llama-type causal model."""
+    config = model.config
+    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    pad = eos if config.pad_token_id is None else config.pad_token_id
+    return T5Config(
+        vocab_size=config.vocab_size,
+        d_model=config.hidden_size,
+        d_kv=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        d_ff=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        num_decoder_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        relative_attention_max_distance=32,
+        relative_attention_num_buckets=16,
+        dropout_rate=dropout,
+        layer_norm_epsilon=config.rms_norm_eps,
+        feed_forward_proj="gated-silu",
+        tie_word_embeddings=False,  # for T5 this says that the head's input is not scaled
+        pad_token_id=pad,
+        eos_token_id=eos,
+        decoder_start_token_id=pad,
+    )
+
+
+def _copy_attention(target: nn.Module, source: nn.Module, scale: float) -> None:
+    target.q.weight.copy_(source.q_proj.weight * scale)
+    target.k.weight.copy_(source.k_proj.weight)
+    target.v.weight.copy_(source.v_proj.weight)
+    target.o.weight.copy_(source.o_proj.weight)
+
+
+def _copy_feed_forward(target: nn.Module, source: nn.Module) -> None:
+    target.DenseReluDense.wi_0.weight.copy_(source.mlp.gate_proj.weight)
+    target.DenseReluDense.wi_1.weight.copy_(source.mlp.up_proj.weight)
+    target.DenseReluDense.wo.weight.copy_(source.mlp.down_proj.weight)
+    target.layer_norm.weight.copy_(source.post_attention_layernorm.weight)

@@ -1,36 +1,293 @@
-"""Translators: an architecture with its tokenizer and card, made, saved and loaded."""
+"""The translator: a reader of soft prompts and a language model that writes, with tokenizer and card.
 
+An architecture (`encoder_decoder`, `causal`) says how the language model reads and writes; it is imported when used.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
-from soft2hard.storage.hub import local_folder
-from soft2hard.translator.architecture import TranslatorModel
-from soft2hard.translator.assembly import (
-    load_reader,
-    new_causal,
-    new_encoder_decoder,
-    reader_state,
-    saved_causal,
-    saved_reader,
-)
+from soft2hard.storage.names import folder_of
 from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
-from soft2hard.translator.causal import CausalTranslator
-from soft2hard.translator.design import Design
-from soft2hard.translator.encoder_decoder import EncoderDecoderTranslator, load_seq2seq
-from soft2hard.translator.reader import HiddenStates
+from soft2hard.translator.data import IGNORE, n_runs, runs_of_like_length
+from soft2hard.translator.settings import Design
 
 READER_FILE = "reader.safetensors"
+_ARCHITECTURES = {
+    "encoder-decoder": "soft2hard.translator.encoder_decoder:EncoderDecoderTranslator",
+    "causal-lora": "soft2hard.translator.causal:CausalTranslator",
+}
+_EPSILON = 1e-6
+
+SoftPrompts = Float[Tensor, "batch n d_subject"]
+"""Padded on the right."""
+Mask = Int[Tensor, "batch n"] | Bool[Tensor, "batch n"]
+"""Where a soft prompt has a vector."""
+Labels = Int[Tensor, "batch length"]
+"""Token ids of instructions with their ends; -100 where padded, on the right."""
+Logits = Float[Tensor, "batch length vocab"]
+"""For each label, given the soft prompt and the labels before it."""
+
+
+class SoftPromptReader(nn.Module):
+    """Maps soft-prompt vectors, and hidden states beside them, into the input space of a language model.
+
+    `x -> (x / scale) W`, where `scale` is the subject's embedding scale and W starts as the identity
+    times the model's own embedding scale where the widths agree, else as a random matrix. To this each layer's
+    hidden state is added, divided by its root mean square, through a matrix of its own that starts at zero: until
+    training opens them, a reader of hidden states is one without.
+    """
+
+    def __init__(
+        self,
+        d_subject: int,
+        d_model: int,
+        subject_scale: float = 1.0,
+        model_scale: float = 1.0,
+        *,
+        d_hidden: int = 0,
+        n_layers: int = 0,
+    ):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(float(subject_scale)))
+        self.projection = nn.Linear(d_subject, d_model, bias=False)
+        self.of_layers = nn.ModuleList(nn.Linear(d_hidden, d_model, bias=False) for _ in range(n_layers))
+        with torch.no_grad():
+            if d_subject == d_model:
+                self.projection.weight.copy_(torch.eye(d_model) * model_scale)
+            else:
+                self.projection.weight.normal_(std=model_scale * d_subject**-0.5)
+            for layer in self.of_layers:
+                layer.weight.zero_()
+
+    @classmethod
+    def between(cls, subject: Subject, lm: PreTrainedModel, hidden: "HiddenStates | None") -> "SoftPromptReader":
+        """A new one, from a subject's soft prompts to a language model."""
+        table = lm.get_input_embeddings().weight
+        scales = [t.detach().float().square().mean().sqrt().item() for t in (subject.embedding, table)]
+        sizes = {"d_hidden": hidden.d_hidden, "n_layers": len(hidden.layers)} if hidden else {}
+        return cls(subject.d_model, table.shape[1], *scales, **sizes)
+
+    @classmethod
+    def saved(cls, card: TranslatorCard, weights: dict[str, Tensor]) -> "SoftPromptReader":
+        """One of the saved one's sizes, to be filled with its weights."""
+        n_layers = len(card.hidden_layers)
+        d_hidden = weights["of_layers.0.weight"].shape[1] if n_layers else 0
+        return cls(card.d_subject, weights["projection.weight"].shape[0], d_hidden=d_hidden, n_layers=n_layers)
+
+    def forward(
+        self,
+        soft_prompts: SoftPrompts,
+        hidden: Sequence[Float[Tensor, "batch n d_hidden"]] = (),
+    ) -> Float[Tensor, "batch n d_model"]:
+        read = self.projection(soft_prompts / self.scale)
+        for projection, states in zip(self.of_layers, hidden, strict=True):
+            rms = states.square().mean(-1, keepdim=True).add(_EPSILON).sqrt()
+            read = read + projection(states / rms)
+        return read
+
+
+class HiddenStates:
+    """The subject's hidden states at chosen layers over the positions of soft prompts.
+
+    Layer 1 is the output of the first block; a soft prompt stands where it stands in use, after BOS and before the
+    rest. Raises UserError for a layer that the subject has not.
+    """
+
+    def __init__(self, subject: Subject, layers: Sequence[int]):
+        n_layers = subject.model.config.num_hidden_layers
+        wrong = [layer for layer in layers if not 1 <= layer <= n_layers]
+        if wrong or len(set(layers)) < len(layers):
+            raise UserError(
+                f"The hidden layers are {', '.join(map(str, layers))}; the subject '{subject.name}' has {n_layers}.",
+                f"Give distinct layers from 1 to {n_layers}.",
+            )
+        self.subject, self.layers = subject, tuple(layers)
+
+    @property
+    def d_hidden(self) -> int:
+        """Width of a hidden state."""
+        return self(torch.zeros(1, 1, self.subject.d_model), torch.ones(1, 1, dtype=torch.long))[0].shape[-1]
+
+    @torch.no_grad()
+    def __call__(self, soft_prompts: SoftPrompts, mask: Mask) -> list[Float[Tensor, "batch n d_hidden"]]:
+        """One tensor a layer, float32, on the device of `soft_prompts`; padding, on the right, is not attended to."""
+        subject, home = self.subject, soft_prompts.device
+        bos = subject.prompt_embeddings(None)
+        read = torch.cat([bos.expand(len(soft_prompts), -1, -1), soft_prompts.to(bos)], 1)
+        seen = torch.cat([mask.new_ones(len(mask), len(bos)), mask], 1).long().to(read.device)
+        model = subject.model.get_encoder() if subject.is_encoder_decoder else subject.model.base_model
+        extra = {} if subject.is_encoder_decoder else {"use_cache": False}
+        states = model(inputs_embeds=read, attention_mask=seen, output_hidden_states=True, **extra).hidden_states
+        return [states[layer][:, len(bos) :].float().to(home) for layer in self.layers]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Soft prompts as a translator has read them, ready to be written from."""
+
+    states: Float[Tensor, "batch n d_model"]
+    mask: Int[Tensor, "batch n"]
+
+    def select(self, rows: Sequence[int]) -> "Memory":
+        """These of the soft prompts."""
+        return Memory(self.states[rows], self.mask[rows])
+
+    def repeat(self, times: int) -> "Memory":
+        """Each soft prompt `times` times, one after another."""
+        return Memory(self.states.repeat_interleave(times, 0), self.mask.repeat_interleave(times, 0))
+
+
+class TranslatorModel(nn.Module, ABC):
+    """Reader and language model together, as the Trainer sees them."""
+
+    n_start: ClassVar[int]
+    """Tokens that stand before the first written one in the ids that logits processors are given."""
+
+    def __init__(self, reader: SoftPromptReader):
+        super().__init__()
+        self.reader = reader
+        self.hidden_states: HiddenStates | None = None
+        """Of the subject, which is no part of this model: neither trained nor saved with it."""
+        # Shared tables stand under several names, which safetensors refuses to write.
+        self.register_state_dict_post_hook(_drop_aliases)
+        self.register_load_state_dict_pre_hook(_restore_left_out)
+
+    @classmethod
+    @abstractmethod
+    def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> "Made":
+        """An untrained one with its tokenizer, and the fields of the card that name its base."""
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls, folder: Path, card: TranslatorCard, reader: SoftPromptReader, base: str | None, subject: Subject | None
+    ) -> "TranslatorModel":
+        """The saved one, but for the weights in `READER_FILE`; see `Translator.from_pretrained`."""
+
+    @abstractmethod
+    def save_lm(self, folder: Path, dtype: torch.dtype | None) -> None:
+        """Write what was trained of the language model into a folder."""
+
+    @property
+    @abstractmethod
+    def lm(self) -> PreTrainedModel:
+        """The language model that writes."""
+
+    @property
+    @abstractmethod
+    def eos_id(self) -> int:
+        """The token that ends an instruction."""
+
+    @abstractmethod
+    def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
+        """Read soft prompts."""
+
+    @abstractmethod
+    def logits(self, memory: Memory, labels: Labels) -> Logits:
+        """How likely each next token is."""
+
+    @abstractmethod
+    def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
+        """The tokens that transformers' `generate` writes with these settings, from the first written one on."""
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Of the language model; the Trainer and DeepSpeed look here."""
+        return self.lm.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.reader.projection.weight.device
+
+    def forward(self, soft_prompts: SoftPrompts, attention_mask: Mask, labels: Labels) -> Seq2SeqLMOutput:
+        """The mean cross-entropy of `labels` (-100 where padded), nats a token; and the logits, but in training.
+
+        In training the batch is written in runs of instructions of like length: the loss is the same up to rounding.
+        """
+        memory, n_tokens = self.encode(soft_prompts, attention_mask), (labels != IGNORE).sum()
+        if not self.training:
+            logits = self.logits(memory, labels)
+            return Seq2SeqLMOutput(loss=_summed_loss(logits, labels) / n_tokens, logits=logits)
+        lengths = (labels != IGNORE).sum(1).tolist()
+        losses = []
+        for run in runs_of_like_length(lengths, n_runs(len(lengths))):
+            some = labels[run, : max(lengths[i] for i in run)]
+            losses.append(_summed_loss(self.logits(memory.select(run), some), some))
+        return Seq2SeqLMOutput(loss=torch.stack(losses).sum() / n_tokens)
+
+    def read(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Float[Tensor, "batch n d_model"]:
+        """Soft prompts, and the subject's hidden states over them if wanted, in the language model's input space."""
+        hidden = self.hidden_states(soft_prompts, attention_mask) if self.hidden_states else ()
+        return self.reader(soft_prompts, hidden).to(self.lm.dtype)
+
+    def gradient_checkpointing_enable(self, **kwargs: object) -> None:
+        """Trade time for memory in training, as the Trainer asks for by this name."""
+        self.lm.gradient_checkpointing_enable(**kwargs)
+
+    def aliases(self) -> dict[str, str]:
+        """Second and further names of shared parameters, each with the first name."""
+        first: dict[int, str] = {}
+        named = self.named_parameters(remove_duplicate=False)
+        return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
+
+    def kept_elsewhere(self) -> dict[str, Tensor]:
+        """Weights by name that this model has from another and never changes; they are not part of its state."""
+        return {}
+
+    def telling_weights(self) -> list[Tensor]:
+        """Some of the weights, none of which any training leaves as it is: they tell translators apart."""
+        return [*self.reader.parameters(), self.lm.get_input_embeddings().weight]
+
+    def beside_lm(self) -> dict[str, Tensor]:
+        """All weights that are neither the language model's nor its adapters', by their names in `READER_FILE`."""
+        return {name: tensor.contiguous() for name, tensor in self.reader.state_dict().items()}
+
+    def load_beside_lm(self, weights: dict[str, Tensor]) -> None:
+        """Fill in the weights that `beside_lm` gave."""
+        self.reader.load_state_dict(weights)
+
+
+Made = tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]
+
+
+def _summed_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+
+
+def _drop_aliases(model: TranslatorModel, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for name in (*model.aliases(), *model.kept_elsewhere()):
+        state.pop(prefix + name, None)
+
+
+def _restore_left_out(model: TranslatorModel, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for name, tensor in model.kept_elsewhere().items():
+        state.setdefault(prefix + name, tensor)
+    for alias, name in model.aliases().items():
+        if prefix + name in state:
+            state.setdefault(prefix + alias, state[prefix + name])
+
+
+def _model_class(architecture: str) -> type[TranslatorModel]:
+    module, _, name = _ARCHITECTURES[architecture].partition(":")
+    return getattr(import_module(module), name)
 
 
 class Translator:
@@ -54,8 +311,7 @@ class Translator:
         """
         architecture = design.architecture_for(subject)
         hidden = HiddenStates(subject, design.hidden_layers) if design.hidden_layers else None
-        make = new_causal if architecture == "causal-lora" else new_encoder_decoder
-        model, tokenizer, of_base = make(subject, design, hidden)
+        model, tokenizer, of_base = _model_class(architecture).new(subject, design, hidden)
         model.hidden_states = hidden
         card = TranslatorCard(
             subject=subject.name,
@@ -71,13 +327,13 @@ class Translator:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        name_or_path: str | Path,
         *,
-        device: str | torch.device | None = None,
         base: str | None = None,
         subject: Subject | None = None,
+        device: torch.device | str | None = None,
     ) -> "Translator":
-        """Load a translator saved by `save_pretrained`, from a folder, the local cache or the hub.
+        """Load a translator, in float32: 'embedded', the folder of one, or its name in the local cache or on the hub.
 
         `base` is where the causal LM under a LoRA translator lies now, if not where it was trained. With `subject` the
         translator is bound to it, and writes with it where that is its base: its weights are then in memory once
@@ -85,24 +341,22 @@ class Translator:
         its causal LM or the subject does, else on the CPU. Raises UserError where the folder is
         missing, is no translator, or is damaged, and where base or subject is another model.
         """
-        name, path = str(path), local_folder(path, "translator")
+        path = folder_of(name_or_path, "translator")
         card = read_card(path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             weights = {name: tensor.float() for name, tensor in load_file(path / READER_FILE).items()}
-            reader = saved_reader(card, weights)
-            if card.architecture == "causal-lora":
-                model = saved_causal(path, card, reader, base, subject)
-            else:
-                model = EncoderDecoderTranslator(load_seq2seq(path), reader)
-            load_reader(model, weights)
+            reader = SoftPromptReader.saved(card, weights)
+            model = _model_class(card.architecture).load(path, card, reader, base, subject)
+            model.load_beside_lm(weights)
         except READING_ERRORS as error:
             raise UserError(
                 f"The translator in '{path}' cannot be read: {first_line(error)}.", "Train or copy it again."
             ) from error
-        beside = "cpu" if subject is None else subject.device
-        device = device or (model.lm.device if isinstance(model, CausalTranslator) else beside)
-        translator = cls(model.eval().to(device), tokenizer, card, name=name)
+        if device is None:
+            beside_base = subject is None or card.architecture == "causal-lora"
+            device = model.lm.device if beside_base else subject.device
+        translator = cls(model.eval().to(device), tokenizer, card, name=str(name_or_path))
         if subject is not None:
             translator.bind(subject)
         return translator
@@ -112,47 +366,39 @@ class Translator:
 
         A translator already in the folder is replaced. Raises UserError for a folder that holds anything else.
         """
-        state = {name: t.detach().to(dtype or t.dtype).contiguous() for name, t in self.model.state_dict().items()}
-        inner = "seq2seq."
         with atomic_folder(path, overwrite=(Path(path) / CARD_FILE).is_file()) as folder:
-            if isinstance(self.model, CausalTranslator):
-                self.model.save_adapter(folder, dtype)
-            else:
-                of_lm = {name.removeprefix(inner): t for name, t in state.items() if name.startswith(inner)}
-                self.model.lm.save_pretrained(folder, state_dict=of_lm)
+            self.model.save_lm(folder, dtype)
             self.tokenizer.save_pretrained(folder)
-            save_file(reader_state(self.model), folder / READER_FILE)
+            save_file(self.model.beside_lm(), folder / READER_FILE)
             write_card(folder, self.card)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
         """Raise UserError if this translator was trained for the soft prompts of another subject."""
+        remedy = f"Use a translator trained for its subject (this one: '{self.card.subject}')."
         if soft_prompt.d_model != self.card.d_subject:
             raise UserError(
-                f"The soft prompt is {soft_prompt.d_model} wide; this translator reads {self.card.d_subject}.",
-                f"Use a translator trained for its subject (this one: '{self.card.subject}').",
+                f"The soft prompt is {soft_prompt.d_model} wide; this translator reads {self.card.d_subject}.", remedy
             )
         if soft_prompt.fingerprint is not None and soft_prompt.fingerprint != self.card.fingerprint:
-            raise UserError(
-                "The soft prompt belongs to another subject than this translator was trained for.",
-                f"Use a translator trained for its subject (this one: '{self.card.subject}').",
-            )
-
-    def check_subject(self, subject: Subject) -> None:
-        """Raise UserError unless this is the subject the translator was trained for."""
-        if subject.fingerprint != self.card.fingerprint:
-            raise UserError(
-                f"The translator '{self.name}' was trained for another subject than '{subject.name}'.",
-                f"Use its own subject ('{self.card.subject}') or another translator.",
-            )
+            raise UserError("The soft prompt belongs to another subject than this translator was trained for.", remedy)
 
     def bind(self, subject: Subject) -> None:
         """Let a translator that reads hidden states take them from this subject; others just check it.
 
         Raises UserError unless this is the subject the translator was trained for.
         """
-        self.check_subject(subject)
+        if subject.fingerprint != self.card.fingerprint:
+            raise UserError(
+                f"The translator '{self.name}' was trained for another subject than '{subject.name}'.",
+                f"Use its own subject ('{self.card.subject}') or another translator.",
+            )
         if self.card.hidden_layers and self.model.hidden_states is None:
             self.model.hidden_states = HiddenStates(subject, self.card.hidden_layers)
+
+    def encode_instruction(self, text: str) -> list[int]:
+        """Token ids of an instruction, cut to the longest that this translator writes, with its end."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return [*ids[: self.card.instruction_tokens], self.model.eos_id]
 
     def encode_batch(
         self, soft_prompts: Sequence[SoftPrompt]

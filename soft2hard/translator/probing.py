@@ -5,18 +5,36 @@ is what the subject was trained on. Candidate texts that differ invite inputs on
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from soft2hard.compute import metering
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import Prompt
-from soft2hard.translator.decoding import drawn, own_uniforms
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
 MAX_INPUT_TOKENS = 24
 _TRIES = 3
+
+
+def own_uniforms(n_rows: int, n_steps: int, seed: int, *prompts: Prompt) -> Float[Tensor, "n_rows n_steps"]:
+    """Random numbers in [0, 1) that depend on the seed and on what these prompts say; float64, on the CPU."""
+    digest = sha256(str(seed).encode())
+    for prompt in prompts:
+        is_soft = isinstance(prompt, SoftPrompt)
+        digest.update(sha256(prompt.embeddings.numpy().tobytes() if is_soft else (prompt or "").encode()).digest())
+    generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:8], "big"))
+    return torch.rand(n_rows, n_steps, dtype=torch.float64, generator=generator)
+
+
+def drawn(logits: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, "rows"]) -> Int[Tensor, "rows"]:
+    """A token of each row's softmax: the first at which the cumulated probability exceeds the row's uniform number."""
+    cumulated = logits.float().softmax(-1).double().cumsum(-1)
+    # Of what the probabilities really sum to, so that a token without probability is never the one.
+    threshold = uniforms.to(cumulated)[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -25,9 +43,9 @@ def invented_inputs(
 ) -> list[list[str]]:
     """Up to `n_probes` distinct inputs for each list of prompts, which take turns, sampled from the subject itself.
 
-    The subject reads a prompt and the template up to where an input stands, and goes on until the template's next
+    The subject reads a prompt and the template up to where an input stands, and writes until the template's next
     part begins. Encoder-decoder subjects do not continue their input, so they give none; neither does a subject
-    that never closes its input. What is drawn for a list hangs on the seed and on its prompts, whatever the others are.
+    that never closes its input. What is drawn for a list depends on the seed and on its prompts alone.
     """
     if subject.is_encoder_decoder:
         return [[] for _ in prompts]
@@ -58,7 +76,7 @@ def _sample(subject: Subject, prompts: list[Prompt], uniforms: Float[Tensor, "ro
 
 
 class _Closing:
-    """Where the template goes on after an input."""
+    """The text with which the template continues after an input."""
 
     def __init__(self, subject: Subject):
         self._tokenizer = subject.tokenizer
@@ -71,14 +89,14 @@ class _Closing:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def ends(self, ids: list[int]) -> bool:
-        """Whether these tokens have just got to it."""
+        """True if these tokens have just reached it."""
         return ids[-1] == self._last_id and self.text in self.decode(ids)
 
 
 def _continue(
     subject: Subject, rows: list[Tensor], uniforms: Float[Tensor, "rows n_steps"], closing: _Closing
 ) -> list[str]:
-    """What is sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
+    """The texts sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
     width = max(map(len, rows))
     embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
     mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).to(subject.device)
@@ -86,7 +104,7 @@ def _continue(
     is_open = [True] * len(rows)
     metering.count(len(rows), 0)
     for step in range(uniforms.shape[1]):
-        # All that stands before is read anew; a row that has closed only waits for the others.
+        # All that stands before is read again; a row that has closed only waits for the others.
         metering.count(0, sum(len(row) + step for row, going in zip(rows, is_open, strict=True) if going))
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
         hidden = subject.backbone(embeddings, mask, positions)[:, -1]

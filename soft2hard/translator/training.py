@@ -4,14 +4,15 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
-import datasets
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
     Trainer,
@@ -20,70 +21,42 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from soft2hard.compute.memory import free_memory, is_out_of_memory
+from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
-from soft2hard.data_gen.corpus import content_hash
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
+from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
 from soft2hard.translator.card import TranslatorCard
-from soft2hard.translator.data import CorpusPairs, ListPairs, PairCollator
-from soft2hard.translator.deepspeed.checkpoints import config_to_resume, gathered, splits_weights
+from soft2hard.translator.data import CorpusPairs, PairCollator, imitation_pairs
 from soft2hard.translator.model import Translator
-from soft2hard.translator.optimizer import MuonWithAdamW
-from soft2hard.translator.pair_trainer import PairTrainer, pairs_of_step
-from soft2hard.translator.pretraining import imitation_pairs
-from soft2hard.translator.processes import Share, is_first, n_processes, share_of_step
+from soft2hard.translator.processes import (
+    Share,
+    config_to_resume,
+    convert,
+    gathered,
+    is_first,
+    n_processes,
+    needs_conversion,
+    share_of_step,
+    splits_weights,
+)
+from soft2hard.translator.settings import TranslatorTraining
+
+if TYPE_CHECKING:
+    import datasets
 
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
 
 
-@dataclass(frozen=True)
-class TranslatorTraining:
-    """How a translator is trained."""
-
-    epochs: float = 30.0
-    """Passes over the corpus; the learning rate falls to zero over them."""
-    batch_size: int = 128
-    """Pairs a step, on each process."""
-    lr: float = 2e-3
-    """Learning rate of Muon and AdamW."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises."""
-    paraphrase_share: float = 0.5
-    """How often a paraphrase stands in for the reference instruction."""
-    noise: float = 0.1
-    """Most noise on the soft prompts, in standard deviations of their entries."""
-    patience: int = 4
-    """Epochs without a lower validation loss after which training stops."""
-    pretrain_pairs: int = 0
-    """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
-    recompute: bool = False
-    """Compute the inside of each layer of the translator anew in the backward pass (gradient checkpointing): much less
-    memory, a third more time."""
-    bf16: bool = True
-    """Compute in bfloat16 where the machine has it."""
-    deepspeed: str | None = None
-    """A DeepSpeed configuration: 'zero1', 'zero2', 'zero3', 'zero2-offload', 'zero3-offload' or the path of a JSON
-    file; AdamW then takes the place of Muon."""
-    seed: int = 0
-    """Of the order of pairs, the choice of paraphrases and the noise."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "patience"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be above 0.")
-        if not 0 <= self.paraphrase_share <= 1:
-            raise UserError(f"paraphrase_share is {self.paraphrase_share}.", "It must lie between 0 and 1.")
-
-
 def train_translator(
     translator: Translator,
-    corpus: datasets.Dataset,
-    validation: datasets.Dataset,
+    corpus: "datasets.Dataset",
+    validation: "datasets.Dataset",
     config: TranslatorTraining,
     folder: Path | str,
     *,
@@ -92,21 +65,13 @@ def train_translator(
 ) -> Translator:
     """Train on a corpus, keep the weights with the lowest loss on validation tasks, and save to `folder`.
 
-    A killed training goes on from its last epoch when called again with the same folder, and one that has
-    ended is read back; `resume=False` begins anew. Raises UserError where a task stands in both corpora, where
-    pre-training lacks the subject, or where the folder holds a training with other settings or data.
+    A killed training resumes at its last epoch when called again with the same folder, and one that has
+    ended is read back; `resume=False` starts from the beginning. Raises UserError where a task stands in both corpora,
+    where pre-training lacks the subject, or where the folder holds a training with other settings or data.
     """
     folder = Path(folder)
     _refuse_leak(corpus, validation)
-    if (
-        translator.card.hidden_layers
-        and translator.card.architecture == "causal-lora"
-        and splits_weights(config.deepspeed)
-    ):
-        raise UserError(
-            "ZeRO-3 shares out the weights that a LoRA translator has from its subject, whose hidden states it reads.",
-            "Train with --deepspeed zero2, or without hidden layers.",
-        )
+    _refuse_split_subject(translator.card, config)
     _claim(folder, _identity(translator, corpus, validation, config), resume)
     if (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
@@ -116,12 +81,8 @@ def train_translator(
     if (cut := share_cut(translator, corpus)) and is_first():
         longest = translator.card.instruction_tokens
         print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)
-    if config.pretrain_pairs and not _finished(folder / "pretraining"):
-        if subject is None:
-            raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
+    if config.pretrain_pairs:
         _pretrain(translator, corpus, subject, config, folder / "pretraining")
-    elif config.pretrain_pairs:
-        _load_weights(translator.model, folder / "pretraining")
     train = CorpusPairs(corpus, paraphrase_share=config.paraphrase_share, noise=config.noise, seed=config.seed)
     trainer = _run(translator, train, CorpusPairs(validation), config, folder)
     translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
@@ -132,10 +93,29 @@ def train_translator(
     return translator
 
 
+def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
+    """True if a training runs the subject; if not, its memory may be given back before."""
+    card = translator.card
+    return card.architecture == "causal-lora" or bool(card.hidden_layers or config.pretrain_pairs)
+
+
+def share_cut(translator: Translator, corpus: "datasets.Dataset") -> float:
+    """The share of the corpus's distinct texts, paraphrases among them, that are longer than the translator learns."""
+    texts, longest = _texts(corpus), translator.card.instruction_tokens
+    long = [text for text in texts if len(translator.tokenizer.encode(text, add_special_tokens=False)) > longest]
+    return len(long) / max(1, len(texts))
+
+
+def _texts(corpus: "datasets.Dataset") -> set[str]:
+    return {*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)}
+
+
 def _identity(translator: Translator, corpus, validation, config: TranslatorTraining) -> dict:
-    """All that decides what a training ends in, as plain JSON."""
+    """All that decides the outcome of a training, as plain JSON."""
+    from soft2hard.data_gen.corpus import content_hash
+
     decisive = asdict(config)
-    del decisive["recompute"]  # a training that ran out of memory goes on with it
+    del decisive["recompute"]  # a training that ran out of memory resumes with it
     return {
         "config": decisive,
         "subject": translator.card.fingerprint,
@@ -146,7 +126,7 @@ def _identity(translator: Translator, corpus, validation, config: TranslatorTrai
 
 
 def _design(card: TranslatorCard) -> dict:
-    """What sets the architecture apart from the default, so that trainings begun before there were two go on."""
+    """The fields in which the architecture differs from the default, so that older trainings can be resumed."""
     default = TranslatorCard("", "", 0)
     names = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens")
     return {name: getattr(card, name) for name in names if getattr(card, name) != getattr(default, name)}
@@ -154,26 +134,26 @@ def _design(card: TranslatorCard) -> dict:
 
 def _claim(folder: Path, identity: dict, resume: bool) -> None:
     """Mark the folder as that of one training, or raise UserError where it is another's."""
-    path = folder / "training.json"
     if not is_first():
         return  # of several processes, the first speaks for all
     if not resume:
         for name in ("translator", "checkpoints", "pretraining"):
             shutil.rmtree(folder / name, ignore_errors=True)
-    elif path.exists() and _saved_identity(path) != json.loads(json.dumps(identity)):
-        raise UserError(f"'{folder}' holds a training with other settings or data.", "Choose another folder.")
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(identity, indent=2))
+        (folder / TRAINING.file).unlink(missing_ok=True)
+    run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
 
 
-def _saved_identity(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged.", "Train in another folder.") from error
+def _decisive(record: run_folders.Record) -> dict:
+    """Of the record of a training what decides its result; in its file, hashes of what is read have no place apart."""
+    read = ("subject", "corpus", "validation")
+    settings = {key: value for key, value in record.items() if key not in (*read, "versions", "commit", "created")}
+    return settings | {"inputs": {key: record[key] for key in read}}
 
 
-def _refuse_leak(corpus: datasets.Dataset, validation: datasets.Dataset) -> None:
+TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=False)
+
+
+def _refuse_leak(corpus: "datasets.Dataset", validation: "datasets.Dataset") -> None:
     shared = sorted(set(corpus["task"]) & set(validation["task"]))
     if shared:
         raise UserError(
@@ -182,57 +162,48 @@ def _refuse_leak(corpus: datasets.Dataset, validation: datasets.Dataset) -> None
         )
 
 
-def _pretrain(translator: Translator, corpus: datasets.Dataset, subject: Subject, config, folder: Path) -> None:
-    """One pass over imitation soft prompts for the instructions of the corpus."""
-    texts = sorted({*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)})
-    stream = imitation_pairs(subject, texts, Random(f"pretraining/{config.seed}"))
-    pairs = ListPairs([next(stream) for _ in range(config.pretrain_pairs)])
+def _refuse_split_subject(card: TranslatorCard, config: TranslatorTraining) -> None:
+    if card.hidden_layers and card.architecture == "causal-lora" and splits_weights(config.deepspeed):
+        raise UserError(
+            "ZeRO-3 shares out the weights that a LoRA translator has from its subject, whose hidden states it reads.",
+            "Train with --deepspeed zero2, or without hidden layers.",
+        )
+
+
+def _pretrain(
+    translator: Translator,
+    corpus: "datasets.Dataset",
+    subject: Subject | None,
+    config: TranslatorTraining,
+    folder: Path,
+) -> None:
+    """One pass over imitation soft prompts for the instructions of the corpus, or its weights read back."""
+    path, model = folder / "weights.pt", translator.model
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return
+    if subject is None:
+        raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
+    stream = imitation_pairs(subject, sorted(_texts(corpus)), Random(f"pretraining/{config.seed}"))
+    pairs = [next(stream) for _ in range(config.pretrain_pairs)]
     trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
-    with gathered(translator.model):
+    with gathered(model):
         if trainer.is_world_process_zero():
-            _save_weights(translator.model, folder)
+            with atomic_write(path) as temporary:
+                torch.save(model.state_dict(), temporary)
 
 
-def _save_weights(model: nn.Module, folder: Path) -> None:
-    with atomic_write(folder / "weights.pt") as temporary:
-        torch.save(model.state_dict(), temporary)
-
-
-def _load_weights(model: nn.Module, folder: Path) -> None:
-    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "weights.pt").exists()
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The last whole checkpoint: the Trainer writes its state last, so one without was cut short."""
-    found = (folder / "checkpoints").glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    whole = [path for path in found if _is_json(path / TRAINER_STATE_NAME)]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
-
-
-def _run(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> Trainer:
-    """The trainer that has trained. Where memory runs out, a process by itself begins again in passes of half as many.
+def _run(translator: Translator, train, validation, config: TranslatorTraining, folder: Path) -> "PairTrainer":
+    """The trainer that has trained. Where memory runs out, a process by itself starts again in passes of half as many.
 
     Raises UserError where one pair does not fit, or several processes are short of memory.
     """
     share, alone = share_of_step(folder, config.batch_size), n_processes() == 1 and config.deepspeed is None
-    start = (
-        {name: t.detach().to("cpu", copy=True) for name, t in translator.model.state_dict().items()} if alone else {}
-    )
+    model = translator.model
+    start = {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()} if alone else {}
     while True:
         trainer = _trainer(translator, train, validation, config, folder, share)
-        if _fits(trainer, _last_checkpoint(folder)):
+        if _fits(trainer, last_checkpoint(folder)):
             return trainer
         share = share.smaller() if alone else None
         if share is None:
@@ -242,13 +213,14 @@ def _run(translator: Translator, train, validation, config: TranslatorTraining, 
             )
         del trainer
         free_memory()
-        print(f"out of memory; going on with {share.pairs} pairs a pass, {share.passes} passes a step", file=sys.stderr)
-        translator.model.zero_grad()
-        translator.model.load_state_dict(start)
+        how = f"{share.pairs} pairs a pass, {share.passes} passes a step"
+        print(f"out of memory; continuing with {how}", file=sys.stderr)
+        model.zero_grad()
+        model.load_state_dict(start)
 
 
-def _fits(trainer: Trainer, checkpoint: str | None) -> bool:
-    """Train; whether the memory sufficed. The error is gone on return, and the tensors it held with it."""
+def _fits(trainer: "PairTrainer", checkpoint: str | None) -> bool:
+    """Train; True if the memory sufficed. The error is gone on return, and the tensors it held with it."""
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (RuntimeError, MemoryError) as error:
@@ -258,31 +230,11 @@ def _fits(trainer: Trainer, checkpoint: str | None) -> bool:
     return True
 
 
-def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
-    """Whether a training runs the subject; if not, its memory may be given back before."""
-    card = translator.card
-    return card.architecture == "causal-lora" or bool(card.hidden_layers or config.pretrain_pairs)
-
-
-def collator_of(translator: Translator) -> PairCollator:
-    """Pads and cuts pairs as the translator is made for."""
-    return PairCollator(translator.tokenizer, translator.model.eos_id, translator.card.instruction_tokens)
-
-
-def share_cut(translator: Translator, corpus: datasets.Dataset) -> float:
-    """How many of the corpus's distinct texts, paraphrases among them, are longer than the translator learns."""
-    texts = {*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)}
-    longest = translator.card.instruction_tokens
-    long = [text for text in texts if len(translator.tokenizer.encode(text, add_special_tokens=False)) > longest]
-    return len(long) / max(1, len(texts))
-
-
 def _trainer(
     translator: Translator, train, validation, config: TranslatorTraining, folder: Path, share: Share
-) -> Trainer:
+) -> "PairTrainer":
     if config.recompute:
         translator.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    collator = collator_of(translator)
     arguments = _arguments(config, folder, share, with_validation=validation is not None)
     steps = int(config.epochs * -(-len(train) // pairs_of_step(arguments)))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
@@ -290,7 +242,7 @@ def _trainer(
     if config.deepspeed is None:
         optimizer = MuonWithAdamW(translator.model, config.lr, _BY_ADAMW)
         optimizers = (optimizer, get_linear_schedule_with_warmup(optimizer, arguments.warmup_steps, steps))
-    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl"), EpochOfPairs(train)]
+    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl")]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return PairTrainer(
@@ -298,14 +250,14 @@ def _trainer(
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
-        data_collator=collator,
+        data_collator=PairCollator(translator.encode_instruction),
         optimizers=optimizers,
         callbacks=callbacks,
     )
 
 
 def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_validation: bool) -> TrainingArguments:
-    last = _last_checkpoint(folder)
+    last = last_checkpoint(folder)
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
@@ -336,6 +288,109 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
     )
 
 
+def _training_record(config, corpus, validation, trainer: "PairTrainer", cut: float) -> dict:
+    return {
+        "config": asdict(config),
+        "train_pairs": len(corpus),
+        "train_tasks": len(set(corpus["task"])),
+        "validation_tasks": len(set(validation["task"])),
+        "best_validation_loss": trainer.state.best_metric,
+        "share_cut": cut,
+        "epochs_run": trainer.state.epoch,
+        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
+    }
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Hidden matrices by Muon (Jordan et al. 2024), embeddings, heads and vectors by AdamW.
+
+    Muon's updates are scaled to the size of Adam's (`match_rms_adamw`, Liu et al. 2025, arXiv 2502.16982), so
+    one learning rate and one schedule serve both.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, embedding_names: tuple[str, ...], weight_decay: float = 0.01):
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                is_matrix = parameter.ndim == 2 and not any(part in name for part in embedding_names)
+                (matrices if is_matrix else others).append(parameter)
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+        if others:
+            self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
+        super().__init__([group for part in self.parts for group in part.param_groups], {"lr": lr})
+        # The schedule writes into this optimizer's groups, and must reach the parts.
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups = [group]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = closure() if closure else None
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [part.param_groups[0] for part in self.parts]
+
+
+class PairTrainer(Trainer):
+    """A Trainer that reads DeepSpeed's checkpoints of any number of processes."""
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: object) -> TrainOutput:
+        self._make_readable(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if state_dict is not None:  # as DeepSpeed gathers it: with every name of a shared parameter
+            kept = self.model.state_dict().keys()
+            state_dict = {name: tensor for name, tensor in state_dict.items() if name in kept}
+        super()._save(output_dir, state_dict)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:
+            best = Path(self.state.best_model_checkpoint)
+            self._make_readable(best)
+            self.model_wrapped._config.load_universal_checkpoint = needs_conversion(best)
+        super()._load_best_model()
+
+    def _make_readable(self, checkpoint: str | Path | None) -> None:
+        """Convert a checkpoint that another number of DeepSpeed processes has made."""
+        if self.is_deepspeed_enabled and checkpoint is not None and needs_conversion(Path(checkpoint)):
+            with self.args.main_process_first(desc="conversion of a checkpoint"):
+                convert(Path(checkpoint))
+
+
+def pairs_of_step(arguments: TrainingArguments) -> int:
+    """Pairs between two steps of the optimizer, over all processes and passes."""
+    return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last whole checkpoint: the Trainer writes its state last, so one without was cut short."""
+    found = (folder / "checkpoints").glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    whole = [path for path in found if _is_json(path / TRAINER_STATE_NAME)]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 class LogFile(TrainerCallback):
     """Appends what the Trainer logs to a JSON-lines file."""
 
@@ -347,26 +402,3 @@ class LogFile(TrainerCallback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": state.global_step} | logs) + "\n")
-
-
-class EpochOfPairs(TrainerCallback):
-    """Tells the training pairs which epoch it is."""
-
-    def __init__(self, pairs: CorpusPairs | ListPairs):
-        self.pairs = pairs
-
-    def on_epoch_begin(self, args, state, control, **kwargs):  # noqa: ANN201 - the Trainer's signature
-        self.pairs.epoch = round(state.epoch or 0)
-
-
-def _training_record(config, corpus, validation, trainer: Trainer, cut: float) -> dict:
-    return {
-        "config": asdict(config),
-        "train_pairs": len(corpus),
-        "train_tasks": len(set(corpus["task"])),
-        "validation_tasks": len(set(validation["task"])),
-        "best_validation_loss": trainer.state.best_metric,
-        "share_cut": cut,
-        "epochs_run": trainer.state.epoch,
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
-    }

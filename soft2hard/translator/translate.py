@@ -1,45 +1,22 @@
 """Translating soft prompts: propose, verify, refine, choose."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import Runner
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.decoding import propose
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.storage.names import embedded_path
+from soft2hard.translator.candidates import choose, propose
+from soft2hard.translator.card import read_card
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
-from soft2hard.translator.search import choose
+from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
 from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifier, verdict_of
 
-MIN_PROBES = 4
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
-
-
-@dataclass(frozen=True)
-class TranslateConfig:
-    """How soft prompts are translated."""
-
-    n_candidates: int = 64
-    """Candidates asked of the translator for each soft prompt."""
-    n_probes: int = 32
-    """Inputs on which candidates are compared with the soft prompt, to choose among them."""
-    n_checks: int = 16
-    """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
-    Of fewer inputs than are asked for in all, as large a share is kept for it."""
-    refine_rounds: int = 2
-    """Rounds of local search around the best candidates; it ends early when nothing improves."""
-    max_new_tokens: int = 16
-    """Longest output the subject may write for a probe input."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("n_candidates", "n_probes", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -49,22 +26,22 @@ class Translation:
     soft_prompt: str
     """Where the soft prompt came from."""
     text: str
-    """The candidate with the highest posterior, see `search` (the greedy one where nothing was verified)."""
+    """The candidate with the highest posterior, see `candidates` (the greedy one where nothing was verified)."""
     greedy: str
-    """What the translator writes without verification."""
-    verdict: Verdict
-    agreement: float | None
+    """The first text that the translator writes, without verification."""
+    verdict: Verdict = "unverified"
+    agreement: float | None = None
     """Share of inputs on which text and soft prompt make the subject write the same: of the check inputs, or of the
     probe inputs where none were left to check on."""
-    divergence: float | None
+    divergence: float | None = None
     """Mean KL(soft || hard) over output positions of the same inputs, nats."""
-    n_probes: int
+    n_probes: int = 0
     """Inputs that chose the text."""
-    n_checks: int
+    n_checks: int = 0
     """Other inputs that the agreement and the verdict were taken on; 0 where they come from the probe inputs."""
-    probe_source: str
+    probe_source: str = "none"
     """'examples', 'invented by the subject' or 'none'."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...] = ()
     """The best candidates by their posterior, with their faithfulness on the probe inputs."""
 
     def to_json(self) -> dict:
@@ -73,57 +50,108 @@ class Translation:
 
 
 def translate(
-    soft_prompts: Sequence[SoftPrompt],
-    translator: Translator,
-    subject: Subject | None,
+    prompts: SoftPrompt | Sequence[SoftPrompt],
+    translator: Translator | None = None,
+    subject: Subject | None = None,
     config: TranslateConfig = TranslateConfig(),
     *,
     inputs: Sequence[str] | Sequence[Sequence[str]] | None = None,
     names: Sequence[str] | None = None,
-    runner: Runner | None = None,
     progress: Callable[[], None] | None = None,
-) -> list[Translation]:
-    """Translate soft prompts, verified on `subject` (None: not verified, verdict 'unverified').
+) -> Translation | list[Translation]:
+    """Put a soft prompt, or a list of them, into words; one translation for one, a list for a list.
 
-    `inputs` are probe inputs, one list for all soft prompts or one list each; without, the subject invents
-    them under the first candidates. A soft prompt's translation is the same whatever the others are. What goes through
-    the models is counted on behalf of each soft prompt, by its place, but for what they make of their inputs together.
-    Raises UserError for soft prompts of another subject.
+    Args:
+        prompts: Of one subject. A translation is the same whatever else is translated with it. What goes through
+            the models is counted on behalf of each soft prompt, by its place, but for what they make of their inputs
+            together.
+        translator: If not given, the one that comes with the package, where it was trained for the prompts' subject.
+        subject: Runs candidates beside the soft prompts; if not given, the one that the translator was trained for
+            is loaded, unless `config.verify` is off.
+        config: How much is tried and verified.
+        inputs: Inputs of the task to verify on, one list for all soft prompts or one list each. If not given, the
+            subject makes them up under the first candidates.
+        names: What each translation calls its soft prompt; by default where it came from.
+        progress: Called after each translation.
+
+    Raises:
+        UserError: soft prompts, translator and subject do not belong together; no translator or subject was given
+            and none fits.
     """
-    for soft_prompt in soft_prompts:
-        translator.check(soft_prompt)
+    if isinstance(prompts, SoftPrompt):
+        return translate([prompts], translator, subject, config, inputs=inputs, names=names, progress=progress)[0]
+    translator = translator or _fitting_translator(prompts, subject)
+    for prompt in prompts:
+        translator.check(prompt)
+    if config.verify:
+        subject = subject or _own_subject(translator, prompts)
     if subject is not None:
         translator.bind(subject)
-    labels = (
-        list(names)
-        if names
-        else [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(soft_prompts)]
-    )
-    proposals = propose(translator, soft_prompts, config.n_candidates, seed=config.seed)
-    if subject is None:
+    labels = names or [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
+    proposals = propose(translator, prompts, config.n_candidates if config.verify else 1, seed=config.seed)
+    if subject is None or not config.verify:
         return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]
     verifier = Verifier(subject, config.max_new_tokens)
-    guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, soft_prompts, strict=True)]
+    guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, prompts, strict=True)]
     probe_inputs, source = _probe_inputs(subject, guesses, inputs, config)
     enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
     parts = {i: _divide(probe_inputs[i], config) for i in enough}
-    probes = _probes(verifier, soft_prompts, {i: choosing for i, (choosing, _) in parts.items()})
-    checks = _probes(verifier, soft_prompts, {i: checking for i, (_, checking) in parts.items() if checking})
+    probes = _probes(verifier, prompts, {i: choosing for i, (choosing, _) in parts.items()})
+    checks = _probes(verifier, prompts, {i: checking for i, (_, checking) in parts.items() if checking})
     results = []
     for i, texts in enumerate(proposals):
+        found = _unverified(labels[i], texts)
         if i in probes:
             with metering.on_behalf_of(i):
-                ranked = choose(translator, verifier, soft_prompts[i], texts, probes[i], config.refine_rounds)
-                check = _checked(verifier, ranked, checks.get(i))
-            results.append(_verified(labels[i], texts, ranked, check, (probes[i], checks.get(i)), source))
-        else:
-            results.append(_unverified(labels[i], texts))
+                ranked = choose(translator, verifier, prompts[i], texts, probes[i], config.refine_rounds)
+                check = _check(verifier, ranked, checks.get(i))
+            found = _verified(found, ranked, check, len(probes[i].inputs), source)
+        results.append(found)
         if progress:
             progress()
     return results
 
 
-def _probe_inputs(subject, guesses, inputs, config: TranslateConfig) -> tuple[list[list[str]], str]:
+def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator:
+    """The embedded translator, if it was trained for the subject, or for the one that the prompts name."""
+    wanted = subject.fingerprint if subject else next((p.fingerprint for p in prompts if p.fingerprint), None)
+    folder = embedded_path("translator")
+    if wanted == read_card(folder).fingerprint:
+        return Translator.from_pretrained(folder, subject=subject)
+    of = subject.name if subject else next((p.subject for p in prompts if p.subject), None)
+    problem = f"No translator was given, and the one that comes with soft2hard is not for the subject '{of}'."
+    if wanted is None:
+        problem = "No translator was given, and the soft prompt does not say which subject it was tuned on."
+    raise UserError(
+        problem,
+        "Give a translator for that subject, by the name it has on the hub or trained by soft2hard tune --dod and "
+        "soft2hard train; for the subject 'embedded', Translator.from_pretrained('embedded').",
+    )
+
+
+def _own_subject(translator: Translator, prompts: Sequence[SoftPrompt]) -> Subject:
+    """The subject that the translator was trained for, by its recorded name or by that which a prompt has for it."""
+    problem = ""
+    for name in dict.fromkeys([translator.card.subject, *(prompt.subject for prompt in prompts if prompt.subject)]):
+        try:
+            found = Subject.from_pretrained(name)
+        except UserError as error:
+            problem = f" {error.problem}"
+            continue
+        if found.fingerprint == translator.card.fingerprint:
+            return found
+    raise UserError(
+        f"The subject '{translator.card.subject}' that the translator was trained for was not found.{problem}",
+        "Give it as `subject`, or translate without verification: TranslateConfig(verify=False).",
+    )
+
+
+def _probe_inputs(
+    subject: Subject,
+    guesses: Sequence[Sequence[Prompt]],
+    inputs: Sequence[str] | Sequence[Sequence[str]] | None,
+    config: TranslateConfig,
+) -> tuple[list[list[str]], str]:
     if inputs is None:
         invented = invented_inputs(subject, guesses, config.n_probes + config.n_checks, config.seed)
         return invented, "invented by the subject"
@@ -136,7 +164,7 @@ def _probe_inputs(subject, guesses, inputs, config: TranslateConfig) -> tuple[li
 
 
 def _divide(inputs: list[str], config: TranslateConfig) -> tuple[list[str], list[str]]:
-    """Inputs to choose on and inputs to judge on; all are to choose on where they are too few for both."""
+    """Inputs to choose on, and inputs to judge on; none to judge on where they are too few for both."""
     total = config.n_probes + config.n_checks
     n_checks = min(config.n_checks, len(inputs) * config.n_checks // total)
     if n_checks < MIN_PROBES or len(inputs) - n_checks < MIN_PROBES:
@@ -146,44 +174,36 @@ def _divide(inputs: list[str], config: TranslateConfig) -> tuple[list[str], list
 
 
 def _probes(verifier: Verifier, soft_prompts: Sequence[SoftPrompt], inputs: dict[int, list[str]]) -> dict[int, Probes]:
-    """What the soft prompts of these numbers make of their inputs, all in shared batches."""
+    """The probes of the soft prompts with these numbers, all in shared batches."""
     found = verifier.probe([soft_prompts[i] for i in inputs], list(inputs.values())) if inputs else []
     return dict(zip(inputs, found, strict=True))
 
 
-def _checked(verifier: Verifier, ranked: list[Candidate], checks: Probes | None) -> Candidate | None:
-    """The chosen candidate on inputs that did not choose it, where there are any."""
-    if not ranked or checks is None:
-        return None
-    (check,) = verifier.verify([ranked[0].text], checks) or (None,)
-    return check
+def _check(verifier: Verifier, ranked: list[Candidate], checks: Probes | None) -> tuple[Candidate, int] | None:
+    """The chosen candidate on inputs that did not choose it, and their number, where there are any."""
+    found = verifier.verify([ranked[0].text], checks) if ranked and checks else []
+    return (found[0], len(checks.inputs)) if found else None
 
 
 def _verified(
-    label: str,
-    texts: list[str],
-    ranked: list[Candidate],
-    check: Candidate | None,
-    probes: tuple[Probes, Probes | None],
-    source: str,
+    greedy: Translation, ranked: list[Candidate], check: tuple[Candidate, int] | None, n_probes: int, source: str
 ) -> Translation:
     if not ranked:
-        return _unverified(label, texts)
-    judged = check or ranked[0]
-    return Translation(
-        soft_prompt=label,
+        return greedy
+    judged, n_checks = check or (ranked[0], 0)
+    return replace(
+        greedy,
         text=ranked[0].text,
-        greedy=texts[0],
         verdict=verdict_of(judged.agreement),
         agreement=judged.agreement,
         divergence=judged.divergence,
-        n_probes=len(probes[0].inputs),
-        n_checks=len(probes[1].inputs) if check and probes[1] else 0,
+        n_probes=n_probes,
+        n_checks=n_checks,
         probe_source=source,
         candidates=tuple(ranked[:_KEPT_CANDIDATES]),
     )
 
 
 def _unverified(label: str, texts: list[str]) -> Translation:
-    text = texts[0] if texts else ""
-    return Translation(label, text, text, "unverified", None, None, 0, 0, "none", ())
+    greedy = texts[0] if texts else ""
+    return Translation(label, greedy, greedy)

@@ -1,29 +1,99 @@
-"""Work on a subject that can be shared out: done by this process alone, or by several that each hold the subject."""
+"""Processes of this machine that share its cores, since small matrices do not fill several; and work on a subject that
+is done by this process alone, or by several that each hold the subject.
+"""
 
+import multiprocessing
+import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import ExitStack
-from functools import cached_property
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 from multiprocessing.sharedctypes import Synchronized
-from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
+from transformers.utils.logging import disable_progress_bar
 
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import Runner, make_runner
 from soft2hard.lm.subject import Subject
 from soft2hard.workers.cluster import available_cores
-from soft2hard.workers.processes import CONTEXT, POLL_SECONDS, process_pool, result_of
 
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 Result = TypeVar("Result")
 Tell = Callable[[int], None]
 """Told how much more of the work is done, in whatever the work counts."""
-Work = Callable[[Runner, Item, Tell], Result]
+Work = Callable[[Subject, Item, Tell], Result]
 """What is done with an item: a function of a module."""
 
+_CONTEXT = multiprocessing.get_context("spawn")
+"""Processes that begin as new ones: a fork of one with threads may hang."""
+_POLL_SECONDS = 1.0
 _SMALL = 100_000_000
 """Parameters below which a subject's matrices do not fill the cores of a machine, and copies of it cost little."""
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+@contextmanager
+def process_pool(n: int, begin: Callable[..., None] | None = None, *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `n` processes with an equal share of the cores each; `begin(*arguments)` is called in each first.
+
+    Where the block ends in an error, Ctrl-C among them, they are ended too; and they end with this process, whatever
+    its end is.
+    """
+    share, others = max(1, available_cores() // n), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(n, _CONTEXT, initializer=_begin, initargs=(share, begin, arguments)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+def results(futures: "Mapping[Future[Result], Key]", tell: Callable[[], None]) -> Iterator[tuple[Key, Result]]:
+    """Each key with its result, as they are finished; `tell` is called every second meanwhile.
+
+    Raises what a process raises, and UserError where the process itself was lost.
+    """
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        tell()
+        try:
+            yield from [(futures[future], future.result()) for future in done]
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker process has ended in the middle of its work, perhaps for want of memory.",
+                "Ask for fewer --workers and run the same command again: what is finished is kept.",
+            ) from error
+
+
+def _begin(n_threads: int, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that began this one to act on
+    torch.set_num_threads(n_threads)
+    disable_progress_bar()  # those of loading, over in a moment
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if begin is not None:
+        begin(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would otherwise work beside the one that resumes the run."""
+    parent = multiprocessing.parent_process()
+    while parent is None or parent.is_alive():
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
+
+
+# --- processes that hold a subject ------------------------------------------------------------
 
 
 def usual_workers(subject: Subject) -> int:
@@ -32,7 +102,7 @@ def usual_workers(subject: Subject) -> int:
     return available_cores() if subject.device.type == "cpu" and is_small else 1
 
 
-class SubjectWorkers:
+class SubjectWorkers(ExitStack):
     """A subject here, or in `n` processes with an equal share of the cores each; a context manager.
 
     What comes out does not depend on `n` beyond rounding. `make` gives a process its subject, which must be the same
@@ -41,26 +111,13 @@ class SubjectWorkers:
     """
 
     def __init__(self, subject: Subject, n: int = 1, make: Callable[[], Subject] | None = None) -> None:
+        super().__init__()
         if n < 1:
             raise UserError(f"{n} workers do no work.", "Give at least 1.")
         if n > 1 and make is None:
             raise ValueError("several workers need a way to make the subject")
         self.subject, self.n, self._make = subject, n, make
-        self._told: Synchronized[int] = CONTEXT.Value("q", 0)
-        self._stack = ExitStack()
-
-    @cached_property
-    def runner(self) -> Runner:
-        """The runner of this process."""
-        return make_runner(self.subject)
-
-    def __enter__(self) -> "SubjectWorkers":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        self._told: Synchronized[int] = _CONTEXT.Value("q", 0)
 
     def map(
         self, work: "Work[Item, Result]", items: Sequence[Item], tell: Tell = lambda n: None
@@ -71,52 +128,50 @@ class SubjectWorkers:
         """
         if self.n == 1 or len(items) == 1:
             for number, item in enumerate(items):
-                yield number, work(self.runner, item, tell)
+                yield number, work(self.subject, item, tell)
             return
         # Bytes, since tensors would otherwise go by way of shared memory, of which containers have little.
         futures = {self._pool.submit(_do, pickle.dumps((work, item))): i for i, item in enumerate(items)}
-        waiting, told = set(futures), self._told.value
-        while waiting:
-            done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        told = self._told.value
+
+        def tell_more() -> None:
+            nonlocal told
             now = self._told.value
             tell(now - told)
             told = now
-            for future in done:
-                yield futures[future], pickle.loads(result_of(future))
+
+        for number, result in results(futures, tell_more):
+            yield number, pickle.loads(result)
 
     @cached_property
     def _pool(self) -> ProcessPoolExecutor:
-        given = (self._make, self.subject.fingerprint, self._told)
-        return self._stack.enter_context(process_pool(self.n, _begin, given))
+        begin = (_hold_subject, self._make, self.subject.fingerprint, self._told)
+        return self.enter_context(process_pool(self.n, *begin))
 
 
-class _Member:
-    """One of the processes: its subject is read when the first item comes, so that errors come back as errors."""
-
-    def __init__(self, make: Callable[[], Subject], fingerprint: str, told: "Synchronized[int]") -> None:
-        self._make, self._fingerprint, self._told = make, fingerprint, told
-
-    @cached_property
-    def runner(self) -> Runner:
-        subject = self._make()
-        if subject.fingerprint != self._fingerprint:
-            raise UserError("The subject's files have changed since the work began.", "Run the command again.")
-        return make_runner(subject)
-
-    def tell(self, n: int) -> None:
-        with self._told.get_lock():
-            self._told.value += n
+_own: tuple[Callable[[], Subject], str, Any]
+"""In one of the processes: what makes its subject, the subject's fingerprint, and where progress is counted."""
 
 
-_member: _Member | None = None
+def _hold_subject(*given: Any) -> None:
+    global _own
+    _own = given
 
 
-def _begin(make: Callable[[], Subject], fingerprint: str, told: "Synchronized[int]") -> None:
-    global _member
-    _member = _Member(make, fingerprint, told)
+@cache
+def _own_subject() -> Subject:
+    """Made when the first item comes, so that errors come back as errors."""
+    make, fingerprint, _ = _own
+    subject = make()
+    if subject.fingerprint != fingerprint:
+        raise UserError("The subject's files have changed since the work began.", "Run the command again.")
+    return subject
 
 
 def _do(given: bytes) -> bytes:
-    assert _member is not None
+    def tell(n: int) -> None:
+        with _own[2].get_lock():
+            _own[2].value += n
+
     work, item = pickle.loads(given)
-    return pickle.dumps(work(_member.runner, item, _member.tell))
+    return pickle.dumps(work(_own_subject(), item, tell))

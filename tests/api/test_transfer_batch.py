@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 
 from soft2hard.api.answers import Fault
-from soft2hard.api.batch import BatchSender
-from soft2hard.api.batch_files import input_line, parts, read_lines
-from soft2hard.api.batch_rows import advance, any_open, make_batch
-from soft2hard.api.claims import claim
+from soft2hard.api.asking import Means, Sent
+from soft2hard.api.batch import BatchSender, adopted, any_open, input_line, read_lines, split
 from soft2hard.api.client import ApiClient, Patience
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import Price
 from soft2hard.api.requests import ApiModel, Request, make_request
-from soft2hard.api.sending import Sent
 from tests.fault_server import KEY, BatchScript, FaultServer
 
 QUICK = Patience(attempts=4, timeout=5.0, first_wait=0.01, longest_wait=0.05)
@@ -36,7 +33,9 @@ def requests(server: FaultServer, n: int) -> list[Request]:
 def send(server: FaultServer, path: Path, n: int, price: Price | None = None, max_cost: float | None = None) -> Sent:
     async def go(ledger: Ledger) -> Sent:
         async with ApiClient(model(server), 4, QUICK, KEY) as client:
-            return await BatchSender(client, ledger, price, max_cost, poll_seconds=0.02).send(requests(server, n))
+            return await BatchSender(Means(client, ledger, price, max_cost), poll_seconds=0.02).send(
+                requests(server, n)
+            )
 
     with Ledger(path) as ledger:
         return asyncio.run(go(ledger))
@@ -121,18 +120,18 @@ def _leave(url: str, path: Path, state: str) -> None:
     """Take a batch as far as `state`, then be killed. 'created': the server has it, its id was not stored."""
     server = FaultServer(port=int(url.split(":")[2].split("/")[0]))
     ledger = Ledger(path)
-    row, _ = make_batch(ledger, model(server), requests(server, 6), None, None)
-    assert row is not None
+    ledger.claim(requests(server, 6), [None] * 6, batch="mine")
+    [row] = adopted(ledger, model(server))
 
     async def go() -> None:
         async with ApiClient(model(server), 4, QUICK, KEY) as client:
-            sender = BatchSender(client, ledger, None)
+            sender = BatchSender(Means(client, ledger))
             file_id = await sender._upload(row)
-            uploaded = advance(ledger, row, "uploaded", file_id=file_id)
+            uploaded = await sender._advance(row, "uploaded", file_id=file_id)
             if state != "uploaded":
-                remote_id = await sender._create(uploaded, True)
+                remote_id = await sender._create(uploaded, False)
                 if state == "running":
-                    advance(ledger, uploaded, "running", remote_id=remote_id)
+                    await sender._advance(uploaded, "running", remote_id=remote_id)
 
     if state != "new":
         asyncio.run(go())
@@ -156,8 +155,8 @@ def test_two_processes_with_the_same_requests_make_one_batch(tmp_path: Path):
 def test_requests_in_a_batch_under_way_are_not_sent_online(tmp_path: Path):
     with FaultServer() as server, Ledger(tmp_path / "l") as ledger:
         some = requests(server, 3)
-        make_batch(ledger, model(server), some[:2], None, None)
-        claims = claim(ledger, some, [None] * 3)
+        ledger.claim(some[:2], [None] * 2, batch="mine")
+        claims = ledger.claim(some, [None] * 3)
         assert (claims.taken, claims.busy) == (some[2:], some[:2]) and any_open(ledger, model(server))
 
 
@@ -179,9 +178,9 @@ def test_files_hold_as_many_requests_as_the_api_takes_and_no_key(monkeypatch: py
     model = ApiModel("m")
     request = make_request(model, "Say it.", "w", {})
     assert b'"custom_id": "' + request.key.encode() in input_line(request) and KEY.encode() not in input_line(request)
-    assert [len(part) for part in parts([request] * 7, 3)] == [3, 3, 1]
-    monkeypatch.setattr("soft2hard.api.batch_files.MOST_BYTES", 2 * len(input_line(request)))
-    assert [len(part) for part in parts([request] * 5)] == [2, 2, 1]
+    assert [len(part) for part in split([request] * 7, 3)] == [3, 3, 1]
+    monkeypatch.setattr("soft2hard.api.batch.MOST_BYTES", 2 * len(input_line(request)))
+    assert [len(part) for part in split([request] * 5)] == [2, 2, 1]
     with pytest.raises(Fault):
         read_lines('{"custom_id": "a"}\n{"custom')
 

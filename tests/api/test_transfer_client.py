@@ -6,12 +6,15 @@ import logging
 import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from soft2hard.api.answers import Answer, Fault, read_reply, retry_after
-from soft2hard.api.client import ApiClient, Patience, read_key
-from soft2hard.api.limiter import Limiter
+from soft2hard.api.asking import Means, Sender
+from soft2hard.api.client import ApiClient, Limiter, Patience, read_key
+from soft2hard.api.ledger import Claims, Ledger
 from soft2hard.api.requests import ApiModel, Layout, Request, make_request
 from soft2hard.errors import UserError
 from tests.fault_server import KEY, TRANSIENT, FaultServer
@@ -29,11 +32,14 @@ def ask(
     """What comes of one request, and the faults met on the way."""
     met: list[Fault] = []
 
+    async def on_fault(fault: Fault) -> None:
+        met.append(fault)
+
     async def go() -> Answer | Fault:
         model = ApiModel("m", server.url, layout)
         async with ApiClient(model, 4, patience, key) as client:
             try:
-                return await client.ask(request(model), met.append)
+                return await client.ask(request(model), on_fault)
             except Fault as fault:
                 return fault
 
@@ -165,9 +171,9 @@ def test_the_limiter_pauses_when_nothing_is_left_until_the_reset_and_halves_once
     async def go() -> tuple[float, float, float]:
         limiter = Limiter(16)
         for _ in range(5):
-            limiter.throttled(sent_at=0.0 if limiter.limit == 16 else -1.0, wait=None)
+            await limiter.throttled(sent_at=0.0 if limiter.limit == 16 else -1.0, wait=None)
         halved = limiter.limit
-        limiter.answered({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "0m0s300ms"})
+        await limiter.answered({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "0m0s300ms"})
         started = time.monotonic()
         async with limiter:
             return halved, time.monotonic() - started, limiter.limit
@@ -213,3 +219,30 @@ def test_no_body_under_status_200_is_taken_for_an_answer(body: str):
 def test_an_empty_text_is_an_answer():
     reply = json.dumps({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]})
     assert read_reply("chat", 200, reply, {}).text == ""
+
+
+def test_a_ledger_that_fails_in_mid_run_ends_the_run_after_the_answers_that_are_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They are paid for, so they are waited for and stored."""
+    n_claims, claim = 0, Ledger.claim
+
+    def failing(self: Ledger, *arguments: Any) -> Claims:
+        nonlocal n_claims
+        n_claims += 1
+        if n_claims == 3:
+            raise UserError("The disk is full.", "Free some space.")
+        return claim(self, *arguments)
+
+    monkeypatch.setattr(Ledger, "claim", failing)
+    with FaultServer(latency=0.2) as server, Ledger(tmp_path / "ledger") as ledger:
+        model = ApiModel("m", server.url)
+        some = [request(model, f"w{i}") for i in range(20)]
+
+        async def go() -> None:
+            async with ApiClient(model, 4, QUICK, KEY) as client:
+                await Sender(Means(client, ledger)).send(some, 4)
+
+        with pytest.raises(UserError, match="disk is full"):
+            asyncio.run(go())
+        assert len(ledger.answers(one.key for one in some)) == len(server.seen) == sum(server.paid.values()) >= 4

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from soft2hard.api.answers import Answer, Fault
-from soft2hard.api.claims import claim, drop_dead_claims
-from soft2hard.api.ledger import Ledger, Outcome
-from soft2hard.api.ledger_schema import SCHEMA_VERSION
-from soft2hard.api.requests import ApiModel, Request, make_request
+from soft2hard.api.batch import any_open
+from soft2hard.api.ledger import SCHEMA_VERSION, Ledger, Outcome, Spent
+from soft2hard.api.requests import ApiModel, Request, make_request, text_request
 from soft2hard.errors import UserError
 from tests.paths import ROOT
 
@@ -23,8 +22,8 @@ def requests(n: int, **parameters: object) -> list[Request]:
     return [make_request(MODEL, "Say it.", f"w{i}", {"max_tokens": 5, **parameters}) for i in range(n)]
 
 
-def answer(text: str = "x") -> Answer:
-    return Answer(text, False, "stop", 10, 2, "{}")
+def answer(text: str = "x", price: float | None = None) -> Answer:
+    return Answer(text, False, "stop", 10, 2, "{}", price)
 
 
 @pytest.fixture
@@ -59,13 +58,13 @@ def test_the_key_tells_apart_all_that_may_change_an_answer():
 def test_what_is_stored_is_there_after_reopening_and_is_not_claimed_again(path: Path):
     first, second = requests(2)
     with Ledger(path) as ledger:
-        assert claim(ledger, [first, second], [None, None]).taken == [first, second]
-        ledger.store([Outcome(first, answer("raw  Text."), price=0.25)], release=[second])
+        assert ledger.claim([first, second], [None, None]).taken == [first, second]
+        ledger.store([Outcome(first, answer("raw  Text.", 0.25))], release=[second])
     with Ledger(path) as ledger:
         assert ledger.answers([first.key, second.key]).keys() == {first.key}
         stored = ledger.answers([first.key])[first.key]
         assert (stored.text, stored.price, stored.input_tokens) == ("raw  Text.", 0.25, 10)
-        claims = claim(ledger, [first, second], [None, None])
+        claims = ledger.claim([first, second], [None, None])
         assert (claims.answered, claims.taken) == ([first], [second])
         ledger.store(release=[second])
     assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -82,12 +81,12 @@ def test_the_first_answer_stays(path: Path):
 def test_of_two_open_ledgers_one_has_a_request_and_the_other_finds_it_busy(path: Path):
     some = requests(3)
     with Ledger(path) as one, Ledger(path) as other:
-        assert claim(one, some[:2], [None] * 2).taken == some[:2]
-        claims = claim(other, some, [None] * 3)
+        assert one.claim(some[:2], [None] * 2).taken == some[:2]
+        claims = other.claim(some, [None] * 3)
         assert (claims.taken, claims.busy) == (some[2:], some[:2])
-        assert drop_dead_claims(other) == 0
+        assert other.drop_dead_claims() == 0
         one.store([Outcome(some[0], answer())], release=[some[1]])
-        claims = claim(other, some[:2], [None] * 2)
+        claims = other.claim(some[:2], [None] * 2)
         assert (claims.answered, claims.taken) == ([some[0]], [some[1]])
 
 
@@ -95,14 +94,14 @@ def test_claims_of_a_killed_process_are_freed_and_counted_as_possibly_paid(path:
     (request,) = requests(1)
     code = (
         "import os, signal, sys; from tests.api.test_transfer_ledger import *\n"
-        "ledger = Ledger(sys.argv[1]); claim(ledger, requests(1), [0.5]); os.kill(os.getpid(), signal.SIGKILL)"
+        "ledger = Ledger(sys.argv[1]); ledger.claim(requests(1), [0.5]); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT)
     assert killed.returncode == -9
     with Ledger(path) as ledger:
-        assert claim(ledger, [request], [0.5]).busy == [request]
-        assert drop_dead_claims(ledger) == 1
-        assert claim(ledger, [request], [0.5]).taken == [request]
+        assert ledger.claim([request], [0.5]).busy == [request]
+        assert ledger.drop_dead_claims() == 1
+        assert ledger.claim([request], [0.5]).taken == [request]
         assert ledger.spent().possible == 0.5
         assert [p.name for p in path.parent.glob("*.run-*")] == [f"{path.name}.run-{ledger.run}"]
 
@@ -119,7 +118,7 @@ def _claim_all(path: Path) -> list[str]:
     got = []
     with Ledger(path) as ledger:
         for request in requests(40):
-            if claim(ledger, [request], [None]).taken:
+            if ledger.claim([request], [None]).taken:
                 ledger.store([Outcome(request, answer())])
                 got.append(request.key)
     return got
@@ -128,14 +127,39 @@ def _claim_all(path: Path) -> list[str]:
 def test_a_limit_on_cost_counts_answers_losses_and_what_others_have_under_way(path: Path):
     some = requests(8)
     with Ledger(path) as one, Ledger(path) as other:
-        assert len(claim(one, some[:2], [0.25] * 2, 1.0).taken) == 2
-        claims = claim(other, some[2:], [0.25] * 6, 1.0)
+        assert len(one.claim(some[:2], [0.25] * 2, 1.0).taken) == 2
+        claims = other.claim(some[2:], [0.25] * 6, 1.0)
         assert (claims.taken, claims.too_dear) == (some[2:4], some[4:])
-        one.store([Outcome(some[0], answer(), price=0.125, bound=0.25)])
+        one.store([Outcome(some[0], answer(price=0.125), bound=0.25)])
         one.store([Outcome(some[1], Fault("timeout", "lost"), bound=0.125)], release=[some[1]])
-        assert claim(one, some[4:], [0.25] * 4, 1.0).taken == some[4:5]  # 0.125 + 0.125 + 0.5 are gone
+        assert one.claim(some[4:], [0.25] * 4, 1.0).taken == some[4:5]  # 0.125 + 0.125 + 0.5 are gone
         other.store([Outcome(some[2], Fault("rate_limited", "cost nothing"), bound=0.25)], release=some[2:4])
-        assert claim(one, some[5:], [0.25] * 3, 1.0).taken == some[5:7]
+        assert one.claim(some[5:], [0.25] * 3, 1.0).taken == some[5:7]
+
+
+def test_what_an_earlier_version_paid_for_is_found_and_its_open_claims_and_batches_are_taken_over(path: Path):
+    """The file was written by the first release: an answer, a refusal, a lost one, a claim and a batch under way."""
+    with sqlite3.connect(path) as database:
+        database.executescript((ROOT / "tests" / "api" / "ledger_of_version_1.sql").read_text(encoding="utf-8"))
+    database.close()
+    chat = ApiModel("m", "https://api.example.com/v1/", parameters={"top_p": 0.5})
+    plain = ApiModel("m", "https://api.example.com/v1", "completion", parameters={"seed": None})
+    answered = make_request(chat, "Sag es: ä „日本“", 'w "0"', {"temperature": 0, "max_tokens": 5})
+    refused = make_request(chat, None, "w1", {"max_tokens": 5}, repeat=1, seed=3)
+    lost = make_request(plain, "Say it.", "w2", {"stop": ["\n"]})
+    batched, claimed = (text_request(chat, f"Write {n} sentences.", {"temperature": 1}) for n in (3, 4))
+    everything = [answered, refused, lost, batched, claimed]
+    with Ledger(path) as ledger:
+        found = ledger.answers(request.key for request in everything)
+        assert found == {
+            answered.key: Answer(" raw  Text.\n", False, "stop", 10, 2, price=0.25),
+            refused.key: Answer("I cannot.", True, "content_filter", None, None),
+        }
+        assert ledger.last_faults([lost.key]) == {lost.key: ("timeout", "no reply within 2 s")}
+        assert ledger.spent() == Spent(0.25, 1, 0.125) and any_open(ledger, chat)
+        assert ledger.claim(everything, [None] * 5).busy == [batched, claimed]
+        assert ledger.drop_dead_claims() == 1 and ledger.spent().possible == 0.125 + 0.0625
+        assert ledger.claim([claimed], [None]).taken == [claimed]
 
 
 def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(path: Path):

@@ -10,9 +10,10 @@ import pytest
 from soft2hard import SoftPrompt, Subject, Translator, translate
 from soft2hard.checkpoints import EMBEDDED, embedded_path
 from soft2hard.data_gen.dods.lexical import parse
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.subject import Query
-from soft2hard.translator.translate import TranslateConfig
+from soft2hard.translator.settings import TranslateConfig
 from tests.oracles import accuracies, held_out_tasks
 
 N_TASKS = 30
@@ -26,7 +27,7 @@ def subject():
 @pytest.fixture(scope="module")
 def samples():
     records = json.loads((embedded_path("soft_prompts") / "tasks.json").read_text())
-    return [(record, SoftPrompt.load(embedded_path("soft_prompts") / record["file"])) for record in records]
+    return [(record, SoftPrompt.from_pretrained(embedded_path("soft_prompts") / record["file"])) for record in records]
 
 
 def gold_accuracy(model) -> float:

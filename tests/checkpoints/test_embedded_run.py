@@ -6,18 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.demo import demo_evaluation
+from scripts.readme_figures import draw_families, draw_methods, markdown
+from scripts.transfer_embedded import markdown as transfer_table
+from scripts.transfer_embedded import of_gold
 from soft2hard.api.ledger import Spent
-from soft2hard.cli.demo import demo_evaluation
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, parse
 from soft2hard.eval.cases import drawn_tasks
-from soft2hard.eval.embedded import markdown
-from soft2hard.eval.figure import draw_families, draw_methods
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report import load_run
-from soft2hard.eval.transfer.embedded import markdown as transfer_table
-from soft2hard.eval.transfer.embedded import of_gold
-from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
-from soft2hard.eval.transfer.scoring import Score
+from soft2hard.eval.transfer.results import AnswerRow, MethodRow, Score, TransferResult
 from tests.report_runs import FAMILIES, rows_of, write_run
 
 UNSEEN = sorted(UNSEEN_FAMILIES)[0]

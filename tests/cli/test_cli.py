@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,16 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import Result
 
 from soft2hard import SoftPrompt, Subject, Translator
 from soft2hard.cli import app
-from soft2hard.cli.config_options import config_fields
-from soft2hard.data_gen.tuning import Tuner, Tuning
-from soft2hard.translator.design import Design
-from soft2hard.translator.training import TranslatorTraining
+from soft2hard.cli.app import COMMANDS
+from soft2hard.data_gen.settings import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
+from soft2hard.translator.settings import Design, TranslatorTraining
 from tests import tiny_models
-from tests.command_line import run
+from tests.command_line import Result, run
 
 QUICK = ["--steps", "4", "--eval-every", "2", "--n-tokens", "2"]
 ANIMALS = ["cat", "dog", "bird", "fish"]
@@ -104,7 +104,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, n: int) -> Callable[[], Non
 
 
 def test_help_and_version_do_not_wait_for_pytorch():
-    code = "import sys; from soft2hard.cli import app; app(['--help'], standalone_mode=False)"
+    commands = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["generate", "paraphrases", "-h"]]
+    code = f"import sys; from soft2hard.cli import main; [main(command) for command in {commands}]"
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
@@ -116,17 +117,25 @@ def test_the_package_runs_as_a_module():
     assert done.stdout.startswith("soft2hard ")
 
 
-@pytest.mark.parametrize("command", ["translate", "tune", "train", "finetune"])
+@pytest.mark.parametrize("command", [*COMMANDS, "generate paraphrases", "generate keyword-classification"])
 def test_every_flag_has_help(command):
-    parameters = __import__("typer").main.get_command(app).commands[command].params
-    assert [p.name for p in parameters if not getattr(p, "help", None) and p.name != "help"] == []
+    _, (*_, found), _ = app.parse_commands(command.split())
+    arguments = found.assemble_argument_collection(parse_docstring=True) if found.default_command else []
+    shown = [argument for argument in arguments if argument.parse and argument.show]
+    assert [argument.name for argument in shown if not argument.parameter.help] == []
+    assert shown or command == "generate"
 
 
-@pytest.mark.parametrize("config", [Tuning, TranslatorTraining])
-def test_options_have_the_defaults_of_the_dataclass(config):
-    helps = {"seed": "Seed."}
-    found = {field.name: field.default for field in config_fields(config.__module__, config.__name__, helps)}
-    assert found == vars(config())
+def test_flags_have_the_help_and_the_defaults_of_their_settings():
+    tuning, further = (" ".join(run(name, "--help").stdout.replace("│", "").split()) for name in ("tune", "finetune"))
+    assert f"the learning rate falls to zero over them. [default: {Tuning.steps}]" in tuning
+    assert "--tuning-steps" in further and "[default: 0.0005]" in further
+    assert f"[default: {TranslatorTraining.epochs}]" in further
+
+
+def test_the_help_says_what_every_command_does():
+    shown = run("--help").stdout
+    assert re.findall(r"│ (\w+) +\w+ ", shown)[: len(COMMANDS)] == list(COMMANDS)
 
 
 def test_an_unknown_flag_is_refused():
@@ -173,7 +182,7 @@ def test_translate_gives_the_same_for_the_same_seed(subject, translator, prompt,
 
 def test_translate_takes_a_folder_and_writes_to_a_file(translator, prompt, tmp_path):
     (tmp_path / "more").mkdir()
-    SoftPrompt.load(prompt).save(tmp_path / "more" / "other.safetensors")
+    SoftPrompt.from_pretrained(prompt).save(tmp_path / "more" / "other.safetensors")
     output = tmp_path / "out" / "found.json"
     result = run("translate", tmp_path, "--json", "--no-verify", "--translator", translator, "--output", output)
     assert (result.exit_code, result.stdout) == (0, "")
@@ -222,7 +231,7 @@ def test_tune_writes_a_soft_prompt_of_the_subject_for_each_task(subject, tmp_pat
         "kinds.safetensors",
         "other.safetensors",
     ]
-    soft_prompt = SoftPrompt.load(tmp_path / "out" / "kinds.safetensors")
+    soft_prompt = SoftPrompt.from_pretrained(tmp_path / "out" / "kinds.safetensors")
     Subject.from_pretrained(subject).check(soft_prompt)
     assert soft_prompt.n_tokens == 2
     assert soft_prompt.provenance["task"] == "kinds"
@@ -235,8 +244,8 @@ def test_tune_writes_adapters_that_peft_reads(subject, tmp_path, kinds):
     adapter = tmp_path / "out" / "kinds"
     lm = Subject.from_pretrained(subject)
     assert peft.PeftConfig.from_pretrained(str(adapter)).num_virtual_tokens == 3  # BOS and two more
-    plain = SoftPrompt.load(tmp_path / "plain" / "kinds.safetensors").embeddings
-    torch.testing.assert_close(SoftPrompt.load(adapter).embeddings, plain)
+    plain = SoftPrompt.from_pretrained(tmp_path / "plain" / "kinds.safetensors").embeddings
+    torch.testing.assert_close(SoftPrompt.from_pretrained(adapter).embeddings, plain)
     wrapped = peft.PeftModel.from_pretrained(lm.model, str(adapter))
     torch.testing.assert_close(wrapped.get_prompt(1)[0], lm.prompt_embeddings(SoftPrompt(plain)))
 
@@ -295,7 +304,7 @@ def test_tune_refuses_a_bad_task_file_and_writes_nothing(subject, tmp_path, case
     [
         ([], "Give either task files or --dod"),
         (["--dod", "nothing"], "There is no DoD 'nothing'"),
-        (["--dod", "lexical", "--snapshots", "20,x"], "--snapshots is '20,x'"),
+        (["--dod", "lexical", "--snapshots", "20,x"], 'snapshot_steps.1 is "x", not a whole number'),
         (["--dod", "lexical", "--steps", "0"], "steps is 0"),
     ],
 )
@@ -345,7 +354,7 @@ def test_tune_makes_a_corpus_that_train_turns_into_a_translator(subject, corpora
     assert result.exit_code == 0, result.stderr
     path = Path(result.stderr.split("Translator: ")[1].strip())
     trained = Translator.from_pretrained(path)
-    trained.check_subject(Subject.from_pretrained(subject))
+    trained.bind(Subject.from_pretrained(subject))
     assert trained.card.training["config"]["batch_size"] == 4
     assert result.stdout == ""
 
@@ -398,7 +407,7 @@ def test_finetune_makes_a_new_translator_and_leaves_the_old_one(subject, transla
     tuned = list((tmp_path / "out" / "tuned").glob("*/corpus.json"))
     assert {json.loads(path.read_text())["plan"]["dtype"] for path in tuned} == {"float32"}
     made = Translator.from_pretrained(Path(result.stderr.split("Translator: ")[1].strip()))
-    made.check_subject(Subject.from_pretrained(subject))
+    made.bind(Subject.from_pretrained(subject))
     # Two of the three tasks with two soft prompts each, and as many old pairs; one task held out.
     assert made.card.training["train_pairs"] == 8
     assert made.card.training["validation_tasks"] == 1

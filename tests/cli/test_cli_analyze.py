@@ -1,29 +1,30 @@
 """soft2hard analyze as a user runs it: on soft prompts of a folder, and on tunings of its own."""
 
-import csv
 import json
 import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.spatial.distance import pdist
 
-from soft2hard.cli.analysis_inputs import chosen_translator
+from soft2hard.cli.analyze import chosen_translator
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.meaning import greedy_translation
-from soft2hard.eval.analysis.records import load_analysis, load_arrays
+from soft2hard.eval.analysis.experiments import greedy_translation
+from soft2hard.eval.analysis.findings import SECTIONS, NotRun, load_analysis, load_pass, load_tables
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt, find_soft_prompts
-from soft2hard.translator.design import Design
+from soft2hard.prompts.files import find_soft_prompts
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from tests.command_line import run
 from tests.paths import SHARED
 from tests.tiny_training import llama_subject, save_models, write_task
 
 PUBLISHED = SHARED / "published_soft_prompts"
 TUNING = ("--n-tokens", 3, "--steps", 6, "--eval-every", 3, "--batch-size", 2)
-FEW = ("--workers", 1, "--tunings", 3, "--control-tasks", 1, "--orders", 1, "--points", 3, "--early-steps", 2)
-MODEL_SECTIONS = {"extraction", "transfer", "stability", "positions", "interpolation", "retrieval"}
+FEW = ("--workers", 1, "--tunings", 3, "--control-tasks", 1, "--orders", 1)
 
 pytestmark = pytest.mark.usefixtures("without_umap")
 
@@ -67,9 +68,9 @@ def one_line(*arguments: object) -> str:
 
 
 def test_tunings_give_every_section(tunings: tuple[Path, tuple[object, ...], str]) -> None:
-    sections = load_analysis(tunings[0]).sections.model_dump()
-    assert {name for name, section in sections.items() if section is None or "reason" in section} == set()
-    assert all(section["seconds"] >= 0 for section in sections.values())
+    sections = load_analysis(tunings[0]).sections
+    assert [name for name in SECTIONS if isinstance(sections[name], NotRun)] == []
+    assert all(section.seconds >= 0 for section in sections.values())
 
 
 def test_every_task_is_tuned_as_often_as_asked_with_both_seeds_moved(
@@ -85,30 +86,31 @@ def test_every_task_is_tuned_as_often_as_asked_with_both_seeds_moved(
 
 def test_scores_are_the_diagonal_of_the_transfer_matrix(tunings: tuple[Path, tuple[object, ...], str]) -> None:
     analysis = load_analysis(tunings[0])
-    transfer, arrays = analysis.sections.transfer, load_arrays(tunings[0], "transfer")
-    columns = [transfer.tasks.index(analysis.prompts[i].task) for i in transfer.prompts]
-    own = arrays["accuracy"][np.arange(len(columns)), columns]
-    assert np.allclose(own, [analysis.prompts[i].score for i in transfer.prompts])
-    assert np.allclose(arrays["baseline"], [task.baseline for task in analysis.tasks])
-    assert transfer.own.value == pytest.approx((own - arrays["baseline"][columns]).mean())
+    accuracy = load_tables(tunings[0], analysis, "transfer")["accuracy"]
+    own = accuracy[accuracy["tuned_on"] == accuracy["used_on"]]
+    scores = {row.name: row.score for row in analysis.prompts if row.group == "main"}
+    assert own["accuracy"].tolist() == pytest.approx([scores[name] for name in own["prompt"]])
+    baseline = own.drop_duplicates("used_on").set_index("used_on")["baseline"]
+    assert [baseline[task.name] for task in analysis.tasks] == pytest.approx([t.baseline for t in analysis.tasks])
+    change = (own["accuracy"] - own["baseline"]).mean()
+    assert analysis.sections["transfer"].figures["own"].value == pytest.approx(change)
 
 
-def test_distances_are_numpys(tunings: tuple[Path, tuple[object, ...], str], world: Path) -> None:
-    analysis = load_analysis(tunings[0])
-    found = load_arrays(tunings[0], "distances")["frobenius"]
-    assert found.shape == (9, 9)
-    with open(tunings[0] / "csv" / "distances-frobenius.csv", newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows[0][1:] == [analysis.prompts[i].name for i in analysis.sections.distances.prompts]
-    assert np.allclose(np.array([row[1:] for row in rows[1:]], float), found)
+def test_distances_are_those_of_the_soft_prompts_on_disk(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+    pairs = pd.read_parquet(tunings[0] / "tables" / "distances-pairs.parquet")
+    passes = [load_pass(tunings[0] / "tunings" / f"vocabulary-{i}-{i}.safetensors") for i in range(3)]
+    rows = np.stack([passes[i][task].embeddings.numpy().ravel() for task in range(3) for i in range(3)])
+    np.testing.assert_allclose(pairs["frobenius"], pdist(rows.astype(float)))
+    names = [f"{task} #{i}" for task in "abc" for i in range(3)]
+    assert list(dict.fromkeys([*pairs["first"], *pairs["second"]])) == names
 
 
 def test_claims_are_printed_with_their_verdicts_and_what_keeps_them_open(
     tunings: tuple[Path, tuple[object, ...], str],
 ) -> None:
-    claims = load_analysis(tunings[0]).sections.claims.claims
+    claims = load_analysis(tunings[0]).sections["claims"].claims
     assert len(claims) == 4 and {claim.verdict for claim in claims} <= {"undecided", "not tested"}
-    *_, verdicts, notes = re.split(r"\n *(?=Claims of the study|What qualifies)", tunings[2])
+    *_, verdicts, notes = re.split(r"\n *(?=Claims of the study|Notes that qualify)", tunings[2])
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in verdicts.splitlines() if "│" in line]
     assert [row[1] for row in cells if row[1]] == [claim.verdict for claim in claims]
     assert " ".join(row[0] for row in cells if row[0]) == " ".join(claim.text for claim in claims)
@@ -126,23 +128,24 @@ def test_a_folder_of_other_settings_is_refused(tunings: tuple[Path, tuple[object
     assert "holds a run with other settings (tunings)" in one_line(*tunings[1][1:], "--tunings", 2)
 
 
-def test_a_killed_run_goes_on_after_the_last_section(tunings: tuple[Path, tuple[object, ...], str]) -> None:
+def test_a_killed_run_is_resumed_after_its_last_section(tunings: tuple[Path, tuple[object, ...], str]) -> None:
     whole = load_analysis(tunings[0])
-    cut = whole.sections.model_copy(update={"maps": None, "claims": None})
+    cut = {name: section for name, section in whole.sections.items() if name not in ("maps", "claims")}
     whole.model_copy(update={"sections": cut}).save(tunings[0])
     assert run(*tunings[1]).exit_code == 0
     again = load_analysis(tunings[0])
-    assert again.sections.claims.claims == whole.sections.claims.claims
-    assert again.sections.transfer == whole.sections.transfer
+    assert again.sections["claims"].claims == whole.sections["claims"].claims
+    assert again.sections["transfer"] == whole.sections["transfer"]
 
 
 def test_given_prompts_with_subject_translator_and_examples_get_what_tunings_get(world: Path, tmp_path: Path) -> None:
     models = ("--subject", world / "subject", "--translator", world / "translator", "--examples", world / "tasks")
     given = prompts_of(tmp_path / "prompts", world)
-    result = run("analyze", given, *models, *TUNING, "--orders", 1, "--points", 3, "--only", "transfer", "--json")
+    result = run("analyze", given, *models, "--only", "transfer", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert found["sections"]["transfer"]["tasks"] == ["a", "b"]
+    pairs = [(row["tuned_on"], row["used_on"]) for row in found["tables"]["transfer-pairs"]]
+    assert pairs == [("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")]
     assert [row["task"] for row in found["prompts"]] == ["a", "a", "b", "b"]
     assert all(0 <= row["score"] <= 1 for row in found["prompts"])
 
@@ -153,10 +156,11 @@ def test_published_prompts_are_analysed_without_their_subject(tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     analysis = load_analysis(tmp_path / "found")
     assert [row.task for row in analysis.prompts] == ["mrpc", "rte", "sst2"]
-    prompts = [SoftPrompt.load(path).embeddings.numpy().astype(float) for path in find_soft_prompts([PUBLISHED])]
-    found = load_arrays(tmp_path / "found", "distances")["frobenius"]
-    expected = [[np.linalg.norm(a - b) for b in prompts] for a in prompts]
-    assert np.allclose(found, expected)
+    prompts = [
+        SoftPrompt.from_pretrained(path).embeddings.numpy().astype(float) for path in find_soft_prompts([PUBLISHED])
+    ]
+    found = load_tables(tmp_path / "found", analysis, "distances")["pairs"]["frobenius"]
+    np.testing.assert_allclose(found, pdist(np.stack([prompt.ravel() for prompt in prompts])))
     assert "not run: No subject was given" in result.output
 
 
@@ -166,10 +170,10 @@ def test_nearest_tokens_of_published_prompts_in_a_table_of_their_width(tmp_path:
     np.save(tmp_path / "table.npy", table)
     result = run("analyze", PUBLISHED / "rte.npy", "--table", tmp_path / "table.npy", "--only", "extraction", "--json")
     assert result.exit_code == 0, result.output
-    (found,) = json.loads(result.stdout)["sections"]["extraction"]["prompts"]
-    row = SoftPrompt.load(PUBLISHED / "rte.npy").embeddings.numpy()[0]
+    found = json.loads(result.stdout)["tables"]["extraction-tokens"]
+    row = SoftPrompt.from_pretrained(PUBLISHED / "rte.npy").embeddings.numpy()[0]
     cosines = table @ row / np.linalg.norm(table, axis=1) / np.linalg.norm(row)
-    assert [near["id"] for near in found["positions"][0]["nearest"]] == np.argsort(-cosines)[:3].tolist()
+    assert [near["id"] for near in found[:3]] == np.argsort(-cosines)[:3].tolist()
 
 
 def test_prompts_of_different_widths_have_no_comparison_but_statistics(world: Path, tmp_path: Path) -> None:
@@ -206,9 +210,9 @@ def test_prompts_of_different_lengths_have_a_transfer_matrix_and_a_page(world: P
     models = ("--subject", world / "subject", "--examples", world / "tasks")
     result = run("analyze", given, *models, "--only", "transfer", "-o", tmp_path / "found")
     assert result.exit_code == 0, result.output
-    assert load_analysis(tmp_path / "found").sections.transfer.correlations == ()
+    assert "correlations" not in load_analysis(tmp_path / "found").sections["transfer"].tables
     text = (tmp_path / "found" / "analysis.html").read_text(encoding="utf-8")
-    assert 'data-heat="transfer"' in text and "transfer distance" not in text
+    assert "Change in accuracy (rows" in text and "Frobenius distance of the tasks" not in text
 
 
 def test_statistics_of_a_task_need_its_own_prompts_to_be_of_one_length_alone(world: Path, tmp_path: Path) -> None:
@@ -216,14 +220,14 @@ def test_statistics_of_a_task_need_its_own_prompts_to_be_of_one_length_alone(wor
     for name, n in (("c-0", 2), ("c-1", 2), ("d-0", 2), ("d-1", 4)):
         np.save(given / f"{name}.npy", np.ones((n, 16), np.float32))
     result = run("analyze", given, "--only", "statistics", "--json")
-    found = json.loads(result.stdout)["sections"]["statistics"]
-    assert [row["task"] for row in found["tasks"]] == ["a", "b", "c"]
-    assert [reason.split(":")[0] for reason in found["missing"]] == ["Task 'd'", "Pairs"]
+    found = json.loads(result.stdout)
+    assert [row["task"] for row in found["tables"]["statistics-tasks"]] == ["a", "b", "c"]
+    assert [note.split(":")[0] for note in found["sections"]["statistics"]["notes"]] == ["Task 'd'"]
 
 
 def test_counts_of_tunings_are_refused_where_soft_prompts_are_given(world: Path, tmp_path: Path) -> None:
     given = prompts_of(tmp_path / "prompts", world, 1)
-    for option in ("--n-tasks", "--tunings", "--control-tasks", "--control-tunings"):
+    for option in ("--n-tasks", "--tunings", "--control-tasks", "--control-tunings", "--steps", "--n-tokens"):
         assert f"{option} is about tunings that the command makes" in one_line(given, option, 1)
 
 
@@ -268,7 +272,7 @@ def test_other_names_and_tables_are_other_settings(world: Path, tmp_path: Path) 
 def test_what_cannot_be_run_leaves_no_folder_and_names_what_can(world: Path, tmp_path: Path) -> None:
     given = prompts_of(tmp_path / "prompts", world, 1)
     said = one_line(given, "--only", "difficulty", "-o", tmp_path / "out")
-    assert "No subject was given" in said and "can be run: statistics, distances, maps, claims" in said
+    assert "No subject was given" in said and "Sections that can be run: statistics, distances, maps, claims" in said
     models = ("--subject", world / "subject", "--examples", world / "tasks")
     said = one_line(given, *models, "--only", "difficulty", "-o", tmp_path / "out")
     assert "difficulty" in said and not (tmp_path / "out").exists()
@@ -288,15 +292,17 @@ def test_a_translator_of_hidden_states_reads_them_from_the_subject(world: Path, 
     subject = Subject.from_pretrained(world / "subject")
     Translator.for_subject(subject, Design("encoder-decoder", hidden_layers=(1,))).save_pretrained(tmp_path / "hidden")
     translator = chosen_translator(str(tmp_path / "hidden"), None, subject)
-    prompts = [SoftPrompt.load(path) for path in find_soft_prompts([prompts_of(tmp_path / "prompts", world)])]
+    prompts = [
+        SoftPrompt.from_pretrained(path) for path in find_soft_prompts([prompts_of(tmp_path / "prompts", world)])
+    ]
     assert len(greedy_translation(translator)(prompts)) == 4
     with pytest.raises(UserError, match="trained for another subject"):
         chosen_translator(str(tmp_path / "hidden"), None, llama_subject(1))
 
 
-def test_a_missing_subject_is_said_with_what_can_be_had_without(world: Path, tmp_path: Path) -> None:
+def test_a_missing_subject_is_said_with_the_sections_that_need_none(world: Path, tmp_path: Path) -> None:
     said = one_line(prompts_of(tmp_path / "prompts", world), "--only", "transfer")
-    assert "Give --subject; statistics, distances and maps can be had without, and extraction with --table" in said
+    assert "Give --subject; statistics, distances and maps work without, and extraction with --table" in said
 
 
 @pytest.mark.parametrize(
@@ -312,6 +318,7 @@ def test_a_missing_subject_is_said_with_what_can_be_had_without(world: Path, tmp
         (("x.npy",), "No such file or folder: x.npy"),
         (("x.npy", "--only", "mops"), "There is no section 'mops'"),
         (("x.npy", "--k", "0"), "k is 0"),
+        (("x.npy", "--only", "statistics", "--orders", "3"), "--orders is about positions, which is not made"),
     ],
 )
 def test_bad_options_are_one_line(arguments: tuple[str, ...], said: str) -> None:

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from soft2hard.eval.config import parse_config, read_config
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.report import load_run
 from tests import tiny_training
-from tests.command_line import run
+from tests.command_line import Result, run
 from tests.paths import ROOT, SHARED
 
 RECIPES = sorted((ROOT / "recipes").glob("evaluate-*.yaml"))

@@ -18,9 +18,8 @@ from soft2hard.lm.scoring import Scorer
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.probing import invented_inputs
-from soft2hard.translator.reading import Reading
 from tests import tiny_models, tiny_training
 
 WORDS = tiny_models.WORDS[3:]

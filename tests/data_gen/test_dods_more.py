@@ -15,9 +15,9 @@ from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixe
 from soft2hard.data_gen.dods.function_vectors import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
-from soft2hard.data_gen.dods.sources import Records, read_table
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
+from soft2hard.data_gen.tables import Records, read_records
 from soft2hard.data_gen.tasks import DoD, Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import drawn_tasks
@@ -100,7 +100,7 @@ def test_outputs_are_labels_where_they_are_few_among_many() -> None:
     assert labels_where_few(cycling(35, 2)) is None and labels_where_few(cycling(100, 9)) is None
 
 
-def test_the_order_of_names_does_not_hang_on_the_others() -> None:
+def test_the_order_of_names_does_not_depend_on_the_others() -> None:
     names = [f"task {i}" for i in range(50)]
     order = in_fixed_order(names)
     assert order == in_fixed_order(reversed(names)) != names
@@ -406,7 +406,7 @@ def test_rows_of_the_published_archives_become_examples(tmp_path: Path, name: st
     [task] = SuperGlue(tmp_path, Sizes(20, 5, 10)).tasks("test")
     assert PUBLISHED[name][1] in task.test
     assert (len(task.train), len(task.validation), len(task.test)) == (20, 5, 6)
-    assert (task.name, task.metric, task.labels) == (name, "label_accuracy", SETS[name].words)
+    assert (task.name, task.metric, task.labels) == (name, "label_accuracy", tuple(SETS[name].words))
 
 
 MEANT: dict[str, dict[bool | int | str, str]] = {
@@ -648,7 +648,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pat
         ({"source": {"path": "gone.csv"}}, "Cannot read .*gone.csv"),
     ],
 )
-def test_manifests_that_ask_for_what_there_is_not_are_refused(tmp_path: Path, change: dict, said: str) -> None:
+def test_manifests_with_unknown_fields_columns_or_labels_are_refused(tmp_path: Path, change: dict, said: str) -> None:
     write_rows(tmp_path, ".csv", ROWS)
     with pytest.raises(UserError, match=said):
         list(Manifests(write_manifest(tmp_path, **change)).tasks("test"))
@@ -674,15 +674,17 @@ def test_folders_and_files_that_are_no_manifests_are_refused(tmp_path: Path) -> 
     [
         ("a.csv", 'text\n"a', "not CSV"),
         ("a.csv", "text\na,b", "line 2: more values than columns"),
-        ("a.jsonl", '{"text": "a"}\n[1]', "line 2: no JSON object"),
+        ("a.jsonl", '{"text": "a"}\n[1]', "line 2: JSON, but not an object"),
         ("a.json", '{"text": "a"}', "is no list of objects"),
-        ("a.json", "{", "cannot be read"),
+        ("a.json", "{", "a.json: not JSON"),
+        ("a.json", '[{"text": 1, "text": 2}]', "the key 'text' stands twice"),
+        ("a.csv", "text,text\na,b", "the column 'text' twice"),
     ],
 )
 def test_damaged_tables_are_refused_with_the_line(tmp_path: Path, name: str, content: str, said: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=said):
-        read_table(tmp_path / name)
+        read_records(tmp_path / name, (".csv", ".jsonl", ".json"))
 
 
 def test_nested_values_are_no_texts(tmp_path: Path) -> None:

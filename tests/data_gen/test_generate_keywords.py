@@ -1,27 +1,23 @@
 """Keyword-classification tasks from a teacher: what is kept, what is rejected, what is paid for, what can be read."""
 
 import json
-import os
+import multiprocessing
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from soft2hard.data_gen.dods.keyword_classification import KeywordClassification, split_of
-from soft2hard.data_gen.dods.keyword_classification_filters import accept_categories, accept_sentences
-from soft2hard.data_gen.dods.keyword_classification_prompts import Category
+from soft2hard.data_gen.dods.keyword_classification_generation import Category, Sentences, accept_categories
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
-from soft2hard.data_gen.normal_form import names, normal_form
 from soft2hard.data_gen.tasks import SPLITS
+from soft2hard.data_gen.teacher import names, normal_form
 from soft2hard.errors import UserError
-from tests.command_line import run
+from tests.command_line import Result, run
 from tests.fault_server import KEY, FaultServer
 from tests.teachers import categories, good, sentences, word
 
@@ -116,16 +112,19 @@ def test_sentences_are_distinct_name_no_class_and_belong_to_one_class():
         "chess": [as_json("sentences", [other, " ".join(["word"] * 41), "Nobody moved for a long while."])],
         "golf": [as_json("sentences", [other.upper()])],
     }
-    found = accept_sentences(SPORTS, answers)
-    assert found.by_class == {
+    found = Sentences(SPORTS)
+    for label, texts in answers.items():
+        for text in texts:
+            found.take(label, text)
+    by_class, rejected = found.result()
+    assert by_class == {
         "chess": ["Nobody moved for a long while."], "ice hockey": [], "sailing": [], "judo": [good_one], "golf": [],
     }  # fmt: skip
-    assert found.fewest() == 0
-    assert reasons(found.rejected) == {
+    assert reasons(rejected) == {
         "a repeated sentence": 1, "names a class": 2, "too short or too long": 2, "empty or several lines": 1,
         "not a text": 1, "not the JSON that was asked for": 1, "written for several classes": 2,
     }  # fmt: skip
-    assert {r.of for r in found.rejected if r.reason == "names a class"} == {"sport: judo"}
+    assert {r.of for r in rejected if r.reason == "names a class"} == {"sport: judo"}
 
 
 def test_the_split_is_a_fixed_hash_of_the_category_and_near_eight_one_one():
@@ -290,27 +289,29 @@ def test_a_missing_key_and_a_path_in_use_are_found_before_anything_is_sent(
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was_and_pays_twice_at_most_for_what_was_in_flight(tmp_path: Path):
-    arguments = [
-        "--model",
-        "m",
-        "--ledger",
-        str(tmp_path / "ledger.sqlite"),
-        "--n-categories",
-        "6",
-        "--n-sentences",
-        "4",
-    ]
+    sizes = ["--n-categories", 6, "--n-sentences", 4, "--concurrency", 4, "-o", tmp_path / "kc"]
     with FaultServer(answer=good, latency=0.1) as server:
-        command = [sys.executable, "-m", "soft2hard", "generate", "keyword-classification", *arguments]
-        command += ["--n-sentences", "4", "--base-url", server.url, "--concurrency", "4", "-o", str(tmp_path / "kc")]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while sum(server.paid.values()) < 10 and process.poll() is None:
+        where = [
+            "--model",
+            "m",
+            "--base-url",
+            server.url,
+            "--ledger",
+            tmp_path / "ledger.sqlite",
+            "-o",
+            tmp_path / "kc",
+        ]
+        command = ["generate", "keyword-classification", *sizes, *where]
+        process = multiprocessing.get_context("fork").Process(target=run, args=command)
+        process.start()
+        while sum(server.paid.values()) < 10 and process.is_alive():
             time.sleep(0.01)
         in_flight = server.active
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL and not (tmp_path / "kc").exists()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and not (tmp_path / "kc").exists()
         server.latency = 0.0
-        done = run(*command[3:])
+        done = run(*command)
     assert done.exit_code == 0, done.stderr
     assert sum(n - 1 for n in server.paid.values()) <= max(in_flight, 4) and len(server.paid) == 1 + 6 * 5
     assert len((tmp_path / "kc" / "tasks.jsonl").read_text().splitlines()) == 6
@@ -327,7 +328,7 @@ def test_a_folder_that_is_none_or_damaged_is_one_line(go: Callable[..., Result],
     path = tmp_path / "kc" / "tasks.jsonl"
     lines = path.read_text().splitlines()
     for damaged, said in (
-        ([lines[0], "{"], "line 2: no JSON object"),
+        ([lines[0], "{"], "line 2: not JSON"),
         ([lines[0], lines[0]], "twice"),
         ([json.dumps({"category": word(0), "sentences": {"a": ["b"]}})], "line 1: .*give 5 classes"),
     ):

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus
+from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.data_gen.corpus.making import CorpusBuilder
+from soft2hard.data_gen.corpus_folder import CorpusPlan
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.paraphrased import read_paraphrases
-from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words, originals
-from soft2hard.data_gen.paraphrasing_files import with_header
+from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words, originals, with_header
 from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_task, read_tasks
 from soft2hard.data_gen.tasks import SPLITS, Example, Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
 from tests import tiny_models
-from tests.command_line import run
+from tests.command_line import Result, run
 from tests.fault_server import KEY, FaultServer
 from tests.teachers import good
 from tests.tiny_models import WORDS

@@ -13,10 +13,10 @@ from soft2hard.data_gen.dods.lexical import (
     LexicalDoD,
     LexicalTask,
     draw_task,
+    make_task,
     parse,
     same_task,
 )
-from soft2hard.data_gen.dods.lexical.dod import make_task
 from soft2hard.data_gen.dods.lexical.grammar import normalise, read, slots
 from soft2hard.data_gen.dods.lexical.words import CATEGORIES, CATEGORY_OF, COUNTS, LABELS, ORDINALS, PLURALS, RELATIONS
 

@@ -78,6 +78,29 @@ def test_csv_values_may_hold_commas_quotes_line_breaks_and_hashes(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("line", "instruction"),
+    [
+        ("# instruction: Say x.,", "Say x."),
+        ("# instruction: Say x, or y.,,,", "Say x, or y."),
+        ('"# instruction: Say x, or y.",', "Say x, or y."),
+        ('"# instruction: Say ""x"".",,', 'Say "x".'),
+        ("# instruction: Say x, or y.", "Say x, or y."),
+    ],
+)
+def test_comment_lines_are_read_as_spreadsheet_programs_write_them(tmp_path, line, instruction):
+    path = text(tmp_path / "a.csv", f"{line}\r\n# name: sheet,,\r\n,,\r\ninput,output,,\r\nx,1,,\r\ny,2,,\r\n")
+    task = read_task(path)
+    assert (task.instruction, task.name, len(examples(task))) == (instruction, "sheet", 2)
+
+
+def test_long_fields_and_whole_characters_written_as_two_escapes_are_read(tmp_path):
+    long = "a" * 200_000
+    assert Example(long, "1") in examples(read_task(text(tmp_path / "a.csv", f"input,output\n{long},1\ny,2\n")))
+    rows = '{"input": "\\ud83d\\ude00", "output": "1"}\n{"input": "y", "output": "2", "note": NaN}\n'
+    assert Example("\U0001f600", "1") in examples(read_task(text(tmp_path / "a.jsonl", rows)))
+
+
 def test_jsonl_strings_may_hold_unicode_line_separators(tmp_path):
     path = text(tmp_path / "odd.jsonl", '{"input": "a\u2028b", "output": "x"}\n\n{"input": "é", "output": 7}\n')
     assert examples(read_task(path)) == {Example("a\u2028b", "x"), Example("é", "7")}
@@ -131,6 +154,18 @@ BAD_FILES = {
     "blank output": ("a.jsonl", '{"input": "x", "output": " "}\n', "output is empty"),
     "misspelt header": ("a.jsonl", '{"instrution": "i"}\n{"input": "x", "output": "1"}\n', "'instrution'"),
     "header that is no text": ("a.jsonl", '{"instruction": 3}\n{"input": "x", "output": "1"}\n', "instruction is not"),
+    "column twice": ("a.csv", "input,output,output\nx,1,2\n", "has the column 'output' twice"),
+    "ignored column twice": ("a.csv", "note,input,output,note\n,x,1,\n", "has the column 'note' twice"),
+    "key twice": ("a.jsonl", '\n{"input": "x", "input": "y", "output": "1"}\n', "line 2: the key 'input' stands twice"),
+    "NaN": ("a.jsonl", '{"input": "x", "output": "1"}\n{"input": "y", "output": NaN}\n', "line 2: no output"),
+    "infinity": ("a.jsonl", '{"input": -Infinity, "output": "1"}\n', "line 1: no input"),
+    "a number too large": ("a.jsonl", '{"input": 1e999, "output": "1"}\n', "line 1: no input"),
+    "half a character": (
+        "a.jsonl",
+        '{"input": "x", "output": "1"}\n{"input": "\\ud83d", "output": "2"}\n',
+        "line 2: half",
+    ),
+    "half a character in the header": ("a.jsonl", '{"instruction": "\\ud83d"}\n', "line 1: half a character"),
     "unknown suffix": ("a.tsv", "input\toutput\n", "neither .jsonl nor .csv"),
     "name that is a path": ("a.csv", "# name: ../x\ninput,output\nx,1\ny,2\n", "cannot be a file's name"),
 }

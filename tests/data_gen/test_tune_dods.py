@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from soft2hard.data_gen.corpus import corpus_plan, load_corpus
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.taskfiles import content_hash
 from tests import tiny_models
-from tests.command_line import run
+from tests.command_line import Result, run
 from tests.paths import SHARED
 
 PUBLISHED = SHARED
@@ -68,14 +67,14 @@ def test_a_corpus_of_a_collection_has_its_tasks_with_their_instructions(subject,
     assert (plan["dod"], plan["n_train"], plan["tasks_hash"]) == ("manifests", None, content_hash(tasks))
 
 
-def test_a_corpus_is_gone_on_with_and_refused_once_its_folder_has_changed(subject, manifests, tmp_path):
+def test_a_corpus_is_resumed_and_refused_once_its_folder_has_changed(subject, manifests, tmp_path):
     assert tune(subject, "manifests", manifests, tmp_path / "corpus").exit_code == 0
     shutil.rmtree(tmp_path / "corpus" / "shards" / "00001")
     assert tune(subject, "manifests", manifests, tmp_path / "corpus").exit_code == 0
     assert len(load_corpus(tmp_path / "corpus")) == 3
     rows = json.loads((manifests / "1.json").read_text())
     (manifests / "1.json").write_text(json.dumps(rows[1:]))
-    assert_refused(tune(subject, "manifests", manifests, tmp_path / "corpus"), "have changed since")
+    assert_refused(tune(subject, "manifests", manifests, tmp_path / "corpus"), "has changed since: tasks")
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published files are not here")

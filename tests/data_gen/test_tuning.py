@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from soft2hard.data_gen.initialisation import START_FILE, initial_prompt
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.data_gen.tuning import Tuned, Tuner, Tuning, embedding_scale
+from soft2hard.data_gen.tuning import START_FILE, Tuning
+from soft2hard.data_gen.tuning.slots import embedding_scale, initial_prompt
+from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
@@ -91,9 +91,12 @@ def test_a_free_slot_is_refilled_while_the_others_go_on():
     assert sum(filled) == sum(steps) and max(filled) == 2
 
 
-def test_the_runner_does_not_matter():
+def test_sharing_prompts_among_examples_does_not_matter(monkeypatch):
     subject = tiny_models.subject("gpt2")
-    assert_same_prompts(tuned(subject, TASKS), tuned(subject, TASKS, SHORT, runner=RepeatedPrefixRunner(subject)))
+    shared = tuned(subject, TASKS)
+    assert subject.scorer.shares_prefixes
+    monkeypatch.setattr(subject.scorer, "shares_prefixes", False)
+    assert_same_prompts(shared, tuned(subject, TASKS))
 
 
 # --- against a plain loop ---------------------------------------------------------------------
@@ -208,7 +211,7 @@ def test_a_last_look_is_taken_where_the_steps_are_no_multiple_of_the_interval():
 def test_every_example_is_seen_once_before_any_is_seen_again():
     subject = tiny_models.subject("llama")
     (job,) = [Tuner(subject, SHORT)._job(task(0, n_train=7))]
-    drawn = [id(e) for _ in range(7) for e in job.draw(3)]
+    drawn = [id(e) for _ in range(7) for e in job.deck.deal(3)]
     rounds = [drawn[i : i + 7] for i in (0, 7, 14)]
     assert all(len(set(r)) == 7 for r in rounds)
     assert len({tuple(r) for r in rounds}) > 1
@@ -317,7 +320,7 @@ def test_an_example_longer_than_the_context_is_refused_and_one_that_fits_is_not(
     [{"n_tokens": 0}, {"steps": 0}, {"batch_size": 0}, {"slots": -1}, {"eval_every": 0}, {"patience": 0}, {"lr": 0.0}],
 )
 def test_settings_that_make_no_sense_are_refused(setting):
-    with pytest.raises(UserError, match="It must be"):
+    with pytest.raises(UserError, match="not a number (above|from) 0"):
         Tuning(**setting)
 
 
@@ -326,7 +329,7 @@ def test_a_tuning_that_never_has_a_loss_says_so():
     with torch.no_grad():
         subject.model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(UserError, match="diverged"):
-        tuned(subject, TASKS[:1], replace(SHORT, steps=2), runner=RepeatedPrefixRunner(subject))
+        tuned(subject, TASKS[:1], replace(SHORT, steps=2))
 
 
 def test_the_record_says_where_a_prompt_came_from():

@@ -1,4 +1,4 @@
-"""The benchmark of tuning throughput runs where there is no GPU too, and its figures hang together."""
+"""The benchmark of tuning throughput runs where there is no GPU too, and its figures fit together."""
 
 import re
 import subprocess

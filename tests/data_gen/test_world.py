@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -16,63 +19,47 @@ from soft2hard.checkpoints.build import STAGES, Build
 from soft2hard.checkpoints.recipe import recipe_named
 from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.data_gen.dods.lexical import FAMILIES, UNSEEN_FAMILIES, LexicalDoD, LexicalTask, draw_task, parse
-from soft2hard.data_gen.dods.lexical.variants import Variant
-from soft2hard.data_gen.initialisation import START_FILE
+from soft2hard.data_gen.dods.lexical.grammar import Variant
 from soft2hard.data_gen.tasks import Example
+from soft2hard.data_gen.tuning import START_FILE
+from soft2hard.data_gen.world import WorldModel
 from soft2hard.data_gen.world import rows as rows_module
-from soft2hard.data_gen.world.lm_training import (
+from soft2hard.data_gen.world.models import build_model, look_back_biases
+from soft2hard.data_gen.world.rows import CONTEXT_WEIGHT, IGNORE, INDUCTION_WEIGHT, RowBuilder, Rows
+from soft2hard.data_gen.world.training import (
     FamilySampler,
     LMTrainer,
-    LMTraining,
     answer_logits,
-    build_model,
     exact_match,
     learning_rate_scale,
     row_losses,
+    train_world_model,
 )
-from soft2hard.data_gen.world.models import piece_encoder, subject_trainer, word_encoder
-from soft2hard.data_gen.world.positional_heads import look_back_biases
-from soft2hard.data_gen.world.rows import CONTEXT_WEIGHT, IGNORE, INDUCTION_WEIGHT, RowBuilder, Rows
-from soft2hard.data_gen.world.vocabulary import sentencepiece_tokenizer, train_sentencepiece, word_tokenizer, world_text
+from soft2hard.data_gen.world.vocabulary import (
+    piece_encoder,
+    sentencepiece_tokenizer,
+    train_sentencepiece,
+    word_encoder,
+    word_tokenizer,
+    world_text,
+)
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.decoding import propose
+from soft2hard.translator.candidates import propose
 from soft2hard.translator.model import Translator
 from tests import tiny_models
 
 WORDS = word_tokenizer()
 ENCODE = word_encoder(WORDS)
 INPUT = WORDS.convert_tokens_to_ids("Input:")
-ROTARY = {"rope_type": "default", "rope_theta": 100.0}
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "attention_bias": True,
-    "tie_word_embeddings": True,
-    "rope_parameters": ROTARY,
-}
-NEOX = {
-    "model_type": "gpt_neox",
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 128,
-    "attention_bias": True,
-    "rope_parameters": ROTARY | {"partial_rotary_factor": 1.0},
-}
+LLAMA = WorldModel("llama", 128, 2, steps=6, rows=4, row_length=48, warmup=2, facts_share=0.3, save_every_s=0.0)
+NEOX = replace(LLAMA, architecture="gpt_neox")
 MODELS = {"llama": LLAMA, "gpt_neox": NEOX}
 
 
-def built(architecture: dict):
-    torch.manual_seed(0)
-    return build_model(architecture, len(WORDS), WORDS.eos_token_id, WORDS.pad_token_id).eval()
+def built(settings: WorldModel):
+    return build_model(settings, WORDS).eval()
 
 
 def row_builder(length: int = 96) -> RowBuilder:
@@ -211,33 +198,44 @@ def test_a_new_model_looks_back_from_its_first_step_on(name):
 
 # --- training ---------------------------------------------------------------------------------
 
-CONFIG = LMTraining(LLAMA, steps=6, rows=4, row_length=48, warmup=2, facts_share=0.3, save_every_s=0.0)
-
 
 def trainer(folder: Path) -> LMTrainer:
-    return LMTrainer(CONFIG, built(LLAMA), row_builder(48), folder)
+    return LMTrainer(LLAMA, built(LLAMA), row_builder(48), folder)
 
 
 def weights(made: LMTrainer) -> list[Tensor]:
-    return [master.detach().clone() for _, master in made.master.pairs]
+    return [weight.detach().clone() for weight in made.model.parameters()]
 
 
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("soft2hard.data_gen.world.lm_training.evaluate", lambda *arguments: {})
+    monkeypatch.setattr("soft2hard.data_gen.world.training.evaluate", lambda *arguments: {})
     whole = trainer(tmp_path / "whole")
     start = weights(whole)
-    assert list(whole.run(lambda entry: None)) == [1, 2, 3, 4, 5, 6]
+    assert len(list(whole.run())) == 6
     killed = trainer(tmp_path / "killed")
-    assert list(islice(killed.run(lambda entry: None), 3)) == [1, 2, 3]
+    assert len(list(islice(killed.run(), 3))) == 3
     del killed
     resumed = trainer(tmp_path / "killed")
     # A checkpoint is written after its step, so the step that was under way is made again.
-    assert resumed.resume() and resumed.step == 3
-    assert list(resumed.run(lambda entry: None)) == [4, 5, 6]
+    assert resumed.step == 3
+    assert len(list(resumed.run())) == 3
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(weights(whole), start, strict=True) if a.ndim == 2)
-    for parameter, master in resumed.master.pairs:
-        assert torch.equal(parameter, master.to(parameter.dtype))
+    with pytest.raises(UserError, match="is of a training with other settings"):
+        LMTrainer(replace(LLAMA, seed=1), built(LLAMA), row_builder(48), tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architecture": "gpt2"}, "no architecture 'gpt2'"),
+        ({"width": 100}, "width is 100"),
+        ({"rows": 0}, "rows is 0"),
+    ],
+)
+def test_settings_that_no_model_can_have_are_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        replace(LLAMA, **changes)
 
 
 def test_training_sees_tasks_of_the_train_split_alone(tmp_path, monkeypatch):
@@ -245,7 +243,7 @@ def test_training_sees_tasks_of_the_train_split_alone(tmp_path, monkeypatch):
     build = RowBuilder.build
     monkeypatch.setattr(RowBuilder, "build", lambda self, tasks, *rest: seen.extend(tasks) or build(self, tasks, *rest))
     made = trainer(tmp_path)
-    list(islice(made.run(lambda entry: None), CONFIG.steps - 1))  # the last step evaluates on validation tasks
+    list(islice(made.run(), LLAMA.steps - 1))  # the last step evaluates on validation tasks
     assert len(seen) >= 10 and {task.split for task in seen} == {"train"}
     rng = Random(0)
     assert {task.split for task in FamilySampler().draw(500, "train", rng)} == {"train"}
@@ -270,7 +268,7 @@ def test_families_with_more_loss_are_drawn_more_often():
 
 
 def test_the_learning_rate_rises_holds_and_falls_to_zero():
-    config = LMTraining(LLAMA, steps=100, warmup=10, decay_share=0.5)
+    config = replace(LLAMA, steps=100, warmup=10, decay_share=0.5)
     scale = [learning_rate_scale(step, config) for step in range(101)]
     assert scale[0] == pytest.approx(0.1) and scale[9] == scale[50] == 1 and scale[100] == 0
     assert scale[75] == pytest.approx(0.5)
@@ -370,24 +368,27 @@ def test_the_word_tokenizer_reads_one_token_a_word():
 # --- the whole build --------------------------------------------------------------------------
 
 
-def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_path):
+def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_path, monkeypatch):
     """The slowest test here (about 20 seconds): all of `scripts/train_embedded --size tiny`."""
+    few_lines = partial(train_sentencepiece, n_lines=1500)
+    monkeypatch.setattr("soft2hard.data_gen.world.vocabulary.train_sentencepiece", few_lines)
     said: list[str] = []
     out = tmp_path / "out"
     build = Build(recipe_named("tiny"), tmp_path / "run", out, log=said.append)
     for stage in STAGES:
         getattr(build, stage)()
+    assert any("subject: step 4" in line and "accuracy" in line for line in said)
 
     subject, api_model = (Subject.from_pretrained(out / name, device="cpu") for name in ("subject", "api_model"))
     assert subject.model.config.model_type != api_model.model.config.model_type
     assert len(subject.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
     assert len(api_model.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
-    start = SoftPrompt.load(out / "subject" / START_FILE)
+    start = SoftPrompt.from_pretrained(out / "subject" / START_FILE)
     assert start.fingerprint == subject.fingerprint
 
     about = json.loads((out / "soft_prompts" / "tasks.json").read_text())
     assert len(about) == 20
-    prompts = [SoftPrompt.load(out / "soft_prompts" / record["file"]) for record in about]
+    prompts = [SoftPrompt.from_pretrained(out / "soft_prompts" / record["file"]) for record in about]
     for record, prompt in zip(about, prompts, strict=True):
         subject.check(prompt)
         assert parse(record["instruction"]).split == "test" and record["examples"]
@@ -399,10 +400,18 @@ def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_p
     splits = [{parse(text).split for text in corpus["instruction"]} for corpus in shown]
     assert splits == [{"train"}, {"train"}, {"train"}, {"validation"}]
     assert not {family for corpus in shown for family in corpus["family"]} & set(UNSEEN_FAMILIES)
-    resumed, _ = subject_trainer(build.recipe.subject, tmp_path / "run" / "subject")
-    assert resumed.step == build.recipe.subject.steps  # run again, it would train nothing twice
+    steps: list[int] = []  # run again, it trains nothing twice
+    monkeypatch.setattr(LMTrainer, "_train_step", lambda self: steps.append(self.step) or 0.0)
+    before = Subject.from_pretrained(tmp_path / "run" / "world" / "subject", device="cpu").fingerprint
+    train_world_model(build.recipe.world.subject, tmp_path / "run" / "world" / "subject", said.append)
+    assert steps == [] and before == subject.fingerprint
     for name in ("subject", "api_model", "translator"):
-        assert (out / name / "README.md").read_text().startswith("---")
+        card = (out / name / "README.md").read_text()
+        assert card.startswith("---") and "{{" not in card and card.endswith("```\n")
+    table = re.findall(
+        r"^\| (\w+) \| (\d\.\d{3}) \| (\d\.\d{3}) \|$", (out / "subject" / "README.md").read_text(), re.M
+    )
+    assert [family for family, *_ in table] == list(FAMILIES)
 
 
 def test_an_unknown_size_is_refused():

@@ -5,20 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.eval.analysis import section_transfer
+from soft2hard.eval.analysis import transfer_matrix
+from soft2hard.eval.analysis.analysis_run import begin, run_analysis
 from soft2hard.eval.analysis.claims import MIN_TASKS, claims_section
-from soft2hard.eval.analysis.material import Material
-from soft2hard.eval.analysis.records import Analysis, PromptRow
-from soft2hard.eval.analysis.run import begin, run_analysis
-from soft2hard.eval.analysis.section_difficulty import difficulty_section
-from soft2hard.eval.analysis.section_records import Claim, NotRun
-from soft2hard.eval.analysis.sections_geometry import distances_section
-from soft2hard.eval.analysis.summary import listings
+from soft2hard.eval.analysis.comparisons import difficulty_section, distances_section
+from soft2hard.eval.analysis.findings import Analysis, Claim, NotRun, PromptRow, Section, interval_in, load_tables
+from soft2hard.eval.analysis.inputs import Material
+from soft2hard.eval.analysis.page import figure_text, listings
 from soft2hard.eval.analysis.transfer_matrix import TransferMatrix
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
@@ -58,7 +55,7 @@ def analysed(given: Material, folder: Path, *only: str) -> Analysis:
 
 def claim(given: Material | Analysis, name: str, folder: Path, *only: str) -> Claim:
     analysis = given if isinstance(given, Analysis) else analysed(given, folder, *only, "claims")
-    return next(one for one in analysis.sections.claims.claims if one.name == name)
+    return next(one for one in analysis.sections["claims"].claims if one.name == name)
 
 
 def reading(of: Claim, label: str) -> str:
@@ -70,9 +67,10 @@ def reading(of: Claim, label: str) -> str:
 
 def test_pure_noise_is_equidistant_and_as_far_apart_within_tasks_as_between_and_so_is_other_noise(tmp_path) -> None:
     analysis = analysed(material(noise(36, width=100), names(12)), tmp_path, "claims")
-    distances = analysis.sections.distances
-    assert distances.variation_noise.value == pytest.approx(distances.variation_within.value, abs=0.02)
-    assert distances.measures[0].noise_ratio.low > 0.95 and distances.measures[0].noise_ratio.high < 1.05
+    figures = analysis.sections["distances"].figures
+    assert figures["variation_noise"].value == pytest.approx(figures["variation_within"].value, abs=0.02)
+    ratio = interval_in(load_tables(tmp_path, analysis, "distances")["measures"].iloc[0], "noise_ratio")
+    assert ratio.low > 0.95 and ratio.high < 1.05
     for name in ("equidistant", "as_far_as_other_tasks"):
         one = claim(analysis, name, tmp_path)
         assert (one.verdict, one.n) == ("confirmed", 12)
@@ -115,12 +113,13 @@ def test_too_few_tasks_leave_claims_undecided_with_the_reason(n_tasks: int, tmp_
 
 def test_what_was_not_tested_says_why(tmp_path: Path) -> None:
     analysis = analysed(material(noise(10), names(10, 1)), tmp_path)
-    found = {one.name: one for one in analysis.sections.claims.claims}
+    found = {one.name: one for one in analysis.sections["claims"].claims}
     assert {one.verdict for one in found.values()} == {"not tested"}
     assert found["equidistant"].notes == ("No task has three different soft prompts.",)
     assert "no task has two soft prompts" in found["as_far_as_other_tasks"].notes[0]
     assert found["closer_transfer_better"].notes[0].startswith("No subject was given")
-    assert claims_section(None, None, NotRun(reason="It is off."))[0].claims[3].notes == ("It is off.",)
+    off = analysis.model_copy(update={"sections": {"transfer": NotRun(reason="It is off.")}})
+    assert claims_section(off, lambda name: {})[0].claims[3].notes == ("It is off.",)
 
 
 # --- harder tasks vary more ----------------------------------------------------------------------------
@@ -169,8 +168,8 @@ def test_longer_vectors_of_harder_tasks_confirm_alone_but_not_given_their_norms(
 def test_figures_of_difficulty_are_those_of_the_tasks() -> None:
     rows = spread(np.linspace(0.3, 0.9, 16))
     given = material(rows, names(16), ERRORS, steps=7)
-    record, _ = difficulty_section(given, distances_section(given)[1])
-    one = record.tasks[2]
+    _, tables = difficulty_section(given, distances_section(given)[1])
+    one = tables["tasks"].iloc[2]
     own = rows[6:9].astype(np.float32)
     apart = [np.linalg.norm(own[i] - own[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert (one.task, one.steps, one.error) == ("t02", 7, pytest.approx(0.1))
@@ -179,8 +178,9 @@ def test_figures_of_difficulty_are_those_of_the_tasks() -> None:
     assert one.distance_by_norm == pytest.approx(one.mean_distance / one.mean_norm)
     norm = np.linalg.norm(own[0])  # that of all three: noise of one norm stands nearly at right angles
     assert one.noise_distance == pytest.approx(norm * np.sqrt(2), rel=0.15)
-    by_steps = [row for row in record.undefined if "steps" in (row.first, *row.given)]
-    assert by_steps and all("same value" in row.reason for row in by_steps)
+    rows = tables["correlations"]
+    by_steps = rows[rows["first"].eq("steps") | rows["given"].str.contains("steps")]
+    assert len(by_steps) == 5 and by_steps["reason"].str.contains("same value").all()
 
 
 def test_tasks_that_are_all_as_hard_have_no_correlation_and_the_claim_says_so(tmp_path: Path) -> None:
@@ -193,8 +193,11 @@ def test_few_tasks_of_noise_never_confirm_or_refute_a_correlation() -> None:
     for seed in range(8):
         errors = dict(zip(("t00", "t01", "t02"), np.random.default_rng(seed).uniform(size=3), strict=True))
         given = material(noise(9, seed), names(3), errors)
-        section = difficulty_section(given, distances_section(given)[1])[0]
-        assert claims_section(None, section, None)[0].claims[2].verdict == "undecided"
+        tables = difficulty_section(given, distances_section(given)[1])[1]
+        made = Analysis(
+            created="", settings={}, versions={}, subject=None, prompts=(), tasks=(), sections={"difficulty": Section()}
+        )
+        assert claims_section(made, lambda name, tables=tables: tables)[0].claims[2].verdict == "undecided"
 
 
 # --- closer transfers better ---------------------------------------------------------------------------
@@ -212,7 +215,7 @@ def planted_transfer(
     """An analysis in which the change in accuracy is what is said of the prompts, one a task."""
     prompts = np.stack([p.embeddings.numpy().ravel() for p in given.soft_prompts]).astype(float)
     found = TransferMatrix(change(prompts), np.zeros(len(prompts)))
-    monkeypatch.setattr(section_transfer, "shared_transfer_matrix", lambda *_: found)
+    monkeypatch.setattr(transfer_matrix, "shared_transfer_matrix", lambda *_: found)
     return analysed(with_tasks(given), folder, "transfer", "claims")
 
 
@@ -254,38 +257,32 @@ def test_closeness_that_norms_and_baselines_hide_shows_by_cosine_and_given_both_
 def test_means_on_other_tasks_and_on_those_of_the_family_are_those_of_the_matrix(monkeypatch, tmp_path) -> None:
     rng = np.random.default_rng(1)
     change = rng.normal(size=(12, 12))
-    record = planted_transfer(
-        monkeypatch, material(noise(12), names(12, 1)), lambda _: change, tmp_path
-    ).sections.transfer
+    found = planted_transfer(monkeypatch, material(noise(12), names(12, 1)), lambda _: change, tmp_path)
+    record = found.sections["transfer"].figures
     off = ~np.eye(12, dtype=bool)
     kin = off & (np.arange(12)[:, None] % 3 == np.arange(12)[None] % 3)
-    assert record.own.value == pytest.approx(np.diag(change).mean())
-    assert record.other.value == pytest.approx(change[off].mean())
-    assert record.same_family.value == pytest.approx(change[kin].mean())
-    assert record.share_helped == pytest.approx((change[off] > 0).mean())
-    assert record.other.high - record.other.low > 0.2  # the rows alone would say less
+    assert record["own"].value == pytest.approx(np.diag(change).mean())
+    assert record["other"].value == pytest.approx(change[off].mean())
+    assert record["same_family"].value == pytest.approx(change[kin].mean())
+    assert record["share_helped"] == pytest.approx((change[off] > 0).mean())
+    assert record["other"].high - record["other"].low > 0.2  # the rows alone would say less
 
 
 # --- what is shown -------------------------------------------------------------------------------------
 
 
-def test_readings_and_reasons_are_in_the_terminals_table_and_in_the_csv_files(tmp_path: Path) -> None:
+def test_readings_and_reasons_are_in_the_terminals_tables(tmp_path: Path) -> None:
     analysis = analysed(material(noise(36), names(12)), tmp_path)
-    shown = {one.title: one.rows for one in listings(analysis, 0)}
-    claims = analysis.sections.claims.claims
+    shown = {one.title: one.rows for one in listings(analysis, tmp_path, 0)}
+    claims = analysis.sections["claims"].claims
     for row, one in zip(shown["Claims of the study"], claims, strict=True):
-        assert row[:2] == (one.text, one.verdict) and row[3] == one.rule
+        assert row == (one.text, one.verdict, figure_text(one), one.rule)
         assert row[2] == ("–" if one.estimate is None else f"{one.estimate}, 12 tasks")
     readings = [r for one in claims for r in one.beside]
     rows = shown["Other readings of the claims, by the same rules"]
     assert [row[1:] for row in rows] == [(r.label, r.says, f"{r.estimate}, 12 tasks") for r in readings]
-    notes = shown["What qualifies the verdicts, or keeps them open"]
+    notes = shown["Notes that qualify the verdicts"]
     assert [row[1] for row in notes] == [note for one in claims for note in one.notes]
-    written = pd.read_csv(tmp_path / "csv" / "claims-beside.csv")
-    assert written["estimate.value"].tolist() == pytest.approx([r.estimate.value for r in readings])
-    figures = pd.read_csv(tmp_path / "csv" / "distances-figures.csv", index_col="figure")
-    noise_variation = analysis.sections.distances.variation_noise
-    assert figures.loc["variation_noise", ["value", "low", "high"]].tolist() == pytest.approx(
-        [noise_variation.value, noise_variation.low, noise_variation.high]
-    )
     assert shown["Distances and likeness"][-1][0] == "Share of positions that the best permutation moves"
+    overview = dict(zip(*list(zip(*shown["Sections"], strict=True))[::2], strict=True))
+    assert f"variation noise {analysis.sections['distances'].figures['variation_noise']}" in overview["distances"]

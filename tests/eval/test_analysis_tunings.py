@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import tunings
-from soft2hard.eval.analysis.tunings import COMMON, MAIN, TuningGroup, plan_groups, tune_groups
+from soft2hard.eval.analysis.tunings import COMMON, MAIN, Counts, TuningGroup, plan_groups, tune_groups
 from soft2hard.workers.subject_workers import SubjectWorkers
 from tests.tiny_training import llama_subject
 
@@ -54,8 +55,7 @@ def test_a_task_without_an_instruction_cannot_start_from_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("varies", "seeds"),
-    [("both", [(5, 5), (6, 6)]), ("init", [(5, 5), (6, 5)]), ("order", [(5, 5), (5, 6)])],
+    ("varies", "seeds"), [("both", [(5, 5), (6, 6)]), ("init", [(5, 5), (6, 5)]), ("order", [(5, 5), (5, 6)])]
 )
 def test_a_group_moves_the_seeds_that_it_varies(varies: tunings.Varies, seeds: list[tuple[int, int]]) -> None:
     group = TuningGroup("g", "vocabulary", varies, 2, (task("a"),))
@@ -64,7 +64,7 @@ def test_a_group_moves_the_seeds_that_it_varies(varies: tunings.Varies, seeds: l
 
 def test_groups_hold_the_tasks_that_have_what_their_start_needs() -> None:
     tasks = [task("bare", None, ""), task("labelled", instruction=""), task("instructed", None)]
-    groups = {group.name: group for group in plan_groups(tasks, "vocabulary", 4, 3, 2, common_start=True)}
+    groups = {group.name: group for group in plan_groups(tasks, "vocabulary", Counts(9, 4, 3, 2), common_start=True)}
     assert [t.name for t in groups["from label words"].tasks] == ["labelled"]
     assert [t.name for t in groups["from the instruction"].tasks] == ["instructed"]
     assert groups[MAIN].n == groups[COMMON].n == 4
@@ -72,11 +72,11 @@ def test_groups_hold_the_tasks_that_have_what_their_start_needs() -> None:
 
 
 def test_no_control_tasks_leave_the_main_group_alone() -> None:
-    assert [group.name for group in plan_groups([task("a")], "vocabulary", 2, 0, 2)] == [MAIN]
+    assert [group.name for group in plan_groups([task("a")], "vocabulary", Counts(9, 2, 0, 2))] == [MAIN]
 
 
 def test_passes_are_shared_by_groups_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = plan_groups([task("a"), task("b")], "vocabulary", 2, 1, 2)
+    groups = plan_groups([task("a"), task("b")], "vocabulary", Counts(9, 2, 1, 2))
     rows, prompts = tune_groups(WORKERS, groups, CONFIG, tmp_path)
     # both: (0,0) (1,1); start: (1,0) anew; order: (0,1) anew; labels and instruction: two each.
     assert len(list(tmp_path.iterdir())) == 8
@@ -96,7 +96,7 @@ def test_passes_are_shared_by_groups_and_kept(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
-    groups = plan_groups([task("a")], "vocabulary", 1, 0, 1)
+    groups = plan_groups([task("a")], "vocabulary", Counts(9, 1, 0, 1))
     tune_groups(WORKERS, groups, CONFIG, tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:40])

@@ -5,7 +5,7 @@ import pytest
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.few_shot import FewShot
+from soft2hard.eval.methods.reference_points import FewShot
 from soft2hard.lm.sequences import Query
 from tests import tiny_models
 from tests.tiny_models import CONTEXT, WORDS

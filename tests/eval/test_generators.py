@@ -22,7 +22,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.config import Evaluation, parse_config
 from soft2hard.eval.generator_api import ApiGenerator
 from soft2hard.eval.generators import LocalGenerator
-from soft2hard.eval.models import Models
+from soft2hard.eval.loaded_models import Models
 from soft2hard.lm.subject import Subject
 from tests import tiny_models
 from tests.fault_server import KEY, TRANSIENT, FaultServer
@@ -197,7 +197,7 @@ def test_answers_that_are_refused_or_cannot_be_had_are_empty_and_leave_the_other
         n = len(server.seen)
         assert generator.sample(["a", "b", "c", "f"], 1, seed=0) == [[""]] * 3 + [["say f"]]
         assert len(server.seen) == n == 6, "refusals are answers, and not asked for again"
-    assert len(lines) == 1 and "2 samples could not be had (1 too long, 1 rejected" in lines[0]
+    assert len(lines) == 1 and "2 samples are not available (1 too long, 1 rejected" in lines[0]
 
 
 @pytest.mark.parametrize(

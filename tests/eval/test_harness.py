@@ -13,19 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.data_gen.tuning import Tuner, Tuning
+from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tuning import Tuning
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval import harness as harness_module
-from soft2hard.eval.config import Evaluation, parse_config, read_config
+from soft2hard.eval.cases import Pace, drawn_tasks
+from soft2hard.eval.config import Evaluation, Tasks, parse_config, read_config
+from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.methods import registry
 from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome
-from soft2hard.eval.metrics.scrutability import perplexities
-from soft2hard.eval.metrics.text import subject_encoder
-from soft2hard.eval.records import ResultRow
+from soft2hard.eval.metrics.scrutability import perplexities, subject_encoder
 from soft2hard.eval.report import load_run
 from soft2hard.eval.results import tuning_curves
-from soft2hard.eval.transfer.prompts import read_evaluated_run
+from soft2hard.eval.run_records import ResultRow
+from soft2hard.eval.transfer.material import read_evaluated_run
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from tests import tiny_models, tiny_training
@@ -90,7 +93,7 @@ class Fragile:
 
 @pytest.fixture
 def fragile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.METHODS, "fragile", Fragile)
+    monkeypatch.setitem(registry.METHODS, "fragile", f"{__name__}:Fragile")
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ def test_scores_are_those_of_the_subject_itself(models: Path, tasks: Path, tmp_p
     config = asked(models, tasks, "none", "gold")
     rows = by_cell(Harness(config, tmp_path / "run").run())
     subject = Subject.from_pretrained(models / "subject")
-    of_files = harness_module.drawn_tasks(config.tasks, "test", 0)
+    of_files = drawn_tasks(config.tasks, "test", 0)
     for label in ("none", "gold"):
         prompts = [None if label == "none" else task.instruction for task in of_files]
         expected = accuracies(subject, list(zip(prompts, of_files, strict=True)))
@@ -145,7 +148,7 @@ def test_seeds_in_processes_of_their_own_give_what_one_process_gives(models: Pat
     config = asked(models, tasks, "gold", "soft", "greedy", seeds=[0, 1])
     alone = Harness(config, tmp_path / "alone").run()
     told: list[tuple[int, int]] = []
-    together = Harness(config, tmp_path / "together", on_cell=lambda *n: told.append(n), workers=2).run()
+    together = run_evaluation(config, tmp_path / "together", on_cell=lambda *n: told.append(n), workers=2)
     assert [(r.method, r.task, r.seed, r.prompt) for r in together] == [
         (r.method, r.task, r.seed, r.prompt) for r in alone
     ]
@@ -162,7 +165,7 @@ def test_a_run_keeps_the_curves_of_its_tunings_and_the_perplexity_of_gold_instru
     Harness(config, tmp_path / "run").run()
     run = load_run(tmp_path / "run")
     tuner = Tuner(load_for_tuning(models / "subject"), config.tuning_of(0))
-    tuned = list(tuner.tune(harness_module.drawn_tasks(config.tasks, "test", 0)))
+    tuned = list(tuner.tune(drawn_tasks(config.tasks, "test", 0)))
     assert [line["step"] for line in run.training] == [0, 2, 4]
     means = [np.mean([dict(t.losses)[step] for t in tuned]) for step in (0, 2, 4)]
     assert [line["validation loss, seed 0"] for line in run.training] == pytest.approx(means)
@@ -183,7 +186,7 @@ def test_a_finished_run_brings_its_prompts_tasks_and_scores_to_a_transfer(
     config = asked(models, tasks, "none", "gold", "soft", {"name": "fragile"}, seeds=[0, 1])
     rows = by_cell(Harness(config, tmp_path / "run").run())
     found = read_evaluated_run(tmp_path / "run")
-    of_seed = {seed: harness_module.drawn_tasks(config.tasks, "test", seed) for seed in (0, 1)}
+    of_seed = {seed: drawn_tasks(config.tasks, "test", seed) for seed in (0, 1)}
     assert found.tasks == of_seed
     assert {(p.method, p.task, p.seed) for p in found.prompts} == {
         (method, task, seed)
@@ -214,7 +217,7 @@ class Batched:
 def test_a_bad_case_fails_alone_though_its_batch_falls_with_it(
     models: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.METHODS, "batched", Batched)
+    monkeypatch.setitem(registry.METHODS, "batched", f"{__name__}:Batched")
     rows = by_cell(Harness(asked(models, tasks, "batched"), tmp_path / "run").run())
     assert rows["batched", "kinds", 0].prompt == "red cat"
     assert rows["batched", "places", 0].failure == "RuntimeError: places do not fit"
@@ -241,7 +244,7 @@ def test_the_share_of_tokens_that_the_subject_cannot_read_is_counted_and_said(
     said: list[str] = []
     config = asked(models, tasks / "strange.jsonl", "none")
     Harness(config, tmp_path / "run", log=said.append).run()
-    [task] = harness_module.drawn_tasks(config.tasks, "test", 0)
+    [task] = drawn_tasks(config.tasks, "test", 0)
     n = len(task.test)
     assert load_run(tmp_path / "run").record.unknown_tokens == pytest.approx(n / (2 + 2 * n + 2))  # 2 + inputs + labels
     assert any("unknown to the subject" in line for line in said)
@@ -261,6 +264,33 @@ def test_an_encoder_gives_the_likeness_of_prompts_to_gold_instructions(
     assert rows["soft", "kinds", 0].sentence_cosine is None
     with pytest.raises(UserError, match="encoder is to be the reference LM"):
         Harness(asked(models, tasks, "gold", encoder="reference", reference=None), tmp_path / "other").run()
+
+
+def test_a_long_run_says_now_and_then_what_is_done_and_what_remains(
+    models: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    Harness(asked(models, tasks, "gold"), tmp_path / "quick", log=said.append).run()
+    assert not any("remain" in line for line in said), "a short run needs no such lines"
+    monkeypatch.setattr(Pace, "EVERY_SECONDS", 0.0)
+    Harness(asked(models, tasks, "gold"), tmp_path / "run", log=said.append).run()
+    for part in ("soft prompts of test tasks: 1 of 2 are done; 1 remain", "cells of gold: 1 of 2 are done; 1 remain"):
+        assert any(f"seed 0: {part}" in line for line in said)
+    assert any("seed 0: tasks scored: 2 of 2" in line for line in said)
+
+
+def test_the_tasks_of_a_run_are_drawn_once(
+    models: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def noted(choice: Tasks, split: str, seed: int, dropped: object = None) -> list[Task]:
+        drawn.append((split, seed))
+        return drawn_tasks(choice, split, seed)
+
+    monkeypatch.setattr("soft2hard.eval.cases.drawn_tasks", noted)
+    Harness(asked(models, tasks, "none", "gold", seeds=[0, 1]), tmp_path / "run").run()
+    assert sorted(drawn) == [("test", 0), ("test", 1), ("validation", 0), ("validation", 1)]
 
 
 # --- resuming -----------------------------------------------------------------------------------
@@ -306,7 +336,7 @@ def test_a_folder_of_other_settings_or_other_things_is_refused(models: Path, tas
     Harness(asked(models, tasks, "none"), tmp_path / "run").run()
     with pytest.raises(UserError, match=r"other settings \(methods\)"):
         Harness(asked(models, tasks, "gold"), tmp_path / "run").run()
-    with pytest.raises(UserError, match=r"other settings \(loading\)"):
+    with pytest.raises(UserError, match=r"other settings \(loading.dtype\)"):
         Harness(asked(models, tasks, "none", loading={"dtype": "float16"}), tmp_path / "run").run()
     for damage, says in (({"settings": {}}, "of another command"), ("{", "damaged"), ([], "of another command")):
         begun = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -354,10 +384,10 @@ def test_scoring_once_more_keeps_the_time_and_the_commit_of_the_cells(
     models: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = asked(models, tasks, "none", "gold")
-    monkeypatch.setattr("soft2hard.eval.provenance.commit", lambda: "old")
+    monkeypatch.setattr("soft2hard.storage.run_folders.commit", lambda: "old")
     Harness(config, tmp_path / "run").run()
     first = json.loads((tmp_path / "run" / "run.json").read_text())
-    monkeypatch.setattr("soft2hard.eval.provenance.commit", lambda: "new")
+    monkeypatch.setattr("soft2hard.storage.run_folders.commit", lambda: "new")
     Harness(config, tmp_path / "run").run()
     again = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (again["seconds"], again["commit"]) == (first["seconds"], "old")

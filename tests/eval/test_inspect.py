@@ -11,18 +11,19 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.inspect_patching import Inspect, InspectOracle
-from soft2hard.eval.methods.patching import EncodedTarget, PatchedPrompt, Patcher
-from soft2hard.eval.methods.patching_describe import description_score
-from soft2hard.eval.methods.patching_targets import (
+from soft2hard.eval.methods.inspect_patching import (
     BUILT_IN,
+    Inspect,
+    InspectOracle,
     TargetText,
     demonstration,
     description,
+    description_score,
     encode_target,
     few_shot_target,
     stop_ids,
 )
+from soft2hard.eval.methods.patching import PatchedPrompt, Patcher
 from tests import tiny_models
 from tests.tiny_models import WORDS
 
@@ -43,8 +44,10 @@ def token_ids(text: str) -> list[int]:
     return [4 + WORDS.index(word) for word in text.split()]
 
 
-def target(subject: Subject, before: str = "red cat : blue dog :", after: str = "up") -> EncodedTarget:
-    return encode_target(subject, TargetText(before, after), "one")
+def patched(
+    subject: Subject, soft_prompt: SoftPrompt, before: str = "red cat : blue dog :", after: str = "up"
+) -> PatchedPrompt:
+    return encode_target(subject, soft_prompt, TargetText(before, after), "one")
 
 
 def noisy_prompts(subject: Subject, sizes: Sequence[int]) -> list[SoftPrompt]:
@@ -114,9 +117,9 @@ def test_batches_with_a_cache_write_what_one_pair_at_a_time_writes_without(archi
     sources = [1] if architecture in ("gpt2", "opt") else [0, 1]
     pairs = [(s, t) for s in sources for t in (0, 1)]
     expected = [[one_pair(architecture, *job, *pair) for pair in pairs] for job in jobs]
-    patched = [PatchedPrompt(prompt, target(subject, before, after)) for prompt, before, after in jobs]
+    prompts = [patched(subject, *job) for job in jobs]
     for batch_tokens in (40, 10_000):
-        assert Patcher(subject, STOPS, N_NEW, batch_tokens).write(patched, pairs) == expected
+        assert Patcher(subject, STOPS, N_NEW, batch_tokens).write(prompts, pairs) == expected
     assert len({len(row) for rows in expected for row in rows}) >= 2  # else the early endings are not tried
     assert any(rows[0] != rows[1] for rows in expected)  # and the layers make a difference
 
@@ -126,7 +129,7 @@ def test_batches_with_a_cache_write_what_one_pair_at_a_time_writes_without(archi
 def test_token_embeddings_patched_from_0_to_0_are_read_as_the_text_itself(architecture, after):
     subject = tiny_models.subject(architecture)
     texts = ["green bird three", "cat", "small fish down two"]
-    prompts = [PatchedPrompt(SoftPrompt(subject.embed_text(t).clone()), target(subject, after=after)) for t in texts]
+    prompts = [patched(subject, SoftPrompt(subject.embed_text(t).clone()), after=after) for t in texts]
     written = Patcher(subject, STOPS, N_NEW).write(prompts, [(0, 0)])
     for text, (row,) in zip(texts, written, strict=True):
         ids = [*BOS.get(architecture, []), *token_ids(f"red cat : blue dog : {text} {after}")]
@@ -139,8 +142,8 @@ def test_at_target_layers_above_0_the_placeholders_below_are_still_read():
     prompt = noisy_prompts(subject, (4,))[0]
 
     def written(word: str, pair: tuple[int, int]) -> list[int]:
-        encoded = encode_target(subject, TargetText("red cat :", "up"), word)
-        return Patcher(subject, [], N_NEW).write([PatchedPrompt(prompt, encoded)], [pair])[0][0]
+        encoded = encode_target(subject, prompt, TargetText("red cat :", "up"), word)
+        return Patcher(subject, [], N_NEW).write([encoded], [pair])[0][0]
 
     assert len({tuple(written(word, (0, 0))) for word in WORDS[3:9]}) == 1
     assert len({tuple(written(word, (0, 1))) for word in WORDS[3:9]}) > 1
@@ -155,7 +158,7 @@ def test_sequences_and_tokens_are_counted():
     """Per prompt one source run of BOS and 3 tokens; BOS and 5 words before the placeholders once for all rows."""
     subject = tiny_models.subject("llama")
     patcher = Patcher(subject, [], 4)
-    patcher.write([PatchedPrompt(p, target(subject)) for p in noisy_prompts(subject, (3, 3))], patcher.pairs())
+    patcher.write([patched(subject, p) for p in noisy_prompts(subject, (3, 3))], patcher.pairs())
     assert patcher.n_sequences == 2 + 1 + 2 * 4
     assert patcher.n_tokens == 2 * 4 + 7 + 8 * (3 + 1 + 4)
 
@@ -198,7 +201,7 @@ def test_stop_tokens_are_eos_and_those_with_a_stop_in_them(embedded):
 
 def test_a_placeholder_that_the_subject_does_not_know_is_refused(embedded):
     with pytest.raises(UserError, match="'x' is not one token.*placeholder"):
-        encode_target(embedded, TargetText("Count the birds."), "x")
+        encode_target(embedded, noisy_prompts(embedded, (1,))[0], TargetText("Count the birds."), "x")
 
 
 # --- the methods ------------------------------------------------------------------------------
@@ -300,7 +303,7 @@ def test_cases_that_cannot_be_described_fail_alone_and_costs_are_shared():
         ({"target": "repeated"}, "no built-in"),
         ({"target": "chain_of_thought", "reasoning": "Label:"}, "{input}"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"sources": ()}, "sources is empty"),
+        ({"sources": ()}, "sources is \\(\\)"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, problem):

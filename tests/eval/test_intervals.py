@@ -13,10 +13,8 @@ from soft2hard.eval.intervals import (
     difference_interval,
     mean_interval,
     paired_difference,
-    percentile_interval,
     ratio_interval,
     sign_flip_p_value,
-    task_weights,
 )
 
 RNG = np.random.default_rng(5)
@@ -85,20 +83,6 @@ def test_a_single_value_has_no_interval() -> None:
     assert str(mean_interval([0.7])) == "0.700 [–]"
 
 
-def test_a_figure_that_few_resamples_define_has_no_interval_and_one_that_most_do_has_theirs() -> None:
-    resampled = np.linspace(0, 1, 1000)
-    few = np.where(np.arange(1000) % 2, resampled, np.nan)
-    assert percentile_interval(0.5, few) == Interval(0.5, None, None)
-    most = percentile_interval(0.5, np.where(np.arange(1000) % 10, resampled, np.nan))
-    assert (most.low, most.high) == pytest.approx((0.025, 0.975), abs=0.003)
-
-
-def test_resamples_draw_as_many_tasks_as_there_are_each_as_often_as_any() -> None:
-    weights = task_weights(6, 3000, seed=0)
-    assert (weights.sum(1) == 6).all()
-    assert weights.mean(0) == pytest.approx([1] * 6, abs=0.07)  # four standard errors
-
-
 def test_the_same_seed_gives_the_same_interval_and_another_nearly_the_same() -> None:
     first, second = mean_interval(VALUES, seed=1), mean_interval(VALUES, seed=2)
     assert mean_interval(VALUES, seed=1) == first != second
@@ -121,11 +105,11 @@ def test_seeds_are_averaged_within_a_task_first() -> None:
     assert found.difference.value == pytest.approx(0.5 / 3)  # not 1.0 / 4, a mean of rows
 
 
-def test_tasks_are_paired_by_name_and_those_left_out_are_counted() -> None:
+def test_tasks_are_paired_by_name_and_those_of_one_method_are_left_out() -> None:
     first, second = {"a": 1.0, "b": 0.0, "x": 9.0}, {"b": 1.0, "y": 9.0, "z": 9.0, "a": 0.5}
     found = paired_difference(first, second)
     assert found.difference == difference_interval([1.0, 0.0], [0.5, 1.0])
-    assert (found.n_tasks, found.n_unpaired) == (2, 3)
+    assert found.n_tasks == 2
     with pytest.raises(UserError, match="no task in common"):
         paired_difference({"a": 1.0}, {"b": 1.0})
 

@@ -1,7 +1,7 @@
 """Measurements are the subject's own figures, whatever shares a batch with them."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import cycle
 
 import numpy as np
@@ -14,8 +14,8 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics import measurement
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
-from soft2hard.eval.metrics.task_score import label_log_likelihoods, likeliest_labels, macro_f1, rouge_l
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, make_runner
+from soft2hard.eval.metrics.task_score import macro_f1, rouge_l
+from soft2hard.lm import scoring
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from tests import tiny_models
@@ -126,7 +126,9 @@ def test_labels_are_chosen_by_the_subjects_likelihood(subject: Subject, metric: 
     [found] = measure(subject, [Comparison(task(metric), prompts, soft_prompt)])
     references = [e.output for e in task().test]
     for prompt, measured in zip(prompts, found, strict=True):
-        predicted = likeliest_labels(label_log_likelihoods(subject, queries(prompt, task()), LABELS), LABELS)
+        asked = [[replace(query, output=label) for query in queries(prompt, task())] for label in LABELS]
+        found_likely = [[score.log_likelihood for score in subject.target_scores(of_label)] for of_label in asked]
+        predicted = tuple(LABELS[i] for i in np.argmax(found_likely, axis=0))
         right = np.mean([p == r for p, r in zip(predicted, references, strict=True)])
         assert measured.answers == predicted
         assert measured.score == pytest.approx(right if metric == "label_accuracy" else macro_f1(predicted, references))
@@ -163,21 +165,22 @@ def assert_alike(found: list[list[Measurement | None]], expected: list[list[Meas
 def test_neither_batches_nor_chunks_change_a_figure(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     together = measure(subject, comparisons(subject))
     assert_alike([measure(subject, [c])[0] for c in comparisons(subject)], together)
-    assert_alike(measure(subject, comparisons(subject), RepeatedPrefixRunner(subject)), together)
+    with monkeypatch.context() as patch:
+        patch.setattr(subject.scorer, "shares_prefixes", False)
+        assert_alike(measure(subject, comparisons(subject)), together)
     monkeypatch.setattr(measurement, "_HIDDEN_AT_ONCE", 1)
     monkeypatch.setattr(measurement, "_LOGITS_AT_ONCE", 1)
-    monkeypatch.setattr("soft2hard.eval.metrics.forward._EXAMPLE_TOKENS", 12)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", 12)
     assert_alike(measure(subject, comparisons(subject)), together)
 
 
 def test_equal_prompts_and_the_soft_prompt_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
     soft_prompt, runs = soft(subject), []
-    runner = make_runner(subject)
-    run = runner.run
-    monkeypatch.setattr(runner, "run", lambda prompts, examples: runs.append(len(prompts)) or run(prompts, examples))
+    scorer, run = subject.scorer, subject.scorer.run
+    monkeypatch.setattr(scorer, "run", lambda prompts, examples: runs.append(len(prompts)) or run(prompts, examples))
     prompts = ("up", "dog", "up", soft_prompt, None, "", "up")
-    [found] = measure(subject, [Comparison(task(), prompts, soft_prompt)], runner)
+    [found] = measure(subject, [Comparison(task(), prompts, soft_prompt)])
     assert runs == [4]  # one batch: up, dog, nothing, the soft prompt
     assert found[0] == found[2] == found[6] != found[1]
     assert found[4] == found[5]
@@ -195,7 +198,7 @@ def test_a_prompt_without_room_is_not_measured_and_leaves_the_others_alone() -> 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    monkeypatch.setattr(measurement, "make_plans", lambda *_: pytest.fail("run"))
+    monkeypatch.setattr(measurement, "_write", lambda *_: pytest.fail("run"))
     empty = Task("empty", "tiny", "", (), (), (), ())
     stranger = SoftPrompt(torch.zeros(2, subject.d_model + 1))
     for bad, problem in (

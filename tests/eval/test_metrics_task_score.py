@@ -9,16 +9,12 @@ from soft2hard.errors import UserError
 from soft2hard.eval.metrics.task_score import (
     METRICS,
     check_metric,
-    exact_match,
     grade,
-    label_log_likelihoods,
     likeliest_labels,
     macro_f1,
     normalise_answer,
     rouge_l,
 )
-from soft2hard.lm.sequences import Query
-from tests import tiny_models
 
 LABELS = ("cat", "dog bird", "fish")
 
@@ -46,7 +42,7 @@ def test_case_space_a_closing_stop_and_an_answer_prefix_do_not_count(answer: str
 
 
 def test_exact_match_is_the_share_of_equal_answers_after_normalisation() -> None:
-    assert exact_match(["Answer: Cat.", "dog", "a  bird", "fish"], ["cat", "Dog.", "a bird", "fishes"]) == 0.75
+    assert grade("exact_match", ["Answer: Cat.", "dog", "a  bird", "fish"], ["cat", "Dog.", "a bird", "fishes"]) == 0.75
 
 
 def test_macro_f1_is_scikit_learns() -> None:
@@ -66,31 +62,16 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
     assert found == pytest.approx((2 * 3 / (3 + 5) + 0) / 2)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "t5"])
-def test_labels_are_as_likely_as_the_model_itself_says_and_the_likeliest_is_chosen(architecture: str) -> None:
-    subject = tiny_models.subject(architecture)
-    queries = [Query(prompt, text, "not read") for prompt in ("up", None) for text in ("red", "one two")]
-    found = label_log_likelihoods(subject, queries, LABELS)
-    for query, row in zip(queries, found, strict=True):
-        for label, value in zip(LABELS, row, strict=True):
-            [distributions] = subject.target_distributions([Query(query.prompt, query.input, label)])
-            ids = subject.encode_output(label)
-            assert value == pytest.approx(sum(float(d[i]) for d, i in zip(distributions, ids, strict=True)), abs=1e-3)
-    assert likeliest_labels(found, LABELS) == tuple(LABELS[i] for i in np.argmax(found, axis=1))
-
-
 def test_of_equally_likely_labels_the_first_is_chosen() -> None:
     assert likeliest_labels(np.array([[-1.0, -1.0, -2.0], [-3.0, -2.0, -2.0]]), LABELS) == ("cat", "dog bird")
 
 
-def test_written_answers_are_graded_by_the_tasks_metric_and_kept_as_they_came() -> None:
+def test_written_answers_are_graded_by_the_tasks_metric() -> None:
     answers, references = ["Answer: Yes.", "no", "maybe"], ["yes", "no", "no"]
-    scores = {metric: grade(metric, answers, references).score for metric in METRICS}
+    scores = {metric: grade(metric, answers, references) for metric in METRICS}
     assert scores["exact_match"] == scores["label_accuracy"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)  # yes, no, and 'maybe' as a class of its own
     assert scores["rougeL"] == pytest.approx(2 / 3)
-    found = grade("exact_match", answers, references)
-    assert (found.raw, found.normalised) == (tuple(answers), ("yes", "no", "maybe"))
 
 
 def task(metric: str, labels: tuple[str, ...] | None = None, outputs: tuple[str, ...] = ("cat", "fish")) -> Task:

@@ -5,39 +5,39 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-import typer
 from sklearn.metrics import roc_auc_score
-from typer.testing import CliRunner, Result
 
 from soft2hard.api.ledger import Spent
-from soft2hard.cli.app import _Commands
-from soft2hard.cli.report import report
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, difference_interval, mean_interval, ratio_interval
-from soft2hard.eval.records import ReferencePerplexity, ResultRow
-from soft2hard.eval.report import load_run, write_report
-from soft2hard.eval.report.calibration import discriminations, reliability
-from soft2hard.eval.report.comparison import compare
-from soft2hard.eval.report.differences import differences, neighbours, ranked
-from soft2hard.eval.report.figures import SCORE, per_task
-from soft2hard.eval.report.markdown import plain
-from soft2hard.eval.report.soft_prompt_map import principal_components
-from soft2hard.eval.report.tables import costs, failures, family_cells, main_table, verdict_lines
-from soft2hard.eval.transfer.results import AnswerRow, MethodRow, TransferResult
-from soft2hard.eval.transfer.scoring import Score
+from soft2hard.eval.intervals import Interval, mean_interval, ratio_interval
+from soft2hard.eval.report import Run, load_run, plain, write_report
+from soft2hard.eval.report.charts import soft_prompt_map
+from soft2hard.eval.report.figures import SCORE, compare, interval_text, number_text, per_task
+from soft2hard.eval.report.sections import Section, Table, contents
+from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
+from soft2hard.eval.transfer.results import AnswerRow, MethodRow, Score, TransferResult
+from tests import command_line
 from tests.report_runs import HOSTILE, record_of, rows_of, write_run
 
 
-def page_data(page: Path) -> dict:
-    """The JSON that the page's scripts work with."""
-    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
-    return json.loads(block)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that `rows_of` describes."""
+    return load_run(write_run(tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.fixture
+def run_of(tmp_path: Path):
+    """Makes a run of rows."""
+    names = iter("abcdefgh")
+    return lambda rows, record=None: load_run(write_run(tmp_path / next(names), rows, record))
 
 
 class Elements(HTMLParser):
@@ -54,10 +54,23 @@ class Elements(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
-def column(table: dict, key: str, **where: object) -> list:
-    """The values of a column in the rows that have these other values."""
-    at = table["columns"].index
-    return [row[at(key)] for row in table["rows"] if all(row[at(k)] == v for k, v in where.items())]
+@cache
+def parts_of(run: Run) -> list[Section]:
+    return contents(run, [], ())
+
+
+def section(run: Run, title: str, transfers: tuple = ()) -> Section | None:
+    parts = contents(run, [], transfers) if transfers else parts_of(run)
+    return next((part for part in parts if part.title == title), None)
+
+
+def lines(table: Table) -> list[dict]:
+    """The rows of a table by the names of its columns."""
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def all_figures(run: Run, method: str) -> dict:
+    return next(line for line in lines(section(run, "Methods").tables[1]) if line["method"] == method)
 
 
 def of_method(rows: list[ResultRow], method: str) -> list[ResultRow]:
@@ -80,11 +93,9 @@ def failing(row: ResultRow, reason: str = "out of memory") -> ResultRow:
 # Figures
 
 
-def test_a_run_is_read_back_as_it_was_written(tmp_path: Path):
-    rows = rows_of()
-    run = load_run(write_run(tmp_path / "run", rows))
-    assert list(run.rows) == rows
-    assert run.record == record_of(rows)
+def test_a_run_is_read_back_as_it_was_written(run: Run):
+    assert list(run.rows) == rows_of()
+    assert run.record == record_of(rows_of())
     assert [task.examples for task in run.tasks][0] == (("input 0", "yes"),)
     assert len(run.soft_prompts) == 24 and run.soft_prompts[0, "task-00"].shape == (3, 8)
 
@@ -98,163 +109,135 @@ def test_whole_numbers_and_truth_values_survive_a_column_that_became_floating_po
     assert list(load_run(folder).rows) == rows_of()
 
 
-def test_the_main_table_averages_seeds_first_and_bootstraps_tasks(tmp_path: Path):
+def test_the_main_table_averages_seeds_first_and_bootstraps_tasks(run: Run, tmp_path: Path):
     rows = rows_of()
-    run = load_run(write_run(tmp_path / "run", rows))
-    page, _ = write_report([run], tmp_path / "report.html")
-    table = page_data(page)["tables"]["main"]
-    for method in run.methods:
-        scores = seed_means(rows, method, "score")
+    page, summary = write_report([run], tmp_path / "report.html")
+    for line in lines(section(run, "Methods").tables[0]):
+        scores = seed_means(rows, line["method"], "score")
         expected = mean_interval(list(scores.values()))
-        shown = [column(table, f"score{end}", method=method)[0] for end in ("", " low", " high")]
-        assert shown == pytest.approx([expected.value, expected.low, expected.high])
+        assert line["Score"] == expected
         ratio = ratio_interval(list(scores.values()), list(seed_means(rows, "soft_prompt", "score").values()))
-        assert column(table, "recovery", method=method) == [pytest.approx(ratio.value)]
-        value = f"{expected.value:.3f}<small>{expected.low:.3f} – {expected.high:.3f}</small>"
-        assert value in page.read_text()
+        assert line["Recovery"] == ratio
+        assert f"{expected.value:.3f} <small>[{expected.low:.3f}, {expected.high:.3f}]</small>" in page.read_text()
+        assert f"| {plain(line['method'])} | 0 of 24 | {interval_text(expected)} |" in summary.read_text()
 
 
-def test_perplexities_are_averaged_geometrically(tmp_path: Path):
-    rows = rows_of()
-    line = next(x for x in main_table(load_run(write_run(tmp_path / "run", rows))) if x.method == "pez")
-    logs = [np.log(row.perplexity) for row in of_method(rows, "pez")]
-    assert line.figures["perplexity"].interval.value == pytest.approx(np.exp(np.mean(logs)))
+def test_perplexities_are_averaged_geometrically(run: Run):
+    logs = [np.log(row.perplexity) for row in of_method(rows_of(), "pez")]
+    assert all_figures(run, "pez")["Perplexity"].value == pytest.approx(np.exp(np.mean(logs)))
 
 
-def test_failed_cells_count_as_zero_in_shares_and_are_left_out_of_what_has_no_worst_value(tmp_path: Path):
+def test_failed_cells_count_as_zero_in_shares_and_are_left_out_of_what_has_no_worst_value(run_of):
     rows = rows_of()
     first = next(i for i, row in enumerate(rows) if row.method == "pez")
     rows[first] = failing(rows[first])
-    run = load_run(write_run(tmp_path / "run", rows))
-    line = next(x for x in main_table(run) if x.method == "pez")
+    run = run_of(rows)
+    line = all_figures(run, "pez")
     scores = [row.score or 0.0 for row in of_method(rows, "pez")]
-    losses = {t: v for t, v in seed_means(rows[first + 1 :], "pez", "loss").items()}
-    assert line.n_failed == 1
-    assert line.figures["score"].interval.value == pytest.approx(np.mean(scores))
-    assert line.figures["rougeL"].interval.value == pytest.approx(np.mean(scores) / 2)
-    assert line.figures["loss"].interval.value == pytest.approx(np.mean(list(losses.values())))
-    assert [(f.method, f.reason, f.n, f.cells) for f in failures(run)] == [
-        ("pez", "out of memory", 1, ((rows[first].task, 0),))
-    ]
+    losses = list(seed_means(rows[first + 1 :], "pez", "loss").values())
+    assert line["failed"] == "1 of 24"
+    assert line["Score"].value == pytest.approx(np.mean(scores))
+    assert line["ROUGE-L"].value == pytest.approx(np.mean(scores) / 2)
+    assert line["Loss"].value == pytest.approx(np.mean(losses))
+    assert section(run, "Failures").tables[0].rows == [["pez", 1, "out of memory"]]
 
 
-def test_a_method_that_always_fails_scores_zero_and_gets_no_text_figures(tmp_path: Path):
-    rows = [failing(row) if row.method == "pez" else row for row in rows_of()]
-    line = next(x for x in main_table(load_run(write_run(tmp_path / "run", rows))) if x.method == "pez")
-    assert line.figures["score"].interval.value == 0 and line.figures["rougeL"] is None
+def test_a_method_that_always_fails_scores_zero_and_gets_no_text_figures(run_of):
+    line = all_figures(run_of([failing(row) if row.method == "pez" else row for row in rows_of()]), "pez")
+    assert line["Score"].value == 0 and line["ROUGE-L"] is None
 
 
-def test_cells_without_a_row_are_said(tmp_path: Path):
-    rows = rows_of()
-    run = load_run(write_run(tmp_path / "run", rows[:-1], record_of(rows)))
-    page, summary = write_report([run], tmp_path / "report.html")
-    assert "translator: 1 cells have no row" in page.read_text()
-    assert "translator has no row for 1 cells" in summary.read_text()
+def test_cells_without_a_row_and_figures_without_all_tasks_are_said(tmp_path: Path, run_of):
+    rows = [replace(r, perplexity=None) if (r.method, r.task) == ("pez", "task-03") else r for r in rows_of()]
+    for path in write_report([run_of(rows[:-1], record_of(rows))], tmp_path / "report.html"):
+        assert "translator has no row for 1 cells" in path.read_text()
+        assert "Over fewer than all 12 tasks: pez, Perplexity: 11" in path.read_text()
 
 
-def test_costs_are_means_and_sums_over_all_cells(tmp_path: Path):
-    rows = rows_of()
-    line = costs(load_run(write_run(tmp_path / "run", rows)))[-1]
-    seconds = [row.seconds for row in of_method(rows, "translator")]
-    assert (line.mean["seconds"], line.total["seconds"]) == pytest.approx((np.mean(seconds), np.sum(seconds)))
-    assert line.total["model_calls"] == sum(row.model_calls for row in of_method(rows, "translator"))
+def test_costs_are_means_and_sums_over_all_cells(run: Run):
+    line = lines(section(run, "Cost").tables[0])[-1]
+    own = of_method(rows_of(), "translator")
+    mean, total = np.mean([row.seconds for row in own]), np.sum([row.seconds for row in own])
+    assert line["Seconds"] == f"{number_text(mean)} ({number_text(total)})"
+    assert line["Model calls"] == f"{number_text(100.0)} ({number_text(100.0 * len(own))})"
 
 
-def test_recovery_of_a_family_is_the_ratio_of_mean_scores_over_its_tasks(tmp_path: Path):
-    rows = rows_of()
-    run = load_run(write_run(tmp_path / "run", rows))
-    found = {(c.method, c.family): c for c in family_cells(run)}
-    own = [row.score for row in rows if row.method == "pez" and row.family == "pick"]
-    soft = [row.score for row in rows if row.method == "soft_prompt" and row.family == "pick"]
-    assert found["pez", "pick"].recovery == pytest.approx(np.mean(own) / np.mean(soft))
-    assert found["pez", "pick"].n_tasks == 3 and not any(method == "soft_prompt" for method, _ in found)
+def test_recovery_of_a_family_is_the_ratio_of_mean_scores_over_its_tasks(run: Run):
+    own = [row.score for row in rows_of() if row.method == "pez" and row.family == "pick"]
+    soft = [row.score for row in rows_of() if row.method == "soft_prompt" and row.family == "pick"]
+    line = next(line for line in lines(section(run, "Families").tables[0]) if line["family"] == "pick")
+    assert (line["pez"], line["tasks"]) == (f"{np.mean(own) / np.mean(soft):.2f}", 3) and "soft_prompt" not in line
 
 
 def test_without_soft_prompts_there_is_no_recovery_and_the_page_says_so(tmp_path: Path):
-    rows = [row for row in rows_of() if row.method != "soft_prompt"]
-    folder = write_run(tmp_path / "run", rows)
+    folder = write_run(tmp_path / "run", [row for row in rows_of() if row.method != "soft_prompt"])
     (folder / "soft_prompts.safetensors").unlink()
-    page, _ = write_report([load_run(folder)], tmp_path / "report.html")
-    text, data = page.read_text(), page_data(page)
+    run = load_run(folder)
+    page, _ = write_report([run], tmp_path / "report.html")
+    text = page.read_text()
     assert "so there is no recovery" in text and "Map of the soft prompts" not in text
-    assert "recovery" not in data["tables"]["main"]["columns"]
+    assert "Recovery" not in section(run, "Methods").tables[1].columns
 
 
-def test_reliability_bins_and_their_error_follow_the_definition():
-    curve = reliability([0.05, 0.1, 0.15, 1.0, 0.9], [0, 1, 0, 1, 0.5])
-    assert [(b.n, b.confidence, b.outcome) for b in curve.bins] == [
-        (1, 0.05, 0.0),
-        (2, pytest.approx(0.125), 0.5),
-        (2, pytest.approx(0.95), 0.75),
-    ]
-    assert curve.error == pytest.approx((0.05 + 2 * 0.375 + 2 * 0.2) / 5)
+def test_a_confidence_that_is_no_share_is_left_out_and_said(run_of):
+    run = run_of([replace(row, confidence=180.0) if row.method == "pez" else row for row in rows_of()])
+    found = section(run, "Calibration")
+    assert any("The confidence of pez leaves the range" in note for note in found.notes)
+    assert {trace.name for chart in found.charts for trace in chart.data} == {"translator"}
+    assert len(found.charts) == 2  # score and agreement
 
 
-def test_a_confidence_that_is_no_share_is_left_out_and_said(tmp_path: Path):
-    rows = [replace(row, confidence=180.0) if row.method == "pez" else row for row in rows_of()]
-    page, _ = write_report([load_run(write_run(tmp_path / "run", rows))], tmp_path / "report.html")
-    assert "The confidence of pez leaves the range" in page.read_text()
-    assert set(column(page_data(page)["tables"]["calibration score"], "method")) == {"translator"}
-
-
-def test_confidence_is_judged_by_whether_a_prompt_does_nine_tenths_of_its_soft_prompts_work(tmp_path: Path):
-    rows = rows_of()
-    run = load_run(write_run(tmp_path / "run", rows))
-    soft = {(r.task, r.seed): r.score for r in of_method(rows, "soft_prompt")}
-    own = of_method(rows, "translator")
+def test_confidence_is_judged_by_whether_a_prompt_does_nine_tenths_of_its_soft_prompts_work(run_of):
     # A soft prompt that scores nothing is nothing to fall short of.
-    rows = [
-        replace(r, score=0.0) if r.task == "task-00" and r.method in ("soft_prompt", "translator") else r for r in rows
-    ]
-    run = load_run(write_run(tmp_path / "zero", rows))
-    assert next(iter(discriminations(run).values())).n_left_out == 2
-    own = [r for r in own if r.task != "task-00"]
+    zero = {("task-00", "soft_prompt"), ("task-00", "translator")}
+    rows = [replace(r, score=0.0) if (r.task, r.method) in zero else r for r in rows_of()]
+    [line] = lines(section(run_of(rows), "Calibration").tables[0])
+    soft = {(r.task, r.seed): r.score for r in of_method(rows, "soft_prompt")}
+    own = [r for r in of_method(rows, "translator") if r.task != "task-00"]
     success = np.array([r.score >= 0.9 * soft[r.task, r.seed] for r in own])
     confidence = np.array([r.confidence for r in own])
-    (found,) = discriminations(run).values()
-    assert (found.n, found.success) == (len(own), success.mean())
-    assert found.auroc == pytest.approx(roc_auc_score(success, confidence))
-    kept = confidence >= found.kept.threshold
-    assert kept.mean() == found.kept.share and success[kept].mean() >= 0.95
+    assert (line["cells"], line["left out"], line["succeed"]) == (len(own), 2, success.mean())
+    assert line["AUROC"] == pytest.approx(roc_auc_score(success, confidence))
+    kept = confidence >= line["from"]
+    assert kept.mean() == line["kept"] and success[kept].mean() >= 0.95
 
 
-def test_verdicts_are_set_against_the_soft_prompts_they_were_given_for(tmp_path: Path):
+def test_verdicts_are_set_against_the_soft_prompts_they_were_given_for(run: Run):
     rows = rows_of()
     soft = {(r.task, r.seed): r.score for r in of_method(rows, "soft_prompt")}
-    lines = verdict_lines(load_run(write_run(tmp_path / "run", rows)))
-    assert [(line.method, line.verdict) for line in lines] == [("translator", "faithful"), ("translator", "doubtful")]
-    for line in lines:
-        part = [r for r in of_method(rows, "translator") if r.verdict == line.verdict]
-        assert (line.n, line.score) == (len(part), pytest.approx(np.mean([r.score for r in part])))
+    found = lines(section(run, "Calibration").tables[1])
+    assert [(line["method"], line["verdict"]) for line in found] == [
+        ("translator", "faithful"),
+        ("translator", "doubtful"),
+    ]
+    for line in found:
+        part = [r for r in of_method(rows, "translator") if r.verdict == line["verdict"]]
+        assert (line["cells"], line["score"]) == (len(part), pytest.approx(np.mean([r.score for r in part])))
         base = sum(soft[r.task, r.seed] for r in part)
-        assert line.recovery == pytest.approx(sum(r.score for r in part) / base)
+        assert line["recovery"] == pytest.approx(sum(r.score for r in part) / base)
 
 
-def test_methods_are_ranked_and_every_pair_is_compared_on_its_common_tasks(tmp_path: Path):
+def test_methods_are_ranked_and_every_pair_is_compared_on_its_common_tasks(run: Run, run_of):
     rows = rows_of()
-    run = load_run(write_run(tmp_path / "run", rows))
     means = {m: np.mean([r.score for r in of_method(rows, m)]) for m in run.methods}
-    order = ranked(run)
-    assert [means[m] for m in order] == sorted(means.values(), reverse=True)
-    found = differences(run)
-    assert len(found) == 6 * 5 / 2
-    assert all(d.paired.difference.value == pytest.approx(means[d.first] - means[d.second]) for d in found)
-    assert [(d.first, d.second) for d in neighbours(run, found)] == list(zip(order, order[1:], strict=False))
-    by_pair = {(d.first, d.second): d for d in found}
-    assert by_pair["gold", "none"].clear and by_pair["gold", "none"].paired.p_value < 0.001
-    noise = [replace(r, score=0.5 + 0.1 * (i % 2)) for i, r in enumerate(rows)]
-    same = differences(load_run(write_run(tmp_path / "noise", noise)))
-    assert not any(d.clear for d in same)
+    order = sorted(means, key=lambda m: -means[m])
+    found = section(run, "Differences")
+    neighbours, pairs = found.tables
+    assert [tuple(row[:2]) for row in neighbours.rows] == list(zip(order, order[1:], strict=False))
+    assert len(pairs.rows) == 6 * 5 / 2
+    assert all(row[2].value == pytest.approx(means[row[0]] - means[row[1]]) for row in pairs.rows)
+    assert {(a, b): float(p) for a, b, _, p, _ in pairs.rows}["gold", "none"] < 0.001
+    assert "<b>" in found.charts[0].data[0].text[0][-1]
+    same = section(run_of([replace(r, score=0.5 + 0.1 * (i % 2)) for i, r in enumerate(rows)]), "Differences")
+    assert not any("<b>" in text for row in same.charts[0].data[0].text for text in row)
 
 
-def test_the_perplexity_of_gold_instructions_stands_beside_that_of_prompts(tmp_path: Path):
+def test_the_perplexity_of_gold_instructions_stands_beside_that_of_prompts(tmp_path: Path, run_of):
     record = replace(record_of(rows_of()), reference_perplexity=ReferencePerplexity(9.6, 471.0, 12))
-    run = load_run(write_run(tmp_path / "run", record=record))
+    run = run_of(rows_of(), record)
     assert run.record.reference_perplexity == record.reference_perplexity
-    page, summary = write_report([run], tmp_path / "report.html")
-    for path in (page, summary):
-        text = " ".join(path.read_text().split())
-        assert "gold instructions themselves have" in text and "9.600" in text and "shuffled 471.0" in text
+    for path in write_report([run], tmp_path / "report.html"):
+        assert "gold instructions themselves have a perplexity of 9.600, words shuffled 471.0" in path.read_text()
 
 
 def transferred(model: str, task: str = "task-00") -> TransferResult:
@@ -267,19 +250,19 @@ def transferred(model: str, task: str = "task-00") -> TransferResult:
     return TransferResult(rows, {}, Spent(0.25, 0, 0.0), None, (answer,), {})
 
 
-def test_results_of_a_transfer_stand_beside_the_subjects_scores(tmp_path: Path):
-    run = load_run(write_run(tmp_path / "run"))
-    page, summary = write_report([run], tmp_path / "r.html", [transferred("small"), transferred("lar|ge")])
+def test_results_of_a_transfer_stand_beside_the_subjects_scores(run: Run, tmp_path: Path):
+    results = (transferred("small"), transferred("lar|ge"))
+    page, summary = write_report([run], tmp_path / "r.html", results)
     text = summary.read_text()
-    assert "| method | on the subject | small | lar\\|ge | cost, small | cost, lar\\|ge | not to be had |" in text
-    score = "0.750 [0.500, 1.000]"
-    assert f"| gold | 0.960 | {score} | {score} | \\$0.25 | \\$0.25 | 12 |" in text
-    assert "| pez | 0.400 | – | – | unknown | unknown | 192 |" in text
-    table = page_data(page)["tables"]["transfer"]
-    assert column(table, "score", model="small", method="gold") == [0.75]
-    assert column(table, "missing", model="lar|ge", method="pez") == [96]
-    assert column(table, "price", model="small", method="pez") == [None]
-    assert "Transfer to models behind an API" in page.read_text()
+    for model in ("small", "lar\\|ge"):
+        assert f"| gold | {model} | 0.960 | 0.750 [0.500, 1.000] | 90 | 2 | 6 | 1000 | 90 | \\$0.25 |" in text
+        assert f"| pez | {model} | 0.400 | – | 0 | 0 | 96 | 0 | 0 | unknown |" in text
+    assert "Transfer to API models" in page.read_text()
+    [chart] = section(run, "Transfer to API models", results).charts
+    assert [(t.name, list(t.x), list(t.y)) for t in chart.data] == [
+        ("small", [0.96], [0.75]),
+        ("lar|ge", [0.96], [0.75]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -289,28 +272,30 @@ def test_results_of_a_transfer_stand_beside_the_subjects_scores(tmp_path: Path):
         ([transferred("small", "task-77x")], "tasks that the run run lacks, such as 'task-77x'"),
     ],
 )
-def test_results_of_other_tasks_or_given_twice_are_refused(tmp_path: Path, results: list, said: str):
-    run = load_run(write_run(tmp_path / "run"))
+def test_results_of_other_tasks_or_given_twice_are_refused(run: Run, tmp_path: Path, results: list, said: str):
     with pytest.raises(UserError, match=said):
         write_report([run], tmp_path / "r.html", results)
     assert not (tmp_path / "r.html").exists()
 
 
 @pytest.mark.parametrize(("share", "is_said"), [(0.48, True), (0.004, False)])
-def test_a_run_whose_words_the_subject_does_not_know_says_so(tmp_path: Path, share: float, is_said: bool):
-    record = replace(record_of(rows_of()), unknown_tokens=share, dropped={"texts that are <too> long": 7})
-    for path in write_report([load_run(write_run(tmp_path / "run", record=record))], tmp_path / "r.html"):
+def test_a_run_whose_words_the_subject_does_not_know_says_so(tmp_path: Path, run_of, share: float, is_said: bool):
+    rows = rows_of(4)
+    record = replace(record_of(rows), unknown_tokens=share, dropped={"texts that are <too> long": 7})
+    for path in write_report([run_of(rows, record)], tmp_path / "r.html"):
         text = path.read_text()
         assert ("unknown to the subject" in text) == is_said
         assert "7 texts that are &lt;too&gt; long" in text
 
 
-def test_principal_components_keep_all_distances_of_points_in_a_plane():
+def test_the_map_of_a_few_soft_prompts_in_a_plane_keeps_all_distances():
     random = np.random.default_rng(0)
     plane = random.standard_normal((7, 2)) @ random.standard_normal((2, 20)) + 3
-    places = principal_components(plane, 2)
+    keys, places, _ = soft_prompt_map({i: vector.reshape(4, 5) for i, vector in enumerate(plane)})
     apart = np.linalg.norm(plane[:, None] - plane[None], axis=-1)
+    assert keys == list(range(7))
     assert np.allclose(np.linalg.norm(places[:, None] - places[None], axis=-1), apart)
+    assert soft_prompt_map({"one": np.ones((2, 3))})[1].tolist() == [[0, 0]]
 
 
 def test_the_map_places_every_soft_prompt_also_where_lengths_differ(tmp_path: Path):
@@ -319,70 +304,62 @@ def test_the_map_places_every_soft_prompt_also_where_lengths_differ(tmp_path: Pa
     folder = write_run(tmp_path / "run")
     path = folder / "soft_prompts.safetensors"
     save_file(load_file(path) | {"0/task-00": np.ones((5, 8), "float32")}, path)
-    page, _ = write_report([load_run(folder)], tmp_path / "report.html")
-    table = page_data(page)["tables"]["map"]
-    assert len(table["rows"]) == 24 and np.isfinite(column(table, "x")).all()
-    assert column(table, "instruction", task="task-03") == ["Instruction number 3."] * 2
+    [chart] = section(load_run(folder), "Map of the soft prompts").charts
+    names = [name for trace in chart.data for name in trace.hovertext]
+    assert len(names) == 24 and all(np.isfinite(trace.x).all() for trace in chart.data)
+    assert sorted(name for name in names if "number 3." in name) == [
+        f"Instruction number 3. (task-03, seed {seed})" for seed in (0, 1)
+    ]
 
 
 def test_training_curves_are_what_was_logged(tmp_path: Path):
     folder = write_run(tmp_path / "run")
-    page, _ = write_report([load_run(folder)], tmp_path / "report.html")
-    table = page_data(page)["tables"]["training"]
-    assert column(table, "value", curve="eval_loss") == [1.5, 1.1] and column(table, "step", curve="eval_loss") == [
-        40,
-        80,
-    ]
+    [chart] = section(load_run(folder), "Training").charts
+    curves = {trace.name: (list(trace.x), list(trace.y)) for trace in chart.data}
+    assert curves["eval_loss"] == ([40, 80], [1.5, 1.1]) and len(curves["loss"][0]) == 8 and "epoch" not in curves
     (folder / "training.jsonl").unlink()
-    page, _ = write_report([load_run(folder)], tmp_path / "report.html")
-    assert "training" not in page_data(page)["charts"]
+    assert section(load_run(folder), "Training") is None
 
 
 # Comparison
 
 
-def test_a_gain_beyond_chance_is_better_and_everything_else_is_no_clear_change(tmp_path: Path):
-    before = load_run(write_run(tmp_path / "before", rows_of(shift=-0.2)))
-    after = load_run(write_run(tmp_path / "after", rows_of()))
-    found = {(c.method, c.figure.key): c for c in compare(before, after).changes}
-    old, new = per_task(before, "translator", SCORE), per_task(after, "translator", SCORE)
+def test_a_gain_beyond_chance_is_better_and_everything_else_is_no_clear_change(run: Run, run_of):
+    before = run_of(rows_of(shift=-0.2))
+    found = {(c.method, c.figure.key): c for c in compare(before, run).changes}
+    old, new = per_task(before, "translator", SCORE), per_task(run, "translator", SCORE)
     gain = found["translator", "score"]
-    assert gain.difference == difference_interval(list(new.values()), list(old.values()))
+    assert gain.difference == mean_interval(np.subtract(list(new.values()), list(old.values())))
     assert gain.verdict == found["translator", "loss"].verdict == "better"
     assert {c.verdict for (method, _), c in found.items() if method != "translator"} == {"no clear change"}
-    back = {(c.method, c.figure.key): c for c in compare(after, before).changes}
+    back = {(c.method, c.figure.key): c for c in compare(run, before).changes}
     assert back["translator", "score"].verdict == back["translator", "loss"].verdict == "worse"
 
 
-def test_runs_are_compared_over_the_tasks_and_methods_that_both_have(tmp_path: Path):
-    before = load_run(write_run(tmp_path / "before", [r for r in rows_of(12) if r.method != "pez"]))
-    after = load_run(write_run(tmp_path / "after", rows_of(8, shift=-0.3)))
-    comparison = compare(before, after)
+def test_runs_are_compared_over_the_tasks_and_methods_that_both_have(run_of):
+    before = run_of([r for r in rows_of(12) if r.method != "pez"])
+    comparison = compare(before, run_of(rows_of(8, shift=-0.3)))
     assert comparison.n_tasks == 8 and comparison.only_after == ("pez",)
     assert {c.n_tasks for c in comparison.changes if c.figure is SCORE} == {8}
     assert ("config.n_tasks", "12", "8") in comparison.settings
-    losers = [t for t in comparison.tasks if t.method == "translator"]
-    assert losers and all(t.after < t.before for t in losers)
+    losers = [(before, after) for method, _, before, after, *_ in comparison.tasks if method == "translator"]
+    assert losers and all(after < before for before, after in losers)
 
 
-def test_a_handful_of_tasks_decides_nothing(tmp_path: Path):
-    before = load_run(write_run(tmp_path / "before", rows_of(5, shift=-0.5)))
-    comparison = compare(before, load_run(write_run(tmp_path / "after", rows_of(5))))
+def test_a_handful_of_tasks_decides_nothing(run_of):
+    comparison = compare(run_of(rows_of(5, shift=-0.5)), run_of(rows_of(5)))
     assert {c.verdict for c in comparison.changes} == {"too few tasks"}
 
 
-def test_perplexities_are_compared_by_their_factor(tmp_path: Path):
-    rows = rows_of()
-    halved = [replace(row, perplexity=row.perplexity and row.perplexity / 2) for row in rows]
-    before, after = load_run(write_run(tmp_path / "a", rows)), load_run(write_run(tmp_path / "b", halved))
-    change = next(c for c in compare(before, after).changes if (c.method, c.figure.key) == ("pez", "perplexity"))
+def test_perplexities_are_compared_by_their_factor(run: Run, run_of):
+    after = run_of([replace(row, perplexity=row.perplexity and row.perplexity / 2) for row in rows_of()])
+    change = next(c for c in compare(run, after).changes if (c.method, c.figure.key) == ("pez", "perplexity"))
     assert change.difference.value == pytest.approx(0.5) and change.verdict == "better"
 
 
-def test_runs_without_a_common_task_are_refused(tmp_path: Path):
+def test_runs_without_a_common_task_are_refused(tmp_path: Path, run_of):
     rows = rows_of(12)
-    before = load_run(write_run(tmp_path / "a", [row for row in rows if row.task < "task-06"]))
-    after = load_run(write_run(tmp_path / "b", [row for row in rows if row.task >= "task-06"]))
+    before, after = run_of([r for r in rows if r.task < "task-06"]), run_of([r for r in rows if r.task >= "task-06"])
     with pytest.raises(UserError, match="a and b have no tasks in common"):
         write_report([before, after], tmp_path / "report.html")
     assert not list(tmp_path.glob("report*"))
@@ -394,45 +371,45 @@ def test_runs_without_a_common_task_are_refused(tmp_path: Path):
 def test_hostile_text_is_neither_markup_nor_the_end_of_the_data(tmp_path: Path):
     rows = [replace(row, prompt=row.prompt and HOSTILE) for row in rows_of(6)]
     rows[-1] = failing(rows[-1], HOSTILE)
+    label = f"pez {HOSTILE}"
+    rows = [replace(row, method=label) if row.method == "pez" else row for row in rows]
     record = replace(record_of(rows), commit=HOSTILE, config={HOSTILE: HOSTILE}, versions={HOSTILE: HOSTILE})
     before = load_run(write_run(tmp_path / "before", rows_of(6, shift=-0.3)))
     run = load_run(write_run(tmp_path / HOSTILE.replace("/", "")[:40], rows, record))
     page, summary = write_report([before, run], tmp_path / "report.html")
     text = page.read_text()
-    assert len(re.findall(r"<script", text)) == len(re.findall(r"</script", text)) == 2
-    found = Elements(text)
+    chart_count = text.count('class="chart"')
+    ours = re.sub(r"<script>.*?</script>", "<script></script>", text, flags=re.S)  # Plotly's text names elements
+    assert len(re.findall(r"<script", ours)) == len(re.findall(r"</script", ours)) == chart_count + 2
+    found = Elements(ours)
     assert "img" not in found.names and not any(name.startswith("on") for name in found.attributes)
-    prompts = {cell["prompt"] for t in page_data(page)["tasks"] for cell in t["cells"]["pez"]}
-    assert prompts == {HOSTILE}
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in ours
+    for block in re.findall(r'class="chart">(.*?)</script>', ours, re.S):
+        assert "<script" not in json.dumps(json.loads(block))  # labels are escaped for Plotly, too
     assert not re.search(r"(?m)^(?!    ).*<(script|img)", summary.read_text())
 
 
-def test_the_policy_lets_only_the_pages_own_script_and_style_take_effect(tmp_path: Path):
-    page, _ = write_report([load_run(write_run(tmp_path / "run"))], tmp_path / "report.html")
+def test_the_policy_lets_only_the_pages_own_scripts_run_and_nothing_be_requested(run: Run, tmp_path: Path):
+    page, _ = write_report([run], tmp_path / "report.html")
     text = page.read_text()
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
-    hashes = {
-        kind: base64.b64encode(hashlib.sha256(re.search(pattern, text, re.S)[1].encode()).digest()).decode()
-        for kind, pattern in (("script", r"<script>(.*?)</script>"), ("style", r"<style>(.*?)</style>"))
-    }
-    assert policy.split("; ")[:3] == [
-        "default-src 'none'",
-        f"script-src 'sha256-{hashes['script']}'",
-        f"style-src 'sha256-{hashes['style']}'",
-    ]
-    assert not re.search(r"""(src|href)=["'](?!#)""", text.split('id="data"')[0])
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'").split("; ")
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert policy[:2] == ["default-src 'none'", "script-src " + " ".join(f"'sha256-{each}'" for each in hashes)]
+    assert {"base-uri 'none'", "form-action 'none'", "img-src data: blob:"} <= set(policy)
+    ours = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert not re.search(r"""(src|href)=["'](?!#)""", ours) and "url(" not in ours and "@import" not in ours
 
 
-def test_the_summary_has_the_table_the_failures_and_the_changes(tmp_path: Path):
+def test_the_summary_has_the_table_the_failures_and_the_changes(tmp_path: Path, run_of):
     rows = rows_of()
     rows[-1] = failing(rows[-1], "a | b")
-    before = load_run(write_run(tmp_path / "before", rows_of(shift=-0.3)))
-    run = load_run(write_run(tmp_path / "after", rows))
-    _, summary = write_report([before, run], tmp_path / "report.html")
-    text = summary.read_text()
-    line = next(x for x in main_table(run) if x.method == "pez")
-    assert f"| pez | 0 of 24 | {line.figures['score']} | {line.figures['recovery']} |" in text
-    assert "| translator | 1 | a \\| b |" in text and "| translator | Score | 12 |" in text and "commit 0123abc" in text
+    run = run_of(rows)
+    _, summary = write_report([run_of(rows_of(shift=-0.3)), run], tmp_path / "report.html")
+    text, line = summary.read_text(), all_figures(run, "pez")
+    assert f"| pez | 0 of 24 | {line['Score']} | {line['Recovery']} |" in text
+    assert "| translator | 1 | a \\| b |" in text and "| translator | Score | 12 |" in text
+    assert "| commit | 0123abc |" in text
 
 
 @pytest.mark.parametrize("text", ["a\nb", "*b* _c_ `d`", "[x](http://y)", "<b>", "# h", "www.x.org", "| a |"])
@@ -445,11 +422,8 @@ def test_text_in_markdown_stays_text(text: str):
 # What is refused
 
 
-def run_command(*arguments: object) -> Result:
-    app = typer.Typer(cls=_Commands)
-    app.command()(report)
-    app.callback()(lambda: None)
-    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+def run_command(*arguments: object) -> command_line.Result:
+    return command_line.run("report", *arguments)
 
 
 def test_the_command_writes_page_and_summary_into_the_last_run(tmp_path: Path):
@@ -457,6 +431,7 @@ def test_the_command_writes_page_and_summary_into_the_last_run(tmp_path: Path):
     result = run_command(before, after)
     assert result.exit_code == 0, result.output
     assert result.stdout.split() == [str(after / "report.html"), str(after / "report.md")]
+    assert "translator" in result.stderr and "Recovery" in result.stderr
     assert "Changes since before" in (after / "report.html").read_text()
     assert not (before / "report.html").exists()
 
@@ -544,13 +519,13 @@ def edit_rows(folder: Path, change) -> None:
         (newer, "schema version 99; this soft2hard reads up to 1. Update soft2hard"),
         (cut_record, "run.json is damaged"),
         (cut_results, "results.parquet is damaged"),
-        (cut_tasks, "tasks.json is damaged: there is no 'examples'"),
+        (cut_tasks, "tasks.json is damaged: 0.family: Field required"),
         (cut_soft_prompts, "soft_prompts.safetensors is damaged"),
         (cut_training, "training.jsonl is damaged"),
         (doubled_cell, "stands in it 2 times"),
         (unknown_method, "the run knows no method 'other'"),
         (score_of_two, "the score 2.0 is not between 0 and 1"),
-        (word_for_kind, "kind is 'medium'"),
+        (word_for_kind, "0.kind: Input should be 'hard', 'soft' or 'none'"),
     ],
 )
 def test_a_run_that_cannot_be_trusted_is_refused_in_one_line(tmp_path: Path, spoil, message: str):

@@ -12,25 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
-from soft2hard.api.ledger import StoredAnswer
-from soft2hard.api.ledger_schema import SCHEMA_VERSION
+from soft2hard.api.answers import Answer
+from soft2hard.api.ledger import SCHEMA_VERSION
 from soft2hard.api.requests import ApiModel
-from soft2hard.cli.app import _Commands
-from soft2hard.cli.transfer import transfer
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.judge import JUDGE_PROMPT, Judge, judge_cells
-from soft2hard.eval.transfer.plan import plan
-from soft2hard.eval.transfer.prompts import PromptRow, read_prompts
+from soft2hard.eval.transfer.material import PromptRow, read_prompts
+from soft2hard.eval.transfer.plan import JUDGE_PROMPT, Judge, judge_cells, plan
 from soft2hard.eval.transfer.results import TransferResult
+from tests import command_line
+from tests.command_line import Result
 from tests.fault_server import KEY, FaultServer
-
-APP = typer.Typer(cls=_Commands)
-APP.command()(transfer)
-APP.command()(lambda: None)  # with a single command typer would make no group
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +63,7 @@ def go(tmp_path: Path, tasks: Path, prompts: Path) -> Callable[..., Result]:
         arguments = ["transfer", *([source] if source else []), *fixed, *more]
         if "--model" not in more and "--models-file" not in more:
             arguments += ["--model", "m"]
-        result = CliRunner().invoke(APP, [str(argument) for argument in arguments])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
+        return command_line.run(*arguments)
 
     return run
 
@@ -167,11 +157,11 @@ def test_a_judge_is_asked_about_every_answer_once_and_its_prompt_is_kept(go: Cal
 
 def test_an_answer_cannot_pass_for_a_part_of_the_judges_prompt():
     cell = next(iter(plan([PromptRow("1", "mine", "t", "p")], {0: [ONE]}, [ApiModel("m")])))
-    stored = {cell.request.key: StoredAnswer(" {reference} {input}", False, "stop", 1, 1, None)}
+    stored = {cell.request.key: Answer(" {reference} {input}", False, "stop", 1, 1)}
     [asked] = judge_cells([cell], stored, Judge(ApiModel("wise")))
     assert asked is not None and "Answer: {reference} {input}\n" in asked.request.content
     assert asked.request.content.count("secret") == 1
-    refused = {cell.request.key: StoredAnswer("no", True, "stop", 1, 1, None)}
+    refused = {cell.request.key: Answer("no", True, "stop", 1, 1)}
     assert (
         judge_cells([cell], refused, Judge(ApiModel("wise"))) == [None] == judge_cells([cell], {}, Judge(ApiModel("w")))
     )
@@ -291,7 +281,8 @@ def test_the_key_is_nowhere_on_disk_or_in_the_output(go: Callable[..., Result], 
     ("name", "text", "says"),
     [("p.jsonl", '{"id": 1, "method": "a", "task": "say"}', "line 1: no prompt"),
      ("p.jsonl", '{"id": 1, "method": "a", "task": "say", "prompt": "x"}\n' * 2, "line 2: the id '1' comes twice"),
-     ("p.jsonl", "{", "line 1: not JSON"), ("p.jsonl", "", "has no prompts"), ("p.txt", "x", "neither .jsonl nor .csv"),
+     ("p.jsonl", "{", "line 1: not JSON"), ("p.jsonl", "", "has no prompts"),
+     ("p.txt", "x", "none of .jsonl, .csv"),
      ("p.csv", "id,method,task\n1,a,say\n", "line 2: no prompt"),
      ("p.jsonl", '{"id": 1, "method": "a", "task": "unheard of", "prompt": "x"}', "not among the")],
 )  # fmt: skip

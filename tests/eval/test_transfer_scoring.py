@@ -1,21 +1,14 @@
-"""Scores, intervals and tests of transfers, and prices: from definitions, by hand, or from scipy."""
-
-from pathlib import Path
+"""Scores, intervals and tests of transfers: from definitions, by hand, or from scipy."""
 
 import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from soft2hard.api.prices import DEFAULT_PRICES, Price, PriceTable, money, read_prices, total
-from soft2hard.api.requests import ApiModel, make_request
-from soft2hard.errors import UserError
-from soft2hard.eval.transfer.scoring import Scored, paired_tests, score
-
-OPENAI = "https://api.openai.com/v1"
+from soft2hard.eval.transfer.results import Scored, paired_tests, score
 
 
 def scored(task: str, right: list[bool | None], metric: str = "exact_match") -> list[Scored]:
-    """One answer an example: right, wrong, or not to be had (None)."""
+    """One answer an example: right, wrong, or missing (None)."""
     texts = {True: "Answer: Yes.", False: "no", None: None}
     return [Scored((task, 0, i, 0), metric, texts[r], False, "yes") for i, r in enumerate(right)]
 
@@ -63,40 +56,3 @@ def test_several_comparisons_are_adjusted_by_holm_and_pairs_are_tasks_where_ther
     p = 2 / 2**8
     assert [t.p_value for t in tests] == pytest.approx([3 * p, 3 * p, 1.0])
     assert {(t.n_pairs, t.unit) for t in tests} == {(8, "tasks")}
-
-
-def test_the_shipped_prices_are_dated_and_sourced_and_hold_for_snapshots_at_their_own_endpoint():
-    table = read_prices(DEFAULT_PRICES)
-    assert all(price.source.startswith("http") and price.date.year >= 2026 for price in table.models)
-    found = table.of(OPENAI, "gpt-4.1-mini-2025-04-14")
-    assert found is not None and found.model == "gpt-4.1-mini"
-    assert found.cost(1_000_000, 500_000) == pytest.approx(0.40 + 0.80)
-    assert found.cost(1_000_000, 500_000, batch=True) == pytest.approx(0.60)
-    assert table.of(OPENAI, "gpt-4.1-mini-audio") is None
-    assert table.of("http://127.0.0.1:8000/v1", "gpt-4.1-mini") is None
-
-
-def test_an_unknown_price_is_unknown_and_never_zero():
-    assert (money(None), money(0.0), total([1.0, None]), total([])) == ("unknown", "$0.00", None, 0.0)
-    assert PriceTable(schema_version=1, models=()).of(OPENAI, "m") is None
-
-
-def test_the_bound_of_a_request_is_never_below_what_it_costs():
-    price = Price(model="m", input=1.0, output=10.0, date="2026-01-01", source="a test")
-    model = ApiModel("m")
-    request = make_request(model, "Sag es. ÄÖÜ 日本語", "w", {"max_tokens": 7})
-    one_token_a_byte = len(request.content.encode())
-    bound = price.bound(request)
-    assert bound is not None and bound >= price.cost(one_token_a_byte, 7)
-    assert price.bound(make_request(model, "a", "w", {})) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["models: 3", "schema_version: 2\nmodels: []", "{", "schema_version: 1\nmodels: [{model: m, input: -1, output: 1, "
-     "date: 2026-01-01, source: x}]", "schema_version: 1\nmodels: [{model: m, input: 1, output: 1, source: x}]"],
-)  # fmt: skip
-def test_a_table_of_prices_with_mistakes_is_a_user_error(tmp_path: Path, text: str):
-    (tmp_path / "prices.yaml").write_text(text)
-    with pytest.raises(UserError):
-        read_prices(tmp_path / "prices.yaml")

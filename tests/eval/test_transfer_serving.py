@@ -13,23 +13,23 @@ from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
+from soft2hard.eval.transfer.delivery import Sending, Transfer
+from soft2hard.eval.transfer.material import reference_points
 from soft2hard.eval.transfer.plan import Asking, plan
-from soft2hard.eval.transfer.prompts import reference_points
 from soft2hard.eval.transfer.results import collect
-from soft2hard.eval.transfer.run import Sending, Transfer
-from soft2hard.eval.transfer.serving import Served, can_serve, served
+from soft2hard.eval.transfer.serving import can_serve, served
 from tests.oracles import accuracies
 
 pytestmark = pytest.mark.skipif(not can_serve(), reason="needs pip install soft2hard[serving]")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Served]:
+def server() -> Iterator[ApiModel]:
     with served(embedded_path("api_model")) as server:
         yield server
 
 
-def test_scores_over_the_api_are_those_of_the_model_run_here_in_both_layouts(server: Served, tmp_path: Path):
+def test_scores_over_the_api_are_those_of_the_model_run_here_in_both_layouts(server: ApiModel, tmp_path: Path):
     tasks = [_short(task) for task in LexicalDoD(("classify", "relation")).tasks("test", 2)]
     models = [ApiModel(server.name, server.base_url, layout, label=layout) for layout in ("chat", "completion")]
     prompts = [point for task in tasks for point in reference_points(task, ("gold", "none"))]
@@ -50,7 +50,7 @@ def test_scores_over_the_api_are_those_of_the_model_run_here_in_both_layouts(ser
     assert all(row.input_tokens > 0 and row.price is None for row in result.rows)
 
 
-def test_the_server_leaves_the_memory_of_the_machine_to_others(server: Served):
+def test_the_server_leaves_the_memory_of_the_machine_to_others(server: ApiModel):
     """It answers what the test above asks in well under a gigabyte; left to itself it took seven."""
     (process,) = [p for p in psutil.Process().children(recursive=True) if server.name in p.cmdline()]
     assert process.memory_info().rss < 2 * 2**30

@@ -14,20 +14,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, load_corpus, soft_prompt_of
+from soft2hard.data_gen.corpus import load_corpus, soft_prompt_of
+from soft2hard.data_gen.corpus.making import CorpusBuilder
+from soft2hard.data_gen.corpus_folder import CorpusPlan
 from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.eval.config import parse_config
 from soft2hard.eval.harness import Harness
 from soft2hard.lm.attention import ATTENTION
-from soft2hard.lm.shared_prefix import RepeatedPrefixRunner, SharedPrefixRunner, encode_example, make_runner
+from soft2hard.lm.frozen_model import FrozenModel
+from soft2hard.lm.scoring import RepeatedRows, SharedRows
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design, TranslateConfig
 from soft2hard.translator.training import train_translator
-from soft2hard.translator.translate import TranslateConfig, Translation, translate
+from soft2hard.translator.translate import Translation, translate
 from tests import tiny_models, tiny_training
 from tests.command_line import run
 from tests.tiny_tokenizers import tokenizer
@@ -222,19 +225,23 @@ def test_generation_is_that_of_transformers_on_plain_ids(architecture, pipeline)
 # --- rows shared by several examples ----------------------------------------------------------------
 
 
-def hidden(subject: Subject, runner: type[SharedPrefixRunner] | type[RepeatedPrefixRunner]) -> Tensor:
+def hidden(subject: Subject, rows: type[SharedRows] | type[RepeatedRows]) -> Tensor:
     """Of examples under a short and a long prompt, the long ones longer than a window."""
     prompts = [subject.prompt_embeddings("cat"), subject.prompt_embeddings("cat dog bird up down")]
     pairs = [("one", "red"), ("one two three four big small up down left", "red green")]
-    return runner(subject).run(prompts, [[encode_example(subject, *pair) for pair in pairs]] * 2).hidden
+    examples = [[subject.encode_example(*pair) for pair in pairs]] * 2
+    layout = rows(FrozenModel(subject.model))
+    if isinstance(layout, SharedRows) and layout.outgrows_the_window(prompts, examples):
+        return subject.scorer.run(prompts, examples).hidden
+    return layout.run(prompts, examples).hidden
 
 
 @pytest.mark.parametrize("architecture", [*SLIDING, "gemma", "phi"])
 def test_sharing_a_prompt_changes_no_number_even_beyond_a_sliding_window(architecture):
     subject = tiny_models.subject(architecture)
     assert subject.attention_window == (tiny_models.WINDOW if architecture in SLIDING else None)
-    assert isinstance(make_runner(subject), SharedPrefixRunner)
-    shared, repeated = hidden(subject, SharedPrefixRunner), hidden(subject, RepeatedPrefixRunner)
+    assert subject.scorer.shares_prefixes
+    shared, repeated = hidden(subject, SharedRows), hidden(subject, RepeatedRows)
     torch.testing.assert_close(shared, repeated, atol=1e-4, rtol=1e-4)
 
 
@@ -244,7 +251,7 @@ def test_the_window_matters_here(architecture):
         Subject(tiny_models.model(architecture, sliding_window=n), tiny_models.tokenizer(architecture), name="tiny")
         for n in (tiny_models.WINDOW, 60)
     )
-    difference = hidden(narrow, RepeatedPrefixRunner) - hidden(wide, RepeatedPrefixRunner)
+    difference = hidden(narrow, RepeatedRows) - hidden(wide, RepeatedRows)
     assert difference.abs().max() > 0.1
 
 
@@ -257,9 +264,7 @@ def test_attention_as_matrix_products_is_the_architectures_own(architecture):
     )
     own.model.set_attn_implementation("eager")
     plain.model.set_attn_implementation(ATTENTION)
-    torch.testing.assert_close(
-        hidden(plain, RepeatedPrefixRunner), hidden(own, RepeatedPrefixRunner), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(hidden(plain, RepeatedRows), hidden(own, RepeatedRows), atol=1e-4, rtol=1e-4)
 
 
 # --- on the command line ----------------------------------------------------------------------------

@@ -10,12 +10,11 @@ import torch
 
 from soft2hard import Subject
 from soft2hard.compute import memory
-from soft2hard.data_gen.tuning import Tuner
+from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.lm.checkpointing import checkpointing
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
-from soft2hard.lm.shared_prefix import make_runner
 from soft2hard.lm.subject import Query
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.verification import Verifier
@@ -83,9 +82,9 @@ def test_scores_and_texts_are_the_same_where_memory_runs_out(
 
 def test_tuning_is_the_same_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    expected, runner = tuned(subject, TASKS), make_runner(subject)
+    expected = tuned(subject, TASKS)
     with scarce(subject, 2, monkeypatch) as passed:
-        assert_same_prompts(tuned(subject, TASKS, runner=runner), expected)
+        assert_same_prompts(tuned(subject, TASKS), expected)
     assert max(passed) == 2
 
 
@@ -108,12 +107,12 @@ def test_verification_is_the_same_where_memory_runs_out(monkeypatch: pytest.Monk
 
 def test_a_prompt_that_does_not_fit_alone_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
-    runner = make_runner(subject)
+    assert subject.scorer.shares_prefixes is not None  # found out while there is memory
     with scarce(subject, 0, monkeypatch):
         with pytest.raises(UserError, match="batch of one.*--quantization 4bit"):
             subject.target_scores(QUERIES)
         with pytest.raises(UserError, match="batch of one.*--gradient-checkpointing"):
-            tuned(subject, TASKS, runner=runner)
+            tuned(subject, TASKS)
 
 
 # --- batches found by a trial -----------------------------------------------------------------
@@ -222,7 +221,7 @@ def test_attention_of_another_kind_gives_the_same_scores(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"dtype": "int8"}, "There is no dtype 'int8'. Choose auto, saved, float32"),
+        ({"dtype": "int8"}, "There is no dtype 'int8'; there are 'auto', 'saved', 'float32'"),
         ({"quantization": "2bit"}, "There is no quantization '2bit'"),
         ({"attention": "flash"}, "There is no attention 'flash'"),
         ({"batch_tokens": -1}, "batch_tokens is -1"),
@@ -311,7 +310,7 @@ def test_tune_refuses_what_it_cannot_do_in_one_line_and_writes_nothing(tmp_path:
 
 def test_an_evaluation_holds_its_subject_as_it_is_told(tmp_path: Path) -> None:
     from soft2hard.eval.config import parse_config
-    from soft2hard.eval.models import Models
+    from soft2hard.eval.loaded_models import Models
 
     asked = {
         "tasks": {"files": ["x.csv"]},
@@ -322,7 +321,7 @@ def test_an_evaluation_holds_its_subject_as_it_is_told(tmp_path: Path) -> None:
     models = Models(parse_config(asked, "here"), frozenset())
     assert models.subject.embedding.dtype == torch.bfloat16
     assert models.tuning_subject is models.subject
-    with pytest.raises(UserError, match="There is no dtype 'int8'"):
+    with pytest.raises(UserError, match="here is no dtype 'int8'"):
         parse_config(asked | {"loading": {"dtype": "int8"}}, "here")
 
 

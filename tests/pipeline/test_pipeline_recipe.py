@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from soft2hard.checkpoints.recipe import CPU, FINAL_EXAMPLES, long_tuning
+from soft2hard.checkpoints.recipe import CPU, long_tuning
+from soft2hard.data_gen.world import FINAL_EXAMPLES
 from soft2hard.errors import UserError
 from soft2hard.eval.config import read_config
 from soft2hard.pipeline.recipe import read_recipe

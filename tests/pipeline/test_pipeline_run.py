@@ -12,17 +12,17 @@ from transformers import T5Config
 
 from soft2hard.data_gen.corpus import content_hash, load_corpus
 from soft2hard.data_gen.corpus_folder import saved_plan
+from soft2hard.data_gen.corpus_making import corpus_tasks
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
-from soft2hard.pipeline import work
-from soft2hard.pipeline.corpora import corpus_plan
-from soft2hard.pipeline.job import Job
+from soft2hard.pipeline import judging
 from soft2hard.pipeline.recipe import read_recipe
+from soft2hard.pipeline.stages import Job, Stage
 from soft2hard.workers.cluster import Cluster
 from tests import tiny_training
 from tests.command_line import run
 from tests.fault_server import FaultServer
-from tests.pipeline_runs import STAGES, WORK, files_of, settings, stub, write_recipe
+from tests.pipeline_runs import STAGES, files_of, leave_results, settings, stub, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,12 @@ def test_a_changed_recipe_is_refused_with_what_has_changed(made, tmp_path: Path,
 
 def test_what_belongs_to_stages_that_have_not_begun_may_be_changed(tmp_path: Path, monkeypatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(work, "make_corpora", lambda job: (done.append("corpora"), stub("corpora")(job))[1])
+
+    def noting(stage: Stage, job: Job) -> None:
+        done.append(stage.name)
+        leave_results(stage, job)
+
+    stub(monkeypatch, "corpora", work=noting)
     recipe = write_recipe(tmp_path)
     assert run("run", recipe, "-o", tmp_path / "run", "--stage", "corpora").exit_code == 0
     recipe = write_recipe(tmp_path, translator={"training": {"epochs": 3, "batch_size": 4}})
@@ -103,26 +108,21 @@ def test_what_belongs_to_stages_that_have_not_begun_may_be_changed(tmp_path: Pat
     assert result.exit_code == 0 and "done earlier" in result.output and done == ["corpora"]
 
 
-@pytest.mark.parametrize("stopped", ["make_translator", "evaluate"])
-def test_a_run_that_was_stopped_goes_on_without_what_had_ended(tmp_path: Path, monkeypatch, stopped: str) -> None:
+@pytest.mark.parametrize("stopped", ["translator", "evaluation"])
+def test_a_run_that_was_stopped_is_resumed_without_what_had_ended(tmp_path: Path, monkeypatch, stopped: str) -> None:
     recipe, calls = write_recipe(tmp_path), []
 
-    def noting(name: str, work: Callable[[Job], None]) -> Callable[[Job], None]:
-        def stage(job: Job) -> None:
-            calls.append(name)
-            if name == stopped and calls.count(name) == 1:
-                raise KeyboardInterrupt
-            work(job)
+    def noting(stage: Stage, job: Job) -> None:
+        calls.append(stage.name)
+        if stage.name == stopped and calls.count(stopped) == 1:
+            raise KeyboardInterrupt
+        leave_results(stage, job)
 
-        return stage
-
-    for stage, name in WORK.items():
-        monkeypatch.setattr(work, name, noting(name, stub(stage)))
+    stub(monkeypatch, work=noting)
     assert run("run", recipe, "-o", tmp_path / "run").exit_code == 130
     assert run("run", recipe, "-o", tmp_path / "run").exit_code == 0
-    names = list(WORK.values())
-    at = names.index(stopped)
-    assert calls == [*names[: at + 1], *names[at:]]
+    at = STAGES.index(stopped)
+    assert calls == [*STAGES[: at + 1], *STAGES[at:]]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,7 @@ def test_a_run_that_was_stopped_goes_on_without_what_had_ended(tmp_path: Path, m
 def test_a_stage_whose_results_are_gone_is_made_anew_and_what_follows_it(
     tmp_path: Path, monkeypatch, removed: str, again: list[str]
 ) -> None:
-    for stage, name in WORK.items():
-        monkeypatch.setattr(work, name, stub(stage))
+    stub(monkeypatch)
     recipe = write_recipe(tmp_path)
     assert run("run", recipe, "-o", tmp_path / "run").exit_code == 0
     (tmp_path / "run" / removed).unlink()
@@ -161,7 +160,7 @@ def test_cells_without_their_record_are_refused_with_the_remedy_and_the_remedy_w
 
 
 def test_a_stage_whose_input_is_gone_is_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(work, "make_corpora", stub("corpora"))
+    stub(monkeypatch, "corpora")
     recipe = write_recipe(tmp_path)
     assert run("run", recipe, "-o", tmp_path / "run", "--stage", "corpora").exit_code == 0
     (tmp_path / "run" / "corpora" / "train").unlink()
@@ -170,25 +169,24 @@ def test_a_stage_whose_input_is_gone_is_refused(tmp_path: Path, monkeypatch) -> 
 
 
 def test_a_bug_before_anything_is_made_does_not_hold_the_folder_to_its_settings(tmp_path: Path, monkeypatch) -> None:
-    def fail(job: Job) -> None:
+    def fail(stage: Stage, job: Job) -> None:
         job.layout.training.mkdir()
         (job.layout.training / "training.json").write_text("{}")
         raise ZeroDivisionError
 
-    monkeypatch.setattr(work, "make_corpora", stub("corpora"))
-    monkeypatch.setattr(work, "make_translator", fail)
+    stub(monkeypatch, "corpora")
+    stub(monkeypatch, "translator", work=fail)
     with pytest.raises(ZeroDivisionError):
         run("run", write_recipe(tmp_path), "-o", tmp_path / "run")
     assert not (tmp_path / "run" / "translator").exists()
-    monkeypatch.setattr(work, "make_translator", stub("translator"))
+    stub(monkeypatch, "translator")
     changed = write_recipe(tmp_path, translator={"training": {"epochs": 3, "batch_size": 4}})
     result = run("run", changed, "-o", tmp_path / "run", "--stage", "translator")
     assert result.exit_code == 0, result.output
 
 
 def test_where_the_subject_runs_may_change_and_how_it_is_rounded_may_not(tmp_path: Path, monkeypatch) -> None:
-    for stage, name in WORK.items():
-        monkeypatch.setattr(work, name, stub(stage))
+    stub(monkeypatch)
     folder = tmp_path / "run"
     assert (
         run("run", write_recipe(tmp_path, loading={"dtype": "float32", "device": "cpu"}), "-o", folder).exit_code == 0
@@ -200,15 +198,16 @@ def test_where_the_subject_runs_may_change_and_how_it_is_rounded_may_not(tmp_pat
 
 def test_corpora_record_how_the_subject_was_rounded(made, tmp_path: Path) -> None:
     recipe = read_recipe(write_recipe(tmp_path, loading={"dtype": "float32", "device": "cpu"}))
-    plan = corpus_plan(recipe, "train", tiny_training.llama_subject(), None)
+    tasks, tuning = corpus_tasks(recipe.corpora["train"]), recipe.corpus_tuning("train")
+    plan = tasks.plan(tuning, tiny_training.llama_subject(), recipe.held)
     assert (plan.dtype, plan.quantization) == ("float32", "none")
-    assert saved_plan(made[1] / "corpora" / "train" / "corpus.json")["dtype"] == "auto"
+    assert saved_plan(made[1] / "corpora" / "train")["dtype"] == "auto"
 
 
 def test_corpora_and_evaluation_go_to_the_workers_of_a_cluster(made, tmp_path: Path, monkeypatch) -> None:
     """In place of Ray a pool that works in this process."""
     monkeypatch.setattr("soft2hard.data_gen.corpus_cluster.Pool", PoolHere)
-    monkeypatch.setattr("soft2hard.eval.fan_out_cluster.Pool", PoolHere)
+    monkeypatch.setattr("soft2hard.eval.fan_out.Pool", PoolHere)
     PoolHere.clusters.clear()
     recipe, alone, _ = made
     result = run("run", recipe, "-o", tmp_path / "run", "--cluster", "auto", "--cluster-workers", 3)
@@ -263,9 +262,8 @@ def test_a_transfer_is_added_to_a_finished_run_and_the_report_made_anew(made, tm
 def test_without_the_servers_packages_the_rest_is_made_and_the_transfer_said_to_be_missing(
     tmp_path: Path, monkeypatch
 ) -> None:
-    for stage, name in WORK.items():
-        monkeypatch.setattr(work, name, stub(stage))
-    monkeypatch.setattr(work, "can_serve", lambda: False)
+    stub(monkeypatch)
+    monkeypatch.setattr(judging, "can_serve", lambda: False)
     recipe = write_recipe(tmp_path, transfer={"serve": "embedded", "methods": ["gold"]})
     result = run("run", recipe, "-o", tmp_path / "run")
     assert result.exit_code == 0 and "report: done in" in result.output

@@ -1,8 +1,5 @@
 """Translators, corpora, soft prompts and subjects by name: published, fetched, read offline, or refused in one line."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +11,9 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from soft2hard import SoftPrompt, Subject, Translator
-from soft2hard.data_gen.corpus import CorpusBuilder, CorpusPlan, content_hash, load_corpus
+from soft2hard.data_gen.corpus import content_hash, load_corpus
+from soft2hard.data_gen.corpus.making import CorpusBuilder
+from soft2hard.data_gen.corpus_folder import CorpusPlan
 from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
@@ -105,16 +104,16 @@ def test_soft_prompts_of_every_format_come_back_bit_for_bit_by_name(hub: Hub, tm
     (tmp_path / "all").mkdir()
     first = soft_prompt(tmp_path / "all" / "a.safetensors", 1, provenance={"task": "colours|`x`"})
     second = soft_prompt(tmp_path / "b.safetensors", 2)
-    second.save_peft(tmp_path / "all" / "b", base_model="org/base")
+    second.save_pretrained(tmp_path / "all" / "b", base_model="org/base")
     assert run("push", "soft-prompts", tmp_path / "all", "org/prompts", "--licence", "mit").exit_code == 0
     assert set(hub.repositories["models/org/prompts"]) == {"README.md", "a.safetensors", "b.safetensors"}
     card = hub.repositories["models/org/prompts"]["README.md"]
     assert header(card)["base_model"] == "org/base" and r"colours\|'x'" in card.decode()
     for name, prompt in (("a", first), ("b", second)):
-        fetched = SoftPrompt.load(f"org/prompts/{name}.safetensors")
+        fetched = SoftPrompt.from_pretrained(f"org/prompts/{name}.safetensors")
         assert torch.equal(fetched.embeddings, prompt.embeddings) and fetched.fingerprint == prompt.fingerprint
     with pytest.raises(UserError, match="has 2 soft prompts.*org/prompts/a.safetensors"):
-        SoftPrompt.load("org/prompts")
+        SoftPrompt.from_pretrained("org/prompts")
 
 
 def test_translate_takes_soft_prompts_translator_and_subject_by_name(hub: Hub, models: Path, tmp_path: Path) -> None:
@@ -144,30 +143,25 @@ def test_translate_takes_soft_prompts_translator_and_subject_by_name(hub: Hub, m
 # --- offline ----------------------------------------------------------------------------------
 
 
-def test_what_was_fetched_before_is_read_offline_and_nothing_else(hub: Hub, models: Path, tmp_path: Path) -> None:
+def test_what_was_fetched_before_is_read_offline_and_nothing_else(
+    hub: Hub, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("push", "translator", models / "translator", "org/mine", "--licence", "mit")
     soft_prompt(tmp_path / "p.safetensors")
     run("push", "soft-prompts", tmp_path / "p.safetensors", "org/p", "--licence", "mit")
     hub.repositories["models/org/s"] = {path.name: path.read_bytes() for path in (models / "subject").iterdir()}
     for name, kind in (("org/mine", "translator"), ("org/p", "soft-prompts"), ("org/s", "subject")):
         local_folder(name, kind)
-    script = (
-        "from soft2hard import SoftPrompt, Subject, Translator, UserError\n"
-        "translator = Translator.from_pretrained('org/mine')\n"
-        "assert translator.card.fingerprint == Subject.from_pretrained('org/s').fingerprint\n"
-        "print(SoftPrompt.load('org/p').fingerprint)\n"
-        "for load in (Translator.from_pretrained, Subject.from_pretrained, SoftPrompt.load):\n"
-        "    try:\n"
-        "        load('org/other')\n"
-        "    except UserError as error:\n"
-        "        print(error)\n"
-    )
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | offline, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    fingerprint, *refusals = done.stdout.splitlines()
-    assert fingerprint == "f" * 64 and len(refusals) == 3
-    assert all("org/other" in line and "unset HF_HUB_OFFLINE" in line for line in refusals)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    hub.fetched.clear()
+    translator = Translator.from_pretrained("org/mine")
+    assert translator.card.fingerprint == Subject.from_pretrained("org/s").fingerprint
+    assert SoftPrompt.from_pretrained("org/p").fingerprint == "f" * 64
+    for load in (Translator.from_pretrained, Subject.from_pretrained, SoftPrompt.from_pretrained):
+        with pytest.raises(UserError, match="org/other.*unset HF_HUB_OFFLINE"):
+            load("org/other")
+    assert not hub.fetched
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -183,7 +177,7 @@ def test_a_gated_repository_is_one_line_that_says_to_accept_the_licence(hub: Hub
 
 
 def test_a_repository_that_is_not_there_is_one_line(hub: Hub) -> None:
-    for call in (Subject.from_pretrained, Translator.from_pretrained, SoftPrompt.load, load_corpus):
+    for call in (Subject.from_pretrained, Translator.from_pretrained, SoftPrompt.from_pretrained, load_corpus):
         with pytest.raises(UserError, match="no folder and no .* on the hub named 'org/none'.*log in"):
             call("org/none")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator import decoding
-from soft2hard.translator.data import MAX_INSTRUCTION_TOKENS
-from soft2hard.translator.decoding import drawn, own_uniforms, propose, tidy
+from soft2hard.translator import candidates
+from soft2hard.translator.candidates import propose, tidy
 from soft2hard.translator.model import Translator
+from soft2hard.translator.probing import drawn, own_uniforms
 from tests import tiny_training
 
 N_CANDIDATES = 16
@@ -34,7 +34,7 @@ def written_greedily(translator: Translator, soft_prompt: SoftPrompt) -> str:
     model = translator.model.eval()
     read = {"inputs_embeds": model.reader(soft_prompt.embeddings[None])}
     ids = [model.config.decoder_start_token_id]
-    while len(ids) <= MAX_INSTRUCTION_TOKENS and (len(ids) == 1 or ids[-1] != model.config.eos_token_id):
+    while len(ids) <= translator.card.instruction_tokens and (len(ids) == 1 or ids[-1] != model.config.eos_token_id):
         ids.append(int(model.seq2seq(**read, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     return tidy(translator.tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -75,12 +75,12 @@ def test_batch_mates_change_nothing_for_greedy_and_beams(
     for soft_prompt, texts in zip(soft_prompts, together, strict=True):
         # Beams are distinct sequences, one of which may be the greedy one.
         assert propose(translator, [soft_prompt], N_CANDIDATES)[0][:N_BEAMS] == texts[:N_BEAMS]
-    monkeypatch.setattr(decoding, "_ROWS_AT_ONCE", 2 * N_CANDIDATES)
+    monkeypatch.setattr(candidates, "_ROWS_AT_ONCE", 2 * N_CANDIDATES)
     chunked = propose(translator, soft_prompts, N_CANDIDATES)
     assert [texts[:N_BEAMS] for texts in chunked] == [texts[:N_BEAMS] for texts in together]
 
 
-def test_candidates_of_a_soft_prompt_hang_on_the_seed_and_itself_alone(
+def test_candidates_of_a_soft_prompt_depend_on_the_seed_and_itself_alone(
     translator: Translator, soft_prompts: list[SoftPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = propose(translator, soft_prompts, 32, seed=2)
@@ -88,7 +88,7 @@ def test_candidates_of_a_soft_prompt_hang_on_the_seed_and_itself_alone(
     assert max(map(len, together)) > 32 // 4 + 1  # samples are among them
     assert [propose(translator, [soft_prompt], 32, seed=2)[0] for soft_prompt in soft_prompts] == together
     assert propose(translator, soft_prompts[::-1], 32, seed=2) == together[::-1]
-    monkeypatch.setattr(decoding, "_ROWS_AT_ONCE", 3 * 32)
+    monkeypatch.setattr(candidates, "_ROWS_AT_ONCE", 3 * 32)
     assert propose(translator, soft_prompts, 32, seed=2) == together
     again = SoftPrompt(soft_prompts[0].embeddings.clone())
     assert propose(translator, [*soft_prompts[3:5], again], 32, seed=2)[2] == together[0]
@@ -128,7 +128,7 @@ def test_samples_begin_as_the_nucleus_of_the_translators_own_distribution_says(
     generate = model.seq2seq.generate
     monkeypatch.setattr(model.seq2seq, "generate", lambda **given: written.append(generate(**given)) or written[-1])
     for seed in range(10):
-        decoding._Decoding(translator, [soft_prompt], 0).sample(n // 10, seed, temperature, top_p)
+        candidates._Decoding(translator, [soft_prompt], 0).sample(n // 10, seed, temperature, top_p)
     samples = torch.cat([ids[:, 1] for ids in written])
     share = torch.bincount(samples, minlength=len(nucleus)) / len(samples)
     assert len(samples) == n
@@ -150,14 +150,14 @@ def test_where_memory_runs_out_smaller_batches_write_the_same(
     translator: Translator, soft_prompts: list[SoftPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = propose(translator, soft_prompts, N_CANDIDATES)
-    whole, sizes = decoding._Decoding.candidates, []
+    whole, sizes = candidates._Decoding.candidates, []
 
-    def scarce(self: decoding._Decoding, *settings: object) -> list[list[str]]:
+    def scarce(self: candidates._Decoding, *settings: object) -> list[list[str]]:
         sizes.append(len(self.soft_prompts))
         if len(self.soft_prompts) > 2:
             raise torch.OutOfMemoryError
         return whole(self, *settings)
 
-    monkeypatch.setattr(decoding._Decoding, "candidates", scarce)
+    monkeypatch.setattr(candidates._Decoding, "candidates", scarce)
     assert propose(translator, soft_prompts, N_CANDIDATES) == expected
     assert max(sizes) > 2 and sizes[-1] <= 2

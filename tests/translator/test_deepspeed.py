@@ -1,11 +1,11 @@
-"""DeepSpeed on CPU processes: the curve of one process without it, one translator, and any number of processes goes on.
+"""DeepSpeed on CPU processes: the curve of one process without it, one translator, resumed by any number of processes.
 
 The oracle is a training by one process with PyTorch's AdamW and no DeepSpeed.
 """
 
-import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,10 +16,8 @@ import torch
 
 from soft2hard.errors import UserError
 from soft2hard.translator import training
-from soft2hard.translator.deepspeed import NAMED, deepspeed_config
-from soft2hard.translator.deepspeed.checkpoints import config_to_resume, n_parts
 from soft2hard.translator.model import Translator
-from soft2hard.translator.processes import Share, share_of_step
+from soft2hard.translator.processes import NAMED, Share, config_to_resume, deepspeed_config, n_parts, share_of_step
 from tests import tiny_training
 from tests.deepspeed_settings import PLAIN
 from tests.paths import ROOT
@@ -31,15 +29,20 @@ needs_deepspeed = pytest.mark.skipif(
 )
 
 
-def test_each_named_configuration_comes_with_the_package_and_other_names_are_paths() -> None:
+def test_each_named_configuration_comes_with_the_package_and_other_names_are_paths(tmp_path: Path) -> None:
     for name in NAMED:
-        zero = json.loads(Path(deepspeed_config(name)).read_text())["zero_optimization"]
+        zero = deepspeed_config(name)["zero_optimization"]
         assert zero["stage"] == int(name[4])
         assert ("offload_optimizer" in zero) == name.endswith("-offload")
         assert ("offload_param" in zero) == (name == "zero3-offload")
         assert zero.get("stage3_gather_16bit_weights_on_model_save", False) == (zero["stage"] == 3)
-    assert deepspeed_config("my/zero3.json") == "my/zero3.json"
-    assert deepspeed_config(None) is None
+    own = tmp_path / "zero3.json"
+    own.write_text('{"zero_optimization": {"stage": 1}}')
+    assert deepspeed_config(str(own)) == {"zero_optimization": {"stage": 1}}
+    own.write_text("{")
+    for name in (str(own), str(tmp_path / "nowhere.json"), "zero4"):
+        with pytest.raises(UserError, match="is no DeepSpeed configuration"):
+            deepspeed_config(name)
 
 
 def test_fewer_or_more_processes_share_out_the_step_that_a_training_was_begun_with(
@@ -68,17 +71,32 @@ def test_only_a_checkpoint_of_another_number_of_processes_is_converted(
     monkeypatch.setenv("WORLD_SIZE", "1")
     changed = config_to_resume("zero3", tmp_path / "checkpoint-9")
     assert changed.pop("checkpoint") == {"load_universal": True}
-    assert changed == json.loads(Path(deepspeed_config("zero3")).read_text())
+    assert changed == deepspeed_config("zero3")
 
 
 def run_processes(n: int, folder: Path) -> None:
-    """Train under each of `STAGES` by `n` processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
-    command += ["-m", "tests.deepspeed_run", str(folder), *STAGES]
+    """Train under each of `STAGES` by `n` processes, told of each other as torchrun does it."""
+    command = [sys.executable, "-m", "tests.deepspeed_run", str(folder), *STAGES]
     on_cpus = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ | on_cpus, capture_output=True, text=True, timeout=900)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "destroy_process_group" not in ended.stderr, "PyTorch complains of a group that was not ended"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(n)}
+    started = []
+    for rank in range(n):
+        env = os.environ | on_cpus | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(n)}
+        log = (folder.parent / f"{folder.name}-{n}-{rank}.log").open("w+")
+        started.append((subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=log), log))
+    try:
+        for process, log in started:
+            process.wait(timeout=900)
+            log.seek(0)
+            errors = log.read()
+            assert process.returncode == 0, errors[-3000:]
+            assert "destroy_process_group" not in errors, "PyTorch complains of a group that was not ended"
+    finally:
+        for process, log in started:
+            process.kill()
+            log.close()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +154,7 @@ def test_one_process_ends_what_two_have_begun(
     name: str, by_one_later: Path, by_two: Path, alone: dict[int, float]
 ) -> None:
     curve = tiny_training.logged(by_one_later / name, "eval_loss")
-    assert list(curve) == [12], "it went on, and did not begin anew"
+    assert list(curve) == [12], "it resumed, and did not start again"
     assert curve[12] == pytest.approx(alone[12], rel=2e-3)
     assert n_parts(by_one_later / name / "checkpoints" / "checkpoint-12") == 1
 
@@ -149,6 +167,6 @@ def test_one_translator_of_whole_weights_is_saved_and_it_is_the_best(
 ) -> None:
     subject = tiny_training.llama_subject()
     made = Translator.from_pretrained(request.getfixturevalue(ended_by) / name / "translator")
-    made.check_subject(subject)
+    made.bind(subject)
     validation = tiny_training.corpora(subject)[1]
     assert tiny_training.loss(made, validation) == pytest.approx(min(alone.values()), rel=2e-3)

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from soft2hard.errors import UserError
+from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.card import CARD_FILE
-from soft2hard.translator.decoding import propose
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
-from soft2hard.translator.reading import Reading
-from soft2hard.translator.training import collator_of, share_cut, train_translator
+from soft2hard.translator.settings import Design
+from soft2hard.translator.training import share_cut, train_translator
 from tests import tiny_training
 
 SUBJECT = tiny_training.llama_subject()
@@ -30,7 +29,7 @@ def test_no_text_is_learned_or_written_beyond_the_translators_own_length(archite
     for texts in propose(translator, soft_prompts, 8):
         assert all(len(translator.tokenizer.encode(text, add_special_tokens=False)) <= n for text in texts)
     assert max(len(row) for row in Reading(translator, soft_prompts[0]).complete([[5]])) <= n
-    assert len(collator_of(translator).encode("cat " * 50)) == n + 1
+    assert len(translator.encode_instruction("cat " * 50)) == n + 1
 
 
 def test_the_length_is_saved_and_a_card_without_it_means_64(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Invented probe inputs: what the subject writes where an input stands, up to where the template goes on."""
+"""Invented probe inputs: what the subject writes where an input stands, up to where the template continues."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ COLOURED_NOUNS = {
 }
 
 
-def test_inputs_are_distinct_and_end_where_the_template_goes_on() -> None:
+def test_inputs_are_distinct_and_end_where_the_template_continues() -> None:
     subject = markov_subject(COLOURED_NOUNS)
     for inputs in invented_inputs(subject, soft_prompts(3), 12):
         assert len(inputs) == len(set(inputs)) == 12
@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_inputs_and_another_seed_others() -> None:
     assert invented_inputs(subject, prompts, 8, seed=2) != first
 
 
-def test_what_is_invented_for_a_list_hangs_on_its_prompts_alone() -> None:
+def test_what_is_invented_for_a_list_depends_on_its_prompts_alone() -> None:
     """Some lists need further tries, and rows close at different times, so that others would shift shared draws."""
     subject = markov_subject(COLOURED_NOUNS)
     lists = [*soft_prompts(3), ["red cat"], ["red cat", "up"], ["red cat"]]

@@ -6,11 +6,10 @@ from random import Random
 import pytest
 import torch
 
-from soft2hard.translator import runs
-from soft2hard.translator.data import IGNORE
-from soft2hard.translator.design import Design
+from soft2hard.translator import data as runs
+from soft2hard.translator.data import IGNORE, n_runs, runs_of_like_length
 from soft2hard.translator.model import Translator
-from soft2hard.translator.runs import n_runs, runs_of_like_length
+from soft2hard.translator.settings import Design
 from tests import tiny_training
 
 
@@ -34,7 +33,7 @@ def test_no_other_cut_of_the_sorted_items_pads_less(n: int) -> None:
         assert places(lengths, found) == min(places(lengths, cut) for cut in every)
 
 
-def test_how_many_runs_there_are_hangs_on_the_number_of_pairs_alone() -> None:
+def test_how_many_runs_there_are_depends_on_the_number_of_pairs_alone() -> None:
     for size in (1, 7, 8, 31, 128, 1000):
         assert len(runs_of_like_length([3] * size, n_runs(size))) == n_runs(size) <= max(1, size // 8)
 

@@ -14,9 +14,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.design import Design
+from soft2hard.translator.encoder_decoder import can_warm_start, seq2seq_from_causal
 from soft2hard.translator.model import Translator
-from soft2hard.translator.warm_start import can_warm_start, seq2seq_from_causal
+from soft2hard.translator.settings import Design
 from tests import tiny_models
 from tests.tiny_training import llama_subject
 
@@ -139,10 +139,10 @@ def test_a_soft_prompt_of_another_width_is_refused(saved: Path) -> None:
 
 def test_a_soft_prompt_and_a_subject_of_another_model_are_refused(saved: Path) -> None:
     translator, own, other = Translator.from_pretrained(saved), llama_subject(), llama_subject(seed=1)
-    translator.check_subject(own)
+    translator.bind(own)
     translator.check(SoftPrompt(torch.zeros(2, 16), fingerprint=own.fingerprint))
     with pytest.raises(UserError, match="another subject") as error:
-        translator.check_subject(other)
+        translator.bind(other)
     assert "llama-0" in refused(error)
     with pytest.raises(UserError, match="another subject") as error:
         translator.check(SoftPrompt(torch.zeros(2, 16), fingerprint=other.fingerprint))

@@ -1,7 +1,8 @@
-"""Training lowers the loss, keeps the best, and goes on after a kill as if there had been none."""
+"""Training lowers the loss, keeps the best, and resumes after a kill as if there had been none."""
 
 import copy
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,9 @@ from soft2hard.compute.muon import Muon
 from soft2hard.errors import UserError
 from soft2hard.translator import training
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
-from soft2hard.translator.design import Design
 from soft2hard.translator.model import Translator
-from soft2hard.translator.optimizer import MuonWithAdamW
-from soft2hard.translator.training import train_translator
+from soft2hard.translator.settings import Design
+from soft2hard.translator.training import MuonWithAdamW, train_translator
 from tests import tiny_training
 from tests.tiny_training import config, corpora, llama_subject, logged, loss
 
@@ -55,6 +55,20 @@ def train(folder: Path, seed: int = 0, **changes: object) -> Translator:
     )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Translator, Path]:
+    """A training that nothing has disturbed, and its folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train(folder), folder
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Translator, Path]:
+    """The same after one epoch."""
+    folder = tmp_path_factory.mktemp("one_epoch")
+    return train(folder, epochs=1), folder
+
+
 def weights(translator: Translator) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in translator.model.state_dict().items()}
 
@@ -71,29 +85,32 @@ def test_the_loss_falls_on_tasks_trained_on_and_on_others() -> None:
         assert loss(after, corpus) < factor * loss(before, corpus)
 
 
-def test_the_validation_loss_in_the_log_is_the_mean_cross_entropy_of_the_reference_instructions(tmp_path: Path) -> None:
-    made = train(tmp_path, epochs=1)
-    assert loss(made, corpora(SUBJECT)[1]) == pytest.approx(logged(tmp_path, "eval_loss")[STEPS_AN_EPOCH], rel=1e-4)
+def test_the_validation_loss_in_the_log_is_the_mean_cross_entropy_of_the_reference_instructions(
+    one_epoch: tuple[Translator, Path],
+) -> None:
+    made, folder = one_epoch
+    assert loss(made, corpora(SUBJECT)[1]) == pytest.approx(logged(folder, "eval_loss")[STEPS_AN_EPOCH], rel=1e-4)
 
 
 @pytest.mark.parametrize("step", [2, 5, 9], ids=["before any checkpoint", "within an epoch", "at the last step"])
 def test_a_killed_training_ends_as_if_it_had_not_been(
-    tmp_path: Path, kill_at: Callable[[int | None], None], step: int
+    tmp_path: Path, kill_at: Callable[[int | None], None], step: int, whole: tuple[Translator, Path]
 ) -> None:
-    whole = train(tmp_path / "whole")
+    expected, folder = whole
     kill_at(step)
     with pytest.raises(Killed):
         train(tmp_path / "killed")
     assert not (tmp_path / "killed" / "translator").exists()
     kill_at(None)
     resumed = train(tmp_path / "killed", seed=0 if step <= STEPS_AN_EPOCH else 7)  # other weights to start from
-    assert logged(tmp_path / "killed", "eval_loss") == logged(tmp_path / "whole", "eval_loss")
-    assert_same_weights(whole, resumed)
-    assert_same_weights(whole, Translator.from_pretrained(tmp_path / "killed" / "translator"))
+    assert logged(tmp_path / "killed", "eval_loss") == logged(folder, "eval_loss")
+    assert_same_weights(expected, resumed)
+    assert_same_weights(expected, Translator.from_pretrained(tmp_path / "killed" / "translator"))
 
 
-def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path, kill_at: Callable[[int | None], None]) -> None:
-    whole = train(tmp_path / "whole")
+def test_a_checkpoint_cut_short_is_passed_over(
+    tmp_path: Path, kill_at: Callable[[int | None], None], whole: tuple[Translator, Path]
+) -> None:
     kill_at(2 * STEPS_AN_EPOCH + 1)
     with pytest.raises(Killed):
         train(tmp_path / "killed")
@@ -101,10 +118,10 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path, kill_at: Callable
     last = tmp_path / "killed" / "checkpoints" / f"checkpoint-{2 * STEPS_AN_EPOCH}"
     for name in ("trainer_state.json", "optimizer.pt"):
         (last / name).unlink()
-    assert_same_weights(whole, train(tmp_path / "killed"))
+    assert_same_weights(whole[0], train(tmp_path / "killed"))
 
 
-def test_each_epoch_draws_anew_and_a_resumed_training_draws_what_was_still_to_come(
+def test_each_epoch_draws_again_and_a_resumed_training_draws_what_remained(
     tmp_path: Path, kill_at: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
@@ -127,25 +144,30 @@ def test_each_epoch_draws_anew_and_a_resumed_training_draws_what_was_still_to_co
 
 
 def test_a_training_that_has_ended_is_read_back_and_not_repeated(
-    tmp_path: Path, kill_at: Callable[[int | None], None]
+    whole: tuple[Translator, Path], kill_at: Callable[[int | None], None]
 ) -> None:
-    whole = train(tmp_path)
+    ended, folder = whole
     kill_at(1)
-    again = train(tmp_path, seed=7)
-    assert_same_weights(whole, again)
-    assert again.card == whole.card
-    with pytest.raises(UserError, match="other settings or data"):
-        train(tmp_path, epochs=5)
+    again = train(folder, seed=7)
+    assert_same_weights(ended, again)
+    assert again.card == ended.card
+    with pytest.raises(UserError, match=r"a training made with other settings \(config.epochs\)"):
+        train(folder, epochs=5)
 
 
-def test_without_resume_a_training_begins_anew(tmp_path: Path) -> None:
-    train(tmp_path / "a", epochs=2)
-    subject_corpora = corpora(SUBJECT)
-    anew = train_translator(
-        tiny_training.translator(SUBJECT, 7), *subject_corpora, config(epochs=2), tmp_path / "a", resume=False
-    )
-    fresh = train_translator(tiny_training.translator(SUBJECT, 7), *subject_corpora, config(epochs=2), tmp_path / "b")
-    assert_same_weights(fresh, anew)
+def test_without_resume_a_training_starts_from_the_beginning(
+    tmp_path: Path, one_epoch: tuple[Translator, Path]
+) -> None:
+    shutil.copytree(one_epoch[1], tmp_path / "used")
+
+    def from_elsewhere(folder: Path) -> Translator:
+        other = tiny_training.translator(SUBJECT)
+        other.model.reader.projection.weight.data.mul_(2)
+        return train_translator(other, *corpora(SUBJECT), config(epochs=1), folder, resume=False)
+
+    once_more = from_elsewhere(tmp_path / "used")
+    assert_same_weights(from_elsewhere(tmp_path / "fresh"), once_more)
+    assert not torch.equal(once_more.model.reader.projection.weight, one_epoch[0].model.reader.projection.weight)
 
 
 OVERFITS = {"epochs": 30, "lr": 0.05, "patience": 2, "noise": 0.0, "paraphrase_share": 0.0}
@@ -182,12 +204,15 @@ def test_a_task_in_both_corpora_is_refused_before_anything_is_written(tmp_path: 
 
 
 def test_pretraining_runs_once_and_a_resumed_training_starts_from_it(
-    tmp_path: Path, kill_at: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    kill_at: Callable[[int | None], None],
+    monkeypatch: pytest.MonkeyPatch,
+    one_epoch: tuple[Translator, Path],
 ) -> None:
     pretrained = []
     original = training.imitation_pairs
     monkeypatch.setattr(training, "imitation_pairs", lambda *args: pretrained.append(args) or original(*args))
-    pairs = {"pretrain_pairs": 16, "epochs": 2}
+    pairs = {"pretrain_pairs": 16, "epochs": 1}
     whole = train(tmp_path / "whole", **pairs)
     assert len(pretrained) == 1
     kill_at(2 + 2)  # two steps of pre-training, then two of training
@@ -198,8 +223,7 @@ def test_pretraining_runs_once_and_a_resumed_training_starts_from_it(
     resumed = train(tmp_path / "killed", seed=7, **pairs)
     assert len(pretrained) == 2
     assert_same_weights(whole, resumed)
-    without = train(tmp_path / "without", epochs=2)
-    assert not torch.equal(without.model.reader.projection.weight, whole.model.reader.projection.weight)
+    assert not torch.equal(one_epoch[0].model.reader.projection.weight, whole.model.reader.projection.weight)
 
 
 def test_pretraining_without_the_subject_is_refused(tmp_path: Path) -> None:
@@ -209,9 +233,9 @@ def test_pretraining_without_the_subject_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_the_card_records_settings_and_data(tmp_path: Path) -> None:
-    made = train(tmp_path, epochs=1)
-    record = Translator.from_pretrained(tmp_path / "translator").card.training
+def test_the_card_records_settings_and_data(one_epoch: tuple[Translator, Path]) -> None:
+    made, folder = one_epoch
+    record = Translator.from_pretrained(folder / "translator").card.training
     assert record == made.card.training
     assert record["config"]["epochs"] == 1
     assert (record["train_pairs"], record["train_tasks"], record["validation_tasks"]) == (18, 9, 3)
@@ -309,7 +333,8 @@ def test_noise_is_bounded_and_paraphrases_come_as_often_as_asked() -> None:
 
 
 def test_a_batch_is_padded_and_masked_and_its_labels_end_with_eos() -> None:
-    collate = PairCollator(SUBJECT.tokenizer, eos_id=2, max_words=3)
+    design = Design("encoder-decoder", instruction_tokens=3)
+    collate = PairCollator(Translator.for_subject(SUBJECT, design).encode_instruction)
     short, long = torch.randn(2, 16), torch.randn(4, 16)
     batch = collate([(short, "cat"), (long, "cat dog bird fish red")])
     assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]

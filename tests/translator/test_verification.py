@@ -6,12 +6,13 @@ import torch
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator import search, verification
+from soft2hard.translator import candidates as search
 from soft2hard.translator import translate as translate_module
+from soft2hard.translator import verification
+from soft2hard.translator.candidates import Reading, neighbours
 from soft2hard.translator.model import Translator
-from soft2hard.translator.reading import Reading
-from soft2hard.translator.refinement import neighbours
-from soft2hard.translator.translate import TranslateConfig, Translation, translate
+from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.translate import Translation, translate
 from soft2hard.translator.verification import Candidate, Probes, Verifier, verdict_of
 from tests import tiny_models, tiny_training
 
@@ -324,7 +325,7 @@ def test_with_nothing_to_verify_against_the_greedy_text_comes_unverified(
     silent = tiny_training.llama_subject()
     silent.model.lm_head.weight.data.zero_()[2] = 1.0  # its inputs hardly ever close
     for found in (
-        one(translator, None, soft(subject), inputs=INPUTS),
+        one(translator, None, soft(subject), inputs=INPUTS, config={"verify": False}),
         one(translator, subject, soft(subject), inputs=[[]]),
         one(translator, subject, soft(subject), inputs=INPUTS[:3]),  # fewer than can tell
         one(translator, silent, soft(subject), config={"n_probes": 8, "n_checks": 0}),

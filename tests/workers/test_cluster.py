@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from soft2hard.errors import UserError
-from soft2hard.workers.cluster import Cluster, Layout, Node, layout_of
-from soft2hard.workers.pool import Pool
+from soft2hard.workers.cluster import Cluster, Layout, Node, Pool, layout_of
 from tests import cluster_work
 from tests.paths import ROOT
 
@@ -28,16 +27,16 @@ OUTSIDE = "10.0.0.1:6379"
 @pytest.mark.parametrize(
     ("asked", "nodes", "expected"),
     [
-        (Cluster(), HERE, Layout(8, 1, 0, room=8)),
-        (Cluster(cores=3), HERE, Layout(2, 3, 0, room=2)),
-        (Cluster(workers=2), HERE, Layout(2, 4, 0, room=2)),
-        (Cluster(workers=3), HERE, Layout(3, 2, 0, room=4)),
-        (Cluster(workers=2, cores=1), HERE, Layout(2, 1, 0, room=8)),
-        (Cluster(workers=4), [Node(2)], Layout(4, 1, 0, room=2)),
-        (Cluster(cores=16), HERE, Layout(1, 16, 0, room=0)),
-        (Cluster(), GPUS, Layout(4, 2, 1, room=4)),
-        (Cluster(workers=2), GPUS, Layout(2, 4, 1, room=2)),
-        (Cluster(gpus=0), GPUS, Layout(8, 1, 0, room=8)),
+        (Cluster("local"), HERE, Layout(8, 1, 0, room=8)),
+        (Cluster("local", cores=3), HERE, Layout(2, 3, 0, room=2)),
+        (Cluster("local", workers=2), HERE, Layout(2, 4, 0, room=2)),
+        (Cluster("local", workers=3), HERE, Layout(3, 2, 0, room=4)),
+        (Cluster("local", workers=2, cores=1), HERE, Layout(2, 1, 0, room=8)),
+        (Cluster("local", workers=4), [Node(2)], Layout(4, 1, 0, room=2)),
+        (Cluster("local", cores=16), HERE, Layout(1, 16, 0, room=0)),
+        (Cluster("local"), GPUS, Layout(4, 2, 1, room=4)),
+        (Cluster("local", workers=2), GPUS, Layout(2, 4, 1, room=2)),
+        (Cluster("local", gpus=0), GPUS, Layout(8, 1, 0, room=8)),
         (Cluster("auto", workers=8), KUBERAY, Layout(8, 8, 1, room=8)),
         (Cluster("auto"), KUBERAY, Layout(8, 8, 1, room=8)),
         (Cluster("auto", workers=4), [Node(8), Node(4), Node(4)], Layout(4, 4, 0, room=4)),
@@ -65,17 +64,17 @@ def test_workers_whose_machines_have_yet_to_join_wait_for_them(
 
 def test_what_no_machine_can_hold_is_refused() -> None:
     with pytest.raises(UserError, match="5 workers cannot share 4 GPUs"):
-        layout_of(Cluster(workers=5), GPUS)
+        layout_of(Cluster("local", workers=5), GPUS)
     with pytest.raises(UserError, match="1 workers cannot share 0 GPUs"):
-        layout_of(Cluster(gpus=1), HERE)
+        layout_of(Cluster("local", gpus=1), HERE)
     with pytest.raises(UserError, match="to have 16 cores, but no machine of the cluster has more than 8"):
         layout_of(Cluster(OUTSIDE, cores=16), [Node(32), Node(8, 1)])
-    with pytest.raises(UserError, match="0 workers"):
-        Cluster(workers=0)
-    with pytest.raises(UserError, match="-1 cores"):
-        Cluster(cores=-1)
-    with pytest.raises(UserError, match="cannot use 2 GPUs"):
-        Cluster(gpus=2)
+    with pytest.raises(UserError, match="workers is 0"):
+        Cluster("local", workers=0)
+    with pytest.raises(UserError, match="cores is -1"):
+        Cluster("local", cores=-1)
+    with pytest.raises(UserError, match="gpus is 2, not a number up to 1"):
+        Cluster("local", gpus=2)
 
 
 class FakeRay:
@@ -123,7 +122,7 @@ def test_a_worker_that_ray_ends_for_want_of_memory_or_room_is_replaced(kind: str
 
     error = getattr(exceptions, kind)
     fake, said = FakeRay(error() if kind == "LocalRayletDiedError" else error("no memory left")), []
-    monkeypatch.setattr("soft2hard.workers.pool.import_ray", lambda: fake)
+    monkeypatch.setattr("soft2hard.workers.cluster.import_ray", lambda: fake)
     with Pool(Cluster("auto", workers=1), cluster_work.refusing, said.append) as pool:
         assert dict(pool.map([1, 2])) == {1: 1, 2: 2}
     assert fake.started == 3 and len(said) == 2
@@ -132,7 +131,7 @@ def test_a_worker_that_ray_ends_for_want_of_memory_or_room_is_replaced(kind: str
 @needs_ray
 def test_workers_that_wait_for_machines_are_said(monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("soft2hard.workers.pool.import_ray", lambda: FakeRay(RuntimeError()))
+    monkeypatch.setattr("soft2hard.workers.cluster.import_ray", lambda: FakeRay(RuntimeError()))
     with Pool(Cluster("auto", workers=3, cores=1), cluster_work.refusing, said.append):
         pass
     assert said == ["There is room for 2 of 3 workers with 1 cores each; the others wait for machines that join."]
@@ -141,7 +140,7 @@ def test_workers_that_wait_for_machines_are_said(monkeypatch) -> None:
 def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed. Run pip install 'soft2hard\[cluster\]'"):
-        Pool(Cluster(), cluster_work.refusing)
+        Pool(Cluster("local"), cluster_work.refusing)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +202,7 @@ def test_more_cores_than_any_machine_has_are_refused(two_workers: Cluster) -> No
 
 @needs_ray
 def test_an_address_without_a_cluster_is_refused_in_one_line() -> None:
-    code = "from soft2hard.workers.cluster import *; connect(import_ray(), Cluster('127.0.0.1:9'))"
+    code = "from soft2hard.workers.cluster import Cluster, Pool; Pool(Cluster('127.0.0.1:9'), None).__enter__()"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "UserError: No Ray cluster can be joined at '127.0.0.1:9'" in ended.stderr.splitlines()[-1]
 
@@ -214,10 +213,9 @@ def test_a_local_cluster_ends_with_its_pool() -> None:
     code = """
 import os, time
 from pathlib import Path
-from soft2hard.workers.cluster import Cluster
-from soft2hard.workers.pool import Pool
+from soft2hard.workers.cluster import Cluster, Pool
 from tests.cluster_work import descendants, refusing
-with Pool(Cluster(workers=1, cores=1), refusing) as pool:
+with Pool(Cluster("local", workers=1, cores=1), refusing) as pool:
     assert list(pool.map([1])) == [(1, 1)]
     begun = [Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())]
     assert len(begun) > 2

@@ -121,7 +121,7 @@ def test_workers_that_do_not_see_the_run_say_so() -> None:
     from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.eval.config import parse_config
-    from soft2hard.eval.fan_out_cluster import run_work
+    from soft2hard.eval.fan_out import run_work
 
     plan = CorpusPlan("lexical", "train", 1, "a subject", Tuning())
     with pytest.raises(UserError, match="does not see the corpus in .*elsewhere"):
@@ -134,8 +134,8 @@ def test_workers_that_do_not_see_the_run_say_so() -> None:
 def test_cluster_options_without_a_cluster_and_two_ways_at_once_are_refused(models: Path, tmp_path: Path) -> None:
     tune = ["tune", "--dod", "lexical", "--n-tasks", 2, "--subject", models / "subject", "-o", tmp_path / "out"]
     for command, said in [
-        ([*tune, "--cluster-workers", 2], "belong to --cluster"),
-        (["evaluate", "-o", tmp_path / "out", "--cluster-cores", 2], "belong to --cluster"),
+        ([*tune, "--cluster-workers", 2], "need its address (--cluster)"),
+        (["evaluate", "-o", tmp_path / "out", "--cluster-cores", 2], "need its address (--cluster)"),
         (["evaluate", "-o", tmp_path / "out", "--workers", 2, "--cluster", "local"], "--workers and --cluster exclude"),
         (["tune", tmp_path / "x.csv", "-o", tmp_path / "out", "--cluster", "local"], "belong to --dod"),
     ]:

@@ -10,7 +10,7 @@ import torch
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning import Tuning
-from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
+from soft2hard.data_gen.tuning.tuner import TuningJob, tune_jobs
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis import transfer_matrix
 from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -104,9 +104,9 @@ def test_an_error_ends_the_others_too(tmp_path: Path) -> None:
 
 
 def test_a_subject_that_has_become_another_is_refused() -> None:
-    member = subject_workers._Member(partial(worker_tasks.subject, 1), SUBJECT.fingerprint, ALONE._told)
+    subject_workers._hold_subject(partial(worker_tasks.subject, 1), SUBJECT.fingerprint, None)
     with pytest.raises(UserError, match="files have changed"):
-        _ = member.runner
+        subject_workers._own_subject()
 
 
 def test_no_workers_do_no_work() -> None:

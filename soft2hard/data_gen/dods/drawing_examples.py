@@ -2,11 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.tasks import Example
+from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 
 MOST_LABELS = 8
@@ -34,6 +36,37 @@ class Parts:
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
+
+    def task(self, name: str, family: str, instruction: str, **more: object) -> Task:
+        """The task with these examples; `more` are further fields of `Task`."""
+        return Task(
+            **{"name": name, "family": family, "instruction": instruction, "paraphrases": ()} | vars(self) | more
+        )
+
+
+@dataclass
+class EvaluationDoD:
+    """A folder of published tasks that serve evaluation: every one is a test task.
+
+    Raises UserError, as its tasks are read, for another folder and for damaged files.
+    """
+
+    folder: Path | None = None
+    sizes: Sizes = Sizes()
+    max_words: int = 100
+    """Longer texts are left out."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """What the last reading left out and why."""
+
+    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
+        """The tasks in a fixed order; `seed` draws their examples."""
+        self.dropped.clear()
+        if split == "test":
+            yield from islice(self.test_tasks(seed), n)
+
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """All of them."""
+        raise NotImplementedError
 
 
 def usable(examples: Iterable[Example], dropped: Counter[str], max_words: int | None = None) -> list[Example]:

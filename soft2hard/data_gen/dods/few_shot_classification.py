@@ -1,102 +1,66 @@
 """The 16-shot classification sets of LM-BFF and RLPrompt, from their tab-separated files.
 
 Sets and splits: Gao et al. (arXiv 2012.15723), as distributed with RLPrompt (arXiv 2205.12548, MIT licence). Label
-words are theirs; the instructions are ours. The sets serve evaluation: every task is a test task.
+words are theirs; the instructions are ours (`few_shot_classification.yaml`). The sets serve evaluation: every task is
+a test task.
 """
 
 import csv
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, Parts
+from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-
-_SENTIMENT = ("terrible", "great")
-_REVIEW = "Say whether the sentiment of the review is terrible or great."
+from soft2hard.storage.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
 class _Set:
-    labels: tuple[str, ...]
+    labels: list[str]
     """Label words in the order of the numbers in the files."""
     instruction: str
 
 
-SETS = {
-    "sst-2": _Set(_SENTIMENT, _REVIEW),
-    "mr": _Set(_SENTIMENT, _REVIEW),
-    "cr": _Set(_SENTIMENT, _REVIEW),
-    "yelp-2": _Set(_SENTIMENT, _REVIEW),
-    "sst-5": _Set(
-        ("terrible", "bad", "okay", "good", "great"),
-        "Say whether the sentiment of the review is terrible, bad, okay, good or great.",
-    ),
-    "agnews": _Set(
-        ("World", "Sports", "Business", "Technology"),
-        "Say whether the news is about World, Sports, Business or Technology.",
-    ),
-    "subj": _Set(("subjective", "objective"), "Say whether the sentence is subjective or objective."),
-    "trec": _Set(
-        ("Description", "Entity", "Expression", "Human", "Location", "Number"),
-        "Say whether the question asks for a Description, Entity, Expression, Human, Location or Number.",
-    ),
-}
+SETS = {name: _Set(**one) for name, one in read_yaml(Path(__file__).with_suffix(".yaml"), "the sets").items()}
+_PARTS = ("train", "dev", "test")
 
 
 @dataclass
-class FewShotClassification:
-    """A folder with one folder a set (`sst-2/16-100/train.tsv`, ...).
+class FewShotClassification(EvaluationDoD):
+    """A folder with one folder a set (`sst-2/16-100/train.tsv`, ...); each brings its own training examples.
 
-    `dropped` counts, after `tasks` has been read, what was left out and why. Raises UserError for a folder without any
-    of the sets and for damaged files.
+    Of `sizes` the test examples alone count, which are drawn from the set's own test file.
     """
 
-    folder: Path
     sample: str = "16-100"
     """Which draw of 16 examples a class, by the name of its folder."""
-    n_test: int = 64
-    """Test examples of each task at most, drawn at random from the set's own test file."""
-    max_words: int = 100
-    """Longer texts are left out."""
-    dropped: Counter[str] = field(default_factory=Counter)
 
     name = "few-shot-classification"
     licence = "MIT"
     source = "github.com/mingkaid/rl-prompt; Deng et al., arXiv 2205.12548; splits after Gao et al., arXiv 2012.15723"
 
-    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
+    def test_tasks(self, seed: int) -> Iterator[Task]:
         """All sets for which the folder holds a training, a development and a test file."""
-        if split != "test":
-            return
         present = [name for name in SETS if (self.folder / name).is_dir()]
         if not present:
             raise UserError(f"{self.folder} holds none of {', '.join(SETS)}.", "Give the folder named 16-shot.")
         whole = [name for name in present if all(self._file(name, part).is_file() for part in _PARTS)]
-        self.dropped["sets without a test file"] = len(present) - len(whole)
         if not whole:
             raise UserError(f"None of the sets in {self.folder} is whole.", f"Each needs {', '.join(_PARTS)}.tsv.")
-        yield from (self._task(name, seed) for name in whole[:n])
+        if len(whole) < len(present):
+            self.dropped["sets without a test file"] = len(present) - len(whole)
+        for name in whole:
+            train, validation, test = (self._examples(name, part) for part in _PARTS)
+            test = Random(f"{name}/{seed}").sample(test, min(self.sizes.test, len(test)))
+            parts = Parts(tuple(train), tuple(validation), tuple(test))
+            one, full_name = SETS[name], f"{name}/{self.sample}"
+            yield parts.task(full_name, self.name, one.instruction, labels=tuple(one.labels), metric="label_accuracy")
 
     def _file(self, name: str, part: str) -> Path:
         return self.folder / name / self.sample / f"{part}.tsv"
-
-    def _task(self, name: str, seed: int) -> Task:
-        train, dev, test = (self._examples(name, part) for part in _PARTS)
-        chosen = Random(f"{name}/{seed}").sample(test, min(self.n_test, len(test)))
-        return Task(
-            name=f"{name}/{self.sample}",
-            family="few-shot-classification",
-            instruction=SETS[name].instruction,
-            paraphrases=(),
-            train=tuple(train),
-            validation=tuple(dev),
-            test=tuple(chosen),
-            labels=SETS[name].labels,
-            metric="label_accuracy",
-        )
 
     def _examples(self, name: str, part: str) -> list[Example]:
         path, labels = self._file(name, part), SETS[name].labels
@@ -113,6 +77,3 @@ class FewShotClassification:
                 else:
                     examples.append(Example(row[0].strip(), labels[int(row[1])]))
         return examples
-
-
-_PARTS = ("train", "dev", "test")

@@ -5,15 +5,14 @@ a part of the input. The files hold no instructions; ours are in `function_vecto
 every one is a test task.
 """
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, labels_where_few, usable
-from soft2hard.data_gen.dods.sources import read_json
-from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, draw, in_fixed_order, labels_where_few, usable
+from soft2hard.data_gen.tables import read_json
+from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.storage.yaml_files import read_yaml
 
@@ -21,27 +20,15 @@ _KINDS = ("abstractive", "extractive")
 
 
 @dataclass
-class FunctionVectors:
-    """A folder with `abstractive` and `extractive`; a task's family is one of the two.
-
-    `dropped` counts what the last reading left out and why. Raises UserError for another folder and for damaged files.
-    """
-
-    folder: Path
-    sizes: Sizes = Sizes()
-    max_words: int = 100
-    """Longer texts are left out."""
-    dropped: Counter[str] = field(default_factory=Counter)
+class FunctionVectors(EvaluationDoD):
+    """A folder with `abstractive` and `extractive`; a task's family is one of the two."""
 
     name = "function-vectors"
     licence = "MIT"
     source = "github.com/ericwtodd/function_vectors, dataset_files; Todd et al., arXiv 2310.15213"
 
-    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
-        """The tasks in a fixed order, of which the first `n` are a mixture; `seed` draws their examples."""
-        if split != "test":
-            return
-        self.dropped.clear()
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """All tasks in a fixed order, of which the first ones are a mixture."""
         instructions = read_instructions()
         files = {path.stem: path for kind in _KINDS for path in sorted((self.folder / kind).glob("*.json"))}
         known = in_fixed_order(files.keys() & instructions.keys())
@@ -52,21 +39,11 @@ class FunctionVectors:
             )
         if len(known) < len(files):
             self.dropped["files that are none of the 56 tasks"] = len(files) - len(known)
-        yield from (self._task(files[name], instructions[name], seed) for name in known[:n])
-
-    def _task(self, path: Path, instruction: str, seed: int) -> Task:
-        examples = usable(_examples(path), self.dropped, self.max_words)
-        parts = draw(examples, self.sizes, Random(f"{path.stem}/{seed}"))
-        return Task(
-            name=path.stem,
-            family=path.parent.name,
-            instruction=instruction,
-            paraphrases=(),
-            train=parts.train,
-            validation=parts.validation,
-            test=parts.test,
-            labels=labels_where_few(examples),
-        )
+        for name in known:
+            examples = usable(_examples(files[name]), self.dropped, self.max_words)
+            parts = draw(examples, self.sizes, Random(f"{name}/{seed}"))
+            kind = files[name].parent.name
+            yield parts.task(name, kind, instructions[name], labels=labels_where_few(examples))
 
 
 def read_instructions() -> dict[str, str]:

@@ -4,92 +4,76 @@ Honovich et al. (arXiv 2205.10782), Apache-2.0: `raw/induce` holds examples to l
 `annotations` instructions that people wrote. The tasks serve evaluation: every one is a test task.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from soft2hard.data_gen.dods.drawing_examples import labels_where_few
-from soft2hard.data_gen.dods.sources import read_json
-from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, Parts, labels_where_few
+from soft2hard.data_gen.tables import read_json
+from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 
 _ROUGE_TASKS = ("common_concept", "informal_to_formal")
 
 
 @dataclass
-class InstructionInduction:
-    """A folder with `raw/induce`, `raw/execute` and `annotations`.
-
-    `dropped` counts what was left out and why. Raises UserError for another folder and for damaged files.
-    """
-
-    folder: Path
-    n_train: int = 64
-    n_validation: int = 16
-    n_test: int = 64
-    dropped: Counter[str] = field(default_factory=Counter)
+class InstructionInduction(EvaluationDoD):
+    """A folder with `raw/induce`, `raw/execute` and `annotations`."""
 
     name = "instruction-induction"
     licence = "Apache-2.0"
     source = "github.com/orhonovich/instruction-induction, data; Honovich et al., arXiv 2205.10782"
 
-    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
-        """All tasks by name; `seed` draws their examples."""
-        if split != "test":
-            return
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """All tasks by name."""
         files = sorted((self.folder / "raw" / "induce").glob("*.json"))
         if not files:
             raise UserError(f"{self.folder} has no raw/induce/*.json.", "Give the folder of the published data.")
-        yield from (self._task(path.stem, seed) for path in files[:n])
+        yield from (self._task(path.stem, seed) for path in files)
 
     def _task(self, name: str, seed: int) -> Task:
         rng = Random(f"{name}/{seed}")
         induce, held_out = (self._examples(part, name) for part in ("induce", "execute"))
         rng.shuffle(induce)
-        n_validation = min(self.n_validation, len(induce) // 4)
-        validation, train = induce[:n_validation], induce[n_validation : n_validation + self.n_train]
+        n_validation = min(self.sizes.validation, len(induce) // 4)
+        validation, train = induce[:n_validation], induce[n_validation : n_validation + self.sizes.train]
         known = {example.input for example in (*train, *validation)}
         unseen = [example for example in held_out if example.input not in known]
-        self.dropped["held-out examples that are among the others"] += len(held_out) - len(unseen)
+        if len(unseen) < len(held_out):
+            self.dropped["held-out examples that are among the others"] += len(held_out) - len(unseen)
         if not (train and validation and unseen):
             raise UserError(
                 f"The task '{name}' has too few distinct examples.", "Get its files from their source again."
             )
+        test = rng.sample(unseen, min(self.sizes.test, len(unseen)))
         instruction, *paraphrases = self._annotations(name)
-        return Task(
-            name=name,
-            family="instruction-induction",
-            instruction=instruction,
+        return Parts(tuple(train), tuple(validation), tuple(test)).task(
+            name,
+            self.name,
+            instruction,
             paraphrases=tuple(paraphrases),
-            train=tuple(train),
-            validation=tuple(validation),
-            test=tuple(rng.sample(unseen, min(self.n_test, len(unseen)))),
             labels=labels_where_few(induce),
             metric="rougeL" if name in _ROUGE_TASKS else "exact_match",
         )
 
     def _examples(self, part: str, name: str) -> list[Example]:
         try:
-            records = self._json(f"raw/{part}", name)["examples"].values()
+            records = read_json(self.folder / "raw" / part / f"{name}.json")["examples"].values()
             found = dict.fromkeys(_example(name, record) for record in records)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"raw/{part}/{name}.json has records of another kind.", "Get it again.") from error
         one_each = {example.input: example for example in found}
-        self.dropped["repeated inputs"] += len(records) - len(one_each)
+        if len(one_each) < len(records):
+            self.dropped["repeated inputs"] += len(records) - len(one_each)
         return list(one_each.values())
 
     def _annotations(self, name: str) -> list[str]:
-        found = self._json("annotations", name)
+        found = read_json(self.folder / "annotations" / f"{name}.json")
         texts = found.get("annotations") if isinstance(found, dict) else None
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise UserError(f"annotations/{name}.json holds no instructions.", "Get it again.")
         return texts
-
-    def _json(self, folder: str, name: str) -> Any:
-        return read_json(self.folder / folder / f"{name}.json")
 
 
 def _example(name: str, record: Mapping[str, Any]) -> Example:

@@ -1,8 +1,7 @@
 """Keyword classification: say which of five classes a sentence is about, which it does not name.
 
 After the keyword-classification collection of arXiv 2605.27642: a teacher proposes categories of five classes each and
-writes sentences for every class (`keyword_classification_generation`). Here is what a folder of such tasks holds, and
-how it is read.
+writes sentences for every class (`keyword_classification_generation`). This module reads the folder of such tasks.
 """
 
 import hashlib
@@ -15,8 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from soft2hard.api.requests import problems
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, usable
-from soft2hard.data_gen.dods.sources import read_json, read_jsonl
+from soft2hard.data_gen.tables import read_json, read_jsonl
 from soft2hard.data_gen.tasks import SPLITS, Example, Split, Task
 from soft2hard.errors import UserError
 
@@ -54,14 +54,13 @@ class About(_Record):
     teacher: dict[str, Any]
     """Model, endpoint and parameters."""
     settings: dict[str, Any]
-    """What was asked for."""
     made: str
     """Date of the making, ISO."""
     soft2hard: str
     """Version of the package."""
     counts: dict[str, int]
     rejected: dict[str, int]
-    """What the teacher wrote and is not used, by reason."""
+    """Number of texts of the teacher that are not used, by reason."""
 
 
 def split_of(category: str) -> Split:
@@ -90,7 +89,7 @@ class KeywordClassification:
     folder: Path
     sizes: Sizes = Sizes()
     dropped: Counter[str] = field(default_factory=Counter)
-    """What the last reading left out and why."""
+    """Examples that the last reading left out, by reason."""
 
     name = "keyword-classification"
 
@@ -117,16 +116,9 @@ class KeywordClassification:
         except UserError as error:
             raise UserError(f"{self.folder}, '{filled.category}': {error.problem}", error.remedy) from error
         return Task(
-            name=filled.category,
-            family=self.name,
-            instruction=instruction_of(filled.category, classes),
-            paraphrases=(),
-            train=parts.train,
-            validation=parts.validation,
-            test=parts.test,
-            labels=tuple(classes),
-            metric="label_accuracy",
-        )
+            filled.category, self.name, instruction_of(filled.category, classes), (), **vars(parts),
+            labels=tuple(classes), metric="label_accuracy",
+        )  # fmt: skip
 
 
 def read_about(folder: Path) -> About:
@@ -145,18 +137,19 @@ def read_about(folder: Path) -> About:
 def read_filled(folder: Path) -> list[Filled]:
     """All categories with their sentences. Raises UserError where a line is damaged or a category comes twice."""
     read_about(folder)
-    path, found = folder / TASKS, list[Filled]()
+    path, found = folder / TASKS, dict[str, Filled]()
     for number, record in read_jsonl(path):
         try:
-            found.append(Filled.model_validate(record))
+            filled = Filled.model_validate(record)
         except ValidationError as error:
             raise _damaged(f"{path}, line {number}", error) from error
-    twice = [name for name, count in Counter(task.category for task in found).items() if count > 1]
-    if twice:
-        raise UserError(f"{path} has the category '{twice[0]}' twice.", "Make the collection again.")
-    return found
+        if filled.category in found:
+            raise UserError(f"{path} has the category '{filled.category}' twice.", "Make the collection again.")
+        found[filled.category] = filled
+    return list(found.values())
 
 
 def _damaged(where: Path | str, error: ValidationError) -> UserError:
-    problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
-    return UserError(f"{where}: {problems}.", "Make the collection again; what is in the ledger is not paid for twice.")
+    return UserError(
+        f"{where}: {problems(error)}.", "Make the collection again; what is in the ledger is not paid for twice."
+    )

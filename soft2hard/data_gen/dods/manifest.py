@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, labels_where_few, usable
-from soft2hard.data_gen.dods.sources import Records, read_hub, read_table
+from soft2hard.data_gen.tables import Records, read_hub, read_records
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 from soft2hard.storage.yaml_files import read_yaml
@@ -48,14 +48,6 @@ class Source(_Strict):
         return self
 
 
-class PartSizes(_Strict):
-    """Examples of each part at most; the defaults are those of `Sizes`."""
-
-    train: int = Field(Sizes.train, ge=1)
-    validation: int = Field(Sizes.validation, ge=1)
-    test: int = Field(Sizes.test, ge=1)
-
-
 def _text_keys(value: Any) -> Any:
     """Labels as rows give them, which may be numbers or true and false, as texts."""
     if not isinstance(value, Mapping):
@@ -79,7 +71,8 @@ class Manifest(_Strict):
     instruction: str = ""
     metric: Literal["exact_match", "label_accuracy", "f1", "rougeL"] = "exact_match"
     licence: str = Field(min_length=1)
-    sizes: PartSizes = PartSizes()
+    sizes: dict[Split, Annotated[int, Field(ge=1)]] = {}
+    """Examples of each part at most, where it is not as in `Sizes`."""
     max_words: int | None = Field(None, ge=1)
     """Rows with a longer input or output are left out."""
     use: Split = "test"
@@ -107,8 +100,8 @@ class Manifest(_Strict):
 class Manifests:
     """A manifest, or a folder of manifests (`*.yaml`).
 
-    `dropped` counts what the last reading left out and why. Raises UserError for a manifest that asks for what there is
-    not, and for rows without the columns it names.
+    `dropped` counts what the last reading left out and why. Raises UserError for a manifest with unknown fields or
+    values, and for rows without the columns it names.
     """
 
     folder: Path
@@ -140,10 +133,9 @@ class Manifests:
             if not paths:
                 raise UserError(f"{self.folder} has no manifests.", "Put files ending in .yaml there.")
         found = {path: read_manifest(path) for path in paths}
-        names = Counter(manifest.name for manifest in found.values())
-        twice = [name for name, count in names.items() if count > 1]
-        if twice:
-            raise UserError(f"Two manifests in {self.folder} are named '{twice[0]}'.", "Give one another name.")
+        (name, count), *_ = Counter(manifest.name for manifest in found.values()).most_common(1)
+        if count > 1:
+            raise UserError(f"Two manifests in {self.folder} are named '{name}'.", "Give one another name.")
         return found
 
     def _task(self, path: Path, manifest: Manifest, seed: int) -> Task:
@@ -155,22 +147,12 @@ class Manifests:
                 f"{path} asks for {manifest.metric}, but '{manifest.output}' has too many values to be labels.",
                 "Name the labels, or choose exact_match or rougeL.",
             )
-        sizes = Sizes(**manifest.sizes.model_dump())
+        sizes = Sizes(**manifest.sizes)
         try:
             parts = draw(examples, sizes, Random(f"{manifest.name}/{seed}"))
         except UserError as error:
             raise UserError(f"{path}: {error.problem}", error.remedy) from error
-        return Task(
-            name=manifest.name,
-            family="manifest",
-            instruction=manifest.instruction,
-            paraphrases=(),
-            train=parts.train,
-            validation=parts.validation,
-            test=parts.test,
-            labels=labels,
-            metric=manifest.metric,
-        )
+        return parts.task(manifest.name, "manifest", manifest.instruction, labels=labels, metric=manifest.metric)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -186,7 +168,9 @@ def _records(path: Path, manifest: Manifest) -> Records:
     """The source's rows. Raises UserError where a column is not there."""
     source, columns = manifest.source, manifest.columns()
     if source.path is not None:
-        records = read_table(path.parent / source.path)
+        rows = [row for _, row in read_records(path.parent / source.path, (".csv", ".jsonl", ".json"))]
+        there = tuple(dict.fromkeys(column for row in rows for column in row))
+        records = Records(str(path.parent / source.path), there, rows)
     else:
         records = read_hub(source.hub, source.config, source.split, source.revision, columns)
     missing = [column for column in columns if column not in records.columns]

@@ -1,22 +1,28 @@
-"""Collections of published files by name: all that are made from a folder alone."""
+"""Collections of published files by name: all that are made from a folder alone, each imported when it is used."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from soft2hard.data_gen.dods.few_shot_classification import FewShotClassification
-from soft2hard.data_gen.dods.function_vectors import FunctionVectors
-from soft2hard.data_gen.dods.instruction_induction import InstructionInduction
-from soft2hard.data_gen.dods.keyword_classification import KeywordClassification
-from soft2hard.data_gen.dods.manifest import Manifests
-from soft2hard.data_gen.dods.style_transfer import StyleTransfer
-from soft2hard.data_gen.dods.super_glue import SuperGlue
-from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
-from soft2hard.data_gen.paraphrased import with_paraphrases
 from soft2hard.data_gen.tasks import SPLITS, DoD, Split, Task
 from soft2hard.errors import UserError
+
+_CLASSES = {
+    "few-shot-classification": "few_shot_classification:FewShotClassification",
+    "function-vectors": "function_vectors:FunctionVectors",
+    "instruction-induction": "instruction_induction:InstructionInduction",
+    "keyword-classification": "keyword_classification:KeywordClassification",
+    "manifests": "manifest:Manifests",
+    "style-transfer": "style_transfer:StyleTransfer",
+    "super-glue": "super_glue:SuperGlue",
+    "super-natural-instructions": "super_natural_instructions:SuperNaturalInstructions",
+}
+HUB_DODS = frozenset({"super-glue", "super-natural-instructions"})
+"""Collections that are read from the hub where no folder is given."""
 
 
 class ReadableDoD(DoD, Protocol):
@@ -25,29 +31,15 @@ class ReadableDoD(DoD, Protocol):
     dropped: Counter[str]
 
 
-class _FolderDoD(Protocol):
-    name: str
+def _open(name: str, folder: Path | None) -> ReadableDoD:
+    from soft2hard.data_gen.paraphrased import with_paraphrases
 
-    def __call__(self, folder: Path | None) -> ReadableDoD: ...
-
-
-FOLDER_DODS: dict[str, _FolderDoD] = {
-    dod.name: with_paraphrases(dod)
-    for dod in (
-        FewShotClassification,
-        FunctionVectors,
-        InstructionInduction,
-        KeywordClassification,
-        Manifests,
-        StyleTransfer,
-        SuperGlue,
-        SuperNaturalInstructions,
-    )
-}
+    module, of_name = _CLASSES[name].split(":")
+    return with_paraphrases(getattr(import_module(f"soft2hard.data_gen.dods.{module}"), of_name))(folder)
 
 
-HUB_DODS = frozenset({SuperGlue.name, SuperNaturalInstructions.name})
-"""Collections that are read from the hub where no folder is given."""
+FOLDER_DODS: dict[str, Callable[[Path | None], ReadableDoD]] = {name: partial(_open, name) for name in _CLASSES}
+"""What makes a collection of its folder, with the paraphrases that lie there, by name."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ def read_for_corpus(
 ) -> tuple[TasksInMemory, dict[str, int]]:
     """Exactly `n` tasks of a split of a collection, and what was left out on the way, by reason.
 
-    Raises UserError for a name or a folder that there is not, damaged files, fewer tasks than asked for, and tasks
+    Raises UserError for an unknown name, a missing folder, damaged files, fewer tasks than asked for, and tasks
     without an instruction: a translator could not learn from them.
     """
     if name not in FOLDER_DODS:
@@ -78,7 +70,7 @@ def read_for_corpus(
     if folder is None and name not in HUB_DODS:
         raise UserError(f"'{name}' is read from files.", "Give the folder that they lie in with --dod-folder.")
     if folder is not None and not folder.exists():
-        raise UserError(f"No such file or folder: {folder}.", "docs/datasets.md says where the files are to be had.")
+        raise UserError(f"No such file or folder: {folder}.", "docs/datasets.md says where to get the files.")
     dod = FOLDER_DODS[name](folder)
     tasks = tuple(dod.tasks(split, n, seed))
     dropped, origin = dict(+dod.dropped), folder or "The hub"

@@ -5,15 +5,14 @@ and distributed with RLPrompt (arXiv 2205.12548, MIT licence). The instructions 
 every one is a test task.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.dods.drawing_examples import Parts, Sizes, apart, draw, usable
-from soft2hard.data_gen.exampletable import read_text
-from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, apart, draw, usable
+from soft2hard.data_gen.tables import read_text
+from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 
 SENTIMENTS = ("negative", "positive")
@@ -23,30 +22,24 @@ _REWRITE = "Rewrite the {} sentence so that its sentiment is {} and everything e
 
 
 @dataclass
-class StyleTransfer:
+class StyleTransfer(EvaluationDoD):
     """A folder with `sentiment.dev.0.clean`, `sentiment.test.0.clean`, `sentiment.ref.0.clean`, and the same of 1.
 
-    Three tasks: rewriting in either direction, and telling the two sentiments apart. `dropped` counts what the last
-    reading left out and why. Raises UserError for another folder and for damaged files.
+    Three tasks: rewriting in either direction, and telling the two sentiments apart.
     """
-
-    folder: Path
-    sizes: Sizes = Sizes()
-    max_words: int = 100
-    """Longer texts are left out."""
-    dropped: Counter[str] = field(default_factory=Counter)
 
     name = "style-transfer"
     licence = "MIT"
     source = "github.com/mingkaid/rl-prompt; Shen et al., arXiv 1705.09655; references of Li et al., arXiv 1804.06437"
 
-    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
-        """Both rewritings, then the classification; `seed` draws their examples."""
-        if split != "test":
-            return
-        self.dropped.clear()
-        for number in range(3)[:n]:
-            yield self._classification(seed) if number == 2 else self._rewriting(number, seed)
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """Both rewritings, then the classification."""
+        yield from (self._rewriting(number, seed) for number in range(2))
+        test = self._labelled("test")
+        # The published development files hold the test sentences too.
+        train = apart(self._labelled("dev"), test, self.dropped)
+        parts = draw(train, self.sizes, Random(f"sentiment/{seed}"), test=test)
+        yield parts.task("sentiment", self.name, _CLASSIFY, labels=SENTIMENTS, metric="label_accuracy")
 
     def _rewriting(self, of: int, seed: int) -> Task:
         """Sentences of one sentiment with their rewritings: few, so that all parts are drawn from them."""
@@ -60,14 +53,7 @@ class StyleTransfer:
         pairs = [Example(sentence, text) for sentence, text in zip(sentences, rewritten, strict=True)]
         name = f"{given}-to-{wanted}"
         parts = draw(usable(pairs, self.dropped, self.max_words), self.sizes, Random(f"{name}/{seed}"))
-        return _task(name, _REWRITE.format(given, wanted), parts, metric="rougeL")
-
-    def _classification(self, seed: int) -> Task:
-        test = self._labelled("test")
-        # The published development files hold the test sentences too.
-        train = apart(self._labelled("dev"), test, self.dropped)
-        parts = draw(train, self.sizes, Random(f"sentiment/{seed}"), test=test)
-        return _task("sentiment", _CLASSIFY, parts, metric="label_accuracy", labels=SENTIMENTS)
+        return parts.task(name, self.name, _REWRITE.format(given, wanted), metric="rougeL")
 
     def _labelled(self, part: str) -> list[Example]:
         examples = [Example(line, name) for of, name in enumerate(SENTIMENTS) for line in self._lines(part, of)]
@@ -81,17 +67,3 @@ class StyleTransfer:
 
     def _path(self, part: str, of: int) -> Path:
         return self.folder / f"sentiment.{part}.{of}.clean"
-
-
-def _task(name: str, instruction: str, parts: Parts, metric: str, labels: tuple[str, ...] | None = None) -> Task:
-    return Task(
-        name=name,
-        family="style-transfer",
-        instruction=instruction,
-        paraphrases=(),
-        train=parts.train,
-        validation=parts.validation,
-        test=parts.test,
-        labels=labels,
-        metric=metric,
-    )

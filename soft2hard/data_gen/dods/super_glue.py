@@ -1,22 +1,23 @@
 """SuperGLUE as text tasks: CB, RTE, COPA, WSC, BoolQ, WiC and MultiRC.
 
 Wang et al. (arXiv 1905.00537). Licences differ by set, most are for research: see super.gluebenchmark.com.
-Instructions, label words and the wording of inputs are ours; the pronoun of WSC stands between asterisks as in T5
-(arXiv 1910.10683). Outputs of the published test sets are hidden, so the published validation set is what is tested on.
-The sets serve evaluation: every one is a test task. ReCoRD is left out: it has no labels, and several right answers.
+Instructions, label words and the wording of inputs are ours (`super_glue.yaml`); the pronoun of WSC stands between
+asterisks as in T5 (arXiv 1910.10683). Outputs of the published test sets are hidden, so tests come from the published
+validation set. The sets serve evaluation: every one is a test task. ReCoRD is left out: it has no labels, and
+several right answers.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, usable
-from soft2hard.data_gen.dods.sources import read_hub, read_jsonl
-from soft2hard.data_gen.tasks import Example, Split, Task
+from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, apart, draw, usable
+from soft2hard.data_gen.tables import read_hub, read_jsonl
+from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
+from soft2hard.storage.yaml_files import read_yaml
 
 Row = Mapping[str, Any]
 
@@ -27,87 +28,30 @@ HUB_NAME = "aps/super_glue"
 class _Set:
     folder: str
     """Name of its folder in the published archive."""
-    classes: tuple[str, ...]
+    classes: list[str]
     """As the files name them, in the order of the numbers that stand for them."""
-    words: tuple[str, ...]
+    words: list[str]
     """Label words in the same order."""
     wording: str
     """How an input is written, from the row's fields."""
     instruction: str
 
 
-_FALSE_TRUE = ("False", "True")
-_NO_YES = ("no", "yes")
-SETS = {
-    "boolq": _Set(
-        "BoolQ",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Passage: {passage} Question: {question}?",
-        "Answer the question about the passage with yes or no.",
-    ),
-    "cb": _Set(
-        "CB",
-        ("entailment", "contradiction", "neutral"),
-        ("yes", "no", "maybe"),
-        "Premise: {premise} Hypothesis: {hypothesis}",
-        "Say yes if the premise says that the hypothesis is true, no if it says that it is false, and maybe otherwise.",
-    ),
-    "copa": _Set(
-        "COPA",
-        ("choice1", "choice2"),
-        ("A", "B"),
-        "Premise: {premise} Question: What is the {question}? A: {choice1} B: {choice2}",
-        "Say whether A or B is the likelier cause or effect of the premise, whichever the question asks for.",
-    ),
-    "multirc": _Set(
-        "MultiRC",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Passage: {paragraph} Question: {question} Answer: {answer}",
-        "Say yes if the answer to the question about the passage is right and no if it is wrong.",
-    ),
-    "rte": _Set(
-        "RTE",
-        ("entailment", "not_entailment"),
-        ("yes", "no"),
-        "Premise: {premise} Hypothesis: {hypothesis}",
-        "Say yes if the hypothesis follows from the premise and no if it does not.",
-    ),
-    "wic": _Set(
-        "WiC",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Word: {word} Sentence 1: {sentence1} Sentence 2: {sentence2}",
-        "Say yes if the word means the same in both sentences and no if it does not.",
-    ),
-    "wsc": _Set(
-        "WSC",
-        _FALSE_TRUE,
-        _NO_YES,
-        "Text: {marked} Candidate: {span1_text}",
-        "Say yes if the pronoun between asterisks stands for the candidate and no if it does not.",
-    ),
-}
+SETS = {name: _Set(**one) for name, one in read_yaml(Path(__file__).with_suffix(".yaml"), "the sets").items()}
 
 
 @dataclass
-class SuperGlue:
-    """A folder with a folder a set, as in the published archives (`CB/train.jsonl`, `CB/val.jsonl`), or the hub.
+class SuperGlue(EvaluationDoD):
+    """A folder with a folder a set, as in the published archives (`CB/train.jsonl`, `CB/val.jsonl`).
 
-    `dropped` counts what the last reading left out and why. Raises UserError for unknown sets, another folder and
-    damaged files.
+    Without a folder the sets come from the hub. Raises UserError for unknown sets.
     """
 
-    folder: Path | None = None
-    """None: the sets come from the hub."""
-    sizes: Sizes = Sizes()
     max_words: int = 200
     """Longer inputs are left out."""
     sets: tuple[str, ...] = tuple(SETS)
     """Which of them, by their names on the hub."""
     hub_name: str = HUB_NAME
-    dropped: Counter[str] = field(default_factory=Counter)
 
     name = "super-glue"
     licence = "differs by set; see super.gluebenchmark.com"
@@ -118,13 +62,15 @@ class SuperGlue:
         if unknown:
             raise UserError(f"There is no set '{unknown[0]}'.", f"Choose among {', '.join(SETS)}.")
 
-    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
-        """The sets by name, of a folder those that are whole; `seed` draws their examples."""
-        if split != "test":
-            return
-        self.dropped.clear()
-        names = self.sets if self.folder is None else self._whole()
-        yield from (self._task(name, seed) for name in names[:n])
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """The sets of which the folder holds both parts, or all that were asked for where they come from the hub."""
+        for name in self.sets if self.folder is None else self._whole():
+            one = SETS[name]
+            train, test = (
+                usable(self._examples(name, part), self.dropped, self.max_words) for part in ("train", "val")
+            )
+            parts = draw(apart(train, test, self.dropped), self.sizes, Random(f"{name}/{seed}"), test=test)
+            yield parts.task(name, self.name, one.instruction, labels=tuple(one.words), metric="label_accuracy")
 
     def _whole(self) -> list[str]:
         present = [name for name in self.sets if (self.folder / SETS[name].folder).is_dir()]
@@ -142,21 +88,6 @@ class SuperGlue:
 
     def _file(self, name: str, part: str) -> Path:
         return self.folder / SETS[name].folder / f"{part}.jsonl"
-
-    def _task(self, name: str, seed: int) -> Task:
-        train, test = (usable(self._examples(name, part), self.dropped, self.max_words) for part in ("train", "val"))
-        parts = draw(apart(train, test, self.dropped), self.sizes, Random(f"{name}/{seed}"), test=test)
-        return Task(
-            name=name,
-            family="super-glue",
-            instruction=SETS[name].instruction,
-            paraphrases=(),
-            train=parts.train,
-            validation=parts.validation,
-            test=parts.test,
-            labels=SETS[name].words,
-            metric="label_accuracy",
-        )
 
     def _examples(self, name: str, part: str) -> Iterator[Example]:
         if self.folder is None:

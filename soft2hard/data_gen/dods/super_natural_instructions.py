@@ -8,20 +8,23 @@ right outputs the first alone counts: `dropped` says how many others there are.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import pandas as pd
+
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, labels_where_few, usable
-from soft2hard.data_gen.dods.natural_instructions_hub import HUB_NAME, HubTasks, read_hub_tasks
-from soft2hard.data_gen.dods.sources import read_json
-from soft2hard.data_gen.exampletable import read_text
+from soft2hard.data_gen.tables import Records, read_hub, read_json, read_text
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 
+HUB_NAME = "Muennighoff/natural-instructions"
+"""The English tasks of the default split as a table, a row an output."""
+_COLUMNS = ("task_name", "id", "definition", "inputs", "targets")
 _N_TESTED = 100
 """Instances of a test task that the published evaluation uses; they stand first (its splits/README.md)."""
 
@@ -75,10 +78,15 @@ class SuperNaturalInstructions:
     def _contents(self, split: Split) -> Iterator[tuple[str, Callable[[], "_Content"]]]:
         """Names of the tasks of a split, each with what reads it."""
         if self.folder is None:
-            found = read_hub_tasks(self.hub_name, "test" if split == "test" else "train")
-            for name in in_fixed_order(found.rows_of):
+            records = read_hub(self.hub_name, split="test" if split == "test" else "train", columns=_COLUMNS)
+            lacking = [column for column in _COLUMNS if column not in records.columns]
+            if lacking:
+                raise UserError(f"{records.origin} has no column {lacking[0]}.", f"It must have {', '.join(_COLUMNS)}.")
+            names = pd.Series(records.rows["task_name"][:])
+            rows_of = names.groupby(names).indices
+            for name in in_fixed_order(rows_of):
                 if split == "test" or (_tenth(name) == 0) == (split == "validation"):
-                    yield name, partial(_read_from_hub, found, name)
+                    yield name, partial(_read_from_hub, records, name, rows_of[name].tolist())
             return
         files = self._files()
         for name, of_task in self._splits(files).items():
@@ -150,17 +158,9 @@ class SuperNaturalInstructions:
         else:
             parts = draw(examples, self.sizes, rng)
         labels = labels_where_few(examples)
-        return Task(
-            name=name,
-            family=content.category,
-            instruction=content.instruction,
-            paraphrases=content.paraphrases,
-            train=parts.train,
-            validation=parts.validation,
-            test=parts.test,
-            labels=labels,
-            metric="exact_match" if labels else "rougeL",
-        )
+        metric = "exact_match" if labels else "rougeL"
+        more = {"paraphrases": content.paraphrases, "labels": labels, "metric": metric}
+        return parts.task(name, content.category, content.instruction, **more)
 
     def _leave_out(self, name: str, why: str) -> None:
         self.left_out[name] = why
@@ -169,7 +169,7 @@ class SuperNaturalInstructions:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a task file holds."""
+    """What is published of a task."""
 
     instruction: str
     paraphrases: tuple[str, ...]
@@ -181,19 +181,29 @@ class _Content:
     """Other outputs of instances beside the first."""
 
 
+def _content(
+    definitions: list[str], category: str, languages: list[str], instances: Iterable[tuple[str, list[str]]]
+) -> _Content:
+    instances = list(instances)
+    instruction, *paraphrases = (" ".join(text.split()) for text in definitions)
+    return _Content(
+        instruction,
+        tuple(paraphrases),
+        category,
+        frozenset(languages),
+        tuple(Example(input, outputs[0]) for input, outputs in instances),
+        sum(len(set(outputs)) - 1 for _, outputs in instances),
+    )
+
+
 def _read(path: Path) -> _Content:
     found = read_json(path)
     try:
-        instruction, *paraphrases = _texts(found["Definition"])
-        outputs = [_texts(instance["output"]) for instance in found["Instances"]]
-        inputs = [_text(instance["input"]) for instance in found["Instances"]]
-        return _Content(
-            instruction=" ".join(instruction.split()),
-            paraphrases=tuple(" ".join(text.split()) for text in paraphrases),
-            category=_texts(found["Categories"])[0],
-            languages=frozenset(_texts(found["Input_language"]) + _texts(found["Output_language"])),
-            examples=tuple(Example(i, o[0]) for i, o in zip(inputs, outputs, strict=True)),
-            n_further=sum(len(set(of_one)) - 1 for of_one in outputs),
+        return _content(
+            _texts(found["Definition"]),
+            _texts(found["Categories"])[0],
+            _texts(found["Input_language"]) + _texts(found["Output_language"]),
+            [(_text(instance["input"]), _texts(instance["output"])) for instance in found["Instances"]],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -202,16 +212,16 @@ def _read(path: Path) -> _Content:
         ) from error
 
 
-def _read_from_hub(tasks: HubTasks, name: str) -> _Content:
-    task = tasks.task(name)
-    return _Content(
-        instruction=" ".join(task.definition.split()),
-        paraphrases=(),
-        category=SuperNaturalInstructions.name,
-        languages=frozenset({"English"}),
-        examples=tuple(Example(input, outputs[0]) for input, outputs in task.instances),
-        n_further=sum(len(set(outputs)) - 1 for _, outputs in task.instances),
-    )
+def _read_from_hub(records: Records, name: str, numbers: Iterable[int]) -> _Content:
+    """A task from its rows. Raises UserError where they hold something else than text."""
+    rows = [records.rows[int(number)] for number in numbers]
+    if not all(isinstance(row[column], str) for row in rows for column in _COLUMNS):
+        raise UserError(f"{records.origin}: {name} holds something else than text.", "Give another dataset.")
+    outputs: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        outputs.setdefault((row["id"], row["inputs"]), []).append(row["targets"])
+    instances = [(input, of_instance) for (_, input), of_instance in outputs.items()]
+    return _content([rows[0]["definition"]], SuperNaturalInstructions.name, ["English"], instances)
 
 
 def _texts(value: Any) -> list[str]:

@@ -7,8 +7,9 @@ row there is no instruction and examples attend to all earlier ones. An *inducti
 that ends with the instruction, so that the model can be asked for one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain, count, repeat
 from random import Random
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.data_gen.dods.lexical import LexicalTask
+from soft2hard.data_gen.world.vocabulary import Encoder
 from soft2hard.lm.batching import segment_mask
 from soft2hard.prompts.template import Template
 
@@ -27,8 +29,6 @@ INDUCTION_WEIGHT = 0.3  # loss weight of an instruction after its examples
 INSTRUCTION_CUE = "\nTask:"
 """After examples, asks for their instruction."""
 
-Encoder = Callable[[str], list[int]]
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -37,7 +37,7 @@ class Rows:
     ids: Int[Tensor, "rows length"]
     positions: Int[Tensor, "rows length"]
     allowed: Bool[Tensor, "rows length length"]
-    """Whether a query position (second axis) may attend to a key position (third)."""
+    """True where a query position (second axis) may attend to a key position (third)."""
     labels: Int[Tensor, "rows length"]
     """The next token, IGNORE where there is nothing to learn."""
     weights: Float[Tensor, "rows length"]
@@ -57,32 +57,52 @@ class RowBuilder:
         self.encode, self.eos, self.pad, self.length = encode, eos, pad, length
         self.template = template or Template()
 
+    def build(
+        self, tasks: Sequence[LexicalTask], rng: Random, few_shot_share: float = 0.0, induction_share: float = 0.0
+    ) -> Rows:
+        """One row a task; these shares of the rows are few-shot and induction rows."""
+        table = np.tile(np.array([self.pad, 0, -1, IGNORE, 0, 0.0]), (len(tasks), self.length, 1))
+        for row, task in zip(table, tasks, strict=True):
+            point = rng.random()
+            is_chain = point < few_shot_share + induction_share
+            tokens = self._row(task, rng, is_chain, asks_instruction=is_chain and point >= few_shot_share)
+            row[: len(tokens)] = tokens
+        ids, positions, segment, labels, answer = np.moveaxis(table[..., :5].astype(np.int64), -1, 0).copy()
+        weights = (table[..., 5] * (labels != IGNORE)).astype(np.float32)
+        return Rows(*map(torch.from_numpy, (ids, positions, segment_mask(segment), labels, weights, answer)))
+
+    def _row(
+        self, task: LexicalTask, rng: Random, is_chain: bool, asks_instruction: bool
+    ) -> list[tuple[int, int, int, int, int, float]]:
+        """Id, position, segment, label, answer and weight of each token; in a chain all examples see earlier ones."""
+        closing = self.encode(f"{INSTRUCTION_CUE} {self._instruction(task, rng)}") if asks_instruction else []
+        prompt = [] if is_chain else self.encode(self._instruction(task, rng))
+        row = [*zip(prompt, count(), repeat(0), [*prompt[1:], IGNORE], repeat(0), repeat(CONTEXT_WEIGHT))]
+        for number in count(1):
+            is_asked = not is_chain or number > 1
+            body, output = self._example(task, rng, has_prompt=is_asked)
+            if len(row) + len(body) + len(output) - 1 > self.length - len(closing) - asks_instruction:
+                break
+            # In a chain the token after an output is the next "Input:", but a model that is asked
+            # to answer must stop there: the label is the end of the sequence all the same.
+            tokens, labels = body + output[:-1], body[1:] + output
+            first, segment = (len(row), 0) if is_chain else (len(prompt), number)
+            answers = [0] * (len(body) - 1) + [number * is_asked] * len(output)
+            weights = [1.0 if answer else CONTEXT_WEIGHT for answer in answers]
+            row += [*zip(tokens, count(first), repeat(segment), labels, answers, weights)]
+        if closing:
+            n_cue = len(self.encode(INSTRUCTION_CUE)) - 1
+            weights = chain(repeat(CONTEXT_WEIGHT, n_cue), repeat(INDUCTION_WEIGHT))
+            row += [*zip(closing, count(len(row)), repeat(0), [*closing[1:], self.eos], repeat(0), weights)]
+        return row
+
     def _example(self, task: LexicalTask, rng: Random, has_prompt: bool) -> tuple[list[int], list[int]]:
         example = task.example(rng)
         body = self.encode(self.template.body_text(example.input, has_prompt))
         return body, [*self.encode(self.template.output_text(example.output)), self.eos]
 
-    def build(
-        self, tasks: Sequence[LexicalTask], rng: Random, few_shot_share: float = 0.0, induction_share: float = 0.0
-    ) -> Rows:
-        """One row a task; these shares of the rows are few-shot and induction rows."""
-        shape = (len(tasks), self.length)
-        ids = np.full(shape, self.pad, np.int64)
-        labels = np.full(shape, IGNORE, np.int64)
-        positions, segment, answer = (np.zeros(shape, np.int64) for _ in range(3))
-        weights = np.full(shape, CONTEXT_WEIGHT, np.float32)
-        for row, task in enumerate(tasks):
-            point = rng.random()
-            chained = point < few_shot_share + induction_share
-            closing = self._closing(task, rng) if few_shot_share <= point and chained else []
-            end = self._fill(
-                task, rng, chained, len(closing), ids[row], labels[row], positions[row], segment[row], answer[row]
-            )
-            if closing:
-                self._close(closing, end, ids[row], labels[row], positions[row], segment[row], weights[row])
-        allowed = segment_mask(segment)
-        weights = np.where(answer > 0, 1.0, weights) * (labels != IGNORE)
-        return Rows(*map(torch.from_numpy, (ids, positions, allowed, labels, weights.astype(np.float32), answer)))
+    def _instruction(self, task: LexicalTask, rng: Random) -> str:
+        return task.instruction(rng.randrange(len(task.variant.phrasings)), rng)
 
     def build_copies(self, n_rows: int, vocabulary: int, rng: Random) -> Rows:
         """Rows in which a run of random tokens is repeated to the end: only copying can predict them.
@@ -99,52 +119,7 @@ class RowBuilder:
             run = generator.integers(3, vocabulary, period)
             ids[row] = np.resize(run, self.length)
             labels[row, period - 1 : -1] = ids[row, period:]
-        positions = np.broadcast_to(np.arange(self.length), ids.shape).copy()
-        allowed = np.broadcast_to(
-            np.tril(np.ones((self.length, self.length), bool)), (n_rows, self.length, self.length)
-        )
+        positions = np.tile(np.arange(self.length), (n_rows, 1))
         weights = (COPY_WEIGHT * (labels != IGNORE)).astype(np.float32)
-        arrays = (ids, positions, allowed.copy(), labels, weights, np.zeros_like(ids))
+        arrays = (ids, positions, segment_mask(np.zeros_like(ids)), labels, weights, np.zeros_like(ids))
         return Rows(*map(torch.from_numpy, arrays))
-
-    def _instruction(self, task: LexicalTask, rng: Random) -> str:
-        return task.instruction(rng.randrange(len(task.variant.phrasings)), rng)
-
-    def _closing(self, task: LexicalTask, rng: Random) -> list[int]:
-        return [*self.encode(f"{INSTRUCTION_CUE} {self._instruction(task, rng)}"), self.eos]
-
-    def _close(self, closing: list[int], at: int, ids, labels, positions, segment, weights) -> None:
-        """Put the instruction after the examples, which it may attend to."""
-        tokens, end = closing[:-1], at + len(closing) - 1
-        ids[at:end], positions[at:end], segment[at:end] = tokens, range(at, end), 0
-        labels[at:end] = closing[1:]
-        first = at + len(self.encode(INSTRUCTION_CUE)) - 1
-        weights[first:end] = INDUCTION_WEIGHT
-
-    def _fill(self, task, rng, chained, reserved, ids, labels, positions, segment, answer) -> int:
-        """Lay out a task's examples, leaving `reserved` tokens of the row; returns where they end."""
-        segment[:] = -1
-        start = 0
-        if not chained:
-            prompt = self.encode(self._instruction(task, rng))
-            start = len(prompt)
-            ids[:start], positions[:start], segment[:start] = prompt, range(start), 0
-            labels[: start - 1] = prompt[1:]
-        at, n_examples = start, 0
-        while True:
-            body, output = self._example(task, rng, has_prompt=not chained or n_examples > 0)
-            tokens = body + output[:-1]
-            end = at + len(tokens)
-            if end > self.length - reserved:
-                return at
-            n_examples += 1
-            ids[at:end] = tokens
-            segment[at:end] = 0 if chained else n_examples  # the examples of a chain see all earlier ones
-            positions[at:end] = range(at, end) if chained else range(start, start + len(tokens))
-            labels[at : end - 1] = tokens[1:]
-            # In a chain the token after an output is the next "Input:", but a model that is asked
-            # to answer must stop there: the label is the end of the sequence all the same.
-            labels[end - len(output) : end] = output
-            if not chained or n_examples > 1:
-                answer[end - len(output) : end] = n_examples
-            at = end

@@ -3,80 +3,81 @@
 Each claim is about one figure, and its rule is fixed here, before any figure is seen: *confirmed* where the whole 95 %
 interval lies where the claim puts the figure, *refuted* where the whole interval lies elsewhere, *undecided* in
 between and where there are too few tasks, *not tested* where there is no figure. Other readings stand beside each
-claim, judged by the same rule; they change no verdict, but a note says where they come out otherwise.
+claim, judged by the same rule; they change no verdict, but a note says where they disagree.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from soft2hard.eval.analysis.relations import Verdict, verdict
-from soft2hard.eval.analysis.section_records import (
-    Claim,
-    Claims,
-    CorrelationRow,
-    Difficulty,
-    Distances,
-    Estimate,
-    NoCorrelation,
-    NotRun,
-    Reading,
-    Transfer,
-)
-from soft2hard.eval.analysis.section_transfer import BOTH_TASKS
-from soft2hard.eval.analysis.sections_statistics import Arrays
+import pandas as pd
+
+from soft2hard.eval.analysis.correlations import BOTH_TASKS
+from soft2hard.eval.analysis.findings import Analysis, Claim, Claims, Reading, Tables, Verdict, interval_in
 from soft2hard.eval.intervals import Interval
 
 EQUIDISTANT_BELOW = 0.1
 """Distances that vary by less than a tenth of their mean count as nearly equal."""
-
 MIN_TASKS = 8
-"""Below this a bootstrap over tasks is too narrow to go by."""
-
+"""Below this a bootstrap over tasks is too narrow to rely on."""
 SURE = 0.05
 """A correlation must also have a p-value below this."""
 
 _TENTH = f"{100 * EQUIDISTANT_BELOW:.0f} %"
 _FEW = f"undecided with fewer than {MIN_TASKS} tasks"
 Rule = Callable[[Interval], Verdict]
+SectionTables = Callable[[str], Tables]
+"""The tables of a section by its name; none where it was not run."""
 
 
 @dataclass(frozen=True)
 class Figure:
     """A figure that a claim is about, or why there is none."""
 
-    estimate: Estimate | None
+    estimate: Interval | None
     n: int | None
     """Tasks."""
     p_value: float | None = None
     reason: str = ""
 
-    def said(self, rule: Rule) -> tuple[Verdict | None, str]:
-        """What the figure says by a rule, or None where there is none; and the reason, if the rule is not it."""
+    def said(self, rule: Rule) -> tuple[Verdict, str]:
+        """The verdict on the figure by a rule; and the reason for it, if the rule is not."""
         if self.estimate is None or self.n is None:
-            return None, self.reason
+            return "not tested", self.reason
         if self.n < MIN_TASKS:
             return "undecided", f"{self.n} task{'s' * (self.n != 1)}, and a verdict needs {MIN_TASKS}."
-        found = rule(self.estimate.interval())
+        found = rule(self.estimate)
         if found != "undecided" and self.p_value is not None and self.p_value >= SURE:
             return "undecided", f"p = {self.p_value:.2g}, where a verdict needs less than {SURE}."
         return found, ""
 
+    def reading(self, label: str, rule: Rule, noise: bool = False) -> Reading:
+        says, _ = self.said(rule)
+        return Reading(label=label, says=says, estimate=self.estimate, p_value=self.p_value, n=self.n, noise=noise)
 
-def claims_section(distances: object, difficulty: object, transfer: object) -> tuple[Claims, Arrays]:
+
+def verdict(interval: Interval, expected: Literal["above", "below"], bound: float = 0.0) -> Verdict:
+    """What an interval says of the claim that a figure lies above, or below, a bound; nothing without an interval."""
+    if interval.low is None or interval.high is None:
+        return "undecided"
+    low, high = (interval.low, interval.high) if expected == "above" else (-interval.high, -interval.low)
+    limit = bound if expected == "above" else -bound
+    return "confirmed" if low > limit else "refuted" if high < limit else "undecided"
+
+
+def claims_section(analysis: Analysis, tables: SectionTables) -> tuple[Claims, Tables]:
     """All claims; a section that was not run leaves its claims untested."""
-    found = (_equidistant(distances), _across(distances), _harder(difficulty), _closer(transfer))
-    return Claims(seconds=0, claims=found), {}
+    found = (_equidistant(analysis), _across(analysis, tables), _harder(analysis, tables), _closer(analysis, tables))
+    return Claims(claims=found), {}
 
 
-def _equidistant(section: object) -> Claim:
-    figure = noise = between = Figure(None, None, reason=_why(section))
-    if isinstance(section, Distances):
-        reason = "" if section.variation_within else "No task has three different soft prompts."
-        figure, noise = (
-            Figure(estimate, section.n_varied, reason=reason)
-            for estimate in (section.variation_within, section.variation_noise)
-        )
-        between = Figure(section.variation_between, section.n_tasks, reason=reason)
+def _equidistant(analysis: Analysis) -> Claim:
+    figure = noise = between = Figure(None, None, reason=analysis.reason("distances"))
+    if section := analysis.found("distances"):
+        of = section.figures
+        reason = "" if of["variation_within"] else "No task has three different soft prompts."
+        figure, noise = (Figure(of[f"variation_{x}"], of["n_varied"], reason=reason) for x in ("within", "noise"))
+        between = Figure(of["variation_between"], of["n_tasks"], reason=reason)
     return _claim(
         figure,
         lambda interval: verdict(interval, "below", EQUIDISTANT_BELOW),
@@ -89,21 +90,28 @@ def _equidistant(section: object) -> Claim:
     )
 
 
-def _across(section: object) -> Claim:
+def _across(analysis: Analysis, tables: SectionTables) -> Claim:
     low, high = 1 - EQUIDISTANT_BELOW, 1 + EQUIDISTANT_BELOW
-    figure = noise = reordered = Figure(None, None, reason=_why(section))
-    if isinstance(section, Distances):
-        reason = "There is one task, or no task has two soft prompts."
-        of = {m.name: m for m in section.measures}
+    figure = noise = reordered = Figure(None, None, reason=analysis.reason("distances"))
+    if section := analysis.found("distances"):
+        of = tables("distances")["measures"].set_index("measure")
         figure, reordered, noise = (
-            Figure(estimate, section.n_repeated, reason=reason)
-            for estimate in (of["frobenius"].ratio, of["reordered"].ratio, of["frobenius"].noise_ratio)
+            Figure(
+                interval_in(of.loc[measure], ratio),
+                section.figures["n_repeated"],
+                reason="There is one task, or no task has two soft prompts.",
+            )
+            for measure, ratio in (("frobenius", "ratio"), ("reordered", "ratio"), ("frobenius", "noise_ratio"))
         )
 
     def rule(interval: Interval) -> Verdict:
-        return _equivalent(interval, low, high)
+        said = {verdict(interval, "above", low), verdict(interval, "below", high)}
+        return "refuted" if "refuted" in said else "confirmed" if said == {"confirmed"} else "undecided"
 
-    notes = _unequal(figure.estimate) if figure.estimate and figure.said(rule)[0] == "confirmed" else []
+    notes = []
+    if figure.estimate and figure.said(rule)[0] == "confirmed":
+        sides = [side for side in ("below", "above") if verdict(figure.estimate, side, 1.0) == "confirmed"]
+        notes = [f"Equivalent within {_TENTH} but not equal: the whole interval lies {side} 1." for side in sides]
     return _claim(
         figure,
         rule,
@@ -118,20 +126,9 @@ def _across(section: object) -> Claim:
     )
 
 
-def _equivalent(interval: Interval, low: float, high: float) -> Verdict:
-    said = verdict(interval, "above", low), verdict(interval, "below", high)
-    return "refuted" if "refuted" in said else "confirmed" if set(said) == {"confirmed"} else "undecided"
-
-
-def _unequal(ratio: Estimate) -> list[str]:
-    """Whether it is surely not 1, for all that it is near."""
-    sides = [side for side in ("below", "above") if verdict(ratio.interval(), side, 1.0) == "confirmed"]
-    return [f"Equivalent within {_TENTH} but not equal: the whole interval lies {side} 1." for side in sides]
-
-
-def _harder(section: object) -> Claim:
-    def of(second: str, *given: str, first: str = "error") -> Figure:
-        return _correlation(section, first, second, given)
+def _harder(analysis: Analysis, tables: SectionTables) -> Claim:
+    def of(second: str, *given: str) -> Figure:
+        return _correlation(analysis, "difficulty", tables, ("error", second, ", ".join(given), "spearman"))
 
     return _positively_correlated(
         of("mean_distance"),
@@ -150,9 +147,10 @@ def _harder(section: object) -> Claim:
     )
 
 
-def _closer(section: object) -> Claim:
+def _closer(analysis: Analysis, tables: SectionTables) -> Claim:
     def of(measure: str, *given: str, method: str = "spearman") -> Figure:
-        return _correlation(section, f"closeness: {measure}", "change", given, method)
+        row = (f"closeness: {measure}", "change", ", ".join(given), method)
+        return _correlation(analysis, "transfer", tables, row)
 
     return _positively_correlated(
         of("frobenius"),
@@ -178,69 +176,43 @@ def _positively_correlated(found: Figure, beside: dict[str, Figure], noise: Figu
 
 
 def _claim(
-    found: Figure,
-    said_by: Rule,
-    beside: dict[str, Figure],
-    noise: Figure | None,
-    notes: Sequence[str] = (),
-    *,
-    name: str,
-    text: str,
-    figure: str,
-    rule: str,
+    found: Figure, judge: Rule, beside: dict[str, Figure], noise: Figure | None, notes: Sequence[str] = (), **words: str
 ) -> Claim:
-    said, reason = found.said(said_by)
-    readings = [_reading(label, other, said_by, False) for label, other in beside.items()]
+    """`words`: the claim's name, text, figure and rule."""
+    said, reason = found.said(judge)
+    readings = [other.reading(label, judge) for label, other in beside.items()]
     if noise is not None:
-        readings.append(_reading("pure noise with the same norms", noise, said_by, True))
+        readings.append(noise.reading("pure noise with the same norms", judge, noise=True))
+    readings = [one for one in readings if one.says != "not tested"]
     return Claim(
-        name=name,
-        text=text,
-        verdict=said or "not tested",
-        figure=figure,
+        verdict=said,
         estimate=found.estimate,
         p_value=found.p_value,
         n=found.n,
-        rule=rule,
-        beside=tuple(one for one in readings if one.says != "not tested"),
+        beside=tuple(readings),
         notes=tuple(filter(None, (reason, *notes, *_qualifications(said, readings)))),
+        **words,
     )
 
 
-def _reading(label: str, figure: Figure, rule: Rule, noise: bool) -> Reading:
-    return Reading(
-        label=label,
-        says=figure.said(rule)[0] or "not tested",
-        estimate=figure.estimate,
-        p_value=figure.p_value,
-        n=figure.n,
-        noise=noise,
-    )
-
-
-def _qualifications(said: Verdict | None, readings: Iterable[Reading]) -> list[str]:
-    """Which readings come out otherwise than the claim, and whether noise comes out alike."""
-    if said is None:
+def _qualifications(said: Verdict, readings: Iterable[Reading]) -> list[str]:
+    """The readings that disagree with the claim, and whether noise agrees."""
+    if said == "not tested":
         return []
-    others = [one for one in readings if not one.noise and one.says not in (said, "not tested")]
-    said_by = ", ".join(f"{one.label} ({one.says})" for one in others)
-    notes = [f"Other readings say otherwise: {said_by}."] if others else []
+    others = [f"{one.label} ({one.says})" for one in readings if not one.noise and one.says != said]
+    notes = [f"Other readings say otherwise: {', '.join(others)}."] if others else []
     if said != "undecided" and any(one.noise and one.says == said for one in readings):
         notes.append("Pure noise with the soft prompts' norms gives the same verdict.")
     return notes
 
 
-def _correlation(section: object, first: str, second: str, given: tuple[str, ...], method: str = "spearman") -> Figure:
-    if not isinstance(section, Difficulty | Transfer):
-        return Figure(None, None, reason=_why(section))
-    wanted = (first, second, given, method)
-    rows: tuple[CorrelationRow | NoCorrelation, ...] = (*section.correlations, *section.undefined)
-    row = next((row for row in rows if (row.first, row.second, row.given, row.method) == wanted), None)
-    if isinstance(row, CorrelationRow):
-        return Figure(row.correlation, row.n, row.p_value)
-    reason = "Soft prompts differ in length, so that they have no distances." if row is None else row.reason
-    return Figure(None, None, reason=reason)
-
-
-def _why(section: object) -> str:
-    return section.reason if isinstance(section, NotRun) else "Its section was not run."
+def _correlation(analysis: Analysis, section: str, tables: SectionTables, wanted: tuple[str, ...]) -> Figure:
+    if analysis.found(section) is None:
+        return Figure(None, None, reason=analysis.reason(section))
+    for row in tables(section).get("correlations", pd.DataFrame()).to_dict("records"):
+        if (row["first"], row["second"], row["given"], row["method"]) == wanted:
+            estimate = interval_in(row, "correlation")
+            if estimate is None:
+                return Figure(None, None, reason=row["reason"])
+            return Figure(estimate, int(row["n"]), float(row["p_value"]))
+    return Figure(None, None, reason="Soft prompts differ in length, so that they have no distances.")

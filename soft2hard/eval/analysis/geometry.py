@@ -1,11 +1,11 @@
-"""Where soft prompts lie: norms and variance, Frobenius distances, best permutations of positions, alignment.
+"""Where soft prompts lie: norms and variance, Frobenius distances, best permutations of positions, alignment, maps.
 
-Arrays hold the prompts of one subject and one length in float64 (`comparable.stacked`). A prompt is a matrix of
-positions and dimensions; all figures are in the units of the subject's embeddings.
+Arrays hold the prompts of one subject and one length in float64 (`inputs.stacked`). A prompt is a matrix of positions
+and dimensions; all figures are in the units of the subject's embeddings, and variances are unbiased.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -15,75 +15,66 @@ from scipy.spatial.distance import pdist, squareform
 
 from soft2hard.errors import UserError
 
-ExamplesAxis = Literal["positions", "dimensions"]
+Prompts = Float[np.ndarray, "n_prompts n_tokens d_model"]
+Square = Float[np.ndarray, "n n"]
+MapName = Literal["tsne", "umap", "pca"]
+MAPS: tuple[MapName, ...] = ("tsne", "umap", "pca")
+MIN_POINTS = 10
+"""Fewer have no neighbourhoods to speak of."""
+UMAP_PACKAGE = "umap"
 
 _ENTRIES_AT_ONCE = 2**25  # of the products of positions: 256 MB
+_PERPLEXITY, _NEIGHBOURS = 30, 15  # of t-SNE and of UMAP: their libraries' defaults
+_TRUST_NEIGHBOURS = 5
 
 
-@dataclass(frozen=True)
-class TaskGeometry:
-    """The soft prompts of one task, tuned several times.
+def prompt_statistics(rows: Float[np.ndarray, "n_tokens d_model"]) -> dict[str, float | int | None]:
+    """One soft prompt by itself; None stands where it has too few virtual tokens for a figure.
 
-    The figures of the study are its mean norm and variance. Both can be read of the whole matrix or of its parts, so
-    both readings are here. None stands where there are too few prompts for a figure.
+    `norm` is Frobenius, those of virtual tokens are Euclidean; `mean` and `variance` are of entries; `token_cosine` is
+    the mean cosine of two virtual tokens, near 1 where all point one way, 0 for tokens without length.
     """
-
-    task: str
-    n_prompts: int
-    mean_norm: float
-    """Mean Frobenius norm of the prompts."""
-    mean_token_norm: float
-    """Mean Euclidean norm of their virtual tokens."""
-    norm_variance: float | None
-    """Variance of the Frobenius norms over the prompts (unbiased)."""
-    variance: float | None
-    """Variance of each entry over the prompts (unbiased), summed over entries: half the mean squared distance between
-    two of them."""
-    mean_distance: float | None
-    """Mean Frobenius distance between two of them."""
-    distance_variation: float | None
-    """Standard deviation (unbiased) of these distances by their mean: 0 where the prompts are equidistant."""
-
-
-@dataclass(frozen=True)
-class Reordered:
-    """Distances between soft prompts after the positions of one have been put in the best order."""
-
-    distances: Float[np.ndarray, "n_prompts n_prompts"]
-    """Frobenius distances; none is larger than without reordering."""
-    share_moved: Float[np.ndarray, "n_prompts n_prompts"]
-    """Share of positions that stand elsewhere in the best order."""
+    norms = np.linalg.norm(rows, axis=1)
+    units = _unit(rows)
+    n_pairs = len(rows) * (len(rows) - 1) / 2
+    return {
+        "n_tokens": rows.shape[0],
+        "d_model": rows.shape[1],
+        "norm": float(np.linalg.norm(rows)),
+        "mean_token_norm": float(norms.mean()),
+        "token_norm_variance": float(norms.var(ddof=1)) if len(rows) > 1 else None,
+        "smallest_token_norm": float(norms.min()),
+        "largest_token_norm": float(norms.max()),
+        "mean": float(rows.mean()),
+        "variance": float(rows.var(ddof=1)) if rows.size > 1 else None,
+        "token_cosine": float(np.triu(units @ units.T, 1).sum() / n_pairs) if n_pairs else None,
+    }
 
 
-def task_geometry(
-    prompts: Float[np.ndarray, "n_prompts n_tokens d_model"], tasks: Sequence[str]
-) -> tuple[TaskGeometry, ...]:
-    """Norm and variance of each task's soft prompts; `tasks[i]` is the task of prompt i, and tasks keep their order."""
-    _check_tasks(prompts, tasks)
-    names = np.array(tasks)
-    return tuple(_of_task(name, prompts[names == name]) for name in dict.fromkeys(tasks))
+def task_geometry(prompts: Prompts) -> dict[str, float | int | None]:
+    """The soft prompts of one task, tuned several times; None stands where there are too few for a figure.
 
-
-def _of_task(name: str, prompts: Float[np.ndarray, "n n_tokens d_model"]) -> TaskGeometry:
+    The study's mean norm and variance can be read of the whole matrix or of its parts, so both readings are here.
+    `norm_variance` is of the Frobenius norms; `variance` is that of each entry over the prompts, summed over entries,
+    which is half the mean squared distance between two of them; `distance_variation` is the standard deviation of the
+    distances by their mean, 0 where the prompts are equidistant.
+    """
     norms = np.linalg.norm(prompts, axis=(1, 2))
-    distances = pdist(prompts.reshape(len(prompts), -1))
-    mean_distance = float(distances.mean()) if len(distances) else None
-    spread = float(distances.std(ddof=1)) if len(distances) > 1 else None
-    return TaskGeometry(
-        task=name,
-        n_prompts=len(prompts),
-        mean_norm=float(norms.mean()),
-        mean_token_norm=float(np.linalg.norm(prompts, axis=2).mean()),
-        norm_variance=float(norms.var(ddof=1)) if len(prompts) > 1 else None,
-        variance=float(prompts.var(axis=0, ddof=1).sum()) if len(prompts) > 1 else None,
-        mean_distance=mean_distance,
-        distance_variation=spread / mean_distance if spread is not None and mean_distance else None,
-    )
+    apart = pdist(prompts.reshape(len(prompts), -1))
+    mean_distance = float(apart.mean()) if len(apart) else None
+    spread = float(apart.std(ddof=1)) if len(apart) > 1 else None
+    return {
+        "n_prompts": len(prompts),
+        "mean_norm": float(norms.mean()),
+        "mean_token_norm": float(np.linalg.norm(prompts, axis=2).mean()),
+        "norm_variance": float(norms.var(ddof=1)) if len(prompts) > 1 else None,
+        "variance": float(prompts.var(axis=0, ddof=1).sum()) if len(prompts) > 1 else None,
+        "mean_distance": mean_distance,
+        "distance_variation": spread / mean_distance if spread is not None and mean_distance else None,
+    }
 
 
-def distances(
-    prompts: Float[np.ndarray, "n_prompts n_tokens d_model"],
-) -> Float[np.ndarray, "n_prompts n_prompts"]:
+def distances(prompts: Prompts) -> Square:
     """Frobenius distance of every pair; 0 for equal prompts.
 
     Differences are taken before they are squared: by the inner products, two prompts that lie close together would
@@ -92,13 +83,20 @@ def distances(
     return squareform(pdist(prompts.reshape(len(prompts), -1)))
 
 
-def cosines(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]) -> Float[np.ndarray, "n_prompts n_prompts"]:
+def cosines(prompts: Prompts) -> Square:
     """Cosine of every pair, each prompt one long vector: closeness whatever their lengths. NaN beside zeros alone."""
     return 1 - squareform(pdist(prompts.reshape(len(prompts), -1), "cosine"))
 
 
-def reordered_distances(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]) -> Reordered:
-    """Frobenius distance of every pair under the best permutation of one prompt's positions.
+def token_cosines(prompts: Prompts) -> Square:
+    """Mean, over positions, of the cosine of two prompts' virtual tokens there; 0 for a token without length."""
+    tokens = _unit(prompts).reshape(len(prompts), -1)
+    return tokens @ tokens.T / prompts.shape[1]
+
+
+def reordered_distances(prompts: Prompts) -> tuple[Square, Square]:
+    """Frobenius distance of every pair under the best permutation of one prompt's positions, never larger than without
+    one, and the share of positions that it moves.
 
     The squared distance is that of the norms less twice the inner products of positions that stand beside each other,
     so the best order is the assignment with the largest sum of inner products (Kuhn 1955, by SciPy).
@@ -113,12 +111,10 @@ def reordered_distances(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"]
         reordered = np.take_along_axis(others, orders[:, :, None], axis=1)
         found[i, i + 1 :] = np.linalg.norm(reordered - prompts[i], axis=(1, 2))
         moved[i, i + 1 :] = (orders != np.arange(n_tokens)).mean(-1)
-    return Reordered(found + found.T, moved + moved.T)
+    return found + found.T, moved + moved.T
 
 
-def alignment(
-    prompts: Float[np.ndarray, "n_prompts n_tokens d_model"], examples: ExamplesAxis = "dimensions"
-) -> Float[np.ndarray, "n_prompts n_prompts"]:
+def alignment(prompts: Prompts, examples: Literal["positions", "dimensions"] = "dimensions") -> Square:
     """Linear centred kernel alignment of every pair (Kornblith et al. 2019, section 3), 0 to 1; 1 means alike.
 
     With X and Y centred over examples, ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F). It does not change when a prompt is
@@ -130,14 +126,11 @@ def alignment(
       the embedding space does not. With fewer positions than dimensions even noise comes close to 1: read it beside
       `noise_like`.
 
-    NaN where a prompt has the same value in all examples. Raises UserError for prompts of one token over positions.
+    NaN where a prompt has the same value in all examples, as prompts of one token have over positions.
     """
-    n, n_tokens, d_model = prompts.shape
-    if examples == "positions" and n_tokens < 2:
-        raise UserError("Soft prompts of one token have no alignment over positions.", "Align them over dimensions.")
     if examples == "positions":
         centred = prompts - prompts.mean(1, keepdims=True)
-        grams = (centred @ centred.swapaxes(1, 2)).reshape(n, -1)
+        grams = (centred @ centred.swapaxes(1, 2)).reshape(len(prompts), -1)
         similarity = grams @ grams.T
     else:
         similarity = _squared_products(prompts - prompts.mean(2, keepdims=True))
@@ -147,9 +140,7 @@ def alignment(
     return np.clip(similarity / np.outer(own, own), 0, 1)
 
 
-def _squared_products(
-    prompts: Float[np.ndarray, "n_prompts n_tokens d_model"],
-) -> Float[np.ndarray, "n_prompts n_prompts"]:
+def _squared_products(prompts: Prompts) -> Square:
     """Squared Frobenius norm of A B^T for every pair of prompts A and B."""
     n, n_tokens, d_model = prompts.shape
     rows = prompts.reshape(-1, d_model)
@@ -161,17 +152,68 @@ def _squared_products(
     return np.concatenate(parts)
 
 
-def noise_like(
-    prompts: Float[np.ndarray, "n_prompts n_tokens d_model"], seed: int = 0
-) -> Float[np.ndarray, "n_prompts n_tokens d_model"]:
+def noise_like(prompts: Prompts, seed: int = 0) -> Prompts:
     """Pure noise of the same shape and Frobenius norms: what any figure here is where prompts share nothing."""
     noise = np.random.default_rng(seed).standard_normal(prompts.shape)
     norms = [np.linalg.norm(x, axis=(1, 2), keepdims=True) for x in (prompts, noise)]
     return noise * (norms[0] / norms[1])
 
 
-def _check_tasks(prompts: Float[np.ndarray, "n_prompts n_tokens d_model"], tasks: Sequence[str]) -> None:
-    if len(prompts) != len(tasks):
-        raise UserError(
-            f"There are {len(prompts)} soft prompts and {len(tasks)} names of tasks.", "Give one name a soft prompt."
-        )
+def _unit(vectors: Float[np.ndarray, "*rows d"]) -> Float[np.ndarray, "*rows d"]:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+
+def no_map(name: MapName, n_points: int) -> str | None:
+    """The reason, in one line, why a map of so many points cannot be made here; None where it can."""
+    if n_points < 2:
+        return f"{n_points} soft prompts make no map."
+    if name != "pca" and n_points < MIN_POINTS:
+        return f"{name}: {n_points} soft prompts have no neighbourhoods to speak of; it needs {MIN_POINTS} or more."
+    if name == "umap" and find_spec(UMAP_PACKAGE) is None:
+        return "umap: umap-learn is not installed (pip install 'soft2hard[maps]')."
+    return None
+
+
+def plane_map(name: MapName, apart: Square, seed: int = 0) -> tuple[Float[np.ndarray, "n 2"], str, float | None]:
+    """Places in the plane of points that lie this far apart, how the map was made, and how far it can be trusted.
+
+    'pca': principal coordinates (Torgerson 1952), which of Euclidean distances are the first two principal components.
+    'tsne' (van der Maaten & Hinton 2008) starts from them. 'umap': McInnes et al. 2018, arXiv 1802.03426. Both of these
+    keep neighbours rather than distances. A map is the same for the same seed.
+
+    Trustworthiness is of the 5 nearest neighbours, 0 to 1; 1 where all neighbours in the plane are neighbours in truth
+    (Venna and Kaski 2001); None for 10 points or fewer. Raises UserError where `no_map` gives a reason.
+    """
+    from sklearn.decomposition import KernelPCA
+    from sklearn.manifold import TSNE, trustworthiness
+
+    n = len(apart)
+    if reason := no_map(name, n):
+        raise UserError(reason, "Take 'pca', which needs nothing.")
+    places = KernelPCA(2, kernel="precomputed", eigen_solver="dense").fit_transform(-np.square(apart) / 2)
+    about = "principal coordinates of the distances"
+    if name == "tsne":
+        perplexity = min(_PERPLEXITY, (n - 1) / 3)
+        start = 1e-4 * places / max(float(places[:, 0].std()), 1e-12)  # its authors' scale of a start
+        settings = {"perplexity": perplexity, "random_state": seed, "metric": "precomputed"}
+        places = TSNE(init=start.astype(np.float32), **settings).fit_transform(apart)
+        about = f"t-SNE, perplexity {perplexity:.3g}, started from the principal coordinates, seed {seed}"
+    elif name == "umap":
+        neighbours = min(_NEIGHBOURS, n - 1)
+        places, about = _umap(apart, neighbours, seed), f"UMAP, {neighbours} neighbours, seed {seed}"
+    trust = None
+    if n > 2 * _TRUST_NEIGHBOURS:
+        trust = float(trustworthiness(apart, places, n_neighbors=_TRUST_NEIGHBOURS, metric="precomputed"))
+    return places.astype(np.float64), about, trust
+
+
+def _umap(apart: Square, neighbours: int, seed: int) -> Float[np.ndarray, "n 2"]:
+    from umap import UMAP
+
+    settings = {"metric": "precomputed", "random_state": seed, "n_jobs": 1}
+    init = "random" if len(apart) < 20 else "spectral"  # the spectral start needs more points
+    with warnings.catch_warnings():
+        # It says that it cannot invert a precomputed metric, and that a seed forbids threads: both are known here.
+        warnings.simplefilter("ignore")
+        return UMAP(n_neighbors=neighbours, init=init, **settings).fit_transform(apart)

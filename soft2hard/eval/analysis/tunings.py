@@ -7,28 +7,20 @@ of orders; groups that ask for the same tuning share it. Each pass is a file, so
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from soft2hard.data_gen.initialisation import START_FILE
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.tuning import Tuned, Tuning
-from soft2hard.data_gen.tuning_jobs import TuningJob, tune_jobs
-from soft2hard.eval.analysis.passes import load_pass, save_pass
-from soft2hard.eval.analysis.records import GroupRow, PromptRow
+from soft2hard.data_gen.tuning import START_FILE, Tuning
+from soft2hard.data_gen.tuning.tuner import Tuned, TuningJob, tune_jobs
+from soft2hard.eval.analysis.findings import COMMON, MAIN, GroupRow, PromptRow, Varies, load_pass, save_pass
+from soft2hard.eval.analysis.settings import Counts
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
-Varies = Literal["both", "init", "order"]
-MAIN = "main"
-"""The group that distances, maps and transfer are of."""
-COMMON = "from the common start"
-"""The group whose prompts start as those did that the subject's translator was trained on."""
-
 
 @dataclass(frozen=True)
 class Pass:
-    """What tunings that are made together have in common."""
+    """The start and the seeds that tunings made together have in common."""
 
     init: str
     init_seed: int
@@ -43,7 +35,7 @@ class TuningGroup:
     init: str
     """As `Tuning.init` names it."""
     varies: Varies
-    """Which seeds differ between tunings of one task."""
+    """The seeds that differ between tunings of one task."""
     n: int
     tasks: tuple[Task, ...]
 
@@ -60,39 +52,36 @@ class TuningGroup:
 
 
 def has_common_start(subject: Subject, n_tokens: int) -> bool:
-    """Whether a start of this length comes with the subject ('learned')."""
+    """True if a start of this length comes with the subject ('learned')."""
     start = Path(subject.name) / START_FILE
-    return start.exists() and SoftPrompt.load(start).n_tokens == n_tokens
+    return start.exists() and SoftPrompt.from_pretrained(start).n_tokens == n_tokens
 
 
 def plan_groups(
-    tasks: Sequence[Task],
-    init: str,
-    n_tunings: int,
-    n_control_tasks: int,
-    n_control_tunings: int,
-    common_start: bool = False,
+    tasks: Sequence[Task], init: str, counts: Counts, common_start: bool = False
 ) -> tuple[TuningGroup, ...]:
-    """All tasks tuned `n_tunings` times from `init` with both seeds varied, and smaller groups to compare them with.
+    """All tasks tuned from `init` with both seeds varied, and smaller groups to compare them with.
 
-    These tune up to `n_control_tasks` tasks `n_control_tunings` times: with only the start varied, with only the order
+    These tune up to `control_tasks` tasks `control_tunings` times: with only the start varied, with only the order
     of examples varied, and with the order varied from label words and from the instruction (the study's 'good' texts),
-    of tasks that have them. With `common_start` they are tuned `n_tunings` times from that of the subject, which is
-    where a translator knows its way. Groups without a task are left out.
+    of tasks that have them. With `common_start` they are tuned from that of the subject, which a translator knows best,
+    as often as the main group. Groups without a task are left out.
     """
-    control = tuple(tasks[:n_control_tasks])
-    labelled = tuple(task for task in tasks if task.labels)[:n_control_tasks]
-    instructed = tuple(task for task in tasks if task.instruction)[:n_control_tasks]
+    n, n_control = counts.tunings, counts.control_tunings
+    control, labelled, instructed = (
+        tuple(task for task in tasks if has(task))[: counts.control_tasks]
+        for has in (lambda task: True, lambda task: task.labels, lambda task: task.instruction)
+    )
     groups = [
-        TuningGroup("start varied", init, "init", n_control_tunings, control),
-        TuningGroup("order varied", init, "order", n_control_tunings, control),
-        TuningGroup("from label words", "labels", "order", n_control_tunings, labelled),
-        TuningGroup("from the instruction", "instruction", "order", n_control_tunings, instructed),
+        TuningGroup("start varied", init, "init", n_control, control),
+        TuningGroup("order varied", init, "order", n_control, control),
+        TuningGroup("from label words", "labels", "order", n_control, labelled),
+        TuningGroup("from the instruction", "instruction", "order", n_control, instructed),
     ]
     if common_start and init != "learned":
-        groups.append(TuningGroup(COMMON, "learned", "order", n_tunings, control))
+        groups.append(TuningGroup(COMMON, "learned", "order", n, control))
     kept = [group for group in groups if group.tasks]
-    return (TuningGroup(MAIN, init, "both", n_tunings, tuple(tasks)), *kept)
+    return (TuningGroup(MAIN, init, "both", n, tuple(tasks)), *kept)
 
 
 def tune_groups(
@@ -105,7 +94,7 @@ def tune_groups(
 ) -> tuple[tuple[PromptRow, ...], tuple[SoftPrompt, ...]]:
     """The soft prompts of all groups, group after group, task after task, tuning after tuning.
 
-    Passes are shared out among the workers. What the files in `folder` hold is not tuned again. Raises UserError as
+    Passes are shared out among the workers. Prompts in the files of `folder` are not tuned again. Raises UserError as
     `Tuner` does, and for a damaged file.
     """
     wanted: dict[Pass, dict[str, Task]] = {}

@@ -1,4 +1,4 @@
-"""What every method has in common: a case in, an outcome out.
+"""The interface of every method: a case in, an outcome out.
 
 A *case* is a task, a soft prompt tuned for it, or both. A *method* makes a prompt of it: a text, a soft prompt or none.
 The harness runs all methods on the same cases, subject and template, and scores what comes out; no method ever sees a
@@ -6,25 +6,22 @@ test example.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from soft2hard.compute.metering import Count
 from soft2hard.data_gen.tasks import Task
+from soft2hard.errors import UserError
+from soft2hard.eval.methods.options import Need
 from soft2hard.eval.metrics.text import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.translator.model import Translator
 
-CaseNeed = Literal["soft_prompt", "train", "validation", "labels", "instruction"]
-BenchNeed = Literal["translator", "reference", "generator", "validation_cases"]
-Need = CaseNeed | BenchNeed
-"""What a method may need of a case (a soft prompt, examples, label words, the gold instruction) or of the bench."""
-
 
 @dataclass(frozen=True)
 class Cost:
-    """What an outcome took; costs add up."""
+    """Time and model passes that an outcome took."""
 
     seconds: float = 0.0
     """Wall time; where cases share batches, the case's equal share of it."""
@@ -33,18 +30,15 @@ class Cost:
     tokens: int = 0
     """Tokens of these sequences, padding left out, cached prefixes counted once."""
 
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.seconds + other.seconds, self.model_calls + other.model_calls, self.tokens + other.tokens)
-
 
 def shares(cost: Cost, n: int, own: Mapping[int, Count] | None = None) -> list[Cost]:
-    """A cost in `n` equal parts, what does not divide going to the first; to part `i`, `own[i]` is added."""
-    if not n:
-        return []
-    equal = Cost(cost.seconds / n, cost.model_calls // n, cost.tokens // n)
-    rest = replace(equal, model_calls=equal.model_calls + cost.model_calls % n, tokens=equal.tokens + cost.tokens % n)
-    more = [(own or {}).get(i, Count()) for i in range(n)]
-    return [part + Cost(0.0, m.sequences, m.tokens) for part, m in zip([rest, *[equal] * (n - 1)], more, strict=True)]
+    """A cost in `n` equal parts, the remainder going to the first; to part `i`, `own[i]` is added."""
+    found = []
+    for i in range(n):
+        more = (own or {}).get(i, Count())
+        calls, tokens = (whole // n + whole % n * (i == 0) for whole in (cost.model_calls, cost.tokens))
+        found.append(Cost(cost.seconds / n, calls + more.sequences, tokens + more.tokens))
+    return found
 
 
 @dataclass(frozen=True)
@@ -56,10 +50,20 @@ class Case:
     soft_prompt: SoftPrompt | None = None
     """Tuned on the task's training examples, where the method needs one."""
 
+    def soft_prompt_problem(self, subject: Subject) -> str | None:
+        """The reason why the subject cannot read the case's soft prompt; None where it can."""
+        if self.soft_prompt is None:
+            return "the case has no soft prompt"
+        try:
+            subject.check(self.soft_prompt)
+        except UserError as error:
+            return str(error)
+        return None
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of one case."""
+    """The prompt that a method made for one case."""
 
     prompt: Prompt
     """A hard prompt (text), a soft prompt, or None for no prompt."""
@@ -72,7 +76,7 @@ class Outcome:
 
 @runtime_checkable
 class TextGenerator(Protocol):
-    """Any language model that goes on with texts."""
+    """Any language model that continues texts."""
 
     def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
         """`n` sampled continuations of each text, each up to the first line break."""
@@ -90,7 +94,7 @@ class Checked(Protocol):
 
 @dataclass
 class Bench:
-    """What methods work with: models, validation cases, a seed and a budget."""
+    """The models, validation cases, seed and budget that methods work with."""
 
     subject: Subject
     tuning_subject: Subject | None = None
@@ -100,7 +104,7 @@ class Bench:
     """Reference LM, for perplexity."""
     encoder: Encoder | None = None
     """Embeds texts, for the likeness of prompts to gold instructions; used in scoring alone."""
-    generator: "TextGenerator | None" = None
+    generator: TextGenerator | None = None
     """A language model, local or behind an API, that is asked for instructions."""
     validation: Sequence[Case] = ()
     """Cases of validation tasks, for choices that hold for all tasks (a layer pair, a weight)."""
@@ -113,17 +117,16 @@ class Bench:
 
     @property
     def fast_subject(self) -> Subject:
+        """The subject in the precision that is fastest for many passes."""
         return self.tuning_subject or self.subject
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to get a prompt. Construct it with its options as keyword arguments; the defaults are its source's."""
+    """A way to get a prompt, constructed with its options (`methods.options`) as keyword arguments."""
 
     name: ClassVar[str]
-    """What configurations and tables call it."""
     source: ClassVar[str]
-    """The paper, with section or equation, that the method and its defaults follow."""
     needs: ClassVar[frozenset[Need]]
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:

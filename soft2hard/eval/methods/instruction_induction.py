@@ -1,4 +1,4 @@
-r"""Instruction induction: a language model is shown examples and asked for the instruction.
+"""Instruction induction: a language model is shown examples and asked for the instruction.
 
 Honovich et al. (arXiv 2205.10782) ask once; APE (Zhou et al., arXiv 2211.01910, algorithm 1) draws many proposals
 from several sets of examples and keeps the one that scores best on held-out examples. With one proposal this is
@@ -7,45 +7,18 @@ the former, with more the latter.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
 
 import numpy as np
 
 from soft2hard.compute.metering import count, listening, on_behalf_of
-from soft2hard.data_gen.tasks import Example
-from soft2hard.errors import UserError
-from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome, shares
+from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
+from soft2hard.eval.methods.options import InductionOptions
 from soft2hard.lm.sequences import Query
 
-META_PROMPT = (
-    "I gave a friend an instruction and five inputs. The friend read the instruction and wrote an output for every "
-    "one of the inputs.\nHere are the input-output pairs:\n\n{examples}\n\nThe instruction was"
-)
-"""The request of arXiv 2205.10782, figure 2, with the example pairs in place of `{examples}`."""
 
-
-@dataclass(frozen=True)
-class InstructionInduction:
-    """`n` proposals from sets of `k` examples, the best of them by likelihood of the validation examples."""
-
-    n: int = 20
-    """Proposals a task; with 1, nothing is chosen."""
-    k: int = 5
-    """Examples shown for each proposal, drawn anew for each."""
-    meta_prompt: str = META_PROMPT
-    """The request; `{examples}` stands for the pairs."""
-
-    name: ClassVar[str] = "induction"
-    source: ClassVar[str] = "Honovich et al. (arXiv 2205.10782), APE (arXiv 2211.01910, algorithm 1)"
-    needs: ClassVar[frozenset[Need]] = frozenset({"train", "validation", "generator"})
-
-    def __post_init__(self) -> None:
-        if self.n < 1 or self.k < 1:
-            raise UserError(f"induction: n is {self.n} and k is {self.k}.", "Both must be at least 1.")
-        if "{examples}" not in self.meta_prompt:
-            raise UserError("induction: the meta prompt has no place for examples.", "Put {examples} where they go.")
+class InstructionInduction(InductionOptions):
+    """All requests of all cases are sent in one call of the generator."""
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """The best proposal for each case; the trace holds all with their scores."""
@@ -64,7 +37,7 @@ class InstructionInduction:
             yield Outcome(found[0][1], cost, {"candidates": [{"text": t, "log_likelihood": s} for s, t in found]})
 
     def _proposals(self, cases: Sequence[Case], bench: Bench) -> list[list[str]]:
-        """What the generator wrote for each case.
+        """The texts that the generator wrote for each case.
 
         Where it does not count what it runs, as behind an API, each request counts as a sequence of the tokens that
         are sent and come back.
@@ -84,11 +57,8 @@ class InstructionInduction:
         examples = list(dict.fromkeys(case.task.train))
         rng = Random(f"{bench.seed}/{case.task.name}/{i}")
         shown = rng.sample(examples, min(self.k, len(examples)))
-        return self.meta_prompt.replace("{examples}", "\n\n".join(map(_pair, shown)))
-
-
-def _pair(example: Example) -> str:
-    return f"Input: {example.input}\nOutput: {example.output}"
+        pairs = (f"Input: {example.input}\nOutput: {example.output}" for example in shown)
+        return self.meta_prompt.replace("{examples}", "\n\n".join(pairs))
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:

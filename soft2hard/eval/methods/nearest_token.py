@@ -2,68 +2,37 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from soft2hard.errors import UserError
-from soft2hard.eval.methods.base import Bench, Case, Cost, Need, Outcome
-from soft2hard.eval.methods.patching_cases import soft_prompt_problem
+from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
+from soft2hard.eval.methods.options import NearestTokenOptions
 from soft2hard.lm.subject import Subject
-
-DISTANCES = ("cosine", "euclidean")
-VOCABULARIES = ("text", "not_special", "all")
 
 _ENTRIES_AT_ONCE = 2**28  # of the matrix of virtual tokens and vocabulary: 1 GB in float32
 
 
-@dataclass(frozen=True)
-class NearestToken:
-    """Each virtual token's nearest neighbour in the frozen vocabulary, one after another, as text.
-
-    Lester et al. measure cosine distance; Euclidean distance is the other reading in the literature (Dayton et al.;
-    Lakkaraju et al. 2025). Virtual tokens of all cases are compared with the vocabulary in one matrix product.
-    """
-
-    distance: str = "cosine"
-    """'cosine' or 'euclidean'."""
-    top_k: int = 5
-    """Neighbours of each position in the trace."""
-    vocabulary: str = "text"
-    """Tokens that count: 'all', 'not_special', or 'text', which leaves out unused rows of the table and tokens that
-    decode to nothing readable as well."""
-
-    name: ClassVar[str] = "nearest-token"
-    source: ClassVar[str] = "Lester et al. 2021 (arXiv 2104.08691), section 7"
-    needs: ClassVar[frozenset[Need]] = frozenset({"soft_prompt"})
-
-    def __post_init__(self) -> None:
-        for option, known in (("distance", DISTANCES), ("vocabulary", VOCABULARIES)):
-            if getattr(self, option) not in known:
-                raise UserError(
-                    f"{self.name}: {option} is '{getattr(self, option)}'.", f"It must be one of {', '.join(known)}."
-                )
-        if self.top_k < 1:
-            raise UserError(f"{self.name}: top_k is {self.top_k}.", "It must be at least 1.")
+class NearestToken(NearestTokenOptions):
+    """Virtual tokens of all cases are compared with the vocabulary in one matrix product."""
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One text a case; the trace holds `nearest`, for each position its tokens with their distances, nearest
         first, and whether the text `round_trips`: is tokenised into the very tokens it was made of."""
         started = time.monotonic()
         subject = bench.subject
-        problems = [soft_prompt_problem(case, subject) for case in cases]
-        readable = [case for case, problem in zip(cases, problems, strict=True) if not problem]
-        found = iter(self.neighbours(subject, [case.soft_prompt.embeddings for case in readable]))
-        outcomes = [
-            Outcome(None, failure=problem) if problem else _outcome(subject, *next(found)) for problem in problems
-        ]
+        problems = [case.soft_prompt_problem(subject) for case in cases]
+        readable = [c.soft_prompt.embeddings for c, problem in zip(cases, problems, strict=True) if not problem]
+        found = iter(self.neighbours(subject, readable))
+        outcomes = [Outcome(None, failure=p) if p else _outcome(subject, *next(found)) for p in problems]
         cost = Cost((time.monotonic() - started) / max(1, len(cases)))
-        yield from (Outcome(o.prompt, cost, o.trace, o.failure) for o in outcomes)
+        yield from (replace(outcome, cost=cost) for outcome in outcomes)
 
     @torch.no_grad()
     def neighbours(
@@ -76,13 +45,10 @@ class NearestToken:
         """
         if not prompts:
             return []
-        allowed = torch.tensor(
-            allowed_ids(subject.tokenizer, len(subject.embedding), self.vocabulary), device=subject.device
-        )
+        counting = allowed_ids(subject.tokenizer, len(subject.embedding), self.vocabulary)
+        allowed = torch.tensor(counting, device=subject.device)
         if len(allowed) < self.top_k:
-            raise UserError(
-                f"{self.name}: top_k is {self.top_k}, and only {len(allowed)} tokens count.", "Ask for fewer."
-            )
+            raise UserError(f"{self.name}: top_k is {self.top_k}; only {len(allowed)} tokens count.", "Ask for fewer.")
         found = nearest_rows(prompts, subject.embedding[allowed], self.top_k, self.distance)
         return [(allowed[rows.to(allowed.device)].cpu(), distances) for rows, distances in found]
 
@@ -112,13 +78,16 @@ def _distances(
     rows: Float[Tensor, "n d_model"], table: Float[Tensor, "m d_model"], distance: str
 ) -> Float[Tensor, "n m"]:
     if distance == "cosine":
-        return 1 - torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(table, dim=1).T
+        return 1 - F.normalize(rows, dim=1) @ F.normalize(table, dim=1).T
     squares = rows.square().sum(1)[:, None] + table.square().sum(1)[None]
     return (squares - 2 * rows @ table.T).clamp(min=0).sqrt()
 
 
 def allowed_ids(tokenizer: PreTrainedTokenizerBase, n_rows: int, vocabulary: str) -> list[int]:
-    """Tokens that count, of an embedding table of so many rows."""
+    """Tokens that count, of an embedding table of so many rows.
+
+    A token's text is readable if it is no white space, control character or part of a character.
+    """
     ids = range(n_rows)
     if vocabulary == "all":
         return list(ids)
@@ -127,16 +96,12 @@ def allowed_ids(tokenizer: PreTrainedTokenizerBase, n_rows: int, vocabulary: str
         return [i for i in ids if i not in special]
     named = [i for i in ids if i < len(tokenizer) and i not in special]
     texts = tokenizer.batch_decode([[i] for i in named], clean_up_tokenization_spaces=False)
-    return [i for i, text in zip(named, texts, strict=True) if _is_text(text)]
-
-
-def _is_text(text: str) -> bool:
-    """Whether a token alone decodes to something readable: no white space, control character or part of a character."""
-    return bool(text.strip()) and text.isprintable() and "\ufffd" not in text
+    readable = [bool(text.strip()) and text.isprintable() and "\ufffd" not in text for text in texts]
+    return [i for i, is_text in zip(named, readable, strict=True) if is_text]
 
 
 def as_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, bool]:
-    """The text of some tokens that is tokenised most nearly into these tokens again, and whether into these exactly.
+    """The text of some tokens that is tokenised most nearly into these tokens again; True if into these exactly.
 
     Tokenizers clean up and drop spaces in different ways when they decode, so several joints are tried.
     """
@@ -159,7 +124,7 @@ def as_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str
 
 def _outcome(subject: Subject, ids: Int[Tensor, "n k"], distances: Float[Tensor, "n k"]) -> Outcome:
     text, exact = as_text(subject.tokenizer, ids[:, 0].tolist())
-    trace: dict[str, Any] = {"round_trips": exact, "nearest": _table(subject, ids, distances)}
+    trace = {"round_trips": exact, "nearest": _table(subject, ids, distances)}
     if not text.strip():
         return Outcome(None, trace=trace, failure="the nearest tokens have no text")
     return Outcome(text, trace=trace)

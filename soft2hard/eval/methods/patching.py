@@ -1,27 +1,33 @@
-"""Hidden states of soft prompts patched into a target prompt, and what the model then writes.
+"""Hidden states of soft prompts patched into a target prompt, and the texts that the model then writes.
 
 Patchscopes (Ghandeharioun et al. 2024, arXiv 2401.06102) as InSPEcT uses it (Ramati et al., arXiv 2410.11660): the
 hidden states of a soft prompt at a *source layer* take the place of those of placeholder tokens in a target prompt at
-a *target layer*, and greedy search goes on from there. What a layer is, `patching_blocks` says.
+a *target layer*, and greedy search continues from there.
+
+*Layer l* is the hidden state that **enters** block l, for l = 0 ... n - 1 with n blocks: layer 0 is what the model
+makes of its input embeddings before the first block (learned position embeddings, projections and norms included),
+layer l what block l - 1 has left. The published code counts layers by what *leaves* a block (from -1, the
+embeddings): its layer l is l + 1 here. Blocks are found by what they do, not by the name of the architecture.
 
 A patch changes the target prompt's keys and values once and for all, so one pass over the prompt (with the patch) fills
-a key-value cache, and every further token costs one position. Soft prompts and layer pairs are rows of one batch; what
-stands before the placeholders is the same in all rows and is run once. Rows of a batch are equally long, so that
+a key-value cache, and every further token costs one position. Soft prompts and layer pairs are rows of one batch; the
+text before the placeholders is the same in all rows and is run once. Rows of a batch are equally long, so that
 nothing is padded.
-
-The published code counts layers by what *leaves* a block (from -1, the embeddings): its layer l is l + 1 here.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from transformers.cache_utils import Cache
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
 
-from soft2hard.eval.methods.patching_blocks import Blocks, Patch
-from soft2hard.eval.methods.patching_cache import repeated
+from soft2hard.errors import UserError
 from soft2hard.lm.batching import batches_by_length, positions
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.subject import Subject
@@ -32,34 +38,142 @@ Pair = tuple[int, int]
 
 CACHE_TOKENS = 65536
 """Default number of tokens in the cache of one batch: 8 GB for a Llama of 8 billion parameters in bfloat16."""
-_ROOM = 16  # tokens behind the target prompt that there is room for at first
+_ROOM = 16  # tokens that there is room for behind a row at first, and whenever its keys and values move
+
+
+@contextmanager
+def hooked(blocks: Sequence[nn.Module], hooks: Sequence[Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+    """While within, each hook is given the states that enter its block, and replaces them unless it returns None."""
+
+    def call(see: Callable[[Tensor], Tensor | None], module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
+        new = see(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+
+    handles = [
+        block.register_forward_pre_hook(partial(call, see), with_kwargs=True)
+        for block, see in zip(blocks, hooks, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def put(
+    rows: Int[Tensor, " n"],
+    columns: Int[Tensor, " n"],
+    states: Float[Tensor, "n d_hidden"],
+    hidden: Float[Tensor, "batch length d_hidden"],
+) -> Float[Tensor, "batch length d_hidden"]:
+    """Hidden states with others in the place of some; columns are counted without a cached prefix."""
+    return hidden.index_put((rows, columns), states.to(hidden))
+
+
+def _find_blocks(lm: FrozenModel) -> list[nn.Module]:
+    """The first list of modules, one a layer, that a pass runs through in order and with hidden states.
+
+    Raises UserError for an encoder-decoder model, and where there is none.
+    """
+    if lm.is_encoder_decoder:
+        raise UserError(
+            "Hidden states can be patched in decoder-only subjects alone.",
+            "Use a subject such as Llama, Qwen, GPT-2, OPT or BLOOM for this method.",
+        )
+    for blocks in lm.model.base_model.modules():
+        is_one_a_layer = isinstance(blocks, nn.ModuleList) and len(blocks) == lm.config.num_hidden_layers
+        if is_one_a_layer and _runs_through(lm, list(blocks)):
+            return list(blocks)
+    raise UserError(
+        f"The decoder blocks of subjects of type '{lm.config.model_type}' could not be found.",
+        "Choose a subject whose blocks stand in one list, such as Llama, Qwen, GPT-2, OPT or BLOOM.",
+    )
+
+
+@torch.no_grad()
+def _runs_through(lm: FrozenModel, blocks: list[nn.Module]) -> bool:
+    """True if a pass over two tokens enters each of the blocks once, in order, with one state a token."""
+    order: list[int] = []
+
+    def seen(number: int, hidden: Tensor) -> None:
+        order.append(number if hidden.shape[:2] == (1, 2) and hidden.ndim == 3 else -1)
+
+    ids = torch.zeros(1, 2, dtype=torch.long, device=lm.device)
+    try:
+        with hooked(blocks, [partial(seen, number) for number in range(len(blocks))]):
+            lm.backbone(lm.embed(ids))
+    except (AttributeError, KeyError):  # a list of modules that are not called with hidden states
+        return False
+    return order == list(range(len(blocks)))
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values of one layer, with room behind each row, into which a token is written.
+
+    transformers' own layer is copied whole for every token that is added, which took 2.8 times the processor time (16
+    soft prompts and 25 pairs of the embedded subject). `keys` and `values` are what has been written so far.
+    """
+
+    def __init__(self, common: DynamicLayer, n_rows: int, room: int) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = common.dtype, common.device, True
+        self._move(common.keys.expand(n_rows, -1, -1, -1), common.values.expand(n_rows, -1, -1, -1), room)
+
+    def update(
+        self,
+        key_states: Float[Tensor, "rows heads new width"],
+        value_states: Float[Tensor, "rows heads new width_v"],
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Float[Tensor, "rows heads seen width"], Float[Tensor, "rows heads seen width_v"]]:
+        """Write what is new behind what is there."""
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if end > self._keys.shape[2]:
+            self._move(self.keys, self.values, end - start + _ROOM)
+        self._keys[:, :, start:end], self._values[:, :, start:end] = key_states, value_states
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " kept"]) -> None:
+        """Keep these rows."""
+        self._move(self.keys[beam_idx], self.values[beam_idx], _ROOM)
+
+    def _move(
+        self, keys: Float[Tensor, "rows heads seen width"], values: Float[Tensor, "rows heads seen width_v"], room: int
+    ) -> None:
+        length = keys.shape[2]
+        self._keys, self._values = (x.new_empty(*x.shape[:2], length + room, x.shape[3]) for x in (keys, values))
+        self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
+        self.keys.copy_(keys)
+        self.values.copy_(values)
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedTarget:
-    """A target prompt as the subject reads it."""
+class PatchedPrompt:
+    """A soft prompt and the target prompt it is patched into, as the subject reads it."""
 
+    soft_prompt: SoftPrompt
     before: Float[Tensor, "n_before d_model"]
     """BOS, if sequences begin with it, and the text before the placeholders."""
     placeholder: Float[Tensor, "1 d_model"]
     """One placeholder; there are as many as the soft prompt has tokens."""
     after: Float[Tensor, "n_after d_model"]
 
-    def n_read(self, soft_prompt: SoftPrompt) -> int:
-        """Tokens of the target prompt around this soft prompt's placeholders."""
-        return len(self.before) + soft_prompt.n_tokens + len(self.after)
+    @property
+    def n_read(self) -> int:
+        """Tokens of the target prompt, its placeholders included."""
+        return len(self.before) + self.soft_prompt.n_tokens + len(self.after)
 
-
-@dataclass(frozen=True, eq=False)
-class PatchedPrompt:
-    """A soft prompt and the target prompt it is patched into."""
-
-    soft_prompt: SoftPrompt
-    target: EncodedTarget
+    def embedded(self, filled: bool = False) -> Float[Tensor, "width d_model"]:
+        """The placeholders, or the soft prompt in their place, and the text after them."""
+        placeholders = self.placeholder.expand(self.soft_prompt.n_tokens, -1)
+        return torch.cat([self.soft_prompt.embeddings.to(self.after) if filled else placeholders, self.after])
 
 
 class Patcher:
-    """Writes what a subject says under patched soft prompts.
+    """Writes the subject's texts under patched soft prompts.
 
     A row ends at a stop token (`stop_ids`), or after `max_new_tokens`; stop tokens that come before anything else are
     written and passed over. Raises UserError for a subject whose blocks cannot be found.
@@ -70,7 +184,8 @@ class Patcher:
     ) -> None:
         self.subject, self.max_new_tokens, self.batch_tokens = subject, max_new_tokens, batch_tokens
         self.model = FrozenModel(subject.model)
-        self.blocks = Blocks(self.model)
+        self.blocks = _find_blocks(self.model)
+        """The decoder blocks, in order."""
         self.stop = torch.tensor(list(stop_ids), device=subject.device)
         self.n_sequences = 0
         """Sequences run so far."""
@@ -80,25 +195,21 @@ class Patcher:
     def pairs(self, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None) -> list[Pair]:
         """All pairs of these source and target layers, or of all layers."""
         layers = range(len(self.blocks))
-        return [
-            (s, t) for s in (layers if sources is None else sources) for t in (layers if targets is None else targets)
-        ]
+        return list(product(layers if sources is None else sources, layers if targets is None else targets))
 
     @torch.no_grad()
     def source_states(self, soft_prompts: Sequence[SoftPrompt]) -> list[Float[Tensor, "n_layers _n d_hidden"]]:
-        """What each soft prompt is at every layer, run behind BOS alone."""
+        """Each soft prompt's hidden states at every layer, run behind BOS alone."""
         rows = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
-        mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool, device=self.subject.device)
-        for i, row in enumerate(rows):
-            mask[i, : len(row)] = True
-        with self.blocks.reading() as found:
+        lengths = torch.tensor([len(row) for row in rows], device=self.subject.device)
+        mask = torch.arange(max(map(len, rows)), device=self.subject.device) < lengths[:, None]
+        found: list[Tensor] = []
+        with hooked(self.blocks, [found.append] * len(self.blocks)):
             self.model.decode(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask, positions(mask))
         self._count(len(rows), int(mask.sum()))
         layers = torch.stack(found)
-        return [
-            layers[:, i, len(row) - soft_prompt.n_tokens : len(row)]
-            for i, (row, soft_prompt) in enumerate(zip(rows, soft_prompts, strict=True))
-        ]
+        own = [slice(len(row) - prompt.n_tokens, len(row)) for row, prompt in zip(rows, soft_prompts, strict=True)]
+        return [layers[:, i, part] for i, part in enumerate(own)]
 
     @torch.no_grad()
     def write(self, prompts: Sequence[PatchedPrompt], pairs: Sequence[Pair]) -> list[list[list[int]]]:
@@ -106,32 +217,20 @@ class Patcher:
         sources = self.source_states([prompt.soft_prompt for prompt in prompts]) if prompts else []
         written: list[list[list[int]]] = [[[] for _ in pairs] for _ in prompts]
         for group in _alike(prompts):
-            before = prompts[group[0]].target.before
-            prefix = self._prefix(before)
+            prefix = _Prefix(self.model, prompts[group[0]].before)
+            self._count(prefix.length > 0, prefix.length)
             first = self._first_layer([prompts[i] for i in group], prefix)
             states = {i: torch.cat([layer0[None], sources[i][1:]]) for i, layer0 in zip(group, first, strict=True)}
             rows = [(i, j) for i in group for j in range(len(pairs))]
-            width = prompts[group[0]].target.n_read(prompts[group[0]].soft_prompt) + self.max_new_tokens
+            width = prompts[group[0]].n_read + self.max_new_tokens
             for batch in batches_by_length([width] * len(rows), self.batch_tokens):
                 chosen = [rows[k] for k in batch]
-                embeddings = torch.stack([self._suffix(prompts[i]) for i, _ in chosen])
-                patches = _patches([(prompts[i], states[i], pairs[j]) for i, j in chosen])
-                for (i, j), ids in zip(chosen, self._generate(embeddings, patches, prefix), strict=True):
+                embeddings = torch.stack([prompts[i].embedded() for i, _ in chosen])
+                of_rows, layers = [states[i][pairs[j][0]] for i, j in chosen], [pairs[j][1] for _, j in chosen]
+                found = self._generate(embeddings, self._patched(of_rows, layers), prefix)
+                for (i, j), ids in zip(chosen, found, strict=True):
                     written[i][j] = ids
         return written
-
-    def _prefix(self, before: Float[Tensor, "n d_model"]) -> "_Prefix":
-        if not len(before):
-            return _Prefix(0, None)
-        self._count(1, len(before))
-        return _Prefix(len(before), self.model.decode(before[None], None, None, use_cache=True)[1])
-
-    def _suffix(self, prompt: PatchedPrompt, filled: bool = False) -> Float[Tensor, "width d_model"]:
-        """Placeholders, or the soft prompt in their place, and what stands after them."""
-        n = prompt.soft_prompt.n_tokens
-        after = prompt.target.after
-        middle = prompt.soft_prompt.embeddings.to(after) if filled else prompt.target.placeholder.expand(n, -1)
-        return torch.cat([middle, after])
 
     def _first_layer(self, prompts: list[PatchedPrompt], prefix: "_Prefix") -> list[Float[Tensor, "_n d_hidden"]]:
         """Each soft prompt at layer 0, at the positions of its placeholders.
@@ -139,26 +238,31 @@ class Patcher:
         Nothing has been computed at layer 0 but what learned positions add, and those must be the positions where it
         will stand: so patched from 0 to 0, a soft prompt is read as a text of its tokens would be.
         """
-        embeddings = torch.stack([self._suffix(prompt, filled=True) for prompt in prompts])
-        cache, position = prefix.repeated(len(prompts), 0), prefix.positions(embeddings)
-        hidden = self.blocks.entering_first(
-            lambda: self.model.decode(embeddings, None, position, cache, use_cache=True)
-        )
-        return [row[: prompt.soft_prompt.n_tokens] for row, prompt in zip(hidden, prompts, strict=True)]
+        embeddings = torch.stack([prompt.embedded(filled=True) for prompt in prompts])
+        found: list[Tensor] = []
+
+        def stop(hidden: Tensor) -> None:
+            found.append(hidden)
+            raise _Reached
+
+        with hooked(self.blocks[:1], [stop]), suppress(_Reached):
+            cache, position = prefix.repeated(len(prompts), 0), prefix.positions(embeddings)
+            self.model.decode(embeddings, None, position, cache, use_cache=True)
+        return [row[: prompt.soft_prompt.n_tokens] for row, prompt in zip(found[0], prompts, strict=True)]
 
     def _generate(
-        self, embeddings: Float[Tensor, "rows width d_model"], patches: list[Patch], prefix: "_Prefix"
+        self, embeddings: Float[Tensor, "rows width d_model"], patched: AbstractContextManager, prefix: "_Prefix"
     ) -> list[list[int]]:
         n_rows, width = embeddings.shape[:2]
         position = prefix.positions(embeddings)
-        with self.blocks.replacing(patches):
+        with patched:
             hidden, cache = self.model.decode(
                 embeddings, None, position, prefix.repeated(n_rows, width + _ROOM), use_cache=True
             )
         written = torch.full((n_rows, self.max_new_tokens), -1, device=embeddings.device)
         rows = torch.arange(n_rows, device=embeddings.device)  # rows still in the batch
-        going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
-        begun = torch.zeros_like(going)  # which have written anything but stop tokens
+        going = torch.ones_like(rows, dtype=torch.bool)  # those that have not ended
+        begun = torch.zeros_like(going)  # those that have written anything but stop tokens
         position = position[:, -1:]
         for step in range(self.max_new_tokens):
             ids = self.model.head(hidden[:, -1]).argmax(dim=-1)
@@ -178,23 +282,42 @@ class Patcher:
         self._count(n_rows, n_rows * width + sum(len(row) for row in found))
         return found
 
+    def _patched(self, states: Sequence[Float[Tensor, "_n d_hidden"]], layers: Sequence[int]) -> AbstractContextManager:
+        """While within, each row's states enter the block of its layer, at the beginning of the row."""
+        hooks = []
+        for layer in dict.fromkeys(layers):
+            rows = [i for i, of_row in enumerate(layers) if of_row == layer]
+            places = torch.tensor([(i, column) for i in rows for column in range(len(states[i]))])
+            hooks.append(partial(put, *places.to(states[0].device).T, torch.cat([states[i] for i in rows])))
+        return hooked([self.blocks[layer] for layer in dict.fromkeys(layers)], hooks)
+
     def _count(self, n_sequences: int, n_tokens: int) -> None:
         self.n_sequences += n_sequences
         self.n_tokens += n_tokens
 
 
-@dataclass(frozen=True, eq=False)
 class _Prefix:
-    """The keys and values of what stands before the placeholders."""
+    """The keys and values of the text before the placeholders."""
 
-    length: int
-    cache: Cache | None
+    def __init__(self, model: FrozenModel, before: Float[Tensor, "n d_model"]) -> None:
+        self.length = len(before)
+        self._cache = model.decode(before[None], None, None, use_cache=True)[1] if self.length else None
 
     def repeated(self, n_rows: int, room: int) -> Cache | None:
-        """A copy of its own for each row of a batch, for `room` more tokens."""
-        if self.cache is None:
+        """A cache of its own for each row of a batch, with room for `room` more tokens.
+
+        Layers that are more than keys and values of all tokens (sliding windows) grow as they always do.
+        """
+        if self._cache is None:
             return None
-        return repeated(self.cache, n_rows, room)
+        cache = copy.copy(self._cache)
+        cache.layers = []
+        for layer in self._cache.layers:
+            roomy = type(layer) is DynamicLayer and layer.is_initialized
+            cache.layers.append(_RoomyLayer(layer, n_rows, room) if roomy else copy.deepcopy(layer))
+            if not roomy:
+                cache.layers[-1].batch_repeat_interleave(n_rows)
+        return cache
 
     def positions(self, embeddings: Float[Tensor, "rows width d_model"]) -> Int[Tensor, "rows width"]:
         """Positions of what comes next."""
@@ -202,25 +325,14 @@ class _Prefix:
         return (self.length + torch.arange(width, device=embeddings.device)).expand(n_rows, -1)
 
 
+class _Reached(Exception):
+    """The first block was reached, and nothing after it is wanted."""
+
+
 def _alike(prompts: Sequence[PatchedPrompt]) -> list[list[int]]:
     """Indices of prompts with the same beginning and length, together."""
     groups: dict[tuple[bytes, int], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        before = prompt.target.before.float().cpu().numpy().tobytes()
-        groups.setdefault((before, prompt.target.n_read(prompt.soft_prompt)), []).append(i)
+        before = prompt.before.float().cpu().numpy().tobytes()
+        groups.setdefault((before, prompt.n_read), []).append(i)
     return list(groups.values())
-
-
-def _patches(rows: list[tuple[PatchedPrompt, Float[Tensor, "n_layers _n d_hidden"], Pair]]) -> list[Patch]:
-    """One patch for each target layer of the batch; placeholders stand at the beginning of every row."""
-    by_layer: dict[int, list[tuple[int, Tensor]]] = {}
-    for number, (_, states, (source, target)) in enumerate(rows):
-        by_layer.setdefault(target, []).append((number, states[source]))
-    patches = []
-    for layer, found in by_layer.items():
-        states = torch.cat([patch for _, patch in found])
-        sizes = torch.tensor([len(patch) for _, patch in found])
-        numbers = torch.tensor([number for number, _ in found]).repeat_interleave(sizes)
-        columns = torch.cat([torch.arange(len(patch)) for _, patch in found])
-        patches.append(Patch(layer, numbers.to(states.device), columns.to(states.device), states))
-    return patches

@@ -1,58 +1,264 @@
-"""PEZ: gradient descent on a prompt that is projected to tokens before every forward pass."""
+"""PEZ: gradient descent on a prompt that is projected to tokens before every forward pass.
+
+With a weight on perplexity, the reference LM's log-perplexity is part of what descends (arXiv 2504.02144).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from random import Random
+from typing import ClassVar, NamedTuple
 
-from soft2hard.eval.methods.base import Bench, Case, Need, Outcome
-from soft2hard.eval.methods.discrete_budget import grouped
-from soft2hard.eval.methods.discrete_fluency import StraightThroughFluency
-from soft2hard.eval.methods.discrete_pez_options import PezOptions
-from soft2hard.eval.methods.discrete_pez_search import PezSearch
-from soft2hard.eval.methods.discrete_vocabulary import Vocabulary
-from soft2hard.lm.shared_prefix import make_runner
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from soft2hard.compute import metering
+from soft2hard.data_gen.tuning.slots import Deck, embedding_scale, encode_examples
+from soft2hard.eval.methods.base import Bench, Case
+from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, Vocabulary, perplexity_terms
+from soft2hard.eval.methods.options import PezOptions
+from soft2hard.lm.batching import EncodedExample, batches_by_length, positions
+from soft2hard.lm.scoring import Targets
+from soft2hard.lm.sequences import Query
+from soft2hard.lm.subject import Subject
+
+_BATCH_TOKENS = 16384
 
 
-@dataclass(frozen=True)
-class Pez(PezOptions):
-    """Hard Prompts Made Easy, with a weight on log-perplexity if wanted.
+@dataclass(eq=False, kw_only=True)
+class _Job(SearchJob):
+    start: Float[Tensor, "n d_model"]
+    deck: Deck
+    validation: list[EncodedExample]
+    soft: Float[Tensor, "n_soft d_model"] | None
+    """The soft prompt to match, BOS included; None where the task's own outputs are the target."""
 
-    The continuous copy of a prompt is projected to writable tokens, the objective's gradient is taken there, and
+
+class _Trial(NamedTuple):
+    """A prompt with the examples to run under it."""
+
+    prompt: Float[Tensor, "n d_model"]
+    """Embeddings, BOS included; gradients flow to them."""
+    examples: Sequence[EncodedExample]
+    soft: Float[Tensor, "n_soft d_model"] | None
+    """As of the job."""
+
+
+class _Search(Search[_Job]):
+    def __init__(self, method: PezOptions, bench: Bench) -> None:
+        super().__init__(method, bench)
+        self.scale = embedding_scale(self.subject) if method.unit == "embedding" else 1.0
+        self.fluency: StraightThroughFluency | None = None
+        if method.perplexity_weight:
+            reference = bench.reference if method.perplexity_lm == "reference" else None
+            self.fluency = StraightThroughFluency(self.vocabulary, reference or self.subject)
+        self._bos = self.subject.prompt_embeddings(None)
+
+    def prepare(self, case: Case) -> _Job:
+        """Where the options match outputs, those that the soft prompt has written follow for all jobs at once."""
+        train, validation = (encode_examples(self.subject, case.task, part) for part in ("train", "validation"))
+        rng = Random(f"{self.bench.seed}/{case.task.name}")
+        if self.method.init == "soft_prompt":
+            start = self.subject.prompt_embeddings(case.soft_prompt)[len(self._bos) :].float()
+        else:
+            ids = torch.tensor(self.vocabulary.random(self.method.n_tokens, rng), device=self.subject.device)
+            start = self.subject.embed_ids(ids).float()
+        self.vocabulary.check_room(case.task.name, len(start), train + validation)
+        return _Job(
+            case=case,
+            meter=Meter(self.bench.max_model_calls),
+            start=start,
+            deck=Deck(train, rng),
+            validation=validation,
+            soft=self.subject.prompt_embeddings(case.soft_prompt) if self.method.objective == "match" else None,
+        )
+
+    def _write_outputs(self, jobs: Sequence[_Job]) -> None:
+        """Put the soft prompt's outputs in the place of the task's."""
+        for part in ("train", "validation"):
+            inputs = [[example.input for example in getattr(job.case.task, part)] for job in jobs]
+            queries = [Query(job.case.soft_prompt, x) for job, some in zip(jobs, inputs, strict=True) for x in some]
+            written = iter(self.subject.generate(queries, max_new_tokens=self.method.max_new_tokens))
+            for job, some in zip(jobs, inputs, strict=True):
+                examples = [self.subject.encode_example(x, next(written)) for x in some]
+                job.meter.count(len(job.soft), examples)
+                if part == "train":
+                    job.deck.examples = examples
+                else:
+                    job.validation = examples
+
+    def search(self, jobs: list[_Job]) -> None:
+        """Take steps on the continuous copies of all jobs."""
+        options = self.method
+        if options.objective == "match":
+            self._write_outputs(jobs)
+        copies = torch.nn.utils.rnn.pad_sequence([job.start for job in jobs], batch_first=True) / self.scale
+        copies = copies.requires_grad_()
+        optimizer = torch.optim.AdamW([copies], lr=options.lr, weight_decay=options.weight_decay)
+        active = list(range(len(jobs)))
+        for step in range(options.steps + 1):
+            ids = self.vocabulary.nearest(copies.detach())
+            staying = [i for i in active if step < options.steps and self._affords_step(jobs[i])]
+            if self.is_over:
+                staying = []
+            ended = set(active) - set(staying)
+            due = active if step % options.eval_every == 0 else [i for i in active if i in ended]
+            self._look([(jobs[i], ids[i, : len(jobs[i].start)].tolist()) for i in due], step)
+            active = staying
+            if not active:
+                return
+            copies.grad = torch.zeros_like(copies)
+            copies.grad[active] = self._gradients([jobs[i] for i in active], ids[active])
+            optimizer.step()
+
+    def _affords_step(self, job: _Job) -> bool:
+        """True if the look now due, a step, and the look that has to follow it are within the budget."""
+        passes = 1 + (job.soft is not None)
+        n_judged = 3 if self.fluency is not None else 0  # by the reference LM, in the step and in both looks
+        return job.meter.affords(passes * (self.method.batch_size + 2 * len(job.validation)) + n_judged)
+
+    def _gradients(self, jobs: Sequence[_Job], ids: Int[Tensor, "jobs n"]) -> Float[Tensor, "jobs n d_model"]:
+        """The objective's gradient at the projected points, in units of the learning rate's scale."""
+        points = self.subject.embed_ids(ids).float().requires_grad_()
+        n, bos = self.method.batch_size, self._bos.dtype
+        trials = [self._trial(job, points[i, : len(job.start)].to(bos), job.deck.deal(n)) for i, job in enumerate(jobs)]
+        gradient = torch.zeros_like(points)
+        for _, losses in self._losses(trials):
+            # A sum, so that a case's gradient is that of its own loss whatever the others hold.
+            gradient += torch.autograd.grad(losses.sum(), points)[0]
+        if self.fluency is not None:
+            lengths = torch.tensor([len(job.start) for job in jobs], device=ids.device)
+            real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+            fluency = self.method.perplexity_weight * self.fluency(points, ids, real)
+            gradient += torch.autograd.grad(fluency.sum(), points)[0]
+            for job in jobs:
+                self._count_judged(job, len(job.start))
+        return gradient * self.scale
+
+    @torch.no_grad()
+    def _look(self, due: Sequence[tuple[_Job, list[int]]], step: int) -> None:
+        """Score the texts of these cases on their validation examples."""
+        texts = [self.vocabulary.text(ids) for _, ids in due]
+        rows = [self.vocabulary.ids(text) for text in texts]
+        prompts = [self.subject.embed_ids(torch.tensor(row, dtype=torch.long, device=self._bos.device)) for row in rows]
+        trials = [self._trial(job, prompt, job.validation) for (job, _), prompt in zip(due, prompts, strict=True)]
+        found: dict[int, float] = {}
+        for batch, losses in self._losses(trials):
+            found |= dict(zip(batch, losses.tolist(), strict=True))
+        log_perplexity = perplexity_terms(self.fluency.reference, texts) if self.fluency else []
+        for i, (job, _) in enumerate(due):
+            point, score = {"step": step, "loss": found[i]}, -found[i]
+            if self.fluency:
+                self._count_judged(job, len(rows[i]))
+                point["log_perplexity"] = log_perplexity[i]
+                score -= self.method.perplexity_weight * log_perplexity[i]
+            job.curve.append(point)
+            job.offer(step, texts[i], score)
+
+    def _count_judged(self, job: _Job, n: int) -> None:
+        """The reference LM reads a prompt of `n` tokens for its log-perplexity; an empty one it need not read."""
+        if n:
+            job.meter.add(1, self.fluency.n_read(n))
+
+    def _trial(self, job: _Job, prompt: Float[Tensor, "n d"], examples: Sequence[EncodedExample]) -> _Trial:
+        """Examples to run under a prompt without BOS, counted."""
+        prompt = torch.cat([self._bos, prompt])
+        job.meter.count(len(prompt), examples)
+        if job.soft is not None:
+            job.meter.count(len(job.soft), examples)
+        return _Trial(prompt, examples, job.soft)
+
+    def _losses(self, trials: Sequence[_Trial]) -> Iterator[tuple[list[int], Float[Tensor, "_n"]]]:
+        """Batches of trials, by number, with the loss of each, mean over its output positions, nats a token.
+
+        Cross-entropy of the outputs, or where there are soft prompts KL(soft || prompt) between next-token
+        distributions (the output differential of arXiv 2504.02144, section 4, on distributions).
+        """
+        lengths = [len(trial.prompt) + sum(e.n_read for e in trial.examples) for trial in trials]
+        for batch in batches_by_length(lengths, _BATCH_TOKENS):
+            chosen = [trials[i] for i in batch]
+            examples = [trial.examples for trial in chosen]
+            targets = self.subject.scorer.run([trial.prompt for trial in chosen], examples)
+            if any(trial.soft is None for trial in chosen):
+                values = F.nll_loss(self._log_probs(targets), targets.ids, reduction="none")
+            else:
+                log_probs = self._log_probs(targets)
+                with torch.no_grad():
+                    wanted = self._log_probs(self.subject.scorer.run([trial.soft for trial in chosen], examples))
+                values = F.kl_div(log_probs, wanted, log_target=True, reduction="none").sum(-1)
+            total = torch.zeros(len(chosen), device=values.device).index_add(0, targets.prompt, values)
+            yield batch, total / torch.bincount(targets.prompt, minlength=len(chosen))
+
+    def _log_probs(self, targets: Targets) -> Float[Tensor, "n_targets vocab"]:
+        return self.subject.head(targets.hidden).float().log_softmax(-1)
+
+
+class Pez(Searching, PezOptions):
+    """The continuous copy of a prompt is projected to writable tokens, the objective's gradient is taken there, and
     AdamW applies it to the copy. Projection is by cosine, as in the published code. The text with the best objective
-    on the task's validation examples is returned; it is judged as the subject reads it, tokenised anew.
+    on the task's validation examples is returned; it is judged as the subject reads it, tokenised again.
     """
 
-    name: ClassVar[str] = "pez"
-    source: ClassVar[str] = "PEZ (arXiv 2302.03668, algorithm 1); perplexity term: arXiv 2504.02144"
-    needs: ClassVar[frozenset[Need]] = frozenset({"train", "validation"})
-    """On an instance, with the soft prompt where the options ask for one."""
+    searches: ClassVar = _Search
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.objective == "match" or self.init == "soft_prompt":
-            object.__setattr__(self, "needs", self.needs | {"soft_prompt"})
 
-    def check(self, bench: Bench) -> None:
-        """Raise UserError where the reference LM cannot serve: another vocabulary, or an encoder-decoder model."""
-        self._fluency(Vocabulary(bench.fast_subject), bench)
+class StraightThroughFluency:
+    """Log-perplexity whose gradient reaches the continuous copy of a prompt.
 
-    def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
-        """One text a case; the trace holds loss (and log-perplexity) by step and every improvement.
+    Forwards, the reference reads and predicts the projected tokens. Backwards, its value counts as a linear function
+    of the points where these tokens lie in the subject's embedding space, in both of a token's roles: as what later
+    tokens are predicted from, and as what is itself predicted. A quantity that is only defined token by token (the
+    reference's embedding, where it is another model; the log-probability) is continued to other points by least
+    squares over the writable tokens. For the subject itself as reference the first role's continuation is exact, and
+    where its output layer is tied the second's is nearly so.
 
-        Raises UserError as `check` does, before anything runs.
-        """
-        self.check(bench)
-        return self._run(cases, bench)
+    Raises UserError for a reference with another vocabulary, or an encoder-decoder model.
+    """
 
-    def _run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
-        vocabulary = Vocabulary(bench.fast_subject)
-        runner = make_runner(bench.fast_subject)
-        fluency = self._fluency(vocabulary, bench)
-        for group, clock in grouped(cases, self.slots, bench):
-            yield from PezSearch(self, group, bench, runner, vocabulary, fluency, clock).run()
+    def __init__(self, vocabulary: Vocabulary, reference: Subject):
+        vocabulary.check_serves(reference, "reference LM")
+        self.vocabulary, self.reference = vocabulary, reference
+        self._start = reference.prompt_embeddings(None)
 
-    def _fluency(self, vocabulary: Vocabulary, bench: Bench) -> StraightThroughFluency | None:
-        if not self.perplexity_weight:
-            return None
-        other = bench.reference if self.perplexity_lm == "reference" else None
-        return StraightThroughFluency(vocabulary, other or bench.fast_subject)
+    def n_read(self, n: int) -> int:
+        """Tokens that the reference reads to judge a row of `n`: its BOS, where it has one, and the row; 0 for 0."""
+        return n + len(self._start) if n else 0
+
+    def __call__(
+        self,
+        points: Float[Tensor, "batch n d_model"],
+        ids: Int[Tensor, "batch n"],
+        real: Bool[Tensor, "batch n"],
+    ) -> Float[Tensor, "batch"]:
+        """Nats a token of each prompt; `points` are the embeddings of `ids`, padded on the right as `real` says."""
+        reference = self.reference
+        metering.count(len(ids), sum(map(self.n_read, real.sum(1).tolist())))
+        nothing = points - points.detach()  # zero, with the gradient of the points
+        read = reference.embed_ids(ids)
+        read = read + (nothing if self._same_embeddings else nothing @ self._carry).to(read.dtype)
+        start = self._start.to(read.dtype).expand(len(ids), -1, -1)
+        mask = torch.cat([real.new_ones(start.shape[:2]), real], 1)
+        hidden = reference.backbone(torch.cat([start, read], 1), mask, positions(mask))[:, :-1]
+        first = 1 - min(1, start.shape[1])  # the first token that is predicted
+        log_probs, predicted = reference.head(hidden).float().log_softmax(-1), real[:, first:]
+        slopes = log_probs.detach()[..., self.vocabulary.writable] @ self._inverse.T
+        own = log_probs.gather(-1, ids[:, first:, None])[..., 0] + (nothing[:, first:] * slopes).sum(dim=-1)
+        return -(own * predicted).sum(1) / predicted.sum(1).clamp(min=1)
+
+    @cached_property
+    def _same_embeddings(self) -> bool:
+        return self.reference.fingerprint == self.vocabulary.subject.fingerprint
+
+    @cached_property
+    def _inverse(self) -> Float[Tensor, "d_model n_writable"]:
+        """Takes a value for each writable token to the slope of its least-squares linear continuation."""
+        table = self.vocabulary.subject.embedding[self.vocabulary.writable].float()
+        centred = table - table.mean(dim=0)
+        return torch.linalg.pinv(centred.T @ centred, hermitian=True) @ centred.T
+
+    @cached_property
+    def _carry(self) -> Float[Tensor, "d_model d_reference"]:
+        """From steps in the subject's embedding space to steps in the reference's."""
+        return self._inverse @ self.reference.embedding[self.vocabulary.writable].float()

@@ -1,46 +1,62 @@
-"""The points that every other method is read against: the soft prompt itself, the gold instruction, no prompt."""
+"""The points that every other method is read against: soft prompt, gold instruction, no prompt, solved examples."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
-from soft2hard.eval.methods.base import Bench, Case, Need, Outcome
+from soft2hard.data_gen.tasks import demonstrations
+from soft2hard.eval.methods.base import Bench, Case, Outcome
+from soft2hard.eval.methods.options import FewShotOptions, GoldOptions, NoneOptions, SoftOptions
 
 
-@dataclass(frozen=True)
-class SoftPromptItself:
-    """What a translation is measured against."""
-
-    name: ClassVar[str] = "soft"
-    source: ClassVar[str] = "prompt tuning (Lester et al. 2021, arXiv 2104.08691)"
-    needs: ClassVar[frozenset[Need]] = frozenset({"soft_prompt"})
+class SoftPromptItself(SoftOptions):
+    """Measured as any prompt is."""
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """Each case's own soft prompt."""
         yield from (Outcome(case.soft_prompt) for case in cases)
 
 
-@dataclass(frozen=True)
-class GoldInstruction:
-    """The instruction that the task was written with."""
-
-    name: ClassVar[str] = "gold"
-    source: ClassVar[str] = "the task's reference instruction"
-    needs: ClassVar[frozenset[Need]] = frozenset({"instruction"})
+class GoldInstruction(GoldOptions):
+    """The upper reference point of hard prompts."""
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """Each task's reference instruction."""
         yield from (Outcome(case.task.instruction) for case in cases)
 
 
-@dataclass(frozen=True)
-class NoPrompt:
-    """Zero-shot: the input alone."""
-
-    name: ClassVar[str] = "none"
-    source: ClassVar[str] = "zero-shot, the template's body alone"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+class NoPrompt(NoneOptions):
+    """The lower reference point."""
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """No prompt for any case."""
         yield from (Outcome(None) for _ in cases)
+
+
+class FewShot(FewShotOptions):
+    """Solved examples as text before the input."""
+
+    def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
+        """Demonstrations as one text; the trace says how many there was room for."""
+        yield from (self._outcome(case, bench) for case in cases)
+
+    def _outcome(self, case: Case, bench: Bench) -> Outcome:
+        task, subject = case.task, bench.subject
+        shown = demonstrations(task, self.k, bench.seed)
+        instruction = task.instruction if self.with_instruction else None
+        room = _room(case, bench)
+        for n in range(len(shown), 0, -1):
+            text = subject.template.few_shot_text(shown[:n], instruction)
+            if room is None or len(subject.prompt_embeddings(text)) <= room:
+                return Outcome(text, trace={"k": n})
+        return Outcome(None, failure="not one example fits the subject's context")
+
+
+def _room(case: Case, bench: Bench) -> int | None:
+    """Tokens a prompt may have beside the longest of the task's examples; None if there is no limit.
+
+    Training examples stand in for the test examples, which no method sees, with half as much again to be safe.
+    """
+    subject = bench.subject
+    if subject.context_length is None:
+        return None
+    lengths = [len(subject.encode_body(e.input, True)) + len(subject.encode_output(e.output)) for e in case.task.train]
+    return subject.context_length - max(lengths) * 3 // 2

@@ -1,37 +1,45 @@
-"""All that the subject says of prompts beside a soft prompt, on a task's test examples: score, loss and faithfulness.
+"""All figures of prompts beside a soft prompt, on a task's test examples: score, loss and faithfulness.
 
 Each distinct prompt of a task is run once, and so is its soft prompt, however many prompts stand beside it: give all
 methods' prompts of a task in one `Comparison`. All tasks share batches. One pass scores everything that may be likely
-or not: the wanted outputs, the task's other labels where its metric chooses among them, and what the subject writes
-under the soft prompt. Only that last, and the answers of tasks scored by ROUGE-L, are generated.
+or not: the wanted outputs, the task's other labels where its metric chooses among them, and the outputs that the
+subject writes under the soft prompt. Only these last, and the answers of tasks scored by ROUGE-L, are generated.
+
+Faithfulness is measured by the differentials of arXiv 2504.02144, section 4: the distance of two prompts' embeddings,
+and that of the subject's outputs under them.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.metrics.faithfulness import (
-    OutputDifferential,
-    distance_differential,
-    output_agreement,
-    output_differential,
-)
-from soft2hard.eval.metrics.forward import Job, Pair, PairEncoder, target_hidden
-from soft2hard.eval.metrics.plans import Comparison, Plan, key_of, make_plans
-from soft2hard.eval.metrics.task_score import accuracy, check_metric, likeliest_labels, macro_f1, rouge_l
-from soft2hard.lm.shared_prefix import Runner, make_runner
+from soft2hard.eval.metrics.task_score import BY_LABEL, accuracy, check_metric, likeliest_labels, macro_f1, rouge_l
+from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.sequences import Query, has_prompt
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
-__all__ = ["Comparison", "Measurement", "measure"]
-
+MAX_NEW_TOKENS = 16
+"""Tokens generated for an answer; more where the longest wanted output of the task has more."""
 _LOGITS_AT_ONCE = 2**24
 _HIDDEN_AT_ONCE = 2**26  # numbers: 256 MB in float32
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Prompts for one task, and the soft prompt they are measured against."""
+
+    task: Task
+    prompts: tuple[Prompt, ...]
+    soft_prompt: SoftPrompt | None = None
+    """None: scores and losses alone."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +67,32 @@ class Measurement:
     embedding_cosine: float | None = None
 
 
-def measure(
-    subject: Subject, comparisons: Sequence[Comparison], runner: Runner | None = None
-) -> list[list[Measurement | None]]:
+def measure(subject: Subject, comparisons: Sequence[Comparison]) -> list[list[Measurement | None]]:
     """Measure every prompt of every comparison, in order.
 
     None for a prompt that does not fit the subject's context together with the task's longest test example and what
     is written. A soft prompt without room to write counts as none. What else is measured changes nothing beyond
-    rounding. `runner` saves finding out which one suits the subject (`make_runner`).
+    rounding.
 
     Raises UserError, before anything is run, for a task without test examples, without what its metric needs or with
     an unknown metric, and for a soft prompt of another subject.
     """
     _check(subject, comparisons)
     encoder = PairEncoder(subject)
-    plans = make_plans(subject, comparisons, encoder)
-    runner = runner or make_runner(subject)
-    found = [_by_prompt(subject, plan, hidden) for plan, hidden in _run(runner, plans, encoder)]
+    plans = [_Plan(encoder, comparison) for comparison in comparisons]
+    _write(subject, [(plan, plan.soft_prompt) for plan in plans if plan.soft_prompt is not None])
+    _write(subject, [(p, prompt) for p in plans if p.generates for prompt in p.usable if prompt is not p.soft_prompt])
+    found = []
+    for chunk in _chunks(plans, subject.d_model):
+        jobs = [Job(prompt, plan.pairs) for plan in chunk for prompt in plan.usable]
+        prompts = [subject.prompt_embeddings(job.prompt) for job in jobs]
+        of_job = dict(subject.scorer.hidden_states(prompts, [encoder.examples(job) for job in jobs]))
+        hidden = (of_job[number] for number in range(len(jobs)))
+        for plan in chunk:
+            scored = _Scored(subject, plan, [next(hidden) for _ in plan.usable]) if plan.usable else None
+            found.append({_key(prompt): scored.measurement(i) for i, prompt in enumerate(plan.usable)})
     return [
-        [of_plan.get(key_of(prompt)) for prompt in comparison.prompts]
+        [of_plan.get(_key(prompt)) for prompt in comparison.prompts]
         for comparison, of_plan in zip(comparisons, found, strict=True)
     ]
 
@@ -94,22 +109,135 @@ def _check(subject: Subject, comparisons: Sequence[Comparison]) -> None:
                 subject.check(prompt)
 
 
-def _run(
-    runner: Runner, plans: Sequence[Plan], encoder: PairEncoder
-) -> Iterator[tuple[Plan, list[Float[Tensor, "_n_targets d_out"]]]]:
-    """Each plan with the hidden states of its pairs' targets under each of its prompts."""
-    for chunk in _chunks(plans, runner.subject.d_model):
-        jobs = [Job(prompt, plan.pairs) for plan in chunk for prompt in plan.prompts]
-        hidden = iter(target_hidden(runner, jobs, encoder))
-        yield from ((plan, [next(hidden) for _ in plan.prompts]) for plan in chunk)
+@dataclass(frozen=True)
+class Pair:
+    """An input and an output to be scored after it."""
+
+    input: str
+    output: tuple[int, ...]
+    """Token ids, EOS included unless the output was cut before it."""
 
 
-def _chunks(plans: Sequence[Plan], width: int) -> Iterator[list[Plan]]:
+@dataclass(frozen=True)
+class Job:
+    """Pairs to run under one prompt."""
+
+    prompt: Prompt
+    pairs: tuple[Pair, ...]
+
+
+class PairEncoder:
+    """Token ids of pairs as they stand after a prompt; a body that several jobs share is tokenised once."""
+
+    def __init__(self, subject: Subject):
+        self.subject = subject
+        self._bodies: dict[tuple[str, bool], list[int]] = {}
+
+    def output(self, text: str) -> tuple[int, ...]:
+        """An output's tokens, EOS included."""
+        return tuple(self.subject.encode_output(text))
+
+    def examples(self, job: Job) -> list[EncodedExample]:
+        """The pairs of a job as tokens."""
+        with_prompt = has_prompt(job.prompt)
+        return [EncodedExample(self._body(pair.input, with_prompt), list(pair.output)) for pair in job.pairs]
+
+    def fits(self, job: Job, n_new: int = 0) -> bool:
+        """True if the context has room for the longest pair of a job, and for `n_new` tokens written to its input."""
+        limit = self.subject.context_length
+        if limit is None:
+            return True
+        before = len(self.subject.prompt_embeddings(job.prompt))
+        read = [(before + len(e.body), max(len(e.output), n_new)) for e in self.examples(job)]
+        if self.subject.is_encoder_decoder:
+            return max(map(max, read)) <= limit
+        return max(map(sum, read)) <= limit
+
+    def _body(self, input: str, with_prompt: bool) -> list[int]:
+        key = (input, with_prompt)
+        if key not in self._bodies:
+            self._bodies[key] = self.subject.encode_body(input, with_prompt)
+        return self._bodies[key]
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def _key(prompt: Prompt) -> object:
+    """The identity of a prompt; None and the empty text are one."""
+    return id(prompt) if isinstance(prompt, SoftPrompt) else prompt or None
+
+
+class _Plan:
+    """One comparison as it is run: the prompts, the pairs of input and output, and what is written before."""
+
+    def __init__(self, encoder: PairEncoder, comparison: Comparison):
+        self.task, self.encoder, self.prompts = comparison.task, encoder, comparison.prompts
+        self.generates = self.task.metric == "rougeL"
+        self.wanted = tuple(Pair(e.input, encoder.output(e.output)) for e in self.task.test)
+        """The test examples."""
+        self.limit = max(MAX_NEW_TOKENS, *(len(pair.output) for pair in self.wanted))
+        labels = (self.task.labels or ()) if self.task.metric in BY_LABEL else ()
+        outputs = [encoder.output(label) for label in labels]
+        self.labelled = tuple(Pair(e.input, output) for e in self.task.test for output in outputs)
+        """For each test input a pair for each label, where the task's metric chooses among them."""
+        soft = comparison.soft_prompt
+        self.soft_prompt = soft if soft is not None and self._fits(soft, self.limit) else None
+        """None where there is none, or the context has no room for it."""
+        self.written: tuple[Pair, ...] = ()
+        """For each test input the output that the subject writes under the soft prompt."""
+        self.answers: dict[object, tuple[str, ...]] = {}
+        """The texts written under a prompt, by its `_key`."""
+
+    def _fits(self, prompt: Prompt, n_new: int) -> bool:
+        return self.encoder.fits(Job(prompt, (*self.wanted, *self.labelled)), n_new)
+
+    @cached_property
+    def usable(self) -> tuple[Prompt, ...]:
+        """Distinct prompts with room for all that is run under them, after the soft prompt if there is one."""
+        n_new = self.limit if self.generates else max((len(pair.output) for pair in self.written), default=0)
+        soft = () if self.soft_prompt is None else (self.soft_prompt,)
+        distinct = {_key(prompt): prompt for prompt in (*soft, *self.prompts)}
+        return tuple(prompt for prompt in distinct.values() if self._fits(prompt, n_new))
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The wanted pairs, each as often as the task has it, then all others once."""
+        wanted, others = set(self.wanted), dict.fromkeys((*self.written, *self.labelled))
+        return (*self.wanted, *(pair for pair in others if pair not in wanted))
+
+    @property
+    def n_held(self) -> int:
+        """Output tokens of all pairs under all prompts."""
+        return len(self.usable) * sum(len(pair.output) for pair in self.pairs)
+
+    def take(self, rows: list[list[int]], prompt: Prompt) -> None:
+        """Keep what was written under a prompt; an output under the soft prompt that was not cut ends in EOS."""
+        subject = self.encoder.subject
+        self.answers[_key(prompt)] = tuple(
+            subject.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows
+        )
+        if prompt is self.soft_prompt:
+            outputs = (tuple(row + subject.eos_ids[:1] if len(row) < self.limit else row) for row in rows)
+            self.written = tuple(Pair(e.input, output) for e, output in zip(self.task.test, outputs, strict=True))
+
+
+def _write(subject: Subject, jobs: Sequence[tuple[_Plan, Prompt]]) -> None:
+    """Write to each plan's test inputs under the prompt beside it; those with one limit share batches."""
+    for limit in {plan.limit for plan, _ in jobs}:
+        chosen = [(plan, prompt) for plan, prompt in jobs if plan.limit == limit]
+        queries = [Query(prompt, example.input) for plan, prompt in chosen for example in plan.task.test]
+        rows = iter(subject.generate_ids(queries, limit))
+        for plan, prompt in chosen:
+            plan.take([next(rows) for _ in plan.task.test], prompt)
+
+
+def _chunks(plans: Sequence[_Plan], width: int) -> Iterator[list[_Plan]]:
     """Plans whose hidden states are held together."""
-    chunk: list[Plan] = []
+    chunk: list[_Plan] = []
     held = 0
     for plan in plans:
-        size = width * len(plan.prompts) * plan.n_targets
+        size = width * plan.n_held
         if chunk and held + size > _HIDDEN_AT_ONCE:
             yield chunk
             chunk, held = [], 0
@@ -119,100 +247,138 @@ def _chunks(plans: Sequence[Plan], width: int) -> Iterator[list[Plan]]:
         yield chunk
 
 
-def _by_prompt(
-    subject: Subject, plan: Plan, hidden: list[Float[Tensor, "_n_targets d_out"]]
-) -> dict[object, Measurement]:
-    if not hidden:
-        return {}
-    scored = _Scored(subject, plan, torch.stack(hidden))
-    return {key_of(prompt): scored.measurement(i) for i, prompt in enumerate(plan.prompts)}
+# --- figures --------------------------------------------------------------------------------------
 
 
 class _Scored:
     """The targets of a plan's pairs, scored under each of its prompts."""
 
-    def __init__(self, subject: Subject, plan: Plan, hidden: Float[Tensor, "n_prompts n_targets d_out"]):
-        self.subject, self.plan = subject, plan
+    @torch.no_grad()
+    def __init__(self, subject: Subject, plan: _Plan, of_prompts: list[Float[Tensor, "n_targets d_out"]]):
+        self.subject, self.plan, hidden = subject, plan, torch.stack(of_prompts)
         self.sizes = [len(pair.output) for pair in plan.pairs]
         self.n_wanted = sum(self.sizes[: len(plan.wanted)])
-        ids = torch.tensor([token for pair in plan.pairs for token in pair.output], device=hidden.device)
-        self.differential: OutputDifferential | None = None
-        self.log_probs, self.greedy = self._score(hidden, ids)
         self._number = {pair: i for i, pair in enumerate(plan.pairs)}
-
-    @torch.no_grad()
-    def _score(
-        self, hidden: Float[Tensor, "n_prompts n_targets d_out"], ids: Int[Tensor, " n_targets"]
-    ) -> tuple[Float[Tensor, "n_prompts n_targets"], Bool[Tensor, "n_prompts n_targets"]]:
-        """Log-probability of each target and whether it is the likeliest; sets the differential of the wanted ones."""
-        step = max(1, _LOGITS_AT_ONCE // (len(hidden) * len(self.subject.embedding)))
+        ids = torch.tensor([token for pair in plan.pairs for token in pair.output], device=hidden.device)
+        step = max(1, _LOGITS_AT_ONCE // (len(hidden) * len(subject.embedding)))
         logs, greedy, parts = [], [], []
         for start, stop in _spans(self.n_wanted, len(ids), step):
-            logits = self.subject.head(hidden[:, start:stop]).float()
+            logits = subject.head(hidden[:, start:stop]).float()
             wanted = ids[start:stop].expand(len(hidden), -1)
             logs.append((logits.gather(-1, wanted[..., None])[..., 0] - logits.logsumexp(-1)).cpu())
             greedy.append((logits.argmax(-1) == wanted).cpu())
-            if self.plan.soft_prompt is not None and stop <= self.n_wanted:
+            if plan.soft_prompt is not None and stop <= self.n_wanted:
                 parts.append(output_differential(logits[0], logits))
-        if parts:
-            columns = ([getattr(part, name).cpu() for part in parts] for name in ("squared", "kl", "same_top"))
-            self.differential = OutputDifferential(*(torch.cat(column, -1) for column in columns))
-        return torch.cat(logs, -1), torch.cat(greedy, -1)
+        self.log_probs, self.greedy = torch.cat(logs, -1), torch.cat(greedy, -1)
+        self.differential = (
+            OutputDifferential(*(torch.cat(c, -1).cpu() for c in zip(*parts, strict=True))) if parts else None
+        )
 
     def measurement(self, i: int) -> Measurement:
         """All figures of prompt i of the plan."""
         n = len(self.plan.wanted)
         exact = [bool(part.all()) for part in self.greedy[i].split(self.sizes)[:n]]
-        accuracy_of_i = sum(exact) / n
-        score, answers = self._task_score(i, accuracy_of_i)
+        score, answers = self._task_score(i, sum(exact) / n)
         loss = -float(self.log_probs[i, : self.n_wanted].double().mean())
-        return Measurement(score, loss, accuracy_of_i, answers, **self._against_soft_prompt(i))
+        return Measurement(score, loss, sum(exact) / n, answers, **self._against_soft_prompt(i))
 
     def _task_score(self, i: int, exact: float) -> tuple[float, tuple[str, ...] | None]:
         task = self.plan.task
         references = [example.output for example in task.test]
         if task.metric == "exact_match":
             return exact, None
-        if task.metric == "rougeL":
-            return rouge_l(self.plan.answers[i], references), self.plan.answers[i]
+        if self.plan.generates:
+            answers = self.plan.answers[_key(self.plan.usable[i])]
+            return rouge_l(answers, references), answers
         predicted = likeliest_labels(self._label_log_likelihoods[i].numpy(), task.labels)
         return (accuracy if task.metric == "label_accuracy" else macro_f1)(predicted, references), predicted
 
     @cached_property
     def _label_log_likelihoods(self) -> Float[Tensor, "n_prompts n_inputs n_labels"]:
         sums = torch.stack([part.double().sum(-1) for part in self.log_probs.split(self.sizes, dim=-1)], -1)
-        return sums[:, torch.tensor(self._numbers(self.plan.labelled))]
-
-    def _numbers(self, labelled: Sequence[Sequence[Pair]]) -> list[list[int]]:
-        return [[self._number[pair] for pair in of_input] for of_input in labelled]
+        return sums[:, [self._number[pair] for pair in self.plan.labelled]].unflatten(1, (len(self.plan.wanted), -1))
 
     def _against_soft_prompt(self, i: int) -> dict[str, float | None]:
         if self.differential is None:
             return {}
+        prompt = self.plan.usable[i]
+        vectors = prompt.embeddings if isinstance(prompt, SoftPrompt) else self.subject.embed_text(prompt or "")
+        squared, cosine = distance_differential(self.plan.soft_prompt.embeddings, vectors.cpu()) or (None, None)
         return {
             "kl": float(self.differential.kl[i].double().mean()),
             "logit_distance": float(self.differential.squared[i].double().mean()),
             "top1_agreement": float(self.differential.same_top[i].double().mean()),
             "agreement": float(self._agreement[i]),
-            **self._distance(self.plan.prompts[i]),
+            "embedding_distance": None if squared is None else float(squared.mean()),
+            "embedding_cosine": None if cosine is None else float(cosine.mean()),
         }
 
     @cached_property
     def _agreement(self) -> Float[Tensor, " n_prompts"]:
         of_pair = self.greedy.split(self.sizes, dim=-1)
-        parts = [of_pair[number] for [number] in self._numbers([[pair] for pair in self.plan.written])]
+        parts = [of_pair[self._number[pair]] for pair in self.plan.written]
         rows = torch.cat(parts, -1)
         return output_agreement(rows[0], rows, [part.shape[-1] for part in parts])
-
-    def _distance(self, prompt: Prompt) -> dict[str, float | None]:
-        vectors = prompt.embeddings if isinstance(prompt, SoftPrompt) else self.subject.embed_text(prompt or "")
-        found = distance_differential(self.plan.soft_prompt.embeddings, vectors.cpu())
-        if found is None:
-            return {}
-        return {"embedding_distance": found.mean_squared, "embedding_cosine": found.mean_cosine}
 
 
 def _spans(n_first: int, n: int, step: int) -> Iterator[tuple[int, int]]:
     """Stretches of at most `step` that cover 0 to n, none across `n_first`."""
     for start, end in ((0, n_first), (n_first, n)):
         yield from ((at, min(at + step, end)) for at in range(start, end, step))
+
+
+# --- faithfulness ---------------------------------------------------------------------------------
+
+
+class OutputDifferential(NamedTuple):
+    """The distance of the next-token predictions under two prompts, at each target position."""
+
+    squared: Float[Tensor, "*prompts n_targets"]
+    """Squared difference of the logits, mean over the vocabulary."""
+    kl: Float[Tensor, "*prompts n_targets"]
+    """KL(soft prompt || prompt), nats."""
+    same_top: Bool[Tensor, "*prompts n_targets"]
+    """True where both find the same token most likely."""
+
+
+def output_differential(
+    soft_logits: Float[Tensor, "n_targets vocab"], logits: Float[Tensor, "*prompts n_targets vocab"]
+) -> OutputDifferential:
+    """Set the logits under one or several prompts against those under the soft prompt, at the same positions.
+
+    The squared difference is of the logits as the subject gives them: unlike the divergence, it also counts a shift
+    of them all that changes no probability.
+    """
+    soft_log, log = soft_logits.log_softmax(-1), logits.log_softmax(-1)
+    return OutputDifferential(
+        squared=(logits - soft_logits).square().mean(-1),
+        kl=(soft_log.exp() * (soft_log - log)).sum(-1),
+        same_top=logits.argmax(-1) == soft_logits.argmax(-1),
+    )
+
+
+def distance_differential(
+    soft_prompt: Float[Tensor, "n_tokens d_model"], prompt: Float[Tensor, "n_other d_model"]
+) -> tuple[Float[Tensor, " n_tokens"], Float[Tensor, " n_tokens"]] | None:
+    """Squared Euclidean distance and cosine similarity (0 beside a zero vector) of two prompts, position by position.
+
+    Embeddings are without BOS, and compared in float32. None where the prompts do not have as many positions, for then
+    no position stands beside another.
+    """
+    if len(soft_prompt) != len(prompt):
+        return None
+    soft, hard = soft_prompt.float(), prompt.to(soft_prompt.device).float()
+    return (soft - hard).square().sum(-1), torch.cosine_similarity(soft, hard, dim=-1)
+
+
+def output_agreement(
+    soft_greedy: Bool[Tensor, " n_targets"], greedy: Bool[Tensor, "*prompts n_targets"], sizes: list[int]
+) -> Float[Tensor, "*prompts"]:
+    """Share of inputs for which the subject would write under a prompt what it writes under the soft prompt.
+
+    Positions are those of the outputs written under the soft prompt, `sizes[i]` of them for input i; `greedy` says
+    where the written token is the most likely one under the prompt, `soft_greedy` where under the soft prompt. It is
+    not even there at the end of an output that was cut, and such positions do not count.
+    """
+    missed = soft_greedy & ~greedy
+    return torch.stack([~part.any(-1) for part in missed.split(sizes, dim=-1)]).float().mean(0)

@@ -7,16 +7,13 @@ from functools import cache
 from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
-from sacrebleu import corpus_bleu, corpus_chrf, sentence_bleu, sentence_chrf
+from sacrebleu import sentence_bleu, sentence_chrf
 
 from soft2hard.data_gen.dods.lexical import parse, same_task
 from soft2hard.errors import UserError
-from soft2hard.eval.metrics.forward import run_texts
-from soft2hard.lm.subject import BATCH_TOKENS, Subject
 
 Encoder = Callable[[Sequence[str]], Float[np.ndarray, "n_texts width"]]
 """One vector a text."""
@@ -41,21 +38,16 @@ class Overlap:
 
 
 @cache
-def _rouge_scorer() -> RougeScorer:
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-
-
-@cache
-def _rouge_l_scorer() -> RougeScorer:
+def _scorer(*kinds: str) -> RougeScorer:
     tokenizer = DefaultTokenizer(use_stemmer=True)
     tokenizer.tokenize = cache(tokenizer.tokenize)  # stemming takes most of the time where texts come in many pairs
-    return RougeScorer(["rougeL"], tokenizer=tokenizer)
+    return RougeScorer(list(kinds), tokenizer=tokenizer)
 
 
 def rouge_l_pairs(texts: Sequence[str]) -> Float[np.ndarray, "n n"]:
     """ROUGE-L F1 of every pair of texts, as `rouge` has it; equal texts are compared once."""
     distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
-    scorer = _rouge_l_scorer()
+    scorer = _scorer("rougeL")
     found = np.zeros((len(distinct), len(distinct)))
     for i, j in combinations_with_replacement(range(len(distinct)), 2):
         found[i, j] = found[j, i] = scorer.score(distinct[i], distinct[j])["rougeL"].fmeasure
@@ -67,7 +59,7 @@ def rouge(text: str, references: Sequence[str]) -> Rouge:
 
     Words are runs of letters a to z and digits, as in Lin's original: text of another script has none and scores 0.
     """
-    scores = _rouge_scorer().score_multi(list(references), text)
+    scores = _scorer("rouge1", "rouge2", "rougeL").score_multi(list(references), text)
     return Rouge(**{name: float(score.fmeasure) for name, score in scores.items()})
 
 
@@ -75,12 +67,6 @@ def overlap(text: str, references: Sequence[str]) -> Overlap:
     """Sentence BLEU and chrF of one text. BLEU is up to the longest n-gram order the text has, smoothed (exp)."""
     kept = list(references)
     return Overlap(sentence_bleu(text, kept).score, sentence_chrf(text, kept).score)
-
-
-def corpus_overlap(texts: Sequence[str], references: Sequence[str]) -> Overlap:
-    """Corpus BLEU and chrF of texts with one reference each: counts are summed over texts before they are divided."""
-    streams = [list(references)]
-    return Overlap(corpus_bleu(list(texts), streams).score, corpus_chrf(list(texts), streams).score)
 
 
 def class_rate(text: str, labels: Sequence[str]) -> float:
@@ -102,7 +88,7 @@ def _mentions(text: str, label: str) -> bool:
 
 
 def exact_task(text: str, instruction: str) -> bool | None:
-    """Whether a text describes the very task of an instruction of the lexical DoD, in whatever phrasing.
+    """True if a text describes the very task of an instruction of the lexical DoD, in whatever phrasing.
 
     None where the instruction itself does not parse: its DoD has no grammar to tell tasks apart.
     """
@@ -112,7 +98,7 @@ def exact_task(text: str, instruction: str) -> bool | None:
 def sentence_encoder(name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2") -> Encoder:
     """A sentence-embedding model as a function of texts; any that the sentence-transformers library loads.
 
-    Raises UserError where the library is not installed or the model is not to be had.
+    Raises UserError where the library is not installed or the model is not available.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -133,53 +119,6 @@ def sentence_encoder(name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2
 
 def embedding_cosines(texts: Sequence[str], references: Sequence[str], encoder: Encoder) -> list[float]:
     """Cosine similarity of each text's embedding to its reference's; -1 to 1."""
-    both = torch.from_numpy(encoder([*texts, *references])).float()
-    return torch.cosine_similarity(both[: len(texts)], both[len(texts) :]).tolist()
-
-
-def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bool = False) -> Encoder:
-    """A causal language model as a function of texts: its last hidden state at a text's last token.
-
-    These are the features MAUVE is defined on, of another model than its default: they need no network. Texts are
-    read as `forward.run_texts` says. UserError is raised for one that it cannot read, or with `unread` it is all NaN.
-    """
-
-    def encode(texts: Sequence[str]) -> Float[np.ndarray, "n_texts width"]:
-        found: dict[int, torch.Tensor] = {}
-        for batch in run_texts(model, texts, batch_tokens):
-            last = batch.mask.sum(1) - 1
-            rows = batch.hidden[torch.arange(len(last), device=last.device), last].float().cpu()
-            found |= dict(zip(batch.indices, rows, strict=True))
-        missing = [text for i, text in enumerate(texts) if i not in found]
-        if missing and not unread:
-            raise UserError(
-                f"{len(missing)} texts are empty or too long for '{model.name}', such as '{missing[0][:60]}'.",
-                "Leave them out, and count them as failures.",
-            )
-        nothing = torch.full_like(next(iter(found.values()), torch.zeros(1)), torch.nan)
-        return torch.stack([found.get(i, nothing) for i in range(len(texts))]).numpy()
-
-    return encode
-
-
-def mauve(texts: Sequence[str], references: Sequence[str], encoder: Encoder, seed: int = 0) -> float:
-    """MAUVE (Pillutla et al. 2021) of a set of texts against a set of references, in any order: 0 to 1, 1 alike.
-
-    Features come from `encoder`, so that nothing is downloaded: with `subject_encoder` figures compare within one
-    such model only, not with published ones (GPT-2 large). All else is the mauve-text library's default: k-means
-    into a tenth as many clusters as texts, scaling factor 5. Below some hundred texts the figure is mostly noise.
-
-    Raises UserError where the library is not installed, or a set has fewer than 20 texts (two clusters).
-    """
-    if min(len(texts), len(references)) < 20:
-        raise UserError(
-            f"MAUVE compares sets, and {min(len(texts), len(references))} texts are too few to cluster.",
-            "Give at least 20 texts and 20 references, better some hundred of each.",
-        )
-    try:
-        from mauve import compute_mauve
-    except ImportError as error:
-        raise UserError(
-            "MAUVE needs the mauve-text library, which is not installed.", "Install it: pip install 'soft2hard[mauve]'."
-        ) from error
-    return float(compute_mauve(p_features=encoder(references), q_features=encoder(texts), seed=seed).mauve)
+    vectors = np.asarray(encoder([*texts, *references]), np.float64)
+    directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-8)
+    return (directions[: len(texts)] * directions[len(texts) :]).sum(1).tolist()

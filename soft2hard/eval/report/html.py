@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _DRAW = """
+const NO_BUTTONS = ["lasso2d", "select2d", "sendChartToCloud"];
 for (const block of document.querySelectorAll("script.chart")) {
   const figure = JSON.parse(block.textContent);
-  const options = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"]};
+  const options = {responsive: true, displaylogo: false, modeBarButtonsToRemove: NO_BUTTONS};
   Plotly.newPlot(block.previousElementSibling, figure.data, figure.layout, options);
 }
 """
@@ -72,4 +73,5 @@ def _policy(scripts: list[str]) -> Markup:
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
     )
     rules = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+    rules += "; base-uri 'none'; form-action 'none'"
     return Markup(f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{rules}">')

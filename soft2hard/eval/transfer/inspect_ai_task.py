@@ -13,9 +13,8 @@ from inspect_ai.solver import TaskState, generate
 
 from soft2hard.api.requests import ApiModel
 from soft2hard.eval.metrics.task_score import grade, normalise_answer
-from soft2hard.eval.transfer.material import Wanted, gather
+from soft2hard.eval.transfer.material import REFERENCES, Wanted, gather
 from soft2hard.eval.transfer.plan import Asking, Cell, plan
-from soft2hard.eval.transfer.prompts import REFERENCES
 
 _ASKED = ApiModel("inspect")  # Inspect has a model of its own: of this one, only the layout counts
 
@@ -27,7 +26,7 @@ def task_metric() -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         answer = state.output.completion
         metric = state.metadata["metric"]
-        value = grade("label_accuracy" if metric == "f1" else metric, [answer], [target.text]).score
+        value = grade("label_accuracy" if metric == "f1" else metric, [answer], [target.text])
         return Score(value=value, answer=normalise_answer(answer), metadata=dict(state.metadata))
 
     return score

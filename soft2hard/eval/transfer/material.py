@@ -1,18 +1,33 @@
-"""What a transfer asks with: prompts of a file or of a finished run, reference points, and their tasks."""
+"""The prompts of a transfer and their tasks: a user's file or a run of `soft2hard evaluate`, and reference points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tables import read_records
+from soft2hard.data_gen.tasks import Task, demonstrations
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.prompts import (
-    REFERENCES,
-    PromptRow,
-    read_evaluated_run,
-    read_prompts,
-    reference_points,
-)
+from soft2hard.prompts.template import Template
+
+FIELDS = ("id", "method", "task", "prompt")
+REFERENCES = ("none", "gold", "few-shot")
+"""Methods that come from the task itself: no prompt, its instruction, solved training examples."""
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt for one task."""
+
+    id: str
+    """Unique in its file."""
+    method: str
+    task: str
+    prompt: str | None
+    """None: no prompt."""
+    subject_score: float | None = None
+    """The same prompt's score on the subject, where it is known."""
+    seed: int = 0
+    """Which of several drawings of the task's examples it is to be scored on."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,7 @@ class Material:
     tasks: dict[int, list[Task]]
     """By the seed of their examples."""
     soft_scores: tuple[float, ...] = ()
-    """Of soft prompts, which cannot be sent, on their own subject."""
+    """Of soft prompts, which cannot be sent, on their own subject: one a task and seed."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +86,12 @@ def gather(wanted: Wanted) -> Material:
 
 
 def _given(wanted: Wanted) -> Material:
-    """What is there without reference points."""
+    """The material without reference points."""
     path = wanted.prompts
     if path is not None and path.is_dir():
         if wanted.tasks:
             raise UserError("A run brings its own tasks, so --tasks cannot be given.", "Leave it out.")
-        run = read_evaluated_run(path)
-        return Material(run.prompts, run.tasks, run.soft_scores)
+        return read_evaluated_run(path)
     rows = [] if path is None else read_prompts(path)
     return Material(tuple(rows), {0: _tasks(wanted, {row.task for row in rows})})
 
@@ -97,3 +111,77 @@ def _chosen(rows: Sequence[PromptRow], methods: Sequence[str]) -> list[PromptRow
     if unknown:
         raise UserError(f"No prompt is of the method '{unknown[0]}'.", f"There are {', '.join(known)}.")
     return [row for row in rows if not methods or row.method in methods]
+
+
+def read_prompts(path: Path) -> list[PromptRow]:
+    """The prompts of a JSONL or CSV file with `id`, `method`, `task` and `prompt`; an empty prompt is none.
+
+    A field `subject_score` is read where there is one; others are passed over.
+    Raises UserError where the file cannot be read, a field is missing, or an id comes twice.
+    """
+    rows: dict[str, PromptRow] = {}
+    for number, record in read_records(path, (".jsonl", ".csv")):
+        row = _row(path, number, record)
+        if row.id in rows:
+            raise UserError(f"{path}, line {number}: the id '{row.id}' comes twice.", "Give every prompt its own id.")
+        rows[row.id] = row
+    if not rows:
+        raise UserError(f"{path} has no prompts.", f"Write one a line, with {', '.join(FIELDS)}.")
+    return list(rows.values())
+
+
+def _row(path: Path, number: int, record: dict) -> PromptRow:
+    missing = [name for name in FIELDS if name not in record]
+    if missing:
+        raise UserError(
+            f"{path}, line {number}: no {missing[0]}.", f"Every prompt needs {', '.join(FIELDS[:-1])} and {FIELDS[-1]}."
+        )
+    prompt = record["prompt"]
+    wrong = [name for name in FIELDS[:-1] if not isinstance(record[name], str | int) or not str(record[name]).strip()]
+    if wrong or not isinstance(prompt, str | None):
+        raise UserError(f"{path}, line {number}: {wrong[0] if wrong else 'prompt'} is not a text.", "Write a text.")
+    score = record.get("subject_score")
+    try:
+        score = None if score in (None, "") else float(score)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}, line {number}: subject_score is not a number.", "Give one, or none.") from error
+    return PromptRow(*(str(record[name]).strip() for name in FIELDS[:-1]), prompt or None, score)
+
+
+def read_evaluated_run(folder: Path) -> Material:
+    """The prompts and tasks of a finished run. Raises UserError where there is none, or it has no text prompts."""
+    from soft2hard.eval.cases import drawn_tasks  # these load PyTorch, which nothing else here needs
+    from soft2hard.eval.config import Tasks
+    from soft2hard.eval.report.reading import load_run
+
+    run = load_run(folder)
+    tasks = Tasks.model_validate(run.record.config["tasks"])
+    prompts = tuple(
+        PromptRow(f"{row.method}/{row.seed}/{row.task}", row.method, row.task, row.prompt, row.score, row.seed)
+        for row in run.rows
+        if row.failure is None and (row.prompt or row.kind == "none")
+    )
+    if not prompts:
+        raise UserError(f"The run in {folder} has no text prompts.", "Evaluate a method that makes some.")
+    drawn = {seed: drawn_tasks(tasks, "test", seed) for seed in run.record.seeds}
+    soft = tuple(row.score for row in run.rows if row.kind == "soft" and row.score is not None)
+    return Material(prompts, drawn, soft)
+
+
+def reference_points(
+    task: Task, names: Sequence[str], shots: int = 8, seed: int = 0, template: Template = Template()
+) -> list[PromptRow]:
+    """The reference points of a task by their names; those that it lacks the means for are left out.
+
+    The examples of 'few-shot' are drawn as the method of that name draws them for the subject.
+    """
+    prompts: dict[str, str | None] = {"none": None}
+    if task.instruction:
+        prompts["gold"] = task.instruction
+    if shown := demonstrations(task, shots, seed):
+        prompts["few-shot"] = template.few_shot_text(shown)
+    return [
+        PromptRow(f"{name}/{seed}/{task.name}", name, task.name, prompts[name], seed=seed)
+        for name in names
+        if name in prompts
+    ]

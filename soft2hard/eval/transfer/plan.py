@@ -1,17 +1,26 @@
-"""What is to be asked: every prompt on every test example of its task, of every model, and what that may cost."""
+"""The questions of a transfer: every prompt on every test example of its task, to every model, and their cost.
 
+Afterwards, where wanted, a language model as judge is asked about every answer, beside the task's own metric.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from soft2hard.api.estimates import Estimate, estimate
+from more_itertools import map_reduce
+
+from soft2hard.api.answers import Answer
 from soft2hard.api.ledger import Ledger
-from soft2hard.api.prices import PriceTable
-from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Layout, Request, make_request
+from soft2hard.api.prices import Estimate, PriceTable, estimate
+from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Layout, Request, make_request, text_request
+from soft2hard.data_gen.tables import read_text
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.metrics.task_score import check_metric
-from soft2hard.eval.transfer.prompts import PromptRow
+from soft2hard.eval.intervals import Interval, by_task, mean_interval
+from soft2hard.eval.metrics.task_score import check_metric, normalise_answer
+from soft2hard.eval.transfer.material import PromptRow
 from soft2hard.prompts.template import Template
 
 
@@ -70,7 +79,8 @@ def plan(
     if twice is not None:
         raise UserError(f"Two models are called '{twice}'.", "Give one of them a label of its own.")
     by_name = {(seed, task.name): task for seed, some in tasks.items() for task in some}
-    _check(prompts, by_name)
+    for prompt in prompts:
+        _check(prompt, by_name)
     return [
         Cell(model, prompt, task, i, _request(model, prompt, task, example.input, asking, repeat))
         for model in models
@@ -88,19 +98,16 @@ def _request(model: ApiModel, prompt: PromptRow, task: Task, input: str, asking:
     )
 
 
-def _check(prompts: Sequence[PromptRow], tasks: Mapping[tuple[int, str], Task]) -> None:
-    for prompt in prompts:
-        task = tasks.get((prompt.seed, prompt.task))
-        if task is None:
-            raise UserError(
-                f"The prompt '{prompt.id}' is for the task '{prompt.task}', which is not among the {len(tasks)} tasks.",
-                "Name tasks as their files or collection do.",
-            )
-        check_metric(task)
-        if not task.test:
-            raise UserError(
-                f"The task '{task.name}' has no test examples.", "Give its file at least 20 distinct inputs."
-            )
+def _check(prompt: PromptRow, tasks: Mapping[tuple[int, str], Task]) -> None:
+    task = tasks.get((prompt.seed, prompt.task))
+    if task is None:
+        raise UserError(
+            f"The prompt '{prompt.id}' is for the task '{prompt.task}', which is not among the {len(tasks)} tasks.",
+            "Name tasks as their files or collection do.",
+        )
+    check_metric(task)
+    if not task.test:
+        raise UserError(f"The task '{task.name}' has no test examples.", "Give its file at least 20 distinct inputs.")
 
 
 def distinct_requests(cells: Sequence[Cell], model: ApiModel) -> list[Request]:
@@ -109,6 +116,114 @@ def distinct_requests(cells: Sequence[Cell], model: ApiModel) -> list[Request]:
 
 
 def estimates(cells: Sequence[Cell], ledger: Ledger | None, prices: PriceTable, batch: bool = False) -> list[Estimate]:
-    """What each model's requests come to; without a ledger nothing is answered yet."""
+    """The estimate of each model's requests; without a ledger nothing is answered yet."""
     models = list({cell.model.title: cell.model for cell in cells}.values())
-    return [estimate(model, distinct_requests(cells, model), ledger, prices, batch) for model in models]
+    found = []
+    for model in models:
+        requests = distinct_requests(cells, model)
+        stored = ledger.answers(request.key for request in requests) if ledger else {}
+        found.append(estimate(model.title, requests, stored, prices.of(model.base_url, model.name), batch))
+    return found
+
+
+# --- a judge -------------------------------------------------------------------------------------
+
+_PLACES = ("instruction", "input", "reference", "answer")
+JUDGE_PROMPT = """Somebody was given a task and an input, and wrote an answer.
+
+Task: {instruction}
+Input: {input}
+Reference answer: {reference}
+Answer: {answer}
+
+Does the answer say the same as the reference answer? Reply with one word, yes or no."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who judges, and by which words."""
+
+    model: ApiModel
+    prompt: str = JUDGE_PROMPT
+    """With {instruction}, {input}, {reference} and {answer} where these are to stand."""
+    max_tokens: int = 8
+
+    def __post_init__(self) -> None:
+        lacking = [name for name in ("input", "answer") if f"{{{name}}}" not in self.prompt]
+        if lacking:
+            raise UserError(
+                f"The judge's prompt has no place for the {lacking[0]}.",
+                f"Put {', '.join(f'{{{name}}}' for name in _PLACES)} where they are to stand.",
+            )
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """The judgements of one method on one model."""
+
+    model: str
+    method: str
+    share: Interval | None
+    """Of answers judged right, mean over tasks, with its bootstrap interval; None where nothing was judged."""
+    n_judged: int
+    n_unclear: int
+    """Replies that are neither yes nor no; they are in no mean."""
+    n_missing: int
+    """Answers without a judgement: refused, lacking, or the judge's reply is lacking."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All judgements, with what was asked."""
+
+    judge: str
+    prompt: str
+    rows: tuple[JudgedRow, ...]
+
+
+def read_judge_prompt(path: Path | None) -> str:
+    """The text of a file, or the prompt that comes along. Raises UserError where it cannot be read."""
+    return JUDGE_PROMPT if path is None else read_text(path).strip()
+
+
+def judge_cells(cells: Sequence[Cell], answers: Mapping[str, Answer], judge: Judge) -> list[Cell | None]:
+    """For every cell the one that asks the judge about its answer; None where there is no answer in words."""
+    found = [answers.get(cell.request.key) for cell in cells]
+    return [
+        None if answer is None or answer.refused
+        else replace(cell, model=judge.model, request=_judge_request(cell, answer.text, judge))
+        for cell, answer in zip(cells, found, strict=True)
+    ]  # fmt: skip
+
+
+def _judge_request(cell: Cell, answer: str, judge: Judge) -> Request:
+    values = (cell.task.instruction or "(not told)", cell.wanted.input, cell.wanted.output, answer.strip())
+    of_place = dict(zip(_PLACES, values, strict=True))
+    # In one pass: an answer that holds a placeholder stays as it is.
+    text = re.sub(r"\{(" + "|".join(_PLACES) + r")\}", lambda m: of_place[m[1]], judge.prompt)
+    return text_request(judge.model, text, {"temperature": 0, "max_tokens": judge.max_tokens})
+
+
+def judged(cells: Sequence[Cell], asked: Sequence[Cell | None], answers: Mapping[str, Answer], judge: Judge) -> Judged:
+    """The judgements of every method on every model; `asked` are those of `judge_cells`, `answers` the judge's."""
+    said = [(cell, _says(question, answers)) for cell, question in zip(cells, asked, strict=True)]
+    groups = map_reduce(said, lambda one: (one[0].model.title, one[0].prompt.method))
+    rows = [_row(model, method, some) for (model, method), some in groups.items()]
+    return Judged(judge.model.title, judge.prompt, tuple(rows))
+
+
+def _says(cell: Cell | None, answers: Mapping[str, Answer]) -> str | None:
+    """'yes', 'no', 'unclear', or None where there is no reply."""
+    reply = answers.get(cell.request.key) if cell else None
+    if reply is None or reply.refused:
+        return None
+    words = re.findall(r"\w+", normalise_answer(reply.text))
+    return words[0] if words and words[0] in ("yes", "no") else "unclear"
+
+
+def _row(model: str, method: str, said: Sequence[tuple[Cell, str | None]]) -> JudgedRow:
+    words = [word for _, word in said]
+    clear = [(cell.task.name, word == "yes") for cell, word in said if word in ("yes", "no")]
+    shares = by_task(clear).values()
+    counts = (len(clear), words.count("unclear"), words.count(None))
+    return JudgedRow(model, method, mean_interval(list(shares)) if shares else None, *counts)

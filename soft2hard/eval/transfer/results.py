@@ -1,21 +1,153 @@
-"""What a transfer found: scores by model and method, their differences, what it cost, and every answer."""
+"""The results of a transfer: scores by model and method, their differences, their cost, and every answer.
+
+Answers are compared after `task_score.normalise_answer`; the raw ones stay in the ledger. Answers that are lacking are
+counted apart: they are neither right nor wrong.
+"""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from soft2hard.api.ledger import Ledger, Spent, StoredAnswer
+import numpy as np
+from more_itertools import map_reduce
+from pydantic import TypeAdapter
+
+from soft2hard.api.answers import Answer
+from soft2hard.api.ledger import Ledger, Spent
+from soft2hard.api.prices import Estimate, estimate_table, money, sample_text, table
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, mean_interval
-from soft2hard.eval.metrics.task_score import normalise_answer
-from soft2hard.eval.transfer.judge import Judged, JudgedRow
-from soft2hard.eval.transfer.plan import Cell
-from soft2hard.eval.transfer.scoring import PairedTest, Score, Scored, paired_tests, score
+from soft2hard.eval.intervals import (
+    Interval,
+    by_task,
+    difference_interval,
+    mean_interval,
+    percentile_interval,
+    sign_flip_p_value,
+)
+from soft2hard.eval.metrics.task_score import grade, normalise_answer
+from soft2hard.eval.transfer.plan import Cell, Judged
 from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
+
+Unit = tuple[str, int, int, int]
+"""Task, seed of its examples, example, repeat: what two prompts are compared on."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One answer against what was wanted."""
+
+    unit: Unit
+    metric: str
+    answer: str | None
+    """None: there is none."""
+    refused: bool
+    """A refusal is an answer, and wrong."""
+    reference: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of a method on a model."""
+
+    interval: Interval | None
+    """Mean over tasks of the task's own metric, 0 to 1, with its bootstrap interval over tasks; with a single task,
+    over its examples. None where there is no answer at all."""
+    n_tasks: int
+    """Tasks with at least one answer."""
+    n_answers: int
+    n_refused: int
+    n_missing: int
+    """Questions without an answer."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A comparison of two methods on the same model, tasks and examples."""
+
+    first: str
+    second: str
+    difference: Interval
+    """Score of the first minus that of the second."""
+    p_value: float
+    """Two-sided sign-flip permutation test over pairs, adjusted for the number of comparisons (Holm 1979)."""
+    n_pairs: int
+    unit: str
+    """'tasks' or, with a single task, 'examples'."""
+
+
+def score(answers: Sequence[Scored]) -> Score:
+    """The score of one method on one model."""
+    had = [a for a in answers if a.answer is not None]
+    n_refused = sum(a.refused for a in had)
+    units = _by_task(had)
+    if not units:
+        return Score(None, 0, 0, n_refused, len(answers))
+    interval = mean_interval(list(units.values())) if len(units) > 1 else _over_examples(had)
+    return Score(interval, len(units), len(had), n_refused, len(answers) - len(had))
+
+
+def _over_examples(answers: Sequence[Scored]) -> Interval:
+    """The metric of one task with an interval over its examples."""
+    if answers[0].metric != "f1":
+        return mean_interval(list(_by_example(answers).values()))
+    # F1 is no mean over examples, so the whole of it is resampled.
+    examples, rng = list(map_reduce(answers, lambda a: a.unit[:3]).values()), np.random.default_rng(0)
+    draws = rng.integers(len(examples), size=(1000, len(examples)))
+    values = [_task_score([answer for i in draw for answer in examples[i]]) for draw in draws]
+    return percentile_interval(_task_score(answers), np.array(values))
+
+
+def paired_tests(answers: Mapping[str, Sequence[Scored]]) -> list[PairedTest]:
+    """All pairs of methods on one model, each over the examples that both have answers to.
+
+    Pairs are of tasks, since the examples of one task are not independent; of examples where there is one task.
+    """
+    pairs = (_paired(first, second, answers) for first, second in combinations(answers, 2))
+    return _holm([pair for pair in pairs if pair is not None])
+
+
+def _paired(first: str, second: str, answers: Mapping[str, Sequence[Scored]]) -> PairedTest | None:
+    had_a, had_b = ({a.unit: a for a in answers[name] if a.answer is not None} for name in (first, second))
+    common = sorted(had_a.keys() & had_b.keys())
+    if not common:
+        return None
+    sides = [had_a[unit] for unit in common], [had_b[unit] for unit in common]
+    unit = "tasks" if len({u[0] for u in common}) > 1 else "examples"
+    values_of = _by_task if unit == "tasks" else _by_example
+    x, y = (np.array(list(values_of(side).values()), dtype=float) for side in sides)
+    return PairedTest(first, second, difference_interval(x, y), sign_flip_p_value(x - y), len(x), unit)
+
+
+def _holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
+    adjusted = [0.0] * len(tests)
+    worst = 0.0
+    for rank, i in enumerate(sorted(range(len(tests)), key=lambda i: tests[i].p_value)):
+        worst = max(worst, min(1.0, (len(tests) - rank) * tests[i].p_value))
+        adjusted[i] = worst
+    return [replace(test, p_value=p) for test, p in zip(tests, adjusted, strict=True)]
+
+
+def _by_task(answers: Sequence[Scored]) -> dict[str, float]:
+    """Each task's metric, averaged over seeds; repeats count as further answers."""
+    scores = map_reduce(answers, lambda a: a.unit[:2], reducefunc=_task_score)
+    return by_task((task, value) for (task, _), value in scores.items())
+
+
+def _by_example(answers: Sequence[Scored]) -> dict[tuple, float]:
+    """Each example's score, averaged over repeats."""
+    return map_reduce(answers, lambda a: a.unit[:3], lambda a: _task_score([a]), lambda scores: float(np.mean(scores)))
+
+
+def _task_score(answers: Sequence[Scored]) -> float:
+    texts = ["" if a.refused else str(a.answer) for a in answers]
+    return grade(answers[0].metric, texts, [a.reference for a in answers])
+
+
+# --- the records ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -31,7 +163,7 @@ class AnswerRow:
     input: str
     wanted: str
     answer: str | None
-    """Raw; None where it could not be had."""
+    """Raw; None where there is none."""
     normalised: str | None
     """As it was compared."""
     refused: bool
@@ -81,34 +213,26 @@ class TransferResult:
     @classmethod
     def load(cls, path: Path) -> "TransferResult":
         """Read what `save` wrote. Raises UserError where the file is damaged or newer."""
+        remedy = "Give the file that transfer wrote."
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
             if value["schema_version"] != SCHEMA_VERSION:
                 raise UserError(f"{path} has schema {value['schema_version']}.", "Update soft2hard.")
-            return cls(
-                rows=tuple(_method_row(row) for row in value["rows"]),
-                tests={model: tuple(map(_paired_test, tests)) for model, tests in value["tests"].items()},
-                spent=Spent(**value["spent"]),
-                soft_prompt=_interval(value["soft_prompt"]),
-                answers=tuple(AnswerRow(**row) for row in value["answers"]),
-                requests=value["requests"],
-                judged=_judged(value.get("judged")),
-            )
+            return TypeAdapter(cls).validate_python(value)
         except OSError as error:
-            raise UserError(f"Cannot read {path}: {error.strerror}.", "Give the file that transfer wrote.") from error
+            raise UserError(f"Cannot read {path}: {error.strerror}.", remedy) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no result of a transfer.", "Give the file that transfer wrote.") from error
+            raise UserError(f"{path} is no result of a transfer.", remedy) from error
 
 
 def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] = ()) -> TransferResult:
     """Score what the ledger holds of a plan; nothing is sent."""
     stored = ledger.answers(cell.request.key for cell in cells)
     faults = ledger.last_faults(cell.request.key for cell in cells if cell.request.key not in stored)
-    by_model: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        by_model.setdefault(cell.model.title, {}).setdefault(cell.prompt.method, []).append(cell)
     rows, tests = [], {}
-    for model, methods in by_model.items():
+    by_model = map_reduce(cells, lambda cell: cell.model.title)
+    for model, of_model in by_model.items():
+        methods = map_reduce(of_model, lambda cell: cell.prompt.method)
         scored = {method: [_scored(c, stored.get(c.request.key)) for c in some] for method, some in methods.items()}
         rows += [_row(model, method, some, stored, score(scored[method])) for method, some in methods.items()]
         tests[model] = tuple(paired_tests(scored))
@@ -118,11 +242,11 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
         spent=ledger.spent(),
         soft_prompt=mean_interval(list(soft_scores)) if soft_scores else None,
         answers=tuple(_answer_row(cell, stored.get(cell.request.key), faults) for cell in cells),
-        requests={model: next(iter(methods.values()))[0].request.canonical for model, methods in by_model.items()},
+        requests={model: of_model[0].request.canonical for model, of_model in by_model.items()},
     )
 
 
-def _scored(cell: Cell, answer: StoredAnswer | None) -> Scored:
+def _scored(cell: Cell, answer: Answer | None) -> Scored:
     return Scored(
         unit=(cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat),
         metric=cell.task.metric,
@@ -132,7 +256,7 @@ def _scored(cell: Cell, answer: StoredAnswer | None) -> Scored:
     )
 
 
-def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, StoredAnswer], found: Score) -> MethodRow:
+def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Answer], found: Score) -> MethodRow:
     answers = {c.request.key: stored[c.request.key] for c in cells if c.request.key in stored}.values()
     prices = [answer.price for answer in answers]
     on_subject = [prompt.subject_score for prompt in {c.prompt.id: c.prompt for c in cells}.values()]
@@ -148,7 +272,7 @@ def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Store
     )
 
 
-def _answer_row(cell: Cell, answer: StoredAnswer | None, faults: dict[str, tuple[str, str]]) -> AnswerRow:
+def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, str]]) -> AnswerRow:
     fault = faults.get(cell.request.key)
     return AnswerRow(
         model=cell.model.title,
@@ -167,23 +291,58 @@ def _answer_row(cell: Cell, answer: StoredAnswer | None, faults: dict[str, tuple
     )
 
 
-def _interval(value: dict | None) -> Interval | None:
-    return None if value is None else Interval(**value)
+# --- text for people: Markdown tables, methods by models -----------------------------------------
 
 
-def _method_row(value: dict[str, Any]) -> MethodRow:
-    found = value["score"]
-    return MethodRow(**value | {"score": Score(**found | {"interval": _interval(found["interval"])})})
+def estimate_text(estimates: Sequence[Estimate]) -> str:
+    """Requests, tokens and price of each model, and one request of each exactly as it would be sent."""
+    sources = [f"Price of {e.model}: {e.price_source}." for e in estimates]
+    return "\n".join([estimate_table(estimates), *sources, *(f"\n{sample_text(e)}" for e in estimates)])
 
 
-def _judged(value: dict[str, Any] | None) -> Judged | None:
-    if value is None:
-        return None
-    rows = tuple(JudgedRow(**row | {"share": _interval(row["share"])}) for row in value["rows"])
-    return Judged(**value | {"rows": rows})
+def result_text(result: TransferResult) -> str:
+    """Scores, answers that are lacking, costs, and differences between methods."""
+    models = list(dict.fromkeys(row.model for row in result.rows))
+    methods = map_reduce(result.rows, lambda row: row.method)
+    scores: list[tuple] = [("soft prompt", result.soft_prompt, *["cannot be sent"] * len(models))]
+    scores = scores if result.soft_prompt else []
+    for method, rows in methods.items():
+        at, on_subject = {row.model: _shown(row.score) for row in rows}, rows[0].subject_score
+        shown = "" if on_subject is None else f"{on_subject:.3f}"
+        scores.append((method, shown, *(at.get(model, "") for model in models)))
+    lines = table(("method", "on the subject", *models), scores)
+    columns = ("method", "model", "answers", "refused", "no answer", "tokens in / out", "cost")
+    counts = [
+        (row.method, row.model, row.score.n_answers, row.score.n_refused, row.score.n_missing,
+         f"{row.input_tokens} / {row.output_tokens}", money(row.price))
+        for row in result.rows
+    ]  # fmt: skip
+    lines += ["", *table(columns, counts)]
+    if judged := result.judged:
+        verdicts = [
+            (row.method, row.model, row.share or "nothing judged", row.n_judged, row.n_unclear, row.n_missing)
+            for row in judged.rows
+        ]
+        columns = ("method", "model", f"right, says {judged.judge}", "judged", "unclear", "not judged")
+        lines += ["", *table(columns, verdicts)]
+    tests = [
+        (model, f"{t.first} - {t.second}", t.difference, f"{t.p_value:.2g}", f"{t.n_pairs} {t.unit}")
+        for model, some in result.tests.items()
+        for t in some
+    ]
+    if tests:
+        lines += ["", *table(("model", "difference", "value [95 % interval]", "p (Holm)", "pairs"), tests)]
+    return "\n".join([*lines, "", _spent(result.spent)])
 
 
-def _paired_test(value: dict[str, Any]) -> PairedTest:
-    difference = _interval(value["difference"])
-    assert difference is not None
-    return PairedTest(**value | {"difference": difference})
+def _shown(score: Score) -> str:
+    return "no answers" if score.interval is None else str(score.interval)
+
+
+def _spent(spent: Spent) -> str:
+    parts = [money(spent.known)] if spent.known or not spent.unknown else []
+    parts += [f"{spent.unknown} answers whose price is unknown"] if spent.unknown else []
+    text = f"All requests of this ledger: {', and '.join(parts)}"
+    if spent.possible:
+        text += f"; answers lost on the way may have cost up to {money(spent.possible)} more"
+    return text + "."

@@ -10,40 +10,30 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
 
+from soft2hard.api.requests import ApiModel
 from soft2hard.errors import UserError
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 """The text of the one message and nothing else, so that chat and completion ask the same."""
-_NEEDED = ("fastapi", "uvicorn")
 _CACHE_BYTES = 2**29
 
 
-@dataclass(frozen=True)
-class Served:
-    """A model that answers."""
-
-    base_url: str
-    name: str
-    """What requests must call it: the path that is served."""
-
-
 def can_serve() -> bool:
-    """Whether the extra `serving` is installed."""
-    return all(find_spec(name) for name in _NEEDED)
+    """True if the extra `serving` is installed."""
+    return all(find_spec(name) for name in ("fastapi", "uvicorn"))
 
 
 @contextmanager
 def served(
     model: Path, port: int | None = None, folder: Path | None = None, n_threads: int = 1, patience: float = 240.0
-) -> Iterator[Served]:
-    """Serve a copy of a model folder on this machine until the block ends.
+) -> Iterator[ApiModel]:
+    """Serve a copy of a model folder on this machine until the block ends; its name is the path that is served.
 
     A ledger knows a model by its address and name, that is, the path that is served: for answers that are to be found
     again, give a `port` and a `folder` for the copy. Without them a free port and a temporary folder do.
@@ -56,17 +46,14 @@ def served(
     with TemporaryDirectory() as temporary:
         copy = (folder or Path(temporary) / model.name).resolve()
         shutil.copytree(model, copy, dirs_exist_ok=True)
-        _give_chat_template(copy / "tokenizer_config.json")
+        config = copy / "tokenizer_config.json"
+        settings = {"chat_template": CHAT_TEMPLATE} | json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps(settings), encoding="utf-8")
         port = port or _free_port()
         log = Path(temporary) / "log"
         with _process(copy, port, log, n_threads) as process:
             _wait_until_ready(f"http://127.0.0.1:{port}/health", process, log, patience)
-            yield Served(f"http://127.0.0.1:{port}/v1", str(copy))
-
-
-def _give_chat_template(path: Path) -> None:
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({"chat_template": CHAT_TEMPLATE} | config), encoding="utf-8")
+            yield ApiModel(str(copy), f"http://127.0.0.1:{port}/v1")
 
 
 def _free_port() -> int:

@@ -55,80 +55,28 @@ class Relation:
     pairs: dict[str, str]
 
 
-def _pairs(domain: str, values: str) -> dict[str, str]:
-    return dict(zip(CATEGORIES[domain], values.split(), strict=True))
+_RELATIONS = """
+capital of country: Paris Madrid Rome Berlin Tokyo Beijing Cairo Moscow Athens Oslo Lisbon Warsaw Nairobi Lima Havana Vienna
+opposite of adjective: small big cold hot slow fast new old poor rich soft hard light dark quiet loud
+plural of tool: hammers saws drills wrenches chisels screwdrivers axes shovels rakes ladders knives brushes clamps crowbars spades mallets
+past tense of verb: ate ran grew rode sang swam shook fell broke spoke drove bought taught thought caught slept
+young of animal: puppy kitten foal calf lamb kid piglet cub cub fawn bunny kit whelp joey calf foal
+colour of fruit: red yellow yellow red red purple green green brown brown blue purple orange orange red orange
+successor of number: two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+French name of number: un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize
+Spanish name of number: uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciseis
+German name of number: eins zwei drei vier funf sechs sieben acht neun zehn elf zwolf dreizehn vierzehn funfzehn sechzehn
+"""
 
 
-def _opposites() -> dict[str, str]:
-    words = CATEGORIES["adjective"]
-    return {word: words[i ^ 1] for i, word in enumerate(words)}
+def _relation(line: str) -> Relation:
+    """One of '{noun} of {domain}: {values in the order of the domain's words}'."""
+    about, values = line.split(": ")
+    noun, domain = about.split(" of ")
+    return Relation(noun, domain, dict(zip(CATEGORIES[domain], values.split(), strict=True)))
 
 
-RELATIONS: dict[str, Relation] = {
-    noun: Relation(noun, domain, pairs)
-    for noun, domain, pairs in (
-        ("capital", "country", dict(zip(CATEGORIES["country"], CATEGORIES["city"], strict=True))),
-        ("opposite", "adjective", _opposites()),
-        (
-            "plural",
-            "tool",
-            _pairs(
-                "tool",
-                "hammers saws drills wrenches chisels screwdrivers axes shovels rakes ladders knives brushes clamps crowbars spades mallets",
-            ),
-        ),
-        (
-            "past tense",
-            "verb",
-            _pairs(
-                "verb", "ate ran grew rode sang swam shook fell broke spoke drove bought taught thought caught slept"
-            ),
-        ),
-        (
-            "young",
-            "animal",
-            _pairs("animal", "puppy kitten foal calf lamb kid piglet cub cub fawn bunny kit whelp joey calf foal"),
-        ),
-        (
-            "colour",
-            "fruit",
-            _pairs(
-                "fruit", "red yellow yellow red red purple green green brown brown blue purple orange orange red orange"
-            ),
-        ),
-        (
-            "successor",
-            "number",
-            _pairs(
-                "number",
-                "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen",
-            ),
-        ),
-        (
-            "French name",
-            "number",
-            _pairs(
-                "number", "un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize"
-            ),
-        ),
-        (
-            "Spanish name",
-            "number",
-            _pairs(
-                "number",
-                "uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciseis",
-            ),
-        ),
-        (
-            "German name",
-            "number",
-            _pairs(
-                "number",
-                "eins zwei drei vier funf sechs sieben acht neun zehn elf zwolf dreizehn vierzehn funfzehn sechzehn",
-            ),
-        ),
-    )
-}
+RELATIONS: dict[str, Relation] = {one.noun: one for one in map(_relation, _RELATIONS.strip().split("\n"))}
 
 
 def article(noun: str) -> str:

@@ -1,0 +1,197 @@
+"""Makes the sections of an analysis one after another; sections that the folder already holds are kept."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from soft2hard.errors import UserError
+from soft2hard.eval.analysis.claims import claims_section
+from soft2hard.eval.analysis.comparisons import difficulty_section, distances_section, maps_section, statistics_section
+from soft2hard.eval.analysis.experiments import positions_section, stability_section
+from soft2hard.eval.analysis.findings import (
+    FILE_NAME,
+    SECTIONS,
+    Analysis,
+    NotRun,
+    Section,
+    SectionName,
+    Tables,
+    TaskRow,
+    load_analysis,
+    load_tables,
+    save_tables,
+)
+from soft2hard.eval.analysis.geometry import MAPS, no_map
+from soft2hard.eval.analysis.inputs import Material, Table, check_comparable
+from soft2hard.eval.analysis.nearest_tokens import extraction_section
+from soft2hard.eval.analysis.transfer_matrix import transfer_section
+from soft2hard.storage.run_folders import now, versions
+
+NOT_COMPARING: tuple[SectionName, ...] = ("extraction", "statistics")
+"""Sections that take soft prompts of different subjects and widths."""
+_ALONE: dict[SectionName, Callable[[Material], tuple[Section, Tables]]] = {
+    "extraction": extraction_section,
+    "statistics": statistics_section,
+    "distances": distances_section,
+    "transfer": transfer_section,
+    "stability": stability_section,
+    "positions": positions_section,
+}
+_ON_DISTANCES = {"maps": maps_section, "difficulty": difficulty_section}
+_NEEDS = {"maps": ("distances",), "difficulty": ("distances",), "claims": ("distances", "difficulty", "transfer")}
+
+
+def wanted_sections(only: Collection[str]) -> tuple[SectionName, ...]:
+    """Those asked for with those that they build on, in order; all where none is named.
+
+    Raises UserError for an unknown section.
+    """
+    unknown = [name for name in only if name not in SECTIONS]
+    if unknown:
+        raise UserError(f"There is no section '{unknown[0]}'.", f"The sections are {', '.join(SECTIONS)}.")
+    needed = {*only, *(need for name in only for need in _NEEDS.get(name, ()))}
+    return tuple(name for name in SECTIONS if not only or name in needed)
+
+
+def begin(
+    material: Material, folder: Path, settings: dict[str, Any], tuning_seconds: float | None
+) -> tuple[Analysis, Material]:
+    """The analysis of a folder so far, or a new one, with the material whose prompts are scored on their own tasks."""
+    if (folder / FILE_NAME).exists():
+        analysis = load_analysis(folder)
+        return analysis, material.with_rows(analysis.prompts)
+    material, baseline = material.scored()
+    tasks = []
+    for name in dict.fromkeys(row.task for row in material.prompts if row.task is not None):
+        task = material.task_by_name.get(name)
+        instruction = "" if task is None else task.instruction
+        family = material.family(name)
+        tasks.append(TaskRow(name=name, family=family, instruction=instruction, baseline=baseline.get(name)))
+    analysis = Analysis(
+        created=now(),
+        settings=json.loads(json.dumps(settings, default=str)),
+        versions=versions(),
+        subject=None if material.subject is None else material.subject.name,
+        prompts=material.prompts,
+        tasks=tuple(tasks),
+        groups=material.groups,
+        tuning_seconds=tuning_seconds,
+    )
+    analysis.save(folder)
+    return analysis, material
+
+
+def run_analysis(
+    material: Material,
+    analysis: Analysis,
+    folder: Path,
+    only: Collection[str] = (),
+    on_section: Callable[[SectionName], None] = lambda name: None,
+) -> Analysis:
+    """Make the sections that the folder lacks, and write their tables and `analysis.json`.
+
+    A section that cannot be run is recorded with the reason. Raises UserError where it was asked for by name (`only`).
+    """
+    for name in wanted_sections(only):
+        if _is_done(name, analysis, material, folder):
+            continue
+        on_section(name)
+        made = _made(name, material, analysis, folder)
+        if isinstance(made, NotRun) and name in only:
+            raise UserError(made.reason, what_can_be_run(material, only))
+        analysis = analysis.model_copy(update={"sections": analysis.sections | {name: made}})
+        analysis.save(folder)
+    return analysis
+
+
+def _is_done(name: SectionName, analysis: Analysis, material: Material, folder: Path) -> bool:
+    """True if a section is there with all that could be made of it now: packages may have been installed since."""
+    if name == "maps" and analysis.found(name):
+        made = set(load_tables(folder, analysis, name)["maps"]["projection"])
+        return all(one in made or no_map(one, len(material.main)) for one in MAPS)
+    return analysis.found(name) is not None
+
+
+def _made(name: SectionName, material: Material, analysis: Analysis, folder: Path) -> Section | NotRun:
+    started = time.perf_counter()
+    try:
+        section, tables = _section(name, material, analysis, folder)
+    except UserError as error:
+        return NotRun(reason=str(error))
+    save_tables(folder, name, tables)
+    return section.model_copy(update={"tables": tuple(tables), "seconds": time.perf_counter() - started})
+
+
+def _section(name: SectionName, material: Material, analysis: Analysis, folder: Path) -> tuple[Section, Tables]:
+    if name in _ALONE:
+        return _ALONE[name](material)
+    if name == "claims":
+        return claims_section(analysis, lambda section: load_tables(folder, analysis, section))
+    if analysis.found("distances") is None:
+        raise UserError(f"There are no distances for {name}: {analysis.reason('distances')}", "")
+    return _ON_DISTANCES[name](material, load_tables(folder, analysis, "distances"))
+
+
+# --- asked before anything is run ----------------------------------------------------------------------
+
+
+def objection(name: SectionName, material: Material) -> UserError | None:
+    """The reason why a section cannot be run, as far as it shows before the work."""
+    try:
+        if name not in NOT_COMPARING:
+            check_comparable(material.soft_prompts, 1)
+        if name == "extraction":
+            _check_widths(material)
+        if name in ("distances", "maps", "claims", "difficulty"):
+            material.stacked()
+        if name == "stability":
+            material.need_translator(name)
+        if at_least := {"difficulty": 3, "transfer": 2, "positions": 1}.get(name):
+            material.need_subject(name)
+            material.need_tasks(name, material.experimental if name == "positions" else material.main, at_least)
+    except UserError as error:
+        return error
+    return None
+
+
+def _check_widths(material: Material) -> None:
+    source = material.table or material.need_subject("extraction")
+    width = source.rows.shape[1] if isinstance(source, Table) else source.d_model
+    for row in material.prompts:
+        if row.d_model != width:
+            raise UserError(
+                f"The soft prompt '{row.name}' is {row.d_model} wide, and the tokens of '{source.name}' are {width}.",
+                "Look up each soft prompt in the table of its own subject.",
+            )
+
+
+def what_can_be_run(material: Material, without: Collection[str] = ()) -> str:
+    """A sentence for people."""
+    names = [name for name in SECTIONS if name not in without and objection(name, material) is None]
+    return f"Sections that can be run: {', '.join(names)}." if names else "No section can be run of these."
+
+
+def check_material(material: Material, only: Collection[SectionName]) -> None:
+    """Raise UserError, before anything is run, for sections asked for by name that cannot be run, and where none is
+    named for soft prompts that have no place in one comparison."""
+    try:
+        if not only or not set(only) <= set(NOT_COMPARING):
+            check_comparable(material.soft_prompts, 1)
+    except UserError as error:
+        # Files in the place of the numbers that soft prompts are called by.
+        numbered = r"[Ss]oft prompt (\d+)"
+        problem = re.sub(numbered, lambda m: f"'{material.prompts[int(m[1]) - 1].name}'", error.problem)
+        able = [f"--only {name}" for name in NOT_COMPARING if objection(name, material) is None]
+        raise UserError(problem, f"Analyse those of one subject; {' '.join(able)} can still be run of all.") from error
+    if material.subject is not None:
+        for row, prompt in zip(material.prompts, material.soft_prompts, strict=True):
+            try:
+                material.subject.check(prompt)
+            except UserError as error:
+                raise UserError(f"{row.name}: {error.problem}", error.remedy) from error
+    for name in only:
+        if error := objection(name, material):
+            raise UserError(error.problem, f"{error.remedy} {what_can_be_run(material, only)}") from error

@@ -1,0 +1,195 @@
+"""The models of an evaluation, each loaded when it is first needed; hashes by which models and tasks are known again;
+and what the methods of an evaluation lack, found before anything runs.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from soft2hard.data_gen.taskfiles import content_hash
+from soft2hard.data_gen.tasks import Split, Task
+from soft2hard.errors import UserError
+from soft2hard.eval.config import ApiChoice, Evaluation, MethodChoice
+from soft2hard.eval.generator_api import ApiGenerator
+from soft2hard.eval.generators import LocalGenerator
+from soft2hard.eval.methods.base import Bench, Case, Method, TextGenerator
+from soft2hard.eval.methods.discrete import check_decoder_only
+from soft2hard.eval.metrics.scrutability import subject_encoder
+from soft2hard.eval.metrics.task_score import check_metric
+from soft2hard.eval.metrics.text import Encoder, sentence_encoder
+from soft2hard.lm.loading import Loading
+from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.subject import Subject
+from soft2hard.storage.names import located
+from soft2hard.translator.model import Translator
+
+TasksOf = Callable[[Split, int], list[Task]]
+"""The tasks of a split and seed (`cases.Draw`)."""
+
+
+@dataclass(eq=False)
+class Models:
+    """Subject, translator, reference LM and generator as the settings name them."""
+
+    config: Evaluation
+    needs: frozenset[str]
+    folder: Path = Path("runs")
+    """The run's: answers of a generator behind an API lie in it."""
+    log: Callable[[str], None] = lambda line: None
+
+    @cached_property
+    def subject(self) -> Subject:
+        return Subject.from_pretrained(self.config.subject, loading=self._loading)
+
+    @cached_property
+    def tuning_subject(self) -> Subject:
+        """The subject in the precision that is fastest here, or the subject itself."""
+        if self.subject.device.type != "cpu" or self._loading.dtype != "auto":
+            return self.subject  # two of them would take twice the memory
+        return load_for_tuning(self.config.subject, self._loading)
+
+    def bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
+        """The models and the budget under a seed."""
+        roles = ("subject", "tuning_subject", "translator", "reference", "generator", "encoder")
+        budget = {"max_seconds": self.config.max_seconds, "max_model_calls": self.config.max_model_calls}
+        models = {role: getattr(self, role) for role in roles}
+        return Bench(**models, **budget, validation=validation, seed=seed, log=self.log)
+
+    @property
+    def _loading(self) -> Loading:
+        return Loading(**self.config.loading)
+
+    @cached_property
+    def translator(self) -> Translator | None:
+        """Raises UserError for one that was trained for another subject."""
+        if "translator" not in self.needs or self.config.translator is None:
+            return None
+        return Translator.from_pretrained(self.config.translator, subject=self.subject)
+
+    @cached_property
+    def reference(self) -> Subject | None:
+        """Raises UserError for one that cannot be read, or does not continue texts."""
+        lm = self._language_model(self.config.reference, "reference")
+        if lm is not None:
+            check_decoder_only(lm, "reference")
+        return lm
+
+    @cached_property
+    def generator(self) -> TextGenerator | None:
+        """Raises UserError for one that cannot be read, or cannot be asked; one behind an API is asked for a trial."""
+        if "generator" not in self.needs:
+            return None
+        if isinstance(self.config.generator, ApiChoice):
+            api = ApiGenerator(self.config.generator.build(), self.folder / "generator.sqlite", log=self.log)
+            api.check()
+            return api
+        lm = self._language_model(self.config.generator, "generator")
+        return lm and LocalGenerator(lm)
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """Raises UserError for one that cannot be loaded."""
+        if self.config.encoder is None:
+            return None
+        if self.config.encoder != "reference":
+            return sentence_encoder(self.config.encoder)
+        if self.reference is None:
+            raise UserError("The encoder is to be the reference LM, but there is none.", "Name one of them.")
+        return subject_encoder(self.reference)
+
+    def _language_model(self, name: str | None, role: str) -> Subject | None:
+        """'embedded' is the API-side model, 'subject' the subject itself."""
+        if name is None:
+            return None
+        try:
+            return self.subject if name == "subject" else Subject.from_pretrained(located(name, "api_model"))
+        except UserError as error:
+            # The user may never have named this model: it is the default beside a real subject.
+            raise UserError(f"{role}: {error.problem}", f"Name another as {role}, or none. {error.remedy}") from error
+
+
+# --- identity ---------------------------------------------------------------------------------
+
+
+def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str, str]:
+    """SHA-256 of each model's telling weights and of all examples of each seed's tasks, lest old cells pass for new."""
+    found = {"subject": models.subject.fingerprint}
+    if models.reference is not None:
+        found["reference"] = models.reference.fingerprint
+    if isinstance(models.generator, LocalGenerator):
+        found["generator"] = models.generator.lm.fingerprint
+    if models.translator is not None:
+        found["translator"] = translator_fingerprint(models.translator)
+    for seed in config.seeds:
+        for split in ("test", "validation"):
+            if tasks := tasks_of(split, seed):
+                found[f"{split} tasks of seed {seed}"] = content_hash(tasks)
+    return found
+
+
+@torch.no_grad()
+def translator_fingerprint(translator: Translator) -> str:
+    """SHA-256 of weights that every training changes, as float32."""
+    digest = hashlib.sha256()
+    for tensor in translator.model.telling_weights():
+        digest.update(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def unknown_share(subject: Subject, tasks: Sequence[Task]) -> float:
+    """Share of the tokens of instructions and test examples that are the tokenizer's 'unknown' token, 0 to 1.
+
+    0 for tokenizers without one, which spell what they do not know.
+    """
+    unknown = subject.tokenizer.unk_token_id
+    if unknown is None:
+        return 0.0
+    texts = dict.fromkeys(text for task in tasks for text in _texts(task))
+    encoded = subject.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    n_tokens = sum(map(len, encoded))
+    return sum(ids.count(unknown) for ids in encoded) / n_tokens if n_tokens else 0.0
+
+
+def _texts(task: Task) -> Iterator[str]:
+    yield task.instruction
+    for example in task.test:
+        yield from (example.input, example.output)
+
+
+# --- needs ------------------------------------------------------------------------------------
+
+_OF_TASKS = {
+    "train": "training examples",
+    "validation": "validation examples",
+    "labels": "label words",
+    "instruction": "an instruction",
+}
+_OF_SETTINGS = ("translator", "reference", "generator")
+
+
+def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method]], tasks_of: TasksOf) -> list[str]:
+    """Everything that tasks or settings lack for the methods, and metrics that tasks cannot be scored by."""
+    tasks, problems = tasks_of("test", config.seeds[0]), []
+    for choice, method in methods:
+        for need in sorted(method.needs & _OF_TASKS.keys()):
+            if lacking := [task.name for task in tasks if not getattr(task, need)]:
+                which = f"which {len(lacking)} tasks lack, such as '{lacking[0]}'"
+                problems.append(f"{choice.label} needs {_OF_TASKS[need]}, {which}")
+        for need in _OF_SETTINGS:
+            if need in method.needs and getattr(config, need) is None:
+                problems.append(f"{choice.label} needs a {need}, but none is set")
+        if "validation_cases" in method.needs and not tasks_of("validation", config.seeds[0]):
+            problems.append(f"{choice.label} needs validation tasks, of which there are none")
+    unlabelled = [task.name for task in tasks if not task.labels]
+    if config.tuning.get("init") == "labels" and unlabelled:
+        problems.append(f"tuning cannot start from labels, which {len(unlabelled)} tasks lack, as '{unlabelled[0]}'")
+    for task in tasks:
+        try:
+            check_metric(task)
+        except UserError as error:
+            problems.append(error.problem.rstrip("."))
+    return problems

@@ -1,0 +1,204 @@
+"""The common ground of searches for discrete prompts: writable tokens, budgets, groups of cases, the best prompt."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from random import Random
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from soft2hard.errors import UserError
+from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
+from soft2hard.eval.metrics.scrutability import log_perplexities
+from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.subject import Subject
+
+_JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
+
+
+class Vocabulary:
+    """The writable tokens of a subject: all but special tokens and rows of the embedding table without a token."""
+
+    def __init__(self, subject: Subject):
+        self.subject = subject
+        special = set(subject.tokenizer.all_special_ids)
+        n_tokens = min(len(subject.tokenizer), len(subject.embedding))
+        ordinary = [i for i in range(n_tokens) if i not in special]
+        self.writable = torch.tensor(ordinary, dtype=torch.long, device=subject.device)
+        """Token ids, ascending."""
+
+    def random(self, n: int, rng: Random) -> list[int]:
+        """`n` writable tokens, drawn independently."""
+        return rng.choices(self.writable.tolist(), k=n)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a prompt; the subject reads it as `ids` of this text."""
+        tokenizer = self.subject.tokenizer
+        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens as which the subject reads a text: often, but not always, those it was made of."""
+        return list(self.subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def nearest(self, vectors: Float[Tensor, "*n d_model"]) -> Int[Tensor, "*n"]:
+        """The writable token whose embedding has the highest cosine with each vector.
+
+        Cosine, as in the code published with arXiv 2302.03668 (a dot product of normalised vectors).
+        """
+        cosines = F.normalize(vectors.float(), dim=-1) @ self._directions.T
+        return self.writable[cosines.argmax(dim=-1)]
+
+    @cached_property
+    def _directions(self) -> Float[Tensor, "n_writable d_model"]:
+        return F.normalize(self.subject.embedding[self.writable].float(), dim=-1)
+
+    def check_serves(self, model: Subject, role: str) -> None:
+        """Raise UserError for an encoder-decoder model, or one whose tokens are not those of the subject."""
+        check_decoder_only(model, role)
+        if self.subject.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+            raise UserError(
+                f"The {role} '{model.name}' has another vocabulary than the subject '{self.subject.name}'.",
+                f"Take a {role} with the subject's tokenizer, or the subject itself.",
+            )
+
+    def check_room(self, task: str, n_prompt: int, examples: Sequence[EncodedExample]) -> None:
+        """Raise UserError where the longest example of a task does not fit the context beside a prompt.
+
+        A text may be split into more tokens than it was made of, so twice `n_prompt` tokens are kept free.
+        """
+        subject, n_read = self.subject, max(example.n_read for example in examples)
+        needed = len(subject.prompt_embeddings(None)) + 2 * n_prompt + n_read
+        if subject.context_length is not None and needed > subject.context_length:
+            raise UserError(
+                f"An example of task '{task}' needs {needed} tokens with its prompt; the subject reads "
+                f"{subject.context_length}.",
+                "Shorten the example or the prompt, or use a subject with a longer context.",
+            )
+
+
+def check_decoder_only(model: Subject, role: str) -> None:
+    """Raise UserError for an encoder-decoder model, which does not continue a text."""
+    if model.is_encoder_decoder:
+        raise UserError(f"The {role} '{model.name}' is an encoder-decoder model.", "Take a decoder-only model.")
+
+
+def perplexity_terms(reference: Subject, texts: Sequence[str]) -> list[float]:
+    """Log-perplexity of each text, nats a token; 0 where there is no token to predict."""
+    return [value or 0.0 for value in log_perplexities(reference, texts, _JUDGED_AT_ONCE)]
+
+
+@dataclass
+class Meter:
+    """Counts what a case costs, and says when its budget is spent."""
+
+    max_calls: int | None
+    calls: int = 0
+    tokens: int = 0
+
+    def add(self, calls: int, tokens: int) -> None:
+        """Count sequences and their tokens."""
+        self.calls += calls
+        self.tokens += tokens
+
+    def count(self, n_prompt: int, examples: Sequence[EncodedExample]) -> None:
+        """Count examples that were run under a prompt of so many tokens, which was computed once."""
+        self.add(len(examples), n_prompt + sum(example.n_read for example in examples))
+
+    def affords(self, calls: int) -> bool:
+        """True if so many more sequences are within the budget."""
+        return self.max_calls is None or self.calls + calls <= self.max_calls
+
+
+@dataclass(eq=False, kw_only=True)
+class SearchJob:
+    """A case while it is searched for."""
+
+    case: Case
+    meter: Meter
+    best: list[dict[str, Any]] = field(default_factory=list)
+    """Each improvement: step, score and prompt."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """Figures of the steps that were looked at."""
+
+    def offer(self, step: int, text: str, score: float) -> None:
+        """Take note of a prompt; of equal ones the first stays."""
+        if score > (self.best[-1]["score"] if self.best else -math.inf):
+            self.best.append({"step": step, "score": score, "prompt": text})
+
+    def outcome(self, seconds: float) -> Outcome:
+        """The best prompt, after a search that took `seconds` of the time it shared."""
+        text, failure = (
+            (self.best[-1]["prompt"], None) if self.best else (None, "no prompt had a score that is a number")
+        )
+        cost = Cost(seconds, self.meter.calls, self.meter.tokens)
+        return Outcome(text, cost, {"curve": self.curve, "best": self.best}, failure)
+
+
+Job = TypeVar("Job", bound=SearchJob)
+
+
+class Search(ABC, Generic[Job]):
+    """Searches cases in groups; batches are shared, and nothing else. Those that cannot be searched leave the others
+    alone."""
+
+    def __init__(self, method: Any, bench: Bench) -> None:
+        self.method, self.bench, self.subject = method, bench, bench.fast_subject
+        self.vocabulary = Vocabulary(self.subject)
+        self.deadline = math.inf
+
+    @abstractmethod
+    def prepare(self, case: Case) -> Job:
+        """Raise UserError where a case cannot be searched."""
+
+    @abstractmethod
+    def search(self, jobs: list[Job]) -> None:
+        """Offer prompts to all jobs until their steps, calls or the time are over."""
+
+    @property
+    def is_over(self) -> bool:
+        """True if the time of the present group is over."""
+        return time.monotonic() >= self.deadline
+
+    def run(self, cases: Sequence[Case]) -> Iterator[Outcome]:
+        """One outcome a case, in order; each group has its share of the seconds that are left, and so each case."""
+        begun, size = time.monotonic(), self.method.slots
+        for start in range(0, len(cases), size):
+            group, now = cases[start : start + size], time.monotonic()
+            left = math.inf if self.bench.max_seconds is None else max(0.0, begun + self.bench.max_seconds - now)
+            self.deadline = now + left * len(group) / (len(cases) - start)
+            attempts = [self._attempt(case) for case in group]
+            if jobs := [job for job in attempts if not isinstance(job, UserError)]:
+                self.search(jobs)
+            seconds = (time.monotonic() - now) / len(group)
+            for job in attempts:
+                yield Outcome(None, failure=str(job)) if isinstance(job, UserError) else job.outcome(seconds)
+
+    def _attempt(self, case: Case) -> Job | UserError:
+        try:
+            return self.prepare(case)
+        except UserError as error:
+            return error
+
+
+class Searching:
+    """A method that is a search."""
+
+    searches: ClassVar[type[Search]]
+
+    def check(self, bench: Bench) -> None:
+        """Raise UserError where a language model cannot serve: none, another vocabulary, an encoder-decoder model."""
+        self.searches(self, bench)
+
+    def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
+        """One text a case; the trace holds figures by step and every improvement.
+
+        Raises UserError as `check` does, before anything runs.
+        """
+        return self.searches(self, bench).run(cases)

@@ -1,0 +1,306 @@
+"""RLPrompt and PIN: a policy for each case, which writes prompts and learns from rewards; many are trained at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import exp
+from random import Random
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.errors import UserError
+from soft2hard.eval.methods.base import Bench, Case
+from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, perplexity_terms
+from soft2hard.eval.methods.options import PinOptions, PolicyOptions, RLPromptOptions
+from soft2hard.eval.methods.q_learning import (
+    Entropy,
+    Policies,
+    PolicyLM,
+    Rollout,
+    ShannonEntropy,
+    TaskNetworks,
+    TsallisEntropy,
+    path_consistency_loss,
+    sample,
+    z_scores,
+)
+from soft2hard.lm.batching import EncodedExample, batches_by_length
+from soft2hard.lm.scoring import Targets
+from soft2hard.lm.subject import Subject
+
+_BATCH_TOKENS = 16384
+_LOGITS_AT_ONCE = 2**26
+
+
+@dataclass(eq=False, kw_only=True)
+class _Job(SearchJob):
+    """A case whose policy is being trained.
+
+    Its curve holds, by step, rewards on training examples (mean of the batch, best so far), the greedy prompt with its
+    reward on validation examples, and how many tokens its policy might have written, mean over positions.
+    """
+
+    train: "Trials"
+    validation: "Trials"
+    generator: Generator
+    favourite: tuple[float, str] | None = None
+    """The sampled prompt with the highest reward on training examples, and that reward."""
+    is_active: bool = True
+
+
+class _Search(Search[_Job]):
+    def __init__(self, method: PolicyOptions, bench: Bench) -> None:
+        super().__init__(method, bench)
+        policy = _policy_model(method.policy, bench)
+        self.vocabulary.check_serves(policy, "policy LM")
+        self.lm = PolicyLM(policy, self.vocabulary.writable, method.start)
+
+    @cached_property
+    def rewards(self) -> "Rewards":
+        reference = self.bench.reference if self.method.perplexity_lm == "reference" else None
+        return Rewards(self.subject, reference or self.bench.subject, self.method)
+
+    def prepare(self, case: Case) -> _Job:
+        """Draw the examples that prompts are rewarded on."""
+        task, method = case.task, self.method
+        labels = labels_rewarded(method.reward, task)
+        if not task.train or not task.validation:
+            raise UserError(f"Task '{task.name}' lacks training or validation examples.", "Give it some.")
+        seed = f"{self.bench.seed}/{task.name}"
+        shown = Random(seed).sample(task.train, min(method.examples, len(task.train)))
+        meter = Meter(self.bench.max_model_calls)
+        train, validation = (Trials.of(self.subject, s, labels, meter) for s in (shown, task.validation))
+        self.vocabulary.check_room(task.name, method.n_tokens, train.examples + validation.examples)
+        generator = Generator(device=self.lm.model.device).manual_seed(Random(f"policy {seed}").getrandbits(63))
+        return _Job(case=case, meter=meter, train=train, validation=validation, generator=generator)
+
+    def search(self, jobs: list[_Job]) -> None:
+        """Train a policy for each job."""
+        method = self.method
+        networks = TaskNetworks([j.generator for j in jobs], self.lm.d_out, method.hidden, method.lr, method.clip)
+        policies = Policies(self.lm, networks, method.n_allowed(len(self.subject.embedding)))
+        for step in range(1, method.steps + 1):
+            networks.follow(method.polyak)
+            rewards = self._step(policies, jobs)
+            is_last = step == method.steps or self.is_over
+            active = [job for job in jobs if job.is_active]
+            ended = [job for job in active if is_last or not self._affords_step(job)]
+            self._look(policies, jobs, active if step % method.eval_every == 0 else ended, step, rewards)
+            for job in ended:
+                job.is_active = False
+            if len(ended) == len(active):
+                return
+
+    def _affords_step(self, job: _Job) -> bool:
+        """True if another step and two looks at the validation examples are within the budget."""
+        scored = self.method.batch * len(job.train.examples) + 4 * len(job.validation.examples)
+        perplexities = self.method.batch + 4 if self.method.perplexity_weight else 0
+        return job.meter.affords(self.method.batch + 2 + scored + perplexities)
+
+    def _step(self, policies: Policies, jobs: Sequence[_Job]) -> Float[Tensor, "tasks batch"]:
+        """One step of Q-learning on prompts sampled from the policies; their rewards."""
+        method, generators = self.method, [job.generator for job in jobs]
+        choose = lambda q: sample(self.method.entropy.policy(q), generators)  # noqa: E731
+        rollout = policies.roll_out(len(jobs), method.batch, method.n_tokens, choose)
+        rewards = self._sampled_rewards(jobs, self._texts(rollout))
+        shaped = method.reward_scale * z_scores(rewards)
+        with torch.no_grad():
+            target = policies.q_values(rollout, of_target=True)
+        q = policies.q_values(rollout)
+        losses = path_consistency_loss(q, target, rollout.actions, shaped, method.entropy, method.reverse)
+        policies.networks.step(losses.mean(dim=-1))
+        return rewards
+
+    def _sampled_rewards(self, jobs: Sequence[_Job], texts: Sequence[Sequence[str]]) -> Float[Tensor, "tasks batch"]:
+        """Rewards of sampled texts on training examples; 0 for all of a job that has ended."""
+        going = [(row, job, texts[row]) for row, job in enumerate(jobs) if job.is_active]
+        self.rewards.score([(job.train, text) for _, job, of_task in going for text in of_task])
+        found = torch.zeros(len(jobs), self.method.batch, device=self.lm.model.device)
+        for row, job, of_task in going:
+            job.meter.add(len(of_task), len(of_task) * self._n_read)
+            best = max((job.train.rewards[text], text) for text in of_task)
+            job.favourite = max(job.favourite or best, best)
+            found[row] = torch.tensor([job.train.rewards[text] for text in of_task])
+        return found
+
+    def _look(
+        self,
+        policies: Policies,
+        jobs: Sequence[_Job],
+        due: Sequence[_Job],
+        step: int,
+        rewards: Float[Tensor, "tasks batch"],
+    ) -> None:
+        """Score the greedy prompt and the favourite of each job that is due on its validation examples."""
+        if not due:
+            return
+        rollout = policies.roll_out(len(jobs), 1, self.method.n_tokens, lambda q: q.argmax(dim=-1))
+        texts = [text for (text,) in self._texts(rollout)]
+        with torch.no_grad():
+            probabilities = self.method.entropy.policy(policies.q_values(rollout))
+        support = (probabilities > 0).sum(-1).float().mean((1, 2))
+        looks = [look for look in zip(jobs, texts, rewards, support.tolist(), strict=True) if look[0] in due]
+        self.rewards.score([(job.validation, t) for job, text, *_ in looks for t in (text, job.favourite[1])])
+        for job, text, sampled, n_possible in looks:
+            job.meter.add(1, self._n_read)
+            for candidate in (text, job.favourite[1]):
+                job.offer(step, candidate, job.validation.rewards[candidate])
+            point = {"step": step, "mean_reward": sampled.mean().item(), "best_reward": job.favourite[0]}
+            greedy_prompt = {"greedy": text, "greedy_reward": job.validation.rewards[text]}
+            job.curve.append(point | greedy_prompt | {"support": n_possible})
+
+    def _texts(self, rollout: Rollout) -> list[list[str]]:
+        return [[self.vocabulary.text(ids) for ids in of_task] for of_task in rollout.actions.tolist()]
+
+    @property
+    def _n_read(self) -> int:
+        """Tokens the policy LM reads of a prompt: its start, and all but the last token."""
+        return len(self.lm.start) + self.method.n_tokens - 1
+
+
+def _policy_model(name: str | None, bench: Bench) -> Subject:
+    if name is None:
+        return bench.subject
+    if name != "reference":
+        return Subject.from_pretrained(name)
+    if bench.reference is None:
+        raise UserError("The policy LM is to be the reference LM, but there is none.", "Name a reference LM.")
+    return bench.reference
+
+
+def labels_rewarded(reward: str, task: Task) -> tuple[str, ...]:
+    """The label words that a task is rewarded by; none where its outputs are.
+
+    'auto' asks that the task has some and is not scored by exact match. Raises UserError where 'labels' are asked for
+    and not every output is one of two or more.
+    """
+    labels = task.labels or ()
+    if reward == "outputs" or (reward == "auto" and (not labels or task.metric == "exact_match")):
+        return ()
+    if len(set(labels)) < 2 or not all(e.output in labels for e in (*task.train, *task.validation)):
+        raise UserError(f"Task '{task.name}' has outputs that are no label of two or more.", "Reward its outputs.")
+    return labels
+
+
+@dataclass
+class Trials:
+    """A task's examples as prompts are tried on them, and the rewards so far."""
+
+    examples: list[EncodedExample]
+    """With label words: one for each example and label, the example's own label first."""
+    n_labels: int
+    """0: rewarded by outputs."""
+    meter: Meter
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Of each text tried; none is run twice."""
+
+    @classmethod
+    def of(cls, subject: Subject, examples: Sequence[Example], labels: Sequence[str], meter: Meter) -> "Trials":
+        """`labels` are all label words, or none for a reward by outputs."""
+        rows = []
+        for example in examples:
+            others = [label for label in labels if label != example.output]
+            rows += [subject.encode_example(example.input, output) for output in (example.output, *others)]
+        return cls(rows, len(labels), meter)
+
+
+class Rewards:
+    """Piecewise gap rewards (arXiv 2205.12548, section 3.1), and what perplexity takes from them.
+
+    By labels: for each example, the gap between the probability of its label and that of the likeliest other label,
+    times `right` where it is positive and `wrong` where not; the mean over examples. Labels' probabilities are those
+    of their whole outputs, EOS included, made to sum to 1.
+
+    By outputs, for tasks without labels: every token of an output is a classification over the vocabulary, so the gap
+    is that between its probability and the likeliest other token's, and it is positive throughout exactly where
+    greedy search writes the output. The mean is over an output's tokens, EOS included, then over examples.
+
+    With `perplexity_weight` (alpha of arXiv 2504.02144) the prompt's perplexity under the reference LM times this
+    weight is taken off. Perplexities above the size of the vocabulary, worse than a uniform guess, count as that size:
+    the worst prompts would otherwise decide the z-scores alone.
+    """
+
+    def __init__(self, subject: Subject, reference: Subject, options: PolicyOptions):
+        self.subject, self.reference, self.options = subject, reference, options
+
+    def score(self, wanted: Sequence[tuple[Trials, str]]) -> None:
+        """Put the rewards of these texts where they are missing; all tasks share batches."""
+        wanted = list({(id(t), text): (t, text) for t, text in wanted if text not in t.rewards}.values())
+        prompts = [self.subject.prompt_embeddings(text) for _, text in wanted]
+        lengths = []
+        for (trials, _), prompt in zip(wanted, prompts, strict=True):
+            trials.meter.count(len(prompt), trials.examples)
+            lengths.append(len(prompt) + sum(example.n_read for example in trials.examples))
+        for batch in batches_by_length(lengths, _BATCH_TOKENS):
+            rewards = self._rewards([prompts[i] for i in batch], [wanted[i][0] for i in batch])
+            for i, reward in zip(batch, rewards, strict=True):
+                wanted[i][0].rewards[wanted[i][1]] = reward
+        if self.options.perplexity_weight:
+            self._charge(wanted)
+
+    def _charge(self, wanted: Sequence[tuple[Trials, str]]) -> None:
+        tokenizer, n = self.reference.tokenizer, len(self.reference.embedding)
+        values = perplexity_terms(self.reference, [text for _, text in wanted])
+        for (trials, text), value in zip(wanted, values, strict=True):
+            trials.meter.add(1, len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+            trials.rewards[text] -= self.options.perplexity_weight * min(exp(min(value, 80.0)), n)
+
+    @torch.no_grad()
+    def _rewards(self, prompts: Sequence[Float[Tensor, "_n d_model"]], trials: Sequence[Trials]) -> list[float]:
+        targets = self.subject.scorer.run(prompts, [t.examples for t in trials])
+        log_probs, gaps = self._of_tokens(targets)
+        sizes = torch.bincount(targets.prompt, minlength=len(trials)).tolist()
+        parts = zip(trials, log_probs.split(sizes), gaps.split(sizes), targets.example.cpu().split(sizes), strict=True)
+        found = []
+        for of_prompt, own, gap, example in parts:
+            n = len(of_prompt.examples)
+            if of_prompt.n_labels:
+                sums = torch.zeros(n).index_add(0, example, own).view(-1, of_prompt.n_labels)
+                probabilities = sums.softmax(dim=-1)
+                per_example = self._weighted(probabilities[:, 0] - probabilities[:, 1:].amax(dim=-1))
+            else:
+                sums = torch.zeros(n).index_add(0, example, self._weighted(gap))
+                per_example = sums / torch.bincount(example, minlength=n)
+            found.append(per_example.mean().item())
+        return found
+
+    def _weighted(self, gaps: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        return gaps * torch.where(gaps > 0, self.options.right, self.options.wrong)
+
+    def _of_tokens(self, targets: Targets) -> tuple[Float[Tensor, "n_targets"], Float[Tensor, "n_targets"]]:
+        """Log-probability of each token, and its probability less the likeliest other one's; on the CPU."""
+        step = max(1, _LOGITS_AT_ONCE // len(self.subject.embedding))
+        own, gaps = [], []
+        for hidden, ids in zip(targets.hidden.split(step), targets.ids.split(step), strict=True):
+            log_probs = self.subject.head(hidden).float().log_softmax(-1)
+            first, second = log_probs.topk(2, dim=-1).values.unbind(-1)
+            chosen = log_probs.gather(-1, ids[:, None])[:, 0]
+            is_first = log_probs.argmax(-1) == ids
+            own.append(chosen)
+            gaps.append(chosen.exp() - torch.where(is_first, second, first).exp())
+        return torch.cat(own).cpu(), torch.cat(gaps).cpu()
+
+
+class RLPrompt(Searching, RLPromptOptions):
+    """Shannon entropy, with the softmax policy of the `top_k` likeliest tokens, and no filter.
+
+    Of the greedy prompts and the best sampled ones, the text with the highest reward on the task's validation examples
+    is returned.
+    """
+
+    searches: ClassVar = _Search
+
+    @property
+    def entropy(self) -> Entropy:
+        return ShannonEntropy(self.top_k)
+
+
+class Pin(Searching, PinOptions):
+    """Tsallis entropy of index 2, with the sparsemax policy, over tokens that are not ignorable; else as RLPrompt."""
+
+    searches: ClassVar = _Search
+    entropy: ClassVar[Entropy] = TsallisEntropy()

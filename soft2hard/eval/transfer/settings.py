@@ -1,0 +1,27 @@
+"""What API models are asked with, and how requests are sent."""
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from soft2hard.settings import settings
+
+
+@settings
+class TransferChoices:
+    """Which prompts and reference points are asked, how often, and at what cost."""
+
+    methods: tuple[str, ...] = ()
+    """A method of the prompts to ask with; all of them if not given."""
+    n_examples: PositiveInt | None = None
+    """Test examples of each task at most; all if not given."""
+    shots: NonNegativeInt = 8
+    """Examples shown by few-shot."""
+    max_tokens: PositiveInt = 64
+    """Tokens of an answer at most."""
+    repeats: PositiveInt = 1
+    """Askings of each question, each with a seed of its own."""
+    max_cost: NonNegativeFloat | None = None
+    """US dollars that the ledger's requests may cost in all; sending stops before they might be passed."""
+    concurrency: PositiveInt = 32
+    """Requests out at once, to each model, at most."""
+    batch: bool = False
+    """Send through the Batch API: cheaper, within a day; resumes where it was killed."""

@@ -1,0 +1,84 @@
+"""How a subject is held in memory."""
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import NonNegativeInt
+
+from soft2hard.errors import UserError
+from soft2hard.settings import settings
+
+if TYPE_CHECKING:
+    import torch
+
+
+@settings
+class Loading:
+    """How a subject is held in memory and run. None of it changes results beyond rounding."""
+
+    dtype: Literal["auto", "saved", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights; 'saved': as in its files; 'auto': as saved on a GPU, on a CPU as saved where that is
+    fast there, else float32."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Weights of the subject's linear layers in 8 or 4 bits (bitsandbytes, on a GPU only)."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """'sdpa' (PyTorch's), 'eager', 'flash_attention_2' (its package on a GPU; a prompt's examples then no longer
+    share a row) or 'auto': sdpa, or plain matrix products where a CPU is quicker at them."""
+    gradient_checkpointing: bool = False
+    """While tuning, compute the inside of each layer again in the backward pass: much less memory, a third more
+    time."""
+    device: str = "auto"
+    """Where the subject runs: 'cpu', 'cuda', 'cuda:1', ..., or 'auto': the GPU if there is one."""
+    batch_tokens: NonNegativeInt = 16384
+    """Tokens, padding included, in one batch of scoring or generating; 0: as many as a trial finds memory for."""
+
+    @property
+    def torch_device(self) -> "torch.device":
+        """The device. Raises UserError for one that this machine does not have."""
+        import torch
+
+        if self.device == "auto":
+            return _first_choice()
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise UserError(f"There is no device '{self.device}'.", "Choose auto, cpu, cuda, cuda:1, ...") from error
+        known = {"cpu", "cuda"} | ({found.type} if (found := torch.accelerator.current_accelerator()) else set())
+        if device.type not in known or (device.type == "cpu" and device.index):
+            raise UserError(
+                f"There is no device '{self.device}' here.", f"Choose auto, {', '.join(sorted(known))}, ..."
+            )
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"There is no GPU for --device {self.device}: PyTorch sees {torch.cuda.device_count()}.",
+                "Use --device auto, or install a PyTorch that was built for the GPU.",
+            )
+        return device
+
+    @property
+    def torch_dtype(self) -> "torch.dtype | None":
+        """The dtype asked for by name; None for that of the saved weights."""
+        import torch
+
+        if self.dtype == "auto" and self.quantization == "none" and self.torch_device.type == "cpu":
+            return torch.float32
+        return None if self.dtype in ("auto", "saved") else getattr(torch, self.dtype)
+
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """The choices that change the subject's numbers, where they are not the usual ones."""
+        return {name: getattr(self, name) for name in ROUNDING if getattr(self, name) != getattr(Loading, name)}
+
+
+ROUNDING = ("dtype", "quantization")
+"""Fields of `Loading` that change a subject's numbers; the others may differ from machine to machine."""
+
+
+def _first_choice() -> "torch.device":
+    """The GPU, of several the one that the launcher of several processes gave this one; else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = os.environ.get("LOCAL_RANK", "")
+    return torch.device(f"cuda:{rank}" if rank.isdigit() and int(rank) < torch.cuda.device_count() else "cuda")

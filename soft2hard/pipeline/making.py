@@ -1,0 +1,152 @@
+"""The stages that make something: corpora of soft prompts, and the translator."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import AutoConfig
+
+from soft2hard.compute.memory import free_memory
+from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.data_gen.corpus_making import Maker, corpus_tasks
+from soft2hard.data_gen.settings import Tuning
+from soft2hard.errors import UserError, first_line
+from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.subject import Subject
+from soft2hard.pipeline.stages import Job, Stage, collection_name
+from soft2hard.storage.names import located
+from soft2hard.translator.model import Translator
+from soft2hard.translator.processes import check_deepspeed
+from soft2hard.translator.training import needs_subject, train_translator
+
+
+class CorporaStage(Stage):
+    """Soft prompts of every corpus."""
+
+    name = "corpora"
+
+    def settings(self) -> dict[str, Any]:
+        chosen = {key: self.recipe.plain[key] for key in ("subject", "seed", "tuning", "corpora")}
+        return chosen | {"loading": self.recipe.held.rounding}
+
+    def results(self) -> tuple[Path, ...]:
+        return tuple(self.layout.corpora / name for name in self.recipe.corpora)
+
+    def writes(self) -> tuple[Path, ...]:
+        return (self.layout.corpora,)
+
+    def inputs(self) -> Iterator[str]:
+        yield from dict.fromkeys(collection_name(corpus.dod, corpus.folder) for corpus in self.recipe.corpora.values())
+
+    def folders(self) -> Iterator[tuple[str, Path]]:
+        for name, corpus in self.recipe.corpora.items():
+            if corpus.folder is not None:
+                yield f"corpora.{name}", corpus.folder
+
+    def models(self) -> Iterator[tuple[str, str]]:
+        yield "subject", self.recipe.subject
+
+    def size(self) -> str:
+        return ", ".join(f"{name}: {c.n_tasks:,} {c.split} tasks" for name, c in self.recipe.corpora.items())
+
+    def prompts(self) -> list[tuple[Tuning, int, int]]:
+        corpora = self.recipe.corpora.items()
+        return [(self.recipe.corpus_tuning(name), c.n_tasks, 1 + len(c.snapshot_steps)) for name, c in corpora]
+
+    def work(self, job: Job) -> None:
+        """Tune the soft prompts of every corpus. Raises UserError, before any is tuned, where tasks are lacking."""
+        tasks = {name: corpus_tasks(settings) for name, settings in self.recipe.corpora.items()}
+        load = partial(load_for_tuning, self.recipe.subject, self.recipe.held)
+        if job.cluster is None:
+            subject = load()
+            load = lambda: subject  # noqa: E731 (loaded once for all corpora)
+        maker = Maker(
+            load,
+            self.recipe.held,
+            job.cluster,
+            job.log,
+            lambda name, done, total: job.on_progress(f"corpus {name}, soft prompts", done, total),
+            lambda name, number, total: job.log(f"corpus {name}: shard {number} of {total}"),
+        )
+        for name, of_corpus in tasks.items():
+            maker.make(self.layout.corpora / name, of_corpus, self.recipe.corpus_tuning(name))
+
+
+class TranslatorStage(Stage):
+    """The translator, trained on the train corpora and stopped by the validation corpora."""
+
+    name = "translator"
+    needs = ("corpora",)
+
+    def settings(self) -> dict[str, Any]:
+        return {"translator": self.recipe.plain["translator"]}
+
+    def results(self) -> tuple[Path, ...]:
+        return (self.layout.translator,)
+
+    def writes(self) -> tuple[Path, ...]:
+        return (self.layout.training,)
+
+    def inputs(self) -> Iterator[str]:
+        yield str(self.layout.corpora)
+
+    def models(self) -> Iterator[tuple[str, str]]:
+        yield "subject", self.recipe.subject
+        if self.recipe.translator.base is not None:
+            yield "translator.base", self.recipe.translator.base
+
+    def check(self, **reading: Any) -> None:
+        """Raise UserError where DeepSpeed is missing or the base is of another kind than the architecture takes.
+
+        `reading` goes to the reading of its configuration.
+        """
+        check_deepspeed(self.recipe.training.deepspeed)
+        design = self.recipe.translator
+        name, of = (self.recipe.subject, "subject") if design.base is None else (design.base, "translator.base")
+        if design.base is None and design.architecture != "causal-lora":
+            return
+        config = AutoConfig.from_pretrained(located(name, "subject"), trust_remote_code=False, **reading)
+        if config.is_encoder_decoder and design.architecture == "causal-lora":
+            raise UserError(
+                f"{of}: '{name}' is an encoder-decoder, and a translator of causal-lora writes with a causal LM.",
+                "Name a causal LM as base, or choose the architecture encoder-decoder.",
+            )
+        if not config.is_encoder_decoder and design.architecture != "causal-lora":
+            raise UserError(
+                f"{of}: '{name}' is no encoder-decoder, as the architecture {design.architecture} takes it with a "
+                "base.",
+                "Name an encoder-decoder as base, or choose the architecture causal-lora.",
+            )
+
+    def size(self) -> str:
+        corpora = self.recipe.of_split("train").values()
+        pairs = sum(c.n_tasks * (1 + len(c.snapshot_steps)) for c in corpora)
+        return f"{pairs:,} pairs, at most {self.recipe.training.epochs:g} epochs"
+
+    def work(self, job: Job) -> None:
+        """Train the translator. Raises UserError where none can be made from its base."""
+        subject = Subject.from_pretrained(self.recipe.subject, loading=self.recipe.held)
+        subject.name = self.recipe.subject  # for the card: the path of the package means nothing on another machine
+        train, validation = (
+            datasets.concatenate_datasets(
+                [load_corpus(self.layout.corpora / n, snapshots=split == "train") for n in self.recipe.of_split(split)]
+            )
+            for split in ("train", "validation")
+        )
+        try:
+            translator = Translator.for_subject(subject, self.recipe.translator)
+        except (OSError, ValueError) as error:
+            base = self.recipe.translator.base or self.recipe.subject
+            raise UserError(
+                f"No translator can be made from '{base}' ({first_line(error)}).", "Name another as translator.base."
+            ) from error
+        if not needs_subject(translator, self.recipe.training):
+            subject = None  # its memory is better used in training
+            free_memory()
+        with redirect_stdout(sys.stderr):  # the Trainer prints its log
+            folder = self.layout.training
+            train_translator(translator, train, validation, self.recipe.training, folder, subject=subject)

@@ -1,0 +1,43 @@
+"""Names of models as users write them: 'embedded', a folder, or a name on the Hugging Face Hub."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from soft2hard.errors import UserError
+from soft2hard.storage.hub import local_folder
+
+EMBEDDED = Path(__file__).parents[1] / "checkpoints" / "embedded"
+"""The checkpoints that come with the package."""
+
+Role = Literal["subject", "translator", "api_model", "soft_prompts"]
+
+
+def embedded_path(name: Role) -> Path:
+    """The folder of an embedded checkpoint: 'subject', 'api_model', 'translator' or 'soft_prompts'.
+
+    Raises UserError where it is missing, as in a checkout whose checkpoints have been removed.
+    """
+    path = EMBEDDED / name
+    if not path.exists():
+        raise UserError(f"The embedded checkpoint '{name}' is missing.", "Make it with scripts/train_embedded.")
+    return path
+
+
+def is_embedded_subject(name_or_path: str) -> bool:
+    """True for the embedded subject, by its name or by its folder."""
+    return name_or_path == "embedded" or Path(name_or_path).resolve() == (EMBEDDED / "subject").resolve()
+
+
+def located(name_or_path: str | os.PathLike[str], role: Role) -> str:
+    """The path of the embedded checkpoint for 'embedded'; every other name as it is, and nothing is fetched."""
+    return str(embedded_path(role)) if str(name_or_path) == "embedded" else str(name_or_path)
+
+
+def folder_of(name_or_path: str | os.PathLike[str], role: Literal["subject", "translator", "api_model"]) -> Path:
+    """The folder of a model: of the package for 'embedded', the folder of that path, or one fetched from the hub.
+
+    A name that is none of these comes back as a path, for the caller to say what it lacks. Raises UserError where it
+    cannot be fetched.
+    """
+    return local_folder(located(name_or_path, role), "translator" if role == "translator" else "subject")

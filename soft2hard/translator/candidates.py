@@ -1,0 +1,281 @@
+"""Candidate texts for soft prompts: proposed, refined, and ranked by what the translator and the subject make of them.
+
+A candidate's score is the logarithm of its posterior, up to a constant: the prior is the translator's
+p(text | soft prompt), the evidence is how the subject acts under both on the probe inputs. Were the outputs under the
+soft prompt draws from its distributions, their expected log-likelihood under a text would be minus the summed
+KL(soft || text), up to the entropy of the soft prompt's own distributions, which is the same for all texts.
+
+On behaviour alone, many unfluent or needlessly special texts do the soft prompt's work on some inputs; on the prior
+alone, nothing is verified.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from soft2hard.compute import metering
+from soft2hard.compute.memory import Halving
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.data import IGNORE, runs_of_like_length
+from soft2hard.translator.probing import drawn, own_uniforms
+
+if TYPE_CHECKING:
+    from soft2hard.translator.model import Translator
+    from soft2hard.translator.verification import Candidate, Probes, Verifier
+
+_ROWS_AT_ONCE = 1024  # written together
+_BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
+_TEXTS_AT_ONCE = 256  # scored together, on average and at most
+_REFINED = 2  # candidates around which is searched
+_HEAT_PROBES, _FINALISTS = 8, 16  # all candidates run a heat on some probe inputs, the best of them on all
+
+# --- proposing, many soft prompts at a time -----------------------------------------------------
+
+
+@torch.no_grad()
+def propose(
+    translator: "Translator",
+    soft_prompts: Sequence[SoftPrompt],
+    n_candidates: int = 64,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 0.98,
+) -> list[list[str]]:
+    """Distinct candidates for each soft prompt, the greedy one first, then beams, then samples.
+
+    A quarter of the candidates are asked of beam search and the rest drawn by nucleus sampling; fewer
+    than `n_candidates` come back where some coincide. With one candidate only greedy decoding runs.
+    What is drawn for a soft prompt depends on the seed and on itself, whatever the others are.
+    """
+    numbered = list(enumerate(soft_prompts))
+    at_once = max(1, _ROWS_AT_ONCE // n_candidates)
+    chunks = [numbered[start : start + at_once] for start in range(0, len(numbered), at_once)]
+
+    def work(chunk: Sequence[tuple[int, SoftPrompt]]) -> list[list[str]]:
+        decoding = _Decoding(translator, [prompt for _, prompt in chunk], first_number=chunk[0][0])
+        return decoding.candidates(n_candidates, seed, temperature, top_p)
+
+    halving = Halving("Ask for fewer candidates, or translate on a GPU with more memory.")
+    return [texts for _, found in halving.run(chunks, work) for texts in found]
+
+
+class _Drawing(LogitsProcessor):
+    """Leaves each row the one token that its own random numbers draw, so that greedy search samples."""
+
+    def __init__(self, uniforms: Float[Tensor, "rows n_steps"], n_start: int):
+        self.uniforms, self.n_start = uniforms, n_start
+
+    def __call__(self, input_ids: Int[Tensor, "rows n_read"], scores: Float[Tensor, "rows vocab"]) -> Tensor:
+        chosen = drawn(scores, self.uniforms[:, input_ids.shape[1] - self.n_start])
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+class _Decoding:
+    """A few soft prompts that the translator has read, and all that it writes for them."""
+
+    def __init__(self, translator: "Translator", soft_prompts: Sequence[SoftPrompt], first_number: int):
+        self.translator, self.soft_prompts, self.first_number = translator, soft_prompts, first_number
+        self.model = translator.model.eval()
+        self.memory = self.model.encode(*translator.encode_batch(soft_prompts))
+        self._count([(0, translator.n_read(soft_prompt)) for soft_prompt in soft_prompts])
+
+    def candidates(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
+        """Up to `n` distinct texts for each soft prompt: greedy, beams, samples."""
+        batches = [self.write(1)]
+        n_beams = n // 4 if n >= 8 else 0
+        if n_beams:
+            batches.append(self.write(n_beams, num_beams=n_beams, num_return_sequences=n_beams))
+        if n > 1 + n_beams:
+            batches.append(self.sample(n - 1 - n_beams, seed, temperature, top_p))
+        of_each = [[tidy(text) for batch in batches for text in batch[i]] for i in range(len(self.soft_prompts))]
+        return [list(dict.fromkeys(text for text in texts if text)) for texts in of_each]
+
+    def sample(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
+        """`n` texts for each soft prompt, drawn from the nucleus `top_p`, each soft prompt by its own numbers."""
+        n_steps = self.translator.card.instruction_tokens
+        uniforms = [own_uniforms(n, n_steps, seed, soft_prompt) for soft_prompt in self.soft_prompts]
+        drawing = _Drawing(torch.cat(uniforms).to(self.translator.device), self.model.n_start)
+        processors = [TemperatureLogitsWarper(float(temperature)), TopPLogitsWarper(float(top_p)), drawing]
+        return self.write(n, n_rows=n, logits_processor=LogitsProcessorList(processors))
+
+    def write(self, n: int, n_rows: int = 1, **settings: object) -> list[list[str]]:
+        """`n` texts for each soft prompt, which has `n_rows` rows in the batch; greedy unless `settings` say other."""
+        settings = {"do_sample": False, "num_beams": 1} | settings
+        most = self.translator.card.instruction_tokens
+        ids = self.model.generate(self.memory.repeat(n_rows), max_new_tokens=most, **settings)
+        n_read = self._n_read(ids)
+        self._count([(n, sum(n_read[i : i + n])) for i in range(0, len(ids), n)])
+        texts = self.translator.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [texts[i : i + n] for i in range(0, len(texts), n)]
+
+    def _n_read(self, written: Int[Tensor, "rows length"]) -> list[int]:
+        """Tokens that were read to write each row: a start and all written but the last, which may be the end."""
+        is_end = written == self.model.eos_id
+        return torch.where(is_end.any(1), is_end.int().argmax(1) + 1, written.shape[1]).tolist()
+
+    def _count(self, of_each: Sequence[tuple[int, int]]) -> None:
+        for number, (sequences, tokens) in enumerate(of_each, self.first_number):
+            with metering.on_behalf_of(number):
+                metering.count(sequences, tokens)
+
+
+def tidy(text: str) -> str:
+    """One line, single spaces."""
+    return " ".join(text.split())
+
+
+# --- one soft prompt: how likely texts are, and texts near others -------------------------------
+
+
+class Reading:
+    """The translator's view of one soft prompt, which is read once for all that is asked."""
+
+    @torch.no_grad()
+    def __init__(self, translator: "Translator", soft_prompt: SoftPrompt):
+        self.translator = translator
+        self.tokenizer, self.model = translator.tokenizer, translator.model.eval()
+        self.eos_id = self.model.eos_id
+        self._memory = self.model.encode(*translator.encode_batch([soft_prompt]))
+        metering.count(0, translator.n_read(soft_prompt))  # sequences are what is written of it
+
+    def log_probs(self, texts: Sequence[str]) -> list[float]:
+        """log p(text | soft prompt) of each text with its end, in nats."""
+        return self.sequence_log_probs([self.translator.encode_instruction(text) for text in texts])
+
+    def sequence_log_probs(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The same of token ids, the end's among them."""
+        found = [0.0] * len(rows)
+        metering.count(len(rows), sum(map(len, rows)))
+        for indices, labels, logits in self._in_batches(rows):
+            of_token = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+            for i, value in zip(indices, of_token.masked_fill(labels == IGNORE, 0).sum(-1).tolist(), strict=True):
+                found[i] = value
+        return found
+
+    def next_log_probs(self, ids: Sequence[int]) -> Float[Tensor, "n_ids vocab"]:
+        """Log-probabilities at each position of a text, given what stands before it; special tokens have none."""
+        metering.count(1, len(ids) + 1)
+        [(_, _, logits)] = self._in_batches([[*ids, self.eos_id]])
+        return self._only_words(logits[0, : len(ids)].log_softmax(-1))
+
+    def complete(self, prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Each prefix with its most likely continuation, token by token, without the end's id.
+
+        Rows are read again at each step: their prefixes differ in length, and few steps are left to most.
+        """
+        rows = [list(prefix) for prefix in prefixes]
+        metering.count(len(rows), 0)  # tokens at each step, as all are read again
+        open_rows, most = list(range(len(rows))), self.translator.card.instruction_tokens
+        while open_rows := [i for i in open_rows if len(rows[i]) < most]:
+            # What stands in the last place is not read: the logits there are for what comes next.
+            read = [[*rows[i], self.eos_id] for i in open_rows]
+            metering.count(0, sum(map(len, read)))
+            closed = set()
+            for indices, _, logits in self._in_batches(read):
+                last = torch.tensor([len(read[i]) - 1 for i in indices], device=logits.device)
+                at_last = logits[torch.arange(len(indices), device=logits.device), last]
+                for i, token in zip(indices, self._only_words(at_last, and_end=True).argmax(-1).tolist(), strict=True):
+                    if token == self.eos_id:
+                        closed.add(open_rows[i])
+                    else:
+                        rows[open_rows[i]].append(token)
+            open_rows = [i for i in open_rows if i not in closed]
+        return rows
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids as one tidy line."""
+        return tidy(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @torch.no_grad()
+    def _in_batches(
+        self, rows: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[list[int], Int[Tensor, "batch length"], Float[Tensor, "batch length vocab"]]]:
+        """Rows of like length together: their numbers, the rows as labels, and the logits for each label."""
+        n = max(1, min(_BATCHES, len(rows) // _ROWS_OF_A_BATCH), len(rows) // _TEXTS_AT_ONCE)
+        for run in runs_of_like_length([len(row) for row in rows], n):
+            tensors = [torch.tensor(list(rows[i])) for i in run]
+            labels = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=IGNORE)
+            labels = labels.to(self.translator.device)
+            yield run, labels, self.model.logits(self._memory.repeat(len(run)), labels).float()
+
+    def _only_words(self, scores: Float[Tensor, "n vocab"], and_end: bool = False) -> Float[Tensor, "n vocab"]:
+        special = [
+            i for i in self.tokenizer.all_special_ids if i < scores.shape[1] and not (and_end and i == self.eos_id)
+        ]
+        scores[:, special] = -torch.inf
+        return scores
+
+
+def neighbours(reading: Reading, texts: Sequence[str], n: int = 48, n_branches: int = 32) -> list[str]:
+    """Up to `n` new texts near `texts`, the likeliest under the translator first.
+
+    The translator is often right but for one word (a label, a category). For each text the `n_branches` most likely
+    single substitutions are made, once with the old rest and once with the rest written again, since some words ask
+    for others ("a vehicle", but "an animal").
+    """
+    prefixes, swapped = [], []
+    for text in texts:
+        ids = reading.tokenizer.encode(text, add_special_tokens=False)
+        if ids:
+            branches = _likeliest(reading.next_log_probs(ids), ids, n_branches)
+            of_text = [[*ids[:position], token] for position, token in branches]
+            prefixes += of_text
+            swapped += [prefix + ids[len(prefix) :] for prefix in of_text]
+    found = list(dict.fromkeys(map(tuple, [*swapped, *reading.complete(prefixes)])))
+    scores = reading.sequence_log_probs([[*row, reading.eos_id] for row in found])
+    order = sorted(range(len(found)), key=lambda i: -scores[i])
+    likeliest = dict.fromkeys(reading.decode(found[i]) for i in order)
+    return [text for text in likeliest if text and text not in set(texts)][:n]
+
+
+def _likeliest(log_probs: Float[Tensor, "n_ids vocab"], ids: list[int], n: int) -> list[tuple[int, int]]:
+    """The `n` most likely single substitutions as (position, token)."""
+    scores = log_probs.clone()
+    scores[torch.arange(len(ids)), torch.tensor(ids, device=scores.device)] = -torch.inf
+    best = scores.flatten().topk(min(n, int(scores.isfinite().sum()))).indices.tolist()
+    return [divmod(index, scores.shape[1]) for index in best]
+
+
+# --- choosing -----------------------------------------------------------------------------------
+
+
+def choose(
+    translator: "Translator",
+    verifier: "Verifier",
+    soft_prompt: SoftPrompt,
+    texts: Sequence[str],
+    probes: "Probes",
+    rounds: int,
+) -> list["Candidate"]:
+    """The best candidates tried, best first; `rounds` of local search around the best, fewer when nothing improves."""
+    reading = Reading(translator, soft_prompt)
+    ranked = _scored(reading, verifier, texts, probes)
+    for _ in range(rounds):
+        best = ranked[:_REFINED]
+        seen = {candidate.text for candidate in ranked}
+        near = [text for text in neighbours(reading, [c.text for c in best]) if text not in seen]
+        ranked = sorted([*ranked, *_scored(reading, verifier, near, probes)], key=lambda c: c.rank)
+        if not ranked or ranked[0] is best[0]:
+            break
+    return ranked
+
+
+def _scored(reading: Reading, verifier: "Verifier", texts: Sequence[str], probes: "Probes") -> list["Candidate"]:
+    """The best of those that fit the subject's context, best first."""
+    log_probs = dict(zip(texts, reading.log_probs(texts), strict=True))
+    if len(texts) > _FINALISTS and len(probes.inputs) > 2 * _HEAT_PROBES:
+        heat = _ranked(verifier.verify(texts, verifier.first(probes, _HEAT_PROBES)), log_probs, len(probes.log_probs))
+        texts = [candidate.text for candidate in heat[:_FINALISTS]]
+    return _ranked(verifier.verify(texts, probes), log_probs, len(probes.log_probs))
+
+
+def _ranked(candidates: Sequence["Candidate"], log_probs: dict[str, float], n_positions: int) -> list["Candidate"]:
+    """Best first, taking the mean divergence seen as that of all `n_positions`."""
+    scored = [replace(c, log_prob=log_probs[c.text], n_positions=n_positions) for c in candidates]
+    return sorted(scored, key=lambda c: c.rank)
