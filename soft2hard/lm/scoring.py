@@ -135,6 +135,13 @@ class Scorer:
         """Log-probabilities over the vocabulary, in nats and float32; EOS has that of all endings."""
         return self.endings.merged(self.model.head(hidden).float()).log_softmax(-1)
 
+    def distributions(
+        self, hidden: Float[Tensor, "n_targets d_out"]
+    ) -> tuple[Float[Tensor, "n_targets vocab"], Int[Tensor, " n_targets"]]:
+        """As `log_probs`, and as `likeliest`."""
+        logits = self.model.head(hidden).float()
+        return self.endings.merged(logits).log_softmax(-1), self.endings.likeliest(logits)
+
     def likeliest(self, hidden: Float[Tensor, "n_targets d_out"]) -> Int[Tensor, " n_targets"]:
         """The most likely token at each position; EOS for any ending."""
         return self.endings.likeliest(self.model.head(hidden))

@@ -79,7 +79,7 @@ class Template:
 
     def output_text(self, output: str) -> str:
         """The text the subject has to write, its end apart."""
-        return f"{self.output_lead}{output}"
+        return f"{self.output_lead}{output}" if output else ""
 
     def few_shot_text(self, examples: Iterable[InputOutput], instruction: str | None = None) -> str:
         """Solved examples, after an instruction if there is one, as the text of a hard prompt.
