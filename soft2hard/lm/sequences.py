@@ -30,12 +30,13 @@ class SequenceEncoder:
 
     Tokens that the tokenizer puts around a text are kept: those before it (BOS; a language or mask token) before the
     prompt, and for encoder-decoder subjects those after it (EOS for T5) after the body. Raises UserError where the
-    tokenizer has no EOS token, or no BOS token though the template asks for one.
+    tokenizer has no EOS token, or no BOS token though the template asks for one, and for tokens beyond `vocab_size`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, is_encoder_decoder: bool) -> None:
-        self.tokenizer = tokenizer
-        self.template = template
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: Template, is_encoder_decoder: bool, vocab_size: int
+    ) -> None:
+        self.tokenizer, self.template, self.vocab_size = tokenizer, template, vocab_size
         if tokenizer.eos_token_id is None:
             raise UserError(
                 "The subject's tokenizer has no end-of-sequence token, so outputs could not end.",
@@ -50,6 +51,11 @@ class SequenceEncoder:
         """Token ids of each distinct text, without special tokens around it."""
         distinct = [text for text in dict.fromkeys(texts) if text]
         ids = self.tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+        if max((max(row, default=0) for row in ids), default=0) >= self.vocab_size:
+            raise UserError(
+                f"The tokenizer writes tokens beyond the {self.vocab_size} that the subject has vectors for.",
+                "Call model.resize_token_embeddings(len(tokenizer)) and save both, or use the tokenizer it came with.",
+            )
         return {"": [], **{text: list(row) for text, row in zip(distinct, ids, strict=True)}}
 
     def text(self, text: str) -> list[int]:
@@ -65,6 +71,16 @@ class SequenceEncoder:
     def body(self, input: str, kind: Kind) -> list[int]:
         """Token ids of the body around one input, after a prompt of this kind."""
         return self._body(self.texts([self._body_text(input, kind)]), self._body_text(input, kind), kind)
+
+    def begun(self, kind: Kind) -> list[int]:
+        """Token ids of the body up to where an input stands, after a prompt of this kind.
+
+        White space right before the input is left to the input's first token, as most tokenizers have it. With
+        nothing before the body it begins as after a hard prompt.
+        """
+        first = kind == "soft" and self.template.place == "first"
+        text = self.template.lead_of("soft" if kind == "soft" else "hard") + self.template.input_prefix.rstrip()
+        return (self.leading if first else []) + self.text((self.template.opening if first else "") + text)
 
     def output(self, output: str) -> list[int]:
         """Token ids of one output, EOS included."""

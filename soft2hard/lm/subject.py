@@ -86,7 +86,7 @@ class Subject:
         self._set_template(chosen_template(self.asked_template, tokenizer))
 
     def _set_template(self, template: Template) -> None:
-        self._encoder = SequenceEncoder(self.tokenizer, template, self._lm.is_encoder_decoder)
+        self._encoder = SequenceEncoder(self.tokenizer, template, self.is_encoder_decoder, self._lm.vocab_size)
         self.template = template
         self.endings = Endings(self.tokenizer, self._eos_ids(), template.stops)
         self.scorer = Scorer(self._lm, self.endings)
@@ -228,6 +228,11 @@ class Subject:
         """Tokens that the tokenizer puts before a text, BOS for instance."""
         return self._encoder.leading
 
+    @property
+    def leading_embeddings(self) -> Float[Tensor, "n d_model"]:
+        """The vectors of `leading_ids`."""
+        return self._embed_list(self.leading_ids)
+
     def lead_embeddings(self, kind: Kind) -> Float[Tensor, "n d_model"]:
         """All that comes before a prompt of this kind: leading tokens and the template's opening."""
         return self._embed_list(self._encoder.lead(kind))
@@ -242,6 +247,10 @@ class Subject:
             self.check(prompt)
             return torch.cat([lead, prompt.embeddings.to(lead)])
         return torch.cat([lead, self.embed_text(prompt or "")])
+
+    def begun_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
+        """All that comes before an input's own first word: `prompt_embeddings`, and the beginning of the body."""
+        return torch.cat([self.prompt_embeddings(prompt), self._embed_list(self._encoder.begun(kind_of(prompt)))])
 
     def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
         """Logits from the backbone's hidden states, as the model itself computes them."""

@@ -66,37 +66,50 @@ def invented_inputs(
 
 def _sample(subject: Subject, prompts: list[Prompt], uniforms: Float[Tensor, "rows n_steps"]) -> list[str | None]:
     """One input a row, or None where the template's next part did not come."""
-    template = subject.template
-    lead = template.separator + template.input_prefix.rstrip()
-    body = subject.embed_text(lead)
-    embedded = {id(p): torch.cat([subject.prompt_embeddings(p), body]) for p in prompts}
+    embedded = {id(p): subject.begun_embeddings(p) for p in prompts}
     closing = _Closing(subject)
-    texts = _continue(subject, [embedded[id(p)] for p in prompts], uniforms, closing)
-    return [text.split(closing.text)[0].strip() if closing.text in text else None for text in texts]
+    rows = _continue(subject, [embedded[id(p)] for p in prompts], uniforms, closing)
+    return [closing.input(row) for row in rows]
 
 
 class _Closing:
-    """The text with which the template continues after an input."""
+    """The end of an input: the text with which the template continues after it, or a special token that begins that.
+
+    A template that has nothing after its input ends it as it ends an output.
+    """
 
     def __init__(self, subject: Subject):
         self._tokenizer = subject.tokenizer
+        template = subject.template
+        after = template.output_prefix.strip() or (template.stops[0] if template.stops else "")
         # Some tokenizers do not give back the very same text: "Output:" may become "Output :".
-        ids = subject.tokenizer.encode(subject.template.output_prefix.strip(), add_special_tokens=False)
+        ids = subject.tokenizer.encode(after, add_special_tokens=False) or subject.eos_ids[:1]
+        self._special = ids[0] if ids[0] in subject.tokenizer.all_special_ids else None
         self._last_id = ids[-1]
-        self.text = self.decode(ids).strip()
+        decoded = self._decode(ids)
+        self._text = decoded.strip() or decoded
 
-    def decode(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def ends(self, ids: list[int]) -> bool:
         """True if these tokens have just reached it."""
-        return ids[-1] == self._last_id and self.text in self.decode(ids)
+        if self._special is not None:
+            return ids[-1] == self._special
+        return ids[-1] == self._last_id and self._text in self._decode(ids)
+
+    def input(self, ids: list[int]) -> str | None:
+        """The input in what was sampled; None where it did not end."""
+        if self._special is not None:
+            return self._decode(ids[: ids.index(self._special)]).strip() if self._special in ids else None
+        text = self._decode(ids)
+        return text.split(self._text)[0].strip() if self._text in text else None
 
 
 def _continue(
     subject: Subject, rows: list[Tensor], uniforms: Float[Tensor, "rows n_steps"], closing: _Closing
-) -> list[str]:
-    """The texts sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
+) -> list[list[int]]:
+    """The tokens sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
     width = max(map(len, rows))
     embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
     mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).to(subject.device)
@@ -116,4 +129,4 @@ def _continue(
             break
         embeddings = torch.cat([embeddings, subject.embed_ids(new[:, None])], 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    return [closing.decode(ids) for ids in written]
+    return written

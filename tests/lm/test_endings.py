@@ -24,7 +24,7 @@ def subject() -> Subject:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **sizes))
     subject = Subject(model.eval(), tokenizer, name="bytes", template=Template(stops=()))
-    # A line break where the model would have written a token that it likes: as likely as after a pretrained one's answer.
+    # A line break where the model would have written a token that it likes, as pretrained ones write it after answers.
     liked = Counter(token for row in subject.generate_ids(QUERIES, max_new_tokens=12) for token in row[2:])
     with torch.no_grad():
         model.lm_head.weight[tokenizer.encode("\n")[0]] = 1.05 * model.lm_head.weight[liked.most_common(1)[0][0]]
