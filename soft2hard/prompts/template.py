@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from soft2hard.errors import UserError
+from soft2hard.settings import checked, settings
 from soft2hard.storage.yaml_files import read_yaml
 
 Place = Literal["after", "first"]
@@ -33,7 +34,7 @@ class InputOutput(Protocol):
     def output(self) -> str: ...
 
 
-@dataclass(frozen=True)
+@settings
 class Template:
     r"""How a query is written down, and where the virtual tokens of a soft prompt stand in it.
 
@@ -117,25 +118,6 @@ class Template:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], where: str) -> "Template":
-        """The template of saved fields. Raises UserError for unknown fields and values of other types."""
-        known = {field.name for field in fields(cls)}
-        if unknown := set(values) - known:
-            raise UserError(f"{where} has no field '{sorted(unknown)[0]}'.", f"Its fields: {', '.join(sorted(known))}.")
-        texts = {"separator", "input_prefix", "output_prefix", "output_lead", "opening"}
-        for name, value in values.items():
-            right = (
-                isinstance(value, str) if name in texts
-                else value is None or isinstance(value, str) if name == "soft_separator"
-                else isinstance(value, list | tuple) and all(isinstance(x, str) and x for x in value) if name == "stops"
-                else value in (None, True, False) if name == "bos"
-                else value in ("after", "first")
-            )  # fmt: skip
-            if not right:
-                raise UserError(f"{where} has {name} = {value!r}.", "See docs/templates.md for what it may be.")
-        return cls(**{**values, **({"stops": tuple(values["stops"])} if "stops" in values else {})})
-
 
 @dataclass(frozen=True)
 class TemplateChoice:
@@ -147,29 +129,27 @@ class TemplateChoice:
     """Place of the virtual tokens where the user says it; else it is the soft prompt's own."""
 
 
-def read_template(text: str, stops: tuple[str, ...] = ()) -> TemplateChoice:
+def read_template(text: str) -> TemplateChoice:
     r"""The template of a preset, a file (YAML or JSON with the fields of `Template`), or a string.
 
     A preset may say where the virtual tokens stand: 'plain:first', 'chat:after'. A string has the placeholder
     {input}, and may have {prompt} (where the prompt stands; else at the beginning), {bos} (the tokenizer's leading
     tokens; with {prompt} it says which come first) and {output}: white space before it belongs to the output, and
-    text after it is an ending. `stops` are further texts that end an output.
+    text after it is an ending.
 
     Raises UserError for anything else.
     """
     name, _, place = text.partition(":")
     if name in PRESETS and place in ("", "first", "after"):
-        template = Template(stops=(*Template().stops, *stops)) if name == "plain" else None
-        return TemplateChoice(template, place or None)
+        return TemplateChoice(Template() if name == "plain" else None, place or None)
     if "{" in text:
-        return _of_string(text, stops)
+        return _of_string(text)
     if not Path(text).is_file():
         raise UserError(f"There is no template '{text}'.", _REMEDY)
     values = read_yaml(Path(text), "a template")
     if not isinstance(values, dict):
         raise UserError(f"{text} is no template: it does not hold fields.", _REMEDY)
-    template = Template.from_mapping(values, text)
-    return TemplateChoice(replace(template, stops=(*template.stops, *stops)), values.get("place"))
+    return TemplateChoice(checked(Template, values, text, _REMEDY), values.get("place"))
 
 
 _STRING = re.compile(
@@ -179,7 +159,7 @@ _STRING = re.compile(
 )
 
 
-def _of_string(text: str, stops: tuple[str, ...]) -> TemplateChoice:
+def _of_string(text: str) -> TemplateChoice:
     found = _STRING.fullmatch(text.replace("\\n", "\n").replace("\\t", "\t"))
     if found is None or (found["first"] and found["prompt"]):
         problem = "has no {input}" if "{input}" not in text else "has placeholders that are unknown or out of order"
@@ -193,7 +173,7 @@ def _of_string(text: str, stops: tuple[str, ...]) -> TemplateChoice:
         output_lead=lead,
         opening=found["opening"] or "",
         soft_separator="",
-        stops=tuple(dict.fromkeys([found["ending"] or "\n", *stops])),
+        stops=(found["ending"] or "\n",),
     )
     place: Place | None = "first" if found["first"] else "after" if found["bos"] and found["prompt"] else None
     return TemplateChoice(template, place)
