@@ -95,7 +95,7 @@ class Verifier:
             for input in of_prompt
         ]
         rows = iter(self.subject.generate_ids(queries, max_new_tokens=self.max_new_tokens))
-        written = [[self._output(next(rows)) for _ in of_prompt] for of_prompt in inputs]
+        written = [_without_rounds([self._output(next(rows)) for _ in of_prompt]) for of_prompt in inputs]
         parts = [tuple(zip(*of_prompt, strict=True)) or ((), ()) for of_prompt in written]
         examples = [self._encode(*given, "soft") for given in zip(inputs, *zip(*parts, strict=True), strict=True)]
         embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
@@ -161,6 +161,25 @@ class Verifier:
             log_probs, likeliest = scorer.distributions(hidden)
             wanted = torch.tensor([token for e in examples[i] for token in e.output], device=log_probs.device)
             yield i, log_probs, likeliest == wanted
+
+
+def _without_rounds(outputs: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Outputs that do not end, cut after the first round where they go round and round.
+
+    A soft prompt that was tuned on labels without an end tends to write its label again and again.
+    """
+    if sum(ended for _, ended in outputs) >= len(outputs) / 2:
+        return outputs
+    return [(text, ended) if ended else (_first_round(text), False) for text, ended in outputs]
+
+
+def _first_round(text: str) -> str:
+    """The words that the whole text repeats, at least twice; the text itself where it repeats nothing."""
+    words = text.split()
+    for n in range(1, len(words) // 2 + 1):
+        if all(word == words[i % n] for i, word in enumerate(words[:-1])):  # the last word may have been cut
+            return " ".join(words[:n])
+    return text
 
 
 def _probe_of_token(examples: Sequence[EncodedExample]) -> Int[Tensor, " n_targets"]:

@@ -38,11 +38,22 @@ def verifier(request: pytest.FixtureRequest) -> Verifier:
 
 
 def divergence_by_definition(subject: Subject, soft_prompt: SoftPrompt, text: str, probes: Probes, cap: float) -> float:
-    """Mean over all output positions of sum p log(p / q), capped, from the subject's own distributions."""
+    """Mean over all output positions of sum p log(p / q), capped, from the subject's own distributions.
+
+    Outputs that were cut have no end.
+    """
     pairs = list(zip(probes.inputs, probes.outputs, strict=True))
-    under_soft = subject.target_distributions([Query(soft_prompt, i, o) for i, o in pairs])
-    under_text = subject.target_distributions([Query(text, i, o) for i, o in pairs])
-    p, q = torch.cat(under_soft), torch.cat(under_text)
+    p, q = (
+        torch.cat(
+            [
+                logs if ended else logs[:-1]
+                for logs, ended in zip(
+                    subject.target_distributions([Query(prompt, i, o) for i, o in pairs]), probes.ended, strict=True
+                )
+            ]
+        )
+        for prompt in (soft_prompt, text)
+    )
     return float(torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(1).clamp(max=cap).mean())
 
 
@@ -423,3 +434,25 @@ def test_refinement_never_makes_a_translation_worse(translator: Translator, subj
         plain = one(translator, subject, soft(subject), inputs=INPUTS)
         refined = one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": 3})
         assert refined.candidates[0].rank <= plain.candidates[0].rank
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("yes yes yes yes y", "yes"),
+        ("no complaint no complaint no comp", "no complaint"),
+        ("one two three", "one two three"),
+        ("yes", "yes"),
+    ],
+)
+def test_an_output_that_goes_round_and_round_counts_once(written: str, kept: str) -> None:
+    assert verification._without_rounds([(written, False)] * 3) == [(kept, False)] * 3
+    assert verification._without_rounds([(written, True)] * 3) == [(written, True)] * 3
+
+
+def test_where_a_soft_prompt_never_ends_its_outputs_no_text_is_blamed_for_ending() -> None:
+    subject = tiny_models.subject("llama")
+    verifier = Verifier(subject, max_new_tokens=1)
+    probes = probe(verifier, soft(subject))
+    assert probes.ending == "none" and not any(probes.ended)
+    assert len(probes.log_probs) == sum(len(subject.encode_output(output)) - 1 for output in probes.outputs)
