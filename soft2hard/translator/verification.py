@@ -174,9 +174,9 @@ def _without_rounds(outputs: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
 
 
 def _first_round(text: str) -> str:
-    """The words that the whole text repeats, at least twice; the text itself where it repeats nothing."""
+    """The words that the whole text repeats, at least three times; the text itself where it repeats nothing."""
     words = text.split()
-    for n in range(1, len(words) // 2 + 1):
+    for n in range(1, len(words) // 3 + 1):
         if all(word == words[i % n] for i, word in enumerate(words[:-1])):  # the last word may have been cut
             return " ".join(words[:n])
     return text

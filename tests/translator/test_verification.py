@@ -57,7 +57,13 @@ def divergence_by_definition(subject: Subject, soft_prompt: SoftPrompt, text: st
     return float(torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(1).clamp(max=cap).mean())
 
 
-def test_outputs_are_what_the_subject_writes_under_the_soft_prompt(verifier: Verifier) -> None:
+@pytest.fixture
+def rounds_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models repeat themselves; what becomes of such outputs has a test of its own."""
+    monkeypatch.setattr(verification, "_without_rounds", lambda outputs: outputs)
+
+
+def test_outputs_are_what_the_subject_writes_under_the_soft_prompt(verifier: Verifier, rounds_kept: None) -> None:
     soft_prompts = [soft(verifier.subject), soft(verifier.subject, "up green red")]
     both = verifier.probe(soft_prompts, [INPUTS, INPUTS[2:]])
     for soft_prompt, probes in zip(soft_prompts, both, strict=True):
@@ -98,7 +104,7 @@ def test_divergence_is_the_mean_of_capped_kullback_leibler_divergences(
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_same(
-    architecture: str, max_new_tokens: int
+    architecture: str, max_new_tokens: int, rounds_kept: None
 ) -> None:
     subject = tiny_models.subject(architecture)
     soft_prompt = soft(subject)
@@ -440,7 +446,7 @@ def test_refinement_never_makes_a_translation_worse(translator: Translator, subj
     ("written", "kept"),
     [
         ("yes yes yes yes y", "yes"),
-        ("no complaint no complaint no comp", "no complaint"),
+        ("no complaint no complaint no complaint no comp", "no complaint"),
         ("one two three", "one two three"),
         ("yes", "yes"),
     ],
