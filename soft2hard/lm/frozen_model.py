@@ -65,6 +65,11 @@ class FrozenModel:
         return self._table if self.scale == 1.0 else self._table * self.scale
 
     @property
+    def scale_has_moved(self) -> bool:
+        """True where the scale was no part of what the backbone read before transformers 5.4: Gemma 1 and 2."""
+        return self.config.model_type in ("gemma", "gemma2")
+
+    @property
     def scale(self) -> float:
         """The factor between the table's rows and the vectors that the backbone reads."""
         return float(getattr(self.model.get_input_embeddings(), "embed_scale", 1.0))

@@ -188,6 +188,11 @@ class Subject:
         return digest.hexdigest()
 
     @property
+    def _earlier_fingerprint(self) -> str:
+        """That of versions before leading tokens and scale were part of it; they are recorded apart, or asked for."""
+        return self._lm.table_digest.hexdigest()
+
+    @property
     def embedding_scale(self) -> float:
         """The factor between rows of the model's table and the vectors it reads (Gemma: the root of the width)."""
         return self._lm.scale
@@ -245,7 +250,8 @@ class Subject:
         lead = self.lead_embeddings(kind_of(prompt))
         if isinstance(prompt, SoftPrompt):
             self.check(prompt)
-            return torch.cat([lead, prompt.embeddings.to(lead)])
+            factor = self.embedding_scale / prompt.scale if self._lm.scale_has_moved else 1.0
+            return torch.cat([lead, (prompt.embeddings * factor if factor != 1.0 else prompt.embeddings).to(lead)])
         return torch.cat([lead, self.embed_text(prompt or "")])
 
     def begun_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
@@ -271,13 +277,23 @@ class Subject:
         return self._lm.backbone(inputs_embeds, attention_mask, position_ids, decoder_input_ids)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
-        """Raise UserError if the soft prompt is not as wide as this subject, or is known to belong to another."""
+        """Raise UserError if the soft prompt is not as wide as this subject, or is known to belong to another.
+
+        Likewise where it does not say if its vectors include the scale of the subject's embeddings, and might not.
+        """
         if soft_prompt.d_model != self.d_model:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide, but the subject '{self.name}' is {self.d_model} wide.",
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",
             )
-        if soft_prompt.fingerprint is not None and soft_prompt.fingerprint != self.fingerprint:
+        if self._lm.scale_has_moved and soft_prompt.scale is None:
+            raise UserError(
+                f"{soft_prompt.origin} does not say if its vectors include the factor {self.embedding_scale:.2f} of "
+                f"'{self.name}' (it multiplies its embeddings): they do where transformers 5.4 or later tuned them.",
+                f"Save it again with what holds: dataclasses.replace(prompt, scale={self.embedding_scale:.6f}), or "
+                "scale=1.0 for prompts from before.",
+            )
+        if soft_prompt.fingerprint not in (None, self.fingerprint, self._earlier_fingerprint):
             raise UserError(
                 f"The soft prompt was tuned on another model than '{self.name}': their embeddings differ.",
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",

@@ -235,6 +235,7 @@ def encode_metadata(fields: Fields) -> dict[str, str]:
         "fingerprint": json.dumps(fields["fingerprint"]),
         "template": fields["template"].to_json() if fields["template"] else "null",
         "place": json.dumps(fields["place"]),
+        "scale": json.dumps(fields["scale"]),
         "provenance": json.dumps(dict(fields["provenance"])),
     }
 
@@ -251,7 +252,7 @@ def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
             f"{path} has schema version {version}; this program reads up to {SCHEMA_VERSION}.", "Upgrade soft2hard."
         )
     try:
-        names = ("subject", "fingerprint", "provenance", *(("template", "place") if int(version) > 1 else ()))
+        names = ("subject", "fingerprint", "provenance", *(("template", "place", "scale") if int(version) > 1 else ()))
         values = {name: json.loads(metadata[name]) for name in names}
     except (KeyError, ValueError, RecursionError):
         values = {}
@@ -269,6 +270,7 @@ def _is_metadata(values: Mapping[str, Any]) -> bool:
         and all(isinstance(values[name], str | None) for name in ("subject", "fingerprint"))
         and isinstance(values.get("template"), dict | None)
         and values.get("place") in (None, "after", "first")
+        and isinstance(values.get("scale"), int | float | None)
     )
 
 

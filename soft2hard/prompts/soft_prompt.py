@@ -42,6 +42,9 @@ class SoftPrompt:
     """The template it was tuned under, with the place of its vectors; None when unknown."""
     place: Place | None = None
     """Where its file implies that its vectors stand (PEFT has them first), where `template` is unknown."""
+    scale: float | None = None
+    """The factor of the subject's embeddings that the vectors include (Gemma multiplies its table's rows by one); 1
+    where there is none, None when unknown."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Free-text facts: source file, its format and metadata, task, tuning steps and so on."""
 

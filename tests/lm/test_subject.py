@@ -36,7 +36,7 @@ def softened(subject: Subject, query: Query) -> Query:
     """The same query with the embeddings of its hard prompt as a soft prompt."""
     if query.prompt is None:
         return query
-    return replace(query, prompt=SoftPrompt(embeddings=subject.embed_text(query.prompt).clone()))
+    return replace(query, prompt=SoftPrompt(subject.embed_text(query.prompt).clone(), scale=subject.embedding_scale))
 
 
 def reference(subject: Subject, query: Query) -> tuple[Tensor, list[int]]:
@@ -257,3 +257,28 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused() -> None:
     model.register_forward_hook(lambda module, args, output: output.__class__(logits=output.logits * 1.5))
     with pytest.raises(UserError, match="'llama' compute their logits"):
         Subject(model, tiny_models.tokenizer("llama"), name="tiny")
+
+
+def test_a_soft_prompt_of_gemma_says_if_it_includes_the_scale_and_is_converted_or_refused() -> None:
+    """Transformers 5.4 moved the scale of Gemma 1 and 2 from the backbone into the lookup of tokens."""
+    subject = tiny_models.subject("gemma2")
+    assert subject.embedding_scale == pytest.approx(subject.d_model**0.5)
+    vectors = subject.embed_text("cat dog").clone()
+    now, before = (
+        SoftPrompt(vectors, scale=subject.embedding_scale),
+        SoftPrompt(vectors / subject.embedding_scale, scale=1.0),
+    )
+    found = [
+        subject.target_scores([Query(prompt, "up", "down")])[0].log_likelihood for prompt in (now, before, "cat dog")
+    ]
+    assert found == pytest.approx([found[2]] * 3, abs=1e-4)
+    with pytest.raises(UserError, match="does not say if its vectors include the factor.*scale=1.0"):
+        subject.check(SoftPrompt(vectors))
+
+
+def test_a_soft_prompt_of_an_earlier_version_is_still_known_by_its_fingerprint() -> None:
+    subject = tiny_models.subject("llama")
+    table = subject.model.get_input_embeddings().weight.detach().numpy().tobytes()
+    earlier = hashlib.sha256(table + b"llama").hexdigest()
+    assert earlier != subject.fingerprint
+    subject.check(SoftPrompt(subject.embed_text("cat").clone(), fingerprint=earlier))

@@ -96,7 +96,8 @@ def test_bos_embedding_comes_first_under_peft(tmp_path):
 def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subject_gives(tmp_path, architecture):
     """With BOS (Llama, Mistral, Gemma, OPT) as one more virtual token, and without; T5 in its encoder."""
     subject = tiny_models.subject(architecture)
-    prompt = SoftPrompt(torch.randn(3, subject.d_model, generator=torch.Generator().manual_seed(2)))
+    values = torch.randn(3, subject.d_model, generator=torch.Generator().manual_seed(2))
+    prompt = SoftPrompt(values, scale=subject.embedding_scale)
     bos = subject.prompt_embeddings(None)
     prompt.save_pretrained(
         tmp_path / "adapter",

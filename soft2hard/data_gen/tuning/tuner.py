@@ -209,6 +209,7 @@ class Tuner:
             subject=self.subject.name,
             fingerprint=self.subject.fingerprint,
             template=self.subject.template,
+            scale=self.subject.embedding_scale,
             provenance={
                 "task": job.task.name,
                 "init": "given" if job.task.name in self._starts else self.config.init,
