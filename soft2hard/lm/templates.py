@@ -19,7 +19,8 @@ def chosen_template(choice: TemplateChoice | Template | None, tokenizer: PreTrai
         return choice
     if choice is None:
         return Template()
-    return choice.template or chat_template(tokenizer)
+    found = choice.template or chat_template(tokenizer)
+    return replace(found, place=choice.place) if choice.place else found
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -79,7 +80,7 @@ def template_of_prompts(
 def _recorded(own: Template, asked: TemplateChoice | Template | None, chosen: Template, has_leading: bool) -> Template:
     if asked is None:
         return own
-    wanted = chosen if asked.place else replace(chosen, place=own.place)
+    wanted = replace(chosen, place=asked.place or own.place)
     if not wanted.frames_alike(own, has_leading):
         raise UserError(
             "The soft prompt was tuned under another template than the one asked for.",
