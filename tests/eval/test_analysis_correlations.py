@@ -15,7 +15,6 @@ from soft2hard.eval.analysis.correlations import (
     mantel,
     other_tasks_mean,
     rank_correlation,
-    row_means,
     task_means,
     variation_between,
     within_between,
@@ -280,8 +279,6 @@ def test_means_of_tasks_leave_out_prompts_beside_themselves() -> None:
         [False, True, False],
         [False, False, True],
     ]
-    rows = row_means(matrix[:, :3], ["b", "a", "b", "a"])
-    np.testing.assert_allclose(rows, [[4, 5, 6], [8, 9, 10]])
 
 
 def test_within_and_between_are_means_over_tasks_and_pairs_of_them() -> None:

@@ -167,6 +167,8 @@ def test_one_example_that_is_too_long_costs_its_task_and_no_other() -> None:
     prompts = given.of(i for i, row in enumerate(given.prompts) if row.task != "c")
     alone = transfer_matrix(SUBJECT, prompts, kept)
     np.testing.assert_array_equal(accuracy["accuracy"], alone.accuracy.ravel())
+    of_tasks = alone.change.reshape(3, 2, 3).mean(1)  # prompts of one task are averaged
+    np.testing.assert_allclose(tables["pairs"]["change"], of_tasks.ravel())
     assert len(tables["pairs"].dropna(subset=["frobenius", "change"])) == 9 and section.figures["n_examples"] == 6
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,6 @@ from soft2hard.eval.analysis.transfer_matrix import transfer_section
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.run_folders import now, versions
 
-NOT_COMPARING: tuple[SectionName, ...] = ("extraction", "statistics")
-"""Sections that take soft prompts of different subjects and widths."""
 _MAKERS: dict[SectionName, Callable[..., tuple[Section, Tables]]] = {
     "extraction": extraction_section,
     "statistics": statistics_section,
@@ -138,23 +137,19 @@ def _made(name: SectionName, material: Material, analysis: Analysis, folder: Pat
 # --- asked before anything is run ----------------------------------------------------------------------
 
 
-def objection(name: SectionName, material: Material) -> UserError | None:
-    """The reason why a section cannot be run, as far as it shows before the work."""
-    try:
-        if name not in NOT_COMPARING:
-            check_comparable(material.soft_prompts, 1)
-        if name == "extraction":
-            _check_all(material, material.table or material.need_subject(name))
-        if name in ("distances", "maps", "claims", "difficulty"):
-            material.stacked()
-        if name == "stability":
-            material.need_translator(name)
-        if at_least := {"difficulty": 3, "transfer": 2, "positions": 1}.get(name):
-            material.need_subject(name)
-            material.need_tasks(name, material.experimental if name == "positions" else material.main, at_least)
-    except UserError as error:
-        return error
-    return None
+def _check(name: SectionName, material: Material) -> None:
+    """Raise UserError where a section cannot be run, as far as it shows before the work."""
+    if name not in ("extraction", "statistics"):  # these take soft prompts of different subjects and widths
+        check_comparable(material.soft_prompts, 1, material.labels(range(len(material.prompts))))
+    if name == "extraction":
+        _check_all(material, material.table or material.need_subject(name))
+    if name in ("distances", "maps", "claims", "difficulty"):
+        material.stacked()
+    if name == "stability":
+        material.need_translator(name)
+    if at_least := {"difficulty": 3, "transfer": 2, "positions": 1}.get(name):
+        material.need_subject(name)
+        material.need_tasks(name, material.experimental if name == "positions" else material.main, at_least)
 
 
 def _check_all(material: Material, source: Subject | Table) -> None:
@@ -165,24 +160,25 @@ def _check_all(material: Material, source: Subject | Table) -> None:
             raise UserError(f"{row.name}: {error.problem}", error.remedy) from error
 
 
-def what_can_be_run(material: Material, without: Collection[str] = ()) -> str:
-    """A sentence for people."""
-    names = [name for name in SECTIONS if name not in without and objection(name, material) is None]
-    return f"Sections that can be run: {', '.join(names)}." if names else "No section can be run of these."
-
-
 def check_material(material: Material, only: Collection[SectionName]) -> None:
     """Raise UserError, before anything is run, for sections asked for by name that cannot be run, and where none is
     named for soft prompts that have no place in one comparison."""
-    try:
-        if not only or not set(only) <= set(NOT_COMPARING):
-            check_comparable(material.soft_prompts, 1, material.labels(range(len(material.prompts))))
-    except UserError as error:
-        able = [f"--only {name}" for name in NOT_COMPARING if objection(name, material) is None]
-        remedy = f"Analyse those of one subject; {' '.join(able)} can still be run of all."
-        raise UserError(error.problem, remedy) from error
     if material.subject is not None:
         _check_all(material, material.subject)
-    for name in only:
-        if error := objection(name, material):
-            raise UserError(error.problem, f"{error.remedy} {what_can_be_run(material, only)}") from error
+    try:
+        if not only:
+            check_comparable(material.soft_prompts, 1, material.labels(range(len(material.prompts))))
+        for name in only:
+            _check(name, material)
+    except UserError as error:
+        raise UserError(error.problem, f"{error.remedy} {what_can_be_run(material, only)}") from error
+
+
+def what_can_be_run(material: Material, without: Collection[str] = ()) -> str:
+    """A sentence for people."""
+    names = []
+    for name in (name for name in SECTIONS if name not in without):
+        with suppress(UserError):
+            _check(name, material)
+            names.append(name)
+    return f"Sections that can be run: {', '.join(names)}." if names else "No section can be run of these."

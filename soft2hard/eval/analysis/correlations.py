@@ -5,13 +5,13 @@ and pairs go with them, their rows and their columns (the vertex bootstrap of Sn
 that share a task are not independent; pairs of a task with its own copy are left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.stats import permutation_test, rankdata
 
 from soft2hard.errors import UserError
@@ -88,8 +88,10 @@ def mantel(
     n_entries = n * (n - 1)
     observed = float((x * y).sum() / n_entries)
     exact = n <= _EXACT_UP_TO
-    orders = [np.array(list(permutations(range(n))))] if exact else _random_orders(n, n_permutations, seed)
-    null = np.concatenate([(x * y[o[:, :, None], o[:, None, :]]).sum((1, 2)) for o in orders]) / n_entries
+    drawn = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+    orders = np.array(list(permutations(range(n)))) if exact else drawn
+    parts = np.array_split(orders, -(-orders.size * n // _ENTRIES_AT_ONCE))
+    null = np.concatenate([(x * y[o[:, :, None], o[:, None, :]]).sum((1, 2)) for o in parts]) / n_entries
     interval = percentile_interval(observed, _vertex_bootstrap(x, y, n_resamples, seed))
     return Correlation(interval, _p_value(null, observed, exact), n)
 
@@ -194,13 +196,6 @@ def double_centred(matrix: Square) -> Square:
     return np.where(_off_diagonal(n), matrix - (mean + effects[0][:, None] + effects[1][None]), 0)
 
 
-def _random_orders(n: int, n_orders: int, seed: int) -> Iterator[Int[np.ndarray, "_batch n"]]:
-    rng = np.random.default_rng(seed)
-    step = max(1, _ENTRIES_AT_ONCE // n**2)
-    for at in range(0, n_orders, step):
-        yield rng.permuted(np.tile(np.arange(n), (min(step, n_orders - at), 1)), axis=1)
-
-
 def _p_value(null: Float[np.ndarray, " n_orders"], observed: float, exact: bool) -> float:
     """Share of permuted orders as extreme as the one observed; 1 is added to both counts unless all were tried."""
     as_extreme = int((np.abs(null) >= abs(observed) - _ROUNDING).sum())
@@ -238,14 +233,6 @@ def task_means(matrix: Square, tasks: Sequence[str]) -> tuple[tuple[str, ...], F
     sizes = member.sum(1)
     sums = member @ np.where(np.eye(len(matrix), dtype=bool), 0, matrix) @ member.T
     return names, _divided(sums, np.outer(sizes, sizes) - np.diag(sizes))
-
-
-def row_means(
-    matrix: Float[np.ndarray, "n_prompts n_columns"], tasks: Sequence[str]
-) -> Float[np.ndarray, "n_tasks n_columns"]:
-    """Mean row of each task's prompts, such as of a transfer matrix; `tasks[i]` is the task of row i."""
-    _, member = _members(tasks)
-    return member @ matrix / member.sum(1, keepdims=True)
 
 
 def within_between(

@@ -128,9 +128,7 @@ class Material:
 
     def need_translator(self, what: str) -> "Translator":
         if self.translator is None:
-            raise UserError(
-                f"No translator was given, and {what} needs one.", "Give --translator; the rest needs none."
-            )
+            raise UserError(f"No translator was given, and {what} needs one.", "Give --translator, or do without.")
         return self.translator
 
     def need_tasks(self, what: str, numbers: Iterable[int], at_least: int = 1) -> list[int]:

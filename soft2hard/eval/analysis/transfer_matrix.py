@@ -18,14 +18,7 @@ from jaxtyping import Bool, Float
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.correlations import (
-    BOTH_TASKS,
-    correlation_row,
-    mantel,
-    other_tasks_mean,
-    row_means,
-    task_means,
-)
+from soft2hard.eval.analysis.correlations import BOTH_TASKS, correlation_row, mantel, other_tasks_mean, task_means
 from soft2hard.eval.analysis.findings import Section, Tables
 from soft2hard.eval.analysis.geometry import measures
 from soft2hard.eval.analysis.inputs import Material, stacked
@@ -83,7 +76,7 @@ def transfer_section(material: Material) -> tuple[Section, Tables]:
     numbers = [number for number, fits in zip(numbers, row, strict=True) if fits]
     tasks = [task for task, fits in zip(tasks, column, strict=True) if fits]
     found = TransferMatrix(found.accuracy[row][:, column], found.baseline[column])
-    change = row_means(found.change, material.names(numbers))
+    change = pd.DataFrame(found.change).groupby(material.names(numbers), sort=False).mean().to_numpy()
     families, names = np.array([task.family for task in tasks]), [task.name for task in tasks]
     others = ~np.eye(len(change), dtype=bool)
     section = Section(
