@@ -124,6 +124,8 @@ def listings(analysis: Analysis, folder: Path, n_positions: int) -> Iterator[Lis
         tokens = tables["extraction-tokens"]
         rows = tokens_by_position(tokens[tokens["position"] < n_positions])
         yield _first(rows, "Nearest tokens by cosine", most=MOST_LISTED)
+    if "extraction-starts" in tables and tables["extraction-starts"]["share_stayed"].notna().any():
+        yield listing("What stayed of the starts", tables["extraction-starts"])
     if "statistics-prompts" in tables:
         columns = ["prompt", "n_tokens", "d_model", "norm", "mean_token_norm", "token_norm_variance", "variance"]
         yield _first(tables["statistics-prompts"], "Each soft prompt", [*columns, "token_cosine"])
@@ -131,14 +133,14 @@ def listings(analysis: Analysis, folder: Path, n_positions: int) -> Iterator[Lis
         pairs = tables["distances-pairs"].drop(columns=["share_moved", "alignment_positions"], errors="ignore")
         yield listing("Pairs of soft prompts", pairs)
     for name, title, column in (
-        ("extraction-starts", "What stayed of the starts", "share_stayed"),
         ("statistics-groups", "Groups of tunings", "mean_distance"),
         ("distances-measures", "Distances and likeness", "all_pairs"),
         ("difficulty-correlations", "Difficulty", "first"),
         ("transfer-correlations", "Closeness with transfer", "first"),
     ):
         if name in tables and tables[name][column].notna().any():
-            yield listing(title, tables[name], _MEASURED if name == "distances-measures" else ())
+            columns = _MEASURED if name == "distances-measures" else ()
+            yield listing(title, tables[name].fillna({"reason": ""}), columns)
     yield _overview(analysis)
     claims = analysis.sections.get("claims")
     if isinstance(claims, Claims) and any(claim.estimate for claim in claims.claims):
