@@ -5,9 +5,10 @@ JSON, HTML, an error in disguise or without choices are faults like any other.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Answer:
     """The words of a model, or its refusal."""
 
     text: str
-    """As it came: no stripping, no normalisation."""
+    """As it came: no stripping, no normalisation; half characters (lone surrogates) alone are replaced."""
     refused: bool
     """By the model (a refusal in words) or by policy (a content filter); `text` then holds the reason given."""
     finish_reason: str | None
@@ -59,6 +60,17 @@ class Answer:
     """The whole body of the reply, where it has just come."""
     price: float | None = None
     """USD; None where it is unknown."""
+
+    @property
+    def lack(self) -> Literal["no text", "cut off"] | None:
+        """Why there are no words to compare: none came, or the limit on tokens came first, as in mid-reasoning."""
+        if self.refused or self.text.strip():
+            return None
+        return "cut off" if self.finish_reason == "length" else "no text"
+
+    def without_thinking(self) -> "Answer":
+        """The answer without the `<think>...</think>` that reasoning models put before it, and the space after."""
+        return replace(self, text=re.sub(r"\A\s*<think>.*?(</think>\s*|\Z)", "", self.text, flags=re.DOTALL))
 
 
 @dataclass(eq=False)  # not frozen: Python itself sets attributes of exceptions
@@ -96,30 +108,36 @@ def read_reply(layout: Layout, status: int, body: str, headers: Mapping[str, str
     choices = value.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Fault("no_choices", "the reply has no choices", status)
-    return _read_choice(layout, choices[0], value, body)
-
-
-def _read_choice(layout: Layout, choice: Any, value: dict, body: str) -> Answer:
-    message = choice.get("message") if isinstance(choice, dict) and layout == "chat" else choice
-    if not isinstance(message, dict):
-        raise Fault("malformed", "the first choice holds no text", 200)
-    text, refusal = message.get("content" if layout == "chat" else "text"), message.get("refusal")
-    finish = choice.get("finish_reason")
-    if not isinstance(text, str | None) or (text is None and not refusal and finish is None):
-        raise Fault("malformed", "the first choice holds no text", 200)
+    choice = choices[0] if isinstance(choices[0], dict) else {}
+    finish, error = choice.get("finish_reason"), choice.get("error")
+    if error or finish == "error":
+        raise error_fault(status, error or "the first choice is an error", headers)
+    message = choice.get("message") if layout == "chat" else choice
+    message = message if isinstance(message, dict) else {}
+    text, refusal = _text_of(message.get("content" if layout == "chat" else "text")), message.get("refusal")
+    if not isinstance(text, str | None) or (text is None and not refusal and (finish is None or not message)):
+        raise Fault("malformed", "the first choice holds no text", status)
     usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
-    return Answer(
-        text=str(refusal or text or ""),
-        refused=bool(refusal) or finish == "content_filter",
-        finish_reason=finish if isinstance(finish, str) else None,
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        raw=body,
+    used, written = (
+        n if isinstance(n := usage.get(name), int) and not isinstance(n, bool) and n >= 0 else None
+        for name in ("prompt_tokens", "completion_tokens")
     )
+    finish = finish if isinstance(finish, str) else None
+    said = whole_characters(str(refusal or text or ""))
+    return Answer(said, bool(refusal) or finish == "content_filter", finish, used, written, whole_characters(body))
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _text_of(content: Any) -> Any:
+    """The content of a message; where it is a list of parts, the words of those that are text."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+    return "".join(str(part.get("text") or "") for part in parts)
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for half characters (lone surrogates), which no file can hold."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def read_object(status: int, body: str, headers: Mapping[str, str]) -> dict:
@@ -127,6 +145,8 @@ def read_object(status: int, body: str, headers: Mapping[str, str]) -> dict:
     value: Any = None
     with suppress(ValueError, RecursionError):
         value = json.loads(body)
+    if status >= 400 and isinstance(value, list) and value and isinstance(value[0], dict):
+        value = value[0]  # as Google writes errors
     if isinstance(value, dict):
         if status >= 400 or value.get("error"):
             raise error_fault(status, value.get("error") or value, headers)
@@ -146,17 +166,15 @@ def error_fault(status: int, error: Any, headers: Mapping[str, str] | None = Non
     if status < 400 and isinstance(code, int) and 400 <= code < 600:
         status = code  # an error under status 200 may say the true one
     names = {str(name) for name in (code, fields.get("type")) if name is not None}
-    return Fault(_kind(status, names, detail), detail, status, retry_after(headers or {}))
-
-
-def _kind(status: int, names: set[str], detail: str) -> FaultKind:
-    if named := next((kind for kind, some in _NAMES.items() if names & some), None):
-        return named
-    if status in _STATUSES or status >= 500:
-        return _STATUSES.get(status, "server_error")
-    if names & _TOO_LONG or "maximum context length" in detail:
-        return "too_long"
-    return "rejected" if status >= 400 or names & _BAD else "error_body"
+    kind = next((kind for kind, some in _NAMES.items() if names & some), None) or _STATUSES.get(status)
+    if kind is None and status >= 500:
+        kind = "server_error"
+    elif kind is None and status >= 400 and re.search(r"api[ _-]?key", detail, re.IGNORECASE):
+        kind = "auth"
+    elif kind is None and (names & _TOO_LONG or "maximum context length" in detail):
+        kind = "too_long"
+    kind = kind or ("rejected" if status >= 400 or names & _BAD else "error_body")
+    return Fault(kind, detail, status, retry_after(headers or {}))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -175,7 +193,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST_DETAIL]
+    return whole_characters(" ".join(text.split()))[:_LONGEST_DETAIL]
 
 
 def as_user_error(fault: Fault, model: ApiModel, prompt: str = "") -> UserError:
