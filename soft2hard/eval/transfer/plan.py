@@ -190,7 +190,7 @@ def judge_cells(cells: Sequence[Cell], answers: Mapping[str, Answer], judge: Jud
     """For every cell the one that asks the judge about its answer; None where there is no answer in words."""
     found = [answers.get(cell.request.key) for cell in cells]
     return [
-        None if answer is None or answer.refused
+        None if answer is None or answer.refused or answer.lack
         else replace(cell, model=judge.model, request=_judge_request(cell, answer.text, judge))
         for cell, answer in zip(cells, found, strict=True)
     ]  # fmt: skip
