@@ -661,7 +661,7 @@ def test_folders_and_files_that_are_no_manifests_are_refused(tmp_path: Path) -> 
     with pytest.raises(UserError, match="a.yaml is not YAML"):
         list(Manifests(tmp_path).tasks("test"))
     (tmp_path / "a.yaml").write_text("")
-    with pytest.raises(UserError, match="a.yaml: the manifest: Input should be"):
+    with pytest.raises(UserError, match="a.yaml: the file: Input should be"):
         list(Manifests(tmp_path).tasks("test"))
     write_rows(tmp_path, ".csv", ROWS)
     (tmp_path / "a.yaml").write_text(write_manifest(tmp_path).read_text())

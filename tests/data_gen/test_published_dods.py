@@ -39,7 +39,7 @@ def test_labels_become_their_words_and_long_texts_are_left_out_and_counted(tmp_p
     [task] = dod.tasks("test")
     assert task.train == (Example("dull", "terrible"), Example('a "fine" film', "great"))
     assert task.labels == ("terrible", "great")
-    assert dod.dropped == Counter({"texts that are too long": 1, "sets without a test file": 1})
+    assert dod.dropped == Counter({"texts that are too long": 1, "sets without train.tsv and dev.tsv and test.tsv": 1})
     assert list(dod.tasks("train")) == []
 
 

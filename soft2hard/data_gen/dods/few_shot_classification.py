@@ -44,26 +44,17 @@ class FewShotClassification(EvaluationDoD):
 
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """All sets for which the folder holds a training, a development and a test file."""
-        present = [name for name in SETS if (self.folder / name).is_dir()]
-        if not present:
-            raise UserError(f"{self.folder} holds none of {', '.join(SETS)}.", "Give the folder named 16-shot.")
-        whole = [name for name in present if all(self._file(name, part).is_file() for part in _PARTS)]
-        if not whole:
-            raise UserError(f"None of the sets in {self.folder} is whole.", f"Each needs {', '.join(_PARTS)}.tsv.")
-        if len(whole) < len(present):
-            self.dropped["sets without a test file"] = len(present) - len(whole)
-        for name in whole:
-            train, validation, test = (self._examples(name, part) for part in _PARTS)
+        folders = {name: self.folder / name / self.sample for name in SETS}
+        none = (f"{self.folder} holds none of {', '.join(SETS)} ({self.sample}).", "Give the folder named 16-shot.")
+        for name in self.whole_sets(folders, [f"{part}.tsv" for part in _PARTS], none):
+            labels = SETS[name].labels
+            train, validation, test = (self._examples(folders[name] / f"{part}.tsv", labels) for part in _PARTS)
             test = Random(f"{name}/{seed}").sample(test, min(self.sizes.test, len(test)))
             parts = Parts(tuple(train), tuple(validation), tuple(test))
-            one, full_name = SETS[name], f"{name}/{self.sample}"
-            yield parts.task(full_name, self.name, one.instruction, labels=tuple(one.labels), metric="label_accuracy")
+            more = {"labels": tuple(labels), "metric": "label_accuracy"}
+            yield parts.task(f"{name}/{self.sample}", self.name, SETS[name].instruction, **more)
 
-    def _file(self, name: str, part: str) -> Path:
-        return self.folder / name / self.sample / f"{part}.tsv"
-
-    def _examples(self, name: str, part: str) -> list[Example]:
-        path, labels = self._file(name, part), SETS[name].labels
+    def _examples(self, path: Path, labels: list[str]) -> list[Example]:
         examples = []
         # A byte that is not UTF-8 becomes a mark and stays one character of one text.
         with path.open(encoding="utf-8", errors="replace", newline="") as file:

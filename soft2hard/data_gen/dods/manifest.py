@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from soft2hard.api.requests import problems
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, labels_where_few, usable
 from soft2hard.data_gen.tables import Records, read_hub, read_records
 from soft2hard.data_gen.tasks import Example, Split, Task
@@ -160,8 +161,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(read_yaml(path, "a manifest"))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the manifest'}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path}: {problems}.", "docs/datasets.md says what a manifest holds.") from error
+        raise UserError(f"{path}: {problems(error)}.", "docs/datasets.md says what a manifest holds.") from error
 
 
 def _records(path: Path, manifest: Manifest) -> Records:
