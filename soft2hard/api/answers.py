@@ -196,37 +196,37 @@ def _one_line(text: str) -> str:
     return whole_characters(" ".join(text.split()))[:_LONGEST_DETAIL]
 
 
+_AGAIN = "run the same command again: what is answered is kept and not paid for twice."
+_MEANINGS: dict[FaultKind, tuple[str, str]] = {
+    "unreachable": (
+        "Cannot reach {url} for the model '{title}' ({detail}).", "Check the address, and that the server is running.",
+    ),
+    "auth": (
+        "{url} refuses the key in {key_env} for the model '{title}' ({detail}).", "Set {key_env} to a valid key.",
+    ),
+    "unknown_model": (
+        "{url} knows no model '{name}', or takes no requests of this kind ({detail}).",
+        "Check the model's name, the layout (chat or completion) and the base URL.",
+    ),
+    "quota": (
+        "The account behind {key_env} has no quota left for '{title}' ({detail}).", f"Raise its limit and {_AGAIN}",
+    ),
+    "too_long": (
+        "{Prompt} is too long for the context of '{title}' ({detail}).",
+        "Shorten it, show fewer examples (--shots), or leave the model out.",
+    ),
+    "rejected": (
+        "The model '{title}' rejects the request of {prompt} ({detail}).",
+        "Set the parameters it wants with --parameter; name=null leaves a default out.",
+    ),
+}  # fmt: skip
+_OTHERWISE = ("The model '{title}' at {url} gives no answer: {kind} ({detail}).", f"Later, {_AGAIN}")
+
+
 def as_user_error(fault: Fault, model: ApiModel, prompt: str = "") -> UserError:
     """The meaning of a fault for the run, and the remedy; `prompt` is the id of the one it met, where it matters."""
-    said = f" ({fault.detail.rstrip('.')})"
     which = f"the prompt '{prompt}'" if prompt else "a prompt"
-    again = "run the same command again: what is answered is kept and not paid for twice."
-    known = {
-        "unreachable": (
-            f"Cannot reach {model.base_url} for the model '{model.title}'{said}.",
-            "Check the address, and that the server is running.",
-        ),
-        "auth": (
-            f"{model.base_url} refuses the key in {model.key_env} for the model '{model.title}'{said}.",
-            f"Set {model.key_env} to a valid key.",
-        ),
-        "unknown_model": (
-            f"{model.base_url} knows no model '{model.name}', or takes no requests of this kind{said}.",
-            "Check the model's name, the layout (chat or completion) and the base URL.",
-        ),
-        "quota": (
-            f"The account behind {model.key_env} has no quota left for '{model.title}'{said}.",
-            f"Raise its limit and {again}",
-        ),
-        "too_long": (
-            f"{which[0].upper()}{which[1:]} is too long for the context of '{model.title}'{said}.",
-            "Shorten it, show fewer examples (--shots), or leave the model out.",
-        ),
-        "rejected": (
-            f"The model '{model.title}' rejects the request of {which}{said}.",
-            "Set the parameters it wants with --parameter; name=null leaves a default out.",
-        ),
-    }
-    kind = fault.kind.replace("_", " ")
-    other = f"The model '{model.title}' at {model.base_url} gives no answer: {kind}{said}.", f"Later, {again}"
-    return UserError(*known.get(fault.kind, other))
+    values = {"url": model.base_url, "title": model.title, "name": model.name, "key_env": model.key_env}
+    values |= {"kind": fault.kind.replace("_", " "), "detail": fault.detail.rstrip("."), "prompt": which}
+    problem, remedy = _MEANINGS.get(fault.kind, _OTHERWISE)
+    return UserError(*(text.format(**values, Prompt=which[0].upper() + which[1:]) for text in (problem, remedy)))
