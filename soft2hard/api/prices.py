@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from soft2hard.api.requests import ApiModel, Request, problems
 from soft2hard.errors import UserError
@@ -25,10 +25,8 @@ _SNAPSHOT = r"-\d{4}-?\d{2}-?\d{2}"
 _DATE = r"\b20\d\d-\d\d-\d\d\b"
 
 
-class Price(BaseModel):
+class Price(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """The cost of a model, USD for a million tokens. Discounts on cached input are not counted: it may cost less."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field(min_length=1)
     base_url: str | None = None
@@ -80,10 +78,8 @@ class ListedPrice(Price):
         return float(price.calc_price(Usage(input_tokens=input_tokens, output_tokens=output_tokens))["total_price"])
 
 
-class PriceTable(BaseModel):
+class PriceTable(BaseModel, extra="forbid", frozen=True):
     """A user's prices, of which the first that holds counts; where none does, the list of `genai-prices`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = Field(ge=1, le=1)
     models: tuple[Price, ...]

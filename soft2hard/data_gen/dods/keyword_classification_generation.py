@@ -8,11 +8,11 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from soft2hard import __version__
 from soft2hard.api.requests import Request
@@ -56,8 +56,7 @@ _MOST_LISTS = 4
 _ASKED = read_yaml(Path(kept.__file__).with_suffix(".yaml"), "the prompts")
 
 
-@dataclass(frozen=True)
-class Category:
+class Category(NamedTuple):
     """A category as a teacher proposes it."""
 
     name: str

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from soft2hard.data_gen.tables import read_jsonl
 from soft2hard.data_gen.tasks import SPLITS, DoD, Split, Task
@@ -34,10 +34,8 @@ class ReadableDoD(DoD, Protocol):
     dropped: Counter[str]
 
 
-class InstructionParaphrases(BaseModel):
+class InstructionParaphrases(BaseModel, extra="forbid"):
     """A line of `paraphrases.jsonl`. They belong to an instruction word for word: of another one they say nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     instruction: str = Field(min_length=1)
     paraphrases: tuple[str, ...]
