@@ -227,7 +227,7 @@ class Sender:
         bound = self._means.bound(request)
 
         async def on_fault(fault: Fault) -> None:
-            await self._recorder.store([Outcome(request, fault, bound=bound)])
+            await self._recorder.store([Outcome(request, fault, bound)])
 
         try:
             try:

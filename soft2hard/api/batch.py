@@ -299,8 +299,7 @@ _OPEN = f"FROM batch WHERE base_url = ? AND model = ? AND layout = ? AND state I
 
 def any_open(ledger: Ledger, model: ApiModel) -> bool:
     """True if a model has batches under way, whoever looks after them."""
-    with ledger.transaction() as database:
-        return database.execute(f"SELECT 1 {_OPEN}", (model.base_url, model.name, model.layout)).fetchone() is not None
+    return bool(ledger.rows(f"SELECT 1 {_OPEN}", (model.base_url, model.name, model.layout)))
 
 
 def adopted(ledger: Ledger, model: ApiModel) -> list[BatchRow]:

@@ -164,25 +164,21 @@ class ApiClient(AbstractAsyncContextManager):
                 answer = read_reply(request.layout, response.status_code, response.text, response.headers)
             except Fault as fault:
                 if fault.kind == "rate_limited" or fault.retry_after is not None:
-                    await self.limiter.throttled(sent_at, self._allowed(fault))
+                    await self.limiter.throttled(sent_at, fault.retry_after if self._bears(fault) else None)
                 raise
             tokens = (answer.input_tokens or 0) + (answer.output_tokens or 0)
             await self.limiter.answered(response.headers, tokens)
             return replace(answer, text=self.redact(answer.text), raw=self.redact(answer.raw))
 
-    def _allowed(self, fault: Fault) -> float | None:
-        wait = fault.retry_after
-        return wait if wait is not None and wait <= self.patience.longest_retry_after else None
+    def _bears(self, fault: Fault) -> bool:
+        return (fault.retry_after or 0.0) <= self.patience.longest_retry_after
 
     def _worth_another(self, error: BaseException) -> bool:
-        if not isinstance(error, Fault) or not error.is_transient or self.stopped:
-            return False
-        return error.retry_after is None or self._allowed(error) is not None
+        return isinstance(error, Fault) and error.is_transient and not self.stopped and self._bears(error)
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds before the next attempt: exponential with full jitter, and no less than the server asks for."""
-        error = state.outcome.exception() if state.outcome else None
-        asked = self._allowed(error) if isinstance(error, Fault) else None
+        asked = state.outcome.exception().retry_after
         return float(self._wait(state)) if asked is None else asked + random.uniform(0, 0.1 * asked + 0.05)
 
 

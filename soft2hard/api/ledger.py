@@ -230,13 +230,13 @@ class Ledger(AbstractContextManager):
     def has_answer_of(self, base_url: str, model: str) -> bool:
         """True if a model has ever answered."""
         query = "SELECT 1 FROM answer JOIN request USING (key) WHERE base_url = ? AND model = ? AND NOT refused LIMIT 1"
-        return bool(self._rows(query, (base_url, model)))
+        return bool(self.rows(query, (base_url, model)))
 
     def spent(self) -> Spent:
         """The cost of all requests of this ledger."""
         lost = "(SELECT coalesce(sum(bound), 0.0) FROM fault)"
         query = f"SELECT coalesce(sum(price), 0.0), coalesce(sum(price IS NULL), 0), {lost} FROM answer"
-        return Spent(*self._rows(query)[0])
+        return Spent(*self.rows(query)[0])
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -253,8 +253,8 @@ class Ledger(AbstractContextManager):
 
     def _prepare(self) -> None:
         """Refuse a file that is another's or comes from a newer version; make the tables where there are none."""
-        version = self._rows("PRAGMA user_version")[0][0]
-        if self._rows("SELECT 1 FROM sqlite_master") and self._rows("PRAGMA application_id") != [(_APPLICATION,)]:
+        version = self.rows("PRAGMA user_version")[0][0]
+        if self.rows("SELECT 1 FROM sqlite_master") and self.rows("PRAGMA application_id") != [(_APPLICATION,)]:
             raise UserError(f"{self.path} is a database, but no ledger.", "Choose another path.")
         if version > SCHEMA_VERSION:
             raise UserError(
@@ -286,14 +286,15 @@ class Ledger(AbstractContextManager):
         """The file that the process of a run keeps locked."""
         return self.path.with_name(f"{self.path.name}.run-{run}")
 
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
+        """What a query finds."""
         with self._lock, self._errors():
             return self._database.execute(query, values).fetchall()
 
     def _select(self, what: str, keys: Iterable[str], rest: str = "") -> Iterator[tuple]:
         """Rows of a query over some keys, a part at a time: SQLite bounds the variables of one query."""
         for part in batched(dict.fromkeys(keys), 900):
-            yield from self._rows(f"SELECT {what} WHERE key IN ({', '.join('?' * len(part))}) {rest}", part)
+            yield from self.rows(f"SELECT {what} WHERE key IN ({', '.join('?' * len(part))}) {rest}", part)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
