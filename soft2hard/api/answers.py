@@ -43,6 +43,8 @@ _STATUSES: dict[int, FaultKind] = {
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
 _BAD = {"invalid_request_error", "invalid_request", "BadRequestError"}
 _LONGEST_DETAIL = 500
+_THINKING = re.compile(r"\A(?:\s*<think>.*?(?:</think>\s*|\Z)|(?:(?!<think>).)*</think>\s*)", re.DOTALL)
+"""Its end may be missing, where the answer was cut off, or its beginning, where the model's template holds it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Answer:
 
     def without_thinking(self) -> "Answer":
         """The answer without the `<think>...</think>` that reasoning models put before it, and the space after."""
-        return replace(self, text=re.sub(r"\A\s*<think>.*?(</think>\s*|\Z)", "", self.text, flags=re.DOTALL))
+        return replace(self, text=_THINKING.sub("", self.text))
 
 
 @dataclass(eq=False)  # not frozen: Python itself sets attributes of exceptions

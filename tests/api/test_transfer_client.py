@@ -278,8 +278,9 @@ def test_a_reply_without_words_says_what_it_lacks(message: dict, finish: str, la
 
 @pytest.mark.parametrize(
     "content",
-    ["animal", "<think>\nA lion.\n</think>\n\nanimal", [{"type": "thinking"}, {"type": "text", "text": "animal"}]],
-)
+    ["animal", "<think>\nA lion.\n</think>\n\nanimal", "A lion.\n</think>\nanimal",
+     [{"type": "thinking"}, {"type": "text", "text": "animal"}]],
+)  # fmt: skip
 def test_the_answer_is_what_stands_after_the_thinking_or_in_the_parts_that_are_text(content: str | list):
     found = read_reply("chat", 200, reply({"content": content}), {})
     assert found.without_thinking().text == "animal"

@@ -215,7 +215,7 @@ def judged(cells: Sequence[Cell], asked: Sequence[Cell | None], answers: Mapping
 def _says(cell: Cell | None, answers: Mapping[str, Answer]) -> str | None:
     """'yes', 'no', 'unclear', or None where there is no reply."""
     reply = answers.get(cell.request.key) if cell else None
-    if reply is None or reply.refused:
+    if reply is None or reply.refused or reply.lack:
         return None
     words = re.findall(r"\w+", normalise_answer(reply.text))
     return words[0] if words and words[0] in ("yes", "no") else "unclear"
