@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
-from soft2hard.data_gen.dods.function_vectors import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
+from soft2hard.data_gen.dods.published import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions

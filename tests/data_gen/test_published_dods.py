@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes
-from soft2hard.data_gen.dods.few_shot_classification import SETS, FewShotClassification
-from soft2hard.data_gen.dods.instruction_induction import InstructionInduction
-from soft2hard.data_gen.dods.style_transfer import SENTIMENTS, StyleTransfer
+from soft2hard.data_gen.dods.published import (
+    SENTIMENTS,
+    SETS,
+    FewShotClassification,
+    InstructionInduction,
+    StyleTransfer,
+)
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 from tests.paths import ROOT, SHARED

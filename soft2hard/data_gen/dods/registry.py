@@ -15,12 +15,12 @@ from soft2hard.data_gen.tasks import SPLITS, DoD, Split, Task
 from soft2hard.errors import UserError
 
 _CLASSES = {
-    "few-shot-classification": "few_shot_classification:FewShotClassification",
-    "function-vectors": "function_vectors:FunctionVectors",
-    "instruction-induction": "instruction_induction:InstructionInduction",
+    "few-shot-classification": "published:FewShotClassification",
+    "function-vectors": "published:FunctionVectors",
+    "instruction-induction": "published:InstructionInduction",
     "keyword-classification": "keyword_classification:KeywordClassification",
     "manifests": "manifest:Manifests",
-    "style-transfer": "style_transfer:StyleTransfer",
+    "style-transfer": "published:StyleTransfer",
     "super-glue": "super_glue:SuperGlue",
     "super-natural-instructions": "super_natural_instructions:SuperNaturalInstructions",
 }
