@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.taskfiles import content_hash
 from soft2hard.data_gen.tasks import Split, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.config import ApiChoice, Evaluation, MethodChoice
+from soft2hard.eval.config import Evaluation, MethodChoice
 from soft2hard.eval.generator_api import ApiGenerator
 from soft2hard.eval.generators import LocalGenerator
 from soft2hard.eval.methods.base import Bench, Case, Method, TextGenerator
@@ -83,8 +84,8 @@ class Models:
         """Raises UserError for one that cannot be read, or cannot be asked; one behind an API is asked for a trial."""
         if "generator" not in self.needs:
             return None
-        if isinstance(self.config.generator, ApiChoice):
-            api = ApiGenerator(self.config.generator.build(), self.folder / "generator.sqlite", log=self.log)
+        if isinstance(self.config.generator, ApiModel):
+            api = ApiGenerator(self.config.generator, self.folder / "generator.sqlite", log=self.log)
             api.check()
             return api
         lm = self._language_model(self.config.generator, "generator")
