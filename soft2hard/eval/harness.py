@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Harness:
         `rows_by_seed` makes the rows of all seeds in this claimed folder, elsewhere than in this process.
         """
         self._check()
-        begun = claim(self.folder, RUN, self._record.to_json())
+        begun = claim(self.folder, RUN, asdict(self._record))
         started, n_before = time.monotonic(), self.n_done()
         by_seed = rows_by_seed(self) if rows_by_seed else {seed: self.run_seed(seed) for seed in self.config.seeds}
         rows = [row for seed in self.config.seeds for row in by_seed[seed]]
@@ -130,8 +130,7 @@ class Harness:
         texts = [case.task.instruction for case in of_any_seed if case.task.instruction]
         if self._models.reference is None or not texts:
             return None
-        points = reference_points(self._models.reference, texts)
-        return ReferencePerplexity(points.natural, points.shuffled, points.n_texts)
+        return reference_points(self._models.reference, texts)
 
     # --- cells --------------------------------------------------------------------------------
 
@@ -203,13 +202,11 @@ def _finished(record: RunRecord, begun: Record | None, seconds: float | None) ->
 
     A sitting that made no cell (`seconds` None) has scored old ones once more: they are still those of the old code.
     """
-    begun = begun or record.to_json()
+    begun = begun or asdict(record)
     commits = dict.fromkeys([*(begun.get("commit") or "unknown").split(", "), record.commit or "unknown"])
-    if seconds is None:
-        return replace(
-            record, created=begun["created"], commit=begun.get("commit"), seconds=begun.get("seconds") or 0.0
-        )
-    return replace(record, created=begun["created"], commit=", ".join(commits), seconds=seconds)
+    commit = begun.get("commit") if seconds is None else ", ".join(commits)
+    seconds = begun.get("seconds") or 0.0 if seconds is None else seconds
+    return replace(record, created=begun["created"], commit=commit, seconds=seconds)
 
 
 def _refusals(methods: Sequence[tuple[MethodChoice, Method]], bench: Bench) -> Iterator[str]:

@@ -17,23 +17,9 @@ from soft2hard.api.prices import Price, PriceTable, check_limit
 from soft2hard.api.requests import ApiModel, Request
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.plan import Cell, Judge, Judged, distinct_requests, judge_cells, judged
+from soft2hard.eval.transfer.settings import TransferChoices
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Sending:
-    """How requests are sent; nothing here changes what a model is asked, so nothing of it is part of a key."""
-
-    concurrency: int = 32
-    """Requests out at once, to each model, at most."""
-    max_cost: float | None = None
-    """USD that all requests of the ledger together may cost; sending stops before it might be passed."""
-    batch: bool = False
-    """Through the Batch API."""
-    poll_seconds: float = 30.0
-    """Between looks at a batch."""
-    patience: Patience = Patience()
 
 
 @dataclass(frozen=True)
@@ -55,12 +41,13 @@ class Transfer:
         cells: Sequence[Cell],
         ledger: Ledger,
         prices: PriceTable,
-        sending: Sending = Sending(),
+        choices: TransferChoices = TransferChoices(),
+        patience: Patience = Patience(),
         on_settled: Callable[[str, int], None] = lambda title, n: None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._cells, self._ledger, self._prices, self._sending = cells, ledger, prices, sending
-        self._on_settled, self._log = on_settled, log
+        self._cells, self._ledger, self._prices = cells, ledger, prices
+        self._choices, self._patience, self._on_settled, self._log = choices, patience, on_settled, log
         self._models = list({cell.model.title: cell.model for cell in cells}.values())
         self._senders: list[Sender | BatchSender] = []
         self._interrupted = False
@@ -73,7 +60,7 @@ class Transfer:
         """
         for model in self._models:
             requests = distinct_requests(self._cells, model)
-            check_limit(model, self._price(model), requests, self._sending.max_cost)
+            check_limit(model, self._price(model), requests, self._choices.max_cost)
             read_key(model)
         self._ledger.drop_dead_claims()
         return asyncio.run(self._run())
@@ -87,10 +74,10 @@ class Transfer:
         return self._delivery(sent)
 
     async def _means(self, model: ApiModel, stack: AsyncExitStack) -> Means:
-        client = ApiClient(model, self._sending.concurrency, self._sending.patience)
+        client = ApiClient(model, self._choices.concurrency, self._patience)
         await stack.enter_async_context(client)
         on_settled = partial(self._on_settled, model.title)
-        return Means(client, self._ledger, self._price(model), self._sending.max_cost, on_settled)
+        return Means(client, self._ledger, self._price(model), self._choices.max_cost, on_settled)
 
     def _stop(self) -> None:
         self._interrupted = True
@@ -129,9 +116,9 @@ class Transfer:
         return Sent(probe.faults | sent.faults, sent.over_budget)
 
     async def _deliver(self, means: Means, requests: Sequence[Request]) -> Sent:
-        if self._sending.batch:
+        if self._choices.batch:
             return await self._batches(means).send(requests)
-        online = asyncio.create_task(self._sender(means).send(requests, self._sending.concurrency))
+        online = asyncio.create_task(self._sender(means).send(requests, self._choices.concurrency))
         if any_open(self._ledger, means.client.model):
             self._log(f"{means.client.model.title}: batches of an earlier run are under way; waiting for them.")
             await self._batches(means).collect()
@@ -142,7 +129,7 @@ class Transfer:
         return sender
 
     def _batches(self, means: Means) -> BatchSender:
-        self._senders.append(sender := BatchSender(means, self._sending.poll_seconds, self._log))
+        self._senders.append(sender := BatchSender(means, self._choices.poll_seconds, self._log))
         return sender
 
     def _price(self, model: ApiModel) -> Price | None:
@@ -161,8 +148,9 @@ def judge_answers(
     cells: Sequence[Cell],
     ledger: Ledger,
     prices: PriceTable,
-    sending: Sending,
     judge: Judge,
+    choices: TransferChoices = TransferChoices(),
+    patience: Patience = Patience(),
     log: Callable[[str], None] = lambda line: None,
 ) -> Judged:
     """Ask the judge about every answer in words, through the same ledger, and collect what it says.
@@ -173,7 +161,7 @@ def judge_answers(
     questions = [cell for cell in asked if cell is not None]
     if questions:
         log(f"{judge.model.title}: {len(distinct_requests(questions, judge.model))} answers are to be judged.")
-        Transfer(questions, ledger, prices, sending, log=log).run()
+        Transfer(questions, ledger, prices, choices, patience, log=log).run()
     return judged(cells, asked, ledger.answers(cell.request.key for cell in questions), judge)
 
 
