@@ -11,7 +11,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.cases import CellFile, Draw, Log, Pace, SoftPromptStore, silent
 from soft2hard.eval.config import Evaluation, MethodChoice
 from soft2hard.eval.loaded_models import Models, inputs_of, problems_of, unknown_share
-from soft2hard.eval.methods.base import Bench, Case, Checked, Method, Outcome
+from soft2hard.eval.methods.base import Bench, Case, Method, Outcome
 from soft2hard.eval.methods.registry import options_of
 from soft2hard.eval.metrics.scrutability import reference_points
 from soft2hard.eval.results import score_seed, write_results
@@ -213,8 +213,7 @@ def _refusals(methods: Sequence[tuple[MethodChoice, Method]], bench: Bench) -> I
     """Objections of the methods themselves to this bench, such as a reference LM of another vocabulary."""
     for choice, method in methods:
         try:
-            if isinstance(method, Checked):
-                method.check(bench)
+            getattr(method, "check", lambda bench: None)(bench)
         except UserError as error:
             yield f"{choice.label}: {error.problem.rstrip('.')}"
 

@@ -3,7 +3,7 @@ and what the methods of an evaluation lack, found before anything runs.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,16 +149,11 @@ def unknown_share(subject: Subject, tasks: Sequence[Task]) -> float:
     unknown = subject.tokenizer.unk_token_id
     if unknown is None:
         return 0.0
-    texts = dict.fromkeys(text for task in tasks for text in _texts(task))
+    texts = {task.instruction for task in tasks}
+    texts.update(text for task in tasks for example in task.test for text in (example.input, example.output))
     encoded = subject.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     n_tokens = sum(map(len, encoded))
     return sum(ids.count(unknown) for ids in encoded) / n_tokens if n_tokens else 0.0
-
-
-def _texts(task: Task) -> Iterator[str]:
-    yield task.instruction
-    for example in task.test:
-        yield from (example.input, example.output)
 
 
 # --- needs ------------------------------------------------------------------------------------

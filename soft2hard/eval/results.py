@@ -54,9 +54,8 @@ def score_seed(
         on_scored(start, len(cases))
         found, comparisons = [], []
         for case in cases[start : start + _TASKS_AT_ONCE]:
-            of_case = {
-                label: of_task[case.task.name] for label, of_task in outcomes.items() if case.task.name in of_task
-            }
+            name = case.task.name
+            of_case = {label: of_task[name] for label, of_task in outcomes.items() if name in of_task}
             whole = {label: outcome.prompt for label, outcome in of_case.items() if outcome.failure is None}
             found.append((case, of_case, list(whole)))
             comparisons.append(Comparison(case.task, tuple(whole.values()), case.soft_prompt))
