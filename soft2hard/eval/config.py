@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from more_itertools import duplicates_everseen
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -43,7 +44,7 @@ class _Strict(BaseModel):
 class Tasks(_Strict):
     """Which tasks: those of a DoD, or of task files."""
 
-    dod: str | None = None
+    dod: Literal[DODS] | None = None
     """A collection by name; its test split is scored, its validation split, if it has one, serves choices."""
     folder: Path | None = None
     """Where the published files of the collection lie; 'lexical' has none, and without one some come from the
@@ -59,13 +60,6 @@ class Tasks(_Strict):
     """Training examples of each task of 'lexical'."""
     seed: int = 0
     """Of the choice of tasks."""
-
-    @field_validator("dod")
-    @classmethod
-    def _known(cls, dod: str | None) -> str | None:
-        if dod is not None and dod not in DODS:
-            raise ValueError(f"there is no collection '{dod}'; there are {', '.join(DODS)}")
-        return dod
 
     @model_validator(mode="after")
     def _one_source(self) -> "Tasks":
@@ -171,7 +165,7 @@ class Evaluation(_Strict):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        if twice := list(duplicates_everseen(seeds)):
             raise ValueError(f"{twice[0]} is there twice, and would give the same cells twice")
         return seeds
 
@@ -192,9 +186,7 @@ class Evaluation(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Evaluation":
-        labels = [m.label for m in self.methods]
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
+        if twice := list(duplicates_everseen(choice.label for choice in self.methods)):
             raise ValueError(f"two methods are labelled '{twice[0]}'; give one another label")
         if not self.methods or not self.seeds:
             raise ValueError("name at least one method and one seed")

@@ -24,6 +24,7 @@ from itertools import product
 
 import torch
 from jaxtyping import Bool, Float, Int
+from more_itertools import map_reduce
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -317,8 +318,5 @@ class _Reached(Exception):
 
 def _alike(prompts: Sequence[PatchedPrompt]) -> list[list[int]]:
     """Indices of prompts with the same beginning and length, together."""
-    groups: dict[tuple[bytes, int], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        before = prompt.before.float().cpu().numpy().tobytes()
-        groups.setdefault((before, prompt.n_read), []).append(i)
-    return list(groups.values())
+    key = lambda i: (prompts[i].before.float().cpu().numpy().tobytes(), prompts[i].n_read)  # noqa: E731
+    return list(map_reduce(range(len(prompts)), key).values())

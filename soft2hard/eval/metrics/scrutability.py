@@ -19,13 +19,14 @@ from soft2hard.lm.subject import BATCH_TOKENS, Subject
 
 
 def _hidden_states(
-    model: Subject, texts: Sequence[str], batch_tokens: int, scores: bool
+    model: Subject, texts: Sequence[str], batch_tokens: int
 ) -> Iterator[tuple[int, list[int], Float[Tensor, "n d_out"]]]:
-    """Hidden states of bare texts under a causal language model, no template around them, each with the text's number.
+    """Bare texts, no template around them, under a causal language model: each text's number, the tokens that are
+    predicted, and the hidden states before each of these and after the last.
 
-    They are those before each token that is predicted, with the tokens (`scores`), or that after the last one. BOS
-    stands before each text where `model` begins its sequences with it (as its tokenizer does it, or as its template
-    says), and nothing else. Texts without a token to read or predict, and texts longer than the context, are left out.
+    BOS stands before each text where `model` begins its sequences with it (as its tokenizer does it, or as its template
+    says), and nothing else; without BOS the first token is only read. Texts without a token, and texts longer than the
+    context, are left out.
 
     Raises UserError for an encoder-decoder model.
     """
@@ -36,14 +37,14 @@ def _hidden_states(
         )
     begin, limit = model.prompt_embeddings(None), model.context_length
     n_only_read = 0 if len(begin) else 1
-    examples = {}
-    for i, ids in enumerate(model.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []):
-        split = n_only_read if scores else len(ids)
-        if len(ids) >= max(1, split + scores) and (limit is None or len(begin) + len(ids) <= limit):
-            examples[i] = EncodedExample(list(ids[:split]), list(ids[split:]) or model.eos_ids[:1])
+    examples = {
+        i: EncodedExample(list(ids[:n_only_read]), [*ids[n_only_read:], model.eos_ids[0]])  # EOS lets all be read
+        for i, ids in enumerate(model.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else [])
+        if ids and (limit is None or len(begin) + len(ids) <= limit)
+    }
     numbers, each = list(examples), [[example] for example in examples.values()]
     for place, hidden in model.scorer.hidden_states([begin] * len(each), each, batch_tokens):
-        yield numbers[place], each[place][0].output, hidden
+        yield numbers[place], each[place][0].output[:-1], hidden
 
 
 @torch.no_grad()
@@ -58,9 +59,10 @@ def log_perplexities(reference: Subject, texts: Sequence[str], batch_tokens: int
     context. Raises UserError for an encoder-decoder reference.
     """
     found: list[float | None] = [None] * len(texts)
-    for i, ids, hidden in _hidden_states(reference, texts, batch_tokens, scores=True):
-        log_probs, _ = reference.scorer.score(hidden, torch.tensor(ids, device=hidden.device))
-        found[i] = -float(log_probs.mean())
+    for i, ids, hidden in _hidden_states(reference, texts, batch_tokens):
+        if ids:
+            log_probs, _ = reference.scorer.score(hidden[:-1], torch.tensor(ids, device=hidden.device))
+            found[i] = -float(log_probs.mean())
     return found
 
 
@@ -77,9 +79,7 @@ def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bo
     """
 
     def encode(texts: Sequence[str]) -> Float[np.ndarray, "n_texts width"]:
-        found = {
-            i: hidden[-1].float().cpu() for i, _, hidden in _hidden_states(model, texts, batch_tokens, scores=False)
-        }
+        found = {i: hidden[-1].float().cpu() for i, _, hidden in _hidden_states(model, texts, batch_tokens)}
         missing = [text for i, text in enumerate(texts) if i not in found]
         if missing and not unread:
             raise UserError(

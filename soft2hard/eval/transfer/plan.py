@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from more_itertools import map_reduce
+from more_itertools import duplicates_everseen, map_reduce
 
 from soft2hard.api.answers import Answer
 from soft2hard.api.ledger import Ledger
@@ -56,10 +56,8 @@ def plan(
 
     Raises UserError for prompts of unknown tasks, tasks that cannot be scored, and two models of one title.
     """
-    titles = [model.title for model in models]
-    twice = next((title for title in titles if titles.count(title) > 1), None)
-    if twice is not None:
-        raise UserError(f"Two models are called '{twice}'.", "Give one of them a label of its own.")
+    if twice := list(duplicates_everseen(model.title for model in models)):
+        raise UserError(f"Two models are called '{twice[0]}'.", "Give one of them a label of its own.")
     by_name = {(seed, task.name): task for seed, some in tasks.items() for task in some}
     for prompt in prompts:
         _check(prompt, by_name)
