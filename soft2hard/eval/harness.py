@@ -178,7 +178,6 @@ class Harness:
     @cached_property
     def _record(self) -> RunRecord:
         """The record of a run that begins now with these tasks and models."""
-        inputs = inputs_of(self.config, self._models, self._draw)
         unknown = unknown_share(self._models.subject, self._draw("test", self.config.seeds[0]))
         if unknown > NOTEWORTHY_UNKNOWN:
             self.log(f"{unknown:.0%} of the tokens of these tasks are unknown to the subject: expect poor scores.")
@@ -190,7 +189,7 @@ class Harness:
             config=self.config.model_dump(mode="json"),
             methods=methods,
             seeds=self.config.seeds,
-            inputs=inputs,
+            inputs=inputs_of(self.config, self._models, self._draw),
             unknown_tokens=unknown,
             dropped=dict(+self._draw.dropped),
             **made_with(),

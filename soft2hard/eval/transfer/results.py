@@ -247,26 +247,21 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
 
 
 def _scored(cell: Cell, answer: Answer | None) -> Scored:
-    return Scored(
-        unit=(cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat),
-        metric=cell.task.metric,
-        answer=answer.text if answer else None,
-        refused=bool(answer and answer.refused),
-        reference=cell.wanted.output,
-    )
+    unit = (cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat)
+    text, refused = (answer.text, answer.refused) if answer else (None, False)
+    return Scored(unit, cell.task.metric, text, refused, cell.wanted.output)
 
 
 def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Answer], found: Score) -> MethodRow:
     answers = {c.request.key: stored[c.request.key] for c in cells if c.request.key in stored}.values()
     prices = [answer.price for answer in answers]
     on_subject = [prompt.subject_score for prompt in {c.prompt.id: c.prompt for c in cells}.values()]
-    known = [value for value in on_subject if value is not None]
     return MethodRow(
         model=model,
         method=method,
         score=found,
-        subject_score=sum(known) / len(known) if known and len(known) == len(on_subject) else None,
-        price=None if None in prices or not prices else float(sum(p for p in prices if p is not None)),
+        subject_score=None if None in on_subject else sum(on_subject) / len(on_subject),
+        price=None if None in prices or not prices else float(sum(prices)),
         input_tokens=sum(answer.input_tokens or 0 for answer in answers),
         output_tokens=sum(answer.output_tokens or 0 for answer in answers),
     )
