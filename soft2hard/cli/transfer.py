@@ -44,6 +44,7 @@ def transfer(
     judge_url: str | None = None,
     judge_key_env: str | None = None,
     judge_prompt: Path | None = None,
+    keep_thinking: bool = False,
     dry_run: bool = False,
     timeout: Seconds = 120.0,
     attempts: AtLeast1 = 8,
@@ -74,6 +75,7 @@ def transfer(
         judge_url: Endpoint of the judge; --base-url if not given.
         judge_key_env: Environment variable that holds the judge's key; --key-env if not given.
         judge_prompt: File with the judge's prompt: {input} and {answer}, and {instruction} and {reference} if wanted.
+        keep_thinking: Score answers with the <think>...</think> that reasoning models put before them.
         dry_run: Print requests, tokens and price; send nothing.
         timeout: Seconds that one attempt may take.
         attempts: Times that one request is sent, at most.
@@ -95,7 +97,7 @@ def transfer(
     if dry_run and not ledger.exists():
         print(estimate_text(estimates(cells, None, table, choices.batch)))
         return
-    with Ledger(ledger) as book:
+    with Ledger(ledger, keep_thinking) as book:
         if dry_run:
             print(estimate_text(estimates(cells, book, table, choices.batch)))
             return

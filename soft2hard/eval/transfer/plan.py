@@ -180,7 +180,7 @@ def judge_cells(cells: Sequence[Cell], answers: Mapping[str, Answer], judge: Jud
     """For every cell the one that asks the judge about its answer; None where there is no answer in words."""
     found = [answers.get(cell.request.key) for cell in cells]
     return [
-        None if answer is None or answer.refused
+        None if answer is None or answer.refused or answer.lack
         else replace(cell, model=judge.model, request=_judge_request(cell, answer.text, judge))
         for cell, answer in zip(cells, found, strict=True)
     ]  # fmt: skip
@@ -205,7 +205,7 @@ def judged(cells: Sequence[Cell], asked: Sequence[Cell | None], answers: Mapping
 def _says(cell: Cell | None, answers: Mapping[str, Answer]) -> str | None:
     """'yes', 'no', 'unclear', or None where there is no reply."""
     reply = answers.get(cell.request.key) if cell else None
-    if reply is None or reply.refused:
+    if reply is None or reply.refused or reply.lack:
         return None
     words = re.findall(r"\w+", normalise_answer(reply.text))
     return words[0] if words and words[0] in ("yes", "no") else "unclear"
