@@ -5,11 +5,13 @@ until the last one ends, and applies whatever a model's generation_config holds;
 search, and agreement with `generate(do_sample=False)` is tested.
 """
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from soft2hard.lm.batching import positions
 from soft2hard.lm.endings import Endings
@@ -27,25 +29,32 @@ class _Decoding(Protocol):
     def keep(self, rows: Int[Tensor, " kept"]) -> None: ...
 
 
-class _CausalDecoding:
-    """A decoder-only model; the batch is padded on the left, so that every row continues at the right end."""
+class CausalDecoding:
+    """A decoder-only model, behind what its cache holds.
+
+    The batch is padded on the left, so that every row continues at the right end; without a mask nothing is padded.
+    """
 
     def __init__(
-        self, model: FrozenModel, embeddings: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"]
+        self,
+        model: FrozenModel,
+        embeddings: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None,
+        position: Int[Tensor, "batch length"],
+        cache: Cache | None = None,
     ) -> None:
-        self.model, self.embeddings, self.mask, self.cache = model, embeddings, mask, None
-        self.position = positions(mask)
+        self.model, self.embeddings, self.mask, self.position, self.cache = model, embeddings, mask, position, cache
 
     def start(self) -> Float[Tensor, "batch d_out"]:
         return self._advance(self.embeddings)
 
     def step(self, ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_out"]:
-        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=True)
+        self.mask = None if self.mask is None else torch.nn.functional.pad(self.mask, (0, 1), value=True)
         self.position = self.position[:, -1:] + 1
         return self._advance(self.model.embed(ids[:, None]))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        self.mask, self.position = self.mask[rows], self.position[rows]
+        self.mask, self.position = None if self.mask is None else self.mask[rows], self.position[rows]
         self.cache.reorder_cache(rows)  # an index_select on every kind of cache
 
     def _advance(self, embeddings: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch d_out"]:
@@ -89,18 +98,40 @@ def generate_greedily(
     An ending is left out, but for a token with text before it. `embeddings` are padded on the left for a decoder-only
     model, on the right for an encoder-decoder model's encoder; the mask is True at real tokens.
     """
-    decoding: _Decoding = (_CrossDecoding if model.is_encoder_decoder else _CausalDecoding)(model, embeddings, mask)
+    if model.is_encoder_decoder:
+        decoding: _Decoding = _CrossDecoding(model, embeddings, mask)
+    else:
+        decoding = CausalDecoding(model, embeddings, mask, positions(mask))
     stop = torch.tensor(endings.closing_ids, device=mask.device)
-    written = torch.full((len(mask), max_new_tokens), endings.eos_id, device=mask.device)
-    rows = torch.arange(len(mask), device=mask.device)  # rows still in the batch
+
+    def has_ended(written: Int[Tensor, "rows n_written"]) -> Bool[Tensor, "rows"]:
+        closed = torch.isin(written[:, -1], stop)
+        return closed | _have_stopped(written, endings) if endings.long_stops else closed
+
+    ends = set(endings.ids)
+    written = write_greedily(model, decoding, decoding.start(), has_ended, max_new_tokens)
+    return [_until_end(row, ends) for row in written]
+
+
+@torch.no_grad()
+def write_greedily(
+    model: FrozenModel,
+    decoding: _Decoding,
+    hidden: Float[Tensor, "batch d_out"],
+    has_ended: Callable[[Int[Tensor, "rows n_written"]], Bool[Tensor, "rows"]],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """What greedy search writes after the hidden states that the decoding began with.
+
+    A row is written on until `has_ended` says so of all that it has written, the last token included.
+    """
+    written = torch.full((len(hidden), max_new_tokens), -1, device=hidden.device)
+    rows = torch.arange(len(hidden), device=hidden.device)  # rows still in the batch
     going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
-    hidden = decoding.start()
     for step in range(max_new_tokens):
         ids = model.head(hidden).argmax(dim=-1)
         written[rows[going], step] = ids[going]
-        going = going & ~torch.isin(ids, stop)
-        if endings.long_stops:
-            going = going & ~_have_stopped(written[rows, : step + 1], going, endings)
+        going = going & ~has_ended(written[rows, : step + 1])
         n_going = int(going.sum())
         if n_going == 0 or step + 1 == max_new_tokens:
             break
@@ -109,19 +140,13 @@ def generate_greedily(
             decoding.keep(kept)
             rows, ids, going = rows[kept], ids[kept], going[kept]
         hidden = decoding.step(ids)
-    ends = set(endings.ids)
-    return [_until_end(row, ends) for row in written.tolist()]
+    return [[token for token in row if token >= 0] for row in written.tolist()]
 
 
-def _have_stopped(
-    written: Int[Tensor, "rows n"], going: Bool[Tensor, " rows"], endings: Endings
-) -> Bool[Tensor, " rows"]:
-    """True for rows in which a stop of several tokens has just been completed."""
-    found = torch.zeros_like(going)
-    for row in going.nonzero()[:, 0].tolist():
-        text = endings.tokenizer.decode(written[row])
-        found[row] = any(stop in text for stop in endings.long_stops)
-    return found
+def _have_stopped(written: Int[Tensor, "rows n_written"], endings: Endings) -> Bool[Tensor, "rows"]:
+    """True for rows whose text holds a stop of several tokens."""
+    texts = endings.tokenizer.batch_decode(written.clamp(min=0))
+    return torch.tensor([any(stop in text for stop in endings.long_stops) for text in texts], device=written.device)
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:

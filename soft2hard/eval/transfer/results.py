@@ -258,27 +258,21 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
 
 
 def _scored(cell: Cell, answer: Answer | None) -> Scored:
-    return Scored(
-        unit=(cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat),
-        metric=cell.task.metric,
-        answer=answer.text if answer and not answer.lack else None,
-        refused=bool(answer and answer.refused),
-        reference=cell.wanted.output,
-        lack=answer.lack if answer else None,
-    )
+    unit = (cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat)
+    text, refused, lack = (answer.text, answer.refused, answer.lack) if answer else (None, False, None)
+    return Scored(unit, cell.task.metric, None if lack else text, refused, cell.wanted.output, lack)
 
 
 def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Answer], found: Score) -> MethodRow:
     answers = {c.request.key: stored[c.request.key] for c in cells if c.request.key in stored}.values()
     prices = [answer.price for answer in answers]
     on_subject = [prompt.subject_score for prompt in {c.prompt.id: c.prompt for c in cells}.values()]
-    known = [value for value in on_subject if value is not None]
     return MethodRow(
         model=model,
         method=method,
         score=found,
-        subject_score=sum(known) / len(known) if known and len(known) == len(on_subject) else None,
-        price=None if None in prices or not prices else float(sum(p for p in prices if p is not None)),
+        subject_score=None if None in on_subject else sum(on_subject) / len(on_subject),
+        price=None if None in prices or not prices else float(sum(prices)),
         input_tokens=total([answer.input_tokens for answer in answers]),
         output_tokens=total([answer.output_tokens for answer in answers]),
     )
