@@ -145,7 +145,7 @@ def make_request(
     The text is `prompt`, then the body (`"\\nInput: ...\\nOutput:"`), as one user message or as a plain prompt; there
     is no system message. Repeats differ by `seed + repeat`, unless the parameters take the seed out (a value of None).
     """
-    text = (prompt or "") + template.body_text(input, bool(prompt))
+    text = (prompt or "") + template.body_text(input, "hard" if prompt else "none")
     return text_request(model, text, {"seed": seed + repeat, **parameters}, repeat)
 
 

@@ -364,13 +364,17 @@ class Subject:
                 written[index] = row
         return written
 
+    def output_text(self, ids: list[int]) -> str:
+        """The text of an output's tokens up to its ending, stripped of white space around it."""
+        return self.template.cut(self.tokenizer.decode(ids, skip_special_tokens=True))
+
     def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None) -> list[str]:
         """The text that greedy search writes for each query up to its ending, stripped of white space around it.
 
         Raises UserError as `generate_ids` does.
         """
         rows = self.generate_ids(queries, max_new_tokens, batch_tokens)
-        return [self.template.cut(self.tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+        return [self.output_text(row) for row in rows]
 
     @property
     def _padding_side(self) -> Side:

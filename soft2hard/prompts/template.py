@@ -92,7 +92,8 @@ class Template:
 
     def for_outputs(self, outputs: Iterable[str]) -> "Template":
         """This template, with the next block as its ending where one of the outputs holds the present ending."""
-        inside = [stop for stop in self.stops if any(stop in output for output in outputs)]
+        texts = list(outputs)
+        inside = [stop for stop in self.stops if any(stop in text for text in texts)]
         if not inside:
             return self
         following = f"{self.separator}{self.input_prefix}".rstrip()

@@ -79,7 +79,7 @@ def gather(
         point
         for task_seed, some in found.tasks.items()
         for task in some
-        for point in reference_points(task, references, choices.shots, task_seed or seed)
+        for point in reference_points(task, references, choices.shots, task_seed or seed, choices.laid_out)
         if (point.method, task_seed, point.task) not in known
     ]
     prompts = _chosen([*found.prompts, *points], choices.methods)
