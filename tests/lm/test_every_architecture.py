@@ -66,7 +66,7 @@ def write_tasks(folder: Path, colours: list[tuple[str, str]]) -> Path:
 def write_model(folder: Path, architecture: str) -> Path:
     """A random model of the architecture and a tokenizer of its kind for the words here."""
     template = Template()
-    texts = [template.body_text(text, True) + template.output_text(COLOURS[i % 5]) for i, text in enumerate(INPUTS)]
+    texts = [template.body_text(text, "hard") + template.output_text(COLOURS[i % 5]) for i, text in enumerate(INPUTS)]
     texts += [instruction(a, b) for a in COLOURS for b in COLOURS]
     made = tokenizer(architecture, texts)
     changes = {"vocab_size": len(made), "pad_token_id": made.pad_token_id, "bos_token_id": made.bos_token_id}
@@ -229,7 +229,7 @@ def hidden(subject: Subject, rows: type[SharedRows] | type[RepeatedRows]) -> Ten
     """Of examples under a short and a long prompt, the long ones longer than a window."""
     prompts = [subject.prompt_embeddings("cat"), subject.prompt_embeddings("cat dog bird up down")]
     pairs = [("one", "red"), ("one two three four big small up down left", "red green")]
-    examples = [[subject.encode_example(*pair) for pair in pairs]] * 2
+    examples = [[subject.encode_example(*pair, "hard") for pair in pairs]] * 2
     layout = rows(FrozenModel(subject.model))
     if isinstance(layout, SharedRows) and layout.outgrows_the_window(prompts, examples):
         return subject.scorer.run(prompts, examples).hidden

@@ -274,7 +274,7 @@ class _Scored:
                     yield i, e
 
     def answer(self, i: int, e: int) -> str:
-        """The answer under prompt i to test input e, ending in '...' where it parts from all that it is compared with."""
+        """The answer under prompt i to test input e; it ends in '...' where it parts from all it is compared with."""
         text, is_whole = self._begun(i, e)
         return text if is_whole else f"{text} ..."
 
