@@ -51,10 +51,9 @@ def normalise_answer(text: str) -> str:
     """An answer as it is compared: the one definition of what does not count.
 
     In this order: runs of white space become one space and none is left at the ends; case is folded; leading
-    'Answer:' or 'Output:' go; closing punctuation goes, unless there is nothing else.
+    'Answer:' or 'Output:' go; closing punctuation goes.
     """
-    found = _LEAD.sub("", " ".join(text.split()).casefold())
-    return found.rstrip(_CLOSING) or found
+    return _LEAD.sub("", " ".join(text.split()).casefold()).rstrip(_CLOSING)
 
 
 def demonstrations(task: Task, k: int, seed: int) -> list[Example]:

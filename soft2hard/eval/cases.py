@@ -148,7 +148,10 @@ class SoftPromptStore:
 
     def _soft_prompt(self, embeddings: torch.Tensor, task: Task) -> SoftPrompt:
         provenance = {"task": task.name, "seed": str(self.tuning.seed)}
-        return SoftPrompt(embeddings, self.subject.name, self.subject.fingerprint, provenance)
+        subject = self.subject
+        return SoftPrompt(
+            embeddings, subject.name, subject.fingerprint, provenance, subject.template, scale=subject.embedding_scale
+        )
 
 
 # --- cells ------------------------------------------------------------------------------------

@@ -107,6 +107,11 @@ class Subject:
         found = template_of_prompts(soft_prompts, self.asked_template, self.tokenizer, bool(self.leading_ids))
         return self if found is None else self.with_template(found)
 
+    def for_outputs(self, outputs: Iterable[str]) -> "Subject":
+        """This subject with endings that none of these outputs holds within (see `Template.for_outputs`)."""
+        found = self.template.for_outputs(outputs)
+        return self if found == self.template else self.with_template(found)
+
     @classmethod
     def from_pretrained(
         cls,

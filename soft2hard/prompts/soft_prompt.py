@@ -38,6 +38,8 @@ class SoftPrompt:
     """Name or path of the subject it was tuned on, None when unknown."""
     fingerprint: str | None = None
     """`Subject.fingerprint` of that subject, None when unknown."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Free-text facts: source file, its format and metadata, task, tuning steps and so on."""
     template: Template | None = None
     """The template it was tuned under, with the place of its vectors; None when unknown."""
     place: Place | None = None
@@ -45,8 +47,6 @@ class SoftPrompt:
     scale: float | None = None
     """The factor of the subject's embeddings that the vectors include (Gemma multiplies its table's rows by one); 1
     where there is none, None when unknown."""
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    """Free-text facts: source file, its format and metadata, task, tuning steps and so on."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "embeddings", as_matrix(self.embeddings, "The soft prompt"))

@@ -87,6 +87,7 @@ def translate(
         subject = subject or _own_subject(translator, prompts)
     if subject is not None:
         translator.bind(subject)
+        subject = subject.for_prompts(prompts)
     labels = names or [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     proposals = propose(translator, prompts, config.n_candidates if config.verify else 1, seed=config.seed)
     if subject is None or not config.verify:

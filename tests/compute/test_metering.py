@@ -259,7 +259,7 @@ def test_verified_translations_cost_all_that_ran_on_the_subject_and_the_translat
         monkeypatch.setattr(owner, name, wrapped)
 
     noted("run", Scorer, lambda prompts, examples: sum(map(len, examples)))
-    noted("generate", Subject, lambda queries, *rest: len(queries))
+    noted("generate_ids", Subject, lambda queries, *rest: len(queries))
     noted("sequence_log_probs", Reading, len)
     noted("next_log_probs", Reading, lambda ids: 1)
     noted("complete", Reading, len)

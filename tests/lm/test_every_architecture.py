@@ -211,7 +211,11 @@ def test_batch_mates_and_padding_change_neither_text_nor_likelihood(architecture
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_generation_is_that_of_transformers_on_plain_ids(architecture, pipeline):
     subject = pipeline(architecture).subject
-    queries = [query for query in mixed_queries([SoftPrompt(torch.ones(1, subject.d_model))]) if query.prompt is None]
+    queries = [
+        query
+        for query in mixed_queries([SoftPrompt(torch.ones(1, subject.d_model), scale=subject.embedding_scale)])
+        if query.prompt is None
+    ]
     for query, found in zip(queries, subject.generate_ids(queries, 8), strict=True):
         ids = subject.tokenizer(subject.template.body_text(query.input, "none"), return_tensors="pt")
         out = subject.model.generate(
@@ -219,7 +223,8 @@ def test_generation_is_that_of_transformers_on_plain_ids(architecture, pipeline)
             pad_token_id=0, bos_token_id=1,
         )[0]  # fmt: skip
         written = out[1 if subject.is_encoder_decoder else ids["input_ids"].shape[1] :].tolist()
-        assert found == (written[: written.index(2)] if 2 in written else written)
+        ends = [at for at, token in enumerate(written) if token in subject.endings.ids]
+        assert found == written[: min(ends, default=len(written))]
 
 
 # --- rows shared by several examples ----------------------------------------------------------------
@@ -231,7 +236,7 @@ def hidden(subject: Subject, rows: type[SharedRows] | type[RepeatedRows]) -> Ten
     pairs = [("one", "red"), ("one two three four big small up down left", "red green")]
     examples = [[subject.encode_example(*pair, "hard") for pair in pairs]] * 2
     layout = rows(FrozenModel(subject.model))
-    if isinstance(layout, SharedRows) and layout.outgrows_the_window(prompts, examples):
+    if isinstance(layout, SharedRows) and layout.outgrows(prompts, examples):
         return subject.scorer.run(prompts, examples).hidden
     return layout.run(prompts, examples).hidden
 

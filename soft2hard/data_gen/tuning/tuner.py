@@ -145,6 +145,12 @@ class Tuner:
 
     def _job(self, task: Task) -> _Job:
         train, validation = (encode_examples(self.subject, task, part) for part in ("train", "validation"))
+        outputs = [example.output for example in (*task.train, *task.validation)]
+        if self.subject.template.for_outputs(outputs) != self.subject.template:
+            raise UserError(
+                f"Outputs of task '{task.name}' hold a text that ends outputs under this template (a line break?).",
+                "Use subject.for_outputs(outputs), or a template with another ending.",
+            )
         rng, order = self._generators(task)
         job = _Job(task, Deck(train, order), validation, rng)
         longest = max(e.n_read for e in train + validation) + self.config.n_tokens + self._n_lead

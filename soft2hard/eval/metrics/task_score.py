@@ -39,8 +39,9 @@ def check_metric(task: Task) -> None:
 
 
 def same_answer(answer: str, wanted: str) -> bool:
-    """True if two answers are equal after `normalise_answer`."""
-    return normalise_answer(answer) == normalise_answer(wanted)
+    """True if two answers are equal after `normalise_answer`; as they are, where it leaves nothing of them."""
+    found, sought = normalise_answer(answer), normalise_answer(wanted)
+    return found == sought if found or sought else answer.strip() == wanted.strip()
 
 
 def may_become(begun: str, wanted: str) -> bool:
