@@ -248,7 +248,7 @@ def _given(
 
     rows, prompts = read_given(paths, mapping, {task.name for task in tasks})
     used = {row.task for row in rows}
-    if (subject := models["subject"]) is not None:
+    if (subject := models["subject"]) is not None and tasks:  # where nothing is run, their place does not matter
         subject = subject.for_prompts(prompts)
         models = {**models, "subject": subject}
         models["workers"].use_template(subject.template)

@@ -18,6 +18,7 @@ from soft2hard.lm.scoring import Scorer
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.probing import invented_inputs
 from tests import tiny_models, tiny_training
@@ -219,7 +220,7 @@ def test_texts_that_the_translator_scores_count_once_each_and_its_encoder_once()
 def case(number: int, subject: Subject, n_examples: int = 12) -> Case:
     rng = Random(f"case {number}")
     examples = [Example(" ".join(rng.sample(WORDS, 2)), rng.choice(WORDS)) for _ in range(n_examples)]
-    soft_prompt = SoftPrompt(subject.embed_text(" ".join(rng.sample(WORDS, 3))).clone())
+    soft_prompt = SoftPrompt(subject.embed_text(" ".join(rng.sample(WORDS, 3))).clone(), template=Template())
     half = n_examples // 2
     return Case(
         Task(f"task {number}", "made up", "", (), tuple(examples[:half]), tuple(examples[half:]), ()), soft_prompt

@@ -6,7 +6,7 @@ asserted of each, and that numbers and texts are the model's own whatever else i
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -118,7 +118,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory):
         train_translator(translator, *corpora, tiny_training.config(epochs=6, lr=0.02), folder / "training")
         after = tiny_training.loss(translator, corpora[0])
         saved = Translator.from_pretrained(folder / "training" / "translator")
-        prompts = [soft_prompt_of(row, subject.fingerprint) for row in corpora[1].with_format("numpy")]
+        made = [soft_prompt_of(row, subject.fingerprint) for row in corpora[1].with_format("numpy")]
+        prompts = [replace(prompt, scale=subject.embedding_scale) for prompt in made]
         config = TranslateConfig(n_candidates=3, n_probes=4, n_checks=4, refine_rounds=0, max_new_tokens=4)
         texts = translate(prompts, saved, subject, config, inputs=INPUTS[::4])
         return Run(subject, folder, prompts, before, after, texts)

@@ -6,6 +6,7 @@ import torch
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator import candidates as search
 from soft2hard.translator import translate as translate_module
 from soft2hard.translator import verification
@@ -25,7 +26,7 @@ CANDIDATES = [*tiny_models.WORDS[3:], "up", OWN_TEXT, "red blue up green left ri
 
 def soft(subject: Subject, text: str = OWN_TEXT) -> SoftPrompt:
     """The embeddings of a text, as a soft prompt."""
-    return SoftPrompt(subject.embed_text(text).clone())
+    return SoftPrompt(subject.embed_text(text).clone(), template=Template())
 
 
 def probe(verifier: Verifier, soft_prompt: SoftPrompt, inputs: list[str] = INPUTS) -> Probes:
