@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
 from soft2hard.pipeline.records import StageRecord, read_stage, write_recipe
-from soft2hard.pipeline.stages import Job, Stage, path_of, stages_of
+from soft2hard.pipeline.stages import Job, Stage, models_of, stages_of
 from soft2hard.storage.hub import hub_error
 from soft2hard.storage.run_folders import differences, write_json
 
@@ -125,15 +125,15 @@ def check_inputs(stages: Sequence[Stage]) -> None:
                 f"The folder {folder} of {what} is not there.",
                 "Get its files (docs/datasets.md says where), or name their folder in the recipe.",
             )
-    for role, name in dict.fromkeys(found for stage in stages for found in stage.models()):
-        _check_model(role, name)
+    for role, name, path in models_of(stages):
+        _check_model(role, name, path)
     for stage in stages:
         stage.check()
 
 
-def _check_model(role: str, name: str) -> None:
+def _check_model(role: str, name: str, path: str) -> None:
     try:
-        AutoConfig.from_pretrained(path_of(role, name), trust_remote_code=False)
+        AutoConfig.from_pretrained(path, trust_remote_code=False)
     except READING_ERRORS as error:
         found = hub_error(error, name, "subject") or UserError(
             f"The model '{name}' cannot be read ({first_line(error)}).", "Give a folder that holds the model."
