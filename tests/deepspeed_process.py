@@ -1,4 +1,4 @@
-"""One of the processes of tests/translator/test_deepspeed.py: trains tiny translators under DeepSpeed and saves them."""
+"""One of the processes of tests/translator/test_deepspeed.py: trains tiny translators under DeepSpeed, and saves."""
 
 import os
 import sys
