@@ -49,11 +49,9 @@ def read_card(folder: Path) -> TranslatorCard:
         raise UserError(f"'{folder}' is not a translator: it has no {CARD_FILE}.", "Make one with soft2hard train.")
     try:
         content = json.loads(path.read_text())
-        schema = content.pop("schema_version")
-        if schema > SCHEMA_VERSION:
+        if (schema := content["schema_version"]) > SCHEMA_VERSION:
             raise UserError(f"'{folder}' was saved by a later soft2hard (schema {schema}).", "Update soft2hard.")
-        names = {f.name for f in fields(TranslatorCard)}
-        known = {name: value for name, value in content.items() if name in names}
+        known = {f.name: content[f.name] for f in fields(TranslatorCard) if f.name in content}
         return TranslatorCard(**known | {"hidden_layers": tuple(known.get("hidden_layers", ()))})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged.", "Train or copy the translator again.") from error
