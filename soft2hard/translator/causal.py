@@ -23,7 +23,6 @@ from soft2hard.lm.batching import positions
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import is_embedded_subject
-from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.model import (
     HiddenStates,
     Labels,
@@ -35,7 +34,7 @@ from soft2hard.translator.model import (
     SoftPrompts,
     TranslatorModel,
 )
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import Design, TranslatorCard
 
 ADAPTER = "adapter"
 """Folder of the LoRA weights within a translator's, in PEFT's own format."""
@@ -49,6 +48,7 @@ class CausalTranslator(TranslatorModel):
     """
 
     n_start = 0
+    beside_reader = ("begin",)
 
     def __init__(self, peft: PeftModel, reader: SoftPromptReader, base: Subject, instruction_tokens: int):
         super().__init__(reader)
@@ -98,13 +98,6 @@ class CausalTranslator(TranslatorModel):
         tensors = {name: t.detach().to(dtype or t.dtype).cpu().contiguous() for name, t in weights.items()}
         save_file(tensors, folder / ADAPTER / _ADAPTER_WEIGHTS)
         self.peft.peft_config["default"].save_pretrained(folder / ADAPTER)
-
-    def beside_lm(self) -> dict[str, Tensor]:
-        return super().beside_lm() | {"begin": self.begin.detach().contiguous()}
-
-    def load_beside_lm(self, weights: dict[str, Tensor]) -> None:
-        self.begin.data.copy_(weights["begin"])
-        super().load_beside_lm({name: tensor for name, tensor in weights.items() if name != "begin"})
 
     @property
     def lm(self) -> PreTrainedModel:

@@ -21,7 +21,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from soft2hard.lm.loading import load_tokenizer
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.model import (
     HiddenStates,
     Labels,
@@ -33,7 +32,7 @@ from soft2hard.translator.model import (
     SoftPrompts,
     TranslatorModel,
 )
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import Design, TranslatorCard
 
 WARM_START_TYPES = ("llama", "mistral")
 _LOOK_BACK = 5.0  # attention logit, in nats

@@ -23,9 +23,8 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
 from soft2hard.translator.data import IGNORE, n_runs, padded, runs_of_like_length
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import CARD_FILE, Design, TranslatorCard, read_card, write_card
 
 READER_FILE = "reader.safetensors"
 _ARCHITECTURES = {
@@ -157,6 +156,8 @@ class TranslatorModel(nn.Module, ABC):
 
     n_start: ClassVar[int]
     """Tokens that stand before the first written one in the ids that logits processors are given."""
+    beside_reader: ClassVar[tuple[str, ...]] = ()
+    """Parameters of its own that are neither the reader's nor the language model's."""
     eos_id: int
     """The token that ends an instruction."""
 
@@ -252,10 +253,13 @@ class TranslatorModel(nn.Module, ABC):
 
     def beside_lm(self) -> dict[str, Tensor]:
         """All weights that are neither the language model's nor its adapters', by their names in `READER_FILE`."""
-        return {name: tensor.contiguous() for name, tensor in self.reader.state_dict().items()}
+        own = {name: getattr(self, name).detach() for name in self.beside_reader}
+        return {name: tensor.contiguous() for name, tensor in (self.reader.state_dict() | own).items()}
 
     def load_beside_lm(self, weights: dict[str, Tensor]) -> None:
         """Fill in the weights that `beside_lm` gave."""
+        for name in self.beside_reader:
+            getattr(self, name).data.copy_(weights.pop(name))
         self.reader.load_state_dict(weights)
 
 

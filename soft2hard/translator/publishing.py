@@ -17,7 +17,7 @@ from soft2hard.prompts.files import find_soft_prompts
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.hub import is_repository_name, local_folder, publish, safe_files
-from soft2hard.translator.card import read_card
+from soft2hard.translator.settings import read_card
 
 Published = Literal["translator", "corpus", "soft-prompts"]
 

@@ -24,7 +24,6 @@ from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
-from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.data import CorpusPairs, PairCollator, imitation_pairs
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
@@ -38,7 +37,7 @@ from soft2hard.translator.processes import (
     share_of_step,
     splits_weights,
 )
-from soft2hard.translator.settings import TranslatorTraining
+from soft2hard.translator.settings import TranslatorCard, TranslatorTraining
 
 if TYPE_CHECKING:
     import datasets
@@ -64,8 +63,7 @@ def train_translator(
     folder holds a training with other settings or data.
     """
     folder = Path(folder)
-    _refuse_leak(corpus, validation)
-    _refuse_split_subject(translator.card, config)
+    _refuse(translator.card, corpus, validation, config)
     if is_first():  # of several processes, the first speaks for all
         identity = _identity(translator.card, corpus, validation, config)
         run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
@@ -128,16 +126,15 @@ def _decisive(record: run_folders.Record) -> dict:
 TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=False)
 
 
-def _refuse_leak(corpus: "datasets.Dataset", validation: "datasets.Dataset") -> None:
-    shared = sorted(set(corpus["task"]) & set(validation["task"]))
-    if shared:
+def _refuse(
+    card: TranslatorCard, corpus: "datasets.Dataset", validation: "datasets.Dataset", config: TranslatorTraining
+) -> None:
+    """Raise UserError for what would spoil a training."""
+    if shared := sorted(set(corpus["task"]) & set(validation["task"])):
         raise UserError(
             f"{len(shared)} tasks stand in both the corpus and the validation corpus, such as '{shared[0]}'.",
             "Give a validation corpus of other tasks.",
         )
-
-
-def _refuse_split_subject(card: TranslatorCard, config: TranslatorTraining) -> None:
     if card.hidden_layers and card.architecture == "causal-lora" and splits_weights(config.deepspeed):
         raise UserError(
             "ZeRO-3 shares out the weights that a LoRA translator has from its subject, whose hidden states it reads.",

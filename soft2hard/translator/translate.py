@@ -9,10 +9,9 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.storage.names import embedded_path
 from soft2hard.translator.candidates import choose, propose
-from soft2hard.translator.card import read_card
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
-from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
+from soft2hard.translator.settings import MIN_PROBES, TranslateConfig, read_card
 from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifier, verdict_of
 
 _KEPT_CANDIDATES = 10
