@@ -38,7 +38,7 @@ from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError, run_script
-from soft2hard.eval.analysis.transfer_matrix import ROW_TOKENS, transfer_matrix
+from soft2hard.eval.analysis.transfer_matrix import transfer_matrix
 from soft2hard.lm.batching import pad
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.files import find_soft_prompts
@@ -153,12 +153,12 @@ def one_after_another(
 
 
 def all_at_once(
-    subject: Subject, prompts: Sequence[SoftPrompt], tasks: Sequence[Task], batch_tokens: int | None, row_tokens: int
+    subject: Subject, prompts: Sequence[SoftPrompt], tasks: Sequence[Task], batch_tokens: int | None
 ) -> Run:
     """All cells by `transfer_matrix`."""
     started = _clocks()
     with metering.listening() as heard:
-        found = transfer_matrix(subject, prompts, tasks, batch_tokens=batch_tokens, row_tokens=row_tokens)
+        found = transfer_matrix(subject, prompts, tasks, batch_tokens=batch_tokens)
     cells = np.vstack([found.baseline, found.accuracy])
     return Run("soft2hard", *_since(started), cells, heard.total.tokens)
 
@@ -191,7 +191,6 @@ def main(
     n_prompts: AtLeast1 = 20,
     n_tasks: AtLeast1 = 50,
     batch_tokens: AtLeast1 | None = None,
-    row_tokens: AtLeast1 = ROW_TOKENS,
     slow: bool = True,
     limit_seconds: float = 600.0,
     device: str = "cpu",
@@ -204,7 +203,6 @@ def main(
         n_prompts: Soft prompts, of those in the folder.
         n_tasks: Test tasks of the lexical DoD.
         batch_tokens: Tokens in a batch of ours; by default as suits the device.
-        row_tokens: Tokens of examples that share a prompt in ours.
         slow: Time the three ways by generation as well.
         limit_seconds: Time after which another way starts no further cell.
         device: Device of all, such as cpu or cuda.
@@ -218,7 +216,7 @@ def main(
     print(f"{n_prompts} soft prompts and none, {len(tasks)} tasks, {sum(len(task.test) for task in tasks)} examples")
 
     transfer_matrix(model, own[:1], tasks[:1])  # not timed: first passes are slow
-    ours = all_at_once(model, own, tasks, batch_tokens, row_tokens)
+    ours = all_at_once(model, own, tasks, batch_tokens)
     ways: list[tuple[str, Cell]] = [("cells, scoring", scoring)]
     if slow:
         ways += [

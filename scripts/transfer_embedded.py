@@ -19,11 +19,12 @@ from soft2hard.cli.common import AtLeast1
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import Interval, ratio_interval
 from soft2hard.eval.metrics.task_score import normalise_answer
-from soft2hard.eval.transfer.delivery import Sending, Transfer
-from soft2hard.eval.transfer.material import Wanted, gather
-from soft2hard.eval.transfer.plan import Asking, plan
+from soft2hard.eval.transfer.delivery import Transfer
+from soft2hard.eval.transfer.material import gather
+from soft2hard.eval.transfer.plan import plan
 from soft2hard.eval.transfer.results import TransferResult, collect, result_text
 from soft2hard.eval.transfer.serving import served
+from soft2hard.eval.transfer.settings import TransferChoices
 
 LABEL = "API-side model"
 _LEDGER = "transfer.sqlite"
@@ -79,13 +80,14 @@ def main(
         concurrency: Requests out at once, at most.
     """
     started = time.monotonic()
-    material = gather(Wanted(run, references=(), methods=methods, n_examples=examples))
+    choices = TransferChoices(methods=tuple(methods), n_examples=examples, max_tokens=24, concurrency=concurrency)
+    material = gather(run, choices, references=())
     threads = os.cpu_count() or 1
     server_of = served(embedded_path("api_model"), port, run / "served" / "api_model", threads)
     with server_of as server, Ledger(run / _LEDGER) as ledger:
         model = ApiModel(server.name, server.base_url, "completion", label=LABEL)
-        cells = plan(material.prompts, material.tasks, [model], Asking(max_tokens=24))
-        Transfer(cells, ledger, read_prices(), Sending(concurrency=concurrency)).run()
+        cells = plan(material.prompts, material.tasks, [model], choices)
+        Transfer(cells, ledger, read_prices(), choices).run()
         result = collect(cells, ledger, material.soft_scores)
     result.save(output or run / "transfer.json")
     print(f"{result_text(result)}\n\n{markdown(result)}")

@@ -6,7 +6,7 @@ type, so `Tuning(steps=0)` raises UserError; `checked` and `some_of` do the same
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from functools import wraps
+from functools import partial, wraps
 from json import dumps
 from typing import Annotated, Any, TypeVar
 
@@ -44,6 +44,7 @@ _WANTED = {
     "greater_than_equal": "a number from {ge}",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number up to {le}",
+    "too_short": "a list or text of at least {min_length}",
 }
 """What a value must be, by the name of pydantic's error or the first word of it."""
 
@@ -87,15 +88,16 @@ def checked(cls: Any, values: Any, origin: str, remedy: str = REMEDY) -> Any:
 
 def some_of(cls: type) -> Any:
     """The type of a mapping with some of the fields of a settings class, checked as the class checks them."""
+    return Annotated[dict[str, Any], AfterValidator(partial(fields_of, cls))]
 
-    def check(given: dict[str, Any]) -> dict[str, Any]:
-        try:
-            made = TypeAdapter(cls).validate_python(given, context=_IN_A_FILE)
-        except ValidationError as error:
-            raise ValueError(problems_of(error)) from error
-        return {name: getattr(made, name) for name in given}
 
-    return Annotated[dict[str, Any], AfterValidator(check)]
+def fields_of(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of some fields, as the settings class makes them. Raises ValueError where it refuses them."""
+    try:
+        made = TypeAdapter(cls).validate_python(given, context=_IN_A_FILE)
+    except ValidationError as error:
+        raise ValueError(problems_of(error)) from error
+    return {name: getattr(made, name) for name in given}
 
 
 def chosen(given: Any) -> dict[str, Any]:

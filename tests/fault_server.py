@@ -197,6 +197,8 @@ class FaultServer:
         choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
         if fault == "refusal":
             choice["message"] |= {"content": None, "refusal": "I cannot help with that."}
+        if fault == "choice_error":
+            choice |= {"finish_reason": "error", "error": {"code": 502, "message": "Provider returned error"}}
         if fault == "filtered":
             choice |= {"finish_reason": "content_filter"}
         reply: dict[str, Any] = {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice]}

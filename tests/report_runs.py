@@ -92,7 +92,7 @@ def write_run(folder: Path, rows: list[ResultRow] | None = None, record: RunReco
     rows = rows_of() if rows is None else rows
     record = record or record_of(rows)
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(record.to_json()))
+    (folder / "run.json").write_text(json.dumps(asdict(record)))
     names = {row.task for row in rows}
     tasks = [asdict(task) for task in tasks_of(99) if task.name in names]
     (folder / "tasks.json").write_text(json.dumps(tasks))

@@ -5,9 +5,10 @@ JSON, HTML, an error in disguise or without choices are faults like any other.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -42,6 +43,8 @@ _STATUSES: dict[int, FaultKind] = {
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
 _BAD = {"invalid_request_error", "invalid_request", "BadRequestError"}
 _LONGEST_DETAIL = 500
+_THINKING = re.compile(r"\A(?:\s*<think>.*?(?:</think>\s*|\Z)|(?:(?!<think>).)*</think>\s*)", re.DOTALL)
+"""Its end may be missing, where the answer was cut off, or its beginning, where the model's template holds it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Answer:
     """The words of a model, or its refusal."""
 
     text: str
-    """As it came: no stripping, no normalisation."""
+    """As it came: no stripping, no normalisation; half characters (lone surrogates) alone are replaced."""
     refused: bool
     """By the model (a refusal in words) or by policy (a content filter); `text` then holds the reason given."""
     finish_reason: str | None
@@ -59,6 +62,17 @@ class Answer:
     """The whole body of the reply, where it has just come."""
     price: float | None = None
     """USD; None where it is unknown."""
+
+    @property
+    def lack(self) -> Literal["no text", "cut off"] | None:
+        """Why there are no words to compare: none came, or the limit on tokens came first, as in mid-reasoning."""
+        if self.refused or self.text.strip():
+            return None
+        return "cut off" if self.finish_reason == "length" else "no text"
+
+    def without_thinking(self) -> "Answer":
+        """The answer without the `<think>...</think>` that reasoning models put before it, and the space after."""
+        return replace(self, text=_THINKING.sub("", self.text))
 
 
 @dataclass(eq=False)  # not frozen: Python itself sets attributes of exceptions
@@ -96,30 +110,36 @@ def read_reply(layout: Layout, status: int, body: str, headers: Mapping[str, str
     choices = value.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Fault("no_choices", "the reply has no choices", status)
-    return _read_choice(layout, choices[0], value, body)
-
-
-def _read_choice(layout: Layout, choice: Any, value: dict, body: str) -> Answer:
-    message = choice.get("message") if isinstance(choice, dict) and layout == "chat" else choice
-    if not isinstance(message, dict):
-        raise Fault("malformed", "the first choice holds no text", 200)
-    text, refusal = message.get("content" if layout == "chat" else "text"), message.get("refusal")
-    finish = choice.get("finish_reason")
-    if not isinstance(text, str | None) or (text is None and not refusal and finish is None):
-        raise Fault("malformed", "the first choice holds no text", 200)
+    choice = choices[0] if isinstance(choices[0], dict) else {}
+    finish, error = choice.get("finish_reason"), choice.get("error")
+    if error or finish == "error":
+        raise error_fault(status, error or "the first choice is an error", headers)
+    message = choice.get("message") if layout == "chat" else choice
+    message = message if isinstance(message, dict) else {}
+    text, refusal = _text_of(message.get("content" if layout == "chat" else "text")), message.get("refusal")
+    if not isinstance(text, str | None) or (text is None and not refusal and (finish is None or not message)):
+        raise Fault("malformed", "the first choice holds no text", status)
     usage = value.get("usage") if isinstance(value.get("usage"), dict) else {}
-    return Answer(
-        text=str(refusal or text or ""),
-        refused=bool(refusal) or finish == "content_filter",
-        finish_reason=finish if isinstance(finish, str) else None,
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        raw=body,
+    used, written = (
+        n if isinstance(n := usage.get(name), int) and not isinstance(n, bool) and n >= 0 else None
+        for name in ("prompt_tokens", "completion_tokens")
     )
+    finish = finish if isinstance(finish, str) else None
+    said = whole_characters(str(refusal or text or ""))
+    return Answer(said, bool(refusal) or finish == "content_filter", finish, used, written, whole_characters(body))
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _text_of(content: Any) -> Any:
+    """The content of a message; where it is a list of parts, the words of those that are text."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+    return "".join(str(part.get("text") or "") for part in parts)
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for half characters (lone surrogates), which no file can hold."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def read_object(status: int, body: str, headers: Mapping[str, str]) -> dict:
@@ -127,6 +147,8 @@ def read_object(status: int, body: str, headers: Mapping[str, str]) -> dict:
     value: Any = None
     with suppress(ValueError, RecursionError):
         value = json.loads(body)
+    if status >= 400 and isinstance(value, list) and value and isinstance(value[0], dict):
+        value = value[0]  # as Google writes errors
     if isinstance(value, dict):
         if status >= 400 or value.get("error"):
             raise error_fault(status, value.get("error") or value, headers)
@@ -146,17 +168,15 @@ def error_fault(status: int, error: Any, headers: Mapping[str, str] | None = Non
     if status < 400 and isinstance(code, int) and 400 <= code < 600:
         status = code  # an error under status 200 may say the true one
     names = {str(name) for name in (code, fields.get("type")) if name is not None}
-    return Fault(_kind(status, names, detail), detail, status, retry_after(headers or {}))
-
-
-def _kind(status: int, names: set[str], detail: str) -> FaultKind:
-    if named := next((kind for kind, some in _NAMES.items() if names & some), None):
-        return named
-    if status in _STATUSES or status >= 500:
-        return _STATUSES.get(status, "server_error")
-    if names & _TOO_LONG or "maximum context length" in detail:
-        return "too_long"
-    return "rejected" if status >= 400 or names & _BAD else "error_body"
+    kind = next((kind for kind, some in _NAMES.items() if names & some), None) or _STATUSES.get(status)
+    if kind is None and status >= 500:
+        kind = "server_error"
+    elif kind is None and status >= 400 and re.search(r"api[ _-]?key", detail, re.IGNORECASE):
+        kind = "auth"
+    elif kind is None and (names & _TOO_LONG or "maximum context length" in detail):
+        kind = "too_long"
+    kind = kind or ("rejected" if status >= 400 or names & _BAD else "error_body")
+    return Fault(kind, detail, status, retry_after(headers or {}))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -175,40 +195,40 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST_DETAIL]
+    return whole_characters(" ".join(text.split()))[:_LONGEST_DETAIL]
+
+
+_AGAIN = "run the same command again: what is answered is kept and not paid for twice."
+_MEANINGS: dict[FaultKind, tuple[str, str]] = {
+    "unreachable": (
+        "Cannot reach {url} for the model '{title}' ({detail}).", "Check the address, and that the server is running.",
+    ),
+    "auth": (
+        "{url} refuses the key in {key_env} for the model '{title}' ({detail}).", "Set {key_env} to a valid key.",
+    ),
+    "unknown_model": (
+        "{url} knows no model '{name}', or takes no requests of this kind ({detail}).",
+        "Check the model's name, the layout (chat or completion) and the base URL.",
+    ),
+    "quota": (
+        "The account behind {key_env} has no quota left for '{title}' ({detail}).", f"Raise its limit and {_AGAIN}",
+    ),
+    "too_long": (
+        "{Prompt} is too long for the context of '{title}' ({detail}).",
+        "Shorten it, show fewer examples (--shots), or leave the model out.",
+    ),
+    "rejected": (
+        "The model '{title}' rejects the request of {prompt} ({detail}).",
+        "Set the parameters it wants with --parameter; name=null leaves a default out.",
+    ),
+}  # fmt: skip
+_OTHERWISE = ("The model '{title}' at {url} gives no answer: {kind} ({detail}).", f"Later, {_AGAIN}")
 
 
 def as_user_error(fault: Fault, model: ApiModel, prompt: str = "") -> UserError:
     """The meaning of a fault for the run, and the remedy; `prompt` is the id of the one it met, where it matters."""
-    said = f" ({fault.detail.rstrip('.')})"
     which = f"the prompt '{prompt}'" if prompt else "a prompt"
-    again = "run the same command again: what is answered is kept and not paid for twice."
-    known = {
-        "unreachable": (
-            f"Cannot reach {model.base_url} for the model '{model.title}'{said}.",
-            "Check the address, and that the server is running.",
-        ),
-        "auth": (
-            f"{model.base_url} refuses the key in {model.key_env} for the model '{model.title}'{said}.",
-            f"Set {model.key_env} to a valid key.",
-        ),
-        "unknown_model": (
-            f"{model.base_url} knows no model '{model.name}', or takes no requests of this kind{said}.",
-            "Check the model's name, the layout (chat or completion) and the base URL.",
-        ),
-        "quota": (
-            f"The account behind {model.key_env} has no quota left for '{model.title}'{said}.",
-            f"Raise its limit and {again}",
-        ),
-        "too_long": (
-            f"{which[0].upper()}{which[1:]} is too long for the context of '{model.title}'{said}.",
-            "Shorten it, show fewer examples (--shots), or leave the model out.",
-        ),
-        "rejected": (
-            f"The model '{model.title}' rejects the request of {which}{said}.",
-            "Set the parameters it wants with --parameter; name=null leaves a default out.",
-        ),
-    }
-    kind = fault.kind.replace("_", " ")
-    other = f"The model '{model.title}' at {model.base_url} gives no answer: {kind}{said}.", f"Later, {again}"
-    return UserError(*known.get(fault.kind, other))
+    values = {"url": model.base_url, "title": model.title, "name": model.name, "key_env": model.key_env}
+    values |= {"kind": fault.kind.replace("_", " "), "detail": fault.detail.rstrip("."), "prompt": which}
+    problem, remedy = _MEANINGS.get(fault.kind, _OTHERWISE)
+    return UserError(*(text.format(**values, Prompt=which[0].upper() + which[1:]) for text in (problem, remedy)))

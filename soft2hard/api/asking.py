@@ -30,6 +30,8 @@ class Sent:
     """The last fault of each request that was given up, by key."""
     over_budget: bool = False
     """True if requests were left because they might have passed the limit on cost."""
+    answers: dict[str, Answer] = field(default_factory=dict)
+    """Of `Asker.ask` alone: the answers by key, refusals and those of earlier runs among them."""
 
     @property
     def stop(self) -> Fault | None:
@@ -37,34 +39,24 @@ class Sent:
         return next((fault for fault in self.faults.values() if fault.stops or fault.kind == "unreachable"), None)
 
 
-@dataclass
-class Asked(Sent):
-    """The answers to a list of requests besides."""
-
-    answers: dict[str, Answer] = field(default_factory=dict)
-    """Refusals among them, by the key of the request."""
-
-
+@dataclass(frozen=True)
 class Asker:
     """One model, asked through one ledger."""
 
-    def __init__(
-        self,
-        model: ApiModel,
-        ledger: Path,
-        prices: PriceTable,
-        concurrency: int = 32,
-        patience: Patience = Patience(),
-        max_cost: float | None = None,
-        on_settled: Callable[[int], None] = lambda n: None,
-    ) -> None:
-        """`ledger` is made with the first question; `max_cost` (USD) bounds what all its requests may cost.
+    model: ApiModel
+    ledger: Path
+    """Made with the first question."""
+    prices: PriceTable
+    concurrency: int = 32
+    patience: Patience = Patience()
+    max_cost: float | None = None
+    """USD that all requests of the ledger may cost."""
+    on_settled: Callable[[int], None] = lambda n: None
+    """Hears of answers as they come, and of those that other processes have got."""
 
-        `on_settled(n)` hears of answers as they come, and of those that other processes have got.
-        """
-        self.model, self.ledger, self._price = model, ledger, prices.of(model.base_url, model.name)
-        self._concurrency, self._patience, self._max_cost = concurrency, patience, max_cost
-        self._on_settled = on_settled
+    @property
+    def _price(self) -> Price | None:
+        return self.prices.of(self.model.base_url, self.model.name)
 
     def stored(self, requests: Sequence[Request]) -> dict[str, Answer]:
         """The answers that the ledger has, by key; nothing is sent."""
@@ -77,7 +69,7 @@ class Asker:
         """Number, length and price of distinct requests, one at least; nothing is sent."""
         return estimate(title, requests, self.stored(requests), self._price)
 
-    def ask(self, requests: Sequence[Request]) -> Asked:
+    def ask(self, requests: Sequence[Request]) -> Sent:
         """Answers to all requests, as far as there are any.
 
         An interrupt (Ctrl-C) sends nothing more, waits for the answers that are out, and then raises
@@ -87,13 +79,13 @@ class Asker:
         stored = self.stored(requests)
         missing = list({r.key: r for r in requests if r.key not in stored}.values())
         if not missing:
-            return Asked(answers=stored)
+            return Sent(answers=stored)
         read_key(self.model)
-        check_limit(self.model, self._price, missing, self._max_cost)
+        check_limit(self.model, self._price, missing, self.max_cost)
         with Ledger(self.ledger) as ledger:
             ledger.drop_dead_claims()
             sent = asyncio.run(self._send(ledger, missing))
-            return Asked(sent.faults, sent.over_budget, ledger.answers(request.key for request in requests))
+            return replace(sent, answers=ledger.answers(request.key for request in requests))
 
     def try_out(self, request: Request) -> None:
         """Ask, unless the ledger shows that the model has ever answered; nothing is stored.
@@ -102,7 +94,7 @@ class Asker:
         """
 
         async def ask() -> None:
-            async with ApiClient(self.model, 1, self._patience) as client:
+            async with ApiClient(self.model, 1, self.patience) as client:
                 await client.ask(request)
 
         if self.ledger.exists():
@@ -112,10 +104,10 @@ class Asker:
         asyncio.run(ask())
 
     async def _send(self, ledger: Ledger, requests: Sequence[Request]) -> Sent:
-        async with ApiClient(self.model, self._concurrency, self._patience) as client:
-            sender = Sender(Means(client, ledger, self._price, self._max_cost, self._on_settled))
+        async with ApiClient(self.model, self.concurrency, self.patience) as client:
+            sender = Sender(Means(client, ledger, self._price, self.max_cost, self.on_settled))
             with patient_interrupt(sender.stop):
-                return await sender.send(requests, self._concurrency)
+                return await sender.send(requests, self.concurrency)
 
 
 @contextmanager
@@ -148,9 +140,8 @@ class Recorder:
     """Stores outcomes as they come. Those that come while the disk is busy share the next transaction."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+        self._ledger, self._writing = ledger, asyncio.Lock()
         self._waiting: tuple[list[Outcome], list[Request]] = ([], [])
-        self._writing = asyncio.Lock()
         self._error: Exception | None = None
 
     async def store(self, outcomes: Sequence[Outcome] = (), release: Sequence[Request] = ()) -> None:
@@ -196,12 +187,9 @@ class Sender:
     """Sends requests of one model until all are answered, given up, or sending has to stop."""
 
     def __init__(self, means: Means) -> None:
-        self._means, self._ledger = means, means.ledger
-        self._recorder = Recorder(means.ledger)
-        self._pending: deque[Request] = deque()
-        self._busy: deque[Request] = deque()
-        self._ready: deque[Request] = deque()
-        """Claimed, and not sent yet."""
+        self._means, self._ledger, self._recorder = means, means.ledger, Recorder(means.ledger)
+        self._pending, self._busy, self._ready = deque[Request](), deque[Request](), deque[Request]()
+        """`_busy`: of other processes; `_ready`: claimed, and not sent yet."""
         self._out: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._error: Exception | None = None
@@ -232,7 +220,6 @@ class Sender:
         if self._error is not None:
             raise self._error
         await self._recorder.store(release=list(self._ready))
-        self._ready.clear()
         return self.sent
 
     async def _handle(self, request: Request) -> None:
@@ -240,7 +227,7 @@ class Sender:
         bound = self._means.bound(request)
 
         async def on_fault(fault: Fault) -> None:
-            await self._recorder.store([Outcome(request, fault, bound=bound)])
+            await self._recorder.store([Outcome(request, fault, bound)])
 
         try:
             try:

@@ -19,7 +19,7 @@ from more_itertools import constrained_batches
 
 from soft2hard.api.answers import Answer, Fault, error_fault, read_object, read_reply
 from soft2hard.api.asking import Means, Sent
-from soft2hard.api.ledger import OPEN_STATES, Ledger, Outcome
+from soft2hard.api.ledger import OPEN_STATES, Claims, Ledger, Outcome
 from soft2hard.api.requests import PATHS, ApiModel, Request
 
 NAME_FIELD = "soft2hard_batch"
@@ -71,10 +71,10 @@ class BatchSender:
             await self.collect()
             if self._stopped.is_set():
                 break
-            n_made, n_busy = await asyncio.to_thread(self._make, [r for r in requests if self._may_try(r)])
-            if not n_made and not n_busy:
+            claims = await asyncio.to_thread(self._make, [request for request in requests if self._may_try(request)])
+            if not any(one.taken or one.busy for one in claims):
                 break
-            if not n_made:  # another process is asking them
+            if not any(one.taken for one in claims):  # another process is asking them
                 await self._sleep()
                 await asyncio.to_thread(self._ledger.drop_dead_claims)
         return self.sent
@@ -91,17 +91,16 @@ class BatchSender:
         fault = self.sent.faults.get(request.key)
         return fault is None or (fault.is_transient and self._tries[request.key] < _TRIES)
 
-    def _make(self, requests: Sequence[Request]) -> tuple[int, int]:
-        """Put requests into new batches in the ledger; gives the number of batches and of requests that are busy."""
-        n_made = n_busy = 0
+    def _make(self, requests: Sequence[Request]) -> list[Claims]:
+        """Put requests into new batches in the ledger, as far as the limit on cost goes."""
+        made: list[Claims] = []
         for part in split(requests, self._largest):
             bounds = [self._means.bound(request, batch=True) for request in part]
-            claims = self._ledger.claim(part, bounds, self._means.max_cost, batch=uuid.uuid4().hex)
-            n_made, n_busy = n_made + bool(claims.taken), n_busy + len(claims.busy)
-            self.sent.over_budget = bool(claims.too_dear)
-            if claims.too_dear:
+            made.append(self._ledger.claim(part, bounds, self._means.max_cost, batch=uuid.uuid4().hex))
+            self.sent.over_budget = bool(made[-1].too_dear)
+            if self.sent.over_budget:
                 break
-        return n_made, n_busy
+        return made
 
     async def _see_through(self, row: BatchRow) -> None:
         """Take a batch from wherever it is to its end."""
@@ -212,9 +211,10 @@ class BatchSender:
 
     async def _download(self, file_id: str) -> list[dict]:
         response = await self._client.call(self._client.api.files.with_raw_response.content(file_id))
+        text = self._client.redact(response.text)
         if response.status_code >= 400:
-            read_object(response.status_code, self._client.redact(response.text), response.headers)
-        return read_lines(self._client.redact(response.text))
+            read_object(response.status_code, text, response.headers)
+        return read_lines(text)
 
     async def _patiently(self, send: Callable[[], Awaitable[Any]]) -> dict:
         return await self._client.patiently(lambda: self._once(send()))
@@ -239,15 +239,13 @@ def _is_full(result: Answer | Fault) -> bool:
 
 def _fault_of_rest(batch: dict) -> Fault:
     """The fault of those requests of an ended batch that neither of its files speaks of."""
-    status = batch["status"]
-    if status == "failed":
-        errors = (batch.get("errors") or {}).get("data") or [{"message": "the batch failed"}]
-        if errors[0].get("code") == "token_limit_exceeded":  # a matter of time, or of size
-            return Fault("queue_full", str(errors[0].get("message")))
-        return error_fault(400, errors[0])
-    if status == "cancelled":
+    if batch["status"] == "failed":
+        error = ((batch.get("errors") or {}).get("data") or [{"message": "the batch failed"}])[0]
+        is_full = error.get("code") == "token_limit_exceeded"  # a matter of time, or of size
+        return Fault("queue_full", str(error.get("message"))) if is_full else error_fault(400, error)
+    if batch["status"] == "cancelled":
         return Fault("rejected", "the batch was cancelled")
-    if status == "expired":
+    if batch["status"] == "expired":
         return Fault("expired", "the batch expired before its turn")
     return Fault("lost", "the batch's results do not speak of it")
 
@@ -284,7 +282,7 @@ def _read_line(request: Request, line: dict) -> Answer | Fault:
     response, error = line.get("response"), line.get("error")
     if isinstance(response, dict):
         body, status = response.get("body"), response.get("status_code")
-        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+        text = body if isinstance(body, str) else json.dumps(body)
         try:
             return read_reply(request.layout, status if isinstance(status, int) else 200, text, {})
         except Fault as fault:
@@ -301,8 +299,7 @@ _OPEN = f"FROM batch WHERE base_url = ? AND model = ? AND layout = ? AND state I
 
 def any_open(ledger: Ledger, model: ApiModel) -> bool:
     """True if a model has batches under way, whoever looks after them."""
-    with ledger.transaction() as database:
-        return database.execute(f"SELECT 1 {_OPEN}", (model.base_url, model.name, model.layout)).fetchone() is not None
+    return bool(ledger.rows(f"SELECT 1 {_OPEN}", (model.base_url, model.name, model.layout)))
 
 
 def adopted(ledger: Ledger, model: ApiModel) -> list[BatchRow]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, TypeVar
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
@@ -21,7 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from soft2hard.api.answers import Answer, Fault, read_reply
 from soft2hard.api.requests import PATHS, ApiModel, Request
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, first_line
 
 try:
     from httpx2 import Response as HttpResponse
@@ -36,6 +37,7 @@ _TRIES_TO_REACH = 2
 _GROWTH = 0.25
 """Added to the limiter's limit by each answer: from one at a time to a hundred within 400 answers."""
 _HEADERS = ("x-ratelimit-{0}-{1}", "anthropic-ratelimit-{1}-{0}")
+_PART = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -82,13 +84,19 @@ class ApiClient(AbstractAsyncContextManager):
     def __init__(
         self, model: ApiModel, concurrency: int, patience: Patience = Patience(), key: str | None = None
     ) -> None:
-        self.model, self.patience = model, patience
-        self.limiter = Limiter(concurrency)
-        self.stopped = False
-        """Set to give up on retries."""
-        self._reached = False
+        """Raises UserError where there is no key, or the environment lets no connection be made."""
+        self.model, self.patience, self.limiter = model, patience, Limiter(concurrency)
+        self.stopped = self._reached = False
+        """`stopped`: set to give up on retries."""
         self._key = key if key is not None else read_key(model)
-        self.api = AsyncOpenAI(api_key=self._key, base_url=model.base_url, timeout=patience.timeout, max_retries=0)
+        try:
+            self.api = AsyncOpenAI(api_key=self._key, base_url=model.base_url, timeout=patience.timeout, max_retries=0)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(
+                f"No connection to {model.base_url} can be made with the proxy and certificates that the environment "
+                f"names ({first_line(error)}).",
+                "Check ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR.",
+            ) from error
         self._wait = wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
 
     async def __aexit__(self, *_: object) -> None:
@@ -105,19 +113,17 @@ class ApiClient(AbstractAsyncContextManager):
         self, call: Callable[[], Awaitable[T]], on_fault: Callable[[Fault], Awaitable[None]] | None = None
     ) -> T:
         """The result of `call`, which raises Fault, tried again after transient ones."""
-        n_tries = 0
+        tries = count(1)
 
         async def attempt() -> T:
-            nonlocal n_tries
-            n_tries += 1
+            n = next(tries)
             try:
                 return await call()
             except Fault as fault:
                 fault.detail = self.redact(fault.detail)
                 if on_fault is not None:
                     await on_fault(fault)
-                if fault.kind == "unreachable" and n_tries >= _TRIES_TO_REACH:
-                    self.stopped = self.stopped or not self._reached
+                self.stopped |= fault.kind == "unreachable" and n >= _TRIES_TO_REACH and not self._reached
                 raise
 
         stop, retry = stop_after_attempt(self.patience.attempts), retry_if_exception(self._worth_another)
@@ -127,62 +133,52 @@ class ApiClient(AbstractAsyncContextManager):
         """The text without the key, which servers like to quote."""
         return text.replace(self._key, "[key]") if len(self._key) > 4 else text
 
-    async def call(self, send: Awaitable[Any]) -> Any:
-        """The raw response of one call of the library; its errors as faults.
+    async def call(self, send: Awaitable[Any], limit: float | None = None) -> Any:
+        """The raw response of one call of the library, which may take `limit` seconds in all; its errors as faults.
 
         Replies with an error status come back as responses, to be read like any other.
         """
         try:
-            response = await send
+            response = await asyncio.wait_for(send, limit)
         except APIStatusError as error:
             response = error.response
-        except APIConnectionError as error:
-            cause, is_timeout = error.__cause__, isinstance(error, APITimeoutError)
+        except (APIConnectionError, asyncio.TimeoutError) as error:
+            cause, is_timeout = error.__cause__, isinstance(error, APITimeoutError | asyncio.TimeoutError)
             detail = f"{type(cause).__name__}: {cause}" if cause else "connection failed"
             if type(cause).__name__ in _NEVER_REACHED:
                 raise Fault("unreachable", "no connection within the time limit" if is_timeout else detail) from None
             if is_timeout:
-                raise self._timeout() from None
+                raise Fault("timeout", f"no reply within {self.patience.timeout:g} s") from None
             self._reached = True
             raise Fault("connection", detail) from None
         self._reached = True
         return response if isinstance(response, HttpResponse) else response.http_response
 
-    def _timeout(self) -> Fault:
-        return Fault("timeout", f"no reply within {self.patience.timeout:g} s")
-
     async def _attempt(self, request: Request) -> Answer:
         async with self.limiter as sent_at:
-            # The body as it stands, by the library's way to endpoints that it does not model.
-            sending = self.call(self.api.post(PATHS[request.layout], cast_to=HttpResponse, body=request.body))
-            try:
-                # The library's own limit is for each read, and a trickle of bytes would never reach it.
-                response = await asyncio.wait_for(sending, self.patience.timeout)
-            except asyncio.TimeoutError:
-                raise self._timeout() from None
+            # The body as it stands, by the library's way to endpoints that it does not model. The library's own limit
+            # is for each read, and a trickle of bytes would never reach it.
+            sending = self.api.post(PATHS[request.layout], cast_to=HttpResponse, body=request.body)
+            response = await self.call(sending, self.patience.timeout)
             try:
                 answer = read_reply(request.layout, response.status_code, response.text, response.headers)
             except Fault as fault:
                 if fault.kind == "rate_limited" or fault.retry_after is not None:
-                    await self.limiter.throttled(sent_at, self._allowed(fault))
+                    await self.limiter.throttled(sent_at, fault.retry_after if self._bears(fault) else None)
                 raise
             tokens = (answer.input_tokens or 0) + (answer.output_tokens or 0)
             await self.limiter.answered(response.headers, tokens)
             return replace(answer, text=self.redact(answer.text), raw=self.redact(answer.raw))
 
-    def _allowed(self, fault: Fault) -> float | None:
-        wait = fault.retry_after
-        return wait if wait is not None and wait <= self.patience.longest_retry_after else None
+    def _bears(self, fault: Fault) -> bool:
+        return (fault.retry_after or 0.0) <= self.patience.longest_retry_after
 
     def _worth_another(self, error: BaseException) -> bool:
-        if not isinstance(error, Fault) or not error.is_transient or self.stopped:
-            return False
-        return error.retry_after is None or self._allowed(error) is not None
+        return isinstance(error, Fault) and error.is_transient and not self.stopped and self._bears(error)
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds before the next attempt: exponential with full jitter, and no less than the server asks for."""
-        error = state.outcome.exception() if state.outcome else None
-        asked = self._allowed(error) if isinstance(error, Fault) else None
+        asked = state.outcome.exception().retry_after
         return float(self._wait(state)) if asked is None else asked + random.uniform(0, 0.1 * asked + 0.05)
 
 
@@ -190,10 +186,8 @@ class Limiter:
     """`async with limiter:` holds one of the places that are free now, and gives the time at which it was taken."""
 
     def __init__(self, most: int) -> None:
-        self.most = most
-        self.limit = float(most)
-        """Number of places at present; grows back to `most`."""
-        self.active = 0
+        self.most, self.limit, self.active = most, float(most), 0
+        """`limit`: number of places at present; grows back to `most`."""
         self._changed = asyncio.Condition()
         self._paused_until = self._cut_at = self._mean_tokens = 0.0
 
@@ -241,7 +235,6 @@ def _seconds_or_number(headers: Mapping[str, str], what: str, kind: str) -> floa
     text = next((headers[name] for name in (form.format(what, kind) for form in _HEADERS) if name in headers), "")
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if not parts or "".join(n + u for n, u in parts) != text:
+    if not re.fullmatch(rf"({_PART})+", text):
         return None
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, text))

@@ -6,7 +6,6 @@ holds a lock on a file beside the ledger that the operating system drops at its 
 part of what is stored.
 """
 
-import fcntl
 import glob
 import os
 import socket
@@ -15,12 +14,16 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from more_itertools import batched
 
 from soft2hard.api.answers import MAYBE_PAID, Answer, Fault
 from soft2hard.api.requests import Request
 from soft2hard.errors import UserError
+from soft2hard.storage import run_folders
 
 SCHEMA_VERSION = 1
 _APPLICATION = 0x53324854  # marks the file as ours: "S2HT"
@@ -110,8 +113,9 @@ class Ledger(AbstractContextManager):
     as it was.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], keep_thinking: bool = False) -> None:
+        """`keep_thinking`: give answers with the `<think>...</think>` before them, which is always stored."""
+        self.path, self._keep_thinking = Path(path), keep_thinking
         self._lock = threading.RLock()
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +141,7 @@ class Ledger(AbstractContextManager):
             finally:
                 self._database.close()
                 self._mark(self.run).unlink(missing_ok=True)
-                os.close(self._lock_descriptor)
+                self._alive.release()
 
     def store(self, outcomes: Iterable[Outcome] = (), release: Iterable[Request] = ()) -> None:
         """Write outcomes down, in one transaction; answers and `release` end their claims."""
@@ -152,14 +156,12 @@ class Ledger(AbstractContextManager):
         _add(database, outcome.request)
         if isinstance(result, Fault):
             bound = outcome.bound if result.kind in MAYBE_PAID else 0.0
-            row = (key, result.kind, result.status, result.detail, bound, outcome.via, now())
-            database.execute("INSERT INTO fault VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", row)
+            row = (None, key, result.kind, result.status, result.detail, bound, outcome.via, now())
+            database.execute("INSERT INTO fault VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             return
-        row = (
-            *(key, result.text, result.refused, result.finish_reason, result.input_tokens, result.output_tokens),
-            *(result.price, outcome.bound, outcome.via, result.raw, now()),
-        )
-        database.execute(f"INSERT OR IGNORE INTO answer VALUES ({', '.join('?' * 11)})", row)
+        told = (result.text, result.refused, result.finish_reason, result.input_tokens, result.output_tokens)
+        row = (key, *told, result.price, outcome.bound, outcome.via, result.raw, now())
+        database.execute("INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         database.execute("DELETE FROM claim WHERE key = ?", (key,))
 
     def claim(
@@ -175,19 +177,29 @@ class Ledger(AbstractContextManager):
         ledger have cost or may have cost counts, and so does what other processes have under way. With `batch`, a name
         of one's own, they are taken as the items of a new batch; all are of one model then.
         """
+        claims, bound_of = Claims(), dict[str, float | None]()
         with self.transaction() as database:
-            claims = _sorted_out(database, requests, bounds, max_cost)
-            table, column, owner = "claim", "run", self.run
+            spent = 0.0 if max_cost is None else float(database.execute(_COMMITTED).fetchone()[0])
+            for request, bound in zip(requests, bounds, strict=True):
+                if database.execute("SELECT 1 FROM answer WHERE key = ?", (request.key,)).fetchone():
+                    claims.answered.append(request)
+                elif request.key in bound_of or database.execute(_IS_BUSY, {"key": request.key}).fetchone():
+                    claims.busy.append(request)  # one that comes twice is busy the second time
+                elif max_cost is not None and (bound is None or spent + bound > max_cost):
+                    claims.too_dear.append(request)
+                else:
+                    claims.taken.append(request)
+                    bound_of[request.key] = bound
+                    spent += bound or 0.0
+            table, owner = "claim (key, run, bound)", self.run
             if batch is not None and claims.taken:
                 of = claims.taken[0]
                 row = (batch, self.run, of.base_url, of.model, of.layout, now())
                 done = database.execute("INSERT INTO batch VALUES (NULL, ?, ?, ?, ?, ?, NULL, NULL, 'new', ?)", row)
-                table, column, owner = "batch_item", "batch", done.lastrowid
-            bound = dict(zip((request.key for request in requests), bounds, strict=True))
+                table, owner = "batch_item (key, batch, bound)", done.lastrowid
             for request in claims.taken:
                 _add(database, request)
-                row = (request.key, owner, bound[request.key])
-                database.execute(f"INSERT INTO {table} (key, {column}, bound) VALUES (?, ?, ?)", row)
+                database.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", (request.key, owner, bound_of[request.key]))
         return claims
 
     def drop_dead_claims(self) -> int:
@@ -202,33 +214,29 @@ class Ledger(AbstractContextManager):
 
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """The answers to requests, refusals among them, by key."""
-        query = (
-            "SELECT key, text, refused, finish_reason, input_tokens, output_tokens, price FROM answer WHERE key IN {}"
-        )
-        return {
+        found = {
             key: Answer(text, bool(refused), *rest, price=price)
-            for key, text, refused, *rest, price in self._select(query, keys)
+            for key, text, refused, *rest, price in self._select(
+                "key, text, refused, finish_reason, input_tokens, output_tokens, price FROM answer", keys
+            )
         }
+        return found if self._keep_thinking else {key: answer.without_thinking() for key, answer in found.items()}
 
     def last_faults(self, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Kind and detail of the last fault each request met, for those that met one."""
-        query = "SELECT key, kind, detail FROM fault WHERE key IN {} ORDER BY id"
-        return {key: (kind, detail) for key, kind, detail in self._select(query, keys)}
+        rows = self._select("key, kind, detail, max(id) FROM fault", keys, "GROUP BY key")
+        return {key: (kind, detail) for key, kind, detail, _ in rows}
 
     def has_answer_of(self, base_url: str, model: str) -> bool:
         """True if a model has ever answered."""
         query = "SELECT 1 FROM answer JOIN request USING (key) WHERE base_url = ? AND model = ? AND NOT refused LIMIT 1"
-        with self._lock, self._errors():
-            return self._database.execute(query, (base_url, model)).fetchone() is not None
+        return bool(self.rows(query, (base_url, model)))
 
     def spent(self) -> Spent:
         """The cost of all requests of this ledger."""
-        query = (
-            "SELECT coalesce(sum(price), 0.0), coalesce(sum(price IS NULL), 0), "
-            "(SELECT coalesce(sum(bound), 0.0) FROM fault) FROM answer"
-        )
-        with self._lock, self._errors():
-            return Spent(*self._database.execute(query).fetchone())
+        lost = "(SELECT coalesce(sum(bound), 0.0) FROM fault)"
+        query = f"SELECT coalesce(sum(price), 0.0), coalesce(sum(price IS NULL), 0), {lost} FROM answer"
+        return Spent(*self.rows(query)[0])
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -245,11 +253,8 @@ class Ledger(AbstractContextManager):
 
     def _prepare(self) -> None:
         """Refuse a file that is another's or comes from a newer version; make the tables where there are none."""
-        version, application, tables = (
-            self._database.execute(query).fetchone()[0]
-            for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
-        )
-        if tables and application != _APPLICATION:
+        version = self.rows("PRAGMA user_version")[0][0]
+        if self.rows("SELECT 1 FROM sqlite_master") and self.rows("PRAGMA application_id") != [(_APPLICATION,)]:
             raise UserError(f"{self.path} is a database, but no ledger.", "Choose another path.")
         if version > SCHEMA_VERSION:
             raise UserError(
@@ -271,25 +276,25 @@ class Ledger(AbstractContextManager):
         with self.transaction() as database:
             for path in self.path.parent.glob(f"{glob.escape(self.path.name)}.run-*"):
                 _is_held(path)
-            row = (socket.gethostname(), os.getpid(), now())
-            run = database.execute("INSERT INTO run VALUES (NULL, ?, ?, ?)", row).lastrowid
-            assert run is not None
-            self._lock_descriptor = os.open(self._mark(run), os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX)
+            row = (None, socket.gethostname(), os.getpid(), now())
+            run = database.execute("INSERT INTO run VALUES (?, ?, ?, ?)", row).lastrowid
+            self._alive = FileLock(self._mark(run), thread_local=False)
+            self._alive.acquire()
         return run
 
     def _mark(self, run: int) -> Path:
         """The file that the process of a run keeps locked."""
         return self.path.with_name(f"{self.path.name}.run-{run}")
 
-    def _select(self, query: str, keys: Iterable[str]) -> Iterator[tuple]:
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
+        """What a query finds."""
+        with self._lock, self._errors():
+            return self._database.execute(query, values).fetchall()
+
+    def _select(self, what: str, keys: Iterable[str], rest: str = "") -> Iterator[tuple]:
         """Rows of a query over some keys, a part at a time: SQLite bounds the variables of one query."""
-        wanted = list(dict.fromkeys(keys))
-        for start in range(0, len(wanted), 900):
-            part = wanted[start : start + 900]
-            with self._lock, self._errors():
-                rows = self._database.execute(query.format(f"({', '.join('?' * len(part))})"), part).fetchall()
-            yield from rows
+        for part in batched(dict.fromkeys(keys), 900):
+            yield from self.rows(f"SELECT {what} WHERE key IN ({', '.join('?' * len(part))}) {rest}", part)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -312,26 +317,6 @@ def _add(database: sqlite3.Connection, request: Request) -> None:
     database.execute("INSERT OR IGNORE INTO request VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def _sorted_out(
-    database: sqlite3.Connection, requests: Sequence[Request], bounds: Sequence[float | None], max_cost: float | None
-) -> Claims:
-    """The requests that may be sent, within a transaction; one that comes twice is busy the second time."""
-    claims, taken = Claims(), set()
-    budget = float("inf") if max_cost is None else max_cost - float(database.execute(_COMMITTED).fetchone()[0])
-    for request, bound in zip(requests, bounds, strict=True):
-        if database.execute("SELECT 1 FROM answer WHERE key = ?", (request.key,)).fetchone():
-            claims.answered.append(request)
-        elif request.key in taken or database.execute(_IS_BUSY, {"key": request.key}).fetchone():
-            claims.busy.append(request)
-        elif max_cost is not None and (bound is None or bound > budget):
-            claims.too_dear.append(request)
-        else:
-            claims.taken.append(request)
-            taken.add(request.key)
-            budget -= bound or 0.0
-    return claims
-
-
 def _end_claims(database: sqlite3.Connection, run: int) -> int:
     """End the claims of a process within a transaction, as possibly paid; gives their number."""
     detail = "the process ended before an answer was stored"
@@ -346,19 +331,13 @@ def _end_claims(database: sqlite3.Connection, run: int) -> int:
 def _is_held(path: Path) -> bool:
     """True if a process holds the lock of a file. The file of one that does not is removed."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+        with FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-        return False
-    except BlockingIOError:
+    except Timeout:
         return True
-    finally:
-        os.close(descriptor)
 
 
 def now() -> str:
     """The time as the ledger writes it: UTC, ISO, milliseconds."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return run_folders.now("milliseconds")

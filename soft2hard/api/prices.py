@@ -11,23 +11,22 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from soft2hard.api.requests import ApiModel, Request, problems
 from soft2hard.errors import UserError
 from soft2hard.storage.yaml_files import read_yaml
 
+N = TypeVar("N", int, float)
 _MILLION = 1_000_000
 _SNAPSHOT = r"-\d{4}-?\d{2}-?\d{2}"
 _DATE = r"\b20\d\d-\d\d-\d\d\b"
 
 
-class Price(BaseModel):
+class Price(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """The cost of a model, USD for a million tokens. Discounts on cached input are not counted: it may cost less."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field(min_length=1)
     base_url: str | None = None
@@ -79,10 +78,8 @@ class ListedPrice(Price):
         return float(price.calc_price(Usage(input_tokens=input_tokens, output_tokens=output_tokens))["total_price"])
 
 
-class PriceTable(BaseModel):
+class PriceTable(BaseModel, extra="forbid", frozen=True):
     """A user's prices, of which the first that holds counts; where none does, the list of `genai-prices`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = Field(ge=1, le=1)
     models: tuple[Price, ...]
@@ -154,10 +151,9 @@ def money(usd: float | None) -> str:
     return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.2g}" if usd >= 1e-4 else f"${usd:.1e}"
 
 
-def total(costs: Sequence[float | None]) -> float | None:
+def total(parts: Sequence[N | None]) -> N | None:
     """The sum, unknown where a part of it is."""
-    known = [cost for cost in costs if cost is not None]
-    return sum(known, 0.0) if len(known) == len(costs) else None
+    return None if None in parts else sum(parts)
 
 
 @dataclass(frozen=True)
@@ -186,24 +182,22 @@ def estimate(
     title: str, requests: Sequence[Request], stored: Collection[str], price: Price | None, batch: bool = False
 ) -> Estimate:
     """The estimate of distinct requests, at least one; `stored` are keys of those that are answered already."""
-    to_send = [r for r in requests if r.key not in stored]
-    n_in = sum(r.about_input_tokens for r in to_send)
-    limits = [r.most_output_tokens for r in to_send]
-    n_out = None if None in limits else sum(limit or 0 for limit in limits)
-    cost = None
-    if price is not None and n_out is not None:
-        cost = sum((price.cost(r.about_input_tokens, r.most_output_tokens or 0, batch) for r in to_send), 0.0)
-    source = price.origin if price else "unknown"
+    to_send = [request for request in requests if request.key not in stored]
+    tokens = [(request.about_input_tokens, request.most_output_tokens) for request in to_send]
+    costs = [None if price is None or n_out is None else price.cost(n_in, n_out, batch) for n_in, n_out in tokens]
+    n_in, n_out = sum(n_in for n_in, _ in tokens), total([n_out for _, n_out in tokens])
+    cost, source = (None, "unknown") if price is None else (total([0.0, *costs]), price.origin)
     return Estimate(title, len(requests), len(requests) - len(to_send), n_in, n_out, cost, source, requests[0])
 
 
 def estimate_table(estimates: Sequence[Estimate], head: str = "model") -> str:
     """Requests, tokens and price of each, and the price of all, as Markdown; `head` says what the rows are."""
     columns = ("requests", "answered already", "input tokens, about", "output tokens, at most", "price, about at most")
-    rows = []
-    for e in estimates:
-        most = "no limit" if e.output_tokens is None else e.output_tokens
-        rows.append((e.model, e.n_requests, e.n_stored, e.input_tokens, most, money(e.price)))
+    rows = [
+        (e.model, e.n_requests, e.n_stored, e.input_tokens,
+         "no limit" if e.output_tokens is None else e.output_tokens, money(e.price))
+        for e in estimates
+    ]  # fmt: skip
     price = money(total([e.price for e in estimates]))
     return "\n".join([*table((head, *columns), rows), "", f"Price of all: {price}."])
 

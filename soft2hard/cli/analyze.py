@@ -159,23 +159,23 @@ def _check_options(
     changed: Sequence[str],
 ) -> None:
     """`changed`: options about tunings that are not the usual ones."""
-    if paths and changed:
-        raise UserError(
-            f"{changed[0]} is about tunings that the command makes, and soft prompts are given.", "Leave it out."
-        )
-    if paths and dod:
-        raise UserError("Soft prompts and --dod exclude each other.", "Give --examples beside soft prompts.")
-    if not paths and bool(dod) == bool(examples):
-        raise UserError(
-            "Give soft prompts, or one of --dod and --examples to tune on.",
-            "For instance: soft2hard analyze --dod lexical -o runs/analysis.",
-        )
-    if not paths and output is None:
-        raise UserError("Tunings need a folder.", "Give --output.")
-    if not paths and mapping:
-        raise UserError("--mapping says the tasks of given soft prompts, and none are given.", "Leave it out.")
-    if dod_folder and (dod is None or dod == "lexical"):
-        raise UserError("--dod-folder belongs to a published collection.", "Name it with --dod.")
+    from soft2hard.eval.config import DODS
+
+    made = f"{(changed or [''])[0]} is about tunings that the command makes, and soft prompts are given."
+    elsewhere = f"The files of '{dod}' are published elsewhere."
+    one_of = "Give soft prompts, or one of --dod and --examples to tune on."
+    for wrong, problem, remedy in (
+        (paths and changed, made, "Leave it out."),
+        (paths and dod, "Soft prompts and --dod exclude each other.", "Give --examples beside soft prompts."),
+        (not paths and bool(dod) == bool(examples), one_of, "Such as --dod lexical -o runs/analysis."),
+        (not paths and output is None, "Tunings need a folder.", "Give --output."),
+        (not paths and mapping, "--mapping is about given soft prompts, and none are given.", "Leave it out."),
+        (dod and dod not in DODS, f"There is no collection '{dod}'.", f"The collections are {', '.join(DODS)}."),
+        (dod and dod != "lexical" and not dod_folder, elsewhere, "Give --dod-folder; see docs/datasets.md."),
+        (dod_folder and dod in (None, "lexical"), "--dod-folder belongs to a published collection.", "Name it: --dod."),
+    ):
+        if wrong:
+            raise UserError(problem, remedy)
 
 
 def _tasks(
@@ -184,14 +184,10 @@ def _tasks(
     """Tasks of a collection or of task files."""
     from soft2hard.data_gen.taskfiles import read_tasks
     from soft2hard.eval.cases import drawn_tasks
-    from soft2hard.eval.config import DODS, Tasks
+    from soft2hard.eval.config import Tasks
 
     if dod is None:
         return tuple(read_tasks(examples or [], seed))[:n] if examples else ()
-    if dod not in DODS:
-        raise UserError(f"There is no collection '{dod}'.", f"The collections are {', '.join(DODS)}.")
-    if dod != "lexical" and folder is None:
-        raise UserError(f"The files of '{dod}' are published elsewhere.", "Give --dod-folder; see docs/datasets.md.")
     return tuple(drawn_tasks(Tasks(dod=dod, folder=folder, n=n), "test", seed))
 
 
@@ -224,10 +220,8 @@ def _workers(
     """So many processes that each hold the subject of this name, or as many as suit it; None without a subject."""
     from soft2hard.workers.subject_workers import SubjectWorkers, usual_workers
 
-    if subject is None:
-        return nullcontext()
     make = partial(load_subject, name, fast=True, loading=loading)
-    return SubjectWorkers(subject, n or usual_workers(subject), make)
+    return SubjectWorkers(subject, n or usual_workers(subject), make) if subject else nullcontext()
 
 
 def _identities(tasks: tuple["Task", ...], models: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,8 +250,7 @@ def _given(
     used = {row.task for row in rows}
     material = Material(rows, prompts, tuple(task for task in tasks if task.name in used), **models)
     check_material(material, only)
-    named = [[row.name, row.task] for row in rows]
-    return material, {"soft prompts": content_hash_of(prompts), "names and tasks": named}
+    return material, {"soft prompts": content_hash_of(prompts), "names and tasks": [[r.name, r.task] for r in rows]}
 
 
 def _tuned(
@@ -267,8 +260,7 @@ def _tuned(
     from soft2hard.eval.analysis.inputs import Material
     from soft2hard.eval.analysis.tunings import has_common_start, plan_groups, tune_groups
 
-    common_start = has_common_start(models["subject"], config.n_tokens)
-    groups = plan_groups(tasks, config.init, counts, common_start)
+    groups = plan_groups(tasks, config.init, counts, has_common_start(models["subject"], config.n_tokens))
     with progress_bar() as progress:
         total = sum(len(group.tasks) * group.n for group in groups) * config.steps
         bar = progress.add_task("Tuning (steps)", total=total)

@@ -1,9 +1,7 @@
 """soft2hard generate: tasks and paraphrases, written by a model behind an API."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +14,9 @@ from soft2hard.errors import UserError
 from soft2hard.settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from soft2hard.api.requests import Request
-    from soft2hard.data_gen.paraphrasing import Original, Paraphrased
     from soft2hard.data_gen.teacher import Rejected, Teacher
 
 
@@ -78,31 +77,28 @@ def keyword_classification(
     """
     from soft2hard.data_gen.dods.keyword_classification import ABOUT, TASKS, read_about
     from soft2hard.data_gen.dods.keyword_classification_generation import (
-        Settings,
         first_requests,
         generate,
         identity,
         save,
+        splits,
     )
 
-    settings = Settings(n_categories, n_sentences)
+    settings = {"n_categories": n_categories, "n_sentences": n_sentences}
     with _teacher(model, asking) as teacher:
-        if plan:
-            _print_plan(teacher, first_requests(teacher, settings), "Categories and sentences")
-            return
-        if (output / ABOUT).is_file():
+        if (output / ABOUT).is_file() and not plan:
             made = read_about(output)
-            if (made.settings, made.teacher) != (vars(settings), identity(teacher.questions)):
+            if (made.settings, made.teacher) != (settings, identity(teacher)):
                 raise UserError(f"{output} holds a collection made with other settings.", "Choose another folder.")
             print(f"{output / TASKS}: made earlier, {made.counts['tasks']} tasks.")
             return
-        _check_free(output)
-        _say_price(teacher, first_requests(teacher, settings))
-        generated = generate(teacher, settings)
-        save(output, generated, teacher, settings, licence)
-    splits = ", ".join(f"{n} {split}" for split, n in generated.splits().items())
-    print(f"{output / TASKS}: {len(generated.tasks)} tasks ({splits}).")
-    _say_rejected(generated.rejected)
+        if _is_plan(plan, output, teacher, first_requests(teacher, **settings)):
+            return
+        tasks, rejected = generate(teacher, **settings)
+        save(output, tasks, rejected, teacher, settings, licence)
+    by_split = ", ".join(f"{n} {split}" for split, n in splits(tasks).items())
+    print(f"{output / TASKS}: {len(tasks)} tasks ({by_split}).")
+    _say_rejected(rejected)
 
 
 @generate.command
@@ -128,32 +124,29 @@ def paraphrases(
             file; as paraphrases.jsonl in the collection's folder it is read with it.
         dod: The collection that TASKS is a folder of, such as keyword-classification.
     """
-    from soft2hard.data_gen.paraphrasing import check_names, originals, paraphrase, paraphrase_request
+    from soft2hard.data_gen.paraphrasing import check_names, originals, paraphrase, paraphrase_request, save
     from soft2hard.data_gen.taskfiles import find_task_files, read_tasks
 
-    if dod is None:
-        files = find_task_files(paths)
-        check_names(files)
-        tasks = read_tasks(files)
-    else:
-        files, tasks = [], _tasks_of(dod, paths)
+    files = find_task_files(paths) if dod is None else []
+    check_names(files)
+    tasks = read_tasks(files) if dod is None else _tasks_of(dod, paths)
     wanted = originals(tasks)
     if not wanted:
         raise UserError(f"None of the {len(tasks)} tasks has an instruction.", "Write some: docs/task-files.md.")
     with _teacher(model, asking) as teacher:
-        stages = {"paraphrases": [paraphrase_request(teacher.questions, one, n, 0) for one in wanted]}
-        if plan:
-            _print_plan(teacher, stages, "Instructions")
+        stages = {"paraphrases": [paraphrase_request(teacher, one, n, 0) for one in wanted]}
+        if _is_plan(plan, output, teacher, stages, is_file=dod is not None):
             return
-        _check_free(output, is_file=dod is not None)
-        _say_price(teacher, stages)
-        found = paraphrase(teacher, wanted, n)
+        found, rejected = paraphrase(teacher, wanted, n)
     instructions = [task.instruction for task in tasks]
-    _save_paraphrases(output, list(zip(files, instructions, strict=True)) if files else None, found)
-    _say_paraphrases(output, found, wanted, n)
+    save(output, found, rejected, list(zip(files, instructions, strict=True)) if dod is None else None)
+    print(f"{output}: {sum(map(len, found.values()))} paraphrases of {len(wanted)} instructions.")
+    if short := sum(len(some) < n for some in found.values()):
+        say(f"{short} instructions have fewer than {n}.")
+    _say_rejected(rejected)
 
 
-def _tasks_of(dod: str, paths: Sequence[Path]) -> list:
+def _tasks_of(dod: str, paths: "Sequence[Path]") -> list:
     """All tasks of a collection."""
     from soft2hard.data_gen.dods.registry import FOLDER_DODS
     from soft2hard.data_gen.tasks import SPLITS
@@ -168,30 +161,6 @@ def _tasks_of(dod: str, paths: Sequence[Path]) -> list:
     return [task for split in SPLITS for task in collection.tasks(split)]
 
 
-def _save_paraphrases(output: Path, files: list[tuple[Path, str]] | None, found: "Paraphrased") -> None:
-    from soft2hard.data_gen.paraphrasing import write_task_files
-    from soft2hard.data_gen.teacher import json_lines
-    from soft2hard.storage.files import atomic_write
-
-    rejected = json_lines([asdict(item) for item in found.rejected])
-    if files is not None:
-        # Not .jsonl, since that would be one of the folder's task files.
-        write_task_files(output, files, found.texts, {"rejected.txt": rejected})
-        return
-    rows = [{"instruction": text, "paraphrases": list(some)} for text, some in found.texts.items() if some]
-    for path, text in ((output.with_name(f"{output.stem}.rejected.txt"), rejected), (output, json_lines(rows))):
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
-def _say_paraphrases(output: Path, found: "Paraphrased", wanted: "Sequence[Original]", n: int) -> None:
-    counts = [len(found.texts[original.instruction]) for original in wanted]
-    print(f"{output}: {sum(counts)} paraphrases of {len(wanted)} instructions.")
-    if short := sum(count < n for count in counts):
-        say(f"{short} instructions have fewer than {n}.")
-    _say_rejected(found.rejected)
-
-
 @contextmanager
 def _teacher(name: str, asking: Asking) -> "Iterator[Teacher]":
     """The teacher, with a bar of the answers that are still to come."""
@@ -199,51 +168,41 @@ def _teacher(name: str, asking: Asking) -> "Iterator[Teacher]":
     from soft2hard.api.client import Patience
     from soft2hard.api.prices import read_prices
     from soft2hard.api.requests import ApiModel
-    from soft2hard.data_gen.teacher import Questions, Teacher
+    from soft2hard.data_gen.teacher import Teacher
 
     model = ApiModel(name, asking.base_url, key_env=asking.key_env)
-    questions = Questions(model, parsed_parameters(asking.parameter), asking.seed)
-    table = read_prices(asking.prices)
+    parameters, prices = parsed_parameters(asking.parameter), read_prices(asking.prices)
     patience = Patience(asking.attempts, asking.timeout)
     with progress_bar() as progress:
-        bar, total = progress.add_task("Answers", total=0), 0
-
-        def on_asking(n: int) -> None:
-            nonlocal total
-            total += n
-            progress.update(bar, total=total)
-
-        def on_settled(n: int) -> None:
-            progress.advance(bar, n)
-
-        asker = Asker(model, asking.ledger, table, asking.concurrency, patience, asking.max_cost, on_settled)
-        yield Teacher(questions, asker, on_asking)
+        bar = progress.add_task("Answers", total=0)
+        asker = Asker(
+            model, asking.ledger, prices, asking.concurrency, patience, asking.max_cost,
+            on_settled=lambda n: progress.advance(bar, n),
+        )  # fmt: skip
+        yield Teacher(asker, parameters, asking.seed, lambda n: progress.update(bar, total=progress.tasks[0].total + n))
 
 
-def _print_plan(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]", what: str) -> None:
-    """Print what is to be asked at least, at what price, and a request of each stage; `what` may be asked for again."""
+def _is_plan(
+    plan: bool, output: Path, teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]", is_file: bool = False
+) -> bool:
+    """Tell what is to be asked at least, and at what price; with `plan`, a request of each stage as well.
+
+    Raises UserError for a path that is in use, before anything is paid for, unless it is a plan alone.
+    """
     from soft2hard.api.prices import estimate_table, sample_text
 
-    estimates = teacher.estimates(stages)
+    if not plan and output.exists() and (is_file or not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is in use.", "Choose a new path, or remove what is there.")
+    estimates = [teacher.asker.estimate(requests, stage) for stage, requests in stages.items()]
+    if not plan:
+        say(estimate_table(estimates, "stage"))
+        return False
     print(estimate_table(estimates, "stage"))
-    print(f"{what} that come short are asked for again, which is not in this price; --max-cost bounds it all.")
-    print(f"Price of {teacher.questions.model.title}: {estimates[0].price_source}.")
+    print("What comes short is asked for again, which is not in this price; --max-cost bounds it all.")
+    print(f"Price of {teacher.model.title}: {estimates[0].price_source}.")
     for one in estimates:
         print(f"\n{sample_text(one)}")
-
-
-def _say_price(teacher: "Teacher", stages: "Mapping[str, Sequence[Request]]") -> None:
-    """Say what is to be asked at least, and at what price, before it is asked."""
-    from soft2hard.api.prices import estimate_table
-
-    say(estimate_table(teacher.estimates(stages), "stage"))
-
-
-def _check_free(output: Path, is_file: bool = False) -> None:
-    """Refuse a path that is in use before anything is paid for."""
-    in_use = output.exists() and (is_file or not output.is_dir() or any(output.iterdir()))
-    if in_use:
-        raise UserError(f"{output} is in use.", "Choose a new path, or remove what is there.")
+    return True
 
 
 def _say_rejected(rejected: "Sequence[Rejected]") -> None:

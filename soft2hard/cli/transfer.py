@@ -44,10 +44,10 @@ def transfer(
     judge_url: str | None = None,
     judge_key_env: str | None = None,
     judge_prompt: Path | None = None,
+    keep_thinking: bool = False,
     dry_run: bool = False,
     timeout: Seconds = 120.0,
     attempts: AtLeast1 = 8,
-    poll_seconds: Seconds = 30.0,
 ) -> None:
     """Ask models behind an API, score their answers, and keep every one of them.
 
@@ -75,51 +75,49 @@ def transfer(
         judge_url: Endpoint of the judge; --base-url if not given.
         judge_key_env: Environment variable that holds the judge's key; --key-env if not given.
         judge_prompt: File with the judge's prompt: {input} and {answer}, and {instruction} and {reference} if wanted.
+        keep_thinking: Score answers with the <think>...</think> that reasoning models put before them.
         dry_run: Print requests, tokens and price; send nothing.
         timeout: Seconds that one attempt may take.
         attempts: Times that one request is sent, at most.
-        poll_seconds: Seconds between looks at a batch.
     """
     from soft2hard.api.client import Patience
     from soft2hard.api.ledger import Ledger
     from soft2hard.api.prices import read_prices
-    from soft2hard.eval.transfer.delivery import Sending, Transfer, judge_answers
-    from soft2hard.eval.transfer.material import Wanted, gather
-    from soft2hard.eval.transfer.plan import Asking, estimates, plan
+    from soft2hard.eval.transfer.delivery import Transfer, judge_answers
+    from soft2hard.eval.transfer.material import gather
+    from soft2hard.eval.transfer.plan import estimates, plan
     from soft2hard.eval.transfer.results import collect, estimate_text, result_text
 
     names = tuple(name.strip() for name in references.split(",") if name.strip())
-    c = choices
-    wanted = Wanted(prompts, tuple(tasks or ()), n_tasks, names, c.shots, seed, c.methods, c.n_examples)
-    material = gather(wanted)
+    material = gather(prompts, choices, tasks=tasks or (), n_tasks=n_tasks, references=names, seed=seed)
     judging = _judge(judge, judge_url or base_url, judge_key_env or key_env, judge_prompt)
-    asking = Asking(parsed_parameters(parameters or []), c.max_tokens, c.repeats, seed)
-    cells = plan(material.prompts, material.tasks, _models(models, models_file, base_url, key_env, layout), asking)
+    named, sent = _models(models, models_file, base_url, key_env, layout), parsed_parameters(parameters or [])
+    cells = plan(material.prompts, material.tasks, named, choices, sent, seed)
     table = read_prices(prices)
     if dry_run and not ledger.exists():
-        print(estimate_text(estimates(cells, None, table, c.batch)))
+        print(estimate_text(estimates(cells, None, table, choices.batch)))
         return
-    with Ledger(ledger) as book:
+    with Ledger(ledger, keep_thinking) as book:
         if dry_run:
-            print(estimate_text(estimates(cells, book, table, c.batch)))
+            print(estimate_text(estimates(cells, book, table, choices.batch)))
             return
-        sending = Sending(c.concurrency, c.max_cost, c.batch, poll_seconds, Patience(attempts, timeout))
+        sending = (choices, Patience(attempts, timeout))
         with progress_bar() as progress:
             totals = {e.model: e.n_requests for e in estimates(cells, None, table)}
             bars = {title: progress.add_task(title, total=n) for title, n in totals.items()}
             delivery = Transfer(
-                cells, book, table, sending, lambda title, n: progress.advance(bars[title], n), say
+                cells, book, table, *sending, lambda title, n: progress.advance(bars[title], n), say
             ).run()
             result = collect(cells, book, material.soft_scores)
             if judging is not None and not delivery.stopped:
-                result = replace(result, judged=judge_answers(cells, book, table, sending, judging, say))
+                result = replace(result, judged=judge_answers(cells, book, table, judging, *sending, say))
         if output is not None:
             result.save(output)
     print(result_text(result))
     for kind, n in delivery.faults.items():
         say(f"{n} requests were given up ({kind.replace('_', ' ')}); run the same command again to ask them once more.")
     if delivery.over_budget:
-        say(f"Stopped before --max-cost {c.max_cost:g} might have been passed; raise it to continue.")
+        say(f"Stopped before --max-cost {choices.max_cost:g} might have been passed; raise it to continue.")
     if delivery.stopped:
         raise delivery.stopped[0]
 

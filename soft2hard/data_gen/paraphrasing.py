@@ -4,16 +4,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from soft2hard.api.requests import Request
 from soft2hard.data_gen.tables import csv_comments, read_table, read_text
 from soft2hard.data_gen.tasks import Task
-from soft2hard.data_gen.teacher import Questions, Rejected, Teacher, normal_form, usable_texts, variation
+from soft2hard.data_gen.teacher import Rejected, Teacher, json_lines, normal_form, usable_texts, variation
 from soft2hard.errors import UserError
-from soft2hard.storage.files import atomic_folder
+from soft2hard.storage.files import atomic_folder, write_text
 
 SHORTEST, LONGEST = 0.5, 2.0
 """Words of a paraphrase, as multiples of the instruction's."""
@@ -47,15 +47,6 @@ class Original:
         """Words of a paraphrase, at least and at most."""
         n = len(self.instruction.split())
         return max(1, min(round(SHORTEST * n), n - _LEEWAY)), max(round(LONGEST * n), n + _LEEWAY)
-
-
-@dataclass(frozen=True)
-class Paraphrased:
-    """The paraphrases of several instructions."""
-
-    texts: dict[str, tuple[str, ...]]
-    """Paraphrases by instruction; none where none passed."""
-    rejected: tuple[Rejected, ...]
 
 
 def originals(tasks: Iterable[Task]) -> list[Original]:
@@ -92,7 +83,7 @@ def fault_of(paraphrase: str, original: Original, others: Iterable[str] = ()) ->
     return None
 
 
-def paraphrase_request(questions: Questions, original: Original, n: int, round_: int) -> Request:
+def paraphrase_request(teacher: Teacher, original: Original, n: int, round_: int) -> Request:
     """The request for `n` paraphrases of an instruction, for the `round_`-th time, from 0."""
     fewest, most = original.lengths()
     words = ", ".join(f'"{word}"' for word in original.words)
@@ -104,13 +95,14 @@ def paraphrase_request(questions: Questions, original: Original, n: int, round_:
         variation=variation(round_, "write less obvious ones"),
         instruction=original.instruction,
     )
-    return questions.request(text, _TOKENS_OF_WORD * n * most)
+    return teacher.request(text, _TOKENS_OF_WORD * n * most)
 
 
-def paraphrase(teacher: Teacher, wanted: Sequence[Original], n: int) -> Paraphrased:
-    """Up to `n` paraphrases of each instruction: all are asked for at once, and those with too few again.
+def paraphrase(teacher: Teacher, wanted: Sequence[Original], n: int) -> tuple[dict[str, list[str]], list[Rejected]]:
+    """Up to `n` paraphrases of each instruction, by instruction, and what was rejected.
 
-    Raises UserError where an answer is missing or the limit on cost is reached; what was answered is kept.
+    All are asked for at once, and those with too few again. Raises UserError where an answer is missing or the limit
+    on cost is reached; what was answered is kept.
     """
     texts: dict[str, list[str]] = {original.instruction: [] for original in wanted}
     rejected: list[Rejected] = []
@@ -122,11 +114,13 @@ def paraphrase(teacher: Teacher, wanted: Sequence[Original], n: int) -> Paraphra
             if len(kept) < n:
                 kept.append(text)
 
-    def request(original: Original, round_: int) -> Request:
-        return paraphrase_request(teacher.questions, original, n, round_)
-
-    teacher.fill(wanted, request, take, lambda original: len(texts[original.instruction]) < n)
-    return Paraphrased({instruction: tuple(kept) for instruction, kept in texts.items()}, tuple(rejected))
+    teacher.fill(
+        wanted,
+        request=lambda original, round_: paraphrase_request(teacher, original, n, round_),
+        take=take,
+        is_short=lambda original: len(texts[original.instruction]) < n,
+    )
+    return texts, rejected
 
 
 def _has(text: str, word: str) -> bool:
@@ -134,34 +128,42 @@ def _has(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
 
 
-def write_task_files(
-    folder: Path, files: Sequence[tuple[Path, str]], paraphrases: Mapping[str, Sequence[str]], others: Mapping[str, str]
+def save(
+    output: Path,
+    paraphrases: Mapping[str, Sequence[str]],
+    rejected: Iterable[Rejected],
+    files: Sequence[tuple[Path, str]] | None,
 ) -> None:
-    """Write copies of task files with the paraphrases of their instructions, and `others` (texts by name), as a folder.
+    """Write paraphrases by instruction, and what was rejected; whole or not at all.
 
-    `files` are paths with the instruction of each task, empty for none. The folder appears whole or not at all.
-    Raises UserError where two files share a name, or the folder cannot be written.
+    `files`, task files with their instructions (empty for none): a folder of copies that have them in their headers.
+    None: a file with them alone. Raises UserError where it cannot be written.
     """
-    check_names([path for path, _ in files])
-    copies = {path.name: with_header(path, text, paraphrases.get(text, ())) for path, text in files}
-    with atomic_folder(folder) as temporary:
-        for name, text in {**copies, **others}.items():
-            (temporary / name).write_text(text, encoding="utf-8")
+    unused = json_lines(map(asdict, rejected))
+    if files is None:
+        rows = [{"instruction": text, "paraphrases": some} for text, some in paraphrases.items() if some]
+        write_text(output.with_name(f"{output.stem}.rejected.txt"), unused)
+        write_text(output, json_lines(rows))
+        return
+    with atomic_folder(output) as temporary:
+        for path, text in files:
+            (temporary / path.name).write_text(with_header(path, text, paraphrases.get(text, ())), encoding="utf-8")
+        # Not .jsonl, since that would be one of the folder's task files.
+        (temporary / "rejected.txt").write_text(unused, encoding="utf-8")
 
 
 def check_names(paths: Sequence[Path]) -> None:
     """Raise UserError where two files of different folders share a name, since their copies are to share one folder."""
     seen: dict[str, Path] = {}
     for path in paths:
-        if path.name in seen:
+        if seen.setdefault(path.name, path) != path:
             raise UserError(f"{seen[path.name]} and {path} share a name.", "Rename one of the files.")
-        seen[path.name] = path
 
 
 def with_header(path: Path, instruction: str, paraphrases: Sequence[str]) -> str:
     """The text of a task file with these in its header; paraphrases that it has are replaced, where there are new ones.
 
-    Raises UserError where the file cannot be read as a table of examples.
+    Remarks, other fields of the header and all rows stay as they are.
     """
     header = dict(read_table(path, ("input", "output")).header)
     given = header.pop("paraphrases", "").split("\n")

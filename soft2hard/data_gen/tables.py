@@ -32,7 +32,6 @@ Record = tuple[int, dict[str, Any]]
 class Table:
     """What a file holds."""
 
-    path: Path
     header: Header
     """Those of `HEADER_FIELDS` that are given."""
     rows: list[dict[str, str]]
@@ -79,6 +78,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     Raises UserError where the file cannot be read, a column or value is missing, or there is no row.
     """
     header: Header = {}
+    wanted = " and ".join(columns)
     if path.suffix.lower() == ".jsonl":
         records = list(read_jsonl(path))
         if records and not {"input", "output", *columns} & set(records[0][1]):
@@ -89,13 +89,10 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         header = _csv_header(path, comments)
         records = _csv_records(path, "".join(lines[len(comments) :]), columns, len(comments))
     else:
-        raise UserError(
-            f"{path} is neither {' nor '.join(SUFFIXES)}.", f"Give a JSONL or CSV file with {' and '.join(columns)}."
-        )
-    rows = [_row(path, number, record, columns) for number, record in records]
-    if not rows:
-        raise UserError(f"{path} has no examples.", f"Add at least one with {' and '.join(columns)}.")
-    return Table(path, header, rows)
+        raise UserError(f"{path} is neither {' nor '.join(SUFFIXES)}.", f"Give a JSONL or CSV file with {wanted}.")
+    if not records:
+        raise UserError(f"{path} has no examples.", f"Add at least one with {wanted}.")
+    return Table(header, [_row(path, number, record, columns) for number, record in records])
 
 
 def read_records(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Record]:
@@ -107,10 +104,8 @@ def read_records(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Record]
     suffix = path.suffix.lower()
     if suffix not in suffixes:
         raise UserError(f"{path} is none of {', '.join(suffixes)}.", "Give a file with one of these suffixes.")
-    if suffix == ".jsonl":
-        return list(read_jsonl(path))
-    if suffix == ".csv":
-        return _csv_records(path, read_text(path))
+    if suffix != ".json":
+        return list(read_jsonl(path)) if suffix == ".jsonl" else _csv_records(path, read_text(path))
     found = parse_json(read_text(path), str(path))
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise UserError(f"{path} is no list of objects.", 'Write [{"column": value, ...}, ...].')
@@ -261,15 +256,15 @@ def _header(path: Path, number: int, record: dict[str, Any]) -> Header:
 
 def _row(path: Path, number: int, record: dict[str, Any], columns: Sequence[str]) -> dict[str, str]:
     for column in columns:
-        value = record.get(column)
+        value, fault = record.get(column), None
         if value is None:
-            raise UserError(f"{path}, line {number}: no {column}.", f"Every example needs {' and '.join(columns)}.")
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise UserError(
-                f"{path}, line {number}: {column} is a {type(value).__name__}, not a text.", "Write it between quotes."
-            )
-        if not str(value).strip():
-            raise UserError(f"{path}, line {number}: {column} is empty.", "Fill it in or leave the line out.")
+            fault = f"no {column}.", f"Every example needs {' and '.join(columns)}."
+        elif isinstance(value, bool) or not isinstance(value, str | int | float):
+            fault = f"{column} is a {type(value).__name__}, not a text.", "Write it between quotes."
+        elif not str(value).strip():
+            fault = f"{column} is empty.", "Fill it in or leave the line out."
+        if fault:
+            raise UserError(f"{path}, line {number}: {fault[0]}", fault[1])
     return {column: str(record[column]).strip() for column in columns}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.tables import SUFFIXES, Table, read_table, read_text
+from soft2hard.data_gen.tables import SUFFIXES, read_table, read_text
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 
@@ -35,17 +35,16 @@ def read_tasks(paths: str | Path | Sequence[str | Path], seed: int = 0) -> list[
         UserError: a file cannot be read, is no table of examples, has none, or has one and the same output
             throughout; a folder has no task files; two tasks share a name.
     """
-    tasks: dict[str, Task] = {}
-    origin: dict[str, Path] = {}
+    found: dict[str, tuple[Path, Task]] = {}
     for path in find_task_files([paths] if isinstance(paths, str | Path) else paths):
         task = read_task(path, seed)
-        if task.name in tasks:
+        other, _ = found.setdefault(task.name, (path, task))
+        if other != path:
             raise UserError(
-                f"{origin[task.name]} and {path} both hold a task named '{task.name}'.",
+                f"{other} and {path} both hold a task named '{task.name}'.",
                 "Rename one of the files, or give one another name in its header.",
             )
-        tasks[task.name], origin[task.name] = task, path
-    return list(tasks.values())
+    return [task for _, task in found.values()]
 
 
 def find_task_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -77,9 +76,14 @@ def read_task(path: str | Path, seed: int = 0) -> Task:
             "Add examples with other outputs.",
         )
     name = table.header.get("name") or path.stem
-    _check_name(name, path)
+    if not name.isprintable() or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
+        raise UserError(  # soft prompts are saved under the names of their tasks
+            f"{path} names its task '{name}', which cannot be a file's name.", "Use letters, digits, '-', '_' and '.'."
+        )
     parts = _split(examples, Random(f"{seed}/{name}"), path)
-    instruction = _instruction(table)
+    instruction, side_file = table.header.get("instruction"), path.with_name(f"{path.stem}.instruction.txt")
+    if instruction is None:  # without a side file the task is given by its examples alone
+        instruction = " ".join(read_text(side_file).split()) if side_file.exists() else ""
     paraphrases = tuple(dict.fromkeys(text for text in table.header.get("paraphrases", "").split("\n") if text))
     if paraphrases and not instruction:
         raise UserError(f"{path} has paraphrases but no instruction.", "Give the instruction in its header.")
@@ -156,19 +160,3 @@ def _split(examples: Sequence[Example], rng: Random, path: Path) -> dict[str, tu
     place = {input: number for number, input in enumerate(inputs)}
     shuffled = sorted(examples, key=lambda example: place[example.input])
     return {part: tuple(e for e in shuffled if part_of[e.input] == part) for part in sizes}
-
-
-def _instruction(table: Table) -> str:
-    """From the header, else from the side file, else empty: the task is then given by its examples alone."""
-    if "instruction" in table.header:
-        return table.header["instruction"]
-    side_file = table.path.with_name(f"{table.path.stem}.instruction.txt")
-    return " ".join(read_text(side_file).split()) if side_file.exists() else ""
-
-
-def _check_name(name: str, path: Path) -> None:
-    """Soft prompts are saved under the names of their tasks."""
-    if not name.isprintable() or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
-        raise UserError(
-            f"{path} names its task '{name}', which cannot be a file's name.", "Use letters, digits, '-', '_' and '.'."
-        )

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 
-from soft2hard.api.answers import Answer, Fault, as_user_error
+from soft2hard.api.answers import Answer, as_user_error
 from soft2hard.api.asking import Asker
-from soft2hard.api.prices import Estimate
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
 
@@ -32,14 +31,22 @@ class Rejected:
     """The category and class, or the instruction, that it was written for."""
 
 
-@dataclass(frozen=True)
-class Questions:
-    """How a teacher is asked: plain sampling, unless the parameters say otherwise."""
+@dataclass
+class Teacher:
+    """A model that is asked by plain sampling, unless the parameters say otherwise, and what it was asked."""
 
-    model: ApiModel
+    asker: Asker
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Sent with every request, over the defaults (temperature 1, seed, max_tokens); a value of None takes one out."""
     seed: int = 0
+    on_asking: Callable[[int], None] = lambda n: None
+    """Hears how many requests are about to be sent."""
+    asked: dict[str, Request] = field(default_factory=dict)
+    """By key, whether the ledger had the answer or not."""
+
+    @property
+    def model(self) -> ApiModel:
+        return self.asker.model
 
     def request(self, text: str, max_tokens: int) -> Request:
         """One question, which depends on these arguments alone: the same one has the same answer for ever."""
@@ -48,22 +55,9 @@ class Questions:
             defaults["max_tokens"] = max_tokens
         return text_request(self.model, text, {**defaults, **self.parameters})
 
-
-class Teacher:
-    """Asks questions and keeps count of them. `on_asking(n)` hears how many are about to be sent."""
-
-    def __init__(self, questions: Questions, asker: Asker, on_asking: Callable[[int], None] = lambda n: None) -> None:
-        self.questions, self.asked = questions, dict[str, Request]()
-        """`asked`: every request that was put, by its key, whether the ledger had its answer or not."""
-        self._asker, self._on_asking = asker, on_asking
-
-    def estimates(self, stages: Mapping[str, Sequence[Request]]) -> list[Estimate]:
-        """Number, length and price of the requests of each stage; nothing is sent."""
-        return [self._asker.estimate(requests, stage) for stage, requests in stages.items()]
-
     def stored(self, requests: Sequence[Request]) -> list[str]:
         """The answers that the ledger has, in order; nothing is sent."""
-        found = self._asker.stored(requests)
+        found = self.asker.stored(requests)
         return [_text(found[request.key]) for request in requests if request.key in found]
 
     def ask(self, requests: Sequence[Request]) -> list[str]:
@@ -74,19 +68,20 @@ class Teacher:
         """
         if not requests:
             return []
-        stored = self._asker.stored(requests)
-        self._on_asking(len({request.key for request in requests} - stored.keys()))
-        found = self._asker.ask(requests)
+        stored = self.asker.stored(requests)
+        self.on_asking(len({request.key for request in requests} - stored.keys()))
+        found = self.asker.ask(requests)
         self.asked |= {request.key: request for request in requests}
-        if found.stop is not None:
-            raise self._error(found.stop, len(found.faults))
-        if found.over_budget:
+        if found.over_budget and found.stop is None:
             raise UserError(
                 "Stopped before --max-cost might have been passed.",
-                f"What is answered is kept in {self._asker.ledger}: raise the limit and run the same command again.",
+                f"What is answered is kept in {self.asker.ledger}: raise the limit and run the same command again.",
             )
         if found.faults:
-            raise self._error(next(iter(found.faults.values())), len(found.faults))
+            fault = found.stop or next(iter(found.faults.values()))
+            error, n = as_user_error(fault, self.model), len(found.faults)
+            remedy = "Use a model with a longer context." if fault.kind == "too_long" else error.remedy
+            raise UserError(error.problem if fault.stops else f"{n} answers are missing. {error.problem}", remedy)
         return [_text(found.answers[request.key]) for request in requests]
 
     def fill(
@@ -104,12 +99,6 @@ class Teacher:
             short = [one for one in wanted if is_short(one)]
             for one, answer in zip(short, self.ask([request(one, round_) for one in short]), strict=True):
                 take(one, answer)
-
-    def _error(self, fault: Fault, n: int) -> UserError:
-        """The meaning of one of `n` faults for whoever started the command."""
-        error = as_user_error(fault, self.questions.model)
-        remedy = "Use a model with a longer context." if fault.kind == "too_long" else error.remedy
-        return UserError(error.problem if fault.stops else f"{n} answers are missing. {error.problem}", remedy)
 
 
 def _text(answer: Answer) -> str:
@@ -173,11 +162,6 @@ def names(text: str, phrase: str) -> bool:
 
 @cache
 def _stem(word: str) -> str:
-    return _stemmer().stem(word)
-
-
-@cache
-def _stemmer():
     from nltk.stem.porter import PorterStemmer
 
-    return PorterStemmer()
+    return PorterStemmer().stem(word)

@@ -193,14 +193,8 @@ class CellFile:
         """Add one outcome; it is on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kind = kind_of(outcome.prompt)
-        record = {
-            "task": case.task.name,
-            "kind": kind,
-            "prompt": outcome.prompt if kind == "hard" else None,
-            "cost": asdict(outcome.cost),
-            "trace": outcome.trace,
-            "failure": outcome.failure,
-        }
+        record = {"task": case.task.name, "kind": kind, "prompt": outcome.prompt if kind == "hard" else None}
+        record |= {"cost": asdict(outcome.cost), "trace": outcome.trace, "failure": outcome.failure}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 

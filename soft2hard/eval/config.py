@@ -1,34 +1,30 @@
 """The settings of an evaluation: a YAML file, checked as a whole before anything runs."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from more_itertools import duplicates_everseen
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    FiniteFloat,
-    Strict,
     Tag,
-    TypeAdapter,
     ValidationError,
+    WrapValidator,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
-from soft2hard.api.requests import ApiModel, Layout
+from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.registry import METHODS, method_of, options_of
 from soft2hard.lm.settings import Loading
-from soft2hard.settings import some_of
+from soft2hard.settings import fields_of, some_of
 from soft2hard.storage.names import is_embedded_subject
 from soft2hard.storage.yaml_files import read_yaml
 
@@ -48,7 +44,7 @@ class _Strict(BaseModel):
 class Tasks(_Strict):
     """Which tasks: those of a DoD, or of task files."""
 
-    dod: str | None = None
+    dod: Literal[DODS] | None = None
     """A collection by name; its test split is scored, its validation split, if it has one, serves choices."""
     folder: Path | None = None
     """Where the published files of the collection lie; 'lexical' has none, and without one some come from the
@@ -64,13 +60,6 @@ class Tasks(_Strict):
     """Training examples of each task of 'lexical'."""
     seed: int = 0
     """Of the choice of tasks."""
-
-    @field_validator("dod")
-    @classmethod
-    def _known(cls, dod: str | None) -> str | None:
-        if dod is not None and dod not in DODS:
-            raise ValueError(f"there is no collection '{dod}'; there are {', '.join(DODS)}")
-        return dod
 
     @model_validator(mode="after")
     def _one_source(self) -> "Tasks":
@@ -104,35 +93,26 @@ class MethodChoice(_Strict):
         options = {k: v for k, v in value.items() if k not in ("name", "label")}
         if isinstance(options.get("options"), Mapping):
             options |= options.pop("options")
-        checked = checked_fields(options_of(name), options, f"{name} has no option")
-        return {"name": name, "label": value.get("label", name), "options": checked}
+        try:
+            options = fields_of(options_of(name), options)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return {"name": name, "label": value.get("label", name), "options": options}
 
     def build(self) -> "Method":
         """The method with its options."""
         return method_of(self.name)(**self.options)
 
 
-class ApiChoice(_Strict):
-    """A model behind an OpenAI-compatible API, with the fields of `ApiModel`; the key stays in the environment."""
-
-    name: str = Field(min_length=1)
-    base_url: str = ApiModel.base_url
-    layout: Layout = ApiModel.layout
-    key_env: str = ApiModel.key_env
-    parameters: dict[str, Any] = {}
-
-    @model_validator(mode="after")
-    def _sensible(self) -> "ApiChoice":
-        built(ApiModel, self.model_dump())
-        return self
-
-    def build(self) -> ApiModel:
-        """The model as requests name it."""
-        return ApiModel(**self.model_dump())
+def _api_model(given: Any, build: Callable[[Any], ApiModel]) -> ApiModel:
+    try:
+        return build(given)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
-def _kind_of_model(value: Any) -> str:
-    return "api" if isinstance(value, (Mapping, ApiChoice)) else "name"
+ApiChoice = Annotated[ApiModel, WrapValidator(_api_model)]
+"""A model behind an OpenAI-compatible API; the key stays in the environment."""
 
 
 class Evaluation(_Strict):
@@ -149,7 +129,11 @@ class Evaluation(_Strict):
     """Reference LM for perplexities: 'embedded' (the API-side model), 'subject', a name or a folder; None for none.
     'auto' becomes 'embedded' for the embedded subject and 'gpt2-xl' for others."""
     generator: (
-        Annotated[Annotated[str, Tag("name")] | Annotated[ApiChoice, Tag("api")], Discriminator(_kind_of_model)] | None
+        Annotated[
+            Annotated[str, Tag("name")] | Annotated[ApiChoice, Tag("api")],
+            Discriminator(lambda given: "api" if isinstance(given, (Mapping, ApiModel)) else "name"),
+        ]
+        | None
     ) = "auto"
     """Model asked for instructions: as `reference`, or one behind an API; 'auto' becomes 'embedded' or 'subject'."""
     encoder: str | None = None
@@ -181,7 +165,7 @@ class Evaluation(_Strict):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        if twice := list(duplicates_everseen(seeds)):
             raise ValueError(f"{twice[0]} is there twice, and would give the same cells twice")
         return seeds
 
@@ -193,11 +177,16 @@ class Evaluation(_Strict):
             raise ValueError(f"init is '{init}', not {', '.join(_STARTS)}, text:... or the path of a soft prompt")
         return tuning
 
+    @field_serializer("generator")
+    def _without_label(self, generator: str | ApiModel | None) -> Any:
+        """As runs have recorded it before models had labels, so that these are resumed."""
+        if not isinstance(generator, ApiModel):
+            return generator
+        return {name: value for name, value in vars(generator).items() if name != "label" or value is not None}
+
     @model_validator(mode="after")
     def _consistent(self) -> "Evaluation":
-        labels = [m.label for m in self.methods]
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
+        if twice := list(duplicates_everseen(choice.label for choice in self.methods)):
             raise ValueError(f"two methods are labelled '{twice[0]}'; give one another label")
         if not self.methods or not self.seeds:
             raise ValueError("name at least one method and one seed")
@@ -230,85 +219,8 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> Evaluation:
 
 def _said(error: Mapping[str, Any]) -> str:
     """A message of pydantic's in the words of a YAML file."""
-    if error["type"] == "extra_forbidden":
-        known = Tasks if error["loc"][0] == "tasks" else ApiChoice if error["loc"][0] == "generator" else Evaluation
-        return f"there is no such setting; there are {', '.join(known.model_fields)}"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = {"tasks": Tasks, "generator": ApiModel}.get(error["loc"][0], Evaluation)
+        return f"there is no such setting; there are {', '.join(known.__pydantic_fields__)}"
     said = error["msg"].removeprefix("Value error, ").rstrip(".")
     return said.replace("a valid tuple", "a list, such as [0, 1]")
-
-
-# --- values of a file as fields of a dataclass ------------------------------------------------
-
-_WORDS = {
-    int: ("a whole number", "whole numbers"),
-    float: ("a finite number", "finite numbers"),
-    bool: ("true or false", "true or false"),
-    str: ("a text", "texts"),
-    NoneType: ("null", "null"),
-}
-"""Types that a value in a file can have, in the singular and the plural."""
-
-
-def checked_fields(cls: type, given: Mapping[Any, Any], unknown: str) -> dict[str, Any]:
-    """Values for fields of a dataclass, in the types that its annotations ask for: lists become tuples, and numbers
-    that YAML takes for a text (1e-3) numbers.
-
-    Raises ValueError with all problems at once, or with the dataclass's own; `unknown` begins the sentence about a
-    field that does not exist.
-    """
-    hints = get_type_hints(cls)
-    types = {field.name: hints[field.name] for field in fields(cls)}
-    values, problems = {}, []
-    for name, value in given.items():
-        if name not in types:
-            problems.append(f"{unknown} '{name}'; there are {', '.join(sorted(types)) or 'none'}")
-            continue
-        try:
-            values[name] = TypeAdapter(_as_written(types[name])).validate_python(value)
-        except ValidationError:
-            shown = json.dumps(value, ensure_ascii=False, default=str)
-            problems.append(f"{name} is {shown}, not {_in_words(types[name])}")
-    if problems:
-        raise ValueError("; ".join(problems))
-    built(cls, values)
-    return values
-
-
-def built(cls: type, values: Mapping[str, Any]) -> Any:
-    """A dataclass of these values; raises ValueError where it refuses them."""
-    try:
-        return cls(**values)
-    except UserError as error:
-        raise ValueError(str(error)) from error
-
-
-def _as_written(annotation: Any) -> Any:
-    """The pydantic type of what a file may give to a field of this type."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin in (Union, UnionType):
-        return Union[tuple(_as_written(part) for part in parts if _is_writable(part))]  # noqa: UP007 (made at run time)
-    if origin in (Sequence, tuple, list):
-        return tuple[_as_written(parts[0]), ...]
-    if annotation is float:
-        return Annotated[FiniteFloat, BeforeValidator(_no_bool)]
-    return Annotated[annotation, Strict()] if annotation in (int, bool, str) else annotation
-
-
-def _is_writable(annotation: Any) -> bool:
-    """True where a file can hold such a value: no loaded model, for one."""
-    return get_origin(annotation) is not None or annotation in _WORDS
-
-
-def _in_words(annotation: Any, plural: bool = False) -> str:
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin in (Union, UnionType):
-        return " or ".join(_in_words(part, plural) for part in parts if _is_writable(part))
-    if origin in (Sequence, tuple, list):
-        return f"{'lists' if plural else 'a list'} of {_in_words(parts[0], plural=True)}"
-    return _WORDS[annotation][plural] if annotation in _WORDS else str(annotation)
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("true and false are no numbers")
-    return value

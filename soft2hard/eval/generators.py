@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from soft2hard.errors import UserError
+from soft2hard.lm.batching import pad
 from soft2hard.lm.subject import Subject
 
 _ROWS_AT_ONCE = 64
@@ -69,20 +70,18 @@ class LocalGenerator:
 
     def _continue(self, rows: list[list[int]], seeds: Sequence[str]) -> list[str]:
         """One continuation of each row, drawn from a random stream of its own."""
-        width, device = max(map(len, rows)), self.lm.device
-        ids = torch.tensor([[self.lm.eos_ids[0]] * (width - len(row)) + row for row in rows], device=device)
-        real = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        ids, real = pad(rows, "left", self.lm.device)
         written = self.lm.model.generate(
             input_ids=ids,
-            attention_mask=real,
-            logits_processor=LogitsProcessorList([_Drawing(seeds, self.temperature, device)]),
+            attention_mask=real.long(),
+            logits_processor=LogitsProcessorList([_Drawing(seeds, self.temperature, ids.device)]),
             do_sample=False,  # the noise is in the logits
             **_NEUTRAL,
             max_new_tokens=self.max_new_tokens,
             num_beams=1,
             eos_token_id=self.lm.eos_ids,
             pad_token_id=self.lm.eos_ids[0],
-        )[:, width:]
+        )[:, ids.shape[1] :]
         return [first_line(text) for text in self.lm.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 

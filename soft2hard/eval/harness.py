@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.cases import CellFile, Draw, Log, Pace, SoftPromptStore, silent
 from soft2hard.eval.config import Evaluation, MethodChoice
 from soft2hard.eval.loaded_models import Models, inputs_of, problems_of, unknown_share
-from soft2hard.eval.methods.base import Bench, Case, Checked, Method, Outcome
+from soft2hard.eval.methods.base import Bench, Case, Method, Outcome
 from soft2hard.eval.methods.registry import options_of
 from soft2hard.eval.metrics.scrutability import reference_points
 from soft2hard.eval.results import score_seed, write_results
@@ -56,7 +56,7 @@ class Harness:
         `rows_by_seed` makes the rows of all seeds in this claimed folder, elsewhere than in this process.
         """
         self._check()
-        begun = claim(self.folder, RUN, self._record.to_json())
+        begun = claim(self.folder, RUN, asdict(self._record))
         started, n_before = time.monotonic(), self.n_done()
         by_seed = rows_by_seed(self) if rows_by_seed else {seed: self.run_seed(seed) for seed in self.config.seeds}
         rows = [row for seed in self.config.seeds for row in by_seed[seed]]
@@ -130,8 +130,7 @@ class Harness:
         texts = [case.task.instruction for case in of_any_seed if case.task.instruction]
         if self._models.reference is None or not texts:
             return None
-        points = reference_points(self._models.reference, texts)
-        return ReferencePerplexity(points.natural, points.shuffled, points.n_texts)
+        return reference_points(self._models.reference, texts)
 
     # --- cells --------------------------------------------------------------------------------
 
@@ -179,7 +178,6 @@ class Harness:
     @cached_property
     def _record(self) -> RunRecord:
         """The record of a run that begins now with these tasks and models."""
-        inputs = inputs_of(self.config, self._models, self._draw)
         unknown = unknown_share(self._models.subject, self._draw("test", self.config.seeds[0]))
         if unknown > NOTEWORTHY_UNKNOWN:
             self.log(f"{unknown:.0%} of the tokens of these tasks are unknown to the subject: expect poor scores.")
@@ -191,7 +189,7 @@ class Harness:
             config=self.config.model_dump(mode="json"),
             methods=methods,
             seeds=self.config.seeds,
-            inputs=inputs,
+            inputs=inputs_of(self.config, self._models, self._draw),
             unknown_tokens=unknown,
             dropped=dict(+self._draw.dropped),
             **made_with(),
@@ -203,21 +201,18 @@ def _finished(record: RunRecord, begun: Record | None, seconds: float | None) ->
 
     A sitting that made no cell (`seconds` None) has scored old ones once more: they are still those of the old code.
     """
-    begun = begun or record.to_json()
+    begun = begun or asdict(record)
     commits = dict.fromkeys([*(begun.get("commit") or "unknown").split(", "), record.commit or "unknown"])
-    if seconds is None:
-        return replace(
-            record, created=begun["created"], commit=begun.get("commit"), seconds=begun.get("seconds") or 0.0
-        )
-    return replace(record, created=begun["created"], commit=", ".join(commits), seconds=seconds)
+    commit = begun.get("commit") if seconds is None else ", ".join(commits)
+    seconds = begun.get("seconds") or 0.0 if seconds is None else seconds
+    return replace(record, created=begun["created"], commit=commit, seconds=seconds)
 
 
 def _refusals(methods: Sequence[tuple[MethodChoice, Method]], bench: Bench) -> Iterator[str]:
     """Objections of the methods themselves to this bench, such as a reference LM of another vocabulary."""
     for choice, method in methods:
         try:
-            if isinstance(method, Checked):
-                method.check(bench)
+            getattr(method, "check", lambda bench: None)(bench)
         except UserError as error:
             yield f"{choice.label}: {error.problem.rstrip('.')}"
 

@@ -39,9 +39,6 @@ class PairedDifference:
     """Two-sided, of a sign-flip permutation test that neither is favoured; 1 where fewer than two tasks differ."""
     n_tasks: int
 
-    def __str__(self) -> str:
-        return f"{self.difference}, p = {self.p_value:.2g}, {self.n_tasks} tasks"
-
 
 def mean_interval(values: Values, n_resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean with a percentile bootstrap interval, none for a single task; one value a task."""

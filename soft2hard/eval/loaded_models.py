@@ -3,17 +3,18 @@ and what the methods of an evaluation lack, found before anything runs.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.taskfiles import content_hash
 from soft2hard.data_gen.tasks import Split, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.config import ApiChoice, Evaluation, MethodChoice
+from soft2hard.eval.config import Evaluation, MethodChoice
 from soft2hard.eval.generator_api import ApiGenerator
 from soft2hard.eval.generators import LocalGenerator
 from soft2hard.eval.methods.base import Bench, Case, Method, TextGenerator
@@ -83,8 +84,8 @@ class Models:
         """Raises UserError for one that cannot be read, or cannot be asked; one behind an API is asked for a trial."""
         if "generator" not in self.needs:
             return None
-        if isinstance(self.config.generator, ApiChoice):
-            api = ApiGenerator(self.config.generator.build(), self.folder / "generator.sqlite", log=self.log)
+        if isinstance(self.config.generator, ApiModel):
+            api = ApiGenerator(self.config.generator, self.folder / "generator.sqlite", log=self.log)
             api.check()
             return api
         lm = self._language_model(self.config.generator, "generator")
@@ -148,16 +149,11 @@ def unknown_share(subject: Subject, tasks: Sequence[Task]) -> float:
     unknown = subject.tokenizer.unk_token_id
     if unknown is None:
         return 0.0
-    texts = dict.fromkeys(text for task in tasks for text in _texts(task))
+    texts = {task.instruction for task in tasks}
+    texts.update(text for task in tasks for example in task.test for text in (example.input, example.output))
     encoded = subject.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     n_tokens = sum(map(len, encoded))
     return sum(ids.count(unknown) for ids in encoded) / n_tokens if n_tokens else 0.0
-
-
-def _texts(task: Task) -> Iterator[str]:
-    yield task.instruction
-    for example in task.test:
-        yield from (example.input, example.output)
 
 
 # --- needs ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ The run's record is written last, with the time taken: a run without it is unfin
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -23,17 +23,7 @@ from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.run_folders import write_json
 
-_MEASURED = (
-    "score",
-    "loss",
-    "agreement",
-    "kl",
-    "top1_agreement",
-    "logit_distance",
-    "embedding_distance",
-    "embedding_cosine",
-)
-"""Columns that measurements have by the same names."""
+_COLUMNS = {field.name for field in fields(ResultRow)}
 _TASKS_AT_ONCE = 32
 """Whose prompts are measured together; progress is told in between."""
 _SHOWN_EXAMPLES = 8
@@ -64,9 +54,8 @@ def score_seed(
         on_scored(start, len(cases))
         found, comparisons = [], []
         for case in cases[start : start + _TASKS_AT_ONCE]:
-            of_case = {
-                label: of_task[case.task.name] for label, of_task in outcomes.items() if case.task.name in of_task
-            }
+            name = case.task.name
+            of_case = {label: of_task[name] for label, of_task in outcomes.items() if name in of_task}
             whole = {label: outcome.prompt for label, outcome in of_case.items() if outcome.failure is None}
             found.append((case, of_case, list(whole)))
             comparisons.append(Comparison(case.task, tuple(whole.values()), case.soft_prompt))
@@ -79,7 +68,7 @@ def score_seed(
 
 def _row(label: str, seed: int, case: Case, outcome: Outcome, measured: Measurement | None) -> ResultRow:
     kind = kind_of(outcome.prompt)
-    figures = {name: getattr(measured, name) for name in _MEASURED} if measured else {}
+    figures = {name: value for name, value in vars(measured).items() if name in _COLUMNS} if measured else {}
     if kind == "hard":
         figures |= _text_figures(outcome.prompt, case.task)
     return ResultRow(
@@ -102,9 +91,8 @@ def _text_figures(text: str, task: Task) -> dict[str, object]:
     """Figures of a hard prompt's words: against the gold instruction where there is one, and its label words."""
     figures: dict[str, object] = {}
     if task.instruction:
-        words, characters = rouge(text, [task.instruction]), overlap(text, [task.instruction])
-        figures = {"rouge1": words.rouge1, "rouge2": words.rouge2, "rougeL": words.rougeL}
-        figures |= {"bleu": characters.bleu, "chrf": characters.chrf, "exact_task": exact_task(text, task.instruction)}
+        gold = task.instruction
+        figures = vars(rouge(text, [gold])) | vars(overlap(text, [gold])) | {"exact_task": exact_task(text, gold)}
     if task.labels:
         figures["class_rate"] = class_rate(text, task.labels)
     return figures
@@ -144,10 +132,10 @@ def write_results(
     with atomic_write(folder / "soft_prompts.safetensors") as temporary:
         save_file({name: prompt.embeddings.contiguous() for name, prompt in prompts.items()}, temporary)
     write_json(folder / "results.json", [asdict(row) for row in rows])
-    write_json(folder / "tasks.json", [asdict(_task_record(case.task)) for case in next(iter(cases.values()))])
+    write_json(folder / "tasks.json", [_told(case.task) for case in next(iter(cases.values()))])
     with atomic_write(folder / "training.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in tuning_curves(losses)), encoding="utf-8")
-    write_json(folder / "run.json", record.to_json())
+    write_json(folder / "run.json", asdict(record))
 
 
 def tuning_curves(losses: Losses) -> Iterator[dict[str, float]]:
@@ -162,6 +150,6 @@ def tuning_curves(losses: Losses) -> Iterator[dict[str, float]]:
         yield line
 
 
-def _task_record(task: Task) -> TaskRecord:
+def _told(task: Task) -> dict[str, object]:
     examples = tuple((e.input, e.output) for e in task.train[:_SHOWN_EXAMPLES])
-    return TaskRecord(task.name, task.family, task.instruction, task.labels, examples)
+    return asdict(TaskRecord(task.name, task.family, task.instruction, task.labels, examples))

@@ -5,7 +5,7 @@ finished `results.parquet` (one `ResultRow` a line), `tasks.json` (`TaskRecord`s
 (one tensor a task and seed, named `<seed>/<task>`) and `training.jsonl` (mean validation loss of their tuning by step).
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
@@ -76,14 +76,6 @@ class ResultRow:
     """How the prompt came about, method by method; plain JSON values."""
 
 
-METRICS = tuple(
-    f.name
-    for f in fields(ResultRow)
-    if f.name not in {"method", "task", "family", "seed", "kind", "prompt", "failure", "verdict", "trace"}
-)
-"""Columns of numbers."""
-
-
 @dataclass(frozen=True)
 class TaskRecord:
     """A task of the run, for people who read its results."""
@@ -108,12 +100,14 @@ class MethodRecord:
 
 @dataclass(frozen=True)
 class ReferencePerplexity:
-    """Geometric mean perplexity of the gold instructions under the reference LM: what others are read against."""
+    """The bounds that perplexities of prompts are read between: geometric means over texts under the reference LM."""
 
     natural: float
+    """Texts as people write them, such as gold instructions."""
     shuffled: float
-    """The same instructions with their words in random order."""
+    """The same texts with their words in random order."""
     n_texts: int
+    """Texts that both have a perplexity; the others are left out."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,3 @@ class RunRecord:
     reference_perplexity: ReferencePerplexity | None = None
     """None without a reference LM or gold instructions, and while the run is unfinished."""
     schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)

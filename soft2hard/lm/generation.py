@@ -5,12 +5,14 @@ until the last one ends, and applies whatever a model's generation_config holds;
 search, and agreement with `generate(do_sample=False)` is tested.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from soft2hard.lm.batching import positions
 from soft2hard.lm.frozen_model import FrozenModel
@@ -27,25 +29,32 @@ class _Decoding(Protocol):
     def keep(self, rows: Int[Tensor, " kept"]) -> None: ...
 
 
-class _CausalDecoding:
-    """A decoder-only model; the batch is padded on the left, so that every row continues at the right end."""
+class CausalDecoding:
+    """A decoder-only model, behind what its cache holds.
+
+    The batch is padded on the left, so that every row continues at the right end; without a mask nothing is padded.
+    """
 
     def __init__(
-        self, model: FrozenModel, embeddings: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"]
+        self,
+        model: FrozenModel,
+        embeddings: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None,
+        position: Int[Tensor, "batch length"],
+        cache: Cache | None = None,
     ) -> None:
-        self.model, self.embeddings, self.mask, self.cache = model, embeddings, mask, None
-        self.position = positions(mask)
+        self.model, self.embeddings, self.mask, self.position, self.cache = model, embeddings, mask, position, cache
 
     def start(self) -> Float[Tensor, "batch d_out"]:
         return self._advance(self.embeddings)
 
     def step(self, ids: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_out"]:
-        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=True)
+        self.mask = None if self.mask is None else torch.nn.functional.pad(self.mask, (0, 1), value=True)
         self.position = self.position[:, -1:] + 1
         return self._advance(self.model.embed(ids[:, None]))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        self.mask, self.position = self.mask[rows], self.position[rows]
+        self.mask, self.position = None if self.mask is None else self.mask[rows], self.position[rows]
         self.cache.reorder_cache(rows)  # an index_select on every kind of cache
 
     def _advance(self, embeddings: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch d_out"]:
@@ -89,16 +98,36 @@ def generate_greedily(
     `embeddings` are padded on the left for a decoder-only model, on the right for an encoder-decoder model's encoder;
     the mask is True at real tokens.
     """
-    decoding: _Decoding = (_CrossDecoding if model.is_encoder_decoder else _CausalDecoding)(model, embeddings, mask)
+    if model.is_encoder_decoder:
+        decoding: _Decoding = _CrossDecoding(model, embeddings, mask)
+    else:
+        decoding = CausalDecoding(model, embeddings, mask, positions(mask))
     stop = torch.tensor(list(eos_ids), device=mask.device)
-    written = torch.full((len(mask), max_new_tokens), eos_ids[0], device=mask.device)
-    rows = torch.arange(len(mask), device=mask.device)  # rows still in the batch
+    written = write_greedily(
+        model, decoding, decoding.start(), lambda some: torch.isin(some[:, -1], stop), max_new_tokens
+    )
+    return [_until_end(row, set(eos_ids)) for row in written]
+
+
+@torch.no_grad()
+def write_greedily(
+    model: FrozenModel,
+    decoding: _Decoding,
+    hidden: Float[Tensor, "batch d_out"],
+    has_ended: Callable[[Int[Tensor, "rows n_written"]], Bool[Tensor, "rows"]],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """What greedy search writes after the hidden states that the decoding began with.
+
+    A row is written on until `has_ended` says so of all that it has written, the last token included.
+    """
+    written = torch.full((len(hidden), max_new_tokens), -1, device=hidden.device)
+    rows = torch.arange(len(hidden), device=hidden.device)  # rows still in the batch
     going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
-    hidden = decoding.start()
     for step in range(max_new_tokens):
         ids = model.head(hidden).argmax(dim=-1)
         written[rows[going], step] = ids[going]
-        going = going & ~torch.isin(ids, stop)
+        going = going & ~has_ended(written[rows, : step + 1])
         n_going = int(going.sum())
         if n_going == 0 or step + 1 == max_new_tokens:
             break
@@ -107,7 +136,7 @@ def generate_greedily(
             decoding.keep(kept)
             rows, ids, going = rows[kept], ids[kept], going[kept]
         hidden = decoding.step(ids)
-    return [_until_end(row, set(eos_ids)) for row in written.tolist()]
+    return [[token for token in row if token >= 0] for row in written.tolist()]
 
 
 def _until_end(ids: list[int], eos_ids: set[int]) -> list[int]:

@@ -19,9 +19,9 @@ from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.loaded_models import problems_of
 from soft2hard.eval.metrics.text import sentence_encoder
 from soft2hard.eval.report import load_run, write_report
-from soft2hard.eval.transfer.delivery import Sending, Transfer
-from soft2hard.eval.transfer.material import Material, Wanted, gather
-from soft2hard.eval.transfer.plan import Asking, distinct_requests, plan
+from soft2hard.eval.transfer.delivery import Transfer
+from soft2hard.eval.transfer.material import Material, gather
+from soft2hard.eval.transfer.plan import distinct_requests, plan
 from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.lm.settings import Loading
@@ -32,7 +32,7 @@ EVALUATION_FILES = ("results.parquet", "run.json", "tasks.json")
 """What the stages after it read of an evaluation."""
 SERVED_LABEL = "API-side model"
 """What tables call the model that is served here."""
-_SENDING = {"max_cost", "concurrency", "batch"}
+_SENDING = {"max_cost", "concurrency", "batch", "poll_seconds"}
 """How requests are sent changes no answer, so it may be changed at any time."""
 
 
@@ -168,16 +168,9 @@ class TransferStage(Stage):
         asked = self.recipe.transfer
         if asked.serve and not can_serve():
             return "the server's packages are missing; run pip install 'soft2hard[serving]', and this command again"
-        wanted = Wanted(
-            self.layout.evaluation,
-            references=asked.references,
-            shots=asked.shots,
-            seed=self.recipe.seed,
-            methods=asked.methods,
-            n_examples=asked.n_examples,
-        )
         with self._models() as models, Ledger(self.layout.ledger) as ledger:
-            return self._ask(job, gather(wanted), models, ledger)
+            found = gather(self.layout.evaluation, asked, references=asked.references, seed=self.recipe.seed)
+            return self._ask(job, found, models, ledger)
 
     @contextmanager
     def _models(self) -> Iterator[list[ApiModel]]:
@@ -193,8 +186,7 @@ class TransferStage(Stage):
 
     def _ask(self, job: Job, material: Material, models: list[ApiModel], ledger: Ledger) -> str | None:
         asked = self.recipe.transfer
-        asking = Asking(max_tokens=asked.max_tokens, repeats=asked.repeats, seed=self.recipe.seed)
-        cells = plan(material.prompts, material.tasks, models, asking)
+        cells = plan(material.prompts, material.tasks, models, asked, seed=self.recipe.seed)
         total = sum(len(distinct_requests(cells, model)) for model in models)
         done = 0
 
@@ -203,8 +195,7 @@ class TransferStage(Stage):
             done += n
             job.on_progress("transfer, answers", done, total)
 
-        sending = Sending(asked.concurrency, asked.max_cost, asked.batch)
-        delivery = Transfer(cells, ledger, read_prices(), sending, on_settled, job.log).run()
+        delivery = Transfer(cells, ledger, read_prices(), asked, on_settled=on_settled, log=job.log).run()
         collect(cells, ledger, material.soft_scores).save(self.layout.transfer)
         if delivery.stopped:
             raise delivery.stopped[0]

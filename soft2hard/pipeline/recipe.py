@@ -81,7 +81,7 @@ class TransferSettings(TransferChoices):
     @property
     def api_models(self) -> list[ApiModel]:
         """The models that are not served here."""
-        return [choice.build() for choice in self.models]
+        return list(self.models)
 
 
 @settings

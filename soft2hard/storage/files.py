@@ -36,6 +36,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8 as `atomic_write` does."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary empty folder beside `path`; rename it to `path` when the block ends without an error.
@@ -66,22 +72,16 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
 def _temporary_sibling(target: Path, kind: str) -> Path:
     """Make an empty file or folder in the folder of `target`: renaming is atomic within one file system only."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.stem}."
+    where: dict = {"dir": target.parent, "prefix": f".{target.stem}."}
     if kind == "file":
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=f".tmp{target.suffix}")
+        descriptor, name = tempfile.mkstemp(**where, suffix=f".tmp{target.suffix}")
         os.close(descriptor)
     else:
-        name = tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".tmp")
+        name = tempfile.mkdtemp(**where, suffix=".tmp")
     # tempfile makes private files; results are to be as readable as any other file of the user.
-    os.chmod(name, _PERMISSION_BITS[kind] & ~_umask())
+    os.umask(mask := os.umask(0o077))  # the process's mask can only be read by setting it
+    os.chmod(name, _PERMISSION_BITS[kind] & ~mask)
     return Path(name)
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _flush_to_disk(file: Path) -> None:

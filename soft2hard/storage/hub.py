@@ -127,23 +127,22 @@ def hub_error(error: BaseException, name: str, kind: Kind) -> UserError | None:
     def cause(*types: type[BaseException]) -> bool:
         return any(isinstance(one, types) for one in causes)
 
+    log_in = "log in with 'hf auth login' or set HF_TOKEN."
     address = f"{constants.ENDPOINT}/{'datasets/' if _repository_type(kind) == 'dataset' else ''}{name}"
     if cause(GatedRepoError):
         return UserError(
             f"The {kind} '{name}' is gated.",
-            f"Accept its licence at {address}, then log in with 'hf auth login' or set HF_TOKEN.",
+            f"Accept its licence at {address}, then {log_in}",
         )
     if cause(RepositoryNotFoundError):
         return UserError(
             f"There is no folder and no {kind} on the hub named '{name}', or you may not see it.",
-            "Check the name; if it is private, log in with 'hf auth login' or set HF_TOKEN.",
+            f"Check the name; if it is private, {log_in}",
         )
     if cause(HFValidationError):
         return UserError(f"'{name}' is no name of a repository.", "Give one such as organisation/name.")
-    if cause(LocalTokenNotFoundError) or any(_status(one) in (401, 403) for one in causes):
-        return UserError(
-            f"The hub does not let you read or write '{name}'.", "Log in with 'hf auth login' or set HF_TOKEN."
-        )
+    if cause(LocalTokenNotFoundError) or {_status(one) for one in causes} & {401, 403}:
+        return UserError(f"The hub does not let you read or write '{name}'.", f"L{log_in[1:]}")
     if cause(OfflineModeIsEnabled) or (cause(LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE):
         return UserError(
             f"There is no folder '{name}', no {kind} of that name is in the local cache, and offline mode is on.",

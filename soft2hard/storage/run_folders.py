@@ -17,7 +17,7 @@ from typing import Any
 
 from soft2hard import __version__
 from soft2hard.errors import UserError
-from soft2hard.storage.files import atomic_write
+from soft2hard.storage.files import write_text
 
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy")
 
@@ -105,8 +105,7 @@ def read_record(folder: Path, kind: Kind) -> dict[str, Any]:
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON values for people to read, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1))
 
 
 def differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sys
 import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from soft2hard.api.answers import Answer, Fault, read_reply, retry_after
-from soft2hard.api.asking import Means, Sender
+from soft2hard.api.asking import Asker, Means, Sender
 from soft2hard.api.client import ApiClient, Limiter, Patience, read_key
-from soft2hard.api.ledger import Claims, Ledger
+from soft2hard.api.ledger import Claims, Ledger, Outcome
+from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel, Layout, Request, make_request
 from soft2hard.errors import UserError
 from tests.fault_server import KEY, TRANSIENT, FaultServer
@@ -246,3 +248,95 @@ def test_a_ledger_that_fails_in_mid_run_ends_the_run_after_the_answers_that_are_
         with pytest.raises(UserError, match="disk is full"):
             asyncio.run(go())
         assert len(ledger.answers(one.key for one in some)) == len(server.seen) == sum(server.paid.values()) >= 4
+
+
+# --- replies that hold no answer, or more than one ---------------------------------------------------
+
+
+def reply(message: dict[str, Any], finish: str = "stop", usage: dict | None = None, **choice: object) -> str:
+    """A chat completion under status 200."""
+    choices = [{"index": 0, "message": {"role": "assistant"} | message, "finish_reason": finish} | choice]
+    return json.dumps({"choices": choices} | ({"usage": usage} if usage else {}))
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "lack"),
+    [
+        ({"content": None, "reasoning_content": "let me think"}, "length", "cut off"),
+        ({"content": "<think>Let me th"}, "length", "cut off"),
+        ({"content": "", "reasoning_content": "it is an animal"}, "stop", "no text"),
+        ({"content": " \n"}, "stop", "no text"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}, "stop", "no text"),
+        ({"content": None, "tool_calls": [{"function": {"name": "answer"}}]}, "tool_calls", "no text"),
+        ({"content": "animal"}, "length", None),
+        ({"content": None, "refusal": "I cannot."}, "stop", None),
+    ],
+)
+def test_a_reply_without_words_says_what_it_lacks(message: dict, finish: str, lack: str | None):
+    assert read_reply("chat", 200, reply(message, finish), {}).without_thinking().lack == lack
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["animal", "<think>\nA lion.\n</think>\n\nanimal", "A lion.\n</think>\nanimal",
+     [{"type": "thinking"}, {"type": "text", "text": "animal"}]],
+)  # fmt: skip
+def test_the_answer_is_what_stands_after_the_thinking_or_in_the_parts_that_are_text(content: str | list):
+    found = read_reply("chat", 200, reply({"content": content}), {})
+    assert found.without_thinking().text == "animal"
+    assert (found.input_tokens, found.output_tokens) == (None, None), "usage that is not given is unknown, not zero"
+
+
+def test_thinking_is_stored_and_given_where_it_is_asked_for(tmp_path: Path):
+    text = "<think>A lion.</think> animal <think>no</think>"
+    with FaultServer(answer=lambda asked: text) as server:
+        one = request(ApiModel("m", server.url))
+        answer, _ = ask(server)
+    for keep, wanted in ((False, "animal <think>no</think>"), (True, text)):
+        with Ledger(tmp_path / "ledger", keep) as ledger:
+            assert isinstance(answer, Answer)
+            ledger.store([Outcome(one, answer)])
+            assert ledger.answers([one.key])[one.key].text == wanted
+
+
+def test_a_choice_with_an_error_is_a_passing_fault_and_asked_again():
+    failed = {"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}
+    for choice in ({}, {"error": {"code": 502, "message": "Provider returned error"}}):
+        body = json.loads(json.dumps(failed))
+        body["choices"][0] |= choice
+        with pytest.raises(Fault) as caught:
+            read_reply("chat", 200, json.dumps(body), {})
+        assert caught.value.is_transient
+    with FaultServer(["choice_error"]) as server:
+        answer, met = ask(server)
+    assert isinstance(answer, Answer) and answer.text == " lion" and [f.kind for f in met] == ["server_error"]
+
+
+def test_half_a_character_is_replaced_so_that_the_answers_beside_it_are_kept(tmp_path: Path):
+    with FaultServer(answer=lambda text: "animal\ud83d" if "w1" in text else "fruit") as server:
+        model = ApiModel("m", server.url)
+        some = [request(model, f"w{i}") for i in range(4)]
+        for _ in range(2):
+            found = Asker(model, tmp_path / "ledger", read_prices()).ask(some)
+            assert [found.answers[r.key].text for r in some] == ["fruit", "animal\ufffd", "fruit", "fruit"]
+        assert len(server.seen) == 4
+
+
+def test_a_key_that_is_refused_as_a_bad_request_is_a_matter_of_the_key():
+    body = '[{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}]'
+    with pytest.raises(Fault) as caught:
+        read_reply("chat", 400, body, {})
+    assert caught.value.kind == "auth" and "API key not valid" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("ALL_PROXY", "odd://x"), ("SSL_CERT_FILE", "/no/file")]
+)
+def test_a_proxy_or_certificate_of_the_environment_that_cannot_be_used_is_one_line(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv(name, value)
+    if value.startswith("socks"):
+        monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(UserError, match=f"No connection .*{name}"):
+        Asker(ApiModel("m", "http://127.0.0.1:1/v1"), tmp_path / "ledger", read_prices()).ask([request(ApiModel("m"))])

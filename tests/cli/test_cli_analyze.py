@@ -181,7 +181,7 @@ def test_prompts_of_different_widths_have_no_comparison_but_statistics(world: Pa
     np.save(given / "wide.npy", np.ones((3, 20), np.float32))
     said = one_line(given, "-o", tmp_path / "out")
     assert "'a-0.npy' is 16 wide and 'wide.npy' is 20 wide" in said
-    assert "--only statistics" in said
+    assert "Sections that can be run: statistics." in said
     assert not (tmp_path / "out").exists()
     assert run("analyze", given, "--only", "statistics").exit_code == 0
 
@@ -193,7 +193,7 @@ def test_prompts_of_different_subjects_are_refused_in_one_comparison(tmp_path: P
         prompt.save(tmp_path / f"p{seed}.safetensors")
     said = one_line(tmp_path)
     assert "belong to different subjects" in said
-    assert "--only statistics can still be run" in said and "extraction" not in said
+    assert "Sections that can be run: statistics." in said and "extraction" not in said
 
 
 def test_a_single_prompt_has_no_distances_but_statistics(world: Path, tmp_path: Path) -> None:

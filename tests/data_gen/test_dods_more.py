@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
-from soft2hard.data_gen.dods.function_vectors import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
+from soft2hard.data_gen.dods.published import FunctionVectors, read_instructions
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
@@ -661,7 +661,7 @@ def test_folders_and_files_that_are_no_manifests_are_refused(tmp_path: Path) -> 
     with pytest.raises(UserError, match="a.yaml is not YAML"):
         list(Manifests(tmp_path).tasks("test"))
     (tmp_path / "a.yaml").write_text("")
-    with pytest.raises(UserError, match="a.yaml: the manifest: Input should be"):
+    with pytest.raises(UserError, match="a.yaml: the file: Input should be"):
         list(Manifests(tmp_path).tasks("test"))
     write_rows(tmp_path, ".csv", ROWS)
     (tmp_path / "a.yaml").write_text(write_manifest(tmp_path).read_text())

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes
-from soft2hard.data_gen.dods.few_shot_classification import SETS, FewShotClassification
-from soft2hard.data_gen.dods.instruction_induction import InstructionInduction
-from soft2hard.data_gen.dods.style_transfer import SENTIMENTS, StyleTransfer
+from soft2hard.data_gen.dods.published import (
+    SENTIMENTS,
+    SETS,
+    FewShotClassification,
+    InstructionInduction,
+    StyleTransfer,
+)
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 from tests.paths import ROOT, SHARED
@@ -39,7 +43,7 @@ def test_labels_become_their_words_and_long_texts_are_left_out_and_counted(tmp_p
     [task] = dod.tasks("test")
     assert task.train == (Example("dull", "terrible"), Example('a "fine" film', "great"))
     assert task.labels == ("terrible", "great")
-    assert dod.dropped == Counter({"texts that are too long": 1, "sets without a test file": 1})
+    assert dod.dropped == Counter({"texts that are too long": 1, "sets without train.tsv and dev.tsv and test.tsv": 1})
     assert list(dod.tasks("train")) == []
 
 

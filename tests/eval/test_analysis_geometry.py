@@ -128,12 +128,6 @@ def test_a_prompt_without_variation_has_no_alignment() -> None:
     assert np.isnan(alignment(PROMPTS[:, :1], "positions")).all()
 
 
-def test_products_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = alignment(PROMPTS)
-    monkeypatch.setattr(geometry, "_ENTRIES_AT_ONCE", 1)
-    np.testing.assert_allclose(alignment(PROMPTS), whole)
-
-
 def test_norms_and_variances_of_a_task_are_their_definitions() -> None:
     own = PROMPTS[[0, 2, 3]]
     found, two, single = (task_geometry(prompts) for prompts in (own, PROMPTS[:2], PROMPTS[:1]))
@@ -147,8 +141,8 @@ def test_norms_and_variances_of_a_task_are_their_definitions() -> None:
     assert found["variance"] == pytest.approx(np.mean(pairs**2) / 2)
     assert found["mean_distance"] == pytest.approx(pairs.mean())
     assert found["distance_variation"] == pytest.approx(pairs.std(ddof=1) / pairs.mean())
-    assert two["mean_distance"] is not None and two["distance_variation"] is None
-    assert single["norm_variance"] is single["variance"] is single["mean_distance"] is None
+    assert np.isfinite(two["mean_distance"]) and np.isnan(two["distance_variation"])
+    assert np.isnan([single[name] for name in ("norm_variance", "variance", "mean_distance")]).all()
 
 
 def test_equidistant_prompts_have_no_variation_of_distances_and_noise_little() -> None:
@@ -158,7 +152,7 @@ def test_equidistant_prompts_have_no_variation_of_distances_and_noise_little() -
     assert 0 < task_geometry(RNG.normal(size=(8, 10, 200)))["distance_variation"] < 0.05
     same = task_geometry(np.stack([PROMPTS[0]] * 3))
     figures = [same[name] for name in ("variance", "norm_variance", "mean_distance")]
-    assert figures == pytest.approx([0, 0, 0], abs=1e-20) and same["distance_variation"] is None
+    assert figures == pytest.approx([0, 0, 0], abs=1e-20) and np.isnan(same["distance_variation"])
 
 
 def test_noise_has_the_norms_of_the_prompts_and_nothing_else_of_them() -> None:
@@ -182,9 +176,9 @@ def test_a_small_prompt_has_the_figures_that_are_worked_out_by_hand() -> None:
     assert one["token_cosine"] == pytest.approx(0.8)
 
 
-def test_what_is_not_defined_is_none_and_a_virtual_token_without_length_has_cosine_0() -> None:
+def test_what_is_not_defined_is_missing_and_a_virtual_token_without_length_has_cosine_0() -> None:
     one = prompt_statistics(np.array([[2.0]]))
-    assert one["token_norm_variance"] is one["variance"] is one["token_cosine"] is None
+    assert np.isnan([one[name] for name in ("token_norm_variance", "variance", "token_cosine")]).all()
     assert prompt_statistics(np.zeros((2, 3)))["token_cosine"] == 0
     zeros_and_ones = np.stack([np.zeros((2, 3)), np.ones((2, 3))])
     assert token_cosines(zeros_and_ones)[0, 1] == 0 and np.isnan(alignment(zeros_and_ones)[0, 1])

@@ -96,10 +96,14 @@ def test_prompts_of_one_subject_are_stacked_in_order() -> None:
         ([prompt(), prompt(n=5)], "2 tokens and soft prompt 2 has 5", "transfer matrix"),
         (
             [prompt(fingerprint="a", subject="x"), prompt(), prompt(fingerprint="b", subject="y")],
-            "prompts 1 and 3 belong to different subjects: x and y",
+            "different subjects: soft prompt 1 to x and soft prompt 3 to y",
             "nearest tokens",
         ),
-        ([prompt(subject="hub/opt"), prompt(subject="hub/gpt2")], "hub/opt and hub/gpt2", "nearest tokens"),
+        (
+            [prompt(subject="hub/opt"), prompt(subject="hub/gpt2")],
+            "hub/opt and soft prompt 2 to hub/gpt2",
+            "nearest tokens",
+        ),
     ],
 )
 def test_prompts_that_cannot_be_compared_are_refused_with_what_still_works(prompts, problem, still) -> None:

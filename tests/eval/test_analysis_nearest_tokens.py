@@ -179,7 +179,7 @@ def test_a_table_read_from_a_models_weights_gives_what_the_subject_gives(archite
     subject = tiny_models.subject(architecture)
     subject.model.save_pretrained(tmp_path)
     table = read_embedding_table(tmp_path / "model.safetensors")
-    assert torch.equal(table.rows, subject.model.get_input_embeddings().weight)
+    assert torch.equal(table.embedding, subject.model.get_input_embeddings().weight)
     prompts = [SoftPrompt(noise(n, subject.d_model, seed=n)) for n in (2, 4)]
     ours, theirs = (nearest_tokens(source, prompts, 3, [None] * 2) for source in (table, subject))
     assert ours["id"].tolist() == theirs["id"].tolist()
@@ -190,13 +190,13 @@ def test_a_table_alone_in_a_file_is_read_and_others_are_refused_in_one_line(tmp_
     rows = noise(3, 5)
     np.save(tmp_path / "table.npy", rows)
     table = read_embedding_table(tmp_path / "table.npy")
-    np.testing.assert_array_equal(table.rows, rows)
+    np.testing.assert_array_equal(table.embedding, rows)
     save_file({"a": torch.ones(3, 4), "b": torch.ones(3, 4)}, tmp_path / "two.safetensors")
     with pytest.raises(UserError, match="no table of input embeddings among its 2 tensors"):
         read_embedding_table(tmp_path / "two.safetensors")
     with pytest.raises(UserError, match="No such file"):
         read_embedding_table(tmp_path / "none.npy")
-    with pytest.raises(UserError, match="Soft prompt 2 is 6 wide and the table of embeddings 5"):
+    with pytest.raises(UserError, match="soft prompt is 6 wide and the table of embeddings 5"):
         nearest_tokens(table, [SoftPrompt(noise(1, 5)), SoftPrompt(noise(1, 6))], 1, [None] * 2)
     with pytest.raises(UserError, match="no 4 nearest of 3 tokens"):
         nearest_tokens(table, [SoftPrompt(noise(1, 5))], 4, [None])

@@ -105,7 +105,7 @@ def test_a_folder_is_resumed_and_sections_that_it_holds_are_not_made_again(
     given = material(noise(6), list("aabbcc"))
     first = run_analysis(*begun(given, tmp_path), tmp_path, ["distances"])
     assert "maps" not in first.sections
-    monkeypatch.setitem(analysis_run._ALONE, "distances", None)
+    monkeypatch.setitem(analysis_run._MAKERS, "distances", None)
     second = run_analysis(*begun(given, tmp_path), tmp_path)
     assert second.sections["distances"] == first.sections["distances"]
     assert second.found("maps")

@@ -13,6 +13,7 @@ from soft2hard.eval.analysis.findings import PromptRow, Tables
 from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.analysis.transfer_matrix import transfer_matrix, transfer_section
 from soft2hard.eval.metrics.measurement import Comparison, measure
+from soft2hard.lm import scoring
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests import tiny_models
@@ -68,7 +69,8 @@ def test_how_examples_are_laid_out_changes_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(subject.scorer, "shares_prefixes", False)
         plain = transfer_matrix(subject, own, tasks)
-    other = transfer_matrix(subject, own, tasks, batch_tokens=batch_tokens, row_tokens=row_tokens)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", row_tokens)
+    other = transfer_matrix(subject, own, tasks, batch_tokens=batch_tokens)
     np.testing.assert_array_equal(plain.accuracy, other.accuracy)
     np.testing.assert_array_equal(plain.baseline, other.baseline)
 
@@ -88,7 +90,7 @@ def test_less_is_read_than_with_the_prompt_before_every_example() -> None:
     subject = tiny_models.subject("llama")
     tasks, own = written_tasks(subject), prompts(subject, (20, 20))
     with metering.listening() as shared:
-        transfer_matrix(subject, own, tasks, row_tokens=10**6)
+        transfer_matrix(subject, own, tasks)
     with metering.listening() as apart:
         for task in tasks:
             for prompt in (None, *own):
@@ -165,6 +167,8 @@ def test_one_example_that_is_too_long_costs_its_task_and_no_other() -> None:
     prompts = given.of(i for i, row in enumerate(given.prompts) if row.task != "c")
     alone = transfer_matrix(SUBJECT, prompts, kept)
     np.testing.assert_array_equal(accuracy["accuracy"], alone.accuracy.ravel())
+    of_tasks = alone.change.reshape(3, 2, 3).mean(1)  # prompts of one task are averaged
+    np.testing.assert_allclose(tables["pairs"]["change"], of_tasks.ravel())
     assert len(tables["pairs"].dropna(subset=["frobenius", "change"])) == 9 and section.figures["n_examples"] == 6
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.experiments import greedy_translation, meaning, says_the_same, stability
 from soft2hard.eval.intervals import Interval
@@ -16,6 +17,10 @@ from soft2hard.translator.candidates import propose
 from tests import tiny_models, tiny_training
 
 TASKS = list(LexicalDoD(n_train=4).tasks("train", 6))
+
+
+def named(name: str, family: str = "", instruction: str = "") -> Task:
+    return Task(name, family, instruction, (), (), (), ())
 
 
 def test_phrasings_of_one_lexical_task_say_the_same_and_those_of_two_do_not() -> None:
@@ -52,7 +57,7 @@ def test_agreement_is_the_share_of_pairs_that_say_the_same() -> None:
 def test_identical_translations_agree_fully_and_their_interval_has_no_width() -> None:
     tasks = [task.name for task in TASKS for _ in range(4)]
     texts = [text for task in TASKS for text in (task.instruction, *task.paraphrases * 4)[:4]]
-    found, _ = stability(tasks, texts, instructions={task.name: task.instruction for task in TASKS})
+    found, _ = stability(tasks, texts, known={task.name: task for task in TASKS})
     for interval in (found["agreement"], found["majority"], found["recovered"], found["majority_recovered"]):
         assert (interval.value, interval.low, interval.high) == (1, 1, 1)
     assert found["between_agreement"] == Interval(0.0, 0.0, 0.0) and found["n_single"] == 0
@@ -69,13 +74,13 @@ def test_of_pure_noise_translations_agree_as_often_within_tasks_as_between() -> 
 def test_a_vote_recovers_tasks_that_single_translations_miss() -> None:
     task, other = TASKS[:2]
     texts = [task.instruction, task.instruction, other.instruction]
-    found, _ = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
+    found, _ = stability([task.name] * 3, texts, known={task.name: task})
     assert found["recovered"].value == pytest.approx(2 / 3) and found["majority_recovered"].value == 1
 
 
 def test_recovery_is_unknown_where_the_instruction_has_no_grammar_or_is_not_given() -> None:
-    for instructions in (None, {"t": "Say whether the review likes the film, in your own words."}):
-        found, _ = stability(["t", "t"], ["x", "x"], instructions=instructions)
+    for known in ({}, {"t": named("t", instruction="Say whether the review likes the film, in your own words.")}):
+        found, _ = stability(["t", "t"], ["x", "x"], known)
         assert found["recovered"] is None and found["majority_recovered"] is None and found["agreement"].value == 1
 
 
@@ -109,8 +114,8 @@ def test_what_cannot_be_compared_is_refused(tasks, texts, problem) -> None:
 def test_likeness_between_tasks_is_the_mean_over_pairs_of_tasks_and_that_of_a_family_over_pairs_within_it() -> None:
     texts = {"a": ["x y", "x z"], "b": ["x y z"], "c": ["q", "x"], "d": ["q", "q"]}
     tasks = [task for task, own in texts.items() for _ in own]
-    families = {"a": "f", "b": "f", "c": "", "d": ""}
-    found, _ = stability(tasks, [text for own in texts.values() for text in own], families=families)
+    known = {name: named(name, family) for name, family in (("a", "f"), ("b", "f"), ("c", ""))}
+    found, _ = stability(tasks, [text for own in texts.values() for text in own], known)
 
     def mean(first: str, second: str) -> float:
         return float(np.mean([rouge(s, [t]).rougeL for s in texts[first] for t in texts[second]]))
@@ -130,7 +135,7 @@ def test_rouge_of_all_pairs_is_that_of_each() -> None:
 def test_translations_that_all_differ_have_no_majority() -> None:
     task, other, third = TASKS[:3]
     texts = [task.instruction, other.instruction, third.instruction]
-    found, rows = stability([task.name] * 3, texts, instructions={task.name: task.instruction})
+    found, rows = stability([task.name] * 3, texts, known={task.name: task})
     (row,) = rows.itertuples()
     assert (row.majority_text, row.majority_recovered, row.majority) == ("", 0, pytest.approx(1 / 3))
     assert found["recovered"].value == pytest.approx(1 / 3) and found["n_tied"] == 1

@@ -166,9 +166,9 @@ def test_a_run_keeps_the_curves_of_its_tunings_and_the_perplexity_of_gold_instru
     run = load_run(tmp_path / "run")
     tuner = Tuner(load_for_tuning(models / "subject"), config.tuning_of(0))
     tuned = list(tuner.tune(drawn_tasks(config.tasks, "test", 0)))
-    assert [line["step"] for line in run.training] == [0, 2, 4]
+    assert list(run.training["step"]) == [0, 2, 4]
     means = [np.mean([dict(t.losses)[step] for t in tuned]) for step in (0, 2, 4)]
-    assert [line["validation loss, seed 0"] for line in run.training] == pytest.approx(means)
+    assert list(run.training["validation loss, seed 0"]) == pytest.approx(means)
     assert means[0] == np.mean([t.initial_loss for t in tuned])
     points = run.record.reference_perplexity
     subject = Subject.from_pretrained(models / "subject")
@@ -409,7 +409,7 @@ def test_all_problems_of_a_configuration_are_told_at_once(tmp_path: Path) -> Non
     for part in (
         "tasks.m: there is no such setting; there are dod, folder",
         "no method 'gould'",
-        "few-shot has no option 'j'",
+        "few-shot: there is no setting 'j'",
         "k is 0",
         "subjekt",
     ):
@@ -431,7 +431,7 @@ def test_all_problems_of_a_configuration_are_told_at_once(tmp_path: Path) -> Non
         ("tasks: {dod: lexical}\nmethods: [gold]\ntuning: {init: nonsense}", "tuning: init is 'nonsense', not auto"),
         ("tasks: {dod: lexical}\nmethods: [gold]\nseeds: [0, 1, 0]", "seeds: 0 is there twice"),
         ("tasks: {dod: instruction-induction}\nmethods: [gold]", "give the folder"),
-        ("tasks: {dod: glue}\nmethods: [gold]", "no collection .glue.; there are lexical, few-shot"),
+        ("tasks: {dod: glue}\nmethods: [gold]", "tasks.dod: Input should be .lexical., .few-shot"),
     ],
 )
 def test_a_bad_configuration_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
@@ -452,9 +452,9 @@ def test_a_bad_configuration_is_refused_in_one_line(text: str, said: str, tmp_pa
         ("{name: rlprompt, steps: null}", "steps is null, not a whole number"),
         ("{name: rlprompt, lr: true}", "lr is true, not a finite number"),
         ("{name: rlprompt, clip: .inf}", "clip is Infinity, not a finite number"),
-        ("{name: pin, policy: 3}", "policy is 3, not a text or null"),
-        ("{name: inspect, sources: 3}", "sources is 3, not a list of whole numbers or null"),
-        ("{name: inspect, demonstrations: [a, 3]}", r'demonstrations is \["a", 3\], not a text or a list of texts'),
+        ("{name: pin, policy: 3}", "policy is 3, not a text"),
+        ("{name: inspect, sources: 3}", "sources is 3, not a list"),
+        ("{name: inspect, demonstrations: [a, 3]}", "demonstrations.*3, not a text"),
         ("{name: few-shot, k: x, with_instruction: x}", "k is .*; with_instruction is"),
     ],
 )

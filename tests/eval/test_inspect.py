@@ -303,7 +303,7 @@ def test_cases_that_cannot_be_described_fail_alone_and_costs_are_shared():
         ({"target": "repeated"}, "no built-in"),
         ({"target": "chain_of_thought", "reasoning": "Label:"}, "{input}"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"sources": ()}, "sources is \\(\\)"),
+        ({"sources": ()}, r"sources is \[\]"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, problem):

@@ -194,9 +194,12 @@ def test_what_the_reference_reads_for_perplexity_is_part_of_the_cost():
     def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
         nonlocal n_rows, n_tokens
         n_rows += len(kwargs["inputs_embeds"])
-        n_tokens += int(kwargs["attention_mask"].sum())
+        mask = kwargs["attention_mask"]
+        # Of four dimensions it is added to the attention; the last token of a row attends to all that is no padding.
+        n_tokens += int((mask[:, 0] == 0).sum(-1).amax(-1).sum() if mask.ndim == 4 else mask.sum())
 
     plain = run(method, cases, subject, reference=reference)
+    _ = reference.scorer.shares_prefixes  # the trial behind it is no case's cost
     hook = reference.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
     fluent = run(replace(method, perplexity_weight=1e-9), cases, subject, reference=reference)  # the same search
     hook.remove()

@@ -250,8 +250,8 @@ def test_each_raises_its_reward_well_above_the_best_of_as_many_random_prompts():
     """Means over validation tasks of three families on the embedded subject; rewards are of 200 at most."""
     path = embedded_path("subject")
     bench = Bench(Subject.from_pretrained(path), load_for_tuning(path))
-    tasks = drawn_tasks(Tasks(dod="lexical", n=1, n_validation=3, n_train=256), "validation", bench.seed)
-    settings = {"steps": 60, "batch": 16, "examples": 4, "hidden": 256, "polyak": 0.1}
+    tasks = drawn_tasks(Tasks(dod="lexical", n=1, n_validation=6, n_train=256), "validation", bench.seed)
+    settings = {"steps": 100, "batch": 16, "examples": 4, "hidden": 256, "polyak": 0.1, "eval_every": 100}
     rlprompt = RLPrompt(**settings, lr=6e-3, reward_scale=15.0, clip=50.0)
     pin = Pin(**settings, lr=4e-3, k=40_000, reward_scale=5.0)
     found, support, sampled = {}, {}, {}
@@ -262,7 +262,8 @@ def test_each_raises_its_reward_well_above_the_best_of_as_many_random_prompts():
         )
     best, mean = np.mean([random_rewards(task, bench, rlprompt) for task in tasks], axis=0)
     print(f"best {found}, support {support}, sampled {sampled}; random: best {best}, mean {mean}")
-    # Over four seeds RLPrompt was 10 to 41 above random prompts, PIN 25 to 44; with this one 39 and 44.
+    # Over four seeds RLPrompt was 27 to 52 above random prompts, PIN 32 to 50; means 38, standard deviations 11 and 8.
+    # 15 is two of them below, and about what 3.5 times as many random prompts gain (8 to 21).
     assert found["rlprompt"] > best + 15
     assert found["pin"] > best + 15
     assert min(sampled.values()) > mean + 80

@@ -267,6 +267,25 @@ def test_answers_that_cannot_be_had_are_counted_apart(go: Callable[..., Result],
     assert rows["mine"].n_missing == 2 and rows["mine"].n_answers == 7 and rows["mine"].n_refused == 1
 
 
+def test_replies_without_an_answer_are_counted_under_their_names_and_thinking_is_taken_off(
+    go: Callable[..., Result], tmp_path: Path
+):
+    texts = iter(["<think>hm</think> w", "<think>never ends", "", *["x"] * 99])
+    with FaultServer(answer=lambda text: next(texts)) as server:
+        first = go(server.url, "--references", "", "--concurrency", 1, "-o", tmp_path / "out.json")
+        n_asked = len(server.seen)
+        again = go(server.url, "--references", "", "--keep-thinking", "-o", tmp_path / "kept.json")
+        assert first.exit_code == again.exit_code == 0 and n_asked == len(server.seen)
+    off, kept = (TransferResult.load(tmp_path / name) for name in ("out.json", "kept.json"))
+    for result, texts in ((off, {"w", "x", None}), (kept, {"<think>hm</think> w", "<think>never ends", "x", None})):
+        assert {row.answer for row in result.answers} == texts
+        n_lacking = [row.fault for row in result.answers if row.answer is None].count("no text")
+        assert (
+            n_lacking == sum(row.score.n_no_text for row in result.rows) == sum(s.score.n_missing for s in result.rows)
+        )
+    assert " no text) |" in first.stdout
+
+
 def test_the_key_is_nowhere_on_disk_or_in_the_output(go: Callable[..., Result], tmp_path: Path):
     with FaultServer(["500", "401"], answer=lambda text: f"{KEY} {text}") as server:
         outputs = [go(server.url, "-o", tmp_path / "out.json").output]

@@ -13,11 +13,12 @@ from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
-from soft2hard.eval.transfer.delivery import Sending, Transfer
+from soft2hard.eval.transfer.delivery import Transfer
 from soft2hard.eval.transfer.material import reference_points
-from soft2hard.eval.transfer.plan import Asking, plan
+from soft2hard.eval.transfer.plan import plan
 from soft2hard.eval.transfer.results import collect
 from soft2hard.eval.transfer.serving import can_serve, served
+from soft2hard.eval.transfer.settings import TransferChoices
 from tests.oracles import accuracies
 
 pytestmark = pytest.mark.skipif(not can_serve(), reason="needs pip install soft2hard[serving]")
@@ -33,9 +34,10 @@ def test_scores_over_the_api_are_those_of_the_model_run_here_in_both_layouts(ser
     tasks = [_short(task) for task in LexicalDoD(("classify", "relation")).tasks("test", 2)]
     models = [ApiModel(server.name, server.base_url, layout, label=layout) for layout in ("chat", "completion")]
     prompts = [point for task in tasks for point in reference_points(task, ("gold", "none"))]
-    cells = plan(prompts, {0: tasks}, models, Asking(max_tokens=8))
+    choices = TransferChoices(max_tokens=8, concurrency=8)
+    cells = plan(prompts, {0: tasks}, models, choices)
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        delivery = Transfer(cells, ledger, PriceTable(schema_version=1, models=()), Sending(concurrency=8)).run()
+        delivery = Transfer(cells, ledger, PriceTable(schema_version=1, models=()), choices).run()
         result = collect(cells, ledger)
     assert not delivery.faults
     here = Subject.from_pretrained(embedded_path("api_model"))

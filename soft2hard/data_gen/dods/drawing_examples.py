@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -67,6 +67,21 @@ class EvaluationDoD:
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """All of them."""
         raise NotImplementedError
+
+    def whole_sets(self, folders: Mapping[str, Path], files: Sequence[str], none: tuple[str, str]) -> list[str]:
+        """The sets whose folder has all these files; others with a folder are counted as dropped.
+
+        Raises UserError: `none` where no set has a folder, or a word about the files where none has them all.
+        """
+        present = [name for name, folder in folders.items() if folder.is_dir()]
+        whole = [name for name in present if all((folders[name] / file).is_file() for file in files)]
+        if not present:
+            raise UserError(*none)
+        if not whole:
+            raise UserError(f"None of the sets in {self.folder} is whole.", f"Each needs {' and '.join(files)}.")
+        if len(whole) < len(present):
+            self.dropped[f"sets without {' and '.join(files)}"] = len(present) - len(whole)
+        return whole
 
 
 def usable(examples: Iterable[Example], dropped: Counter[str], max_words: int | None = None) -> list[Example]:

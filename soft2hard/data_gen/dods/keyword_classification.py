@@ -12,25 +12,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from soft2hard.api.requests import problems
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, usable
 from soft2hard.data_gen.tables import read_json, read_jsonl
-from soft2hard.data_gen.tasks import SPLITS, Example, Split, Task
+from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 
 SCHEMA_VERSION = 1
 N_CLASSES = 5
 ABOUT, TASKS, REJECTED, PROMPTS = "dod.json", "tasks.jsonl", "rejected.jsonl", "prompts.jsonl"
-_SHARES: dict[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Filled(_Record):
+class Filled(BaseModel, extra="forbid", frozen=True):
     """A category with its sentences: one line of the tasks' file."""
 
     category: str = Field(min_length=1)
@@ -45,7 +40,7 @@ class Filled(_Record):
         return self
 
 
-class About(_Record):
+class About(BaseModel, extra="forbid", frozen=True):
     """Where a collection comes from."""
 
     schema_version: int = Field(ge=1, le=SCHEMA_VERSION)
@@ -66,17 +61,8 @@ class About(_Record):
 def split_of(category: str) -> Split:
     """The split of a category, by a hash of its name in small letters: the same whatever else is in the collection."""
     digest = hashlib.sha256(category.casefold().encode()).digest()
-    place, reached = int.from_bytes(digest[:8], "big") / 2**64, 0.0
-    for split in SPLITS:
-        reached += _SHARES[split]
-        if place < reached:
-            return split
-    return SPLITS[-1]
-
-
-def instruction_of(category: str, classes: list[str]) -> str:
-    """The instruction of a category's task."""
-    return f"Say which {category} the sentence is about: {', '.join(classes[:-1])} or {classes[-1]}."
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    return "train" if place < 0.8 else "validation" if place < 0.9 else "test"
 
 
 @dataclass
@@ -109,16 +95,14 @@ class KeywordClassification:
         yield from (self._task(filled[name], seed) for name in chosen[:n])
 
     def _task(self, filled: Filled, seed: int) -> Task:
-        classes = list(filled.sentences)
         examples = [Example(text, label) for label, texts in filled.sentences.items() for text in texts]
         try:
             parts = draw(usable(examples, self.dropped), self.sizes, Random(f"{filled.category}/{seed}"))
         except UserError as error:
             raise UserError(f"{self.folder}, '{filled.category}': {error.problem}", error.remedy) from error
-        return Task(
-            filled.category, self.name, instruction_of(filled.category, classes), (), **vars(parts),
-            labels=tuple(classes), metric="label_accuracy",
-        )  # fmt: skip
+        *others, last = labels = tuple(filled.sentences)
+        instruction = f"Say which {filled.category} the sentence is about: {', '.join(others)} or {last}."
+        return parts.task(filled.category, self.name, instruction, labels=labels, metric="label_accuracy")
 
 
 def read_about(folder: Path) -> About:

@@ -8,19 +8,18 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from soft2hard import __version__
 from soft2hard.api.requests import Request
 from soft2hard.data_gen.dods import keyword_classification as kept
-from soft2hard.data_gen.dods.keyword_classification import N_CLASSES, About, Filled, split_of
+from soft2hard.data_gen.dods.keyword_classification import N_CLASSES, Filled
 from soft2hard.data_gen.tasks import SPLITS
 from soft2hard.data_gen.teacher import (
-    Questions,
     Rejected,
     Teacher,
     json_lines,
@@ -32,6 +31,7 @@ from soft2hard.data_gen.teacher import (
 )
 from soft2hard.errors import UserError
 from soft2hard.storage.files import atomic_folder
+from soft2hard.storage.yaml_files import read_yaml
 
 PER_ANSWER = 10
 """Categories asked for at once."""
@@ -53,60 +53,33 @@ _SURPLUS = 1.5
 _MOST_LISTS = 4
 """Lists of categories asked for at most, as a multiple of those asked for at first."""
 
-DOMAINS = (
-    "everyday life", "nature and animals", "food and cooking", "science", "sport and games", "work and jobs",
-    "travel and places", "arts and culture", "technology", "health and medicine", "history", "economics and trade",
-    "language and books", "weather and landscape", "transport", "household and tools", "music and dance",
-    "law and politics", "school and learning", "feelings and character", "clothing and fashion", "buildings",
-    "plants and gardening", "materials and crafts", "space and astronomy", "the sea", "family and society",
-    "mathematics and logic", "religion and myth", "media and communication", "energy and environment",
-    "engineering and machines", "the human body", "holidays and customs", "crime and safety", "toys and hobbies",
-)  # fmt: skip
-
-CATEGORIES_PROMPT = """Propose {n} categories of things to do with {domain}, each with exactly {n_classes} classes.
-
-- A category is a noun phrase in the singular without an article, such as "musical instrument" or "kind of weather".
-- Its classes are things of that category, each a name of one to three words in plain letters. They exclude each other.
-- One can write a sentence that is clearly about a class without naming it.
-- No two categories share classes or mean the same.{variation}
-
-Reply with JSON alone: {{"categories": [{{"category": "...", "classes": [{blanks}]}}]}}"""
-
-SENTENCES_PROMPT = """Write {n} different English sentences about this {category}: {label}.
-
-- Each sentence is clearly about it and not about {others}.
-- No sentence contains any of these names, nor another form of them: {names}.
-- Each has between {fewest} and {most} words and stands on a line of its own, without a number.
-- Vary subject, form and beginning.{variation}
-
-Reply with JSON alone: {{"sentences": ["...", "..."]}}"""
+_ASKED = read_yaml(Path(kept.__file__).with_suffix(".yaml"), "the prompts")
 
 
-@dataclass(frozen=True)
-class Category:
+class Category(NamedTuple):
     """A category as a teacher proposes it."""
 
     name: str
     classes: tuple[str, ...]
 
 
-def categories_request(questions: Questions, number: int) -> Request:
+def categories_request(teacher: Teacher, number: int) -> Request:
     """The request for list `number` of categories, from 0: the domains in turn, and then each once more."""
-    round_, domain = divmod(number, len(DOMAINS))
-    text = CATEGORIES_PROMPT.format(
+    round_, domain = divmod(number, len(_ASKED["domains"]))
+    text = _ASKED["categories"].format(
         n=PER_ANSWER,
-        domain=DOMAINS[domain],
+        domain=_ASKED["domains"][domain],
         n_classes=N_CLASSES,
         blanks=", ".join(['"..."'] * N_CLASSES),
         variation=variation(round_, "think of categories that are less obvious"),
     )
-    return questions.request(text, PER_ANSWER * _TOKENS_OF_CATEGORY)
+    return teacher.request(text, PER_ANSWER * _TOKENS_OF_CATEGORY)
 
 
-def sentences_request(questions: Questions, category: Category, label: str, n: int, round_: int) -> Request:
+def sentences_request(teacher: Teacher, category: Category, label: str, n: int, round_: int) -> Request:
     """The request for sentences of one class of which `n` are wanted, for the `round_`-th time, from 0."""
     asked = round(n * _SPARE)
-    text = SENTENCES_PROMPT.format(
+    text = _ASKED["sentences"].format(
         n=asked,
         category=category.name,
         label=label,
@@ -116,7 +89,7 @@ def sentences_request(questions: Questions, category: Category, label: str, n: i
         most=MOST_WORDS,
         variation=variation(round_, "write sentences that are less obvious"),
     )
-    return questions.request(text, asked * _TOKENS_OF_SENTENCE)
+    return teacher.request(text, asked * _TOKENS_OF_SENTENCE)
 
 
 def accept_categories(answers: Sequence[str]) -> tuple[list[Category], list[Rejected]]:
@@ -127,9 +100,9 @@ def accept_categories(answers: Sequence[str]) -> tuple[list[Category], list[Reje
     for answer in answers:
         for item in listed(answer, "categories", rejected):
             category = _category_of(item)
-            reason = _category_fault(category, seen)
-            if category is None or reason is not None:
-                rejected.append(Rejected("category", reason or "no category with classes", str(item)))
+            reason = _category_fault(category, seen) if category else "no category with classes"
+            if reason is not None:
+                rejected.append(Rejected("category", reason, str(item)))
                 continue
             accepted.append(category)
             seen[normal_form(category.name)] = {normal_form(name) for name in category.classes}
@@ -143,10 +116,8 @@ def _category_of(item: Any) -> Category | None:
     return Category(" ".join(name.split()), tuple(" ".join(c.split()) for c in classes))
 
 
-def _category_fault(category: Category | None, seen: Mapping[str, set[str]]) -> str | None:
+def _category_fault(category: Category, seen: Mapping[str, set[str]]) -> str | None:
     """The reason why a category is not used, or None; `seen` are the names and classes of those that are."""
-    if category is None:
-        return "no category with classes"
     name, classes = category.name, category.classes
     if len(classes) != N_CLASSES:
         return f"not {N_CLASSES} classes"
@@ -173,14 +144,14 @@ class Sentences:
     """
 
     def __init__(self, category: Category) -> None:
-        self._category = category
+        self.category = category
         self._found: dict[str, dict[str, str]] = {label: {} for label in category.classes}
         """By class and normal form."""
         self._rejected: list[Rejected] = []
 
     def take(self, label: str, answer: str) -> None:
         """Use an answer to the question for sentences of a class."""
-        fault, of = partial(self._fault_of, label), f"{self._category.name}: {label}"
+        fault, of = partial(self._fault_of, label), f"{self.category.name}: {label}"
         for sentence in usable_texts(answer, "sentence", fault, self._rejected, of):
             self._found[label][normal_form(sentence)] = sentence
 
@@ -189,147 +160,133 @@ class Sentences:
             return "empty or several lines"
         if not FEWEST_WORDS <= len(sentence.split()) <= MOST_WORDS:
             return "too short or too long"
-        if any(names(sentence, name) for name in self._category.classes):
+        if any(names(sentence, name) for name in self.category.classes):
             return "names a class"
         return "a repeated sentence" if normal_form(sentence) in self._found[label] else None
 
     def result(self) -> tuple[dict[str, list[str]], list[Rejected]]:
         """The usable sentences by class, and all others with the reason."""
         n_classes = Counter(form for forms in self._found.values() for form in forms)
-        usable: dict[str, list[str]] = {label: [] for label in self._found}
-        rejected = list(self._rejected)
+        usable, rejected = {}, list(self._rejected)
         for label, forms in self._found.items():
-            for form, text in forms.items():
-                if n_classes[form] == 1:
-                    usable[label].append(text)
-                else:
-                    of = f"{self._category.name}: {label}"
-                    rejected.append(Rejected("sentence", "written for several classes", text, of))
+            usable[label] = [text for form, text in forms.items() if n_classes[form] == 1]
+            shared = (text for form, text in forms.items() if n_classes[form] > 1)
+            of = f"{self.category.name}: {label}"
+            rejected += [Rejected("sentence", "written for several classes", text, of) for text in shared]
         return usable, rejected
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The size of the collection that is asked for."""
-
-    n_categories: int
-    n_sentences: int = 30
-    """Of each class."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """The tasks that were made, and all that was rejected."""
-
-    tasks: tuple[Filled, ...]
-    rejected: tuple[Rejected, ...]
-
-    def splits(self) -> dict[str, int]:
-        """Tasks of each split."""
-        found = Counter(split_of(task.category) for task in self.tasks)
-        return {split: found[split] for split in SPLITS}
-
-
-def first_requests(teacher: Teacher, settings: Settings) -> dict[str, list[Request]]:
+def first_requests(teacher: Teacher, n_categories: int, n_sentences: int) -> dict[str, list[Request]]:
     """The questions asked at least, by stage; nothing is sent. Categories that are not known yet have stand-ins."""
-    questions = teacher.questions
-    categories = [categories_request(questions, i) for i in range(_lists(settings.n_categories))]
-    known = accept_categories(teacher.stored(categories))[0][: settings.n_categories]
-    missing = range(len(known), settings.n_categories)
+    categories = [categories_request(teacher, i) for i in range(_lists(n_categories))]
+    known = accept_categories(teacher.stored(categories))[0][:n_categories]
+    missing = range(len(known), n_categories)
     stand_ins = [Category(f"category {i}", tuple(f"class {i} {j}" for j in range(N_CLASSES))) for i in missing]
     sentences = [
-        sentences_request(questions, category, label, settings.n_sentences, 0)
+        sentences_request(teacher, category, label, n_sentences, 0)
         for category in (*known, *stand_ins)
         for label in category.classes
     ]
     return {"categories": categories, "sentences": sentences}
 
 
-def generate(teacher: Teacher, settings: Settings) -> Generated:
-    """Ask until there are as many tasks as wanted.
+def generate(teacher: Teacher, n_categories: int, n_sentences: int) -> tuple[list[Filled], list[Rejected]]:
+    """Ask until there are as many tasks as wanted, with `n_sentences` of each class; and all that was rejected.
 
     Raises UserError where an answer is missing, the limit on cost is reached, or the teacher has too few usable
     categories; what it answered is kept.
     """
-    n_lists, tried = _lists(settings.n_categories), 0
+    n_lists, most_lists, tried = _lists(n_categories), _MOST_LISTS * _lists(n_categories), 0
     complete: list[Filled] = []
     rejected: list[Rejected] = []
     while True:
-        answers = teacher.ask([categories_request(teacher.questions, i) for i in range(n_lists)])
+        answers = teacher.ask([categories_request(teacher, i) for i in range(n_lists)])
         accepted, refused = accept_categories(answers)
         if not accepted:
             raise UserError(
-                f"None of {n_lists} answers of '{teacher.questions.model.title}' has a usable category; the first is "
+                f"None of {n_lists} answers of '{teacher.model.title}' has a usable category; the first is "
                 f"'{answers[0][:80]}' ({refused[0].reason if refused else 'empty'}).",
                 "Use a model that follows instructions, or give it more room (--parameter max_tokens=4000).",
             )
-        while len(complete) < settings.n_categories and tried < len(accepted):
-            batch = accepted[tried : tried + settings.n_categories - len(complete)]
+        while len(complete) < n_categories and tried < len(accepted):
+            batch = accepted[tried : tried + n_categories - len(complete)]
             tried += len(batch)
-            for category, sentences in zip(batch, _filled(teacher, settings, batch), strict=True):
-                usable, others = sentences.result()
+            for found in _filled(teacher, batch, n_sentences):
+                usable, others = found.result()
                 rejected += others
-                texts = {label: some[: settings.n_sentences] for label, some in usable.items()}
-                if min(map(len, texts.values())) >= FEWEST_SHARE * settings.n_sentences:
-                    complete.append(Filled(category=category.name, sentences=texts))
+                texts = {label: some[:n_sentences] for label, some in usable.items()}
+                if min(map(len, texts.values())) >= FEWEST_SHARE * n_sentences:
+                    complete.append(Filled(category=found.category.name, sentences=texts))
                 else:
-                    rejected.append(Rejected("category", "too few sentences", category.name))
-        if len(complete) == settings.n_categories:
-            return Generated(tuple(complete), (*refused, *rejected))
-        if n_lists >= _MOST_LISTS * _lists(settings.n_categories):
+                    rejected.append(Rejected("category", "too few sentences", found.category.name))
+        if len(complete) == n_categories:
+            return complete, [*refused, *rejected]
+        if n_lists == most_lists:
             raise UserError(
-                f"The teacher has {len(complete)} usable categories in {n_lists} lists, not {settings.n_categories}.",
+                f"The teacher has {len(complete)} usable categories in {n_lists} lists, not {n_categories}.",
                 f"Ask for fewer (--n-categories {max(1, len(complete))}), or another model.",
             )
-        n_lists += _lists(settings.n_categories - len(complete))
-        n_lists = min(n_lists, _MOST_LISTS * _lists(settings.n_categories))
+        n_lists = min(n_lists + _lists(n_categories - len(complete)), most_lists)
 
 
-def save(folder: Path, generated: Generated, teacher: Teacher, settings: Settings, licence: str | None = None) -> None:
-    """Write a collection; the folder appears whole or not at all.
+def _filled(teacher: Teacher, batch: Sequence[Category], n: int) -> list[Sentences]:
+    """Sentences of several categories: all are asked for at once, and classes with too few are asked for again."""
+    found = [Sentences(category) for category in batch]
+    teacher.fill(
+        wanted=[(one, label) for one in found for label in one.category.classes],
+        request=lambda of, round_: sentences_request(teacher, of[0].category, of[1], n, round_),
+        take=lambda of, answer: of[0].take(of[1], answer),
+        is_short=lambda of: len(of[0].result()[0][of[1]]) < n,
+    )
+    return found
+
+
+def save(
+    folder: Path,
+    tasks: Sequence[Filled],
+    rejected: Sequence[Rejected],
+    teacher: Teacher,
+    settings: dict,
+    licence: str | None,
+) -> None:
+    """Write a collection that was made with these settings; the folder appears whole or not at all.
 
     `licence` is that of the texts; None: the terms of the service. Raises UserError where it cannot be written.
     """
-    model = teacher.questions.model
-    about = About(
+    model = teacher.model
+    about = kept.About(
         schema_version=kept.SCHEMA_VERSION,
         licence=licence or f"written by {model.name}; the terms of {model.base_url} apply",
         source=f"written by {model.name} at {model.base_url}, after the collection of arXiv 2605.27642",
-        teacher=identity(teacher.questions),
-        settings=asdict(settings),
+        teacher=identity(teacher),
+        settings=settings,
         made=datetime.date.today().isoformat(),
         soft2hard=__version__,
-        counts={"tasks": len(generated.tasks), **generated.splits()},
-        rejected=dict(Counter(f"{item.kind}: {item.reason}" for item in generated.rejected)),
+        counts={"tasks": len(tasks), **splits(tasks)},
+        rejected=dict(Counter(f"{item.kind}: {item.reason}" for item in rejected)),
     )
+    texts = {
+        kept.ABOUT: about.model_dump_json(indent=2) + "\n",
+        kept.TASKS: json_lines(task.model_dump() for task in tasks),
+        kept.REJECTED: json_lines(map(asdict, rejected)),
+        kept.PROMPTS: json_lines({"key": key, "body": request.body} for key, request in teacher.asked.items()),
+    }
     with atomic_folder(folder) as temporary:
-        texts = {
-            kept.ABOUT: about.model_dump_json(indent=2) + "\n",
-            kept.TASKS: json_lines([task.model_dump() for task in generated.tasks]),
-            kept.REJECTED: json_lines([asdict(item) for item in generated.rejected]),
-            kept.PROMPTS: json_lines([{"key": key, "body": r.body} for key, r in teacher.asked.items()]),
-        }
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
 
 
-def identity(questions: Questions) -> dict:
+def identity(teacher: Teacher) -> dict:
     """Who was asked, and how."""
-    model, parameters = questions.model, dict(questions.parameters)
-    return {"model": model.name, "base_url": model.base_url, "parameters": parameters, "seed": questions.seed}
+    asked = {"model": teacher.model.name, "base_url": teacher.model.base_url}
+    return asked | {"parameters": dict(teacher.parameters), "seed": teacher.seed}
+
+
+def splits(tasks: Sequence[Filled]) -> dict[str, int]:
+    """Tasks of each split."""
+    found = Counter(kept.split_of(task.category) for task in tasks)
+    return {split: found[split] for split in SPLITS}
 
 
 def _lists(n: int) -> int:
     return math.ceil(_SURPLUS * n / PER_ANSWER)
-
-
-def _filled(teacher: Teacher, settings: Settings, batch: Sequence[Category]) -> list[Sentences]:
-    """Sentences of several categories: all are asked for at once, and classes with too few are asked for again."""
-    n, found = settings.n_sentences, [Sentences(category) for category in batch]
-    teacher.fill(
-        wanted=[(i, label) for i, category in enumerate(batch) for label in category.classes],
-        request=lambda of, round_: sentences_request(teacher.questions, batch[of[0]], of[1], n, round_),
-        take=lambda of, answer: found[of[0]].take(of[1], answer),
-        is_short=lambda of: len(found[of[0]].result()[0][of[1]]) < n,
-    )
-    return found

@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from soft2hard.api.requests import problems
 from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, labels_where_few, usable
 from soft2hard.data_gen.tables import Records, read_hub, read_records
 from soft2hard.data_gen.tasks import Example, Split, Task
@@ -23,11 +24,7 @@ _SUFFIXES = (".yaml", ".yml")
 _BY_LABEL = ("label_accuracy", "f1")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Strict):
+class Source(BaseModel, extra="forbid", frozen=True):
     """Where the rows are: a local file, or a dataset on the hub."""
 
     path: Path | None = None
@@ -57,7 +54,7 @@ def _text_keys(value: Any) -> Any:
     return {str(key): name for key, name in value.items()}
 
 
-class Manifest(_Strict):
+class Manifest(BaseModel, extra="forbid", frozen=True):
     """One task."""
 
     name: str = Field(min_length=1)
@@ -90,10 +87,14 @@ class Manifest(_Strict):
             raise ValueError("braces hold the name of a column and nothing else")
         return value
 
+    def parts(self) -> list[tuple[str, str | None]]:
+        """The parts of an input: a text and the column that follows it."""
+        parts = [(text, column) for text, column, _, _ in string.Formatter().parse(self.input)]
+        return parts if any(column is not None for _, column in parts) else [("", self.input)]
+
     def columns(self) -> tuple[str, ...]:
         """The columns that are read."""
-        in_braces = [name for _, name, _, _ in string.Formatter().parse(self.input) if name is not None]
-        return (*(in_braces or [self.input]), self.output)
+        return (*(column for _, column in self.parts() if column is not None), self.output)
 
 
 @dataclass
@@ -147,9 +148,8 @@ class Manifests:
                 f"{path} asks for {manifest.metric}, but '{manifest.output}' has too many values to be labels.",
                 "Name the labels, or choose exact_match or rougeL.",
             )
-        sizes = Sizes(**manifest.sizes)
         try:
-            parts = draw(examples, sizes, Random(f"{manifest.name}/{seed}"))
+            parts = draw(examples, Sizes(**manifest.sizes), Random(f"{manifest.name}/{seed}"))
         except UserError as error:
             raise UserError(f"{path}: {error.problem}", error.remedy) from error
         return parts.task(manifest.name, "manifest", manifest.instruction, labels=labels, metric=manifest.metric)
@@ -160,8 +160,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(read_yaml(path, "a manifest"))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the manifest'}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path}: {problems}.", "docs/datasets.md says what a manifest holds.") from error
+        raise UserError(f"{path}: {problems(error)}.", "docs/datasets.md says what a manifest holds.") from error
 
 
 def _records(path: Path, manifest: Manifest) -> Records:
@@ -183,12 +182,9 @@ def _records(path: Path, manifest: Manifest) -> Records:
 
 
 def _examples(path: Path, manifest: Manifest, records: Records) -> Iterator[Example]:
-    parts = list(string.Formatter().parse(manifest.input))
-    if all(column is None for _, column, _, _ in parts):
-        parts = [("", manifest.input, None, None)]
-    names = _names(manifest, records)
+    names, parts, columns = _names(manifest, records), manifest.parts(), manifest.columns()
     for row in records.rows:
-        values = {column: _text(path, column, row.get(column)) for column in manifest.columns()}
+        values = {column: _text(path, column, row.get(column)) for column in columns}
         output = values[manifest.output]
         if names and output and output not in names:
             raise UserError(
@@ -197,7 +193,7 @@ def _examples(path: Path, manifest: Manifest, records: Records) -> Iterator[Exam
             )
         # A row that lacks one of the columns has no input: half a template asks for something else.
         whole = all(values.values())
-        input = "".join(text + (values[column] if column else "") for text, column, _, _ in parts)
+        input = "".join(text + (values[column] if column else "") for text, column in parts)
         yield Example(input if whole else "", names.get(output, output))
 
 

@@ -2,22 +2,25 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from pydantic import BaseModel, Field, ValidationError
+
+from soft2hard.data_gen.tables import read_jsonl
 from soft2hard.data_gen.tasks import SPLITS, DoD, Split, Task
 from soft2hard.errors import UserError
 
 _CLASSES = {
-    "few-shot-classification": "few_shot_classification:FewShotClassification",
-    "function-vectors": "function_vectors:FunctionVectors",
-    "instruction-induction": "instruction_induction:InstructionInduction",
+    "few-shot-classification": "published:FewShotClassification",
+    "function-vectors": "published:FunctionVectors",
+    "instruction-induction": "published:InstructionInduction",
     "keyword-classification": "keyword_classification:KeywordClassification",
     "manifests": "manifest:Manifests",
-    "style-transfer": "style_transfer:StyleTransfer",
+    "style-transfer": "published:StyleTransfer",
     "super-glue": "super_glue:SuperGlue",
     "super-natural-instructions": "super_natural_instructions:SuperNaturalInstructions",
 }
@@ -31,15 +34,57 @@ class ReadableDoD(DoD, Protocol):
     dropped: Counter[str]
 
 
-def _open(name: str, folder: Path | None) -> ReadableDoD:
-    from soft2hard.data_gen.paraphrased import with_paraphrases
+class InstructionParaphrases(BaseModel, extra="forbid"):
+    """A line of `paraphrases.jsonl`. They belong to an instruction word for word: of another one they say nothing."""
 
+    instruction: str = Field(min_length=1)
+    paraphrases: tuple[str, ...]
+
+
+def read_paraphrases(path: Path) -> dict[str, tuple[str, ...]]:
+    """Paraphrases by instruction. Raises UserError for a line that holds something else."""
+    found: dict[str, tuple[str, ...]] = {}
+    for number, record in read_jsonl(path):
+        try:
+            line = InstructionParaphrases.model_validate(record)
+        except ValidationError as error:
+            raise UserError(
+                f"{path}, line {number}: no instruction with paraphrases.",
+                'Write {"instruction": "...", "paraphrases": ["...", "..."]}, or make the file again.',
+            ) from error
+        found[line.instruction] = (*found.get(line.instruction, ()), *line.paraphrases)
+    return found
+
+
+class WithParaphrases:
+    """A DoD whose tasks have further paraphrases, by their instructions; in all else the one it is made from."""
+
+    def __init__(self, dod: ReadableDoD, path: Path) -> None:
+        self._dod, self._path = dod, path
+
+    def __getattr__(self, name: str) -> Any:
+        """The collection's own name, licence, dropped examples and so on."""
+        if name.startswith("__"):  # copying and pickling ask before there is a collection to ask
+            raise AttributeError(name)
+        return getattr(self._dod, name)
+
+    def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
+        """The collection's tasks with the file's paraphrases after their own."""
+        found = read_paraphrases(self._path)
+        for task in self._dod.tasks(split, n, seed):
+            more = found.get(task.instruction, ())
+            yield replace(task, paraphrases=tuple(dict.fromkeys((*task.paraphrases, *more))))
+
+
+def _open(name: str, folder: Path | None) -> ReadableDoD:
     module, of_name = _CLASSES[name].split(":")
-    return with_paraphrases(getattr(import_module(f"soft2hard.data_gen.dods.{module}"), of_name))(folder)
+    dod = getattr(import_module(f"soft2hard.data_gen.dods.{module}"), of_name)(folder)
+    path = folder / "paraphrases.jsonl" if folder is not None else None
+    return WithParaphrases(dod, path) if path is not None and path.is_file() else dod
 
 
 FOLDER_DODS: dict[str, Callable[[Path | None], ReadableDoD]] = {name: partial(_open, name) for name in _CLASSES}
-"""What makes a collection of its folder, with the paraphrases that lie there, by name."""
+"""What makes a collection of its folder, with the `paraphrases.jsonl` that lies there, by name."""
 
 
 @dataclass(frozen=True)

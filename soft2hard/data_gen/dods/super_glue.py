@@ -64,7 +64,13 @@ class SuperGlue(EvaluationDoD):
 
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """The sets of which the folder holds both parts, or all that were asked for where they come from the hub."""
-        for name in self.sets if self.folder is None else self._whole():
+        names = self.sets
+        if self.folder is not None:
+            folders = {name: self.folder / SETS[name].folder for name in self.sets}
+            said = f"{self.folder} has none of the folders {', '.join(SETS[name].folder for name in self.sets)}."
+            none = (said, "Unpack the archives of SuperGLUE there.")
+            names = self.whole_sets(folders, ("train.jsonl", "val.jsonl"), none)
+        for name in names:
             one = SETS[name]
             train, test = (
                 usable(self._examples(name, part), self.dropped, self.max_words) for part in ("train", "val")
@@ -72,32 +78,16 @@ class SuperGlue(EvaluationDoD):
             parts = draw(apart(train, test, self.dropped), self.sizes, Random(f"{name}/{seed}"), test=test)
             yield parts.task(name, self.name, one.instruction, labels=tuple(one.words), metric="label_accuracy")
 
-    def _whole(self) -> list[str]:
-        present = [name for name in self.sets if (self.folder / SETS[name].folder).is_dir()]
-        if not present:
-            raise UserError(
-                f"{self.folder} has none of the folders {', '.join(SETS[name].folder for name in self.sets)}.",
-                "Unpack the archives of SuperGLUE there.",
-            )
-        whole = [name for name in present if all(self._file(name, part).is_file() for part in ("train", "val"))]
-        if len(whole) < len(present):
-            self.dropped["sets without train.jsonl and val.jsonl"] = len(present) - len(whole)
-        if not whole:
-            raise UserError(f"None of the sets in {self.folder} is whole.", "Each needs train.jsonl and val.jsonl.")
-        return whole
-
-    def _file(self, name: str, part: str) -> Path:
-        return self.folder / SETS[name].folder / f"{part}.jsonl"
-
     def _examples(self, name: str, part: str) -> Iterator[Example]:
         if self.folder is None:
             records = read_hub(self.hub_name, name, {"train": "train", "val": "validation"}[part])
             origin, numbered = records.origin, enumerate(records.rows)
         else:
-            origin, numbered = str(self._file(name, part)), read_jsonl(self._file(name, part))
+            path = self.folder / SETS[name].folder / f"{part}.jsonl"
+            origin, numbered = str(path), read_jsonl(path)
         for number, row in numbered:
             try:
-                yield from (_example(SETS[name], flat) for flat in _FLATTENED.get(name, _as_it_is)(row))
+                yield from (_example(SETS[name], flat) for flat in _FLATTENED.get(name, lambda row: (row,))(row))
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
                 place = "row" if self.folder is None else "line"
                 raise UserError(
@@ -107,19 +97,12 @@ class SuperGlue(EvaluationDoD):
 
 
 def _example(one: _Set, row: Row) -> Example:
-    return Example(" ".join(one.wording.format_map(row).split()), one.words[_class_number(one, row["label"])])
-
-
-def _class_number(one: _Set, label: Any) -> int:
     """Files give a class as its name, as true or false, or as its number."""
+    label = row["label"]
     number = one.classes.index(label) if isinstance(label, str) else int(label)
     if not 0 <= number < len(one.classes):  # hidden labels are -1
         raise ValueError(f"there is no class {number}")
-    return number
-
-
-def _as_it_is(row: Row) -> Iterable[Row]:
-    return (row,)
+    return Example(" ".join(one.wording.format_map(row).split()), one.words[number])
 
 
 def _wsc(row: Row) -> Iterator[Row]:

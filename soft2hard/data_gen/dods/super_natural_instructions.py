@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -67,13 +68,8 @@ class SuperNaturalInstructions:
         """The tasks of a split in a fixed order; `seed` draws their examples."""
         self.dropped.clear()
         self.left_out.clear()
-        n_found = 0
-        for name, read in self._contents(split):
-            if n is not None and n_found >= n:
-                return
-            if (task := self._task(name, read(), split, seed)) is not None:
-                n_found += 1
-                yield task
+        found = (self._task(name, read(), split, seed) for name, read in self._contents(split))
+        yield from islice((task for task in found if task is not None), n)
 
     def _contents(self, split: Split) -> Iterator[tuple[str, Callable[[], "_Content"]]]:
         """Names of the tasks of a split, each with what reads it."""
@@ -102,21 +98,16 @@ class SuperNaturalInstructions:
 
     def _splits(self, files: Mapping[str, Path]) -> dict[str, Split]:
         """The split of each task, in the order of the files; tasks that belong to none are counted and absent."""
-        lists = self._lists()
+        lists, of_tenth = self._lists(), {0: "validation", 1: "test"}
         if lists is None:
-            return {name: _by_hash(name) for name in files}
-        found: dict[str, Split] = {}
-        for name in files:
-            if name in lists["test"]:
-                found[name] = "test"
-            elif name in lists["train"]:
-                found[name] = "validation" if _tenth(name) == 0 else "train"
-            else:
-                self._leave_out(name, "not in the default split")
-        without = (lists["test"] | lists["train"]) - set(files)
-        if without:
+            return {name: of_tenth.get(_tenth(name), "train") for name in files}
+        for name in sorted(files.keys() - lists["test"] - lists["train"]):
+            self._leave_out(name, "not in the default split")
+        if without := (lists["test"] | lists["train"]) - files.keys():
             self.dropped["tasks of the default split without a file"] = len(without)
-        return found
+        listed = [name for name in files if name not in self.left_out]
+        train = ("validation", *["train"] * 9)
+        return {name: "test" if name in lists["test"] else train[_tenth(name)] for name in listed}
 
     def _lists(self) -> dict[str, frozenset[str]] | None:
         """Names of the default split's training and test tasks, None where there are no lists."""
@@ -167,39 +158,22 @@ class SuperNaturalInstructions:
         self.dropped[f"tasks: {why}"] += 1
 
 
-@dataclass(frozen=True)
 class _Content:
-    """What is published of a task."""
+    """What is published of a task: of the right outputs of an input the first alone counts."""
 
-    instruction: str
-    paraphrases: tuple[str, ...]
-    category: str
-    languages: frozenset[str]
-    examples: tuple[Example, ...]
-    """With the first of the outputs that an instance gives."""
-    n_further: int
-    """Other outputs of instances beside the first."""
-
-
-def _content(
-    definitions: list[str], category: str, languages: list[str], instances: Iterable[tuple[str, list[str]]]
-) -> _Content:
-    instances = list(instances)
-    instruction, *paraphrases = (" ".join(text.split()) for text in definitions)
-    return _Content(
-        instruction,
-        tuple(paraphrases),
-        category,
-        frozenset(languages),
-        tuple(Example(input, outputs[0]) for input, outputs in instances),
-        sum(len(set(outputs)) - 1 for _, outputs in instances),
-    )
+    def __init__(
+        self, definitions: list[str], category: str, languages: list[str], instances: list[tuple[str, list[str]]]
+    ) -> None:
+        self.instruction, *paraphrases = (" ".join(text.split()) for text in definitions)
+        self.paraphrases, self.category, self.languages = tuple(paraphrases), category, set(languages)
+        self.examples = [Example(input, outputs[0]) for input, outputs in instances]
+        self.n_further = sum(len(set(outputs)) - 1 for _, outputs in instances)
 
 
 def _read(path: Path) -> _Content:
     found = read_json(path)
     try:
-        return _content(
+        return _Content(
             _texts(found["Definition"]),
             _texts(found["Categories"])[0],
             _texts(found["Input_language"]) + _texts(found["Output_language"]),
@@ -221,7 +195,7 @@ def _read_from_hub(records: Records, name: str, numbers: Iterable[int]) -> _Cont
     for row in rows:
         outputs.setdefault((row["id"], row["inputs"]), []).append(row["targets"])
     instances = [(input, of_instance) for (_, input), of_instance in outputs.items()]
-    return _content([rows[0]["definition"]], SuperNaturalInstructions.name, ["English"], instances)
+    return _Content([rows[0]["definition"]], SuperNaturalInstructions.name, ["English"], instances)
 
 
 def _texts(value: Any) -> list[str]:
@@ -236,10 +210,6 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"a {type(value).__name__} for a text")
     return value
-
-
-def _by_hash(name: str) -> Split:
-    return {0: "validation", 1: "test"}.get(_tenth(name), "train")
 
 
 def _tenth(name: str) -> int:

@@ -1,9 +1,10 @@
 """Makes the sections of an analysis one after another; sections that the folder already holds are kept."""
 
 import json
-import re
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,21 @@ from soft2hard.eval.analysis.geometry import MAPS, no_map
 from soft2hard.eval.analysis.inputs import Material, Table, check_comparable
 from soft2hard.eval.analysis.nearest_tokens import extraction_section
 from soft2hard.eval.analysis.transfer_matrix import transfer_section
+from soft2hard.lm.subject import Subject
 from soft2hard.storage.run_folders import now, versions
 
-NOT_COMPARING: tuple[SectionName, ...] = ("extraction", "statistics")
-"""Sections that take soft prompts of different subjects and widths."""
-_ALONE: dict[SectionName, Callable[[Material], tuple[Section, Tables]]] = {
+_MAKERS: dict[SectionName, Callable[..., tuple[Section, Tables]]] = {
     "extraction": extraction_section,
     "statistics": statistics_section,
     "distances": distances_section,
+    "maps": maps_section,
+    "difficulty": difficulty_section,
     "transfer": transfer_section,
     "stability": stability_section,
     "positions": positions_section,
 }
-_ON_DISTANCES = {"maps": maps_section, "difficulty": difficulty_section}
+_ON_DISTANCES = ("maps", "difficulty")
+"""Sections made of the material and the tables of 'distances', and not of the material alone."""
 _NEEDS = {"maps": ("distances",), "difficulty": ("distances",), "claims": ("distances", "difficulty", "transfer")}
 
 
@@ -62,14 +65,13 @@ def begin(
     """The analysis of a folder so far, or a new one, with the material whose prompts are scored on their own tasks."""
     if (folder / FILE_NAME).exists():
         analysis = load_analysis(folder)
-        return analysis, material.with_rows(analysis.prompts)
+        return analysis, replace(material, prompts=analysis.prompts)
     material, baseline = material.scored()
     tasks = []
     for name in dict.fromkeys(row.task for row in material.prompts if row.task is not None):
-        task = material.task_by_name.get(name)
-        instruction = "" if task is None else task.instruction
-        family = material.family(name)
-        tasks.append(TaskRow(name=name, family=family, instruction=instruction, baseline=baseline.get(name)))
+        instruction = getattr(material.task_by_name.get(name), "instruction", "")
+        known = {"family": material.family(name), "instruction": instruction, "baseline": baseline.get(name)}
+        tasks.append(TaskRow(name=name, **known))
     analysis = Analysis(
         created=now(),
         settings=json.loads(json.dumps(settings, default=str)),
@@ -118,80 +120,65 @@ def _is_done(name: SectionName, analysis: Analysis, material: Material, folder: 
 def _made(name: SectionName, material: Material, analysis: Analysis, folder: Path) -> Section | NotRun:
     started = time.perf_counter()
     try:
-        section, tables = _section(name, material, analysis, folder)
+        if name == "claims":
+            section, tables = claims_section(analysis, lambda section: load_tables(folder, analysis, section))
+        elif name not in _ON_DISTANCES:
+            section, tables = _MAKERS[name](material)
+        elif analysis.found("distances") is None:
+            raise UserError(f"There are no distances for {name}: {analysis.reason('distances')}", "")
+        else:
+            section, tables = _MAKERS[name](material, load_tables(folder, analysis, "distances"))
     except UserError as error:
         return NotRun(reason=str(error))
     save_tables(folder, name, tables)
     return section.model_copy(update={"tables": tuple(tables), "seconds": time.perf_counter() - started})
 
 
-def _section(name: SectionName, material: Material, analysis: Analysis, folder: Path) -> tuple[Section, Tables]:
-    if name in _ALONE:
-        return _ALONE[name](material)
-    if name == "claims":
-        return claims_section(analysis, lambda section: load_tables(folder, analysis, section))
-    if analysis.found("distances") is None:
-        raise UserError(f"There are no distances for {name}: {analysis.reason('distances')}", "")
-    return _ON_DISTANCES[name](material, load_tables(folder, analysis, "distances"))
-
-
 # --- asked before anything is run ----------------------------------------------------------------------
 
 
-def objection(name: SectionName, material: Material) -> UserError | None:
-    """The reason why a section cannot be run, as far as it shows before the work."""
-    try:
-        if name not in NOT_COMPARING:
-            check_comparable(material.soft_prompts, 1)
-        if name == "extraction":
-            _check_widths(material)
-        if name in ("distances", "maps", "claims", "difficulty"):
-            material.stacked()
-        if name == "stability":
-            material.need_translator(name)
-        if at_least := {"difficulty": 3, "transfer": 2, "positions": 1}.get(name):
-            material.need_subject(name)
-            material.need_tasks(name, material.experimental if name == "positions" else material.main, at_least)
-    except UserError as error:
-        return error
-    return None
+def _check(name: SectionName, material: Material) -> None:
+    """Raise UserError where a section cannot be run, as far as it shows before the work."""
+    if name not in ("extraction", "statistics"):  # these take soft prompts of different subjects and widths
+        check_comparable(material.soft_prompts, 1, material.labels(range(len(material.prompts))))
+    if name == "extraction":
+        _check_all(material, material.table or material.need_subject(name))
+    if name in ("distances", "maps", "claims", "difficulty"):
+        material.stacked()
+    if name == "stability":
+        material.need_translator(name)
+    if at_least := {"difficulty": 3, "transfer": 2, "positions": 1}.get(name):
+        material.need_subject(name)
+        material.need_tasks(name, material.experimental if name == "positions" else material.main, at_least)
 
 
-def _check_widths(material: Material) -> None:
-    source = material.table or material.need_subject("extraction")
-    width = source.rows.shape[1] if isinstance(source, Table) else source.d_model
-    for row in material.prompts:
-        if row.d_model != width:
-            raise UserError(
-                f"The soft prompt '{row.name}' is {row.d_model} wide, and the tokens of '{source.name}' are {width}.",
-                "Look up each soft prompt in the table of its own subject.",
-            )
-
-
-def what_can_be_run(material: Material, without: Collection[str] = ()) -> str:
-    """A sentence for people."""
-    names = [name for name in SECTIONS if name not in without and objection(name, material) is None]
-    return f"Sections that can be run: {', '.join(names)}." if names else "No section can be run of these."
+def _check_all(material: Material, source: Subject | Table) -> None:
+    for row, prompt in zip(material.prompts, material.soft_prompts, strict=True):
+        try:
+            source.check(prompt)
+        except UserError as error:
+            raise UserError(f"{row.name}: {error.problem}", error.remedy) from error
 
 
 def check_material(material: Material, only: Collection[SectionName]) -> None:
     """Raise UserError, before anything is run, for sections asked for by name that cannot be run, and where none is
     named for soft prompts that have no place in one comparison."""
-    try:
-        if not only or not set(only) <= set(NOT_COMPARING):
-            check_comparable(material.soft_prompts, 1)
-    except UserError as error:
-        # Files in the place of the numbers that soft prompts are called by.
-        numbered = r"[Ss]oft prompt (\d+)"
-        problem = re.sub(numbered, lambda m: f"'{material.prompts[int(m[1]) - 1].name}'", error.problem)
-        able = [f"--only {name}" for name in NOT_COMPARING if objection(name, material) is None]
-        raise UserError(problem, f"Analyse those of one subject; {' '.join(able)} can still be run of all.") from error
     if material.subject is not None:
-        for row, prompt in zip(material.prompts, material.soft_prompts, strict=True):
-            try:
-                material.subject.check(prompt)
-            except UserError as error:
-                raise UserError(f"{row.name}: {error.problem}", error.remedy) from error
-    for name in only:
-        if error := objection(name, material):
-            raise UserError(error.problem, f"{error.remedy} {what_can_be_run(material, only)}") from error
+        _check_all(material, material.subject)
+    try:
+        if not only:
+            check_comparable(material.soft_prompts, 1, material.labels(range(len(material.prompts))))
+        for name in only:
+            _check(name, material)
+    except UserError as error:
+        raise UserError(error.problem, f"{error.remedy} {what_can_be_run(material, only)}") from error
+
+
+def what_can_be_run(material: Material, without: Collection[str] = ()) -> str:
+    """A sentence for people."""
+    names = []
+    for name in (name for name in SECTIONS if name not in without):
+        with suppress(UserError):
+            _check(name, material)
+            names.append(name)
+    return f"Sections that can be run: {', '.join(names)}." if names else "No section can be run of these."

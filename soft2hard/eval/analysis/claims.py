@@ -6,9 +6,10 @@ between and where there are too few tasks, *not tested* where there is no figure
 claim, judged by the same rule; they change no verdict, but a note says where they disagree.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
 
 import pandas as pd
 
@@ -25,194 +26,159 @@ SURE = 0.05
 
 _TENTH = f"{100 * EQUIDISTANT_BELOW:.0f} %"
 _FEW = f"undecided with fewer than {MIN_TASKS} tasks"
-Rule = Callable[[Interval], Verdict]
+_POSITIVE = f"confirmed where the interval lies wholly above 0, refuted where wholly below, with p < {SURE}; {_FEW}"
 SectionTables = Callable[[str], Tables]
 """The tables of a section by its name; none where it was not run."""
+Source = tuple[str, ...]
+"""Where a figure is found: its section, then of 'distances' the figure's name and that of its number of tasks, or a
+measure and a column of 'measures', of others first, second, given and method of a row of 'correlations'."""
+
+
+def _error(second: str, *given: str) -> Source:
+    return ("difficulty", "error", second, ", ".join(given), "spearman")
+
+
+def _closeness(measure: str, *given: str, method: str = "spearman") -> Source:
+    return ("transfer", f"closeness: {measure}", "change", ", ".join(given), method)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure that a claim is about, or why there is none."""
+class _Question:
+    """A claim before it is judged: that a figure lies between two bounds."""
 
-    estimate: Interval | None
-    n: int | None
-    """Tasks."""
-    p_value: float | None = None
-    reason: str = ""
-
-    def said(self, rule: Rule) -> tuple[Verdict, str]:
-        """The verdict on the figure by a rule; and the reason for it, if the rule is not."""
-        if self.estimate is None or self.n is None:
-            return "not tested", self.reason
-        if self.n < MIN_TASKS:
-            return "undecided", f"{self.n} task{'s' * (self.n != 1)}, and a verdict needs {MIN_TASKS}."
-        found = rule(self.estimate)
-        if found != "undecided" and self.p_value is not None and self.p_value >= SURE:
-            return "undecided", f"p = {self.p_value:.2g}, where a verdict needs less than {SURE}."
-        return found, ""
-
-    def reading(self, label: str, rule: Rule, noise: bool = False) -> Reading:
-        says, _ = self.said(rule)
-        return Reading(label=label, says=says, estimate=self.estimate, p_value=self.p_value, n=self.n, noise=noise)
+    text: str
+    figure: str
+    rule: str
+    source: Source
+    low: float = -inf
+    high: float = inf
+    beside: Mapping[str, Source] = field(default_factory=dict)
+    """Other readings, by how they differ."""
+    noise: Source | None = None
+    """The same of pure noise with the soft prompts' norms."""
 
 
-def verdict(interval: Interval, expected: Literal["above", "below"], bound: float = 0.0) -> Verdict:
-    """What an interval says of the claim that a figure lies above, or below, a bound; nothing without an interval."""
+_QUESTIONS = {
+    "equidistant": _Question(
+        "Re-trainings of one task end nearly equidistant from each other.",
+        "coefficient of variation of the Frobenius distances between a task's soft prompts, mean over tasks",
+        f"confirmed where the interval lies wholly below {EQUIDISTANT_BELOW}, refuted where wholly above; {_FEW}",
+        ("distances", "variation_within", "n_varied"),
+        high=EQUIDISTANT_BELOW,
+        beside={"between tasks": ("distances", "variation_between", "n_tasks")},
+        noise=("distances", "variation_noise", "n_varied"),
+    ),
+    "as_far_as_other_tasks": _Question(
+        "Re-trainings of one task lie as far from each other as from soft prompts of other tasks.",
+        "mean Frobenius distance within a task by that between tasks",
+        f"equivalent within {_TENTH}: confirmed where the interval lies wholly between {1 - EQUIDISTANT_BELOW:g} and"
+        f" {1 + EQUIDISTANT_BELOW:g}, refuted where wholly outside; {_FEW}",
+        ("distances", "frobenius", "ratio"),
+        low=1 - EQUIDISTANT_BELOW,
+        high=1 + EQUIDISTANT_BELOW,
+        beside={"after the best permutation of positions": ("distances", "reordered", "ratio")},
+        noise=("distances", "frobenius", "noise_ratio"),
+    ),
+    "harder_vary_more": _Question(
+        "Soft prompts of harder tasks vary more.",
+        "rank correlation over tasks of the error (1 less the mean score) with the mean Frobenius distance"
+        " between a task's soft prompts",
+        _POSITIVE,
+        _error("mean_distance"),
+        low=0.0,
+        beside={
+            "given the norms": _error("mean_distance", "mean_norm"),
+            "given the steps of tuning": _error("mean_distance", "steps"),
+            "given the norms and the steps": _error("mean_distance", "mean_norm", "steps"),
+            "distance divided by norm": _error("distance_by_norm"),
+            "after the best permutation of positions": _error("reordered_distance"),
+        },
+        noise=_error("noise_distance"),
+    ),
+    "closer_transfer_better": _Question(
+        "Soft prompts that lie closer transfer better.",
+        "rank correlation over pairs of different tasks of closeness (the Frobenius distance with its sign"
+        " turned) with the change in accuracy against no prompt",
+        _POSITIVE,
+        _closeness("frobenius"),
+        low=0.0,
+        beside={
+            "given both tasks": _closeness("frobenius", *BOTH_TASKS),
+            "after the best permutation of positions": _closeness("reordered"),
+            "closeness by cosine": _closeness("cosine"),
+            "closeness by cosine, given both tasks": _closeness("cosine", *BOTH_TASKS),
+            "by values instead of ranks": _closeness("frobenius", method="pearson"),
+            "closeness by cosine, by values": _closeness("cosine", method="pearson"),
+        },
+    ),
+}
+
+
+def verdict(interval: Interval, low: float = -inf, high: float = inf) -> Verdict:
+    """What an interval says of the claim that a figure lies between two bounds; nothing without an interval."""
     if interval.low is None or interval.high is None:
         return "undecided"
-    low, high = (interval.low, interval.high) if expected == "above" else (-interval.high, -interval.low)
-    limit = bound if expected == "above" else -bound
-    return "confirmed" if low > limit else "refuted" if high < limit else "undecided"
+    if low < interval.low and interval.high < high:
+        return "confirmed"
+    return "refuted" if interval.high < low or interval.low > high else "undecided"
 
 
 def claims_section(analysis: Analysis, tables: SectionTables) -> tuple[Claims, Tables]:
     """All claims; a section that was not run leaves its claims untested."""
-    found = (_equidistant(analysis), _across(analysis, tables), _harder(analysis, tables), _closer(analysis, tables))
-    return Claims(claims=found), {}
+    return Claims(claims=tuple(_judged(name, one, analysis, tables) for name, one in _QUESTIONS.items())), {}
 
 
-def _equidistant(analysis: Analysis) -> Claim:
-    figure = noise = between = Figure(None, None, reason=analysis.reason("distances"))
-    if section := analysis.found("distances"):
-        of = section.figures
-        reason = "" if of["variation_within"] else "No task has three different soft prompts."
-        figure, noise = (Figure(of[f"variation_{x}"], of["n_varied"], reason=reason) for x in ("within", "noise"))
-        between = Figure(of["variation_between"], of["n_tasks"], reason=reason)
-    return _claim(
-        figure,
-        lambda interval: verdict(interval, "below", EQUIDISTANT_BELOW),
-        {"between tasks": between},
-        noise,
-        name="equidistant",
-        text="Re-trainings of one task end nearly equidistant from each other.",
-        figure="coefficient of variation of the Frobenius distances between a task's soft prompts, mean over tasks",
-        rule=f"confirmed where the interval lies wholly below {EQUIDISTANT_BELOW}, refuted where wholly above; {_FEW}",
-    )
+def _judged(name: str, asked: _Question, analysis: Analysis, tables: SectionTables) -> Claim:
+    def read(label: str, source: Source) -> tuple[Reading, str]:
+        """A reading, and the reason for its verdict where the rule is not."""
+        figures, reason = _figures(source, analysis, tables)
+        estimate, n, p_value = (figures.get(key) for key in ("estimate", "n", "p_value"))
+        says: Verdict = "not tested"
+        if estimate is not None and n < MIN_TASKS:
+            says, reason = "undecided", f"{n} task{'s' * (n != 1)}, and a verdict needs {MIN_TASKS}."
+        elif estimate is not None:
+            says, reason = verdict(estimate, asked.low, asked.high), ""
+            if says != "undecided" and p_value is not None and p_value >= SURE:
+                says, reason = "undecided", f"p = {p_value:.2g}, where a verdict needs less than {SURE}."
+        noise = source is asked.noise
+        return Reading(label=label, says=says, estimate=estimate, p_value=p_value, n=n, noise=noise), reason
 
-
-def _across(analysis: Analysis, tables: SectionTables) -> Claim:
-    low, high = 1 - EQUIDISTANT_BELOW, 1 + EQUIDISTANT_BELOW
-    figure = noise = reordered = Figure(None, None, reason=analysis.reason("distances"))
-    if section := analysis.found("distances"):
-        of = tables("distances")["measures"].set_index("measure")
-        figure, reordered, noise = (
-            Figure(
-                interval_in(of.loc[measure], ratio),
-                section.figures["n_repeated"],
-                reason="There is one task, or no task has two soft prompts.",
-            )
-            for measure, ratio in (("frobenius", "ratio"), ("reordered", "ratio"), ("frobenius", "noise_ratio"))
-        )
-
-    def rule(interval: Interval) -> Verdict:
-        said = {verdict(interval, "above", low), verdict(interval, "below", high)}
-        return "refuted" if "refuted" in said else "confirmed" if said == {"confirmed"} else "undecided"
-
-    notes = []
-    if figure.estimate and figure.said(rule)[0] == "confirmed":
-        sides = [side for side in ("below", "above") if verdict(figure.estimate, side, 1.0) == "confirmed"]
-        notes = [f"Equivalent within {_TENTH} but not equal: the whole interval lies {side} 1." for side in sides]
-    return _claim(
-        figure,
-        rule,
-        {"after the best permutation of positions": reordered},
-        noise,
-        notes,
-        name="as_far_as_other_tasks",
-        text="Re-trainings of one task lie as far from each other as from soft prompts of other tasks.",
-        figure="mean Frobenius distance within a task by that between tasks",
-        rule=f"equivalent within {_TENTH}: confirmed where the interval lies wholly between {low:g} and"
-        f" {high:g}, refuted where wholly outside; {_FEW}",
-    )
-
-
-def _harder(analysis: Analysis, tables: SectionTables) -> Claim:
-    def of(second: str, *given: str) -> Figure:
-        return _correlation(analysis, "difficulty", tables, ("error", second, ", ".join(given), "spearman"))
-
-    return _positively_correlated(
-        of("mean_distance"),
-        {
-            "given the norms": of("mean_distance", "mean_norm"),
-            "given the steps of tuning": of("mean_distance", "steps"),
-            "given the norms and the steps": of("mean_distance", "mean_norm", "steps"),
-            "distance divided by norm": of("distance_by_norm"),
-            "after the best permutation of positions": of("reordered_distance"),
-        },
-        of("noise_distance"),
-        name="harder_vary_more",
-        text="Soft prompts of harder tasks vary more.",
-        figure="rank correlation over tasks of the error (1 less the mean score) with the mean Frobenius distance"
-        " between a task's soft prompts",
-    )
-
-
-def _closer(analysis: Analysis, tables: SectionTables) -> Claim:
-    def of(measure: str, *given: str, method: str = "spearman") -> Figure:
-        row = (f"closeness: {measure}", "change", ", ".join(given), method)
-        return _correlation(analysis, "transfer", tables, row)
-
-    return _positively_correlated(
-        of("frobenius"),
-        {
-            "given both tasks": of("frobenius", *BOTH_TASKS),
-            "after the best permutation of positions": of("reordered"),
-            "closeness by cosine": of("cosine"),
-            "closeness by cosine, given both tasks": of("cosine", *BOTH_TASKS),
-            "by values instead of ranks": of("frobenius", method="pearson"),
-            "closeness by cosine, by values": of("cosine", method="pearson"),
-        },
-        None,
-        name="closer_transfer_better",
-        text="Soft prompts that lie closer transfer better.",
-        figure="rank correlation over pairs of different tasks of closeness (the Frobenius distance with its sign"
-        " turned) with the change in accuracy against no prompt",
-    )
-
-
-def _positively_correlated(found: Figure, beside: dict[str, Figure], noise: Figure | None, **words: str) -> Claim:
-    rule = f"confirmed where the interval lies wholly above 0, refuted where wholly below, with p < {SURE}; {_FEW}"
-    return _claim(found, lambda interval: verdict(interval, "above"), beside, noise, rule=rule, **words)
-
-
-def _claim(
-    found: Figure, judge: Rule, beside: dict[str, Figure], noise: Figure | None, notes: Sequence[str] = (), **words: str
-) -> Claim:
-    """`words`: the claim's name, text, figure and rule."""
-    said, reason = found.said(judge)
-    readings = [other.reading(label, judge) for label, other in beside.items()]
-    if noise is not None:
-        readings.append(noise.reading("pure noise with the same norms", judge, noise=True))
-    readings = [one for one in readings if one.says != "not tested"]
-    return Claim(
-        verdict=said,
-        estimate=found.estimate,
-        p_value=found.p_value,
-        n=found.n,
-        beside=tuple(readings),
-        notes=tuple(filter(None, (reason, *notes, *_qualifications(said, readings)))),
-        **words,
-    )
-
-
-def _qualifications(said: Verdict, readings: Iterable[Reading]) -> list[str]:
-    """The readings that disagree with the claim, and whether noise agrees."""
-    if said == "not tested":
-        return []
-    others = [f"{one.label} ({one.says})" for one in readings if not one.noise and one.says != said]
-    notes = [f"Other readings say otherwise: {', '.join(others)}."] if others else []
-    if said != "undecided" and any(one.noise and one.says == said for one in readings):
+    own, reason = read("", asked.source)
+    sources = asked.beside | ({"pure noise with the same norms": asked.noise} if asked.noise else {})
+    readings = [one for one, _ in (read(*item) for item in sources.items()) if one.says != "not tested"]
+    notes = [reason] if reason else []
+    if own.says == "confirmed" and asked.low < 1 < asked.high < inf:
+        sides = {"below": verdict(own.estimate, high=1.0), "above": verdict(own.estimate, low=1.0)}
+        surely = [side for side, says in sides.items() if says == "confirmed"]
+        notes += [f"Equivalent within {_TENTH} but not equal: the whole interval lies {side} 1." for side in surely]
+    others = [f"{one.label} ({one.says})" for one in readings if not one.noise and one.says != own.says]
+    if others and own.says != "not tested":
+        notes.append(f"Other readings say otherwise: {', '.join(others)}.")
+    if own.says != "undecided" and any(one.noise and one.says == own.says for one in readings):
         notes.append("Pure noise with the soft prompts' norms gives the same verdict.")
-    return notes
+    words = {"name": name, "text": asked.text, "figure": asked.figure, "rule": asked.rule, "notes": tuple(notes)}
+    figures = {key: getattr(own, key) for key in ("estimate", "p_value", "n")}
+    return Claim(verdict=own.says, beside=tuple(readings), **figures, **words)
 
 
-def _correlation(analysis: Analysis, section: str, tables: SectionTables, wanted: tuple[str, ...]) -> Figure:
-    if analysis.found(section) is None:
-        return Figure(None, None, reason=analysis.reason(section))
-    for row in tables(section).get("correlations", pd.DataFrame()).to_dict("records"):
-        if (row["first"], row["second"], row["given"], row["method"]) == wanted:
-            estimate = interval_in(row, "correlation")
-            if estimate is None:
-                return Figure(None, None, reason=row["reason"])
-            return Figure(estimate, int(row["n"]), float(row["p_value"]))
-    return Figure(None, None, reason="Soft prompts differ in length, so that they have no distances.")
+def _figures(source: Source, analysis: Analysis, tables: SectionTables) -> tuple[dict[str, Any], str]:
+    """An estimate with its number of tasks and its p-value as far as they are known; and the reason why there is none,
+    if there is none."""
+    section, *key = source
+    found = analysis.found(section)
+    if found is None:
+        return {}, analysis.reason(section)
+    if section != "distances":
+        for row in tables(section).get("correlations", pd.DataFrame()).to_dict("records"):
+            if [row["first"], row["second"], row["given"], row["method"]] == key:
+                estimate = interval_in(row, "correlation")
+                if estimate is None:
+                    return {}, row["reason"]
+                return {"estimate": estimate, "n": int(row["n"]), "p_value": float(row["p_value"])}, ""
+        return {}, "Soft prompts differ in length, so that they have no distances."
+    if key[0] in found.figures:
+        value, n = (found.figures[name] for name in key)
+        return {"estimate": value, "n": n}, "No task has three different soft prompts."
+    measures = tables("distances")["measures"].set_index("measure")
+    figures = {"estimate": interval_in(measures.loc[key[0]], key[1]), "n": found.figures["n_repeated"]}
+    return figures, "There is one task, or no task has two soft prompts."

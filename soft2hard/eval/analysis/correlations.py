@@ -5,13 +5,13 @@ and pairs go with them, their rows and their columns (the vertex bootstrap of Sn
 that share a task are not independent; pairs of a task with its own copy are left out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.stats import permutation_test, rankdata
 
 from soft2hard.errors import UserError
@@ -46,13 +46,16 @@ def correlation_row(
     first: str, second: str, method: Method, correlate: Callable[[], Correlation], given: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """A correlation as a row of a table, or the `reason` why it is not defined; `given` figures are held fixed."""
-    row = {"first": first, "second": second, "given": ", ".join(given), "method": method}
+    found, reason = None, None
     try:
         found = correlate()
     except UserError as error:
-        return row | columns_of("correlation", None) | {"p_value": None, "n": None, "reason": error.problem}
-    figures = columns_of("correlation", found.correlation)
-    return row | figures | {"p_value": found.p_value, "n": found.n, "reason": None}
+        reason = error.problem
+    return (
+        {"first": first, "second": second, "given": ", ".join(given), "method": method}
+        | columns_of("correlation", found and found.correlation)
+        | {"p_value": found and found.p_value, "n": found and found.n, "reason": reason}
+    )
 
 
 def mantel(
@@ -78,78 +81,66 @@ def mantel(
     Raises UserError for fewer than 3 tasks (4 if centred), entries that are not numbers, or equal entries throughout,
     before centring or after it.
     """
-    n = _checked(first, second, 4 if centred else 3)
+    n = len(first)
+    off = _off_diagonal(n)
+    _check("Mantel test", "pairs of tasks", n, 4 if centred else 3, (first[off], second[off]))
     x, y = (_standardised(matrix, method, centred) for matrix in (first, second))
     n_entries = n * (n - 1)
     observed = float((x * y).sum() / n_entries)
     exact = n <= _EXACT_UP_TO
-    orders = [np.array(list(permutations(range(n))))] if exact else _random_orders(n, n_permutations, seed)
-    null = np.concatenate([(x * y[o[:, :, None], o[:, None, :]]).sum((1, 2)) for o in orders]) / n_entries
+    drawn = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+    orders = np.array(list(permutations(range(n)))) if exact else drawn
+    parts = np.array_split(orders, -(-orders.size * n // _ENTRIES_AT_ONCE))
+    null = np.concatenate([(x * y[o[:, :, None], o[:, None, :]]).sum((1, 2)) for o in parts]) / n_entries
     interval = percentile_interval(observed, _vertex_bootstrap(x, y, n_resamples, seed))
     return Correlation(interval, _p_value(null, observed, exact), n)
 
 
 def rank_correlation(
-    first: Values, second: Values, *, n_permutations: int = 9999, n_resamples: int = 2000, seed: int = 0
-) -> Correlation:
-    """Spearman's rank correlation of two figures, one pair of values a task, such as difficulty and variance.
-
-    Tasks are resampled in pairs of values and ranked again. The p-value is of a permutation test (SciPy), exact where
-    there are no more than `n_permutations` orders. Raises UserError for fewer than 3 tasks, for values that are not
-    numbers, and for equal values throughout.
-    """
-    x, y = _checked_values(first, second)
-    observed = float(_spearman(x, y))
-    test = permutation_test(
-        (y,),
-        lambda permuted, axis: _spearman(x, permuted),
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=n_permutations,
-        batch=1000,
-        rng=seed,
-    )
-    chosen = np.random.default_rng(seed).integers(0, len(x), (n_resamples, len(x)))
-    interval = percentile_interval(observed, _spearman(x[chosen], y[chosen]))
-    return Correlation(interval, float(test.pvalue), len(x))
-
-
-def partial_rank_correlation(
     first: Values,
     second: Values,
-    controls: Sequence[Values],
+    controls: Sequence[Values] = (),
     *,
     n_permutations: int = 9999,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Correlation:
-    """Rank correlation of two figures over tasks with others held fixed, such as difficulty and distance given norms.
+    """Spearman's rank correlation of two figures, one pair of values a task, such as difficulty and variance; with
+    others held fixed, such as norms, where there are `controls`.
 
-    All are ranked, a line in the ranks of the controls is taken out of the ranks of both, and the residuals are
-    correlated. Tasks are resampled and ranked again. The two-sided p-value is of random permutations of the second's
-    residuals (Freedman and Lane 1983). Raises UserError as `rank_correlation` does, for fewer than three tasks more
-    than controls, and where the controls leave nothing of a figure.
+    Then all are ranked, a line in the ranks of the controls is taken out of the ranks of both, and the residuals are
+    correlated. Tasks are resampled and ranked again. The two-sided p-value is of a permutation test (SciPy), exact
+    where there are no more than `n_permutations` orders; with controls of random permutations of the second's
+    residuals (Freedman and Lane 1983). Raises UserError for fewer than 3 tasks, or 3 more than controls, for values
+    that are not numbers, for equal values throughout, and where the controls leave nothing of a figure.
     """
-    x, y, *held = _checked_values(first, second, *controls)
-    if len(x) < len(held) + 3:
-        raise UserError(f"{len(x)} tasks are too few to hold {len(held)} figures fixed.", "Give more tasks.")
-    data = np.stack([x, y, *held])
+    data = np.array([first, second, *controls], dtype=float)
+    n = data.shape[1]
+    _check("rank correlation", "tasks", n, 3, data)
+    if n < len(controls) + 3:
+        raise UserError(f"{n} tasks are too few to hold {len(controls)} figures fixed.", "Give more tasks.")
     a, b = _residuals(data)
-    for left, values in ((a, x), (b, y)):
-        if left.std() < _NOTHING_LEFT * rankdata(values).std():
-            raise UserError("The figures that are held fixed leave nothing to correlate.", "Hold fewer of them.")
+    if any(left.std() < _NOTHING_LEFT * rankdata(values).std() for left, values in ((a, data[0]), (b, data[1]))):
+        raise UserError("The figures that are held fixed leave nothing to correlate.", "Hold fewer of them.")
     observed = float(_row_correlations(a, b))
-    orders = np.random.default_rng(seed).permuted(np.tile(b, (n_permutations, 1)), axis=1)
-    null = _row_correlations(a, orders - orders @ _fit(data[2:]).T)
-    chosen = np.random.default_rng(seed).integers(0, len(x), (n_resamples, len(x)))
-    interval = percentile_interval(observed, _row_correlations(*_residuals(data[:, chosen])))
-    return Correlation(interval, _p_value(null, observed, exact=False), len(x))
+    if controls:
+        orders = np.random.default_rng(seed).permuted(np.tile(b, (n_permutations, 1)), axis=1)
+        p_value = _p_value(_row_correlations(a, orders - orders @ _fit(data[2:]).T), observed, exact=False)
+    else:
+        options = {"permutation_type": "pairings", "vectorized": True, "n_resamples": n_permutations, "batch": 1000}
+        test = permutation_test((b,), lambda permuted, axis: _row_correlations(a, permuted), rng=seed, **options)
+        p_value = float(test.pvalue)
+    chosen = np.random.default_rng(seed).integers(0, n, (n_resamples, n))
+    return Correlation(percentile_interval(observed, _row_correlations(*_residuals(data[:, chosen]))), p_value, n)
 
 
 def _residuals(data: Float[np.ndarray, "n_figures *resamples n"]) -> list[Float[np.ndarray, "*resamples n"]]:
     """The ranks of the first two figures less what those of the others say."""
+    ranks = [rankdata(values, axis=-1) for values in data[:2]]
+    if len(data) == 2:
+        return ranks
     fit = _fit(data[2:])
-    return [ranks - (fit @ ranks[..., None])[..., 0] for ranks in (rankdata(values, axis=-1) for values in data[:2])]
+    return [of_figure - (fit @ of_figure[..., None])[..., 0] for of_figure in ranks]
 
 
 def _fit(controls: Float[np.ndarray, "n_controls *resamples n"]) -> Float[np.ndarray, "*resamples n n"]:
@@ -159,31 +150,14 @@ def _fit(controls: Float[np.ndarray, "n_controls *resamples n"]) -> Float[np.nda
     return columns @ np.linalg.pinv(columns, rcond=_NOTHING_LEFT)
 
 
-def _checked_values(*figures: Values) -> tuple[Float[np.ndarray, " n"], ...]:
-    found = tuple(np.asarray(values, dtype=float) for values in figures)
-    if len(found[0]) < 3:
-        raise UserError(f"A rank correlation of {len(found[0])} tasks says nothing.", "Give at least 3.")
-    if not all(np.isfinite(values).all() for values in found):
-        raise UserError("Some values are missing.", "Leave out the tasks that have none.")
-    if any(np.ptp(values) == 0 for values in found):
-        raise UserError("All tasks have the same value, so there is no order to correlate.", "Give tasks that differ.")
-    return found
-
-
-def _checked(first: np.ndarray, second: np.ndarray, least: int) -> int:
-    n = len(first)
-    if n < least:
-        raise UserError(f"A Mantel test of {n} tasks says nothing.", f"Give at least {least}, better 10 or more.")
-    for matrix in (first, second):
-        entries = matrix[_off_diagonal(n)]
-        if not np.isfinite(entries).all():
-            raise UserError(
-                f"A matrix has {np.sum(~np.isfinite(entries))} missing entries off its diagonal.",
-                "Leave out the tasks that they belong to.",
-            )
-        if np.ptp(entries) == 0:
-            raise UserError(f"All entries of a matrix are {entries[0]:.3g}.", "Give tasks that differ.")
-    return n
+def _check(test: str, of: str, n: int, at_least: int, figures: Iterable[np.ndarray]) -> None:
+    if n < at_least:
+        raise UserError(f"A {test} of {n} tasks says nothing.", f"Give at least {at_least}, better 10 or more.")
+    for values in figures:
+        if missing := int((~np.isfinite(values)).sum()):
+            raise UserError(f"{missing} values of {of} are missing.", "Leave out the tasks that they belong to.")
+        if np.ptp(values) == 0:
+            raise UserError(f"All {of} have the same value, so there is no order to correlate.", "Give others.")
 
 
 def _off_diagonal(n: int) -> Bool[np.ndarray, "n n"]:
@@ -222,13 +196,6 @@ def double_centred(matrix: Square) -> Square:
     return np.where(_off_diagonal(n), matrix - (mean + effects[0][:, None] + effects[1][None]), 0)
 
 
-def _random_orders(n: int, n_orders: int, seed: int) -> Iterator[Int[np.ndarray, "_batch n"]]:
-    rng = np.random.default_rng(seed)
-    step = max(1, _ENTRIES_AT_ONCE // n**2)
-    for at in range(0, n_orders, step):
-        yield rng.permuted(np.tile(np.arange(n), (min(step, n_orders - at), 1)), axis=1)
-
-
 def _p_value(null: Float[np.ndarray, " n_orders"], observed: float, exact: bool) -> float:
     """Share of permuted orders as extreme as the one observed; 1 is added to both counts unless all were tried."""
     as_extreme = int((np.abs(null) >= abs(observed) - _ROUNDING).sum())
@@ -245,10 +212,6 @@ def _vertex_bootstrap(x: Square, y: Square, n_resamples: int, seed: int) -> Floa
     )
     spread = np.sqrt(np.maximum((mxx - mx**2) * (myy - my**2), 0))
     return _divided(mxy - mx * my, np.where(spread > _ROUNDING, spread, 0)).clip(-1, 1)
-
-
-def _spearman(x: Float[np.ndarray, "... n"], y: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
-    return _row_correlations(*(rankdata(values, axis=-1) for values in (x, y)))
 
 
 def _row_correlations(x: Float[np.ndarray, "... n"], y: Float[np.ndarray, "... n"]) -> Float[np.ndarray, "..."]:
@@ -270,14 +233,6 @@ def task_means(matrix: Square, tasks: Sequence[str]) -> tuple[tuple[str, ...], F
     sizes = member.sum(1)
     sums = member @ np.where(np.eye(len(matrix), dtype=bool), 0, matrix) @ member.T
     return names, _divided(sums, np.outer(sizes, sizes) - np.diag(sizes))
-
-
-def row_means(
-    matrix: Float[np.ndarray, "n_prompts n_columns"], tasks: Sequence[str]
-) -> Float[np.ndarray, "n_tasks n_columns"]:
-    """Mean row of each task's prompts, such as of a transfer matrix; `tasks[i]` is the task of row i."""
-    _, member = _members(tasks)
-    return member @ matrix / member.sum(1, keepdims=True)
 
 
 def within_between(
@@ -302,12 +257,10 @@ def within_between(
         between = _divided(((weights @ off) * weights).sum(1), weights.sum(1) ** 2 - np.square(weights).sum(1))
         return np.stack([within, between, _divided(within, between)])
 
-    observed = figures(np.ones((1, len(names))))[:, 0]
-    resampled = figures(task_weights(len(names), n_resamples, seed))
-    within, between, ratio = (percentile_interval(float(v), r) for v, r in zip(observed, resampled, strict=True))
+    found = dict(zip(("within", "between", "ratio"), _over_tasks(figures, len(names), n_resamples, seed), strict=True))
     if repeated.sum() == 1:  # one value, however often its task is drawn
-        within, ratio = Interval(within.value, None, None), Interval(ratio.value, None, None)
-    return {"within": within, "between": between, "ratio": ratio}
+        found |= {name: Interval(found[name].value, None, None) for name in ("within", "ratio")}
+    return found
 
 
 def other_tasks_mean(
@@ -323,10 +276,10 @@ def other_tasks_mean(
         return None
     cells = np.where(kept, matrix, 0)
 
-    def means(weights: Weights) -> Float[np.ndarray, " n_resamples"]:
+    def means(weights: Weights) -> Float[np.ndarray, "1 n_resamples"]:
         return _weighted(_divided(weights @ cells.T, weights @ kept.T.astype(float)), weights)
 
-    return _over_tasks(means, len(matrix), n_resamples, seed)
+    return _over_tasks(means, len(matrix), n_resamples, seed)[0]
 
 
 def variation_between(
@@ -343,23 +296,22 @@ def variation_between(
         for matrix in (np.ones_like(distances), distances - centre, np.square(distances - centre))
     )
 
-    def means(weights: Weights) -> Float[np.ndarray, " n_resamples"]:
+    def means(weights: Weights) -> Float[np.ndarray, "1 n_resamples"]:
         n = weights @ counts
         mean = _divided(weights @ sums, n)
         variance = _divided(weights @ squares - n * np.square(mean), n - 1)
         return _weighted(_divided(np.sqrt(np.maximum(variance, 0)), mean + centre), weights)
 
-    found = _over_tasks(means, len(names), n_resamples, seed)
+    (found,) = _over_tasks(means, len(names), n_resamples, seed)
     return None if np.isnan(found.value) else found
 
 
 def _over_tasks(
-    figure: Callable[[Weights], Float[np.ndarray, " n_resamples"]], n_tasks: int, n_resamples: int, seed: int
-) -> Interval:
-    """A figure of weighted tasks, with its interval."""
-    return percentile_interval(
-        float(figure(np.ones((1, n_tasks)))[0]), figure(task_weights(n_tasks, n_resamples, seed))
-    )
+    figures: Callable[[Weights], Float[np.ndarray, "n_figures _n"]], n_tasks: int, n_resamples: int, seed: int
+) -> list[Interval]:
+    """Figures of weighted tasks, each with its interval."""
+    observed, resampled = figures(np.ones((1, n_tasks)))[:, 0], figures(task_weights(n_tasks, n_resamples, seed))
+    return [percentile_interval(float(value), of_value) for value, of_value in zip(observed, resampled, strict=True)]
 
 
 def _divided(numerators: np.ndarray | np.floating, denominators: np.ndarray | np.floating) -> np.ndarray:
@@ -367,10 +319,10 @@ def _divided(numerators: np.ndarray | np.floating, denominators: np.ndarray | np
     return np.divide(numerators, denominators, out=np.full(np.shape(numerators), np.nan), where=denominators > 0)
 
 
-def _weighted(values: Weights, weights: Weights) -> Float[np.ndarray, " n_resamples"]:
+def _weighted(values: Weights, weights: Weights) -> Float[np.ndarray, "1 n_resamples"]:
     """Mean of the values that are defined; NaN where none is."""
     defined = np.where(np.isfinite(values), weights, 0)
-    return _divided((np.nan_to_num(values) * defined).sum(1), defined.sum(1))
+    return _divided((np.nan_to_num(values) * defined).sum(1), defined.sum(1))[None]
 
 
 def _members(tasks: Sequence[str]) -> tuple[tuple[str, ...], Float[np.ndarray, "n_tasks n_prompts"]]:

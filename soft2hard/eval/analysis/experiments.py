@@ -5,7 +5,8 @@ Intervals are 95 % bootstrap intervals over tasks; several soft prompts of one t
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -68,46 +69,35 @@ def stability_section(material: Material) -> tuple[Section, Tables]:
     translator = material.need_translator("stability")
     numbers = [i for i, row in enumerate(material.prompts) if row.task is not None]
     texts = dict(zip(numbers, greedy_translation(translator)(material.of(numbers)), strict=True))
-    figures, tasks = _stability(material, [i for i in material.main if i in texts], texts)
+    subject = material.subject
+    # The subject's own hidden states at the last token, where it can read a text alone.
+    encoder = None if subject is None or subject.is_encoder_decoder else subject_encoder(subject, unread=True)
+    of_tasks = {task.name: task for task in material.tasks}
+
+    def of_prompts(numbers: Iterable[int]) -> tuple[dict[str, Interval | int | None], pd.DataFrame]:
+        own = [i for i in numbers if i in texts]
+        return stability(material.names(own), [texts[i] for i in own], of_tasks, encoder, material.seed)
+
+    figures, tasks = of_prompts(material.main)
     rows = []
     for group in (group.name for group in material.groups if group.n_tunings > 1):
-        found, of_tasks = _stability(material, [i for i in material.of_group(group) if i in texts], texts)
-        row: dict[str, Any] = {"group": group, "n_tasks": len(of_tasks)}
-        for name, figure in found.items():
-            row |= {} if isinstance(figure, int) else columns_of(name, figure)
-        rows.append(row)
+        found, compared = of_prompts(material.of_group(group))
+        columns = (columns_of(name, figure) for name, figure in found.items() if not isinstance(figure, int))
+        rows.append({"group": group, "n_tasks": len(compared)} | {k: v for some in columns for k, v in some.items()})
     own = [(material.prompts[i].name, material.prompts[i].group, text) for i, text in texts.items()]
     tables = {"tasks": tasks, "texts": pd.DataFrame(own, columns=["prompt", "group", "text"])}
     return Section(figures=figures), tables | ({"groups": pd.DataFrame(rows)} if rows else {})
 
 
-def _stability(
-    material: Material, numbers: Sequence[int], texts: Mapping[int, str]
-) -> tuple[dict[str, Interval | int | None], pd.DataFrame]:
-    subject = material.subject
-    # The subject's own hidden states at the last token, where it can read a text alone.
-    encoder = None if subject is None or subject.is_encoder_decoder else subject_encoder(subject, unread=True)
-    names = material.names(numbers)
-    return stability(
-        names,
-        [texts[i] for i in numbers],
-        instructions={task.name: task.instruction for task in material.tasks},
-        families={name: material.family(name) for name in names},
-        encoder=encoder,
-        seed=material.seed,
-    )
-
-
 def stability(
     tasks: Sequence[str],
     texts: Sequence[str],
-    *,
-    instructions: Mapping[str, str] | None = None,
-    families: Mapping[str, str] | None = None,
+    known: Mapping[str, Task] = MappingProxyType({}),
     encoder: Encoder | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Interval | int | None], pd.DataFrame]:
-    """Compare the translations of each task's soft prompts; `texts[i]` is of a soft prompt of `tasks[i]`.
+    """Compare the translations of each task's soft prompts; `texts[i]` is of a soft prompt of `tasks[i]`, whose
+    instruction and family are `known` or not.
 
     Figures, means over tasks, and the same of each task with two translations or more in a table:
 
@@ -123,22 +113,22 @@ def stability(
     `n_single` tasks have one translation only. Raises UserError where no task has two translations.
     """
     counts = Counter(tasks)
-    if not any(n > 1 for n in counts.values()):
-        raise UserError(
-            "No task has two translations to compare.", "Tune some tasks several times, each from another seed."
-        )
+    if max(counts.values(), default=0) < 2:
+        raise UserError("No task has two translations.", "Tune some tasks several times, each from another seed.")
     meanings = [meaning(text) for text in texts]
-    pairs = {"agreement": _agreement(meanings), "rougeL": rouge_l_pairs(texts)}
+    said = np.array([one or "" for one in meanings], dtype=object)
+    pairs = {"agreement": ((said[:, None] == said[None]) & (said != "")).astype(float), "rougeL": rouge_l_pairs(texts)}
     if encoder is not None:
         pairs["cosine"] = _cosines(texts, meanings, encoder)
     means = {name: _defined_means(matrix, tasks) for name, matrix in pairs.items()}
     rows = []
-    for i, task in enumerate(task for task in counts):
+    for i, task in enumerate(counts):
         own = [text for text, other in zip(texts, tasks, strict=True) if other == task]
         within = {name: float(of_tasks[i, i]) for name, of_tasks in means.items()}
         if len(own) > 1:
-            rows.append({"task": task} | within | _vote(own, (instructions or {}).get(task, "")) | {"texts": own})
-    kin = np.array([(families or {}).get(task, "") for task in counts])
+            instruction = known[task].instruction if task in known else ""
+            rows.append({"task": task} | within | _vote(own, instruction) | {"texts": own})
+    kin = np.array([known[task].family if task in known else "" for task in counts])
     alike = (kin[:, None] == kin[None]) & (kin != "")
     columns = ("agreement", "majority", "rougeL", "cosine", "recovered", "majority_recovered")
     figures = {name: known_mean([row.get(name) for row in rows], seed) for name in columns}
@@ -169,12 +159,6 @@ def _vote(texts: list[str], instruction: str) -> dict[str, Any]:
     }
 
 
-def _agreement(meanings: Sequence[str | None]) -> Square:
-    """1 where two translations say the same."""
-    said = np.array([meaning or "" for meaning in meanings], dtype=object)
-    return ((said[:, None] == said[None]) & (said != "")).astype(float)
-
-
 def _cosines(texts: Sequence[str], meanings: Sequence[str | None], encoder: Encoder) -> Square:
     """Of every pair; 0 for a text without words, which encoders do not read, and NaN for one that this one cannot."""
     distinct = list(dict.fromkeys(text for text, said in zip(texts, meanings, strict=True) if said is not None))
@@ -199,10 +183,9 @@ def _defined_means(matrix: Square, tasks: Sequence[str]) -> Float[np.ndarray, "n
 def positions_section(material: Material) -> tuple[Section, Tables]:
     """Positions of one prompt of some tasks masked, left out and permuted (`position_effects`)."""
     subject = material.need_subject("positions")
-    first: dict[str, int] = {}
-    for i in material.need_tasks("positions", material.experimental):
-        first.setdefault(material.prompts[i].task, i)
-    numbers = list(first.values())[: material.sizes.experiment_tasks]
+    # The first of each task.
+    first = {material.prompts[i].task: i for i in reversed(material.need_tasks("positions", material.experimental))}
+    numbers = sorted(first.values())[: material.sizes.experiment_tasks]
     return position_effects(
         subject,
         [material.task_by_name[name] for name in material.names(numbers)],
@@ -249,7 +232,7 @@ def position_effects(
             "score": measured[i][k].score,  # a variant is never longer than its soft prompt, so it fits as well
             "score_lost": measured[i][0].score - measured[i][k].score,
             "text": texts[i][k],
-            "meaning_changed": float(not says_the_same(texts[i][0], texts[i][k])) if translate else None,
+            "meaning_changed": float(not says_the_same(texts[i][0], texts[i][k])) if translate else np.nan,
         }
         for i in kept
         for k, (change, position, _) in enumerate(changed[i], 1)
@@ -265,12 +248,11 @@ def position_effects(
 
 
 def _effect(change: Change, position: int | None, results: pd.DataFrame, seed: int) -> dict[str, Any]:
+    of_tasks = results.groupby("task", sort=False)
     row: dict[str, Any] = {"change": change, "position": position}
     for figure in ("score_lost", "meaning_changed"):
-        known = results.dropna(subset=figure)
-        of_tasks = by_task(zip(known["task"], known[figure], strict=True))
-        row |= columns_of(figure, known_mean(list(of_tasks.values()), seed))
-    return row | {"n_tasks": results["task"].nunique()}
+        row |= columns_of(figure, known_mean(of_tasks[figure].mean(), seed))
+    return row | {"n_tasks": of_tasks.ngroups}
 
 
 def mean_embedding(subject: Subject) -> Float[Tensor, " d_model"]:

@@ -9,18 +9,19 @@ interval takes three columns of a table: its name, and the same with `_low` and 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval
+from soft2hard.prompts.files import read_tensors
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_write
 
@@ -238,8 +239,8 @@ def _path(folder: Path, section: SectionName, name: str) -> Path:
 
 def columns_of(name: str, interval: Interval | None) -> dict[str, float | None]:
     """The three columns of a figure with its interval."""
-    low, high = (None, None) if interval is None else (interval.low, interval.high)
-    return {name: None if interval is None else interval.value, f"{name}_low": low, f"{name}_high": high}
+    parts = ("value", name), ("low", f"{name}_low"), ("high", f"{name}_high")
+    return {column: getattr(interval, part, None) for part, column in parts}
 
 
 def interval_in(row: Mapping[str, Any] | pd.Series, name: str) -> Interval | None:
@@ -248,43 +249,34 @@ def interval_in(row: Mapping[str, Any] | pd.Series, name: str) -> Interval | Non
     return None if value is None else Interval(value, low, high)
 
 
-def known_mean(values: Sequence[float | None], seed: int = 0) -> Interval | None:
+def known_mean(values: Iterable[float | None], seed: int = 0) -> Interval | None:
     """Mean, with its interval, of the values that are known, one a task; None where none is."""
     known = [value for value in values if value is not None and np.isfinite(value)]
     return mean_interval(known, seed=seed) if known else None
 
 
-def save_pass(path: Path, prompts: Mapping[str, SoftPrompt]) -> None:
+def save_pass(path: Path, prompts: Sequence[SoftPrompt]) -> None:
     """Write the soft prompts of some tasks, of one subject, to one file; its name ends in '.safetensors'."""
-    tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts.values())}
-    facts = json.dumps([dict(prompt.provenance) for prompt in prompts.values()])
-    one = next(iter(prompts.values()))
-    known = {"subject": one.subject, "fingerprint": one.fingerprint}
+    tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts)}
+    known = {"subject": prompts[0].subject, "fingerprint": prompts[0].fingerprint}
+    facts = {_KEY: json.dumps([prompt.provenance for prompt in prompts])} | {name: v for name, v in known.items() if v}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(tensors, {_KEY: facts} | {name: v for name, v in known.items() if v}))
+        temporary.write_bytes(save(tensors, facts))
 
 
 def is_pass(path: Path) -> bool:
     """True if a file was written by `save_pass`."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    try:
-        with safe_open(path, "pt") as stored:
-            return _KEY in (stored.metadata() or {})
-    except (SafetensorError, OSError):
-        return False  # whoever reads it says what is wrong
+    with suppress(UserError):  # whoever reads it says what is wrong
+        return path.suffix == ".safetensors" and _KEY in read_tensors(path)[1]
+    return False
 
 
 def load_pass(path: Path) -> tuple[SoftPrompt, ...]:
     """The soft prompts of a file; 'task' in the provenance of each. Raises UserError for a damaged one."""
     try:
-        with safe_open(path, "pt") as stored:
-            metadata = stored.metadata()
-            facts = json.loads(metadata[_KEY])
-            rows = [stored.get_tensor(str(i)) for i in range(len(facts))]
-        if not all("task" in known for known in facts):
-            raise KeyError("task")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        tensors, metadata = read_tensors(path)
+        facts = [{"task": known["task"]} | known for known in json.loads(metadata[_KEY])]
+        subject = metadata.get("subject"), metadata.get("fingerprint")
+        return tuple(SoftPrompt(tensors[str(i)], *subject, known) for i, known in enumerate(facts))
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged.", "Remove it, and its soft prompts are tuned again.") from error
-    subject, fingerprint = metadata.get("subject"), metadata.get("fingerprint")
-    return tuple(SoftPrompt(row, subject, fingerprint, known) for row, known in zip(rows, facts, strict=True))

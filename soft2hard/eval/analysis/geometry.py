@@ -22,14 +22,20 @@ MAPS: tuple[MapName, ...] = ("tsne", "umap", "pca")
 MIN_POINTS = 10
 """Fewer have no neighbourhoods to speak of."""
 UMAP_PACKAGE = "umap"
+MEASURES = {
+    "frobenius": "Frobenius distance",
+    "reordered": "Frobenius distance after the best permutation of positions",
+    "alignment_dimensions": "Centred kernel alignment over dimensions",
+    "alignment_positions": "Centred kernel alignment over positions",
+    "share_moved": "Share of positions that the best permutation moves",
+}
 
-_ENTRIES_AT_ONCE = 2**25  # of the products of positions: 256 MB
 _PERPLEXITY, _NEIGHBOURS = 30, 15  # of t-SNE and of UMAP: their libraries' defaults
 _TRUST_NEIGHBOURS = 5
 
 
-def prompt_statistics(rows: Float[np.ndarray, "n_tokens d_model"]) -> dict[str, float | int | None]:
-    """One soft prompt by itself; None stands where it has too few virtual tokens for a figure.
+def prompt_statistics(rows: Float[np.ndarray, "n_tokens d_model"]) -> dict[str, float | int]:
+    """One soft prompt by itself; NaN stands where it has too few virtual tokens for a figure.
 
     `norm` is Frobenius, those of virtual tokens are Euclidean; `mean` and `variance` are of entries; `token_cosine` is
     the mean cosine of two virtual tokens, near 1 where all point one way, 0 for tokens without length.
@@ -42,17 +48,17 @@ def prompt_statistics(rows: Float[np.ndarray, "n_tokens d_model"]) -> dict[str, 
         "d_model": rows.shape[1],
         "norm": float(np.linalg.norm(rows)),
         "mean_token_norm": float(norms.mean()),
-        "token_norm_variance": float(norms.var(ddof=1)) if len(rows) > 1 else None,
+        "token_norm_variance": _variance(norms),
         "smallest_token_norm": float(norms.min()),
         "largest_token_norm": float(norms.max()),
         "mean": float(rows.mean()),
-        "variance": float(rows.var(ddof=1)) if rows.size > 1 else None,
-        "token_cosine": float(np.triu(units @ units.T, 1).sum() / n_pairs) if n_pairs else None,
+        "variance": _variance(rows.ravel()),
+        "token_cosine": float(np.triu(units @ units.T, 1).sum() / n_pairs) if n_pairs else np.nan,
     }
 
 
-def task_geometry(prompts: Prompts) -> dict[str, float | int | None]:
-    """The soft prompts of one task, tuned several times; None stands where there are too few for a figure.
+def task_geometry(prompts: Prompts) -> dict[str, float | int]:
+    """The soft prompts of one task, tuned several times; NaN stands where there are too few for a figure.
 
     The study's mean norm and variance can be read of the whole matrix or of its parts, so both readings are here.
     `norm_variance` is of the Frobenius norms; `variance` is that of each entry over the prompts, summed over entries,
@@ -61,17 +67,36 @@ def task_geometry(prompts: Prompts) -> dict[str, float | int | None]:
     """
     norms = np.linalg.norm(prompts, axis=(1, 2))
     apart = pdist(prompts.reshape(len(prompts), -1))
-    mean_distance = float(apart.mean()) if len(apart) else None
-    spread = float(apart.std(ddof=1)) if len(apart) > 1 else None
+    mean_distance = float(apart.mean()) if len(apart) else np.nan
     return {
         "n_prompts": len(prompts),
         "mean_norm": float(norms.mean()),
         "mean_token_norm": float(np.linalg.norm(prompts, axis=2).mean()),
-        "norm_variance": float(norms.var(ddof=1)) if len(prompts) > 1 else None,
-        "variance": float(prompts.var(axis=0, ddof=1).sum()) if len(prompts) > 1 else None,
+        "norm_variance": _variance(norms),
+        "variance": float(prompts.var(axis=0, ddof=1).sum()) if len(prompts) > 1 else np.nan,
         "mean_distance": mean_distance,
-        "distance_variation": spread / mean_distance if spread is not None and mean_distance else None,
+        "distance_variation": np.sqrt(_variance(apart)) / mean_distance if mean_distance else np.nan,
     }
+
+
+def _variance(values: Float[np.ndarray, " n"]) -> float:
+    return float(values.var(ddof=1)) if len(values) > 1 else np.nan
+
+
+def measures(prompts: Prompts) -> dict[str, Square]:
+    """All of `MEASURES` that are defined, then the cosines of pairs as vectors (`cosine`) and by position
+    (`token_cosine`)."""
+    reordered, moved = reordered_distances(prompts)
+    found = {
+        "frobenius": distances(prompts),
+        "reordered": reordered,
+        "alignment_dimensions": alignment(prompts),
+        "alignment_positions": alignment(prompts, "positions") if prompts.shape[1] > 1 else None,
+        "share_moved": moved,
+        "cosine": cosines(prompts),
+        "token_cosine": token_cosines(prompts),
+    }
+    return {measure: matrix for measure, matrix in found.items() if matrix is not None}
 
 
 def distances(prompts: Prompts) -> Square:
@@ -133,23 +158,14 @@ def alignment(prompts: Prompts, examples: Literal["positions", "dimensions"] = "
         grams = (centred @ centred.swapaxes(1, 2)).reshape(len(prompts), -1)
         similarity = grams @ grams.T
     else:
-        similarity = _squared_products(prompts - prompts.mean(2, keepdims=True))
+        centred = prompts - prompts.mean(2, keepdims=True)
+        n, n_tokens, d_model = prompts.shape
+        products = (one @ centred.reshape(-1, d_model).T for one in centred)
+        similarity = np.stack([np.square(p).reshape(n_tokens, n, n_tokens).sum((0, 2)) for p in products])
     own = np.sqrt(np.diag(similarity))
     # What is left of equal values after centring is rounding, and its alignment would be chance.
     own = np.where(own > 1e-12 * np.square(prompts).sum((1, 2)), own, np.nan)
     return np.clip(similarity / np.outer(own, own), 0, 1)
-
-
-def _squared_products(prompts: Prompts) -> Square:
-    """Squared Frobenius norm of A B^T for every pair of prompts A and B."""
-    n, n_tokens, d_model = prompts.shape
-    rows = prompts.reshape(-1, d_model)
-    step = max(1, _ENTRIES_AT_ONCE // (n * n_tokens**2))
-    parts = [
-        np.square(prompts[at : at + step].reshape(-1, d_model) @ rows.T).reshape(-1, n_tokens, n, n_tokens).sum((1, 3))
-        for at in range(0, n, step)
-    ]
-    return np.concatenate(parts)
 
 
 def noise_like(prompts: Prompts, seed: int = 0) -> Prompts:
@@ -193,27 +209,23 @@ def plane_map(name: MapName, apart: Square, seed: int = 0) -> tuple[Float[np.nda
         raise UserError(reason, "Take 'pca', which needs nothing.")
     places = KernelPCA(2, kernel="precomputed", eigen_solver="dense").fit_transform(-np.square(apart) / 2)
     about = "principal coordinates of the distances"
+    given = {"metric": "precomputed", "random_state": seed}
     if name == "tsne":
         perplexity = min(_PERPLEXITY, (n - 1) / 3)
         start = 1e-4 * places / max(float(places[:, 0].std()), 1e-12)  # its authors' scale of a start
-        settings = {"perplexity": perplexity, "random_state": seed, "metric": "precomputed"}
-        places = TSNE(init=start.astype(np.float32), **settings).fit_transform(apart)
+        places = TSNE(init=start.astype(np.float32), perplexity=perplexity, **given).fit_transform(apart)
         about = f"t-SNE, perplexity {perplexity:.3g}, started from the principal coordinates, seed {seed}"
     elif name == "umap":
+        from umap import UMAP
+
         neighbours = min(_NEIGHBOURS, n - 1)
-        places, about = _umap(apart, neighbours, seed), f"UMAP, {neighbours} neighbours, seed {seed}"
+        about = f"UMAP, {neighbours} neighbours, seed {seed}"
+        init = "random" if n < 20 else "spectral"  # the spectral start needs more points
+        with warnings.catch_warnings():
+            # It says that it cannot invert a precomputed metric, and that a seed forbids threads: both are known here.
+            warnings.simplefilter("ignore")
+            places = UMAP(n_neighbors=neighbours, init=init, n_jobs=1, **given).fit_transform(apart)
     trust = None
     if n > 2 * _TRUST_NEIGHBOURS:
         trust = float(trustworthiness(apart, places, n_neighbors=_TRUST_NEIGHBOURS, metric="precomputed"))
     return places.astype(np.float64), about, trust
-
-
-def _umap(apart: Square, neighbours: int, seed: int) -> Float[np.ndarray, "n 2"]:
-    from umap import UMAP
-
-    settings = {"metric": "precomputed", "random_state": seed, "n_jobs": 1}
-    init = "random" if len(apart) < 20 else "spectral"  # the spectral start needs more points
-    with warnings.catch_warnings():
-        # It says that it cannot invert a precomputed metric, and that a seed forbids threads: both are known here.
-        warnings.simplefilter("ignore")
-        return UMAP(n_neighbors=neighbours, init=init, **settings).fit_transform(apart)

@@ -43,11 +43,20 @@ class Table:
     """A table of input embeddings whose tokens have no texts."""
 
     name: str
-    rows: Float[Tensor, "vocab d_model"]
+    embedding: Float[Tensor, "vocab d_model"]
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.rows.float().numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.embedding.float().numpy().tobytes()).hexdigest()
+
+    def check(self, prompt: SoftPrompt) -> None:
+        """Raise UserError for a soft prompt of another width."""
+        width = self.embedding.shape[1]
+        if prompt.d_model != width:
+            raise UserError(
+                f"The soft prompt is {prompt.d_model} wide and the table of embeddings {width}.",
+                "Give the table of the subject that it was tuned on.",
+            )
 
 
 @dataclass(frozen=True)
@@ -86,11 +95,6 @@ class Material:
     def task_by_name(self) -> dict[str, Task]:
         return {task.name: task for task in self.tasks}
 
-    @cached_property
-    def crew(self) -> SubjectWorkers:
-        """The workers, or this process alone."""
-        return self.workers or SubjectWorkers(self.need_subject("this"))
-
     def family(self, task: str) -> str:
         """Empty where the task's examples are not known."""
         return self.task_by_name[task].family if task in self.task_by_name else ""
@@ -106,12 +110,13 @@ class Material:
         """Numbers of the prompts of a group."""
         return [i for i, row in enumerate(self.prompts) if row.group == group]
 
-    def all_groups(self) -> list[str]:
-        return list(dict.fromkeys(row.group for row in self.prompts))
+    def labels(self, numbers: Iterable[int]) -> list[str]:
+        """Names of these prompts."""
+        return [self.prompts[i].name for i in numbers]
 
     def stacked(self) -> Float[np.ndarray, "n_main n_tokens d_model"]:
         """The main prompts; raises UserError as `stacked` does."""
-        return stacked(self.of(self.main))
+        return stacked(self.of(self.main), names=self.labels(self.main))
 
     def need_subject(self, what: str) -> Subject:
         if self.subject is None:
@@ -123,9 +128,7 @@ class Material:
 
     def need_translator(self, what: str) -> "Translator":
         if self.translator is None:
-            raise UserError(
-                f"No translator was given, and {what} needs one.", "Give --translator; the rest needs none."
-            )
+            raise UserError(f"No translator was given, and {what} needs one.", "Give --translator, or do without.")
         return self.translator
 
     def need_tasks(self, what: str, numbers: Iterable[int], at_least: int = 1) -> list[int]:
@@ -155,34 +158,33 @@ class Material:
                 baseline[name] = found[0].score
             for i, one in zip(numbers[name], found[1:], strict=True):
                 rows[i] = rows[i].model_copy(update={"score": None if one is None else one.score})
-        return self.with_rows(rows), baseline
-
-    def with_rows(self, rows: Iterable[PromptRow]) -> "Material":
-        return replace(self, prompts=tuple(rows))
+        return replace(self, prompts=tuple(rows)), baseline
 
 
-def stacked(prompts: Sequence[SoftPrompt], at_least: int = 2) -> Float[np.ndarray, "n_prompts n_tokens d_model"]:
+def stacked(
+    prompts: Sequence[SoftPrompt], at_least: int = 2, names: Sequence[str] = ()
+) -> Float[np.ndarray, "n_prompts n_tokens d_model"]:
     """The vectors of soft prompts of one subject and one length, in float64.
 
     Raises UserError as `check_comparable` does, and where lengths differ.
     """
-    check_comparable(prompts, at_least)
-    lengths = [prompt.n_tokens for prompt in prompts]
-    if len(set(lengths)) > 1:
-        other = next(i for i, n in enumerate(lengths) if n != lengths[0])
-        raise UserError(
-            f"Soft prompt 1 has {lengths[0]} tokens and soft prompt {other + 1} has {lengths[other]}: distances are"
-            " between prompts of one length.",
-            "Give prompts of one length; nearest tokens, statistics and the transfer matrix take any.",
-        )
+    check_comparable(prompts, at_least, names)
+    called = _called(prompts, names)
+    for name, prompt in zip(called, prompts, strict=True):
+        if prompt.n_tokens != prompts[0].n_tokens:
+            raise UserError(
+                f"Their lengths differ: {called[0]} has {prompts[0].n_tokens} tokens and {name} has {prompt.n_tokens},"
+                " and distances are between prompts of one length.",
+                "Give prompts of one length; nearest tokens, statistics and the transfer matrix take any.",
+            )
     return np.stack([prompt.embeddings.numpy() for prompt in prompts]).astype(np.float64)
 
 
-def check_comparable(prompts: Sequence[SoftPrompt], at_least: int = 2) -> None:
+def check_comparable(prompts: Sequence[SoftPrompt], at_least: int = 2, names: Sequence[str] = ()) -> None:
     """Raise UserError for too few soft prompts, for different widths, and for subjects known to be different.
 
     Subjects are told apart by fingerprint where both prompts have one, else by the last part of their names, so that
-    a model on the hub and its copy in a folder are one.
+    a model on the hub and its copy in a folder are one. `names`: of the prompts, for messages.
     """
     if len(prompts) < at_least:
         raise UserError(
@@ -190,24 +192,23 @@ def check_comparable(prompts: Sequence[SoftPrompt], at_least: int = 2) -> None:
             "Give more; nearest tokens and positions work with a single one.",
         )
     own = "Compare prompts of one subject; nearest tokens work for each beside its own subject."
-    for number, prompt in enumerate(prompts[1:], 2):
+    called = _called(prompts, names)
+    for name, prompt in zip(called, prompts, strict=True):
         if prompt.d_model != prompts[0].d_model:
-            raise UserError(
-                f"Soft prompt 1 is {prompts[0].d_model} wide and soft prompt {number} is {prompt.d_model} wide: they"
-                " have no space in common.",
-                own,
-            )
+            sizes = f"{called[0]} is {prompts[0].d_model} wide and {name} is {prompt.d_model} wide"
+            raise UserError(f"They have no space in common: {sizes}.", own)
     by_name = [Path(prompt.subject).name.casefold() if prompt.subject else None for prompt in prompts]
     for values in ([prompt.fingerprint for prompt in prompts], by_name):
         first, *others = [i for i, value in enumerate(values) if value is not None] or [0]
         for i in others:
             same = prompts[i].fingerprint is not None and prompts[i].fingerprint == prompts[first].fingerprint
             if values[i] != values[first] and not same:
-                names = [prompts[j].subject or "an unnamed subject" for j in (first, i)]
-                raise UserError(
-                    f"Soft prompts {first + 1} and {i + 1} belong to different subjects: {names[0]} and {names[1]}.",
-                    own,
-                )
+                pair = (f"{called[j]} to {prompts[j].subject or 'an unnamed subject'}" for j in (first, i))
+                raise UserError(f"They belong to different subjects: {' and '.join(pair)}.", own)
+
+
+def _called(prompts: Sequence[SoftPrompt], names: Sequence[str]) -> list[str]:
+    return [f"'{name}'" for name in names] or [f"soft prompt {number}" for number in range(1, len(prompts) + 1)]
 
 
 def read_given(
@@ -233,7 +234,7 @@ def read_given(
         for prompt in load_pass(path) if several else [SoftPrompt.from_pretrained(path)]:
             label = f"{name} {prompt.provenance['task']}" if several else name
             task = by_mapping.get(path) or prompt.provenance.get("task") or by_name[path]
-            rows.append(_row(label, task, numbers[task], prompt))
+            rows.append(prompt_row(label, task, GIVEN, numbers[task], prompt))
             numbers[task] += 1
             prompts.append(prompt)
     return _grouped(rows), tuple(prompts)
@@ -277,25 +278,26 @@ def _mapped(found: Sequence[Path], mapping: Path) -> dict[Path, str]:
     return tasks
 
 
-def _row(name: str, task: str, number: int, prompt: SoftPrompt) -> PromptRow:
+def prompt_row(name: str, task: str, group: str, number: int, prompt: SoftPrompt) -> PromptRow:
+    """The row of tuning `number` of a task, with the facts of its provenance."""
     facts = prompt.provenance
 
-    def whole(key: str) -> int | None:
-        text = facts.get(key)
-        return int(text) if text and re.fullmatch(r"-?\d{1,18}", text) else None
+    def whole(*keys: str) -> int | None:
+        text = next((facts[key] for key in keys if key in facts), "")
+        return int(text) if re.fullmatch(r"-?\d{1,18}", text) else None
 
-    loss = facts.get("validation_loss")
+    loss = facts.get("validation_loss", "")
     return PromptRow(
         name=name,
         task=task,
-        group=GIVEN,
+        group=group,
         tuning=number,
         n_tokens=prompt.n_tokens,
         d_model=prompt.d_model,
         init=facts.get("init"),
-        init_seed=whole("init_seed" if "init_seed" in facts else "seed"),
-        order_seed=whole("order_seed" if "order_seed" in facts else "seed"),
-        validation_loss=float(loss) if loss and re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d{1,3})?", loss) else None,
+        init_seed=whole("init_seed", "seed"),
+        order_seed=whole("order_seed", "seed"),
+        validation_loss=float(loss) if re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d{1,3})?", loss) else None,
         steps=whole("steps"),
     )
 
@@ -325,20 +327,18 @@ def _reduced(named: Sequence[tuple[Path, str]], known: Collection[str]) -> list[
     for path, name in named:
         if match := _NUMBERED.search(name):
             counts[path.parent, name[: match.start()]].add(int(match[1]))
-    return [_without_run(path, name, counts, known) for path, name in named]
 
-
-def _without_run(path: Path, name: str, counts: dict[tuple[Path, str], set[int]], known: Collection[str]) -> str:
-    if name in known:
-        return name
-    if counted := _COUNTED.search(name):
-        return name[: counted.start()]
-    if numbered := _NUMBERED.search(name):
-        rest = name[: numbered.start()]
-        numbers = counts[path.parent, rest]
+    def reduced(path: Path, name: str) -> str:
+        if name in known:
+            return name
+        if counted := _COUNTED.search(name):
+            return name[: counted.start()]
+        rest = _NUMBERED.sub("", name)
+        numbers = counts.get((path.parent, rest), set())
         counts_up = numbers in ({*range(len(numbers))}, {*range(1, len(numbers) + 1)})
         return rest if rest in known or counts_up or _says_nothing(rest) else name
-    return name
+
+    return [reduced(path, name) for path, name in named]
 
 
 def _says_nothing(name: str) -> bool:

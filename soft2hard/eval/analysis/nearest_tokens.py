@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,6 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.findings import Section, Tables, columns_of, known_mean
 from soft2hard.eval.analysis.inputs import Material, Table
-from soft2hard.eval.intervals import by_task
 from soft2hard.eval.methods.nearest_token import nearest_rows
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.files import read_tensors
@@ -41,27 +41,21 @@ def extraction_section(material: Material) -> tuple[Section, Tables]:
     """
     source = material.table or material.need_subject("extraction")
     prompts = material.soft_prompts
-    starts: list[list[int] | None] = [None] * len(prompts)
-    if isinstance(source, Subject):
-        starts = [
-            start_ids(source, row.init or "", row.n_tokens, material.task_by_name.get(row.task or ""))
-            for row in material.prompts
-        ]
+    starts = [
+        start_ids(source, row.init or "", row.n_tokens, material.task_by_name.get(row.task or ""))
+        for row in material.prompts
+    ]
     rows = nearest_tokens(source, prompts, material.sizes.k, starts)
     names = ["prompt", "group", "task"]
     rows[names] = [(p.name, p.group, p.task) for p in (material.prompts[i] for i in rows.pop("number"))]
     nearest = rows[rows["rank"] == 1]
     groups = []
-    for group in material.all_groups():
-        own = nearest[nearest["group"] == group]
-        known = own.dropna(subset="stayed").groupby("prompt", sort=False)
-        shares = by_task(
-            (of_prompt["task"].iloc[0] or "", of_prompt["stayed"].astype(float).mean()) for _, of_prompt in known
-        )
+    for group, own in nearest.groupby("group", sort=False):
+        stayed = own["stayed"].astype(float).groupby([own["task"].fillna(""), own["prompt"]], sort=False).mean()
         inits = dict.fromkeys(material.prompts[i].init or "not known" for i in material.of_group(group))
         groups.append(
             {"group": group, "init": ", ".join(inits), "n_prompts": len(material.of_group(group))}
-            | columns_of("share_stayed", known_mean(list(shares.values())))
+            | columns_of("share_stayed", known_mean(stayed.groupby("task", sort=False).mean()))
             | {"nearest_cosine": own["cosine"].mean()}
         )
     tables = {"tokens": rows[[*names, *(c for c in rows if c not in names)]], "starts": pd.DataFrame(groups)}
@@ -77,22 +71,15 @@ def nearest_tokens(
     A token of a table that is no subject's has no text but its number, such as <17>. Raises UserError for a soft
     prompt of another subject or width, and for more neighbours than tokens.
     """
-    table = source.embedding if isinstance(source, Subject) else source.rows
-    for number, prompt in enumerate(prompts, 1):
-        if isinstance(source, Subject):
-            source.check(prompt)
-        elif prompt.d_model != table.shape[1]:
-            raise UserError(
-                f"Soft prompt {number} is {prompt.d_model} wide and the table of embeddings {table.shape[1]}.",
-                "Give the table of the subject that it was tuned on.",
-            )
+    table = source.embedding
+    for prompt in prompts:
+        source.check(prompt)
     if not 1 <= k <= len(table):
         raise UserError(f"There are no {k} nearest of {len(table)} tokens.", "Ask for fewer, and for at least one.")
     found = nearest_rows([prompt.embeddings for prompt in prompts], table, k)
-    named = {i for ids, _ in found for i in ids.flatten().tolist()} | {i for start in starts for i in start or ()}
-    texts = {i: f"<{i}>" for i in named}
-    if isinstance(source, Subject):
-        texts = dict(zip(named, token_texts(source.tokenizer, list(named)), strict=True))
+    named = sorted({i for ids, _ in found for i in ids.flatten().tolist()} | {i for some in starts for i in some or ()})
+    texts = token_texts(source.tokenizer, named) if isinstance(source, Subject) else [f"<{i}>" for i in named]
+    text_of = dict(zip(named, texts, strict=True))
     rows = []
     for number, (prompt, (ids, distances), start) in enumerate(zip(prompts, found, starts, strict=True)):
         began = [None] * prompt.n_tokens
@@ -102,27 +89,33 @@ def nearest_tokens(
             first = None if start is None else start[position]
             for rank, (token, cosine) in enumerate(zip(*near, strict=True), 1):
                 rows.append(
-                    {"number": number, "position": position, "rank": rank, "id": token, "token": legible(texts[token])}
-                    | {"scripts": " ".join(() if isinstance(source, Table) else scripts(texts[token]))}
-                    | {"cosine": cosine, "start": None if first is None else legible(texts[first])}
-                    | {"start_cosine": began[position], "stayed": None if first is None else first == near[0][0]}
+                    {
+                        "number": number,
+                        "position": position,
+                        "rank": rank,
+                        "id": token,
+                        "token": legible(text_of[token]),
+                        "scripts": " ".join(scripts(text_of[token]) if isinstance(source, Subject) else ()),
+                        "cosine": cosine,
+                        "start": None if first is None else legible(text_of[first]),
+                        "start_cosine": began[position],
+                        "stayed": None if first is None else first == near[0][0],
+                    }
                 )
     return pd.DataFrame(rows)
 
 
-def start_ids(subject: Subject, init: str, n_tokens: int, task: Task | None = None) -> list[int] | None:
+def start_ids(source: Subject | Table, init: str, n_tokens: int, task: Task | None = None) -> list[int] | None:
     """The tokens that a soft prompt was started from, as `Tuning.init` names them (provenance 'init').
 
-    Known of 'text:...', and of 'labels' and 'instruction' where the task is given and has them; None for all others.
-    Too short a text is repeated, too long a one is cut, as tuning does it.
+    Known of a subject's 'text:...', and of 'labels' and 'instruction' where the task is given and has them; None for
+    all others. Too short a text is repeated, too long a one is cut, as tuning does it.
     """
-    text = ""
-    if init.startswith("text:"):
-        text = init.removeprefix("text:")
-    elif task is not None and init in ("labels", "instruction"):
-        text = " ".join(task.labels or ()) if init == "labels" else task.instruction
-    ids = list(subject.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-    return (ids * -(-n_tokens // len(ids)))[:n_tokens] if ids else None
+    texts = {"labels": " ".join(task.labels or ()), "instruction": task.instruction} if task else {}
+    text = init.removeprefix("text:") if init.startswith("text:") else texts.get(init)
+    if not text or not isinstance(source, Subject):
+        return None
+    return list(islice(cycle(source.tokenizer(text, add_special_tokens=False)["input_ids"]), n_tokens)) or None
 
 
 def read_embedding_table(path: Path) -> Table:
@@ -168,15 +161,14 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
     Rows of the embedding table that the tokenizer does not use are '<id>', parts of a character their bytes, such as
     '<E4 BD>'.
     """
-    named = [i for i in ids if 0 <= i < len(tokenizer)]
-    pieces = dict(zip(named, tokenizer.convert_ids_to_tokens(named), strict=True))
-    decoded = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in named}
-    return [_text(pieces.get(i), decoded.get(i, ""), i) for i in ids]
+    return [_text(tokenizer, i) for i in ids]
 
 
-def _text(piece: str | None, decoded: str, number: int) -> str:
+def _text(tokenizer: PreTrainedTokenizerBase, number: int) -> str:
+    piece = tokenizer.convert_ids_to_tokens(number) if 0 <= number < len(tokenizer) else None
     if piece is None:
         return f"<{number}>"
+    decoded = tokenizer.decode([number], clean_up_tokenization_spaces=False)
     if "\ufffd" in decoded and "\ufffd" not in piece:
         byte_of = {character: value for value, character in bytes_to_unicode().items()}
         values = [byte_of.get(character) for character in piece]

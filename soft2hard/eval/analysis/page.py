@@ -13,20 +13,22 @@ from jaxtyping import Float
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from soft2hard.eval.analysis.comparisons import MEASURES
 from soft2hard.eval.analysis.findings import (
     GIVEN,
     MAIN,
     SECTIONS,
     Analysis,
+    Claim,
     Claims,
     NotRun,
     SectionName,
     Tables,
     all_tables,
+    columns_of,
     interval_in,
     load_analysis,
 )
+from soft2hard.eval.analysis.geometry import MEASURES
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report.html import render_page
 from soft2hard.storage.files import atomic_write
@@ -59,16 +61,17 @@ CHANGES = {
 }
 _PROJECTIONS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "Principal coordinates"}
 _MAPPED = {"frobenius": "Frobenius distances", "reordered": "distances after the best permutation"}
+_MEASURED = {"title": "measure", "within": "within a task", "between": "between tasks", "ratio": "ratio"}
+_MEASURED |= {"all_pairs": "all pairs", "noise": "pure noise"}
 _COLOURS = ("#0b6cbf", "#c2571a", "#1a7f4b", "#8a4fb5", "#b3293e", "#0f7d86", "#8c6d0f", "#5c6670")
-_LABELS = {"change": "change in accuracy", "frobenius": "Frobenius distance", "value": "share, or likeness"}
-_BARE = {
-    "showticklabels": False,
-    "title": "",
-    "showgrid": False,
-    "showline": True,
-    "mirror": True,
-    "linecolor": "#d9dee3",
+_LABELS = {
+    "change": "change in accuracy",
+    "frobenius": "Frobenius distance",
+    "value": "share, or likeness",
+    "meaning_changed": "share of translations that change",
 }
+_BARE = {"showticklabels": False, "title": "", "showgrid": False, "showline": True, "mirror": True}
+_BARE |= {"linecolor": "#d9dee3"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def listing(title: str, table: pd.DataFrame, columns: Mapping[str, str] | Sequen
     """The rows of a table as texts; a figure and the ends of its interval share a cell. `columns` names those to
     show, with their headings; all by default."""
     names = columns or [c for c in table if not (c.endswith(("_low", "_high")) and c.rsplit("_", 1)[0] in table)]
-    heads = columns if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in names}
+    heads = columns if isinstance(columns, Mapping) else {name: _plain(name) for name in names}
     rows = tuple(tuple(_cell(row, name) for name in heads) for row in table.to_dict("records"))
     return Listing(title, tuple(heads.values()), rows, tuple(table[name].dtype.kind in "fi" for name in heads))
 
@@ -112,7 +115,11 @@ def shown(value: Any) -> str:
 def listings(analysis: Analysis, folder: Path, n_positions: int) -> Iterator[Listing]:
     """The summary of an analysis, the most telling last; nearest tokens of the first `n_positions` positions."""
     tables = all_tables(folder, analysis)
-    yield from _given_tasks(analysis)
+    given = Counter(row.task for row in analysis.prompts if row.group == GIVEN)
+    if given:  # how prompts were told apart by task, for people to see that it is right
+        more = f" (the first {MOST_TASKS} of {len(given)})" if len(given) > MOST_TASKS else ""
+        counts = pd.DataFrame(list(given.items())[:MOST_TASKS], columns=["task", "soft prompts"])
+        yield listing(f"Tasks{more}; --mapping says others", counts)
     if "extraction-tokens" in tables and n_positions:
         tokens = tables["extraction-tokens"]
         rows = tokens_by_position(tokens[tokens["position"] < n_positions])
@@ -125,26 +132,19 @@ def listings(analysis: Analysis, folder: Path, n_positions: int) -> Iterator[Lis
     if "distances-pairs" in tables and len(tables["distances-pairs"]) < MOST_PROMPTS**2 / 2:
         pairs = tables["distances-pairs"].drop(columns=["share_moved", "alignment_positions"], errors="ignore")
         yield listing("Pairs of soft prompts", pairs)
-    if "statistics-groups" in tables and tables["statistics-groups"]["mean_distance"].notna().any():
-        yield listing("Groups of tunings", tables["statistics-groups"])
-    if "distances-measures" in tables:
-        yield _measures(tables["distances-measures"])
-    for name, title in (("difficulty", "Difficulty"), ("transfer", "Closeness with transfer")):
-        if f"{name}-correlations" in tables:
-            yield listing(title, tables[f"{name}-correlations"].fillna({"reason": ""}))
+    for name, title, column in (
+        ("statistics-groups", "Groups of tunings", "mean_distance"),
+        ("distances-measures", "Distances and likeness", "all_pairs"),
+        ("difficulty-correlations", "Difficulty", "first"),
+        ("transfer-correlations", "Closeness with transfer", "first"),
+    ):
+        if name in tables and tables[name][column].notna().any():
+            columns = _MEASURED if name == "distances-measures" else ()
+            yield listing(title, tables[name].fillna({"reason": ""}), columns)
     yield _overview(analysis)
     claims = analysis.sections.get("claims")
     if isinstance(claims, Claims) and any(claim.estimate for claim in claims.claims):
-        yield from _claims(claims)
-
-
-def _given_tasks(analysis: Analysis) -> Iterator[Listing]:
-    """How prompts that were read were told apart by task, for people to see that it is right."""
-    counts = Counter(row.task for row in analysis.prompts if row.group == GIVEN)
-    if counts:
-        more = f" (the first {MOST_TASKS} of {len(counts)})" if len(counts) > MOST_TASKS else ""
-        table = pd.DataFrame(list(counts.items())[:MOST_TASKS], columns=["task", "soft prompts"])
-        yield listing(f"Tasks{more}; --mapping says others", table)
+        yield from _claims(claims.claims)
 
 
 def _first(table: pd.DataFrame, title: str, columns: Sequence[str] = (), most: int = MOST_PROMPTS) -> Listing:
@@ -164,11 +164,6 @@ def tokens_by_position(tokens: pd.DataFrame) -> pd.DataFrame:
     return found.reset_index()
 
 
-def _measures(measures: pd.DataFrame) -> Listing:
-    heads = {"title": "measure", "within": "within a task", "between": "between tasks", "ratio": "ratio"}
-    return listing("Distances and likeness", measures, heads | {"all_pairs": "all pairs", "noise": "pure noise"})
-
-
 def _overview(analysis: Analysis) -> Listing:
     rows: list[tuple[str, str, str]] = []
     reasons: dict[str, list[str]] = {}
@@ -177,7 +172,7 @@ def _overview(analysis: Analysis) -> Listing:
     for name in SECTIONS:
         section = analysis.found(name)
         if section:
-            known = [f"{k.replace('_', ' ')} {shown(v)}" for k, v in section.figures.items() if v is not None]
+            known = [f"{_plain(k)} {shown(v)}" for k, v in section.figures.items() if v is not None]
             rows.append((name, f"{section.seconds:.1f}", "; ".join([*known, *section.notes])))
         elif isinstance(analysis.sections.get(name), NotRun):  # several sections may share a reason
             reasons.setdefault(analysis.reason(name).replace(f"and {name} needs", "and it needs"), []).append(name)
@@ -185,22 +180,31 @@ def _overview(analysis: Analysis) -> Listing:
     return listing("Sections", pd.DataFrame(rows, columns=["section", "seconds", "found"]))
 
 
-def _claims(section: Claims) -> Iterator[Listing]:
-    """The verdicts last, after their qualifications."""
-    readings = [
-        (claim.name.replace("_", " "), one.label, one.says, figure_text(one))
-        for claim in section.claims
-        for one in claim.beside
-    ]
-    if readings:
-        table = pd.DataFrame(readings, columns=["claim", "read otherwise", "says", "estimate [95 %]"])
-        yield listing("Other readings of the claims, by the same rules", table)
-    verdicts = [(claim.text, claim.verdict, figure_text(claim), claim.rule) for claim in section.claims]
-    table = pd.DataFrame(verdicts, columns=["claim", "verdict", "estimate [95 %]", "rule"])
-    yield listing("Claims of the study", table)
-    notes = [(claim.name.replace("_", " "), note) for claim in section.claims for note in claim.notes]
-    if notes:
-        yield listing("Notes that qualify the verdicts", pd.DataFrame(notes, columns=["claim", "note"]))
+def _claims(claims: Sequence[Claim]) -> Iterator[Listing]:
+    """The verdicts, between what they could be and what qualifies them."""
+    for title, columns, rows in (
+        (
+            "Other readings of the claims, by the same rules",
+            ("claim", "read otherwise", "says", "estimate [95 %]"),
+            [(_plain(c.name), one.label, one.says, figure_text(one)) for c in claims for one in c.beside],
+        ),
+        (
+            "Claims of the study",
+            ("claim", "verdict", "estimate [95 %]", "rule"),
+            [(claim.text, claim.verdict, figure_text(claim), claim.rule) for claim in claims],
+        ),
+        (
+            "Notes that qualify the verdicts",
+            ("claim", "note"),
+            [(_plain(claim.name), note) for claim in claims for note in claim.notes],
+        ),
+    ):
+        if rows:
+            yield Listing(title, columns, tuple(rows), (False,) * len(columns))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def figure_text(one: Any) -> str:
@@ -224,11 +228,9 @@ def write_analysis_page(folder: Path) -> Path:
     context = {
         "analysis": analysis,
         "titles": TITLES,
-        "ran": list(ran),
+        "ran": ran,
         "missing": {name: analysis.reason(name) for name in TITLES if name not in ran},
         "families": [family for family in dict.fromkeys(task.family for task in analysis.tasks) if family],
-        "figures": {name: section.figures for name, section in ran.items()},
-        "notes": {name: section.notes for name, section in ran.items()},
         "tables": {name: _on_page(name, table) for name, table in tables.items()},
         "charts": dict(_charts(analysis, tables)),
     }
@@ -245,7 +247,7 @@ def _on_page(name: str, table: pd.DataFrame) -> Listing:
     section, kind = name.split("-")
     title = f"{TITLES[section]}: {kind}"
     if name == "distances-measures":
-        return _measures(table)
+        return listing("Distances and likeness", table, _MEASURED)
     if name == "extraction-tokens":
         title, table = "Nearest tokens of every position", tokens_by_position(table)
     elif name == "positions-effects":
@@ -277,30 +279,31 @@ def _charts(analysis: Analysis, tables: Tables) -> Iterator[tuple[str, "Figure"]
             places = tables["maps-places"].query("map == @one.map").merge(told, on="prompt")
             title = f"{_PROJECTIONS[one.projection]} of {_MAPPED[one.measure]}"
             about = f"{escape(one.about)}; trustworthiness {shown(one.trustworthiness)}"
-            more = {"hover_data": {"x": False, "y": False, "task": True, "translation": True, "score": True}}
-            chart = scatter(places, ("x", "y"), "family", "prompt", f"{title}<br><sub>{about}</sub>", **more)
+            hover = {"x": False, "y": False, "task": True, "translation": True, "score": True}
+            marks = {"color": "family", "symbol": "family", "hover_name": "prompt", "hover_data": hover}
+            chart = drawn("scatter", places, ("x", "y"), f"{title}<br><sub>{about}</sub>", **marks)
             yield f"map {one.map}", chart.update_xaxes(**_BARE).update_yaxes(**_BARE)
     if "difficulty-tasks" in tables:
         title = "How far tunings lie apart, by difficulty: error is 1 less the mean score"
-        yield "difficulty", scatter(tables["difficulty-tasks"], ("error", "mean_distance"), "family", "task", title)
+        marks = {"color": "family", "symbol": "family", "hover_name": "task"}
+        yield "difficulty", drawn("scatter", tables["difficulty-tasks"], ("error", "mean_distance"), title, **marks)
     if "transfer-pairs" in tables:
         yield from _transfer(tables["transfer-pairs"], family)
     if section := analysis.found("stability"):
-        shares = {k.replace("_", " "): vars(v) for k, v in section.figures.items() if isinstance(v, Interval)}
-        table = pd.DataFrame(shares.values(), dtype=float).assign(translations=list(shares))
-        reach = {"error_x": table["high"] - table["value"], "error_x_minus": table["value"] - table["low"]}
-        chart = scatter(table, ("value", "translations"), None, None, "Several tunings of one task", **reach)
+        known = {_plain(name): one for name, one in section.figures.items() if isinstance(one, Interval)}
+        table = pd.DataFrame([columns_of("value", one) for one in known.values()]).assign(translations=list(known))
+        chart = drawn("scatter", table, ("value", "translations"), "Several tunings of one task", interval="x")
         yield "stability", chart.update_yaxes(autorange="reversed", title="").update_layout(height=460)
     if "positions-effects" in tables:
         effects = tables["positions-effects"].dropna(subset="position")
         effects = effects.assign(change=effects["change"].map(CHANGES), position=effects["position"].astype(int))
-        for name in ("score_lost", "meaning_changed"):
+        for name, title in (("score_lost", "Score lost"), ("meaning_changed", "Share of translations that change")):
             if effects[name].notna().any():
-                reach = {
-                    "above": effects[f"{name}_high"] - effects[name],
-                    "below": effects[name] - effects[f"{name}_low"],
-                }
-                yield f"positions {name}", _lines(effects.assign(**reach), name)
+                options = {"color": "change", "markers": True, "interval": "y"}
+                yield (
+                    f"positions {name}",
+                    drawn("line", effects, ("position", name), f"{title}, by position", **options),
+                )
 
 
 def _transfer(pairs: pd.DataFrame, family: Mapping[str, str]) -> Iterator[tuple[str, "Figure"]]:
@@ -318,7 +321,8 @@ def _transfer(pairs: pd.DataFrame, family: Mapping[str, str]) -> Iterator[tuple[
         labels = {"pair": others["tuned_on"] + " → " + others["used_on"]}
         table = others.assign(families=np.where(same, "one family", "two families"), **labels)
         title = "Change in accuracy, by Frobenius distance of the two tasks' soft prompts"
-        yield "transfer pairs", scatter(table, ("frobenius", "change"), "families", "pair", title)
+        marks = {"color": "families", "symbol": "families", "hover_name": "pair"}
+        yield "transfer pairs", drawn("scatter", table, ("frobenius", "change"), title, **marks)
 
 
 def heat(
@@ -353,28 +357,23 @@ def heat(
     return _laid_out(figure).update_layout(height=540, updatemenus=[menu | {"yanchor": "top"}], coloraxis_colorbar=bar)
 
 
-def scatter(
-    table: pd.DataFrame, axes: tuple[str, str], group: str | None, label: str | None, title: str, **settings: Any
+def drawn(
+    kind: str, table: pd.DataFrame, axes: tuple[str, str], title: str, interval: str | None = None, **settings: Any
 ) -> "Figure":
-    """Points in the colour and shape of their `group`, with their `label` where the pointer is."""
-    from plotly.express import scatter as points
+    """A chart of Plotly Express with no markup of a text in it; `interval`: the axis whose figure has one."""
+    import plotly.express
 
     texts = table.map(lambda value: escape(value) if isinstance(value, str) else value)
-    labels = {name: name.replace("_", " ") for name in table} | _LABELS
-    styles = {"color": group, "symbol": group, "hover_name": label, "labels": labels, "title": title}
-    figure = points(texts, x=axes[0], y=axes[1], color_discrete_sequence=_COLOURS, **styles, **settings)
-    return _laid_out(figure).update_layout(showlegend=bool(group) and table[group].nunique() > 1)
-
-
-def _lines(effects: pd.DataFrame, name: str) -> "Figure":
-    from plotly.express import line
-
-    title = {"score_lost": "Score lost", "meaning_changed": "Share of translations that change"}[name]
-    ends = {"error_y": "above", "error_y_minus": "below", "labels": {name: title.lower()}}
-    colours = {"color": "change", "color_discrete_sequence": _COLOURS}
-    return _laid_out(
-        line(effects, x="position", y=name, markers=True, title=f"{title}, by position", **colours, **ends)
+    labels = {name: _plain(name) for name in table} | _LABELS
+    if interval:
+        name = axes["xy".index(interval)]
+        ends = {f"error_{interval}": table[f"{name}_high"], f"error_{interval}_minus": table[f"{name}_low"]}
+        settings |= {key: (end - table[name]).abs() for key, end in ends.items()}
+    chart = getattr(plotly.express, kind)
+    figure = chart(
+        texts, x=axes[0], y=axes[1], title=title, labels=labels, color_discrete_sequence=_COLOURS, **settings
     )
+    return _laid_out(figure).update_layout(showlegend="color" in settings and table[settings["color"]].nunique() > 1)
 
 
 def _laid_out(figure: "Figure") -> "Figure":

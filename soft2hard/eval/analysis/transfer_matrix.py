@@ -7,45 +7,35 @@ the prompt.
 The first tokens of all outputs are looked at before the rest: a wrong one settles an output.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.correlations import (
-    BOTH_TASKS,
-    correlation_row,
-    mantel,
-    other_tasks_mean,
-    row_means,
-    task_means,
-)
+from soft2hard.eval.analysis.correlations import BOTH_TASKS, correlation_row, mantel, other_tasks_mean, task_means
 from soft2hard.eval.analysis.findings import Section, Tables
-from soft2hard.eval.analysis.geometry import Square, alignment, cosines, distances, reordered_distances
-from soft2hard.eval.analysis.inputs import Material
+from soft2hard.eval.analysis.geometry import measures
+from soft2hard.eval.analysis.inputs import Material, stacked
 from soft2hard.eval.intervals import mean_interval
 from soft2hard.eval.metrics.measurement import Job, Pair, PairEncoder
-from soft2hard.lm.batching import EncodedExample, batches_by_length
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.subject import BATCH_TOKENS, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.workers.subject_workers import SubjectWorkers, Tell
-
-ROW_TOKENS = 256
-"""Tokens of examples that share a row: more of them read the prompt less often, but attend in the square of the row."""
 
 CPU_BATCH_TOKENS = 4096
 """Tokens in a batch on a CPU: batches of 16384 took 1.6 times the processor time there (embedded subject, one core)."""
 
 _WORTH_SHARING = 20_000
 """Examples under prompts that take longer than further processes take to start."""
-_LOGITS_AT_ONCE = 2**26  # 256 MB in float32
 _SIGNS = {"frobenius": -1.0, "reordered": -1.0, "cosine": 1.0, "alignment_dimensions": 1.0}
+"""Measures of closeness, with -1 for those that are larger the farther apart prompts lie."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +68,17 @@ def transfer_section(material: Material) -> tuple[Section, Tables]:
     tests of closeness with the change. Figures: mean change on the `own` task, on `other` tasks, and on those of the
     `same_family`, and the share of pairs of different tasks in which accuracy rises.
     """
-    material.need_subject("transfer")
+    workers = material.workers or SubjectWorkers(material.need_subject("transfer"))
     numbers = material.need_tasks("transfer", material.main, 2)
     tasks = [material.task_by_name[name] for name in dict.fromkeys(material.names(numbers))]
-    found = shared_transfer_matrix(material.crew, material.of(numbers), tasks)
+    found = shared_transfer_matrix(workers, material.of(numbers), tasks)
     row, column, notes = _that_fit(material, numbers, tasks, found)
     numbers = [number for number, fits in zip(numbers, row, strict=True) if fits]
     tasks = [task for task, fits in zip(tasks, column, strict=True) if fits]
     found = TransferMatrix(found.accuracy[row][:, column], found.baseline[column])
-    change = row_means(found.change, material.names(numbers))
+    change = pd.DataFrame(found.change).groupby(material.names(numbers), sort=False).mean().to_numpy()
     families, names = np.array([task.family for task in tasks]), [task.name for task in tasks]
     others = ~np.eye(len(change), dtype=bool)
-    close = _closeness(material, numbers)
     section = Section(
         figures={
             "own": mean_interval(np.diag(change)),
@@ -100,12 +89,23 @@ def transfer_section(material: Material) -> tuple[Section, Tables]:
         },
         notes=tuple(f"Left out, because it does not fit the subject's context with the others: {one}" for one in notes),
     )
-    of_prompts = np.repeat([(material.prompts[i].name, material.prompts[i].task) for i in numbers], len(tasks), 0)
-    accuracy = pd.DataFrame(of_prompts, columns=["prompt", "tuned_on"])
-    accuracy["used_on"] = np.tile(np.array(names, dtype=object), len(numbers))
-    accuracy["accuracy"], accuracy["baseline"] = found.accuracy.ravel(), np.tile(found.baseline, len(numbers))
+    accuracy = pd.DataFrame(
+        {
+            "prompt": np.repeat(material.labels(numbers), len(tasks)),
+            "tuned_on": np.repeat(material.names(numbers), len(tasks)),
+            "used_on": np.tile(names, len(numbers)),
+            "accuracy": found.accuracy.ravel(),
+            "baseline": np.tile(found.baseline, len(numbers)),
+        }
+    )
     pairs = pd.DataFrame({"tuned_on": np.repeat(names, len(names)), "used_on": np.tile(names, len(names))})
-    for name, matrix in ({"change": change} | close).items():
+    pairs["change"] = change.ravel()
+    tables = {"accuracy": accuracy, "pairs": pairs}
+    if len({prompt.n_tokens for prompt in material.of(numbers)}) > 1:
+        return section, tables
+    of_prompts = measures(stacked(material.of(numbers)))
+    close = {name: task_means(of_prompts[name], material.names(numbers))[1] for name in _SIGNS}
+    for name, matrix in close.items():
         pairs[name] = matrix.ravel()
     # By ranks, where each pair of tasks counts alike, and by values, where the few pairs that gain much count most.
     correlations = [
@@ -113,17 +113,14 @@ def transfer_section(material: Material) -> tuple[Section, Tables]:
             f"closeness: {name}",
             "change",
             method,
-            lambda near=_SIGNS[name] * matrix, method=method, centred=bool(given): mantel(
-                near, change, method=method, centred=centred, seed=material.seed
-            ),
+            partial(mantel, sign * close[name], change, method=method, centred=bool(given), seed=material.seed),
             given,
         )
         for given in ((), BOTH_TASKS)
         for method in ("spearman", "pearson")
-        for name, matrix in close.items()
+        for name, sign in _SIGNS.items()
     ]
-    tables = {"accuracy": accuracy, "pairs": pairs}
-    return section, tables | ({"correlations": pd.DataFrame(correlations)} if correlations else {})
+    return section, tables | {"correlations": pd.DataFrame(correlations)}
 
 
 def _that_fit(
@@ -156,28 +153,8 @@ def _that_fit(
     return row, column, left_out
 
 
-def _closeness(material: Material, numbers: Sequence[int]) -> dict[str, Square]:
-    """Measures over tasks, prompts of one task averaged; none where prompts differ in length."""
-    prompts = material.of(numbers)
-    if len({prompt.n_tokens for prompt in prompts}) > 1:
-        return {}
-    rows, names = np.stack([p.embeddings.numpy() for p in prompts]).astype(np.float64), material.names(numbers)
-    measures = {
-        "frobenius": distances(rows),
-        "reordered": reordered_distances(rows)[0],
-        "cosine": cosines(rows),
-        "alignment_dimensions": alignment(rows),
-    }
-    return {name: task_means(matrix, names)[1] for name, matrix in measures.items()}
-
-
 def transfer_matrix(
-    subject: Subject,
-    prompts: Sequence[SoftPrompt],
-    tasks: Sequence[Task],
-    *,
-    batch_tokens: int | None = None,
-    row_tokens: int = ROW_TOKENS,
+    subject: Subject, prompts: Sequence[SoftPrompt], tasks: Sequence[Task], *, batch_tokens: int | None = None
 ) -> TransferMatrix:
     """Accuracy of every soft prompt on every task's test examples, beside no prompt.
 
@@ -187,11 +164,22 @@ def transfer_matrix(
     Raises UserError, before anything is run, where there are no prompts or tasks, for a task without test examples,
     and for a soft prompt of another subject.
     """
-    _check(subject, prompts, tasks)
+    if not prompts or not tasks:
+        raise UserError(f"There are {len(prompts)} soft prompts and {len(tasks)} tasks.", "Give at least one of both.")
+    if empty := [task.name for task in tasks if not task.test]:
+        raise UserError(f"The task '{empty[0]}' has no test examples.", "Give it some, or leave it out.")
+    for prompt in prompts:
+        subject.check(prompt)
     batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if subject.device.type == "cpu" else BATCH_TOKENS)
-    sheet = _Sheet(subject, tasks, batch_tokens, row_tokens)
+    encoder = PairEncoder(subject)
+    outputs = {text: encoder.output(text) for text in {e.output for task in tasks for e in task.test}}
+    number: dict[Pair, int] = {}
+    of_tasks = [[number.setdefault(Pair(e.input, outputs[e.output]), len(number)) for e in t.test] for t in tasks]
     # The body after no prompt has other tokens than after a prompt, so the two do not share a layout.
-    baseline, accuracy = (sheet.accuracies(some) for some in ([None], list(prompts)))
+    baseline, accuracy = (
+        np.stack([exact[:, numbers].mean(1) for numbers in of_tasks], 1)
+        for exact in (_exact(encoder, some, tuple(number), batch_tokens) for some in ([None], list(prompts)))
+    )
     return TransferMatrix(accuracy, baseline[0])
 
 
@@ -202,7 +190,6 @@ def shared_transfer_matrix(
 
     Raises UserError as it does.
     """
-    _check(workers.subject, prompts, tasks)
     n_scores = len(prompts) * sum(len(task.test) for task in tasks)
     n = min(workers.n, len(prompts)) if n_scores >= _WORTH_SHARING else 1
     found = dict(workers.map(_rows_of, [(list(prompts[i::n]), tuple(tasks)) for i in range(n)]))
@@ -216,99 +203,35 @@ def _rows_of(subject: Subject, given: tuple[list[SoftPrompt], tuple[Task, ...]],
     return transfer_matrix(subject, *given)
 
 
-def _check(subject: Subject, prompts: Sequence[SoftPrompt], tasks: Sequence[Task]) -> None:
-    if not prompts or not tasks:
-        raise UserError(f"There are {len(prompts)} soft prompts and {len(tasks)} tasks.", "Give at least one of both.")
-    empty = [task.name for task in tasks if not task.test]
-    if empty:
-        raise UserError(f"The task '{empty[0]}' has no test examples.", "Give it some, or leave it out.")
-    for prompt in prompts:
-        subject.check(prompt)
-
-
-class _Sheet:
-    """The distinct examples of all tasks."""
-
-    def __init__(self, subject: Subject, tasks: Sequence[Task], batch_tokens: int, row_tokens: int) -> None:
-        self.subject, self.encoder = subject, PairEncoder(subject)
-        self.batch_tokens = batch_tokens
-        self.row_tokens = row_tokens if subject.scorer.shares_prefixes else 0
-        outputs = {text: self.encoder.output(text) for text in {e.output for task in tasks for e in task.test}}
-        number: dict[Pair, int] = {}
-        self.of_task = [
-            [number.setdefault(Pair(e.input, outputs[e.output]), len(number)) for e in task.test] for task in tasks
-        ]
-        """For each task the numbers of its test examples' pairs, repeated ones repeated."""
-        self.pairs = tuple(number)
-
-    def accuracies(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "n_prompts n_tasks"]:
-        """NaN where a prompt and a task's longest example do not fit the context."""
-        fits = self._fits(prompts)
-        exact = np.where(fits, self._exact(prompts, fits), np.nan)
-        return np.stack([exact[:, numbers].mean(1) for numbers in self.of_task], 1)
-
-    def _fits(self, prompts: Sequence[Prompt]) -> Bool[np.ndarray, "n_prompts n_pairs"]:
-        """Prompts of one length are looked at once."""
-        lengths = [prompt.n_tokens if isinstance(prompt, SoftPrompt) else 0 for prompt in prompts]
-        of_length = {
-            length: [self.encoder.fits(Job(prompt, (pair,))) for pair in self.pairs]
-            for length, prompt in dict(zip(lengths, prompts, strict=True)).items()
-        }
-        return np.array([of_length[length] for length in lengths])
-
-    @torch.no_grad()
-    def _exact(
-        self, prompts: Sequence[Prompt], fits: Bool[np.ndarray, "n_prompts n_pairs"]
-    ) -> Bool[np.ndarray, "n_prompts n_pairs"]:
-        """True where greedy decoding would write the pair's output under the prompt; False where that does not fit.
-
-        Prompts are all soft prompts, or all None.
-        """
-        examples = self.encoder.examples(Job(prompts[0], self.pairs))
-        n_common = _n_common(examples)
-        ids = torch.tensor(examples[0].body[:n_common], dtype=torch.long, device=self.subject.device)
-        common = self.subject.embed_ids(ids)
-        prefixes = [torch.cat([self.subject.prompt_embeddings(prompt), common]) for prompt in prompts]
-        examples = [EncodedExample(example.body[n_common:], example.output) for example in examples]
-        begun = [EncodedExample(example.body, example.output[:1]) for example in examples]
-        # A wrong first token settles an output, and most outputs under another task's prompt begin wrong.
-        return self._written(prefixes, examples, self._written(prefixes, begun, fits))
-
-    def _written(
-        self,
-        prefixes: Sequence[Float[Tensor, "_n d_model"]],
-        examples: Sequence[EncodedExample],
-        asked: Bool[np.ndarray, "n_prompts n_examples"],
-    ) -> Bool[np.ndarray, "n_prompts n_examples"]:
-        """True where an example is `asked`, and every token of its output is the likeliest one."""
-        rows = [(p, row) for p in range(len(prefixes)) for row in self._rows(examples, np.flatnonzero(asked[p]))]
-        lengths = [len(prefixes[p]) + sum(examples[e].n_read for e in row) for p, row in rows]
-        found = np.zeros(asked.shape, bool)
-        for batch in batches_by_length(lengths, self.batch_tokens):
-            chosen = [rows[i] for i in batch]
-            rows_of_batch = [[examples[e] for e in row] for _, row in chosen]
-            targets = self.subject.scorer.run([prefixes[p] for p, _ in chosen], rows_of_batch)
-            step = max(1, _LOGITS_AT_ONCE // len(self.subject.embedding))
-            greedy = torch.cat([self.subject.head(part).argmax(-1) for part in targets.hidden.split(step)])
-            missed = torch.zeros(len(chosen), max(len(row) for _, row in chosen), dtype=torch.bool)
-            wrong = greedy != targets.ids
-            missed[targets.prompt[wrong].cpu(), targets.example[wrong].cpu()] = True
-            for (p, row), of_row in zip(chosen, missed.numpy(), strict=True):
-                found[p, row] = ~of_row[: len(row)]
-        return found
-
-    def _rows(self, examples: Sequence[EncodedExample], numbers: Int[np.ndarray, " n"]) -> Iterator[list[int]]:
-        """These examples, as many a row as may share one."""
-        row: list[int] = []
-        filled = 0
-        for number in numbers.tolist():
-            if row and filled + examples[number].n_read > self.row_tokens:
-                yield row
-                row, filled = [], 0
-            row.append(number)
-            filled += examples[number].n_read
-        if row:
-            yield row
+@torch.no_grad()
+def _exact(
+    encoder: PairEncoder, prompts: Sequence[Prompt], pairs: tuple[Pair, ...], batch_tokens: int
+) -> Float[np.ndarray, "n_prompts n_pairs"]:
+    """1 where greedy decoding would write the pair's output under the prompt, 0 where not; NaN where both do not fit
+    the context. Prompts are all soft prompts, or all None."""
+    subject = encoder.subject
+    embedded = [subject.prompt_embeddings(prompt) for prompt in prompts]
+    of_length = {
+        length: [encoder.fits(Job(prompt, (pair,))) for pair in pairs]
+        for length, prompt in {len(rows): prompt for rows, prompt in zip(embedded, prompts, strict=True)}.items()
+    }
+    fits = np.array([of_length[len(rows)] for rows in embedded])
+    examples = encoder.examples(Job(prompts[0], pairs))
+    n_common = _n_common(examples)
+    ids = torch.tensor(examples[0].body[:n_common], dtype=torch.long, device=subject.device)
+    prefixes = [torch.cat([rows, subject.embed_ids(ids)]) for rows in embedded]
+    asked = fits
+    # A wrong first token settles an output, and most outputs under another task's prompt begin wrong.
+    for n_tokens in (1, None):
+        cut = [EncodedExample(example.body[n_common:], example.output[:n_tokens]) for example in examples]
+        written = np.zeros(asked.shape, bool)
+        chosen = [[cut[i] for i in np.flatnonzero(of_prompt)] for of_prompt in asked]
+        for p, hidden in subject.scorer.hidden_states(prefixes, chosen, batch_tokens):
+            wanted = torch.tensor([token for example in chosen[p] for token in example.output], device=hidden.device)
+            matches = subject.scorer.score(hidden, wanted)[1].split([len(example.output) for example in chosen[p]])
+            written[p, asked[p]] = [bool(part.all()) for part in matches]
+        asked = written
+    return np.where(fits, asked, np.nan)
 
 
 def _n_common(examples: Sequence[EncodedExample]) -> int:

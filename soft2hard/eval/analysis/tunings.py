@@ -7,24 +7,29 @@ of orders; groups that ask for the same tuning share it. Each pass is a file, so
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import START_FILE, Tuning
-from soft2hard.data_gen.tuning.tuner import Tuned, TuningJob, tune_jobs
+from soft2hard.data_gen.tuning.tuner import TuningJob, tune_jobs
 from soft2hard.eval.analysis.findings import COMMON, MAIN, GroupRow, PromptRow, Varies, load_pass, save_pass
+from soft2hard.eval.analysis.inputs import prompt_row
 from soft2hard.eval.analysis.settings import Counts
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.workers.subject_workers import SubjectWorkers, Tell
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(NamedTuple):
     """The start and the seeds that tunings made together have in common."""
 
     init: str
     init_seed: int
     order_seed: int
+
+    def file(self, folder: Path) -> Path:
+        init = "".join(c if c.isalnum() else "_" for c in self.init)
+        return folder / f"{init}-{self.init_seed}-{self.order_seed}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -101,57 +106,29 @@ def tune_groups(
     for group in groups:
         for one in group.passes(config.seed):
             wanted.setdefault(one, {}).update({task.name: task for task in group.tasks})
-    made = {one: _found(folder, one, workers.subject) for one in wanted}
+    made: dict[Pass, dict[str, SoftPrompt]] = {}
+    subject = {"subject": workers.subject.name, "fingerprint": workers.subject.fingerprint}
+    for one in wanted:
+        found = load_pass(one.file(folder)) if one.file(folder).exists() else ()
+        made[one] = {prompt.provenance["task"]: replace(prompt, **subject) for prompt in found}
     missing = {one: [task for task in tasks.values() if task.name not in made[one]] for one, tasks in wanted.items()}
     # The longest first: those that are left at the end should be short.
     passes = sorted((one for one in wanted if missing[one]), key=lambda one: -len(missing[one]))
-    jobs = [_job(one, missing[one], config) for one in passes]
+    jobs = [
+        TuningJob(tuple(missing[one]), replace(config, init=one.init), init_seed=one[1], order_seed=one[2])
+        for one in passes
+    ]
     for number, tuned in tune_jobs(workers, jobs, on_step):
-        made[passes[number]] |= {name: _prompt(found) for name, found in tuned.items()}
-        save_pass(_path(folder, passes[number]), made[passes[number]])
+        one = passes[number]
+        for name, found in tuned.items():
+            facts = found.soft_prompt.provenance | {"steps_taken": str(found.steps)}
+            made[one][name] = replace(found.soft_prompt, provenance=facts)
+        save_pass(one.file(folder), list(made[one].values()))
     rows, prompts = [], []
     for group in groups:
         for task in group.tasks:
             for number, one in enumerate(group.passes(config.seed)):
                 prompt = made[one][task.name]
-                rows.append(_row(group.name, number, one, prompt))
+                rows.append(prompt_row(f"{task.name} #{number}", task.name, group.name, number, prompt))
                 prompts.append(prompt)
     return tuple(rows), tuple(prompts)
-
-
-def _job(one: Pass, tasks: Sequence[Task], config: Tuning) -> TuningJob:
-    return TuningJob(tuple(tasks), replace(config, init=one.init), init_seed=one.init_seed, order_seed=one.order_seed)
-
-
-def _path(folder: Path, one: Pass) -> Path:
-    init = "".join(c if c.isalnum() else "_" for c in one.init)
-    return folder / f"{init}-{one.init_seed}-{one.order_seed}.safetensors"
-
-
-def _found(folder: Path, one: Pass, subject: Subject) -> dict[str, SoftPrompt]:
-    path = _path(folder, one)
-    found = load_pass(path) if path.exists() else ()
-    named = [replace(prompt, subject=subject.name, fingerprint=subject.fingerprint) for prompt in found]
-    return {prompt.provenance["task"]: prompt for prompt in named}
-
-
-def _prompt(tuned: Tuned) -> SoftPrompt:
-    facts = {**tuned.soft_prompt.provenance, "steps_taken": str(tuned.steps)}
-    return replace(tuned.soft_prompt, provenance=facts)
-
-
-def _row(group: str, number: int, one: Pass, prompt: SoftPrompt) -> PromptRow:
-    facts = prompt.provenance
-    return PromptRow(
-        name=f"{facts['task']} #{number}",
-        task=facts["task"],
-        group=group,
-        tuning=number,
-        n_tokens=prompt.n_tokens,
-        d_model=prompt.d_model,
-        init=one.init,
-        init_seed=one.init_seed,
-        order_seed=one.order_seed,
-        validation_loss=float(facts["validation_loss"]),
-        steps=int(facts["steps"]),
-    )

@@ -83,15 +83,6 @@ class TextGenerator(Protocol):
         ...
 
 
-@runtime_checkable
-class Checked(Protocol):
-    """A method that can tell, before anything runs, that a bench will not do."""
-
-    def check(self, bench: "Bench") -> None:
-        """Raise UserError where a model of the bench cannot serve."""
-        ...
-
-
 @dataclass
 class Bench:
     """The models, validation cases, seed and budget that methods work with."""
@@ -123,7 +114,10 @@ class Bench:
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to get a prompt, constructed with its options (`methods.options`) as keyword arguments."""
+    """A way to get a prompt, constructed with its options (`methods.options`) as keyword arguments.
+
+    It may also have a `check(bench)` that raises UserError where a model of the bench cannot serve.
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]

@@ -134,11 +134,10 @@ class SearchJob:
 
     def outcome(self, seconds: float) -> Outcome:
         """The best prompt, after a search that took `seconds` of the time it shared."""
-        text, failure = (
-            (self.best[-1]["prompt"], None) if self.best else (None, "no prompt had a score that is a number")
-        )
-        cost = Cost(seconds, self.meter.calls, self.meter.tokens)
-        return Outcome(text, cost, {"curve": self.curve, "best": self.best}, failure)
+        cost, trace = Cost(seconds, self.meter.calls, self.meter.tokens), {"curve": self.curve, "best": self.best}
+        if not self.best:
+            return Outcome(None, cost, trace, "no prompt had a score that is a number")
+        return Outcome(self.best[-1]["prompt"], cost, trace)
 
 
 Job = TypeVar("Job", bound=SearchJob)

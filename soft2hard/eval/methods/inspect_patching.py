@@ -88,10 +88,11 @@ class _Patching:
             if isinstance(described, str):
                 yield Outcome(None, cost, failure=described)
                 continue
-            best, of_best = self._best(described.texts, pairs, case.task)
+            target, texts = described
+            best, of_best = self._best(texts, pairs, case.task)
             trace = dict(zip(("source_layer", "target_layer"), pairs[best], strict=True))
-            trace |= of_pairs | of_best | {"target_prompt": described.target_prompt}
-            text = described.texts[best]
+            trace |= of_pairs | of_best | {"target_prompt": target}
+            text = texts[best]
             yield Outcome(text or None, cost, trace, None if text else "the subject wrote no words")
 
 
@@ -126,15 +127,6 @@ class InspectOracle(_Patching, InspectOracleOptions):
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         kept = [{"layers": list(pairs[i]), "text": texts[i], "score": round(scores[i], 4)} for i in order[:_KEPT]]
         return order[0], {"best": kept}
-
-
-@dataclass(frozen=True)
-class Described:
-    """The subject's descriptions of one case."""
-
-    target_prompt: str
-    texts: list[str]
-    """One a pair of layers; empty where it wrote no words."""
 
 
 class Describer:
@@ -173,9 +165,9 @@ class Describer:
         usable = [case for case in self.bench.validation if self._scores(case)][: self.method.n_validation]
         found = self.describe(usable, self.pairs)
         rows = [
-            [description_score(text, case.task) for text in described.texts]
+            [description_score(text, case.task) for text in described[1]]
             for case, described in zip(usable, found, strict=True)
-            if isinstance(described, Described)
+            if not isinstance(described, str)
         ]
         if not rows:
             raise UserError(
@@ -189,16 +181,13 @@ class Describer:
         shown = self.method.demonstrations == "validation" and demonstration(task, self.method.target)
         return bool(case.soft_prompt and (task.instruction or task.labels) and shown not in self._demonstrations)
 
-    def describe(self, cases: Sequence[Case], pairs: Sequence[Pair]) -> list[Described | str]:
-        """All cases in shared batches; for a case that cannot be described, the reason."""
+    def describe(self, cases: Sequence[Case], pairs: Sequence[Pair]) -> list[tuple[str, list[str]] | str]:
+        """All cases in shared batches: the target prompt, and a text for each pair of layers, empty where the subject
+        wrote no words; for a case that cannot be described, the reason."""
         prepared = [self._prepared(case) for case in cases]
         written = iter(self.patcher.write([found[0] for found in prepared if not isinstance(found, str)], pairs))
-        return [
-            found
-            if isinstance(found, str)
-            else Described(found[1], [description(self.subject, ids) for ids in next(written)])
-            for found in prepared
-        ]
+        texts = lambda: [description(self.subject, ids) for ids in next(written)]  # noqa: E731
+        return [found if isinstance(found, str) else (found[1], texts()) for found in prepared]
 
     def _prepared(self, case: Case) -> tuple[PatchedPrompt, str] | str:
         """The target prompt of a case, encoded and in words, or why there is none."""

@@ -124,17 +124,11 @@ def as_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str
 
 def _outcome(subject: Subject, ids: Int[Tensor, "n k"], distances: Float[Tensor, "n k"]) -> Outcome:
     text, exact = as_text(subject.tokenizer, ids[:, 0].tolist())
-    trace = {"round_trips": exact, "nearest": _table(subject, ids, distances)}
-    if not text.strip():
-        return Outcome(None, trace=trace, failure="the nearest tokens have no text")
-    return Outcome(text, trace=trace)
-
-
-def _table(subject: Subject, ids: Int[Tensor, "n k"], distances: Float[Tensor, "n k"]) -> list[list[list[str | float]]]:
-    """For each position its nearest tokens, as text, with their distances."""
     distinct = ids.unique().tolist()
-    texts = dict(zip(distinct, subject.tokenizer.convert_ids_to_tokens(distinct), strict=True))
-    return [
-        [[texts[i] or f"<{i}>", round(distance, 4)] for i, distance in zip(*row, strict=True)]
+    tokens = dict(zip(distinct, subject.tokenizer.convert_ids_to_tokens(distinct), strict=True))
+    nearest = [
+        [[tokens[i] or f"<{i}>", round(distance, 4)] for i, distance in zip(*row, strict=True)]
         for row in zip(ids.tolist(), distances.tolist(), strict=True)
     ]
+    failure = None if text.strip() else "the nearest tokens have no text"
+    return Outcome(None if failure else text, trace={"round_trips": exact, "nearest": nearest}, failure=failure)

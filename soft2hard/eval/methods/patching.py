@@ -23,13 +23,15 @@ from functools import partial
 from itertools import product
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from more_itertools import map_reduce
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import batches_by_length, positions
 from soft2hard.lm.frozen_model import FrozenModel
+from soft2hard.lm.generation import CausalDecoding, write_greedily
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 
@@ -254,33 +256,18 @@ class Patcher:
         self, embeddings: Float[Tensor, "rows width d_model"], patched: AbstractContextManager, prefix: "_Prefix"
     ) -> list[list[int]]:
         n_rows, width = embeddings.shape[:2]
-        position = prefix.positions(embeddings)
+        cache = prefix.repeated(n_rows, width + _ROOM)
+        decoding = CausalDecoding(self.model, embeddings, None, prefix.positions(embeddings), cache)
         with patched:
-            hidden, cache = self.model.decode(
-                embeddings, None, position, prefix.repeated(n_rows, width + _ROOM), use_cache=True
-            )
-        written = torch.full((n_rows, self.max_new_tokens), -1, device=embeddings.device)
-        rows = torch.arange(n_rows, device=embeddings.device)  # rows still in the batch
-        going = torch.ones_like(rows, dtype=torch.bool)  # those that have not ended
-        begun = torch.zeros_like(going)  # those that have written anything but stop tokens
-        position = position[:, -1:]
-        for step in range(self.max_new_tokens):
-            ids = self.model.head(hidden[:, -1]).argmax(dim=-1)
-            written[rows[going], step] = ids[going]
-            stopping = torch.isin(ids, self.stop)
-            going, begun = going & ~(stopping & begun), begun | ~stopping
-            n_going = int(going.sum())
-            if n_going == 0 or step + 1 == self.max_new_tokens:
-                break
-            if n_going <= len(rows) // 2:  # dropping rows copies the cache, so not at every ending
-                kept = going.nonzero()[:, 0]
-                cache.reorder_cache(kept)  # an index_select on every kind of cache
-                rows, ids, going, begun, position = (x[kept] for x in (rows, ids, going, begun, position))
-            position = position + 1
-            hidden, cache = self.model.decode(self.model.embed(ids[:, None]), None, position, cache, use_cache=True)
-        found = [[token for token in row if token >= 0] for row in written.tolist()]
-        self._count(n_rows, n_rows * width + sum(len(row) for row in found))
+            hidden = decoding.start()
+        found = write_greedily(self.model, decoding, hidden, self._has_ended, self.max_new_tokens)
+        self._count(n_rows, n_rows * width + sum(map(len, found)))
         return found
+
+    def _has_ended(self, written: Int[Tensor, "rows n"]) -> Bool[Tensor, "rows"]:
+        """True for rows whose last token is a stop token, and not all before it are."""
+        stops = torch.isin(written, self.stop)
+        return stops[:, -1] & ~stops.all(dim=1)
 
     def _patched(self, states: Sequence[Float[Tensor, "_n d_hidden"]], layers: Sequence[int]) -> AbstractContextManager:
         """While within, each row's states enter the block of its layer, at the beginning of the row."""
@@ -331,8 +318,5 @@ class _Reached(Exception):
 
 def _alike(prompts: Sequence[PatchedPrompt]) -> list[list[int]]:
     """Indices of prompts with the same beginning and length, together."""
-    groups: dict[tuple[bytes, int], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        before = prompt.before.float().cpu().numpy().tobytes()
-        groups.setdefault((before, prompt.n_read), []).append(i)
-    return list(groups.values())
+    key = lambda i: (prompts[i].before.float().cpu().numpy().tobytes(), prompts[i].n_read)  # noqa: E731
+    return list(map_reduce(range(len(prompts)), key).values())

@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from soft2hard.lm.batching import positions
 from soft2hard.lm.frozen_model import FrozenModel
+from soft2hard.lm.generation import CausalDecoding
 from soft2hard.lm.subject import Subject
 
 _GAIN, _BIAS = 1e-4, -1e-4  # initial weights: Xavier with this gain; initial biases (arXiv 2205.12548, code)
@@ -84,17 +86,18 @@ def path_consistency_loss(
     `reverse` is the weight of the same with the roles of network and target exchanged, 1 - `reverse` that of these.
     """
 
-    def one_way(own: Tensor, other: Tensor) -> Tensor:
-        advantage = own.gather(-1, actions[..., None])[..., 0] - entropy.value(own)
-        value = entropy.value(other)
-        after = torch.cat([value[..., 1:], rewards[..., None]], dim=-1)
+    value, value_dash = entropy.value(q), entropy.value(target)
+
+    def one_way(own: Tensor, value: Tensor, other: Tensor) -> Tensor:
+        advantage = own.gather(-1, actions[..., None])[..., 0] - value
+        after = torch.cat([other[..., 1:], rewards[..., None]], dim=-1)
         to_come = advantage.flip(-1).cumsum(dim=-1).flip(-1)
-        single = (advantage - (after - value)).square()
-        multi = (to_come - (rewards[..., None] - value)).square()
+        single = (advantage - (after - other)).square()
+        multi = (to_come - (rewards[..., None] - other)).square()
         return ((single + multi) / 2).sum(dim=-1)
 
-    forth = one_way(q, target)
-    return (1 - reverse) * forth + reverse * one_way(target, q) if reverse else forth
+    forth = one_way(q, value, value_dash)
+    return (1 - reverse) * forth + reverse * one_way(target, value_dash, value) if reverse else forth
 
 
 def z_scores(rewards: Float[Tensor, "tasks batch"]) -> Float[Tensor, "tasks batch"]:
@@ -122,19 +125,18 @@ class PolicyLM:
         self.writable[writable] = True
         self.d_out = self.begin(1).shape[-1]
 
+    @torch.no_grad()
     def begin(self, n: int) -> Float[Tensor, "n d_out"]:
         """Hidden states before the first tokens of `n` prompts."""
-        self._cache, self._n_read = None, 0
-        return self.read(torch.tensor(self.start, device=self.model.device).expand(n, -1))
+        ids = torch.tensor(self.start, device=self.model.device).expand(n, -1)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        self._decoding = CausalDecoding(self.model, self.model.embed(ids), mask, positions(mask))
+        return self._decoding.start().float()
 
     @torch.no_grad()
-    def read(self, ids: Int[Tensor, "n new"]) -> Float[Tensor, "n d_out"]:
-        """Hidden states after some more tokens of each prompt."""
-        position = torch.arange(self._n_read, self._n_read + ids.shape[1], device=ids.device).expand(len(ids), -1)
-        self._n_read += ids.shape[1]
-        mask = torch.ones(len(ids), self._n_read, dtype=torch.bool, device=ids.device)
-        hidden, self._cache = self.model.decode(self.model.embed(ids), mask, position, self._cache, use_cache=True)
-        return hidden[:, -1].float()
+    def read(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_out"]:
+        """Hidden states after one more token of each prompt."""
+        return self._decoding.step(ids).float()
 
     def logits(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
         """The LM's output layer; minus infinity for tokens that cannot be written."""
@@ -225,7 +227,7 @@ class Policies:
             q = self.lm.logits(self.networks(states[-1]))
             actions.append(choose(q.masked_fill(~allowed[-1], -torch.inf)))
             if position + 1 < length:
-                hidden = self.lm.read(actions[-1].flatten()[:, None])
+                hidden = self.lm.read(actions[-1].flatten())
         return Rollout(torch.stack(states, 2), torch.stack(actions, 2), torch.stack(allowed, 2))
 
 

@@ -51,17 +51,9 @@ class VerifiedTranslation(TranslatedOptions):
 
 
 def _trace(found: Translation) -> dict[str, object]:
-    return {
-        "verdict": found.verdict,
-        "confidence": found.agreement,
-        "greedy": found.greedy,
-        "n_probes": found.n_probes,
-        "n_checks": found.n_checks,
-        "candidates": [asdict(candidate) for candidate in found.candidates],
-    }
+    kept = {name: getattr(found, name) for name in ("verdict", "greedy", "n_probes", "n_checks")}
+    return kept | {"confidence": found.agreement, "candidates": [asdict(candidate) for candidate in found.candidates]}
 
 
 def _outcome(text: str, cost: Cost, trace: dict[str, object]) -> Outcome:
-    if not text:
-        return Outcome(None, cost, trace, failure="the translator wrote nothing")
-    return Outcome(text, cost, trace)
+    return Outcome(text or None, cost, trace, None if text else "the translator wrote nothing")

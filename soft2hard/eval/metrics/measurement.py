@@ -11,11 +11,12 @@ and that of the subject's outputs under them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
+from more_itertools import constrained_batches
 from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
@@ -83,7 +84,8 @@ def measure(subject: Subject, comparisons: Sequence[Comparison]) -> list[list[Me
     _write(subject, [(plan, plan.soft_prompt) for plan in plans if plan.soft_prompt is not None])
     _write(subject, [(p, prompt) for p in plans if p.generates for prompt in p.usable if prompt is not p.soft_prompt])
     found = []
-    for chunk in _chunks(plans, subject.d_model):
+    size = lambda plan: subject.d_model * len(plan.usable) * sum(len(pair.output) for pair in plan.pairs)  # noqa: E731
+    for chunk in constrained_batches(plans, _HIDDEN_AT_ONCE, get_len=size, strict=False):
         jobs = [Job(prompt, plan.pairs) for plan in chunk for prompt in plan.usable]
         prompts = [subject.prompt_embeddings(job.prompt) for job in jobs]
         of_job = dict(subject.scorer.hidden_states(prompts, [encoder.examples(job) for job in jobs]))
@@ -109,8 +111,7 @@ def _check(subject: Subject, comparisons: Sequence[Comparison]) -> None:
                 subject.check(prompt)
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """An input and an output to be scored after it."""
 
     input: str
@@ -118,8 +119,7 @@ class Pair:
     """Token ids, EOS included unless the output was cut before it."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """Pairs to run under one prompt."""
 
     prompt: Prompt
@@ -130,8 +130,7 @@ class PairEncoder:
     """Token ids of pairs as they stand after a prompt; a body that several jobs share is tokenised once."""
 
     def __init__(self, subject: Subject):
-        self.subject = subject
-        self._bodies: dict[tuple[str, bool], list[int]] = {}
+        self.subject, self._body = subject, cache(subject.encode_body)
 
     def output(self, text: str) -> tuple[int, ...]:
         """An output's tokens, EOS included."""
@@ -144,20 +143,10 @@ class PairEncoder:
 
     def fits(self, job: Job, n_new: int = 0) -> bool:
         """True if the context has room for the longest pair of a job, and for `n_new` tokens written to its input."""
-        limit = self.subject.context_length
-        if limit is None:
-            return True
+        limit, together = self.subject.context_length, max if self.subject.is_encoder_decoder else sum
         before = len(self.subject.prompt_embeddings(job.prompt))
-        read = [(before + len(e.body), max(len(e.output), n_new)) for e in self.examples(job)]
-        if self.subject.is_encoder_decoder:
-            return max(map(max, read)) <= limit
-        return max(map(sum, read)) <= limit
-
-    def _body(self, input: str, with_prompt: bool) -> list[int]:
-        key = (input, with_prompt)
-        if key not in self._bodies:
-            self._bodies[key] = self.subject.encode_body(input, with_prompt)
-        return self._bodies[key]
+        read = ((before + len(e.body), max(len(e.output), n_new)) for e in self.examples(job))
+        return limit is None or max(map(together, read)) <= limit
 
 
 # --- plans ----------------------------------------------------------------------------------------
@@ -206,11 +195,6 @@ class _Plan:
         wanted, others = set(self.wanted), dict.fromkeys((*self.written, *self.labelled))
         return (*self.wanted, *(pair for pair in others if pair not in wanted))
 
-    @property
-    def n_held(self) -> int:
-        """Output tokens of all pairs under all prompts."""
-        return len(self.usable) * sum(len(pair.output) for pair in self.pairs)
-
     def take(self, rows: list[list[int]], prompt: Prompt) -> None:
         """Keep what was written under a prompt; an output under the soft prompt that was not cut ends in EOS."""
         subject = self.encoder.subject
@@ -230,21 +214,6 @@ def _write(subject: Subject, jobs: Sequence[tuple[_Plan, Prompt]]) -> None:
         rows = iter(subject.generate_ids(queries, limit))
         for plan, prompt in chosen:
             plan.take([next(rows) for _ in plan.task.test], prompt)
-
-
-def _chunks(plans: Sequence[_Plan], width: int) -> Iterator[list[_Plan]]:
-    """Plans whose hidden states are held together."""
-    chunk: list[_Plan] = []
-    held = 0
-    for plan in plans:
-        size = width * plan.n_held
-        if chunk and held + size > _HIDDEN_AT_ONCE:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(plan)
-        held += size
-    if chunk:
-        yield chunk
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -4,40 +4,29 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from soft2hard.compute import metering
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.text import Encoder
-from soft2hard.lm.batching import batches_by_length, pad, positions
+from soft2hard.eval.run_records import ReferencePerplexity
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.subject import BATCH_TOKENS, Subject
 
-_LOGITS_AT_ONCE = 2**24
 
+def _hidden_states(
+    model: Subject, texts: Sequence[str], batch_tokens: int
+) -> Iterator[tuple[int, list[int], Float[Tensor, "n d_out"]]]:
+    """Bare texts, no template around them, under a causal language model: each text's number, the tokens that are
+    predicted, and the hidden states before each of these and after the last.
 
-class _Batch(NamedTuple):
-    """Texts that were run together, by number: BOS if the model has one, then the text, padded on the right."""
-
-    indices: list[int]
-    ids: Int[Tensor, "batch length"]
-    mask: Bool[Tensor, "batch length"]
-    hidden: Float[Tensor, "batch length d_out"]
-
-
-@torch.no_grad()
-def _run(model: Subject, texts: Sequence[str], batch_tokens: int) -> Iterator[_Batch]:
-    """Run bare texts, no template around them, through a causal language model, in batches.
-
-    BOS stands before each where `model` begins its sequences with it (as its tokenizer does it, or as its template
-    says), and nothing else. `batch_tokens` counts texts without it. Texts without a token to read, and texts longer
-    than the context, come in no batch.
+    BOS stands before each text where `model` begins its sequences with it (as its tokenizer does it, or as its template
+    says), and nothing else; without BOS the first token is only read. Texts without a token, and texts longer than the
+    context, are left out.
 
     Raises UserError for an encoder-decoder model.
     """
@@ -46,15 +35,16 @@ def _run(model: Subject, texts: Sequence[str], batch_tokens: int) -> Iterator[_B
             f"'{model.name}' reads and writes apart, so it gives a text no probability.",
             "Take a causal language model, such as GPT-2, as the reference.",
         )
-    begin = [model.tokenizer.bos_token_id] if len(model.prompt_embeddings(None)) else []
-    rows = [list(ids) for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
-    limit = model.context_length
-    usable = [i for i, row in enumerate(rows) if row and (limit is None or len(begin + row) <= limit)]
-    for batch in batches_by_length([len(rows[i]) for i in usable], batch_tokens):
-        indices = [usable[i] for i in batch]
-        ids, mask = pad([begin + rows[i] for i in indices], "right", model.device)
-        metering.count(len(indices), sum(len(begin + rows[i]) for i in indices))
-        yield _Batch(indices, ids, mask, model.backbone(model.embed_ids(ids), mask, positions(mask)))
+    begin, limit = model.prompt_embeddings(None), model.context_length
+    n_only_read = 0 if len(begin) else 1
+    examples = {
+        i: EncodedExample(list(ids[:n_only_read]), [*ids[n_only_read:], model.eos_ids[0]])  # EOS lets all be read
+        for i, ids in enumerate(model.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else [])
+        if ids and (limit is None or len(begin) + len(ids) <= limit)
+    }
+    numbers, each = list(examples), [[example] for example in examples.values()]
+    for place, hidden in model.scorer.hidden_states([begin] * len(each), each, batch_tokens):
+        yield numbers[place], each[place][0].output[:-1], hidden
 
 
 @torch.no_grad()
@@ -69,31 +59,16 @@ def log_perplexities(reference: Subject, texts: Sequence[str], batch_tokens: int
     context. Raises UserError for an encoder-decoder reference.
     """
     found: list[float | None] = [None] * len(texts)
-    for batch in _run(reference, texts, batch_tokens):
-        own = _log_probs(reference, batch.hidden[:, :-1], batch.ids[:, 1:])
-        scored = batch.mask[:, 1:]
-        values = -(own * scored).sum(1) / scored.sum(1)  # NaN where there is nothing to score
-        for index, value in zip(batch.indices, values.tolist(), strict=True):
-            found[index] = None if math.isnan(value) else value
+    for i, ids, hidden in _hidden_states(reference, texts, batch_tokens):
+        if ids:
+            log_probs, _ = reference.scorer.score(hidden[:-1], torch.tensor(ids, device=hidden.device))
+            found[i] = -float(log_probs.mean())
     return found
 
 
 def perplexities(reference: Subject, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> list[float | None]:
     """Perplexity of each text: exp of what `log_perplexities` gives, and None where that is None."""
     return [None if v is None else math.exp(v) for v in log_perplexities(reference, texts, batch_tokens)]
-
-
-def _log_probs(
-    reference: Subject, hidden: Float[Tensor, "batch length d_out"], targets: Int[Tensor, "batch length"]
-) -> Float[Tensor, "batch length"]:
-    """Log-probability of each target, in parts of rows that bound the memory for logits."""
-    step = max(1, _LOGITS_AT_ONCE // (len(reference.embedding) * max(1, hidden.shape[1])))
-    return torch.cat(
-        [
-            reference.head(rows).float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
-            for rows, ids in zip(hidden.split(step), targets.split(step), strict=True)
-        ]
-    )
 
 
 def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bool = False) -> Encoder:
@@ -104,11 +79,7 @@ def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bo
     """
 
     def encode(texts: Sequence[str]) -> Float[np.ndarray, "n_texts width"]:
-        found: dict[int, torch.Tensor] = {}
-        for batch in _run(model, texts, batch_tokens):
-            last = batch.mask.sum(1) - 1
-            rows = batch.hidden[torch.arange(len(last), device=last.device), last].float().cpu()
-            found |= dict(zip(batch.indices, rows, strict=True))
+        found = {i: hidden[-1].float().cpu() for i, _, hidden in _hidden_states(model, texts, batch_tokens)}
         missing = [text for i, text in enumerate(texts) if i not in found]
         if missing and not unread:
             raise UserError(
@@ -121,18 +92,6 @@ def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bo
     return encode
 
 
-@dataclass(frozen=True)
-class ReferencePoints:
-    """The bounds that perplexities of prompts are read between: exp of the mean, over texts, of log-perplexity."""
-
-    natural: float
-    """Texts as people write them."""
-    shuffled: float
-    """The same texts with their words in random order."""
-    n_texts: int
-    """Texts that both have a perplexity; the others are left out."""
-
-
 def shuffled_words(text: str, seed: int = 0) -> str:
     """The words of a text, split at white space, in random order."""
     words = text.split()
@@ -140,7 +99,7 @@ def shuffled_words(text: str, seed: int = 0) -> str:
     return " ".join(words)
 
 
-def reference_points(reference: Subject, texts: Sequence[str], seed: int = 0) -> ReferencePoints:
+def reference_points(reference: Subject, texts: Sequence[str], seed: int = 0) -> ReferencePerplexity:
     """Perplexity of natural texts, such as the gold instructions of the tasks at hand, and of their shuffled words.
 
     Raises UserError where not one text has a perplexity, and as `perplexities` does.
@@ -154,4 +113,4 @@ def reference_points(reference: Subject, texts: Sequence[str], seed: int = 0) ->
             "Give texts of two tokens or more that fit its context.",
         )
     natural, shuffled = (math.exp(sum(values) / len(logs)) for values in zip(*logs, strict=True))
-    return ReferencePoints(natural, shuffled, len(logs))
+    return ReferencePerplexity(natural, shuffled, len(logs))

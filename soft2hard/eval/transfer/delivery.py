@@ -17,23 +17,9 @@ from soft2hard.api.prices import Price, PriceTable, check_limit
 from soft2hard.api.requests import ApiModel, Request
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.plan import Cell, Judge, Judged, distinct_requests, judge_cells, judged
+from soft2hard.eval.transfer.settings import TransferChoices
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Sending:
-    """How requests are sent; nothing here changes what a model is asked, so nothing of it is part of a key."""
-
-    concurrency: int = 32
-    """Requests out at once, to each model, at most."""
-    max_cost: float | None = None
-    """USD that all requests of the ledger together may cost; sending stops before it might be passed."""
-    batch: bool = False
-    """Through the Batch API."""
-    poll_seconds: float = 30.0
-    """Between looks at a batch."""
-    patience: Patience = Patience()
 
 
 @dataclass(frozen=True)
@@ -47,21 +33,22 @@ class Delivery:
     """Why models were given up in mid-run."""
 
 
+@dataclass(eq=False)
 class Transfer:
-    """Sends the requests of a plan. `on_settled(title, n)` hears of answers as they come, `log` of lines for people."""
+    """Sends the requests of a plan."""
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        ledger: Ledger,
-        prices: PriceTable,
-        sending: Sending = Sending(),
-        on_settled: Callable[[str, int], None] = lambda title, n: None,
-        log: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        self._cells, self._ledger, self._prices, self._sending = cells, ledger, prices, sending
-        self._on_settled, self._log = on_settled, log
-        self._models = list({cell.model.title: cell.model for cell in cells}.values())
+    cells: Sequence[Cell]
+    ledger: Ledger
+    prices: PriceTable
+    choices: TransferChoices = TransferChoices()
+    patience: Patience = Patience()
+    on_settled: Callable[[str, int], None] = lambda title, n: None
+    """Hears of answers as they come, by the title of their model."""
+    log: Callable[[str], None] = lambda line: None
+    """Hears lines for people."""
+
+    def __post_init__(self) -> None:
+        self._models = list({cell.model.title: cell.model for cell in self.cells}.values())
         self._senders: list[Sender | BatchSender] = []
         self._interrupted = False
 
@@ -72,10 +59,10 @@ class Transfer:
         Raises UserError where a probe finds that a model cannot be asked, and where the ledger cannot be written.
         """
         for model in self._models:
-            requests = distinct_requests(self._cells, model)
-            check_limit(model, self._price(model), requests, self._sending.max_cost)
+            requests = distinct_requests(self.cells, model)
+            check_limit(model, self._price(model), requests, self.choices.max_cost)
             read_key(model)
-        self._ledger.drop_dead_claims()
+        self.ledger.drop_dead_claims()
         return asyncio.run(self._run())
 
     async def _run(self) -> Delivery:
@@ -87,14 +74,14 @@ class Transfer:
         return self._delivery(sent)
 
     async def _means(self, model: ApiModel, stack: AsyncExitStack) -> Means:
-        client = ApiClient(model, self._sending.concurrency, self._sending.patience)
+        client = ApiClient(model, self.choices.concurrency, self.patience)
         await stack.enter_async_context(client)
-        on_settled = partial(self._on_settled, model.title)
-        return Means(client, self._ledger, self._price(model), self._sending.max_cost, on_settled)
+        on_settled = partial(self.on_settled, model.title)
+        return Means(client, self.ledger, self._price(model), self.choices.max_cost, on_settled)
 
     def _stop(self) -> None:
         self._interrupted = True
-        self._log("Interrupted: waiting for the answers that are out. Once more to give them up.")
+        self.log("Interrupted: waiting for the answers that are out. Once more to give them up.")
         for sender in self._senders:
             sender.stop()
 
@@ -104,49 +91,48 @@ class Transfer:
         Raises UserError for all that every other request would meet too, and for a prompt beyond the model's context.
         """
         model = means.client.model
-        requests = distinct_requests(self._cells, model)
-        stored = self._ledger.answers(request.key for request in requests)
+        requests = distinct_requests(self.cells, model)
+        stored = self.ledger.answers(request.key for request in requests)
         missing = [request for request in requests if request.key not in stored]
         means.on_settled(len(stored))
-        if not missing or any_open(self._ledger, model):
+        if not missing or any_open(self.ledger, model):
             return missing, Sent()
         longest = max(missing, key=lambda request: len(request.content))
-        is_known = self._ledger.has_answer_of(model.base_url, model.name)
+        is_known = self.ledger.has_answer_of(model.base_url, model.name)
         sent = await self._sender(means).send([longest], 1)
         fault = sent.faults.get(longest.key)
         if fault and (fault.kind != "rejected" or not is_known):
-            prompt = next(cell.prompt.id for cell in self._cells if cell.request.key == longest.key)
+            prompt = next(cell.prompt.id for cell in self.cells if cell.request.key == longest.key)
             raise as_user_error(fault, model, prompt)
         return [request for request in missing if request is not longest], sent
 
     async def _send(self, means: Means, requests: Sequence[Request], probe: Sent) -> Sent:
         if self._interrupted or probe.over_budget:
             return probe
+        model = means.client.model
         try:
-            sent = await self._deliver(means, requests)
+            if self.choices.batch:
+                sent = await self._batches(means).send(requests)
+            else:
+                online = asyncio.create_task(self._sender(means).send(requests, self.choices.concurrency))
+                if any_open(self.ledger, model):
+                    self.log(f"{model.title}: batches of an earlier run are under way; waiting for them.")
+                    await self._batches(means).collect()
+                sent = await online
         except Fault as fault:
-            raise as_user_error(fault, means.client.model) from fault
+            raise as_user_error(fault, model) from fault
         return Sent(probe.faults | sent.faults, sent.over_budget)
-
-    async def _deliver(self, means: Means, requests: Sequence[Request]) -> Sent:
-        if self._sending.batch:
-            return await self._batches(means).send(requests)
-        online = asyncio.create_task(self._sender(means).send(requests, self._sending.concurrency))
-        if any_open(self._ledger, means.client.model):
-            self._log(f"{means.client.model.title}: batches of an earlier run are under way; waiting for them.")
-            await self._batches(means).collect()
-        return await online
 
     def _sender(self, means: Means) -> Sender:
         self._senders.append(sender := Sender(means))
         return sender
 
     def _batches(self, means: Means) -> BatchSender:
-        self._senders.append(sender := BatchSender(means, self._sending.poll_seconds, self._log))
+        self._senders.append(sender := BatchSender(means, self.choices.poll_seconds, self.log))
         return sender
 
     def _price(self, model: ApiModel) -> Price | None:
-        return self._prices.of(model.base_url, model.name)
+        return self.prices.of(model.base_url, model.name)
 
     def _delivery(self, sent: Sequence[Sent]) -> Delivery:
         stopped = []
@@ -161,8 +147,9 @@ def judge_answers(
     cells: Sequence[Cell],
     ledger: Ledger,
     prices: PriceTable,
-    sending: Sending,
     judge: Judge,
+    choices: TransferChoices = TransferChoices(),
+    patience: Patience = Patience(),
     log: Callable[[str], None] = lambda line: None,
 ) -> Judged:
     """Ask the judge about every answer in words, through the same ledger, and collect what it says.
@@ -173,7 +160,7 @@ def judge_answers(
     questions = [cell for cell in asked if cell is not None]
     if questions:
         log(f"{judge.model.title}: {len(distinct_requests(questions, judge.model))} answers are to be judged.")
-        Transfer(questions, ledger, prices, sending, log=log).run()
+        Transfer(questions, ledger, prices, choices, patience, log=log).run()
     return judged(cells, asked, ledger.answers(cell.request.key for cell in questions), judge)
 
 

@@ -13,8 +13,9 @@ from inspect_ai.solver import TaskState, generate
 
 from soft2hard.api.requests import ApiModel
 from soft2hard.eval.metrics.task_score import grade, normalise_answer
-from soft2hard.eval.transfer.material import REFERENCES, Wanted, gather
-from soft2hard.eval.transfer.plan import Asking, Cell, plan
+from soft2hard.eval.transfer.material import REFERENCES, gather
+from soft2hard.eval.transfer.plan import Cell, plan
+from soft2hard.eval.transfer.settings import TransferChoices
 
 _ASKED = ApiModel("inspect")  # Inspect has a model of its own: of this one, only the layout counts
 
@@ -57,18 +58,16 @@ def transfer(
         seed: Of the examples shown, and sent with every request.
         max_tokens: Tokens of an answer at most.
     """
-    wanted = Wanted(
-        prompts=Path(prompts) if prompts else None,
+    choices = TransferChoices(methods=_listed(methods), n_examples=examples, shots=shots, max_tokens=max_tokens)
+    material = gather(
+        Path(prompts) if prompts else None,
+        choices,
         tasks=tuple(map(Path, _listed(tasks))),
         n_tasks=n_tasks,
         references=_listed(references),
-        shots=shots,
         seed=seed,
-        methods=_listed(methods),
-        n_examples=examples,
     )
-    material = gather(wanted)
-    cells = plan(material.prompts, material.tasks, [_ASKED], Asking(max_tokens=max_tokens, seed=seed))
+    cells = plan(material.prompts, material.tasks, [_ASKED], choices, seed=seed)
     return Task(
         dataset=MemoryDataset([_sample(cell) for cell in cells], name="soft2hard"),
         solver=generate(),

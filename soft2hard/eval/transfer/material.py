@@ -7,6 +7,7 @@ from pathlib import Path
 from soft2hard.data_gen.tables import read_records
 from soft2hard.data_gen.tasks import Task, demonstrations
 from soft2hard.errors import UserError
+from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.lm.template import Template
 
 FIELDS = ("id", "method", "task", "prompt")
@@ -41,67 +42,57 @@ class Material:
     """Of soft prompts, which cannot be sent, on their own subject: one a task and seed."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which prompts and tasks a user asks for."""
+def gather(
+    path: Path | None = None,
+    choices: TransferChoices = TransferChoices(),
+    *,
+    tasks: Sequence[Path] = (),
+    n_tasks: int = 30,
+    references: Sequence[str] = REFERENCES,
+    seed: int = 0,
+) -> Material:
+    """All prompts that are asked for, with their tasks.
 
-    prompts: Path | None = None
-    """A .jsonl or .csv file, or the folder of a finished run; None: the reference points alone."""
-    tasks: Sequence[Path] = ()
-    """Task files or folders of them; none: the embedded world's test tasks. A run brings its own."""
-    n_tasks: int = 30
-    """Of the embedded world's."""
-    references: Sequence[str] = REFERENCES
-    shots: int = 8
-    """Examples shown by 'few-shot'."""
-    seed: int = 0
-    """Of the examples shown."""
-    methods: Sequence[str] = ()
-    """Only these; none: all."""
-    n_examples: int | None = None
-    """Test examples of each task at most."""
+    Args:
+        path: A .jsonl or .csv file, or the folder of a finished run; None: the reference points alone.
+        choices: Methods, numbers of examples.
+        tasks: Task files or folders of them; none: the embedded world's test tasks. A run brings its own.
+        n_tasks: Of the embedded world's.
+        references: Methods of REFERENCES, for tasks that lack prompts of these.
+        seed: Of the examples that 'few-shot' shows.
 
-
-def gather(wanted: Wanted) -> Material:
-    """All prompts with their tasks.
-
-    Raises UserError where a file or run cannot be read, a reference point or method is unknown, or a run is given
-    tasks besides its own.
+    Raises:
+        UserError: a file or run cannot be read, a reference point or method is unknown, or a run is given tasks besides
+            its own.
     """
-    unknown = [name for name in wanted.references if name not in REFERENCES]
-    if unknown:
+    if unknown := [name for name in references if name not in REFERENCES]:
         raise UserError(f"There is no reference point '{unknown[0]}'.", f"Choose among {', '.join(REFERENCES)}.")
-    found = _given(wanted)
+    if path is not None and path.is_dir():
+        if tasks:
+            raise UserError("A run brings its own tasks, so --tasks cannot be given.", "Leave it out.")
+        found = read_evaluated_run(path)
+    else:
+        rows = [] if path is None else read_prompts(path)
+        found = Material(tuple(rows), {0: _tasks(tasks, n_tasks, {row.task for row in rows})})
     known = {(row.method, row.seed, row.task) for row in found.prompts}
     points = [
         point
         for task_seed, some in found.tasks.items()
         for task in some
-        for point in reference_points(task, wanted.references, wanted.shots, task_seed or wanted.seed)
+        for point in reference_points(task, references, choices.shots, task_seed or seed)
         if (point.method, task_seed, point.task) not in known
     ]
-    prompts = _chosen([*found.prompts, *points], wanted.methods)
-    tasks = {s: [replace(t, test=t.test[: wanted.n_examples]) for t in some] for s, some in found.tasks.items()}
-    return Material(tuple(prompts), tasks, found.soft_scores)
+    prompts = _chosen([*found.prompts, *points], choices.methods)
+    cut = {s: [replace(t, test=t.test[: choices.n_examples]) for t in some] for s, some in found.tasks.items()}
+    return Material(tuple(prompts), cut, found.soft_scores)
 
 
-def _given(wanted: Wanted) -> Material:
-    """The material without reference points."""
-    path = wanted.prompts
-    if path is not None and path.is_dir():
-        if wanted.tasks:
-            raise UserError("A run brings its own tasks, so --tasks cannot be given.", "Leave it out.")
-        return read_evaluated_run(path)
-    rows = [] if path is None else read_prompts(path)
-    return Material(tuple(rows), {0: _tasks(wanted, {row.task for row in rows})})
-
-
-def _tasks(wanted: Wanted, names: set[str]) -> list[Task]:
+def _tasks(files: Sequence[Path], n: int, names: set[str]) -> list[Task]:
     """The tasks of files or of the embedded world; where prompts name tasks, only these."""
     from soft2hard.data_gen.dods.lexical import LexicalDoD
     from soft2hard.data_gen.taskfiles import read_tasks
 
-    found = read_tasks(list(wanted.tasks)) if wanted.tasks else list(LexicalDoD().tasks("test", wanted.n_tasks))
+    found = read_tasks(list(files)) if files else list(LexicalDoD().tasks("test", n))
     return [task for task in found if task.name in names] if names else found
 
 

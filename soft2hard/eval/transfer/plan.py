@@ -5,11 +5,11 @@ Afterwards, where wanted, a language model as judge is asked about every answer,
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from more_itertools import map_reduce
+from more_itertools import duplicates_everseen, map_reduce
 
 from soft2hard.api.answers import Answer
 from soft2hard.api.ledger import Ledger
@@ -21,31 +21,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, by_task, mean_interval
 from soft2hard.eval.metrics.task_score import check_metric, normalise_answer
 from soft2hard.eval.transfer.material import PromptRow
+from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.lm.template import Template
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How questions are put; greedy and once unless said otherwise."""
-
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Sent with every request, over the defaults (`default_parameters`); a value of None takes one out."""
-    max_tokens: int = 64
-    """Tokens of an answer at most."""
-    repeats: int = 1
-    """Askings of each question, under seeds of their own."""
-    seed: int = 0
-    template: Template = Template()
-
-    def default_parameters(self, layout: Layout, task: Task) -> dict[str, Any]:
-        """Greedy decoding and a bound on the answer; plain completions also end where the next block would begin."""
-        defaults: dict[str, Any] = {"temperature": 0}
-        if not any(self.parameters.get(name) for name in OUTPUT_LIMITS):
-            defaults["max_tokens"] = self.max_tokens
-        if layout == "completion":
-            has_lines = any("\n" in e.output for e in (*task.train, *task.test))
-            defaults["stop"] = [f"\n{self.template.input_prefix.strip()}" if has_lines else "\n"]
-        return defaults
 
 
 @dataclass(frozen=True)
@@ -68,34 +45,47 @@ def plan(
     prompts: Sequence[PromptRow],
     tasks: Mapping[int, Sequence[Task]],
     models: Sequence[ApiModel],
-    asking: Asking = Asking(),
+    choices: TransferChoices = TransferChoices(),
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> list[Cell]:
     """All cells; `tasks` are by the seed of their examples.
 
+    `parameters` are sent with every request, over greedy decoding and a bound on the answer; a value of None takes one
+    out. `seed` is sent with the first asking of each question.
+
     Raises UserError for prompts of unknown tasks, tasks that cannot be scored, and two models of one title.
     """
-    titles = [model.title for model in models]
-    twice = next((title for title in titles if titles.count(title) > 1), None)
-    if twice is not None:
-        raise UserError(f"Two models are called '{twice}'.", "Give one of them a label of its own.")
+    if twice := list(duplicates_everseen(model.title for model in models)):
+        raise UserError(f"Two models are called '{twice[0]}'.", "Give one of them a label of its own.")
     by_name = {(seed, task.name): task for seed, some in tasks.items() for task in some}
     for prompt in prompts:
         _check(prompt, by_name)
+    given = parameters or {}
+
+    def request(model: ApiModel, prompt: PromptRow, task: Task, input: str, repeat: int) -> Request:
+        sent = {**_defaults(model.layout, task, choices.max_tokens, given), **given}
+        return make_request(model, prompt.prompt, input, sent, repeat=repeat, seed=seed)
+
     return [
-        Cell(model, prompt, task, i, _request(model, prompt, task, example.input, asking, repeat))
+        Cell(model, prompt, task, i, request(model, prompt, task, example.input, repeat))
         for model in models
         for prompt in prompts
         for task in [by_name[prompt.seed, prompt.task]]
         for i, example in enumerate(task.test)
-        for repeat in range(asking.repeats)
+        for repeat in range(choices.repeats)
     ]
 
 
-def _request(model: ApiModel, prompt: PromptRow, task: Task, input: str, asking: Asking, repeat: int) -> Request:
-    parameters = {**asking.default_parameters(model.layout, task), **asking.parameters}
-    return make_request(
-        model, prompt.prompt, input, parameters, repeat=repeat, seed=asking.seed, template=asking.template
-    )
+def _defaults(layout: Layout, task: Task, max_tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Greedy decoding and a bound on the answer; plain completions also end where the next block would begin."""
+    defaults: dict[str, Any] = {"temperature": 0}
+    if not any(given.get(name) for name in OUTPUT_LIMITS):
+        defaults["max_tokens"] = max_tokens
+    if layout == "completion":
+        has_lines = any("\n" in e.output for e in (*task.train, *task.test))
+        defaults["stop"] = [f"\n{Template().input_prefix.strip()}" if has_lines else "\n"]
+    return defaults
 
 
 def _check(prompt: PromptRow, tasks: Mapping[tuple[int, str], Task]) -> None:
@@ -190,7 +180,7 @@ def judge_cells(cells: Sequence[Cell], answers: Mapping[str, Answer], judge: Jud
     """For every cell the one that asks the judge about its answer; None where there is no answer in words."""
     found = [answers.get(cell.request.key) for cell in cells]
     return [
-        None if answer is None or answer.refused
+        None if answer is None or answer.refused or answer.lack
         else replace(cell, model=judge.model, request=_judge_request(cell, answer.text, judge))
         for cell, answer in zip(cells, found, strict=True)
     ]  # fmt: skip
@@ -215,7 +205,7 @@ def judged(cells: Sequence[Cell], asked: Sequence[Cell | None], answers: Mapping
 def _says(cell: Cell | None, answers: Mapping[str, Answer]) -> str | None:
     """'yes', 'no', 'unclear', or None where there is no reply."""
     reply = answers.get(cell.request.key) if cell else None
-    if reply is None or reply.refused:
+    if reply is None or reply.refused or reply.lack:
         return None
     words = re.findall(r"\w+", normalise_answer(reply.text))
     return words[0] if words and words[0] in ("yes", "no") else "unclear"

@@ -5,6 +5,7 @@ counted apart: they are neither right nor wrong.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter
 
 from soft2hard.api.answers import Answer
 from soft2hard.api.ledger import Ledger, Spent
-from soft2hard.api.prices import Estimate, estimate_table, money, sample_text, table
+from soft2hard.api.prices import Estimate, estimate_table, money, sample_text, table, total
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import (
     Interval,
@@ -47,6 +48,8 @@ class Scored:
     refused: bool
     """A refusal is an answer, and wrong."""
     reference: str
+    lack: str | None = None
+    """Of a reply without an answer: 'no text' or 'cut off'."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class Score:
     n_refused: int
     n_missing: int
     """Questions without an answer."""
+    n_no_text: int = 0
+    """Of these, replies that hold no text, such as reasoning or a call of a tool alone."""
+    n_cut_off: int = 0
+    """Of these, replies whose limit on tokens came before any text."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +91,12 @@ def score(answers: Sequence[Scored]) -> Score:
     had = [a for a in answers if a.answer is not None]
     n_refused = sum(a.refused for a in had)
     units = _by_task(had)
+    lacks = Counter(a.lack for a in answers)
+    counts = (len(units), len(had), n_refused, len(answers) - len(had), lacks["no text"], lacks["cut off"])
     if not units:
-        return Score(None, 0, 0, n_refused, len(answers))
+        return Score(None, *counts)
     interval = mean_interval(list(units.values())) if len(units) > 1 else _over_examples(had)
-    return Score(interval, len(units), len(had), n_refused, len(answers) - len(had))
+    return Score(interval, *counts)
 
 
 def _over_examples(answers: Sequence[Scored]) -> Interval:
@@ -168,7 +177,8 @@ class AnswerRow:
     """As it was compared."""
     refused: bool
     fault: str | None
-    """Kind of the last fault of a request without an answer; None where it was not sent."""
+    """Kind of the last fault of a request without an answer, 'no text' or 'cut off' of a reply without one; None where
+    nothing was sent."""
     price: float | None
 
 
@@ -183,8 +193,9 @@ class MethodRow:
     """Mean score of the same prompts on the subject; None where it is not known for all of them."""
     price: float | None
     """USD of the answers; None where that of any is unknown."""
-    input_tokens: int
-    output_tokens: int
+    input_tokens: int | None
+    """Of all answers; None where a reply does not say."""
+    output_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -247,33 +258,29 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
 
 
 def _scored(cell: Cell, answer: Answer | None) -> Scored:
-    return Scored(
-        unit=(cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat),
-        metric=cell.task.metric,
-        answer=answer.text if answer else None,
-        refused=bool(answer and answer.refused),
-        reference=cell.wanted.output,
-    )
+    unit = (cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat)
+    text, refused, lack = (answer.text, answer.refused, answer.lack) if answer else (None, False, None)
+    return Scored(unit, cell.task.metric, None if lack else text, refused, cell.wanted.output, lack)
 
 
 def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Answer], found: Score) -> MethodRow:
     answers = {c.request.key: stored[c.request.key] for c in cells if c.request.key in stored}.values()
     prices = [answer.price for answer in answers]
     on_subject = [prompt.subject_score for prompt in {c.prompt.id: c.prompt for c in cells}.values()]
-    known = [value for value in on_subject if value is not None]
     return MethodRow(
         model=model,
         method=method,
         score=found,
-        subject_score=sum(known) / len(known) if known and len(known) == len(on_subject) else None,
-        price=None if None in prices or not prices else float(sum(p for p in prices if p is not None)),
-        input_tokens=sum(answer.input_tokens or 0 for answer in answers),
-        output_tokens=sum(answer.output_tokens or 0 for answer in answers),
+        subject_score=None if None in on_subject else sum(on_subject) / len(on_subject),
+        price=None if None in prices or not prices else float(sum(prices)),
+        input_tokens=total([answer.input_tokens for answer in answers]),
+        output_tokens=total([answer.output_tokens for answer in answers]),
     )
 
 
 def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, str]]) -> AnswerRow:
-    fault = faults.get(cell.request.key)
+    fault = answer.lack if answer else faults.get(cell.request.key, (None,))[0]
+    text = answer.text if answer and not answer.lack else None
     return AnswerRow(
         model=cell.model.title,
         method=cell.prompt.method,
@@ -283,10 +290,10 @@ def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, 
         repeat=cell.request.repeat,
         input=cell.wanted.input,
         wanted=cell.wanted.output,
-        answer=answer.text if answer else None,
-        normalised=normalise_answer(answer.text) if answer else None,
+        answer=text,
+        normalised=None if text is None else normalise_answer(text),
         refused=bool(answer and answer.refused),
-        fault=fault[0] if fault and answer is None else None,
+        fault=fault,
         price=answer.price if answer else None,
     )
 
@@ -312,11 +319,13 @@ def result_text(result: TransferResult) -> str:
         scores.append((method, shown, *(at.get(model, "") for model in models)))
     lines = table(("method", "on the subject", *models), scores)
     columns = ("method", "model", "answers", "refused", "no answer", "tokens in / out", "cost")
-    counts = [
-        (row.method, row.model, row.score.n_answers, row.score.n_refused, row.score.n_missing,
-         f"{row.input_tokens} / {row.output_tokens}", money(row.price))
-        for row in result.rows
-    ]  # fmt: skip
+    counts = []
+    for row in result.rows:
+        s, tokens = row.score, ["unknown" if n is None else n for n in (row.input_tokens, row.output_tokens)]
+        lacks = [f"{n} {what}" for n, what in ((s.n_no_text, "no text"), (s.n_cut_off, "cut off")) if n]
+        missing = f"{s.n_missing} ({', '.join(lacks)})" if lacks else s.n_missing
+        shown = (s.n_answers, s.n_refused, missing, f"{tokens[0]} / {tokens[1]}", money(row.price))
+        counts.append((row.method, row.model, *shown))
     lines += ["", *table(columns, counts)]
     if judged := result.judged:
         verdicts = [

@@ -1,6 +1,6 @@
 """What API models are asked with, and how requests are sent."""
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from soft2hard.settings import settings
 
@@ -25,3 +25,5 @@ class TransferChoices:
     """Requests out at once, to each model, at most."""
     batch: bool = False
     """Send through the Batch API: cheaper, within a day; resumes where it was killed."""
+    poll_seconds: PositiveFloat = 30.0
+    """Seconds between looks at a batch."""

@@ -53,27 +53,18 @@ def _member(values: Values, rng: Random) -> Example:
     return Example(word, "yes" if inside else "no")
 
 
-def _relation_word(values: Values, rng: Random) -> str:
-    return rng.choice(tuple(RELATIONS[values["r"]].pairs))
-
-
 def _related(values: Values, word: str) -> str:
     return RELATIONS[values["r"]].pairs[word]
 
 
-def _relation(values: Values, rng: Random) -> Example:
-    word = _relation_word(values, rng)
-    return Example(word, _related(values, word))
+def _relation(form: str) -> Answer:
+    """Examples of a relation; {0} in `form` is the related word, {1} the label."""
 
+    def example(values: Values, rng: Random) -> Example:
+        word = rng.choice(tuple(RELATIONS[values["r"]].pairs))
+        return Example(word, form.format(_related(values, word), values.get("la")))
 
-def _relation_before(values: Values, rng: Random) -> Example:
-    word = _relation_word(values, rng)
-    return Example(word, f"{values['la']} {_related(values, word)}")
-
-
-def _relation_after(values: Values, rng: Random) -> Example:
-    word = _relation_word(values, rng)
-    return Example(word, f"{_related(values, word)} {values['la']}")
+    return example
 
 
 def _draw_relation(rng: Random) -> dict[str, str]:
@@ -121,14 +112,12 @@ def _mixed_list(values: Values, rng: Random, at_least: int = 0, spare: int = 0) 
     return word_list(rng, values["s"], rng.randint(at_least, length - spare), length)
 
 
-def _keep(values: Values, rng: Random) -> Example:
-    words = _mixed_list(values, rng)
-    return Example(" ".join(words), joined([w for w in words if belongs(w, values["s"])]))
+def _filter(keep: bool) -> Answer:
+    def example(values: Values, rng: Random) -> Example:
+        words = _mixed_list(values, rng)
+        return Example(" ".join(words), joined([w for w in words if belongs(w, values["s"]) == keep]))
 
-
-def _drop(values: Values, rng: Random) -> Example:
-    words = _mixed_list(values, rng)
-    return Example(" ".join(words), joined([w for w in words if not belongs(w, values["s"])]))
+    return example
 
 
 def _replace(values: Values, rng: Random) -> Example:
@@ -179,20 +168,16 @@ def _contains(values: Values, rng: Random) -> Example:
 # --- two steps --------------------------------------------------------------------------------
 
 
-def _domain_list(values: Values, rng: Random) -> tuple[list[str], str]:
-    domain = RELATIONS[values["r"]].domain
-    words = word_list(rng, (domain,), 1, _length(rng))
-    return words, next(word for word in words if CATEGORY_OF[word] == domain)
+def _related_in_list(form: str) -> Answer:
+    """Like `_relation`, of the first word that has a related one."""
 
+    def example(values: Values, rng: Random) -> Example:
+        domain = RELATIONS[values["r"]].domain
+        words = word_list(rng, (domain,), 1, _length(rng))
+        word = next(word for word in words if CATEGORY_OF[word] == domain)
+        return Example(" ".join(words), form.format(_related(values, word), values.get("la")))
 
-def _related_in_list(values: Values, rng: Random) -> Example:
-    words, word = _domain_list(values, rng)
-    return Example(" ".join(words), _related(values, word))
-
-
-def _related_in_list_after(values: Values, rng: Random) -> Example:
-    words, word = _domain_list(values, rng)
-    return Example(" ".join(words), f"{_related(values, word)} {values['la']}")
+    return example
 
 
 def _related_at(values: Values, rng: Random) -> Example:
@@ -208,7 +193,7 @@ _STEPS = {
 }
 
 
-def _filter_step(keep: bool, step: str):
+def _filter_step(keep: bool, step: str) -> Answer:
     def example(values: Values, rng: Random) -> Example:
         words = _mixed_list(values, rng, at_least=1 if keep else 0, spare=0 if keep else 1)
         left = [word for word in words if belongs(word, values["s"]) == keep]
@@ -236,20 +221,12 @@ def _draw_set(rng: Random) -> dict[str, tuple[str, ...]]:
     return {"s": draw_categories(rng, 1, 2)}
 
 
-def _draw_ordinals(rng: Random) -> dict[str, tuple[str, ...]]:
-    return {"p": tuple(rng.sample(ORDINALS, rng.choice((1, 1, 2, 2, 3))))}
-
-
 def _two_categories(rng: Random) -> dict[str, str]:
     return dict(zip("ab", rng.sample(tuple(CATEGORIES), 2), strict=True))
 
 
 def _category_two_labels(rng: Random) -> dict[str, str]:
     return {"a": draw_category(rng)} | _two_labels(rng)
-
-
-def _two_categories_two_labels(rng: Random) -> dict[str, str]:
-    return _two_categories(rng) | _two_labels(rng)
 
 
 def _both_labels(values: Values) -> tuple[str, ...]:
@@ -272,9 +249,9 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     "member": _family("member", ("is", _draw_set, _member), **_SET, labels=lambda values: ("yes", "no")),
     "relation": _family(
         "relation",
-        ("plain", _draw_relation, _relation),
-        ("before", _draw_relation_label, _relation_before),
-        ("after", _draw_relation_label, _relation_after),
+        ("plain", _draw_relation, _relation("{0}")),
+        ("before", _draw_relation_label, _relation("{1} {0}")),
+        ("after", _draw_relation_label, _relation("{0} {1}")),
     ),
     "conditional": (
         *_family("conditional", ("labels", _category_two_labels, _if_labels), labels=_both_labels),
@@ -285,12 +262,14 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
         ),
     ),
     "pick": _family("pick", ("member", _draw_set, _pick), **_SET),
-    "filter": _family("filter", ("keep", _draw_set, _keep), ("drop", _draw_set, _drop), **_SET),
+    "filter": _family("filter", ("keep", _draw_set, _filter(True)), ("drop", _draw_set, _filter(False)), **_SET),
     "replace": _family(
         "replace", ("with_label", lambda rng: _draw_set(rng) | {"la": rng.choice(LABELS)}, _replace), **_SET
     ),
     "count": _family("count", ("members", _draw_set, _count), **_SET, labels=lambda values: COUNTS),
-    "position": _family("position", ("ordinals", _draw_ordinals, _position)),
+    "position": _family(
+        "position", ("ordinals", lambda rng: {"p": tuple(rng.sample(ORDINALS, rng.choice((1, 1, 2, 2, 3))))}, _position)
+    ),
     "order": _family(
         "order",
         ("reverse", lambda rng: {}, _reverse),
@@ -301,8 +280,8 @@ FAMILIES: dict[str, tuple[Variant, ...]] = {
     "contains": _family("contains", ("labels", _category_two_labels, _contains), labels=_both_labels),
     "pick_relation": _family(
         "pick_relation",
-        ("found", _draw_relation, _related_in_list),
-        ("found_after", _draw_relation_label, _related_in_list_after),
+        ("found", _draw_relation, _related_in_list("{0}")),
+        ("found_after", _draw_relation_label, _related_in_list("{0} {1}")),
         ("ordinal", lambda rng: _draw_relation(rng) | {"o": rng.choice(ORDINALS)}, _related_at),
     ),
     "filter_then": _family(
