@@ -58,7 +58,8 @@ def test_a_recipe_of_models_that_are_here_is_measured_and_says_so(no_network, tm
 def test_a_plan_of_a_world_fetches_nothing_and_knows_the_width_of_what_is_yet_to_be_made(
     no_network, tmp_path: Path
 ) -> None:
-    output = run("run", RECIPES / "embedded.yaml", "--plan", "-o", tmp_path / "run").output
+    made = ("--stage", "world", "--stage", "corpora")
+    output = run("run", RECIPES / "embedded.yaml", "--plan", "-o", tmp_path / "run", *made).output
     assert "world: a subject in 2,700 steps, an API-side model in 2,500" in output and "missing:" not in output
     n_vectors = 8 * (12288 * 3 + 512 * 5 + 512 * 3 + 384)
     assert f"about {n_vectors * 192 * 4 / 1e6:.0f} MB of soft prompts" in output
