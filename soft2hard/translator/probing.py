@@ -4,14 +4,16 @@ A soft prompt is tuned on outputs alone, and what the subject takes for an input
 is what the subject was trained on. Candidate texts that differ invite inputs on which they differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from soft2hard.compute import metering
+from soft2hard.lm.batching import positions
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
@@ -66,54 +68,44 @@ def invented_inputs(
 
 def _sample(subject: Subject, prompts: list[Prompt], uniforms: Float[Tensor, "rows n_steps"]) -> list[str | None]:
     """One input a row, or None where the template's next part did not come."""
-    template = subject.template
-    lead = template.separator + template.input_prefix.rstrip()
-    body = subject.embed_text(lead)
+    template, tokenizer = subject.template, subject.tokenizer
+    # Some tokenizers do not give back the very same text: "Output:" may become "Output :".
+    next_ids = tokenizer.encode(template.output_prefix.strip(), add_special_tokens=False)
+    next_part = tokenizer.decode(next_ids, skip_special_tokens=True).strip()
+
+    def has_ended(ids: list[int]) -> bool:
+        return ids[-1] == next_ids[-1] and next_part in tokenizer.decode(ids, skip_special_tokens=True)
+
+    body = subject.embed_text(template.separator + template.input_prefix.rstrip())
     embedded = {id(p): torch.cat([subject.prompt_embeddings(p), body]) for p in prompts}
-    closing = _Closing(subject)
-    texts = _continue(subject, [embedded[id(p)] for p in prompts], uniforms, closing)
-    return [text.split(closing.text)[0].strip() if closing.text in text else None for text in texts]
-
-
-class _Closing:
-    """The text with which the template continues after an input."""
-
-    def __init__(self, subject: Subject):
-        self._tokenizer = subject.tokenizer
-        # Some tokenizers do not give back the very same text: "Output:" may become "Output :".
-        ids = subject.tokenizer.encode(subject.template.output_prefix.strip(), add_special_tokens=False)
-        self._last_id = ids[-1]
-        self.text = self.decode(ids).strip()
-
-    def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
-
-    def ends(self, ids: list[int]) -> bool:
-        """True if these tokens have just reached it."""
-        return ids[-1] == self._last_id and self.text in self.decode(ids)
+    written = _continue(subject, [embedded[id(p)] for p in prompts], uniforms, has_ended)
+    parts = [tokenizer.decode(ids, skip_special_tokens=True).partition(next_part) for ids in written]
+    return [text.strip() if found else None for text, found, _ in parts]
 
 
 def _continue(
-    subject: Subject, rows: list[Tensor], uniforms: Float[Tensor, "rows n_steps"], closing: _Closing
-) -> list[str]:
-    """The texts sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
-    width = max(map(len, rows))
-    embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
-    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).to(subject.device)
+    subject: Subject,
+    rows: list[Tensor],
+    uniforms: Float[Tensor, "rows n_steps"],
+    has_ended: Callable[[list[int]], bool],
+) -> list[list[int]]:
+    """The tokens sampled after each row, at temperature 1, the whole batch at once, until all have ended."""
+    embeddings = pad_sequence(rows, batch_first=True, padding_side="left")
+    lengths = torch.tensor([[len(row)] for row in rows], device=embeddings.device)
+    mask = torch.arange(embeddings.shape[1], device=embeddings.device) >= embeddings.shape[1] - lengths
     written: list[list[int]] = [[] for _ in rows]
     is_open = [True] * len(rows)
     metering.count(len(rows), 0)
     for step in range(uniforms.shape[1]):
-        # All that stands before is read again; a row that has closed only waits for the others.
+        # All that stands before is read again; a row that has ended only waits for the others.
         metering.count(0, sum(len(row) + step for row, going in zip(rows, is_open, strict=True) if going))
-        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        hidden = subject.backbone(embeddings, mask, positions)[:, -1]
+        hidden = subject.backbone(embeddings, mask, positions(mask))[:, -1]
         new = drawn(subject.head(hidden), uniforms[:, step])
         for i, token in enumerate(new.tolist()):
             written[i].append(token)
-            is_open[i] = is_open[i] and not closing.ends(written[i])
+            is_open[i] = is_open[i] and not has_ended(written[i])
         if not any(is_open):
             break
         embeddings = torch.cat([embeddings, subject.embed_ids(new[:, None])], 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    return [closing.decode(ids) for ids in written]
+    return written
