@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import datasets
 import torch
-import typer
+from cyclopts import Parameter
 from torch.utils.data import DataLoader
 
 from soft2hard.checkpoints import embedded_path
@@ -73,17 +74,29 @@ class Judged:
 
 
 def main(
-    corpus: Path = typer.Option(..., help="Corpus of training tasks of the lexical DoD."),
-    validation: Path = typer.Option(..., help="Corpus of its validation tasks."),
-    output: Path = typer.Option(Path("runs/architectures"), help="Folder for trainings and figures."),
-    variant: list[str] = typer.Option(list(VARIANTS), help=f"Variants to compare: {'; '.join(VARIANTS)}."),
-    n_tasks: int = typer.Option(2048, help="Training tasks, the first of the corpus."),
-    epochs: float = typer.Option(6.0, help="Passes over their pairs."),
-    n_verified: int = typer.Option(64, help="Validation tasks whose translation is verified as well."),
-    seed: list[int] = typer.Option([0, 1], help="Seeds of starting weights and of training."),
-    threads: int = typer.Option(1, help="Threads."),
+    *,
+    corpus: Path,
+    validation: Path,
+    output: Path = Path("runs/architectures"),
+    variant: Annotated[tuple[str, ...], Parameter(help=f"Variants to compare: {'; '.join(VARIANTS)}.")] = (*VARIANTS,),
+    n_tasks: int = 2048,
+    epochs: float = 6.0,
+    n_verified: int = 64,
+    seed: tuple[int, ...] = (0, 1),
+    threads: int = 1,
 ) -> None:
-    """Train every variant from every seed, and print the table."""
+    """Train every variant from every seed, and print the table.
+
+    Args:
+        corpus: Corpus of training tasks of the lexical DoD.
+        validation: Corpus of its validation tasks.
+        output: Folder for trainings and figures.
+        n_tasks: Training tasks, the first of the corpus.
+        epochs: Passes over their pairs.
+        n_verified: Validation tasks whose translation is verified as well.
+        seed: Seeds of starting weights and of training.
+        threads: Threads.
+    """
     torch.set_num_threads(threads)
     pairs = _first_tasks(load_corpus(corpus), n_tasks)
     held_out = load_corpus(validation, snapshots=False)

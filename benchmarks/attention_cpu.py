@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-import typer
 from torch import Tensor
 
+from soft2hard.cli.common import AtLeast0, AtLeast1
+from soft2hard.errors import run_script
 from soft2hard.lm.attention import matmul_attention
 
 SHAPES = [(32, 3, length, 64) for length in (64, 96, 128, 160)]
@@ -52,10 +53,16 @@ def seconds(attention: Callable[..., Tensor], tensors: list[Tensor]) -> float:
 
 
 def main(
-    repeats: int = typer.Option(20, min=1, help="Timed passes of each kind for each shape; the median counts."),
-    threads: int = typer.Option(0, min=0, help="Threads; 0: as many as PyTorch takes by itself."),
+    *,
+    repeats: AtLeast1 = 20,
+    threads: AtLeast0 = 0,
 ) -> None:
-    """Compare both kinds of attention for each shape in bfloat16 and float32."""
+    """Compare both kinds of attention for each shape in bfloat16 and float32.
+
+    Args:
+        repeats: Timed passes of each kind for each shape; the median counts.
+        threads: Threads; 0: as many as PyTorch takes by itself.
+    """
     if threads:
         torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {repeats} passes, milliseconds")
@@ -77,4 +84,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

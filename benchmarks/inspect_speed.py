@@ -19,9 +19,9 @@ from functools import partial
 
 import torch
 import transformers
-import typer
 
 from soft2hard.checkpoints import embedded_path
+from soft2hard.cli.common import AtLeast1
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError, run_script
 from soft2hard.eval.methods.inspect_patching import chosen, demonstration, encode_target, few_shot_target, stop_ids
@@ -115,20 +115,29 @@ def sample_prompts(subject: Subject, n: int) -> list[SoftPrompt]:
 
 
 def main(
-    subject: str = typer.Option("embedded", help="Subject of the sample soft prompts: 'embedded', a name or a path."),
-    n_prompts: int = typer.Option(16, min=1, help="Soft prompts, of those that come with the package."),
-    n_demonstrations: int = typer.Option(3, min=1, help="Descriptions of validation tasks in the target prompt."),
-    max_new_tokens: int = typer.Option(60, min=1, help="Tokens a description may have."),
-    batch_tokens: int = typer.Option(CACHE_TOKENS, min=1, help="Tokens in the cache of a batch of ours."),
-    stops: bool = typer.Option(
-        False, help="End descriptions at EOS or a full stop, as the method does; the published code writes on and cuts."
-    ),
-    limit_seconds: float = typer.Option(
-        300.0, min=0.0, help="Time after which the other way starts no further prompt."
-    ),
-    device: str = typer.Option("cpu", help="Device of both, such as cpu or cuda."),
+    *,
+    subject: str = "embedded",
+    n_prompts: AtLeast1 = 16,
+    n_demonstrations: AtLeast1 = 3,
+    max_new_tokens: AtLeast1 = 60,
+    batch_tokens: AtLeast1 = CACHE_TOKENS,
+    stops: bool = False,
+    limit_seconds: float = 300.0,
+    device: str = "cpu",
 ) -> None:
-    """Describe the same soft prompts both ways in one run and print the ratio of their times."""
+    """Describe the same soft prompts both ways in one run and print the ratio of their times.
+
+    Args:
+        subject: Subject of the sample soft prompts: 'embedded', a name or a path.
+        n_prompts: Soft prompts, of those that come with the package.
+        n_demonstrations: Descriptions of validation tasks in the target prompt.
+        max_new_tokens: Tokens a description may have.
+        batch_tokens: Tokens in the cache of a batch of ours.
+        stops: End descriptions at EOS or a full stop, as the method does; the published code writes on and
+            cuts.
+        limit_seconds: Time after which the other way starts no further prompt.
+        device: Device of both, such as cpu or cuda.
+    """
     model = Subject.from_pretrained(subject, device=device, dtype=torch.float32)
     tasks = [demonstration(task, "repeated") for task in LexicalDoD().tasks("validation", 64)]
     target = few_shot_target(chosen(tasks, n_demonstrations, 0), "")

@@ -15,15 +15,16 @@ from tempfile import TemporaryDirectory
 
 import datasets
 import torch
-import typer
 from torch import Tensor, nn
 
+from soft2hard.cli.common import AtLeast1
 from soft2hard.compute import metering
 from soft2hard.data_gen.corpus import corpus_features
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
+from soft2hard.errors import run_script
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.data import IGNORE
@@ -99,13 +100,22 @@ def corpus_of(tasks: list[Task], subject: Subject, n_tokens: int, copies: int) -
 
 
 def main(
-    data: Path = typer.Option(..., help="Folder with instruction_induction/ and function_vectors/."),
-    subject: str = typer.Option("embedded", help="The subject whose tokens are counted: 'embedded', or any other."),
-    steps: int = typer.Option(10, min=1, help="Tuning steps a task."),
-    slots: int = typer.Option(32, min=1, help="Prompts tuned at once."),
-    batch_size: int = typer.Option(TranslatorTraining.batch_size, min=1, help="Pairs a step of the translator."),
+    *,
+    data: Path,
+    subject: str = "embedded",
+    steps: AtLeast1 = 10,
+    slots: AtLeast1 = 32,
+    batch_size: AtLeast1 = TranslatorTraining.batch_size,
 ) -> None:
-    """Print the share of padding of each stage."""
+    """Print the share of padding of each stage.
+
+    Args:
+        data: Folder with instruction_induction/ and function_vectors/.
+        subject: The subject whose tokens are counted: 'embedded', or any other.
+        steps: Tuning steps a task.
+        slots: Prompts tuned at once.
+        batch_size: Pairs a step of the translator.
+    """
     torch.manual_seed(0)
     lm = Subject.from_pretrained(subject)
     tasks = [task for name, place in COLLECTIONS.items() for task in FOLDER_DODS[name](data / place).tasks("test")]
@@ -129,4 +139,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

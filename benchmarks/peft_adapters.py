@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 
 import peft
 import torch
-import typer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_linear_schedule_with_warmup
 
 from soft2hard.checkpoints import embedded_path
+from soft2hard.cli.common import AtLeast0, AtLeast1
 from soft2hard.data_gen.dods.lexical import LexicalDoD, parse
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning import Tuning
@@ -135,12 +135,20 @@ def report(tasks: Sequence[Task], found: dict[str, list[Outcome]], ours: str) ->
 
 
 def main(
-    n_tasks: int = typer.Option(30, min=1, help="Held-out tasks of the lexical world, families in turn."),
-    steps: int = typer.Option(0, min=0, help="Steps of both; 0: those of the embedded recipe's final tuning."),
-    candidates: int = typer.Option(64, min=1, help="Candidates of each translation."),
-    seed: int = typer.Option(0, help="Of tuning, and of which examples are drawn."),
+    *,
+    n_tasks: AtLeast1 = 30,
+    steps: AtLeast0 = 0,
+    candidates: AtLeast1 = 64,
+    seed: int = 0,
 ) -> None:
-    """Tune held-out tasks with PEFT and with soft2hard, translate all, and print accuracies with intervals."""
+    """Tune held-out tasks with PEFT and with soft2hard, translate all, and print accuracies with intervals.
+
+    Args:
+        n_tasks: Held-out tasks of the lexical world, families in turn.
+        steps: Steps of both; 0: those of the embedded recipe's final tuning.
+        candidates: Candidates of each translation.
+        seed: Of tuning, and of which examples are drawn.
+    """
     tasks = [task.record(seed, n_train=FINAL_EXAMPLES) for task in LexicalDoD().draw("test", n_tasks, seed)]
     tuning = replace(FINAL_TUNING, seed=seed, **({"steps": steps} if steps else {}))
     config = TranslateConfig(n_candidates=candidates, seed=seed)

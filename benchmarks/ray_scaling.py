@@ -18,9 +18,8 @@ from tempfile import TemporaryDirectory
 
 import datasets
 import torch
-import typer
 
-from soft2hard.checkpoints.recipe import recipe_named
+from soft2hard.cli.common import AtLeast1
 from soft2hard.data_gen.corpus import content_hash, load_corpus
 from soft2hard.data_gen.corpus_cluster import Shard, shard_work
 from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
@@ -28,6 +27,7 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import run_script
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
+from soft2hard.pipeline.recipe import read_recipe
 from soft2hard.workers.cluster import Cluster, Pool, available_cores
 
 Span = tuple[float, float]
@@ -79,18 +79,29 @@ def by_workers(place: CorpusFolder, dod: LexicalDoD, load: Callable[[], Subject]
 
 
 def main(
-    n_tasks: int = typer.Option(256, min=1, help="Training tasks of the lexical world to tune."),
-    shard_size: int = typer.Option(32, min=1, help="Tasks a shard; give each worker several shards."),
-    workers: int = typer.Option(2, min=1, help="Ray workers."),
-    cores: int = typer.Option(1, min=1, help="Cores, and so threads, of the one process and of each worker."),
-    size: str = typer.Option("cpu", help="Recipe whose tuning settings are used: cpu, gpu or tiny."),
+    *,
+    n_tasks: AtLeast1 = 256,
+    shard_size: AtLeast1 = 32,
+    workers: AtLeast1 = 2,
+    cores: AtLeast1 = 1,
+    recipe: Path = Path("recipes/embedded.yaml"),
 ) -> None:
-    """Make the corpus both ways and print prompts a second, their ratio, and what starting took."""
+    """Make the corpus both ways and print prompts a second, their ratio, and what starting took.
+
+    Args:
+        n_tasks: Training tasks of the lexical world to tune.
+        shard_size: Tasks a shard; give each worker several shards.
+        workers: Ray workers.
+        cores: Cores, and so threads, of the one process and of each worker.
+        recipe: YAML file; its first train corpus says how soft prompts are tuned.
+    """
     torch.set_num_threads(cores)
     datasets.disable_progress_bars()
     load, dod = partial(load_for_tuning, "embedded"), LexicalDoD(for_translator=True)
     subject = load()
-    plan = CorpusPlan("lexical", "train", n_tasks, subject.fingerprint, recipe_named(size).tuning, (), shard_size)
+    found = read_recipe(recipe)
+    tuning = found.corpus_tuning(next(iter(found.of_split("train"))))
+    plan = CorpusPlan("lexical", "train", n_tasks, subject.fingerprint, tuning, (), shard_size)
     print(f"torch {torch.__version__}, ray {version('ray')}; {available_cores()} cores here, {cores} for each")
     print(f"{n_tasks} tasks in {plan.n_shards} shards, {plan.tuning}")
     with TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import typer
+from soft2hard.errors import run_script
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -49,14 +49,24 @@ def send_all(url: str, path: Path, n: int, concurrency: int) -> None:
 
 
 def main(
-    requests: int = typer.Option(1000, help="Requests in all."),
-    kills: int = typer.Option(5, help="Times the process is killed."),
-    concurrency: int = typer.Option(32, help="Requests out at once."),
-    fault_rate: float = typer.Option(0.2, help="Share of requests that meet a fault."),
-    latency: float = typer.Option(0.05, help="Seconds the server takes."),
-    seed: int = typer.Option(0, help="Of faults and moments."),
+    *,
+    requests: int = 1000,
+    kills: int = 5,
+    concurrency: int = 32,
+    fault_rate: float = 0.2,
+    latency: float = 0.05,
+    seed: int = 0,
 ) -> None:
-    """Kill, rerun, and count."""
+    """Kill, rerun, and count.
+
+    Args:
+        requests: Requests in all.
+        kills: Times the process is killed.
+        concurrency: Requests out at once.
+        fault_rate: Share of requests that meet a fault.
+        latency: Seconds the server takes.
+        seed: Of faults and moments.
+    """
     rng = random.Random(seed)
     moments = sorted(rng.sample(range(requests // 20, requests * 19 // 20), kills))
     started = time.monotonic()
@@ -89,4 +99,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

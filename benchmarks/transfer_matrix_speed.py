@@ -29,11 +29,11 @@ import numpy as np
 import peft
 import torch
 import transformers
-import typer
 from jaxtyping import Float
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 
 from soft2hard.checkpoints import embedded_path
+from soft2hard.cli.common import AtLeast1
 from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
@@ -185,20 +185,28 @@ def some_prompts(subject: Subject, folder: str, n: int) -> list[SoftPrompt]:
 
 
 def main(
-    subject: str = typer.Option("embedded", help="Subject of the soft prompts: 'embedded', a name or a path."),
-    prompts: str = typer.Option(
-        str(embedded_path("soft_prompts")), help="Folder of soft prompts; by default those that come with the package."
-    ),
-    n_prompts: int = typer.Option(20, min=1, help="Soft prompts, of those in the folder."),
-    n_tasks: int = typer.Option(50, min=1, help="Test tasks of the lexical DoD."),
-    batch_tokens: int | None = typer.Option(
-        None, min=1, help="Tokens in a batch of ours; by default as suits the device."
-    ),
-    slow: bool = typer.Option(True, help="Time the three ways by generation as well."),
-    limit_seconds: float = typer.Option(600.0, min=0.0, help="Time after which another way starts no further cell."),
-    device: str = typer.Option("cpu", help="Device of all, such as cpu or cuda."),
+    *,
+    subject: str = "embedded",
+    prompts: str = str(embedded_path("soft_prompts")),
+    n_prompts: AtLeast1 = 20,
+    n_tasks: AtLeast1 = 50,
+    batch_tokens: AtLeast1 | None = None,
+    slow: bool = True,
+    limit_seconds: float = 600.0,
+    device: str = "cpu",
 ) -> None:
-    """Fill the same transfer matrix all ways in one run and print the ratios of their times a cell."""
+    """Fill the same transfer matrix all ways in one run and print the ratios of their times a cell.
+
+    Args:
+        subject: Subject of the soft prompts: 'embedded', a name or a path.
+        prompts: Folder of soft prompts; by default those that come with the package.
+        n_prompts: Soft prompts, of those in the folder.
+        n_tasks: Test tasks of the lexical DoD.
+        batch_tokens: Tokens in a batch of ours; by default as suits the device.
+        slow: Time the three ways by generation as well.
+        limit_seconds: Time after which another way starts no further cell.
+        device: Device of all, such as cpu or cuda.
+    """
     model = Subject.from_pretrained(subject, device=device, dtype=torch.float32)
     own = some_prompts(model, prompts, n_prompts)
     tasks = list(LexicalDoD().tasks("test", n_tasks))

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import typer
 from openai import AsyncOpenAI
+
+from soft2hard.cli.common import AtLeast1
+from soft2hard.errors import run_script
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -70,8 +72,15 @@ async def one_by_one(url: str, n: int) -> float:
         return time.perf_counter() - started
 
 
-def main(tries: int = typer.Option(3, min=1, help="Repetitions of each; the least disturbed counts.")) -> None:
-    """Measure all three."""
+def main(
+    *,
+    tries: AtLeast1 = 3,
+) -> None:
+    """Measure all three.
+
+    Args:
+        tries: Repetitions of each; the least disturbed counts.
+    """
     names = ("openai", "tenacity", "aiohttp")
     print(f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in names))
     with server(0.5) as url:
@@ -92,4 +101,4 @@ def main(tries: int = typer.Option(3, min=1, help="Repetitions of each; the leas
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

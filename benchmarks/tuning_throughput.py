@@ -13,14 +13,17 @@ the activations alone, backward: 4 operations a weight and token; attention, hea
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import transformers
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tuning_vs_peft import padded, peft_model
 
 from soft2hard.checkpoints import embedded_path
+from soft2hard.cli.common import AtLeast1
 from soft2hard.compute import metering
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
@@ -129,15 +132,25 @@ def _now(device: str) -> float:
 
 
 def main(
-    shape: str = typer.Option("llama-3.2-1b", help=f"Shape of the subject: {', '.join(SHAPES)}."),
-    at_once: list[int] = typer.Option([64, 128, 256, 512], help="Soft prompts tuned at once; repeatable."),
-    n_tokens: int = typer.Option(20, min=1, help="Virtual tokens of each."),
-    batch_size: int = typer.Option(8, min=1, help="Examples a step of each."),
-    steps: int = typer.Option(12, min=UNTIMED + 1, help=f"Steps of each, of which {UNTIMED} are not timed."),
-    device: str = typer.Option("cpu", help="Device of all, such as cpu or cuda."),
-    dtype: str = typer.Option("float32", help=f"Precision of the subject: {', '.join(DTYPES)}."),
+    *,
+    shape: Annotated[str, Parameter(help=f"Shape of the subject: {', '.join(SHAPES)}.")] = "llama-3.2-1b",
+    at_once: tuple[int, ...] = (64, 128, 256, 512),
+    n_tokens: AtLeast1 = 20,
+    batch_size: AtLeast1 = 8,
+    steps: Annotated[
+        int, Parameter(help=f"Steps of each, of which {UNTIMED} are not timed.", validator=Number(gte=UNTIMED + 1))
+    ] = 12,
+    device: str = "cpu",
+    dtype: Annotated[str, Parameter(help=f"Precision of the subject: {', '.join(DTYPES)}.")] = "float32",
 ) -> None:
-    """Print steps of single soft prompts and tokens a second, share of peak, and the ratio to PEFT."""
+    """Print steps of single soft prompts and tokens a second, share of peak, and the ratio to PEFT.
+
+    Args:
+        at_once: Soft prompts tuned at once; repeatable.
+        n_tokens: Virtual tokens of each.
+        batch_size: Examples a step of each.
+        device: Device of all, such as cpu or cuda.
+    """
     if shape not in SHAPES or dtype not in DTYPES:
         raise UserError(f"There is no shape '{shape}' in '{dtype}'.", f"Choose of {[*SHAPES]} and {[*DTYPES]}.")
     subject = random_subject(shape, DTYPES[dtype], device)

@@ -18,9 +18,9 @@ from random import Random
 import peft
 import torch
 import transformers
-import typer
 from torch import Tensor
 
+from soft2hard.cli.common import AtLeast1
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
@@ -196,17 +196,26 @@ def report(ours: Run, others: list[Run], n_tasks: int) -> None:
 
 
 def main(
-    subject: str = typer.Option("embedded", help="Subject: 'embedded', or a name or path of a decoder-only model."),
-    n_tasks: int = typer.Option(64, min=1, help="Training tasks of the lexical world to tune."),
-    init: str = typer.Option("auto", help="Initial prompts of both: see `soft2hard tune --help`."),
-    steps: int = typer.Option(TUNING.steps, min=1, help="Step limit of both."),
-    slots: int = typer.Option(TUNING.slots, min=1, help="Prompts that soft2hard tunes at once."),
-    limit_seconds: float = typer.Option(
-        600.0, min=0.0, help="Time after which PEFT starts no further task, in each dtype."
-    ),
-    device: str = typer.Option("cpu", help="Device of both, such as cpu or cuda."),
+    *,
+    subject: str = "embedded",
+    n_tasks: AtLeast1 = 64,
+    init: str = "auto",
+    steps: AtLeast1 = TUNING.steps,
+    slots: AtLeast1 = TUNING.slots,
+    limit_seconds: float = 600.0,
+    device: str = "cpu",
 ) -> None:
-    """Tune soft prompts both ways in one run and print prompts a second, their ratio, and the losses reached."""
+    """Tune soft prompts both ways in one run and print prompts a second, their ratio, and the losses reached.
+
+    Args:
+        subject: Subject: 'embedded', or a name or path of a decoder-only model.
+        n_tasks: Training tasks of the lexical world to tune.
+        init: Initial prompts of both: see `soft2hard tune --help`.
+        steps: Step limit of both.
+        slots: Prompts that soft2hard tunes at once.
+        limit_seconds: Time after which PEFT starts no further task, in each dtype.
+        device: Device of both, such as cpu or cuda.
+    """
     path = subject
     tuning = replace(TUNING, init=init, steps=steps, slots=slots)
     tasks = list(LexicalDoD().tasks("train", n_tasks))

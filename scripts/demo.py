@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
@@ -64,10 +63,16 @@ def demo_rows(evaluation: Evaluation, log: Callable[[str], None]) -> list[Result
 
 
 def main(
-    n_tasks: int = typer.Option(15, help="Held-out tasks to show, families in turn."),
-    seed: int = typer.Option(0, help="Which tasks, and the seed of their tuning."),
+    *,
+    n_tasks: int = 15,
+    seed: int = 0,
 ) -> None:
-    """Tune soft prompts for held-out tasks from examples, put them into words, and check the words."""
+    """Tune soft prompts for held-out tasks from examples, put them into words, and check the words.
+
+    Args:
+        n_tasks: Held-out tasks to show, families in turn.
+        seed: Which tasks, and the seed of their tuning.
+    """
     console = Console()
     disable_progress_bar()  # those of loading, over in a moment
     evaluation = demo_evaluation(n_tasks, seed)

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import Interval, mean_interval
@@ -135,12 +133,19 @@ def _canvas(path: Path, n: int, height: float) -> Iterator[list[Any]]:
 
 
 def main(
-    run: Path = typer.Argument(help="Folder of a finished run of recipes/evaluate-embedded.yaml."),
-    figures: Path | None = typer.Option(None, help="Also draw the README's pictures into this folder."),
+    run: Path,
+    /,
+    *,
+    figures: Path | None = None,
 ) -> None:
-    """Print the table of seen and unseen families."""
+    """Print the table of seen and unseen families.
+
+    Args:
+        run: Folder of a finished run of recipes/evaluate-embedded.yaml.
+        figures: Also draw the README's pictures into this folder.
+    """
     found = load_run(run)
-    typer.echo(markdown(found))
+    print(markdown(found))
     if figures:
         draw_families(found, figures / "families.png")
         draw_methods(found, figures / "methods.png")

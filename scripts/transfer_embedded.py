@@ -7,13 +7,15 @@ import os
 import time
 from pathlib import Path
 from statistics import fmean
+from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.checkpoints import embedded_path
+from soft2hard.cli.common import AtLeast1
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import Interval, ratio_interval
 from soft2hard.eval.metrics.task_score import normalise_answer
@@ -58,14 +60,25 @@ def markdown(result: TransferResult) -> str:
 
 
 def main(
-    run: Path = typer.Argument(help="Folder of a finished run of soft2hard evaluate on the embedded subject."),
-    output: Path | None = typer.Option(None, "--output", "-o", help="JSON file for all results; RUN/transfer.json."),
-    methods: list[str] = typer.Option([], "--method", help="A method of the run, repeatable; all if not given."),
-    examples: int = typer.Option(4, min=1, help="Test examples of each task at most."),
-    port: int = typer.Option(8642, min=1, help="Port of the server; another one would not find earlier answers."),
-    concurrency: int = typer.Option(32, min=1, help="Requests out at once, at most."),
+    run: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    methods: Annotated[tuple[str, ...], Parameter(name="--method")] = (),
+    examples: AtLeast1 = 4,
+    port: AtLeast1 = 8642,
+    concurrency: AtLeast1 = 32,
 ) -> None:
-    """Serve the embedded API-side model, ask it with the run's prompts, and print the table."""
+    """Serve the embedded API-side model, ask it with the run's prompts, and print the table.
+
+    Args:
+        run: Folder of a finished run of soft2hard evaluate on the embedded subject.
+        output: JSON file for all results; RUN/transfer.json.
+        methods: A method of the run, repeatable; all if not given.
+        examples: Test examples of each task at most.
+        port: Port of the server; another one would not find earlier answers.
+        concurrency: Requests out at once, at most.
+    """
     started = time.monotonic()
     choices = TransferChoices(methods=tuple(methods), n_examples=examples, max_tokens=24, concurrency=concurrency)
     material = gather(run, choices, references=())
@@ -77,8 +90,8 @@ def main(
         Transfer(cells, ledger, read_prices(), choices).run()
         result = collect(cells, ledger, material.soft_scores)
     result.save(output or run / "transfer.json")
-    typer.echo(f"{result_text(result)}\n\n{markdown(result)}")
-    typer.echo(f"\n{len(cells)} cells in {time.monotonic() - started:.0f} s")
+    print(f"{result_text(result)}\n\n{markdown(result)}")
+    print(f"\n{len(cells)} cells in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

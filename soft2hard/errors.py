@@ -3,6 +3,7 @@
 `first_line` quotes errors of other libraries in it; `run_script` prints it where a module is run as a script.
 """
 
+import sys
 from collections.abc import Callable
 
 
@@ -40,11 +41,14 @@ def first_line(error: BaseException) -> str:
 
 
 def run_script(main: Callable[..., None]) -> None:
-    """Run `main` with the options of the command line (see typer)."""
-    import typer
+    """Run `main` with the options of the command line, which its signature and docstring describe (see cyclopts)."""
+    from cyclopts import App, CycloptsError, Parameter
 
+    app = App(result_action="return_value", exit_on_error=False, print_error=False, version_flags=())
+    app.default_parameter = Parameter(negative_iterable=(), negative_none=(), allow_repeating=True)
+    app.default(main)
     try:
-        typer.run(main)
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(error.exit_code) from None
+        app()
+    except (UserError, CycloptsError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(UserError.exit_code) from None

@@ -3,8 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests import cluster_work
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    """Sums of other numbers of threads are rounded otherwise, so no test may leave a change of it to the next."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What the commands share: options, loading of models, progress bars, and folders that a rerun resumes."""
 
-import json
 import os
 import shutil
 import sys
@@ -16,6 +15,7 @@ from cyclopts.validators import Number
 from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import settings
+from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
 from soft2hard.workers.cluster import Cluster
 
@@ -66,7 +66,7 @@ TranslatorName = Annotated[
     ),
 ]
 
-RUN_FILE = "run.json"
+_RUN = run_folders.Kind("a run", "run.json", lambda record: record["settings"])
 """What a folder was made with, so that a rerun resumes its own work and no other."""
 
 
@@ -124,28 +124,8 @@ def claim(folder: Path, settings: Mapping[str, object]) -> None:
     """
     from soft2hard.translator.processes import is_first
 
-    if not is_first():
-        return  # of several processes, the first speaks for all
-    wanted = json.loads(json.dumps(settings, default=str))
-    path = folder / RUN_FILE
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged.", f"Remove {folder}, or choose another folder.") from error
-        changed = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-        if changed:
-            raise UserError(
-                f"{folder} holds a run with other settings ({', '.join(changed)}).", "Choose another folder."
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is in use by something else.", "Choose a new or empty folder.")
-    from soft2hard import __version__
-
-    with atomic_write(path) as temporary:
-        about = {"schema_version": 1, "soft2hard": __version__, "python": sys.version.split()[0], "settings": wanted}
-        temporary.write_text(json.dumps(about, indent=2), encoding="utf-8")
+    if is_first():  # of several processes, the first speaks for all
+        run_folders.claim(folder, _RUN, {"schema_version": 1, "settings": settings} | run_folders.made_with())
 
 
 @contextmanager
@@ -156,7 +136,7 @@ def no_remains(folder: Path, nothing_to_keep: bool = False) -> Iterator[None]:
     try:
         yield
     except UserError:
-        bookkeeping = {RUN_FILE, "corpus.json"}
+        bookkeeping = {_RUN.file, "corpus.json"}
         files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
         if not was_there and (nothing_to_keep or all(path.name in bookkeeping for path in files)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,7 @@ def run(
     workers: AtLeast1 = 1,
     cluster: ClusterFlags = None,
 ) -> None:
-    """Make everything that a recipe describes: corpora, translator, evaluation, transfer, report.
+    """Make everything that a recipe describes: models, corpora, translator, evaluation, transfer, report.
 
     Each stage runs once, and is resumed where it was stopped when the command is given again.
 
@@ -30,7 +30,7 @@ def run(
     Args:
         recipe: YAML file of what to make; docs/recipes.md describes all settings.
         output: Folder of the run; the same folder again resumes it. By default runs/ and the recipe's name.
-        stages: A stage to run, repeatable: corpora, translator, evaluation, transfer or report; all if not given.
+        stages: A stage to run, repeatable: world, corpora, translator, evaluation, transfer, report; all by default.
         plan: Make nothing: print the stages, what each reads and writes, how much there is to do, and how long tuning
             takes, from a short measurement on this machine.
         workers: Processes that share the seeds of the evaluation, and the cores evenly.

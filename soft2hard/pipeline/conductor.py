@@ -4,23 +4,35 @@ One rule for changes: a stage that has begun in a folder is held to the settings
 stages that have not begun may still be changed; for anything else a changed recipe needs a new folder.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig
 
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
-from soft2hard.pipeline.records import StageRecord, read_stage, write_recipe
-from soft2hard.pipeline.stages import Job, Stage, path_of, stages_of
+from soft2hard.pipeline.recipe import Recipe
+from soft2hard.pipeline.stages import Job, Stage, models_of, stages_of
 from soft2hard.storage.hub import hub_error
-from soft2hard.storage.run_folders import differences, write_json
+from soft2hard.storage.run_folders import Kind, commit, differences, is_free, now, versions, write_json
 
 _NOTES = {"corpus.json", "training.json", "step.json", "log.jsonl", "run.json"}
 """Files that stages write before they make anything."""
+
+
+_NOT_ENDED = {"read": {}, "finished": None, "seconds": None}
+"""When the stages that it reads from had ended, when it ended itself (UTC), and after how long a sitting."""
+_RECIPE = Kind("a recipe", "recipe.json", lambda record: record["recipe"])
+
+
+def about(recipe: Recipe) -> dict[str, Any]:
+    """What every record says of how it was made."""
+    return {"schema_version": 1, "versions": versions(), "commit": commit(), "seed": recipe.seed}
 
 
 class Pipeline:
@@ -39,7 +51,9 @@ class Pipeline:
         wanted = stages_of(self.job.recipe, self.job.layout, names)
         self._refuse_changes()
         check_inputs([stage for stage in wanted if not self.is_done(stage)])
-        write_recipe(self.job.layout, self.job.recipe)
+        is_free(self.job.layout.folder, _RECIPE)
+        written = {"written": now("milliseconds"), "recipe": self.job.recipe.plain}
+        write_json(self.job.layout.recipe, about(self.job.recipe) | written)
         for stage in wanted:
             if self.is_done(stage):
                 self.job.log(f"{stage.name}: done earlier")
@@ -49,15 +63,16 @@ class Pipeline:
     def is_done(self, stage: Stage) -> bool:
         """True if a stage has ended, after the stages that it follows, and its results are still there."""
         record = self._record(stage.name)
-        ended = record is not None and record.finished is not None and record.read == self._ends(stage.follows)
-        return ended and all(path.exists() for path in stage.results())
+        if record is None or record["finished"] is None or record["read"] != self._ends(stage.follows):
+            return False
+        return all(path.exists() for path in stage.results())
 
     def _run(self, stage: Stage) -> None:
         self._check_input(stage)
-        found = self._record(stage.name)
-        record = found or StageRecord.of(stage.settings(), self.job.recipe.seed)
-        path = self.job.layout.stage(stage.name)
-        write_json(path, asdict(record))
+        found, path = self._record(stage.name), self.job.layout.stage(stage.name)
+        begun = {"settings": stage.settings(), "begun": now("milliseconds")} | _NOT_ENDED
+        record = found or about(self.job.recipe) | begun
+        write_json(path, record)
         self.job.log(f"{stage.name}: begins")
         started = time.monotonic()
         there = [written for written in stage.writes() if written.exists()]
@@ -73,7 +88,8 @@ class Pipeline:
             self.job.log(f"{stage.name}: not done: {left}.")
             return
         seconds = time.monotonic() - started
-        write_json(path, asdict(record.ended(self._ends(stage.follows), seconds)))
+        ended = {"read": self._ends(stage.follows), "finished": now("milliseconds"), "seconds": round(seconds, 1)}
+        write_json(path, record | ended)
         self.job.log(f"{stage.name}: done in {seconds:.0f} s")
 
     def _check_input(self, stage: Stage) -> None:
@@ -92,20 +108,27 @@ class Pipeline:
                     "Run that stage again, or all of them without --stage.",
                 )
 
-    def _record(self, name: str) -> StageRecord | None:
-        return read_stage(self.job.layout.stage(name))
+    def _record(self, name: str) -> dict[str, Any] | None:
+        """The record of a stage, None where it has not begun. Raises UserError where the file is damaged."""
+        path = self.job.layout.stage(name)
+        if not path.exists():
+            return None
+        with suppress(ValueError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(record, dict) and record.keys() >= {"settings", *_NOT_ENDED}:
+                return record
+        raise UserError(f"{path} is damaged.", "Choose another folder with --output.")
 
     def _ends(self, names: Iterable[str]) -> dict[str, str | None]:
         """When stages have ended."""
-        records = {name: self._record(name) for name in names}
-        return {name: record.finished if record else None for name, record in records.items()}
+        return {name: (self._record(name) or _NOT_ENDED)["finished"] for name in names}
 
     def _refuse_changes(self) -> None:
         for stage in self.stages:
             record = self._record(stage.name)
             if record is None:
                 continue
-            changed = list(differences(record.settings, stage.settings()))
+            changed = list(differences(record["settings"], stage.settings()))
             if changed:
                 raise UserError(
                     f"The stage '{stage.name}' in {self.job.layout.folder} was begun with other settings "
@@ -125,15 +148,15 @@ def check_inputs(stages: Sequence[Stage]) -> None:
                 f"The folder {folder} of {what} is not there.",
                 "Get its files (docs/datasets.md says where), or name their folder in the recipe.",
             )
-    for role, name in dict.fromkeys(found for stage in stages for found in stage.models()):
-        _check_model(role, name)
+    for role, name, path in models_of(stages):
+        _check_model(role, name, path)
     for stage in stages:
         stage.check()
 
 
-def _check_model(role: str, name: str) -> None:
+def _check_model(role: str, name: str, path: str) -> None:
     try:
-        AutoConfig.from_pretrained(path_of(role, name), trust_remote_code=False)
+        AutoConfig.from_pretrained(path, trust_remote_code=False)
     except READING_ERRORS as error:
         found = hub_error(error, name, "subject") or UserError(
             f"The model '{name}' cannot be read ({first_line(error)}).", "Give a folder that holds the model."

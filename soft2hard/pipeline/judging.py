@@ -27,7 +27,6 @@ from soft2hard.eval.transfer.serving import can_serve, served
 from soft2hard.lm.settings import Loading
 from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
 from soft2hard.pipeline.stages import Job, Stage, at_hand, collection_name
-from soft2hard.storage.names import located
 
 EVALUATION_FILES = ("results.parquet", "run.json", "tasks.json")
 """What the stages after it read of an evaluation."""
@@ -110,8 +109,10 @@ class EvaluationStage(Stage):
                 f"{folder / 'run.json'} is gone, so what lies beside it cannot be resumed.",
                 f"Remove the folder {folder}, and run this command again: it is made again from the start.",
             )
-        translator = str(self.layout.translator.resolve())
-        config = self.recipe.evaluation.model_copy(update={"translator": translator})
+        made = {role: self.path_of(role, name) for role, name in self.models() if self.recipe.makes(name)}
+        named = {role.removeprefix("evaluation."): path for role, path in made.items()}
+        named["translator"] = str(self.layout.translator.resolve())
+        config = self.recipe.evaluation.model_copy(update=named)
         on_cell = partial(job.on_progress, "evaluation, cells")
         rows = run_evaluation(config, folder, job.log, on_cell, job.workers, cluster=job.cluster)
         failed = sum(row.failure is not None for row in rows)
@@ -178,7 +179,7 @@ class TransferStage(Stage):
         if asked.serve is None:
             yield asked.api_models
             return
-        path = Path(located(asked.serve, "api_model"))
+        path = Path(self.path_of("transfer.serve", asked.serve))
         with served(path, asked.port, self.layout.served) as server:
             here = ApiModel(server.name, server.base_url, "completion", label=SERVED_LABEL)
             yield [here, *asked.api_models]

@@ -14,20 +14,53 @@ from soft2hard.compute.memory import free_memory
 from soft2hard.data_gen.corpus import load_corpus
 from soft2hard.data_gen.corpus_making import Maker, corpus_tasks
 from soft2hard.data_gen.settings import Tuning
+from soft2hard.data_gen.tuning import START_FILE
+from soft2hard.data_gen.world.training import make_world
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
+from soft2hard.pipeline.recipe import Recipe
 from soft2hard.pipeline.stages import Job, Stage, collection_name
-from soft2hard.storage.names import located
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import check_deepspeed
 from soft2hard.translator.training import needs_subject, train_translator
+
+
+class WorldStage(Stage):
+    """The subject and the API-side model, trained from nothing, and the start of soft prompts."""
+
+    name = "world"
+
+    @classmethod
+    def is_in(cls, recipe: Recipe) -> bool:
+        return recipe.world is not None
+
+    def settings(self) -> dict[str, Any]:
+        return self.recipe.plain["world"]
+
+    def results(self) -> tuple[Path, ...]:
+        return (self.layout.world / "subject" / START_FILE, self.layout.world / "api_model")
+
+    def writes(self) -> tuple[Path, ...]:
+        return (self.layout.world,)
+
+    def size(self) -> str:
+        world = self.recipe.world
+        return f"a subject in {world.subject.steps:,} steps, an API-side model in {world.api_model.steps:,}"
+
+    def work(self, job: Job) -> None:
+        """Train both; after a kill each continues from its last checkpoint."""
+        make_world(self.recipe.world, self.layout.world, job.log)
 
 
 class CorporaStage(Stage):
     """Soft prompts of every corpus."""
 
     name = "corpora"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("world",) if self.recipe.world is not None else ()
 
     def settings(self) -> dict[str, Any]:
         chosen = {key: self.recipe.plain[key] for key in ("subject", "seed", "tuning", "corpora")}
@@ -60,7 +93,7 @@ class CorporaStage(Stage):
     def work(self, job: Job) -> None:
         """Tune the soft prompts of every corpus. Raises UserError, before any is tuned, where tasks are lacking."""
         tasks = {name: corpus_tasks(settings) for name, settings in self.recipe.corpora.items()}
-        load = partial(load_for_tuning, self.recipe.subject, self.recipe.held)
+        load = partial(load_for_tuning, self.path_of("subject", self.recipe.subject), self.recipe.held)
         if job.cluster is None:
             subject = load()
             load = lambda: subject  # noqa: E731 (loaded once for all corpora)
@@ -109,7 +142,9 @@ class TranslatorStage(Stage):
         name, of = (self.recipe.subject, "subject") if design.base is None else (design.base, "translator.base")
         if design.base is None and design.architecture != "causal-lora":
             return
-        config = AutoConfig.from_pretrained(located(name, "subject"), trust_remote_code=False, **reading)
+        if self.recipe.makes(name):
+            return  # every subject of a world is a causal LM
+        config = AutoConfig.from_pretrained(self.path_of("subject", name), trust_remote_code=False, **reading)
         if config.is_encoder_decoder and design.architecture == "causal-lora":
             raise UserError(
                 f"{of}: '{name}' is an encoder-decoder, and a translator of causal-lora writes with a causal LM.",
@@ -129,7 +164,7 @@ class TranslatorStage(Stage):
 
     def work(self, job: Job) -> None:
         """Train the translator. Raises UserError where none can be made from its base."""
-        subject = Subject.from_pretrained(self.recipe.subject, loading=self.recipe.held)
+        subject = Subject.from_pretrained(self.path_of("subject", self.recipe.subject), loading=self.recipe.held)
         subject.name = self.recipe.subject  # for the card: the path of the package means nothing on another machine
         train, validation = (
             datasets.concatenate_datasets(

@@ -21,8 +21,7 @@ from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.recipe import Recipe
-from soft2hard.pipeline.stages import Layout, Stage, at_hand, path_of, stages_of
-from soft2hard.storage.names import located
+from soft2hard.pipeline.stages import Layout, Stage, at_hand, models_of, stages_of
 
 _STEPS, _MOST_SLOTS, _MOST_SECONDS = 5, 64, 60.0
 """Of the measurement. More soft prompts at once make a step longer, and each of them hardly cheaper."""
@@ -56,20 +55,21 @@ def plan_text(recipe: Recipe, layout: Layout, names: Sequence[str], origin: str)
     """
     stages = stages_of(recipe, layout, names)
     for stage in stages:
-        if stage.name == "translator" and model_at_hand(recipe.translator.base or located(recipe.subject, "subject")):
+        if stage.name == "translator" and model_at_hand(recipe.translator.base or _subject(stage)):
             stage.check(local_files_only=True)
-    speed = measured_speed(recipe) if any(stage.prompts() for stage in stages) else None
-    blocks = ["\n".join(_stage_lines(stage, recipe, speed)) for stage in stages]
+    tuning = [stage for stage in stages if stage.prompts()]
+    speed = measured_speed(tuning[0]) if tuning else None
+    blocks = ["\n".join(_stage_lines(stage, speed)) for stage in stages]
     missing = "\n".join(_missing(recipe, stages))
     how = [speed.how] if speed else []
     head = f"{origin}: {len(stages)} stage{'s' * (len(stages) > 1)}, in {layout.folder}"
     return "\n\n".join([head, *blocks, *how, *([missing] if missing else [])])
 
 
-def measured_speed(recipe: Recipe) -> Speed | None:
+def measured_speed(stage: Stage) -> Speed | None:
     """From a few steps of some soft prompts of the first train corpus; None where subject or tasks are not here."""
+    recipe, path = stage.recipe, _subject(stage)
     name, corpus = next(iter(recipe.of_split("train").items()))
-    path = located(recipe.subject, "subject")
     if not (model_at_hand(path) and at_hand(corpus.dod, corpus.folder)):
         return None
     tuning = recipe.corpus_tuning(name)
@@ -104,11 +104,15 @@ class _EnoughError(Exception):
     """There are steps enough to tell how fast they go."""
 
 
-def _stage_lines(stage: Stage, recipe: Recipe, speed: Speed | None) -> Iterator[str]:
+def _subject(stage: Stage) -> str:
+    return stage.path_of("subject", stage.recipe.subject)
+
+
+def _stage_lines(stage: Stage, speed: Speed | None) -> Iterator[str]:
     models = [f"{role} {name}" for role, name in stage.models()]
     prompts = stage.prompts()
     n_numbers = sum(tuning.n_tokens * n * copies for tuning, n, copies in prompts)
-    width = _width(recipe) if prompts else None
+    width = _width(stage) if prompts else None
     disk = f"; about {_size(float(n_numbers * width * _FLOAT))} of soft prompts" if width else ""
     yield f"{stage.name}: {stage.size()}"
     yield f"  reads   {', '.join([*models, *stage.inputs()])}"
@@ -123,8 +127,8 @@ def _missing(recipe: Recipe, stages: Sequence[Stage]) -> Iterator[str]:
     for folder in dict.fromkeys(folder for stage in stages for _, folder in stage.folders()):
         if not folder.exists():
             yield f"missing: {folder} (docs/datasets.md says where its files are available)"
-    for role, name in dict.fromkeys(found for stage in stages for found in stage.models()):
-        if not model_at_hand(path_of(role, name)):
+    for role, name, path in models_of(stages):
+        if not model_at_hand(path):
             size = recipe.sizes.get(name)
             about = f", about {_size(size.parameters * _BF16)}" if size else ""
             gated = ", gated: accept its licence on the hub and log in first" if size and size.gated else ""
@@ -145,11 +149,13 @@ def model_at_hand(name: str) -> bool:
         return False  # the path of a folder that is not there
 
 
-def _width(recipe: Recipe) -> int | None:
+def _width(stage: Stage) -> int | None:
     """Of the subject's input embeddings; None where neither the subject nor its size is known."""
+    recipe, path = stage.recipe, _subject(stage)
+    if recipe.world is not None:
+        return recipe.world.subject.width
     if recipe.subject in recipe.sizes:
         return recipe.sizes[recipe.subject].width
-    path = located(recipe.subject, "subject")
     if not model_at_hand(path):
         return None
     return AutoConfig.from_pretrained(path, local_files_only=True).get_text_config().hidden_size

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, field_valid
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.dods.registry import HUB_DODS
 from soft2hard.data_gen.settings import CorpusSettings, Tuning
+from soft2hard.data_gen.world import World
 from soft2hard.errors import UserError
 from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
 from soft2hard.eval.transfer.settings import TransferChoices
@@ -106,6 +107,8 @@ class Recipe:
     recipe's."""
     subject: str = "embedded"
     """'embedded', a folder, or a name in the local cache or on the hub."""
+    world: World | None = None
+    """Language models to train from nothing; 'embedded' then stands for these wherever the recipe names a model."""
     seed: int = 0
     """Of tuning, training and transfer where they name none; an evaluation has seeds of its own."""
     tuning: some_of(Tuning) = Field(default_factory=dict)
@@ -119,6 +122,8 @@ class Recipe:
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        if self.world is not None and self.subject != "embedded":
+            raise ValueError(f"subject is '{self.subject}', but a recipe with a world has the subject 'embedded'")
         for split in ("train", "validation"):
             if not self.of_split(split):
                 raise ValueError(f"corpora: there is none of split '{split}'")
@@ -143,6 +148,10 @@ class Recipe:
     def training(self) -> TranslatorTraining:
         """How the translator is trained."""
         return TranslatorTraining(**{"seed": self.seed} | self.translator.training)
+
+    def makes(self, model: str) -> bool:
+        """True for the name of a model that this recipe trains from nothing."""
+        return self.world is not None and model == "embedded"
 
     @property
     def held(self) -> Loading:

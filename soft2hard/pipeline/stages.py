@@ -27,6 +27,8 @@ class Layout:
         self.folder = folder
         self.recipe = folder / "recipe.json"
         """The recipe with all defaults filled in, and what it was run with."""
+        self.world = folder / "world"
+        """Language models that are trained from nothing, by their roles."""
         self.corpora = folder / "corpora"
         self.training = folder / "translator"
         """Log and checkpoints of the translator's training."""
@@ -103,6 +105,11 @@ class Stage:
         """Language models that it loads, by their roles; see `path_of`."""
         yield from ()
 
+    def path_of(self, role: str, name: str) -> str:
+        """The path or name that the model of a role is loaded by; 'embedded' is one of the recipe's world, if any."""
+        kind = "subject" if role == "subject" else "api_model"
+        return str(self.layout.world / kind) if self.recipe.makes(name) else located(name, kind)
+
     def check(self) -> None:
         """Raise UserError where something else that it needs is missing, before anything is made."""
 
@@ -120,6 +127,7 @@ class Stage:
 
 
 KINDS = {
+    "world": "soft2hard.pipeline.making:WorldStage",
     "corpora": "soft2hard.pipeline.making:CorporaStage",
     "translator": "soft2hard.pipeline.making:TranslatorStage",
     "evaluation": "soft2hard.pipeline.judging:EvaluationStage",
@@ -145,9 +153,11 @@ def stages_of(recipe: "Recipe", layout: Layout, names: Sequence[str] = ()) -> li
     return [stage for stage in stages if not names or stage.name in names]
 
 
-def path_of(role: str, name: str) -> str:
-    """The name that the model of a role is loaded by."""
-    return located(name, "subject" if role == "subject" else "api_model")
+def models_of(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
+    """Role, name and path of every model that these stages load and the recipe does not make, each once."""
+    found = {(role, name): stage for stage in stages for role, name in stage.models() if not stage.recipe.makes(name)}
+    for (role, name), stage in found.items():
+        yield role, name, stage.path_of(role, name)
 
 
 def at_hand(dod: str, folder: Path | None) -> bool:

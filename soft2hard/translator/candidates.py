@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from soft2hard.translator.model import Translator
     from soft2hard.translator.verification import Candidate, Probes, Verifier
 
+_TOP_P = 0.98  # probability of the nucleus that samples are drawn from (Holtzman et al. 2020, arXiv 1904.09751)
 _ROWS_AT_ONCE = 1024  # written together
 _BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
 _TEXTS_AT_ONCE = 256  # scored together, on average and at most
@@ -44,8 +45,6 @@ def propose(
     n_candidates: int = 64,
     *,
     seed: int = 0,
-    temperature: float = 1.0,
-    top_p: float = 0.98,
 ) -> list[list[str]]:
     """Distinct candidates for each soft prompt, the greedy one first, then beams, then samples.
 
@@ -59,7 +58,7 @@ def propose(
 
     def work(chunk: Sequence[tuple[int, SoftPrompt]]) -> list[list[str]]:
         decoding = _Decoding(translator, [prompt for _, prompt in chunk], first_number=chunk[0][0])
-        return decoding.candidates(n_candidates, seed, temperature, top_p)
+        return decoding.candidates(n_candidates, seed)
 
     halving = Halving("Ask for fewer candidates, or translate on a GPU with more memory.")
     return [texts for _, found in halving.run(chunks, work) for texts in found]
@@ -85,39 +84,35 @@ class _Decoding:
         self.memory = self.model.encode(*translator.encode_batch(soft_prompts))
         self._count([(0, translator.n_read(soft_prompt)) for soft_prompt in soft_prompts])
 
-    def candidates(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
+    def candidates(self, n: int, seed: int) -> list[list[str]]:
         """Up to `n` distinct texts for each soft prompt: greedy, beams, samples."""
         batches = [self.write(1)]
         n_beams = n // 4 if n >= 8 else 0
         if n_beams:
             batches.append(self.write(n_beams, num_beams=n_beams, num_return_sequences=n_beams))
         if n > 1 + n_beams:
-            batches.append(self.sample(n - 1 - n_beams, seed, temperature, top_p))
+            batches.append(self.sample(n - 1 - n_beams, seed))
         of_each = [[tidy(text) for batch in batches for text in batch[i]] for i in range(len(self.soft_prompts))]
         return [list(dict.fromkeys(text for text in texts if text)) for texts in of_each]
 
-    def sample(self, n: int, seed: int, temperature: float, top_p: float) -> list[list[str]]:
-        """`n` texts for each soft prompt, drawn from the nucleus `top_p`, each soft prompt by its own numbers."""
+    def sample(self, n: int, seed: int) -> list[list[str]]:
+        """`n` texts for each soft prompt, drawn from the nucleus, each soft prompt by its own numbers."""
         n_steps = self.translator.card.instruction_tokens
         uniforms = [own_uniforms(n, n_steps, seed, soft_prompt) for soft_prompt in self.soft_prompts]
         drawing = _Drawing(torch.cat(uniforms).to(self.translator.device), self.model.n_start)
-        processors = [TemperatureLogitsWarper(float(temperature)), TopPLogitsWarper(float(top_p)), drawing]
-        return self.write(n, n_rows=n, logits_processor=LogitsProcessorList(processors))
+        return self.write(n, n_rows=n, logits_processor=LogitsProcessorList([TopPLogitsWarper(_TOP_P), drawing]))
 
     def write(self, n: int, n_rows: int = 1, **settings: object) -> list[list[str]]:
         """`n` texts for each soft prompt, which has `n_rows` rows in the batch; greedy unless `settings` say other."""
         settings = {"do_sample": False, "num_beams": 1} | settings
         most = self.translator.card.instruction_tokens
         ids = self.model.generate(self.memory.repeat(n_rows), max_new_tokens=most, **settings)
-        n_read = self._n_read(ids)
+        is_end = ids == self.model.eos_id
+        # Read to write a row: a start and all written tokens but the last, which may be the end.
+        n_read = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, ids.shape[1]).tolist()
         self._count([(n, sum(n_read[i : i + n])) for i in range(0, len(ids), n)])
         texts = self.translator.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [texts[i : i + n] for i in range(0, len(texts), n)]
-
-    def _n_read(self, written: Int[Tensor, "rows length"]) -> list[int]:
-        """Tokens that were read to write each row: a start and all written but the last, which may be the end."""
-        is_end = written == self.model.eos_id
-        return torch.where(is_end.any(1), is_end.int().argmax(1) + 1, written.shape[1]).tolist()
 
     def _count(self, of_each: Sequence[tuple[int, int]]) -> None:
         for number, (sequences, tokens) in enumerate(of_each, self.first_number):
@@ -188,10 +183,6 @@ class Reading:
             open_rows = [i for i in open_rows if i not in closed]
         return rows
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Token ids as one tidy line."""
-        return tidy(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
     @torch.no_grad()
     def _in_batches(
         self, rows: Sequence[Sequence[int]]
@@ -230,8 +221,8 @@ def neighbours(reading: Reading, texts: Sequence[str], n: int = 48, n_branches: 
     found = list(dict.fromkeys(map(tuple, [*swapped, *reading.complete(prefixes)])))
     scores = reading.sequence_log_probs([[*row, reading.eos_id] for row in found])
     order = sorted(range(len(found)), key=lambda i: -scores[i])
-    likeliest = dict.fromkeys(reading.decode(found[i]) for i in order)
-    return [text for text in likeliest if text and text not in set(texts)][:n]
+    written = reading.tokenizer.batch_decode([found[i] for i in order], skip_special_tokens=True)
+    return [text for text in dict.fromkeys(map(tidy, written)) if text and text not in texts][:n]
 
 
 def _likeliest(log_probs: Float[Tensor, "n_ids vocab"], ids: list[int], n: int) -> list[tuple[int, int]]:

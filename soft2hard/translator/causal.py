@@ -23,7 +23,6 @@ from soft2hard.lm.batching import positions
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import is_embedded_subject
-from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.model import (
     HiddenStates,
     Labels,
@@ -35,7 +34,7 @@ from soft2hard.translator.model import (
     SoftPrompts,
     TranslatorModel,
 )
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import Design, TranslatorCard
 
 ADAPTER = "adapter"
 """Folder of the LoRA weights within a translator's, in PEFT's own format."""
@@ -49,13 +48,14 @@ class CausalTranslator(TranslatorModel):
     """
 
     n_start = 0
+    beside_reader = ("begin",)
 
     def __init__(self, peft: PeftModel, reader: SoftPromptReader, base: Subject, instruction_tokens: int):
         super().__init__(reader)
         self.peft, self._instruction_tokens = peft, instruction_tokens
-        self._context, self._bos_id, self._eos_id = base.context_length, base.tokenizer.bos_token_id, base.eos_ids[0]
+        self.eos_id, self._bos_id, self._context = base.eos_ids[0], base.tokenizer.bos_token_id, base.context_length
         pad_id = base.tokenizer.pad_token_id
-        self._pad_id = self._eos_id if pad_id is None else pad_id
+        self._pad_id = self.eos_id if pad_id is None else pad_id
         self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
 
     @classmethod
@@ -99,24 +99,13 @@ class CausalTranslator(TranslatorModel):
         save_file(tensors, folder / ADAPTER / _ADAPTER_WEIGHTS)
         self.peft.peft_config["default"].save_pretrained(folder / ADAPTER)
 
-    def beside_lm(self) -> dict[str, Tensor]:
-        return super().beside_lm() | {"begin": self.begin.detach().contiguous()}
-
-    def load_beside_lm(self, weights: dict[str, Tensor]) -> None:
-        self.begin.data.copy_(weights["begin"])
-        super().load_beside_lm({name: tensor for name, tensor in weights.items() if name != "begin"})
-
     @property
     def lm(self) -> PreTrainedModel:
         return self.peft.get_base_model()
 
-    @property
-    def eos_id(self) -> int:
-        return self._eos_id
-
     def kept_elsewhere(self) -> dict[str, Tensor]:
-        frozen = {name: p for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        return {name: t for name, t in (frozen | _persistent_buffers(self)).items() if name.startswith("peft.")}
+        state = self.peft.state_dict(prefix="peft.", keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if not tensor.requires_grad}
 
     def telling_weights(self) -> list[Tensor]:
         return list(self.state_dict().values())
@@ -142,7 +131,7 @@ class CausalTranslator(TranslatorModel):
         return logits[:, -labels.shape[1] :]
 
     def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
-        ends = {"eos_token_id": self._eos_id, "pad_token_id": self._pad_id}
+        ends = {"eos_token_id": self.eos_id, "pad_token_id": self._pad_id}
         return self.lm.generate(inputs_embeds=memory.states, attention_mask=memory.mask, **ends | settings)
 
     def _need_room(self, n_read: int) -> None:
@@ -192,15 +181,6 @@ def _base_name(base: Subject) -> str:
         return "embedded"
     path = Path(base.name)
     return str(path.resolve()) if path.is_dir() else base.name
-
-
-def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}": buffer
-        for prefix, module in model.named_modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if name not in module._non_persistent_buffers_set
-    }
 
 
 def _to_the_right(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
@@ -70,22 +71,27 @@ class CorpusPairs(Dataset):
         return soft_prompt, text
 
 
+def padded(soft_prompts: Sequence[Float[Tensor, "_n d"]]) -> tuple[Float[Tensor, "batch n d"], Int[Tensor, "batch n"]]:
+    """Soft prompts padded to one length, on the right, and their attention mask."""
+    batch = pad_sequence(list(soft_prompts), batch_first=True)
+    lengths = torch.tensor([[len(one)] for one in soft_prompts])
+    return batch, (torch.arange(batch.shape[1]) < lengths).long()
+
+
 class PairCollator:
-    """Pads soft prompts and encoded instructions to the longest of the batch."""
+    """Pads soft prompts and encoded instructions to the longest of the batch.
+
+    `encode` gives an instruction's token ids, as `Translator.encode_instruction` does.
+    """
 
     def __init__(self, encode: Callable[[str], list[int]]):
-        """`encode` gives an instruction's token ids, as `Translator.encode_instruction` does."""
         self.encode = encode
 
     def __call__(self, pairs: list[tuple[Tensor, str]]) -> dict[str, Tensor]:
-        soft_prompts = torch.nn.utils.rnn.pad_sequence([p for p, _ in pairs], batch_first=True)
-        lengths = torch.tensor([len(p) for p, _ in pairs])
+        soft_prompts, mask = padded([soft_prompt for soft_prompt, _ in pairs])
         labels = [torch.tensor(self.encode(text)) for _, text in pairs]
-        return {
-            "soft_prompts": soft_prompts,
-            "attention_mask": (torch.arange(soft_prompts.shape[1])[None] < lengths[:, None]).long(),
-            "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
-        }
+        labels = pad_sequence(labels, batch_first=True, padding_value=IGNORE)
+        return {"soft_prompts": soft_prompts, "attention_mask": mask, "labels": labels}
 
 
 def imitation_pairs(subject: "Subject", instructions: list[str], rng: Random) -> Iterator[tuple[Tensor, str]]:

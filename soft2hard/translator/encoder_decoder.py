@@ -9,23 +9,18 @@ with one head that looks at the token before and one at the token before that, a
 subject knows of the meaning of each token's vector is there from the start.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    PreTrainedModel,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from soft2hard.lm.loading import load_tokenizer
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.model import (
     HiddenStates,
     Labels,
@@ -37,7 +32,7 @@ from soft2hard.translator.model import (
     SoftPrompts,
     TranslatorModel,
 )
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import Design, TranslatorCard
 
 WARM_START_TYPES = ("llama", "mistral")
 _LOOK_BACK = 5.0  # attention logit, in nats
@@ -51,6 +46,8 @@ class EncoderDecoderTranslator(TranslatorModel):
     def __init__(self, seq2seq: PreTrainedModel, reader: SoftPromptReader):
         super().__init__(reader)
         self.seq2seq = seq2seq
+        eos_id = seq2seq.config.eos_token_id
+        self.eos_id = eos_id[0] if isinstance(eos_id, list) else eos_id
 
     @classmethod
     def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:
@@ -58,9 +55,8 @@ class EncoderDecoderTranslator(TranslatorModel):
             base = str(folder_of(design.base, "subject"))
             seq2seq, tokenizer = _from_pretrained(base), load_tokenizer(base)
         else:
-            model, tokenizer = subject.model, subject.tokenizer
-            is_like_t5 = can_warm_start(model)
-            seq2seq = seq2seq_from_causal(model, design.dropout) if is_like_t5 else _random_t5(subject, design.dropout)
+            tokenizer, dropout, is_like_t5 = subject.tokenizer, design.dropout, can_warm_start(subject.model)
+            seq2seq = seq2seq_from_causal(subject.model, dropout) if is_like_t5 else _random_t5(subject, dropout)
         return cls(seq2seq, SoftPromptReader.between(subject, seq2seq, hidden)), tokenizer, {}
 
     @classmethod
@@ -81,11 +77,6 @@ class EncoderDecoderTranslator(TranslatorModel):
     @property
     def lm(self) -> PreTrainedModel:
         return self.seq2seq
-
-    @property
-    def eos_id(self) -> int:
-        eos = self.config.eos_token_id
-        return eos[0] if isinstance(eos, list) else eos
 
     def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
         mask = attention_mask.long()
@@ -114,23 +105,17 @@ def _from_pretrained(folder: str, **settings: object):
 
 def _random_t5(subject: Subject, dropout: float) -> T5ForConditionalGeneration:
     """A small T5 with random weights that writes with the subject's tokenizer."""
-    tokenizer = subject.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else subject.eos_ids[0]
+    tokenizer, sizes = subject.tokenizer, {"d_model": 256, "d_kv": 64, "d_ff": 704, "num_layers": 4, "num_heads": 4}
     return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=256,
-            d_kv=64,
-            d_ff=704,
-            num_layers=4,
-            num_heads=4,
-            feed_forward_proj="gated-silu",
-            dropout_rate=dropout,
-            pad_token_id=pad,
-            eos_token_id=subject.eos_ids[0],
-            decoder_start_token_id=pad,
-        )
+        _t5_config(len(tokenizer), subject.eos_ids[0], tokenizer.pad_token_id, dropout_rate=dropout, **sizes)
     )
+
+
+def _t5_config(vocab_size: int, eos_id: int, pad_id: int | None, **settings: object) -> T5Config:
+    """Of a T5 with gated layers, that begins with its padding, or its end where it has none."""
+    pad_id = eos_id if pad_id is None else pad_id
+    ids = {"pad_token_id": pad_id, "eos_token_id": eos_id, "decoder_start_token_id": pad_id}
+    return T5Config(vocab_size=vocab_size, feed_forward_proj="gated-silu", **ids, **settings)
 
 
 def can_warm_start(model: PreTrainedModel) -> bool:
@@ -151,7 +136,7 @@ def seq2seq_from_causal(model: PreTrainedModel, dropout: float = 0.1) -> T5ForCo
     Cross-attention starts as a copy of self-attention with its output matrix at zero, so that the
     decoder is the causal model until training opens it.
     """
-    target = T5ForConditionalGeneration(_t5_config(model, dropout))
+    target = _shaped_like(model, dropout)
     scale = target.config.d_kv**-0.5
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     target.shared.weight.copy_(table)
@@ -162,13 +147,14 @@ def seq2seq_from_causal(model: PreTrainedModel, dropout: float = 0.1) -> T5ForCo
     for stack in (target.encoder, target.decoder):
         stack.final_layer_norm.weight.copy_(model.model.norm.weight)
         for block, layer in zip(stack.block, model.model.layers, strict=True):
-            _copy_attention(block.layer[0].SelfAttention, layer.self_attn, scale)
+            _copy(block.layer[0].SelfAttention, layer.self_attn, _ATTENTION, q=scale)
             block.layer[0].layer_norm.weight.copy_(layer.input_layernorm.weight)
             if stack is target.decoder:
-                _copy_attention(block.layer[1].EncDecAttention, layer.self_attn, scale)
+                _copy(block.layer[1].EncDecAttention, layer.self_attn, _ATTENTION, q=scale)
                 block.layer[1].EncDecAttention.o.weight.zero_()
                 block.layer[1].layer_norm.weight.copy_(layer.input_layernorm.weight)
-            _copy_feed_forward(block.layer[-1], layer)
+            _copy(block.layer[-1].DenseReluDense, layer.mlp, _FEED_FORWARD)
+            block.layer[-1].layer_norm.weight.copy_(layer.post_attention_layernorm.weight)
         stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
     # Near distances have a bucket each in a decoder: bucket n is n tokens back.
     bias = target.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
@@ -177,40 +163,35 @@ def seq2seq_from_causal(model: PreTrainedModel, dropout: float = 0.1) -> T5ForCo
     return target
 
 
-def _t5_config(model: PreTrainedModel, dropout: float) -> T5Config:
-    """A T5 configuration of the shape of a Llama-type causal model."""
+def _shaped_like(model: PreTrainedModel, dropout: float) -> T5ForConditionalGeneration:
+    """A T5 of the shape of a Llama-type causal model."""
     config = model.config
-    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    pad = eos if config.pad_token_id is None else config.pad_token_id
-    return T5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.hidden_size,
-        d_kv=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        d_ff=config.intermediate_size,
-        num_layers=config.num_hidden_layers,
-        num_decoder_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        relative_attention_max_distance=32,
-        relative_attention_num_buckets=16,
-        dropout_rate=dropout,
-        layer_norm_epsilon=config.rms_norm_eps,
-        feed_forward_proj="gated-silu",
-        tie_word_embeddings=False,  # for T5 this says that the head's input is not scaled
-        pad_token_id=pad,
-        eos_token_id=eos,
-        decoder_start_token_id=pad,
+    eos_id = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    return T5ForConditionalGeneration(
+        _t5_config(
+            config.vocab_size,
+            eos_id,
+            config.pad_token_id,
+            d_model=config.hidden_size,
+            d_kv=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            d_ff=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            relative_attention_max_distance=32,
+            relative_attention_num_buckets=16,
+            dropout_rate=dropout,
+            layer_norm_epsilon=config.rms_norm_eps,
+            tie_word_embeddings=False,  # for T5 this says that the head's input is not scaled
+        )
     )
 
 
-def _copy_attention(target: nn.Module, source: nn.Module, scale: float) -> None:
-    target.q.weight.copy_(source.q_proj.weight * scale)
-    target.k.weight.copy_(source.k_proj.weight)
-    target.v.weight.copy_(source.v_proj.weight)
-    target.o.weight.copy_(source.o_proj.weight)
+_ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
+_FEED_FORWARD = {"wi_0": "gate_proj", "wi_1": "up_proj", "wo": "down_proj"}
+"""T5's matrices with Llama's names for them."""
 
 
-def _copy_feed_forward(target: nn.Module, source: nn.Module) -> None:
-    target.DenseReluDense.wi_0.weight.copy_(source.mlp.gate_proj.weight)
-    target.DenseReluDense.wi_1.weight.copy_(source.mlp.up_proj.weight)
-    target.DenseReluDense.wo.weight.copy_(source.mlp.down_proj.weight)
-    target.layer_norm.weight.copy_(source.post_attention_layernorm.weight)
+def _copy(target: nn.Module, source: nn.Module, names: Mapping[str, str], **scale: float) -> None:
+    """Fill in matrices with those of the other model, some of them scaled."""
+    for ours, theirs in names.items():
+        target.get_submodule(ours).weight.copy_(source.get_submodule(theirs).weight * scale.get(ours, 1.0))

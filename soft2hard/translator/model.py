@@ -6,8 +6,8 @@ An architecture (`encoder_decoder`, `causal`) says how the language model reads 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import ClassVar
 
 import torch
@@ -23,9 +23,8 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.card import CARD_FILE, TranslatorCard, read_card, write_card
-from soft2hard.translator.data import IGNORE, n_runs, runs_of_like_length
-from soft2hard.translator.settings import Design
+from soft2hard.translator.data import IGNORE, n_runs, padded, runs_of_like_length
+from soft2hard.translator.settings import CARD_FILE, Design, TranslatorCard, read_card, write_card
 
 READER_FILE = "reader.safetensors"
 _ARCHITECTURES = {
@@ -47,10 +46,9 @@ Logits = Float[Tensor, "batch length vocab"]
 class SoftPromptReader(nn.Module):
     """Maps soft-prompt vectors, and hidden states beside them, into the input space of a language model.
 
-    `x -> (x / scale) W`, where `scale` is the subject's embedding scale and W starts as the identity
-    times the model's own embedding scale where the widths agree, else as a random matrix. To this each layer's
-    hidden state is added, divided by its root mean square, through a matrix of its own that starts at zero: until
-    training opens them, a reader of hidden states is one without.
+    `x -> (x / scale) W`, where `scale` is the subject's embedding scale and W starts as the identity times the model's
+    own embedding scale where the widths agree, else as a random matrix. Each layer's hidden state is added, divided by
+    its root mean square, through a matrix of its own that starts at zero: an untrained reader ignores hidden states.
     """
 
     def __init__(
@@ -158,6 +156,10 @@ class TranslatorModel(nn.Module, ABC):
 
     n_start: ClassVar[int]
     """Tokens that stand before the first written one in the ids that logits processors are given."""
+    beside_reader: ClassVar[tuple[str, ...]] = ()
+    """Parameters of its own that are neither the reader's nor the language model's."""
+    eos_id: int
+    """The token that ends an instruction."""
 
     def __init__(self, reader: SoftPromptReader):
         super().__init__()
@@ -188,11 +190,6 @@ class TranslatorModel(nn.Module, ABC):
     @abstractmethod
     def lm(self) -> PreTrainedModel:
         """The language model that writes."""
-
-    @property
-    @abstractmethod
-    def eos_id(self) -> int:
-        """The token that ends an instruction."""
 
     @abstractmethod
     def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
@@ -256,10 +253,13 @@ class TranslatorModel(nn.Module, ABC):
 
     def beside_lm(self) -> dict[str, Tensor]:
         """All weights that are neither the language model's nor its adapters', by their names in `READER_FILE`."""
-        return {name: tensor.contiguous() for name, tensor in self.reader.state_dict().items()}
+        own = {name: getattr(self, name).detach() for name in self.beside_reader}
+        return {name: tensor.contiguous() for name, tensor in (self.reader.state_dict() | own).items()}
 
     def load_beside_lm(self, weights: dict[str, Tensor]) -> None:
         """Fill in the weights that `beside_lm` gave."""
+        for name in self.beside_reader:
+            getattr(self, name).data.copy_(weights.pop(name))
         self.reader.load_state_dict(weights)
 
 
@@ -285,11 +285,6 @@ def _restore_left_out(model: TranslatorModel, state: dict[str, Tensor], prefix: 
             state.setdefault(prefix + alias, state[prefix + name])
 
 
-def _model_class(architecture: str) -> type[TranslatorModel]:
-    module, _, name = _ARCHITECTURES[architecture].partition(":")
-    return getattr(import_module(module), name)
-
-
 class Translator:
     """Writes instructions for the soft prompts of one subject."""
 
@@ -311,7 +306,7 @@ class Translator:
         """
         architecture = design.architecture_for(subject)
         hidden = HiddenStates(subject, design.hidden_layers) if design.hidden_layers else None
-        model, tokenizer, of_base = _model_class(architecture).new(subject, design, hidden)
+        model, tokenizer, of_base = resolve_name(_ARCHITECTURES[architecture]).new(subject, design, hidden)
         model.hidden_states = hidden
         card = TranslatorCard(
             subject=subject.name,
@@ -347,7 +342,7 @@ class Translator:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             weights = {name: tensor.float() for name, tensor in load_file(path / READER_FILE).items()}
             reader = SoftPromptReader.saved(card, weights)
-            model = _model_class(card.architecture).load(path, card, reader, base, subject)
+            model = resolve_name(_ARCHITECTURES[card.architecture]).load(path, card, reader, base, subject)
             model.load_beside_lm(weights)
         except READING_ERRORS as error:
             raise UserError(
@@ -414,10 +409,8 @@ class Translator:
                 f"The translator '{self.name}' reads hidden states of its subject, which is not loaded.",
                 f"Give the subject ('{self.card.subject}'); on the command line, leave out --no-verify.",
             )
-        padded = nn.utils.rnn.pad_sequence([p.embeddings for p in soft_prompts], batch_first=True)
-        lengths = torch.tensor([p.n_tokens for p in soft_prompts])
-        mask = (torch.arange(padded.shape[1])[None] < lengths[:, None]).long()
-        return padded.to(self.device), mask.to(self.device)
+        batch, mask = padded([soft_prompt.embeddings for soft_prompt in soft_prompts])
+        return batch.to(self.device), mask.to(self.device)
 
     def n_read(self, soft_prompt: SoftPrompt) -> int:
         """Tokens that models are given to read a soft prompt: by this one, and by the subject for its hidden states."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from soft2hard.compute import metering
+from soft2hard.lm.batching import pad_rows, positions
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
@@ -110,17 +111,14 @@ def _continue(
     subject: Subject, rows: list[Tensor], uniforms: Float[Tensor, "rows n_steps"], closing: _Closing
 ) -> list[list[int]]:
     """The tokens sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
-    width = max(map(len, rows))
-    embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
-    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).to(subject.device)
+    embeddings, mask = pad_rows(rows, "left")
     written: list[list[int]] = [[] for _ in rows]
     is_open = [True] * len(rows)
     metering.count(len(rows), 0)
     for step in range(uniforms.shape[1]):
-        # All that stands before is read again; a row that has closed only waits for the others.
+        # All that stands before is read again; a row that has ended only waits for the others.
         metering.count(0, sum(len(row) + step for row, going in zip(rows, is_open, strict=True) if going))
-        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        hidden = subject.backbone(embeddings, mask, positions)[:, -1]
+        hidden = subject.backbone(embeddings, mask, positions(mask))[:, -1]
         new = drawn(subject.head(hidden), uniforms[:, step])
         for i, token in enumerate(new.tolist()):
             written[i].append(token)

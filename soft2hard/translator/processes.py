@@ -70,7 +70,10 @@ def share_of_step(folder: Path, batch_size: int) -> Share:
     Raises UserError for a number of processes that cannot share a step evenly.
     """
     path, n = folder / _STEP_FILE, n_processes()
-    pairs = _saved_pairs(path) if path.exists() else batch_size * n
+    try:
+        pairs = int(json.loads(path.read_text())["pairs"]) if path.exists() else batch_size * n
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged.", "Train in another folder.") from error
     if is_first() and not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({"pairs": pairs}))
@@ -82,13 +85,6 @@ def share_of_step(folder: Path, batch_size: int) -> Share:
     each = pairs // n
     passes = max(1, each // batch_size) if each % batch_size == 0 else 1
     return Share(each // passes, passes)
-
-
-def _saved_pairs(path: Path) -> int:
-    try:
-        return int(json.loads(path.read_text())["pairs"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged.", "Train in another folder.") from error
 
 
 @contextmanager
@@ -119,17 +115,13 @@ def deepspeed_config(name_or_path: str) -> dict[str, Any]:
 
 
 def _zero(stage: int, offloads: bool) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True, "overlap_comm": True}
-    zero["reduce_bucket_size"] = _BUCKET
-    if stage < 3:
-        zero["allgather_bucket_size"] = _BUCKET
-    else:
-        zero["stage3_prefetch_bucket_size"] = _BUCKET
-        zero["stage3_param_persistence_threshold"] = 100_000
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    if offloads:
-        for part in ("optimizer", "param")[: stage - 1]:
-            zero[f"offload_{part}"] = {"device": "cpu", "pin_memory": True}
+    fetched = "allgather_bucket_size" if stage < 3 else "stage3_prefetch_bucket_size"
+    zero = {"stage": stage, "contiguous_gradients": True, "overlap_comm": True}
+    zero |= {"reduce_bucket_size": _BUCKET, fetched: _BUCKET}
+    if stage == 3:
+        zero |= {"stage3_param_persistence_threshold": 100_000, "stage3_gather_16bit_weights_on_model_save": True}
+    for part in ("optimizer", "param")[: (stage - 1) * offloads]:
+        zero[f"offload_{part}"] = {"device": "cpu", "pin_memory": True}
     automatic = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     values = dict.fromkeys((*automatic, "gradient_clipping"), "auto") | {"bf16": {"enabled": "auto"}}
     return values | ({"zero_force_ds_cpu_optimizer": False} if offloads else {}) | {"zero_optimization": zero}

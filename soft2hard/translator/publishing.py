@@ -3,12 +3,12 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from huggingface_hub import ModelCardData
+from jinja2 import ChainableUndefined, Environment
 
 from soft2hard.data_gen.corpus import corpus_plan, load_corpus
 from soft2hard.data_gen.corpus_folder import PLAN_FILE
@@ -17,11 +17,11 @@ from soft2hard.prompts.files import find_soft_prompts
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.hub import is_repository_name, local_folder, publish, safe_files
-from soft2hard.translator.card import read_card
+from soft2hard.translator.settings import read_card
 
 Published = Literal["translator", "corpus", "soft-prompts"]
 
-_TAGS = ["soft2hard", "soft-prompt", "prompt-tuning"]
+_TEMPLATE = Path(__file__).with_name("published.md.jinja")
 _MOST_ROWS = 100
 
 
@@ -33,11 +33,11 @@ def push(kind: Published, path: Path, repository: str, licence: str, *, private:
     """
     with TemporaryDirectory() as folder:
         if kind == "soft-prompts":
-            card, source = _soft_prompts_card(_staged(path, Path(folder)), repository), Path(folder)
+            facts, source = _of_soft_prompts(_staged(path, Path(folder))), Path(folder)
         else:
-            card, source = (_translator_card if kind == "translator" else _corpus_card)(path, repository), path
+            facts, source = (_of_translator if kind == "translator" else _of_corpus)(path), path
         files = safe_files(source)
-        return publish(files, card.text(repository, licence), repository, kind, private=private), len(files)
+        return publish(files, _card(kind, repository, licence, facts), repository, kind, private=private), len(files)
 
 
 def pull(kind: Published, repository: str, path: Path) -> None:
@@ -67,102 +67,43 @@ def _staged(path: Path, folder: Path) -> dict[str, SoftPrompt]:
     return prompts
 
 
-@dataclass(frozen=True)
-class _Card:
-    """What a card says beside its header."""
-
-    subject: tuple[str | None, str | None, int]
-    """Name, fingerprint and width."""
-    about: str
-    made: tuple[str, ...]
-    """Paragraphs on how it was made."""
-    python: str
-    shell: str
-    pipeline: str | None = None
-
-    def text(self, repository: str, licence: str) -> str:
-        """The card as a file: header, subject, making, use."""
-        name, fingerprint, width = self.subject
-        header = ModelCardData(
-            license=licence,
-            library_name="soft2hard",
-            pipeline_tag=self.pipeline,
-            tags=_TAGS,
-            base_model=name if name and "/" in name and is_repository_name(name, "subject") else None,
-        )
-        parts = [
-            f"# {repository}",
-            self.about,
-            "## Subject",
-            f"`{name or 'unknown'}`, {width} wide; fingerprint (SHA-256 of its input embeddings and model type): "
-            f"`{fingerprint or 'unknown'}`.",
-            *self.made,
-            "## Use",
-            f"```python\n{self.python}\n```",
-            f"or `{self.shell}`",
-        ]
-        return f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
+# --- the facts on each kind's card ---------------------------------------------------------------
 
 
-def _translator_card(folder: Path, repository: str) -> _Card:
+def _of_translator(folder: Path) -> dict[str, Any]:
     card = read_card(folder)
-    return _Card(
-        (card.subject, card.fingerprint, card.d_subject),
-        "A translator of soft2hard: it reads soft prompts tuned on one frozen language model, the subject, and writes "
-        "them as text.",
-        ("## Training", _block(card.training) if card.training else "The checkpoint does not say how it was trained."),
-        "from soft2hard import SoftPrompt, Subject, Translator, translate\n\n"
-        f'translator = Translator.from_pretrained("{repository}")\n'
-        f'subject = Subject.from_pretrained("{card.subject}")\n'
-        'print(translate([SoftPrompt.from_pretrained("mine.safetensors")], translator, subject))',
-        f"soft2hard translate mine.safetensors --translator {repository} --subject {card.subject}",
-        "text2text-generation",
-    )
+    return {"name": card.subject, "fingerprint": card.fingerprint, "width": card.d_subject, "made": card.training}
 
 
-def _corpus_card(folder: Path, repository: str) -> _Card:
+def _of_corpus(folder: Path) -> dict[str, Any]:
     corpus, plan = load_corpus(folder), corpus_plan(folder)
-    name = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")).get("subject_name", "")
     best = [loss for loss, is_best in zip(corpus["validation_loss"], corpus["is_best"], strict=True) if is_best]
-    return _Card(
-        (name, plan["subject"], corpus.features["embeddings"].shape[1]),
-        "Soft prompts beside the tasks that they were tuned for, made by soft2hard to train a translator on.\n\n"
-        f"{len(corpus):,} soft prompts of {len(best):,} tasks ({plan['split']} tasks of the collection "
-        f"`{plan['dod']}`), {plan['tuning']['n_tokens']} virtual tokens each; their mean validation loss is "
-        f"{sum(best) / len(best):.4f} nats a token.",
-        ("## How they were tuned", _block(plan)),
-        f'from soft2hard.data_gen.corpus import load_corpus\n\ncorpus = load_corpus("{repository}")',
-        f"soft2hard train {repository} --validation ... --subject {name or '...'} --output ...",
-    )
+    name = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")).get("subject_name", "")
+    of_subject = {"name": name, "fingerprint": plan["subject"], "width": corpus.features["embeddings"].shape[1]}
+    return of_subject | {"made": plan, "n_prompts": len(corpus), "n_tasks": len(best), "loss": sum(best) / len(best)}
 
 
-def _soft_prompts_card(prompts: Mapping[str, SoftPrompt], repository: str) -> _Card:
+def _of_soft_prompts(prompts: Mapping[str, SoftPrompt]) -> dict[str, Any]:
     """Of soft prompts by their paths in the repository. Raises UserError where their subjects differ."""
     subjects = {(prompt.subject, prompt.fingerprint, prompt.d_model) for prompt in prompts.values()}
     if len(subjects) > 1:
         names = ", ".join(sorted({str(name) for name, _, _ in subjects}))
         raise UserError(f"The soft prompts belong to several subjects ({names}).", "Publish each subject's by itself.")
-    rows = [
-        f"| `{_cell(path)}` | {prompt.n_tokens} | {_cell(prompt.provenance.get('task', ''))} "
-        f"| {_cell(prompt.provenance.get('validation_loss', ''))} |"
-        for path, prompt in list(prompts.items())[:_MOST_ROWS]
-    ]
-    more = (f"... and {len(prompts) - _MOST_ROWS} more.",) if len(prompts) > _MOST_ROWS else ()
-    first = repository if len(prompts) == 1 else f"{repository}/{next(iter(prompts))}"
-    return _Card(
-        subjects.pop(),
-        f"{len(prompts)} soft prompts: vectors tuned in front of a frozen language model, the subject, in place of "
-        "an instruction. soft2hard reads them and puts them into words.",
-        ("\n".join(["| file | virtual tokens | task | validation loss |", "|---|---|---|---|", *rows]), *more),
-        f'from soft2hard import SoftPrompt\n\nsoft_prompt = SoftPrompt.from_pretrained("{first}")',
-        f"soft2hard translate {repository}",
+    return dict(zip(("name", "fingerprint", "width"), subjects.pop(), strict=True)) | {"prompts": prompts}
+
+
+def _card(kind: Published, repository: str, licence: str, facts: Mapping[str, Any]) -> str:
+    """The card as a file: header, subject, making, use."""
+    name = facts["name"]
+    header = ModelCardData(
+        license=licence,
+        library_name="soft2hard",
+        pipeline_tag="text2text-generation" if kind == "translator" else None,
+        tags=["soft2hard", "soft-prompt", "prompt-tuning"],
+        base_model=name if name and "/" in name and is_repository_name(name, "subject") else None,
     )
-
-
-def _block(settings: Mapping[str, Any]) -> str:
-    return f"```json\n{json.dumps(settings, indent=2, ensure_ascii=False)}\n```"
-
-
-def _cell(text: str) -> str:
-    """Text that cannot leave its cell of a table."""
-    return " ".join(text.replace("|", "\\|").replace("`", "'").split())
+    page = Environment(undefined=ChainableUndefined, keep_trailing_newline=True)
+    page.filters["json"] = lambda values: json.dumps(values, indent=2, ensure_ascii=False)
+    page.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").replace("`", "'").split())
+    template = page.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(card_data=header.to_yaml(), kind=kind, repository=repository, most_rows=_MOST_ROWS, **facts)

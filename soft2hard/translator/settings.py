@@ -1,16 +1,26 @@
-"""What a new translator is made of, how it is trained, and how soft prompts are translated."""
+"""What a translator is made of, its card when saved, how it is trained, and how soft prompts are translated."""
 
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from soft2hard.errors import UserError
 from soft2hard.settings import Numbers, settings
 
 if TYPE_CHECKING:
     from soft2hard.lm.subject import Subject
 
+CARD_FILE = "soft2hard.json"
+SCHEMA_VERSION = 1
+MAX_INSTRUCTION_TOKENS = 64
+"""Longest instruction, in tokens, of a translator whose card does not say: it is older than the choice."""
 MIN_PROBES = 4
 """Inputs below which there is no telling two texts apart."""
+
+Architecture = Literal["encoder-decoder", "causal-lora"]
 
 
 @settings
@@ -36,7 +46,7 @@ class Design:
     instruction_tokens: PositiveInt = 64
     """Longest instruction that is learned and written, in tokens; what is longer is cut."""
 
-    def architecture_for(self, subject: "Subject") -> Literal["encoder-decoder", "causal-lora"]:
+    def architecture_for(self, subject: "Subject") -> Architecture:
         """The architecture, 'auto' decided."""
         if self.architecture != "auto":
             return self.architecture
@@ -98,3 +108,48 @@ class TranslateConfig:
     verify: bool = True
     """Run candidates beside the soft prompt on the subject, and choose and judge by that. Without, no subject is
     needed, and the translator's first guess is given with the verdict 'unverified'."""
+
+
+# --- the card of a saved translator --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TranslatorCard:
+    """Identity of the subject a translator is for, and where it comes from."""
+
+    subject: str
+    """Name or path of the subject."""
+    fingerprint: str
+    """`Subject.fingerprint` of it."""
+    d_subject: int
+    """Width of its soft prompts."""
+    architecture: Architecture = "encoder-decoder"
+    hidden_layers: tuple[int, ...] = ()
+    """Layers of the subject whose hidden states it reads beside the soft prompt's vectors."""
+    base: str | None = None
+    """Causal LM under a LoRA translator's adapters: a name, or a path on the machine it was trained on."""
+    base_fingerprint: str | None = None
+    """`Subject.fingerprint` of that."""
+    instruction_tokens: int = MAX_INSTRUCTION_TOKENS
+    """Longest instruction that it has learned and writes, in tokens."""
+    training: dict = field(default_factory=dict)
+    """Settings, data, versions and scores of the training, as plain JSON."""
+
+
+def write_card(folder: Path, card: TranslatorCard) -> None:
+    (folder / CARD_FILE).write_text(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(card), indent=2))
+
+
+def read_card(folder: Path) -> TranslatorCard:
+    """Raises UserError where the folder holds no translator, or one of a later version."""
+    path = folder / CARD_FILE
+    if not path.exists():
+        raise UserError(f"'{folder}' is not a translator: it has no {CARD_FILE}.", "Make one with soft2hard train.")
+    try:
+        content = json.loads(path.read_text())
+        if (schema := content["schema_version"]) > SCHEMA_VERSION:
+            raise UserError(f"'{folder}' was saved by a later soft2hard (schema {schema}).", "Update soft2hard.")
+        known = {f.name: content[f.name] for f in fields(TranslatorCard) if f.name in content}
+        return TranslatorCard(**known | {"hidden_layers": tuple(known.get("hidden_layers", ()))})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"'{path}' is damaged.", "Train or copy the translator again.") from error

@@ -2,9 +2,9 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    EarlyStoppingCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    get_linear_schedule_with_warmup,
-)
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, get_linear_schedule_with_warmup
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -30,7 +24,6 @@ from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
-from soft2hard.translator.card import TranslatorCard
 from soft2hard.translator.data import CorpusPairs, PairCollator, imitation_pairs
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
@@ -44,11 +37,12 @@ from soft2hard.translator.processes import (
     share_of_step,
     splits_weights,
 )
-from soft2hard.translator.settings import TranslatorTraining
+from soft2hard.translator.settings import TranslatorCard, TranslatorTraining
 
 if TYPE_CHECKING:
     import datasets
 
+_DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens")
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
 
@@ -61,18 +55,18 @@ def train_translator(
     folder: Path | str,
     *,
     subject: Subject | None = None,
-    resume: bool = True,
 ) -> Translator:
     """Train on a corpus, keep the weights with the lowest loss on validation tasks, and save to `folder`.
 
-    A killed training resumes at its last epoch when called again with the same folder, and one that has
-    ended is read back; `resume=False` starts from the beginning. Raises UserError where a task stands in both corpora,
-    where pre-training lacks the subject, or where the folder holds a training with other settings or data.
+    A killed training resumes at its last epoch when called again with the same folder, and one that has ended is read
+    back. Raises UserError where a task stands in both corpora, where pre-training lacks the subject, or where the
+    folder holds a training with other settings or data.
     """
     folder = Path(folder)
-    _refuse_leak(corpus, validation)
-    _refuse_split_subject(translator.card, config)
-    _claim(folder, _identity(translator, corpus, validation, config), resume)
+    _refuse(translator.card, corpus, validation, config)
+    if is_first():  # of several processes, the first speaks for all
+        identity = _identity(translator.card, corpus, validation, config)
+        run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
     if (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
         translator.model.load_state_dict(ended.model.state_dict())
@@ -110,37 +104,16 @@ def _texts(corpus: "datasets.Dataset") -> set[str]:
     return {*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)}
 
 
-def _identity(translator: Translator, corpus, validation, config: TranslatorTraining) -> dict:
+def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraining) -> dict:
     """All that decides the outcome of a training, as plain JSON."""
     from soft2hard.data_gen.corpus import content_hash
 
-    decisive = asdict(config)
+    decisive, default = asdict(config), TranslatorCard("", "", 0)
     del decisive["recompute"]  # a training that ran out of memory resumes with it
-    return {
-        "config": decisive,
-        "subject": translator.card.fingerprint,
-        **_design(translator.card),
-        "corpus": content_hash(corpus),
-        "validation": content_hash(validation),
-    }
-
-
-def _design(card: TranslatorCard) -> dict:
-    """The fields in which the architecture differs from the default, so that older trainings can be resumed."""
-    default = TranslatorCard("", "", 0)
-    names = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens")
-    return {name: getattr(card, name) for name in names if getattr(card, name) != getattr(default, name)}
-
-
-def _claim(folder: Path, identity: dict, resume: bool) -> None:
-    """Mark the folder as that of one training, or raise UserError where it is another's."""
-    if not is_first():
-        return  # of several processes, the first speaks for all
-    if not resume:
-        for name in ("translator", "checkpoints", "pretraining"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / TRAINING.file).unlink(missing_ok=True)
-    run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
+    # What is as by default is left out, so that older trainings can be resumed.
+    design = {name: getattr(card, name) for name in _DESIGN if getattr(card, name) != getattr(default, name)}
+    read = {"corpus": content_hash(corpus), "validation": content_hash(validation)}
+    return {"config": decisive, "subject": card.fingerprint, **design, **read}
 
 
 def _decisive(record: run_folders.Record) -> dict:
@@ -153,16 +126,15 @@ def _decisive(record: run_folders.Record) -> dict:
 TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=False)
 
 
-def _refuse_leak(corpus: "datasets.Dataset", validation: "datasets.Dataset") -> None:
-    shared = sorted(set(corpus["task"]) & set(validation["task"]))
-    if shared:
+def _refuse(
+    card: TranslatorCard, corpus: "datasets.Dataset", validation: "datasets.Dataset", config: TranslatorTraining
+) -> None:
+    """Raise UserError for what would spoil a training."""
+    if shared := sorted(set(corpus["task"]) & set(validation["task"])):
         raise UserError(
             f"{len(shared)} tasks stand in both the corpus and the validation corpus, such as '{shared[0]}'.",
             "Give a validation corpus of other tasks.",
         )
-
-
-def _refuse_split_subject(card: TranslatorCard, config: TranslatorTraining) -> None:
     if card.hidden_layers and card.architecture == "causal-lora" and splits_weights(config.deepspeed):
         raise UserError(
             "ZeRO-3 shares out the weights that a LoRA translator has from its subject, whose hidden states it reads.",
@@ -236,15 +208,13 @@ def _trainer(
     if config.recompute:
         translator.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     arguments = _arguments(config, folder, share, with_validation=validation is not None)
-    steps = int(config.epochs * -(-len(train) // pairs_of_step(arguments)))
+    pairs_of_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    steps = int(config.epochs * -(-len(train) // pairs_of_step))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
     optimizers = (None, None)
     if config.deepspeed is None:
         optimizer = MuonWithAdamW(translator.model, config.lr, _BY_ADAMW)
         optimizers = (optimizer, get_linear_schedule_with_warmup(optimizer, arguments.warmup_steps, steps))
-    callbacks: list[TrainerCallback] = [LogFile(folder / "log.jsonl")]
-    if validation is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return PairTrainer(
         model=translator.model,
         args=arguments,
@@ -252,7 +222,7 @@ def _trainer(
         eval_dataset=validation,
         data_collator=PairCollator(translator.encode_instruction),
         optimizers=optimizers,
-        callbacks=callbacks,
+        callbacks=[EarlyStoppingCallback(config.patience)] if validation is not None else [],
     )
 
 
@@ -265,7 +235,6 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
         gradient_accumulation_steps=share.passes,
         per_device_eval_batch_size=share.pairs,
         learning_rate=config.lr,
-        lr_scheduler_type="linear",
         use_cpu=not torch.accelerator.is_available(),  # Accelerate joins CPU processes only when told
         bf16=config.bf16 and has_fast_bf16(),
         deepspeed=config.deepspeed and config_to_resume(config.deepspeed, last and Path(last)),
@@ -274,8 +243,6 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
         save_total_limit=2,
         load_best_model_at_end=with_validation,
         restore_callback_states_from_checkpoint=True,  # else early stopping would forget how long it has waited
-        metric_for_best_model="loss" if with_validation else None,
-        greater_is_better=False,
         prediction_loss_only=True,
         logging_steps=50,
         report_to=[],
@@ -284,7 +251,6 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=not os.isatty(2),
-        dataloader_num_workers=0,
     )
 
 
@@ -316,8 +282,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 (matrices if is_matrix else others).append(parameter)
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            self.parts.append(muon)
+            self.parts.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
         if others:
             self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
         super().__init__([group for part in self.parts for group in part.param_groups], {"lr": lr})
@@ -345,7 +310,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 class PairTrainer(Trainer):
-    """A Trainer that reads DeepSpeed's checkpoints of any number of processes."""
+    """A Trainer that keeps its log in a file and reads DeepSpeed's checkpoints of any number of processes."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir).with_name("log.jsonl")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(self.state.log_history[-1]) + "\n")
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: object) -> TrainOutput:
         self._make_readable(resume_from_checkpoint)
@@ -371,34 +344,11 @@ class PairTrainer(Trainer):
                 convert(Path(checkpoint))
 
 
-def pairs_of_step(arguments: TrainingArguments) -> int:
-    """Pairs between two steps of the optimizer, over all processes and passes."""
-    return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-
-
 def last_checkpoint(folder: Path) -> str | None:
     """The last whole checkpoint: the Trainer writes its state last, so one without was cut short."""
     found = (folder / "checkpoints").glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    whole = [path for path in found if _is_json(path / TRAINER_STATE_NAME)]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
-
-
-class LogFile(TrainerCallback):
-    """Appends what the Trainer logs to a JSON-lines file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN201 - the Trainer's signature
-        if state.is_world_process_zero and logs:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step} | logs) + "\n")
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        with suppress(FileNotFoundError, ValueError):
+            json.loads((path / TRAINER_STATE_NAME).read_text())
+            return str(path)
+    return None

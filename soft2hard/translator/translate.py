@@ -9,10 +9,9 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.storage.names import embedded_path
 from soft2hard.translator.candidates import choose, propose
-from soft2hard.translator.card import read_card
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
-from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
+from soft2hard.translator.settings import MIN_PROBES, TranslateConfig, read_card
 from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifier, verdict_of
 
 _KEPT_CANDIDATES = 10
@@ -105,8 +104,20 @@ def translate(
         if i in probes:
             with metering.on_behalf_of(i):
                 ranked = choose(translator, verifier, prompts[i], texts, probes[i], config.refine_rounds)
-                check = _check(verifier, ranked, checks.get(i))
-            found = _verified(found, ranked, check, len(probes[i].inputs), source)
+                checked = verifier.verify([ranked[0].text], checks[i]) if ranked and i in checks else []
+            if ranked:
+                judged = (checked or ranked)[0]
+                found = replace(
+                    found,
+                    text=ranked[0].text,
+                    verdict=verdict_of(judged.agreement),
+                    agreement=judged.agreement,
+                    divergence=judged.divergence,
+                    n_probes=len(probes[i].inputs),
+                    n_checks=len(checks[i].inputs) if checked else 0,
+                    probe_source=source,
+                    candidates=tuple(ranked[:_KEPT_CANDIDATES]),
+                )
         results.append(found)
         if progress:
             progress()
@@ -178,31 +189,6 @@ def _probes(verifier: Verifier, soft_prompts: Sequence[SoftPrompt], inputs: dict
     """The probes of the soft prompts with these numbers, all in shared batches."""
     found = verifier.probe([soft_prompts[i] for i in inputs], list(inputs.values())) if inputs else []
     return dict(zip(inputs, found, strict=True))
-
-
-def _check(verifier: Verifier, ranked: list[Candidate], checks: Probes | None) -> tuple[Candidate, int] | None:
-    """The chosen candidate on inputs that did not choose it, and their number, where there are any."""
-    found = verifier.verify([ranked[0].text], checks) if ranked and checks else []
-    return (found[0], len(checks.inputs)) if found else None
-
-
-def _verified(
-    greedy: Translation, ranked: list[Candidate], check: tuple[Candidate, int] | None, n_probes: int, source: str
-) -> Translation:
-    if not ranked:
-        return greedy
-    judged, n_checks = check or (ranked[0], 0)
-    return replace(
-        greedy,
-        text=ranked[0].text,
-        verdict=verdict_of(judged.agreement),
-        agreement=judged.agreement,
-        divergence=judged.divergence,
-        n_probes=n_probes,
-        n_checks=n_checks,
-        probe_source=source,
-        candidates=tuple(ranked[:_KEPT_CANDIDATES]),
-    )
 
 
 def _unverified(label: str, texts: list[str]) -> Translation:

@@ -271,7 +271,7 @@ def test_tune_does_not_go_on_with_other_settings(subject, tmp_path, kinds):
     command = ["tune", kinds, "--subject", subject, "--output", tmp_path / "out", *QUICK]
     run(*command)
     before = files(tmp_path / "out")
-    assert_refused(run(*command, "--lr", "0.1"), "other settings (tuning)")
+    assert_refused(run(*command, "--lr", "0.1"), "other settings (tuning.lr)")
     task_file(kinds, "up", "down")
     assert_refused(run(*command), "other settings (tasks)")
     assert files(tmp_path / "out") == before

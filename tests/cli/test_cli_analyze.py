@@ -125,7 +125,7 @@ def test_the_same_command_again_makes_nothing_again(tunings: tuple[Path, tuple[o
 
 
 def test_a_folder_of_other_settings_is_refused(tunings: tuple[Path, tuple[object, ...], str]) -> None:
-    assert "holds a run with other settings (tunings)" in one_line(*tunings[1][1:], "--tunings", 2)
+    assert "holds a run made with other settings (tunings)" in one_line(*tunings[1][1:], "--tunings", 2)
 
 
 def test_a_killed_run_is_resumed_after_its_last_section(tunings: tuple[Path, tuple[object, ...], str]) -> None:
@@ -264,10 +264,10 @@ def test_other_names_and_tables_are_other_settings(world: Path, tmp_path: Path) 
     command = (given, "--mapping", mapping, "--table", table, "--only", "statistics", "-o", out)
     assert run("analyze", *command).exit_code == 0
     mapping.write_text("file,task\na-0.npy,second\n")
-    assert "holds a run with other settings (names and tasks)" in one_line(*command)
+    assert "holds a run made with other settings (names and tasks)" in one_line(*command)
     mapping.write_text("file,task\na-0.npy,first\n")
     np.save(table, 2 * np.eye(16, dtype=np.float32))
-    assert "holds a run with other settings (embeddings)" in one_line(*command)
+    assert "holds a run made with other settings (embeddings)" in one_line(*command)
 
 
 def test_what_cannot_be_run_leaves_no_folder_and_names_what_can(world: Path, tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 """The embedded world: training rows mean what separate sequences mean, training resumes, nothing leaks."""
 
-import json
 import math
-import re
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -15,13 +12,9 @@ from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb as rotate_neox
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rotate_llama
 
-from soft2hard.checkpoints.build import STAGES, Build
-from soft2hard.checkpoints.recipe import recipe_named
-from soft2hard.data_gen.corpus import load_corpus
-from soft2hard.data_gen.dods.lexical import FAMILIES, UNSEEN_FAMILIES, LexicalDoD, LexicalTask, draw_task, parse
+from soft2hard.data_gen.dods.lexical import FAMILIES, LexicalDoD, LexicalTask, draw_task, parse
 from soft2hard.data_gen.dods.lexical.grammar import Variant
 from soft2hard.data_gen.tasks import Example
-from soft2hard.data_gen.tuning import START_FILE
 from soft2hard.data_gen.world import WorldModel
 from soft2hard.data_gen.world import rows as rows_module
 from soft2hard.data_gen.world.models import build_model, look_back_biases
@@ -33,7 +26,6 @@ from soft2hard.data_gen.world.training import (
     exact_match,
     learning_rate_scale,
     row_losses,
-    train_world_model,
 )
 from soft2hard.data_gen.world.vocabulary import (
     piece_encoder,
@@ -44,10 +36,7 @@ from soft2hard.data_gen.world.vocabulary import (
     world_text,
 )
 from soft2hard.errors import UserError
-from soft2hard.lm.subject import Query, Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.candidates import propose
-from soft2hard.translator.model import Translator
+from soft2hard.lm.subject import Query
 from tests import tiny_models
 
 WORDS = word_tokenizer()
@@ -363,57 +352,3 @@ def test_the_word_tokenizer_reads_one_token_a_word():
         "Say whether the word is a bird , or an oak .".split()
     )
     assert math.log2(len(WORDS)) < 10
-
-
-# --- the whole build --------------------------------------------------------------------------
-
-
-def test_the_tiny_recipe_runs_every_stage_and_leaves_checkpoints_that_load(tmp_path, monkeypatch):
-    """The slowest test here (about 20 seconds): all of `scripts/train_embedded --size tiny`."""
-    few_lines = partial(train_sentencepiece, n_lines=1500)
-    monkeypatch.setattr("soft2hard.data_gen.world.vocabulary.train_sentencepiece", few_lines)
-    said: list[str] = []
-    out = tmp_path / "out"
-    build = Build(recipe_named("tiny"), tmp_path / "run", out, log=said.append)
-    for stage in STAGES:
-        getattr(build, stage)()
-    assert any("subject: step 4" in line and "accuracy" in line for line in said)
-
-    subject, api_model = (Subject.from_pretrained(out / name, device="cpu") for name in ("subject", "api_model"))
-    assert subject.model.config.model_type != api_model.model.config.model_type
-    assert len(subject.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
-    assert len(api_model.generate([Query("Reverse the list.", "cat dog")], 3)) == 1
-    start = SoftPrompt.from_pretrained(out / "subject" / START_FILE)
-    assert start.fingerprint == subject.fingerprint
-
-    about = json.loads((out / "soft_prompts" / "tasks.json").read_text())
-    assert len(about) == 20
-    prompts = [SoftPrompt.from_pretrained(out / "soft_prompts" / record["file"]) for record in about]
-    for record, prompt in zip(about, prompts, strict=True):
-        subject.check(prompt)
-        assert parse(record["instruction"]).split == "test" and record["examples"]
-
-    translator = Translator.from_pretrained(out / "translator")
-    assert translator.card.fingerprint == subject.fingerprint
-    assert len(propose(translator, prompts[:2], n_candidates=2)) == 2
-    shown = [load_corpus(tmp_path / "run" / "corpus" / name) for name in ("common", "long", "random", "validation")]
-    splits = [{parse(text).split for text in corpus["instruction"]} for corpus in shown]
-    assert splits == [{"train"}, {"train"}, {"train"}, {"validation"}]
-    assert not {family for corpus in shown for family in corpus["family"]} & set(UNSEEN_FAMILIES)
-    steps: list[int] = []  # run again, it trains nothing twice
-    monkeypatch.setattr(LMTrainer, "_train_step", lambda self: steps.append(self.step) or 0.0)
-    before = Subject.from_pretrained(tmp_path / "run" / "world" / "subject", device="cpu").fingerprint
-    train_world_model(build.recipe.world.subject, tmp_path / "run" / "world" / "subject", said.append)
-    assert steps == [] and before == subject.fingerprint
-    for name in ("subject", "api_model", "translator"):
-        card = (out / name / "README.md").read_text()
-        assert card.startswith("---") and "{{" not in card and card.endswith("```\n")
-    table = re.findall(
-        r"^\| (\w+) \| (\d\.\d{3}) \| (\d\.\d{3}) \|$", (out / "subject" / "README.md").read_text(), re.M
-    )
-    assert [family for family, *_ in table] == list(FAMILIES)
-
-
-def test_an_unknown_size_is_refused():
-    with pytest.raises(UserError, match="no size 'huge'.*cpu, gpu, tiny"):
-        recipe_named("huge")

@@ -49,10 +49,21 @@ def test_recipes_of_models_that_are_not_here_are_counted_and_their_time_is_unkno
 def test_a_recipe_of_models_that_are_here_is_measured_and_says_so(no_network, tmp_path: Path) -> None:
     result = run("run", RECIPES / "tiny-ci.yaml", "--plan", "-o", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert result.output.count("measured: 5 tuning steps of 48 soft prompts at once") == 1
+    assert result.output.count("measured: 5 tuning steps of 24 soft prompts at once") == 1
     assert len(re.findall(r"tunes +\d+ soft prompts, at most [\d.e-]+ minutes", result.output)) == 2
     assert "unknown time" not in result.output and "missing:" not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_of_a_world_fetches_nothing_and_knows_the_width_of_what_is_yet_to_be_made(
+    no_network, tmp_path: Path
+) -> None:
+    made = ("--stage", "world", "--stage", "corpora")
+    output = run("run", RECIPES / "embedded.yaml", "--plan", "-o", tmp_path / "run", *made).output
+    assert "world: a subject in 2,700 steps, an API-side model in 2,500" in output and "missing:" not in output
+    n_vectors = 8 * (12288 * 3 + 512 * 5 + 512 * 3 + 384)
+    assert f"about {n_vectors * 192 * 4 / 1e6:.0f} MB of soft prompts" in output
+    assert "in an unknown time" in output and "measured:" not in output
 
 
 def test_a_plan_counts_tasks_soft_prompts_pairs_cells_and_requests(tmp_path: Path) -> None:

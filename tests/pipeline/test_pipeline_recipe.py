@@ -1,21 +1,24 @@
 """What a recipe may say, and what becomes of one that says something else."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from soft2hard.checkpoints.recipe import CPU, long_tuning
+from soft2hard.checkpoints import embedded_path
+from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.world import FINAL_EXAMPLES
 from soft2hard.errors import UserError
 from soft2hard.eval.config import read_config
 from soft2hard.pipeline.recipe import read_recipe
+from soft2hard.translator.settings import TranslatorTraining
 from tests.paths import ROOT
 from tests.pipeline_runs import settings
 
 RECIPES = ROOT / "recipes"
-SHIPPED = ("embedded", "llama-3.1-8b", "qwen3-0.6b", "t5-base-lm-adapt", "tiny-ci")
+SHIPPED = ("embedded", "embedded-gpu", "llama-3.1-8b", "qwen3-0.6b", "t5-base-lm-adapt", "tiny-ci")
 
 
 def write(folder: Path, raw: object) -> Path:
@@ -48,25 +51,26 @@ def test_recipes_of_real_subjects_start_from_a_pretrained_encoder_decoder(name: 
 
 def test_the_embedded_recipe_is_that_of_the_checkpoints_that_come_along() -> None:
     recipe = read_recipe(RECIPES / "embedded.yaml")
-    common = replace(CPU.tuning, init="learned")
+    common = Tuning(n_tokens=8, init="learned", steps=60, batch_size=6, lr=1.2, eval_every=20, patience=3)
     assert recipe.corpus_tuning("common") == recipe.corpus_tuning("validation") == common
-    assert recipe.corpus_tuning("long") == replace(long_tuning(CPU), seed=2)
-    assert recipe.corpus_tuning("random") == replace(CPU.tuning, init="vocabulary", seed=1)
+    assert recipe.corpus_tuning("long") == replace(common, steps=200, batch_size=8, eval_every=25, patience=4, seed=2)
+    assert recipe.corpus_tuning("random") == replace(common, init="vocabulary", seed=1)
     sizes = {name: corpus.n_tasks for name, corpus in recipe.corpora.items()}
-    assert sizes == {
-        "common": CPU.n_tasks,
-        "long": CPU.n_long_tasks,
-        "random": CPU.n_random_tasks,
-        "validation": CPU.n_validation_tasks,
-    }
+    assert sizes == {"common": 12_288, "long": 512, "random": 512, "validation": 384}
     assert {corpus.n_train for corpus in recipe.corpora.values()} == {FINAL_EXAMPLES}
-    assert recipe.corpora["common"].snapshot_steps == CPU.snapshot_steps
-    assert recipe.training == CPU.translator
+    assert recipe.training == TranslatorTraining(epochs=12.0, paraphrase_share=0.25, pretrain_pairs=16_000)
+    cards = {name: (embedded_path(name) / "README.md").read_text() for name in ("subject", "api_model")}
+    for name, card in cards.items():
+        settings = json.loads(card.rpartition("```json")[2].removesuffix("```\n"))
+        said = asdict(getattr(recipe.world, name))
+        shared = said.keys() & settings.keys() - {"architecture"}
+        assert len(shared) > 10 and {key: said[key] for key in shared} == {key: settings[key] for key in shared}
     wanted = read_config(RECIPES / "evaluate-embedded.yaml")
     assert recipe.evaluation.methods == wanted.methods and recipe.evaluation.tasks == wanted.tasks
     assert recipe.evaluation.tuning_of(1) == wanted.tuning_of(1)
 
 
+TINY_MODEL = {"architecture": "llama", "width": 64, "layers": 1, "steps": 1}
 MISSPELT = {
     "translater": ({"translater": {}}, "translator"),
     "n_task": ({"corpora": {"train": {"split": "train", "n_task": 4}}}, "n_tasks"),
@@ -105,6 +109,14 @@ WRONG = {
     "nobody to ask": ({"transfer": {}}, "name at least one model"),
     "a bad value": ({"tuning": {"steps": 0}}, "steps is 0"),
     "a text for a number": ({"tuning": {"steps": "many"}}, "a whole number"),
+    "a subject beside a world": (
+        {"world": dict.fromkeys(("subject", "api_model"), TINY_MODEL)},
+        "a recipe with a world has the subject 'embedded'",
+    ),
+    "a world without steps": (
+        {"world": {"subject": TINY_MODEL | {"steps": 0}, "api_model": TINY_MODEL}},
+        "world.subject.steps is 0",
+    ),
     "a subject in the evaluation": (
         {"evaluation": {"subject": "embedded", "tasks": {"dod": "lexical"}, "methods": ["gold"]}},
         "no setting 'subject'",

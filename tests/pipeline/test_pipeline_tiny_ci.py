@@ -14,15 +14,17 @@ import pytest
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
 from soft2hard.eval.transfer.serving import can_serve
+from tests.command_line import run
 from tests.paths import ROOT
 from tests.pipeline_runs import files_of
 
+RECIPE = ROOT / "recipes" / "tiny-ci.yaml"
 SECONDS = 900
-"""Most that a step may take on a machine with other work; the recipe's aim is two minutes on a quiet one."""
+"""Most that the first shard may take on a machine with other work."""
 
 
 def begin(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "soft2hard", "run", str(ROOT / "recipes/tiny-ci.yaml"), "-o", str(folder)]
+    command = [sys.executable, "-m", "soft2hard", "run", str(RECIPE), "-o", str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -39,10 +41,9 @@ def resumed(tmp_path_factory: pytest.TempPathFactory):
     first.send_signal(signal.SIGKILL)
     first.wait()
     kept = files_of(shard)
-    second = begin(folder)
-    said, _ = second.communicate(timeout=SECONDS)
-    assert second.returncode == 0, said
-    return folder, kept, said
+    second = run("run", RECIPE, "-o", folder)
+    assert second.exit_code == 0, second.output
+    return folder, kept, second.output
 
 
 def test_a_killed_run_goes_on_with_the_shard_after_the_last(resumed) -> None:

@@ -3,12 +3,12 @@
 The oracle is a training by one process with PyTorch's AdamW and no DeepSpeed.
 """
 
-import os
+import multiprocessing
 import shutil
 import socket
-import subprocess
 import sys
 from importlib.util import find_spec
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,8 @@ from soft2hard.errors import UserError
 from soft2hard.translator import training
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import NAMED, Share, config_to_resume, deepspeed_config, n_parts, share_of_step
-from tests import tiny_training
-from tests.deepspeed_settings import PLAIN
-from tests.paths import ROOT
+from tests import deepspeed_process, tiny_training
+from tests.deepspeed_process import PLAIN
 
 STAGES = ("zero2", "zero3")
 needs_deepspeed = pytest.mark.skipif(
@@ -74,41 +73,51 @@ def test_only_a_checkpoint_of_another_number_of_processes_is_converted(
     assert changed == deepspeed_config("zero3")
 
 
-def run_processes(n: int, folder: Path) -> None:
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Starts processes as copies of one in which everything is imported, which takes longer than their trainings."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.deepspeed_process"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        forkserver.ensure_running()
+    return context
+
+
+def run_processes(context: multiprocessing.context.ForkServerContext, n: int, folder: Path) -> None:
     """Train under each of `STAGES` by `n` processes, told of each other as torchrun does it."""
-    command = [sys.executable, "-m", "tests.deepspeed_run", str(folder), *STAGES]
-    on_cpus = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(n)}
     started = []
     for rank in range(n):
-        env = os.environ | on_cpus | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(n)}
-        log = (folder.parent / f"{folder.name}-{n}-{rank}.log").open("w+")
-        started.append((subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=log), log))
+        env = group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(n)}
+        log = folder.parent / f"{folder.name}-{n}-{rank}.log"
+        process = context.Process(target=deepspeed_process.main, args=(folder, STAGES, env, log))
+        process.start()
+        started.append((process, log))
     try:
         for process, log in started:
-            process.wait(timeout=900)
-            log.seek(0)
-            errors = log.read()
-            assert process.returncode == 0, errors[-3000:]
+            process.join(timeout=900)
+            errors = log.read_text()
+            assert process.exitcode == 0, errors[-3000:]
             assert "destroy_process_group" not in errors, "PyTorch complains of a group that was not ended"
     finally:
-        for process, log in started:
+        for process, _ in started:
             process.kill()
-            log.close()
 
 
 @pytest.fixture(scope="module")
-def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_two(processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trainings by two processes."""
     folder = tmp_path_factory.mktemp("two")
-    run_processes(2, folder)
+    run_processes(processes, 2, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def by_one_later(by_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_one_later(processes, by_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, ended by one process from the last epoch but one, as if the two had been killed after it."""
     folder = tmp_path_factory.mktemp("one") / "later"
     shutil.copytree(by_two, folder)
@@ -116,7 +125,7 @@ def by_one_later(by_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         shutil.rmtree(folder / name / "translator")
         shutil.rmtree(folder / name / "checkpoints" / "checkpoint-12")
         (folder / name / "log.jsonl").rename(folder / name / "first.jsonl")
-    run_processes(1, folder)
+    run_processes(processes, 1, folder)
     return folder
 
 

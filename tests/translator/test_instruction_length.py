@@ -7,9 +7,8 @@ import pytest
 
 from soft2hard.errors import UserError
 from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.card import CARD_FILE
 from soft2hard.translator.model import Translator
-from soft2hard.translator.settings import Design
+from soft2hard.translator.settings import CARD_FILE, Design
 from soft2hard.translator.training import share_cut, train_translator
 from tests import tiny_training
 

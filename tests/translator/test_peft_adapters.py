@@ -17,13 +17,13 @@ from soft2hard.translator.settings import TranslateConfig
 
 MARGIN = 0.15
 """Accuracy on test examples that translations of PEFT's adapters may be worse by: one example in seven."""
-QUICK = TranslateConfig(n_candidates=16, n_probes=12, n_checks=6, refine_rounds=0)
+QUICK = TranslateConfig(n_candidates=8, n_probes=8, n_checks=4, refine_rounds=0)
 
 
 def test_adapters_tuned_by_peft_translate_as_well_as_our_own_soft_prompts(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    tasks = [task.record(0, n_train=64) for task in LexicalDoD().draw("test", 3, 0)]
-    tuning = replace(FINAL_TUNING, steps=80)
+    tasks = [task.record(0, n_train=32) for task in LexicalDoD().draw("test", 3, 0)]
+    tuning = replace(FINAL_TUNING, steps=50)
     adapters = [tuned_by_peft(task, tuning, tmp_path / str(i)) for i, task in enumerate(tasks)]
     theirs = outcomes(tasks, [SoftPrompt.from_pretrained(adapter) for adapter in adapters], QUICK)
     ours = outcomes(tasks, tuned_by_us(Subject.from_pretrained(embedded_path("subject")), tasks, tuning), QUICK)

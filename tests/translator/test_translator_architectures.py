@@ -15,9 +15,8 @@ from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import Reading, propose, tidy
-from soft2hard.translator.card import MAX_INSTRUCTION_TOKENS
 from soft2hard.translator.model import Translator
-from soft2hard.translator.settings import Design, TranslateConfig
+from soft2hard.translator.settings import MAX_INSTRUCTION_TOKENS, Design, TranslateConfig
 from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import translate
 from tests import tiny_models, tiny_training

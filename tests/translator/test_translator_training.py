@@ -2,7 +2,6 @@
 
 import copy
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,21 +152,6 @@ def test_a_training_that_has_ended_is_read_back_and_not_repeated(
     assert again.card == ended.card
     with pytest.raises(UserError, match=r"a training made with other settings \(config.epochs\)"):
         train(folder, epochs=5)
-
-
-def test_without_resume_a_training_starts_from_the_beginning(
-    tmp_path: Path, one_epoch: tuple[Translator, Path]
-) -> None:
-    shutil.copytree(one_epoch[1], tmp_path / "used")
-
-    def from_elsewhere(folder: Path) -> Translator:
-        other = tiny_training.translator(SUBJECT)
-        other.model.reader.projection.weight.data.mul_(2)
-        return train_translator(other, *corpora(SUBJECT), config(epochs=1), folder, resume=False)
-
-    once_more = from_elsewhere(tmp_path / "used")
-    assert_same_weights(from_elsewhere(tmp_path / "fresh"), once_more)
-    assert not torch.equal(once_more.model.reader.projection.weight, one_epoch[0].model.reader.projection.weight)
 
 
 OVERFITS = {"epochs": 30, "lr": 0.05, "patience": 2, "noise": 0.0, "paraphrase_share": 0.0}

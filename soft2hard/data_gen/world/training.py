@@ -34,6 +34,8 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder, atomic_write
 
 SINGLE_WORD = ("classify", "member", "relation", "label", "position")
+CARD_TASKS = 64
+"""Tasks a family that a model card's scores are means over."""
 _CARD = Path(__file__).with_name("card.md.jinja")
 
 
@@ -80,7 +82,9 @@ def _card(trainer: "LMTrainer") -> str:
     from jinja2 import Template
 
     settings = trainer.settings
-    scores = [evaluate(trainer.model, trainer.builder, "test", 64, few_shot=few_shot) for few_shot in (False, True)]
+    scores = [
+        evaluate(trainer.model, trainer.builder, "test", CARD_TASKS, few_shot=few_shot) for few_shot in (False, True)
+    ]
     families = {family: [of[family] for of in scores] for family in FAMILIES}
     return Template(_CARD.read_text(), keep_trailing_newline=True).render(
         is_subject=settings.pieces is None,
