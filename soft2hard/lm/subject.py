@@ -239,6 +239,11 @@ class Subject:
         return self._encoder.leading
 
     @property
+    def begins_with_tokens(self) -> bool:
+        """True if anything stands before a prompt, so that the place of virtual tokens matters."""
+        return bool(self._encoder.lead("hard"))
+
+    @property
     def leading_embeddings(self) -> Float[Tensor, "n d_model"]:
         """The vectors of `leading_ids`."""
         return self._embed_list(self.leading_ids)

@@ -9,6 +9,7 @@ import torch
 import soft2hard
 from soft2hard import SoftPrompt, Subject, TranslateConfig, Translation, Translator, UserError, translate
 from soft2hard.checkpoints import embedded_path
+from soft2hard.prompts.template import Template
 from tests import tiny_training
 
 QUICK = TranslateConfig(n_candidates=4, n_probes=4, n_checks=4, refine_rounds=0)
