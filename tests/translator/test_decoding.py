@@ -16,7 +16,7 @@ N_BEAMS = N_CANDIDATES // 4
 
 @pytest.fixture(scope="module")
 def translator() -> Translator:
-    return tiny_training.trained()
+    return tiny_training.fitted()
 
 
 @pytest.fixture(scope="module")
