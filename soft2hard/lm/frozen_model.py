@@ -110,13 +110,13 @@ class FrozenModel:
         return rope.get("original_max_position_embeddings") or self.config.original_max_position_embeddings
 
     @cached_property
-    def table_digest(self) -> "hashlib._Hash":
-        """SHA-256 of the input-embedding table as float32 bytes and of the model type, to be copied and extended."""
+    def table_digest(self) -> str:
+        """SHA-256 of the input-embedding table as float32 bytes and of the model type, in hexadecimal."""
         digest = hashlib.sha256()
         for rows in self._table.split(_HASH_ROWS):
             digest.update(rows.to("cpu", torch.float32).contiguous().numpy().tobytes())
         digest.update(self.config.model_type.encode())
-        return digest
+        return digest.hexdigest()
 
     @cached_property
     def decoder_start_id(self) -> int:

@@ -3,6 +3,7 @@
 Batch-mates and padding change nothing beyond rounding: every sequence is masked and counts its own positions.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -180,22 +181,21 @@ class Subject:
         """SHA-256, in hexadecimal, of all that changes the effect of a vector.
 
         That is the input-embedding table, as saved, as float32 bytes, and the model type; where they are not 1 and
-        none, the scale of the embeddings and the tokenizer's leading tokens, as JSON.
+        none, that digest with the scale of the embeddings and the tokenizer's leading tokens, as JSON.
         """
-        digest = self._lm.table_digest.copy()
         further: dict[str, float | list[int]] = {}
         if self.embedding_scale != 1.0:
             further["scale"] = round(self.embedding_scale, 6)
         if leading := self._encoder.around[0]:
             further["leading"] = leading
-        if further:
-            digest.update(json.dumps(further, sort_keys=True).encode())
-        return digest.hexdigest()
+        if not further:
+            return self._lm.table_digest
+        return hashlib.sha256((self._lm.table_digest + json.dumps(further, sort_keys=True)).encode()).hexdigest()
 
     @property
     def _earlier_fingerprint(self) -> str:
         """That of versions before leading tokens and scale were part of it; they are recorded apart, or asked for."""
-        return self._lm.table_digest.hexdigest()
+        return self._lm.table_digest
 
     @property
     def embedding_scale(self) -> float:
