@@ -258,7 +258,7 @@ def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         values = {}
     if not _is_metadata(values):
         raise UserError(f"The metadata of {path} is damaged.", "Save it again, or save its matrix alone as .npy.")
-    # Version 1 knew one template, the plain one; without a fingerprint it came from elsewhere, so that nothing is known.
+    # Version 1 knew the plain template alone; without a fingerprint it came from elsewhere and nothing is known.
     template = values.get("template", {} if values["fingerprint"] and int(version) == 1 else None)
     return values | {"template": None if template is None else checked(Template, template, f"The template of {path}")}
 
