@@ -251,6 +251,8 @@ def choose(
         best = ranked[:_REFINED]
         seen = {candidate.text for candidate in ranked}
         near = [text for text in neighbours(reading, [c.text for c in best]) if text not in seen]
+        if not near:
+            break
         ranked = sorted([*ranked, *_scored(reading, verifier, near, probes)], key=lambda c: c.rank)
         if not ranked or ranked[0] is best[0]:
             break

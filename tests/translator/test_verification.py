@@ -436,6 +436,15 @@ def test_refinement_finds_a_better_text_one_and_two_words_away(
         assert refined.agreement == 1.0
 
 
+def test_refinement_ends_where_no_text_is_left_to_try(
+    translator: Translator, subject: Subject, proposing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposing("up")
+    monkeypatch.setattr(search, "neighbours", lambda reading, texts: list(texts))
+    plain = one(translator, subject, soft(subject), inputs=INPUTS)
+    assert one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": 3}) == plain
+
+
 def test_refinement_never_makes_a_translation_worse(translator: Translator, subject: Subject, proposing) -> None:
     for text in ("up", "left right", "four small big"):
         proposing(text)
