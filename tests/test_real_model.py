@@ -145,7 +145,7 @@ def tuned_by_peft(
     ids = torch.tensor([pad(ids, tokenizer.eos_token_id) for ids, _ in encoded])
     mask = torch.tensor([pad([1] * len(ids), 0) for ids, _ in encoded])
     labels = torch.tensor([pad(labels, -100) for _, labels in encoded])
-    for _ in range(6):
+    for _ in range(3):
         optimiser.zero_grad()
         tuned(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
         optimiser.step()
@@ -199,7 +199,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "subject": str(SMOLLM2),
         "tuning": tuning,
         "corpora": {"train": {"split": "train", "n_tasks": 4}, "validation": {"split": "validation", "n_tasks": 2}},
-        "translator": {"architecture": "causal-lora", "lora_rank": 4, "training": {"epochs": 1.0, "batch_size": 4}},
+        "translator": {
+            "architecture": "causal-lora",
+            "lora_rank": 4,
+            "instruction_tokens": 6,
+            "training": {"epochs": 1.0, "batch_size": 4},
+        },
         "evaluation": {
             "tasks": {"files": [str(tasks)], "n_test": 4},
             "seeds": [0],
@@ -226,8 +231,9 @@ def test_examples_in_the_prompt_are_worth_something_and_every_method_is_scored(m
 def test_behind_an_api_the_model_scores_what_it_scores_here(made: Path) -> None:
     result = TransferResult.load(made / "run" / "transfer" / "transfer.json")
     assert len(result.answers) == 8 and [a.fault for a in result.answers if a.answer is None] == []
-    print(result.requests, result.answers)
-    assert 0
+    here = [row.score for row in load_run(made / "run" / "evaluation").by_method["few-shot"]]
+    [row] = result.rows
+    assert row.score.interval.value == pytest.approx(sum(here) / len(here), abs=0.13), "up to one answer by rounding"
 
 
 def test_its_soft_prompts_are_tuned_translated_and_analysed(made: Path, tmp_path: Path) -> None:
@@ -238,10 +244,10 @@ def test_its_soft_prompts_are_tuned_translated_and_analysed(made: Path, tmp_path
     assert SoftPrompt.from_pretrained(soft_prompt).template is not None
     (tmp_path / "inputs.txt").write_text("\n".join(PLURALS))
     translator = made / "run" / "translator" / "translator"
-    arguments = ("--translator", translator, "--examples", tmp_path / "inputs.txt", "--candidates", 4, "--probes", 4)
+    arguments = ("--translator", translator, "--examples", tmp_path / "inputs.txt", "--candidates", 4, "--probes", 2)
     translated = run("translate", soft_prompt, "--json", *arguments)
     assert translated.exit_code == 0, translated.output
-    [found] = json.loads(translated.stdout)
+    [found] = json.loads(translated.stdout)["translations"]
     assert found["candidates"] and all(0 <= c["agreement"] <= 1 for c in found["candidates"])
-    analysed = run("analyze", tmp_path / "prompts", "--subject", SMOLLM2, "--only", "nearest-tokens", "--json")
+    analysed = run("analyze", tmp_path / "prompts", "--subject", SMOLLM2, "--only", "extraction", "--json")
     assert analysed.exit_code == 0, analysed.output

@@ -114,6 +114,12 @@ class Request:
             return self.body["prompt"]
         return "\n".join(message["content"] for message in self.body["messages"])
 
+    def cut(self, text: str) -> str:
+        """An answer up to the first of the request's stops: some servers write past them."""
+        stops = self.body.get("stop") or []
+        ends = [text.find(stop) for stop in ([stops] if isinstance(stops, str) else stops)]
+        return text[: min((end for end in ends if end >= 0), default=len(text))]
+
     @property
     def most_input_tokens(self) -> int:
         """An upper bound: no tokenizer in use makes a token of less than a byte, and a chat template adds a few."""

@@ -144,6 +144,7 @@ class Reading:
         """log p(text | soft prompt) of each text with its end, in nats."""
         return self.sequence_log_probs([self.translator.encode_instruction(text) for text in texts])
 
+    @torch.no_grad()
     def sequence_log_probs(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """The same of token ids, the end's among them."""
         found = [0.0] * len(rows)
@@ -154,6 +155,7 @@ class Reading:
                 found[i] = value
         return found
 
+    @torch.no_grad()
     def next_log_probs(self, ids: Sequence[int]) -> Float[Tensor, "n_ids vocab"]:
         """Log-probabilities at each position of a text, given what stands before it; special tokens have none."""
         metering.count(1, len(ids) + 1)
@@ -177,7 +179,6 @@ class Reading:
         metering.count(len(rows), sum(min(len(row) + 1, most) for row in rows))  # a start, and all but the last token
         return rows
 
-    @torch.no_grad()
     def _in_batches(
         self, rows: Sequence[Sequence[int]]
     ) -> Iterator[tuple[list[int], Int[Tensor, "batch length"], Float[Tensor, "batch length vocab"]]]:
