@@ -185,7 +185,8 @@ def judge_cells(cells: Sequence[Cell], answers: Mapping[str, Answer], judge: Jud
 
 
 def _judge_request(cell: Cell, answer: str, judge: Judge) -> Request:
-    values = (cell.task.instruction or "(not told)", cell.wanted.input, cell.wanted.output, cell.request.cut(answer).strip())
+    said = cell.request.cut(answer).strip()
+    values = (cell.task.instruction or "(not told)", cell.wanted.input, cell.wanted.output, said)
     of_place = dict(zip(_PLACES, values, strict=True))
     # In one pass: an answer that holds a placeholder stays as it is.
     text = re.sub(r"\{(" + "|".join(_PLACES) + r")\}", lambda m: of_place[m[1]], judge.prompt)
