@@ -122,7 +122,7 @@ def tuned_by_peft(
     with torch.no_grad():
         weight.copy_(start)
     train, validation = (
-        [subject.encode_example(e.input, e.output) for e in part] for part in (task.train, task.validation)
+        [subject.encode_example(e.input, e.output, "soft") for e in part] for part in (task.train, task.validation)
     )
     adam = torch.optim.Adam([weight], lr=tuning.lr * embedding_scale(subject), betas=(0.9, 0.98), eps=1e-8)
     schedule = torch.optim.lr_scheduler.LambdaLR(

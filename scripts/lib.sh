@@ -42,3 +42,8 @@ set_threads() {
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$1}" TOKENIZERS_PARALLELISM=false
     export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # spinning threads starve other programs and each other
 }
+
+# Where the real model of tests and recipes lies (scripts/fetch_smollm2).
+smollm2_folder() {
+    echo "${SOFT2HARD_SMOLLM2:-${XDG_CACHE_HOME:-$HOME/.cache}/soft2hard/smollm2-135m-instruct}"
+}

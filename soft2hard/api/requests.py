@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from soft2hard.errors import UserError
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 from soft2hard.storage.yaml_files import read_yaml
 
 Layout = Literal["chat", "completion"]
@@ -114,6 +114,12 @@ class Request:
             return self.body["prompt"]
         return "\n".join(message["content"] for message in self.body["messages"])
 
+    def cut(self, text: str) -> str:
+        """An answer up to the first of the request's stops: some servers write past them."""
+        stops = self.body.get("stop") or []
+        ends = [text.find(stop) for stop in ([stops] if isinstance(stops, str) else stops)]
+        return text[: min((end for end in ends if end >= 0), default=len(text))]
+
     @property
     def most_input_tokens(self) -> int:
         """An upper bound: no tokenizer in use makes a token of less than a byte, and a chat template adds a few."""
@@ -145,7 +151,7 @@ def make_request(
     The text is `prompt`, then the body (`"\\nInput: ...\\nOutput:"`), as one user message or as a plain prompt; there
     is no system message. Repeats differ by `seed + repeat`, unless the parameters take the seed out (a value of None).
     """
-    text = (prompt or "") + template.body_text(input, bool(prompt))
+    text = (prompt or "") + template.body_text(input, "hard" if prompt else "none")
     return text_request(model, text, {"seed": seed + repeat, **parameters}, repeat)
 
 

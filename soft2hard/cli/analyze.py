@@ -248,6 +248,10 @@ def _given(
 
     rows, prompts = read_given(paths, mapping, {task.name for task in tasks})
     used = {row.task for row in rows}
+    if (subject := models["subject"]) is not None and tasks:  # where nothing is run, their place does not matter
+        subject = subject.for_prompts(prompts)
+        models = {**models, "subject": subject}
+        models["workers"].use_template(subject.template)
     material = Material(rows, prompts, tuple(task for task in tasks if task.name in used), **models)
     check_material(material, only)
     return material, {"soft prompts": content_hash_of(prompts), "names and tasks": [[r.name, r.task] for r in rows]}

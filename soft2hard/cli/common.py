@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from soft2hard.lm.subject import Subject
+    from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
 def flags_of(cls: Any, group: str, prefix: str = "", **names: str) -> Any:
@@ -54,8 +55,8 @@ Output = Annotated[Path, Parameter(alias="-o")]
 SubjectName = Annotated[
     str,
     Parameter(
-        help="The frozen language model that the soft prompts belong to: 'embedded', a folder, or a name in the local "
-        "cache or on the hub."
+        help="The frozen language model that the soft prompts belong to: 'embedded', a folder, a GGUF file, or a name "
+        "in the local cache or on the hub. Where it may be left out, it is the one that the soft prompts name."
     ),
 ]
 TranslatorName = Annotated[
@@ -90,6 +91,24 @@ def load_subject(name: str, *, fast: bool = False, loading: Loading = Loading())
     from soft2hard.lm.subject import Subject
 
     return load_for_tuning(name, loading) if fast else Subject.from_pretrained(name, loading=loading)
+
+
+def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
+    """The name of the subject: the one asked for, else the one that the soft prompts name, else 'embedded'.
+
+    Says on standard error what soft prompts of other programs do not say themselves, or say otherwise. Raises UserError
+    where they name several.
+    """
+    named = list(dict.fromkeys(prompt.subject for prompt in soft_prompts if prompt.subject))
+    if asked is None and len(named) > 1:
+        raise UserError(f"The soft prompts name several subjects: {', '.join(named[:3])}.", "Give one with --subject.")
+    chosen = asked or (named[0] if named else "embedded")
+    for prompt in soft_prompts:
+        if prompt.fingerprint is None and prompt.subject and Path(prompt.subject).name != Path(chosen).name:
+            say(f"{prompt.origin} names '{prompt.subject}' as its base model; it is run on '{chosen}'.")
+        if "sub_adapters" in prompt.provenance:
+            say(f"{prompt.origin} holds further adapters that are not read: {prompt.provenance['sub_adapters']}.")
+    return chosen
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from soft2hard.cli.common import (
     progress_bar,
     quiet,
     result_stream,
+    subject_of,
 )
 from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
 
@@ -37,7 +38,7 @@ def translate(
     examples: Path | None = None,
     candidates: AtLeast1 = 64,
     probes: AtLeast1 = 32,
-    subject: SubjectName = "embedded",
+    subject: SubjectName | None = None,
     translator: TranslatorName = "embedded",
     verify: bool = True,
     seed: int = 0,
@@ -75,7 +76,8 @@ def translate(
         from soft2hard.translator.model import Translator
         from soft2hard.translator.translate import translate as translate_all
 
-        lm = load_subject(subject, fast=True, loading=loading) if verify else None
+        name = subject_of(soft_prompts, subject)
+        lm = load_subject(name, fast=True, loading=loading) if verify else None
         model = Translator.from_pretrained(translator, subject=lm)
         config = TranslateConfig(
             candidates, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed, verify=verify
@@ -94,7 +96,10 @@ def _as_json(translations: list["Translation"]) -> str:
 
 
 def _as_text(translation: "Translation") -> str:
-    return f"{translation.soft_prompt}\n  {translation.text}\n  {_verdict(translation)}"
+    lines = [translation.soft_prompt, f"  {translation.text}", f"  {_verdict(translation)}"]
+    if translation.ending == "none":
+        lines.append("  (outputs under the soft prompt do not end; how the text ends them is not held against it)")
+    return "\n".join(lines)
 
 
 def _verdict(translation: "Translation") -> str:

@@ -1,5 +1,6 @@
 """soft2hard tune: soft prompts from tasks given by examples, or a corpus of a collection's tasks."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -108,7 +109,10 @@ def _tune_files(
     from soft2hard.data_gen.tuning.tuner import Tuner
 
     tasks = read_tasks(paths, config.seed)
-    lm = load_subject(subject, fast=True, loading=loading)
+    outputs = [example.output for task in tasks for example in (*task.train, *task.validation)]
+    lm = load_subject(subject, fast=True, loading=loading).for_outputs(outputs)
+    if format_ == "peft" and lm.begins_with_tokens:
+        lm = lm.with_template(replace(lm.template, place="first"))  # as PEFT runs them
     settings = {"tasks": content_hash(tasks), "subject": lm.fingerprint, "format": format_}
     finished: dict[str, Tuned] = {}
     with no_remains(output), progress_bar() as progress:
@@ -121,6 +125,8 @@ def _tune_files(
             finished[tuned.task.name] = tuned
             progress.advance(bar, config.steps - tuned.steps)  # those that early stopping has saved
     _print_table([_place(output, task, format_) for task in tasks], [finished.get(task.name) for task in tasks])
+    if format_ == "peft":
+        say("The README.md in each adapter says how PEFT runs it: the text around the input, and where an answer ends.")
 
 
 def _place(folder: Path, task: "Task", format_: Format) -> Path:
@@ -131,13 +137,8 @@ def _save(soft_prompt: "SoftPrompt", path: Path, format_: Format, subject: "Subj
     if format_ == "safetensors":
         soft_prompt.save(path)
         return
-    bos = subject.prompt_embeddings(None)
-    soft_prompt.save_pretrained(
-        path,
-        base_model=subject.name,
-        bos_embedding=bos[0].float().cpu() if len(bos) else None,
-        task_type="SEQ_2_SEQ_LM" if subject.is_encoder_decoder else "CAUSAL_LM",
-    )
+    task_type = "SEQ_2_SEQ_LM" if subject.is_encoder_decoder else "CAUSAL_LM"
+    soft_prompt.save_pretrained(path, base_model=subject.name, task_type=task_type)
 
 
 def _print_table(places: list[Path], results: list["Tuned | None"]) -> None:

@@ -43,6 +43,9 @@ class CorpusPlan:
     dtype: str = "auto"
     """How the subject's weights were rounded, as `Loading` names it."""
     quantization: str = "none"
+    template: str | None = None
+    """The template as it was asked for, and further endings, as `Loading` names them."""
+    stop: tuple[str, ...] = ()
 
     @property
     def n_shards(self) -> int:

@@ -1,7 +1,8 @@
 """A corpus from its settings: the tasks of a collection are read, and their soft prompts tuned here or on a cluster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Subject
+from soft2hard.prompts.template import Template
 from soft2hard.workers.cluster import Cluster
 
 
@@ -30,6 +32,12 @@ class CorpusTasks:
     """SHA-256 of the tasks and the tasks themselves, where they come from files; None where they are drawn."""
     dropped: tuple[str, ...] = ()
     """What was left out of the files, for people."""
+
+    @property
+    def outputs(self) -> Iterator[str]:
+        """Outputs of all tasks that are read from files; drawn ones hold no line breaks."""
+        for task in self.read[1] if self.read else ():
+            yield from (example.output for example in (*task.train, *task.validation))
 
     def plan(self, tuning: Tuning, subject: Subject, loading: Loading) -> CorpusPlan:
         """All that decides what the corpus holds, its subject held as `loading` says."""
@@ -87,7 +95,7 @@ class Maker:
 
         Raises UserError, before anything is tuned, where a task from files cannot be tuned.
         """
-        subject = self.load()
+        subject = self.load().for_outputs(tasks.outputs)
         if tasks.read:
             Tuner(subject, tuning).check(tasks.read[1])
         if tasks.dropped:
@@ -108,6 +116,11 @@ class Maker:
                 self.on_shard(folder.name, number + 1, builder.n_shards)
             return
         place.claim(subject.name)
+        load = partial(_under, self.load, subject.template)
         del subject  # the workers load their own, maybe on the same GPU
-        for n in build_on_cluster(place, tasks.dod, self.load, self.cluster, self.log):
+        for n in build_on_cluster(place, tasks.dod, load, self.cluster, self.log):
             advance(n)
+
+
+def _under(load: Callable[[], Subject], template: Template) -> Subject:
+    return load().with_template(template)

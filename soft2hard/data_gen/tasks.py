@@ -1,5 +1,6 @@
 """Records shared by every stage: an example, a task, and a dataset of datasets (DoD)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -40,6 +41,19 @@ class Task:
     """All possible outputs when they form a small closed set, else None."""
     metric: str = "exact_match"
     """How outputs of this task are scored."""
+
+
+_LEAD = re.compile(r"^(?:(?:answer|output) ?: ?)+")
+_CLOSING = " .,;:!?"
+
+
+def normalise_answer(text: str) -> str:
+    """An answer as it is compared: the one definition of what does not count.
+
+    In this order: runs of white space become one space and none is left at the ends; case is folded; leading
+    'Answer:' or 'Output:' go; closing punctuation goes.
+    """
+    return _LEAD.sub("", " ".join(text.split()).casefold()).rstrip(_CLOSING)
 
 
 def demonstrations(task: Task, k: int, seed: int) -> list[Example]:

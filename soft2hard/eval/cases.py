@@ -8,8 +8,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -86,6 +87,19 @@ class Draw:
 def drawn_tasks(choice: Tasks, split: Split, seed: int, dropped: Counter[str] | None = None) -> list[Task]:
     """The tasks of an evaluation with the examples of a seed; the tasks themselves are the same for every seed.
 
+    Of more test examples than asked for, as many are drawn.
+    Raises UserError where a task file has no test examples.
+    """
+    tasks, n = _read_tasks(choice, split, seed, dropped), choice.n_test
+    if n is None:
+        return tasks
+    drawn = [Random(f"{seed}/{task.name}/test").sample(task.test, min(n, len(task.test))) for task in tasks]
+    return [replace(task, test=tuple(test)) for task, test in zip(tasks, drawn, strict=True)]
+
+
+def _read_tasks(choice: Tasks, split: Split, seed: int, dropped: Counter[str] | None) -> list[Task]:
+    """The tasks as their source gives them.
+
     Examples that a published collection leaves out are counted in `dropped` by reason.
     Raises UserError where a task file has no test examples.
     """
@@ -148,7 +162,10 @@ class SoftPromptStore:
 
     def _soft_prompt(self, embeddings: torch.Tensor, task: Task) -> SoftPrompt:
         provenance = {"task": task.name, "seed": str(self.tuning.seed)}
-        return SoftPrompt(embeddings, self.subject.name, self.subject.fingerprint, provenance)
+        subject = self.subject
+        return SoftPrompt(
+            embeddings, subject.name, subject.fingerprint, provenance, subject.template, scale=subject.embedding_scale
+        )
 
 
 # --- cells ------------------------------------------------------------------------------------

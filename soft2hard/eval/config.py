@@ -58,6 +58,8 @@ class Tasks(_Strict):
     'super-natural-instructions' and 'manifests'."""
     n_train: int = Field(256, ge=1)
     """Training examples of each task of 'lexical'."""
+    n_test: int | None = Field(None, ge=1)
+    """Test examples of each task at most, drawn anew for each seed; None for all that the source gives."""
     seed: int = 0
     """Of the choice of tasks."""
 

@@ -107,7 +107,12 @@ class Harness:
 
     @cached_property
     def _models(self) -> Models:
-        return Models(self.config, self._needs, self.folder, self.log)
+        return Models(self.config, self._needs, self.folder, self.log, self._outputs)
+
+    def _outputs(self) -> Iterator[str]:
+        for seed in self.config.seeds:
+            for task in self._draw("test", seed):
+                yield from (example.output for example in (*task.train, *task.validation, *task.test))
 
     @cached_property
     def _draw(self) -> Draw:

@@ -3,7 +3,7 @@ and what the methods of an evaluation lack, found before anything runs.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,17 +41,19 @@ class Models:
     folder: Path = Path("runs")
     """The run's: answers of a generator behind an API lie in it."""
     log: Callable[[str], None] = lambda line: None
+    outputs: Callable[[], Iterable[str]] = tuple
+    """Gives the outputs of all tasks, within which no output may end."""
 
     @cached_property
     def subject(self) -> Subject:
-        return Subject.from_pretrained(self.config.subject, loading=self._loading)
+        return Subject.from_pretrained(self.config.subject, loading=self._loading).for_outputs(self.outputs())
 
     @cached_property
     def tuning_subject(self) -> Subject:
         """The subject in the precision that is fastest here, or the subject itself."""
         if self.subject.device.type != "cpu" or self._loading.dtype != "auto":
             return self.subject  # two of them would take twice the memory
-        return load_for_tuning(self.config.subject, self._loading)
+        return load_for_tuning(self.config.subject, self._loading).with_template(self.subject.template)
 
     def bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
         """The models and the budget under a seed."""

@@ -34,27 +34,38 @@ class EncodedExample:
         return len(self.body) + len(self.output) - 1
 
 
-def batches_by_length(lengths: Rows[int], batch_tokens: int | None = None, n_new: int = 0) -> list[list[int]]:
+def batches_by_length(
+    lengths: Rows[int], batch_tokens: int | None = None, n_new: int = 0, boundary: int | None = None
+) -> list[list[int]]:
     """Indices of sequences grouped so that a padded batch holds at most `batch_tokens` tokens, if there is a limit.
 
-    `n_new` are tokens that each sequence will grow by, over and above its length.
+    `n_new` are tokens that each sequence will grow by, over and above its length. Sequences up to `boundary`, beyond
+    it, and those that will grow across it (each length apart) share no batch.
     Sequences of like length come together, longest first, so that a batch too large for the memory shows at once; no
     batch but a small one has more padding than MOST_PADDING. A sequence longer than the budget gets a batch of its
     own. What is in a batch depends on the lengths alone.
     """
     batches: list[list[int]] = []
     width = real = 0
+    sides = [_side(length, n_new, boundary) for length in lengths]
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         real += lengths[index]
         n_rows = len(batches[-1]) + 1 if batches else 1
         places = n_rows * width
         too_many = batch_tokens is not None and n_rows * (width + n_new) > batch_tokens
         too_loose = places > _SMALL_BATCH and real < (1 - MOST_PADDING) * places
-        if not batches or too_many or too_loose:
+        if not batches or too_many or too_loose or sides[index] != sides[batches[-1][0]]:
             batches.append([])
             width = real = lengths[index]
         batches[-1].append(index)
     return batches
+
+
+def _side(length: int, n_new: int, boundary: int | None) -> int:
+    """0 and -1 for lengths that stay below and above the boundary, else the length itself."""
+    if boundary is None or length + n_new <= boundary:
+        return 0
+    return -1 if length > boundary else length
 
 
 def pad(

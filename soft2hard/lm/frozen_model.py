@@ -15,12 +15,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from soft2hard.compute.memory import affordable
-from soft2hard.errors import UserError
+from soft2hard.compute.memory import affordable, is_out_of_memory
+from soft2hard.errors import UserError, first_line
+from soft2hard.lm.batching import pad_rows, positions
 
 MOST_BATCH_TOKENS = 2**17
 """More in a batch makes nothing faster."""
 _TRIAL_LENGTH = 128  # tokens of each sequence of the trial
+_TRIAL_TOKENS, _SHORT_ROW = 8, 3  # vectors of the trial of an architecture: rows of 3 and 5
 _HASH_ROWS = 8192  # rows of the embedding table hashed at a time, to bound the float32 copy
 
 
@@ -44,6 +46,12 @@ class FrozenModel:
     def dtype(self) -> torch.dtype:
         return self._table.dtype
 
+    @cached_property
+    def stack(self) -> torch.nn.Module:
+        """The layers of a decoder-only model, without its head."""
+        base = self.model.base_model
+        return base if base is not self.model else getattr(self.model, "model", base)
+
     @property
     def _table(self) -> Float[Tensor, "vocab d_model"]:
         return self.model.get_input_embeddings().weight
@@ -54,8 +62,17 @@ class FrozenModel:
 
         Gemma and some BART models scale their table when they look a token up; the scale is part of these vectors.
         """
-        scale = getattr(self.model.get_input_embeddings(), "embed_scale", 1.0)
-        return self._table if float(scale) == 1.0 else self._table * scale
+        return self._table if self.scale == 1.0 else self._table * self.scale
+
+    @property
+    def scale_has_moved(self) -> bool:
+        """True where the scale was no part of what the backbone read before transformers 5.4: Gemma 1 and 2."""
+        return self.config.model_type in ("gemma", "gemma2")
+
+    @property
+    def scale(self) -> float:
+        """The factor between the table's rows and the vectors that the backbone reads."""
+        return float(getattr(self.model.get_input_embeddings(), "embed_scale", 1.0))
 
     @property
     def d_model(self) -> int:
@@ -81,9 +98,20 @@ class FrozenModel:
         limits = (sliding, getattr(self.config, "attention_chunk_size", None))
         return min((limit for limit in limits if limit is not None), default=None)
 
+    @property
+    def rope_boundary(self) -> int | None:
+        """Length beyond which a whole batch is encoded otherwise (LongRoPE, arXiv 2402.13753: Phi-3), or None.
+
+        A sequence up to it never shares a batch with a longer one, or it would be read as if it were long itself.
+        """
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        if rope.get("rope_type") != "longrope":
+            return None
+        return rope.get("original_max_position_embeddings") or self.config.original_max_position_embeddings
+
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the input-embedding table as float32 bytes followed by the model type."""
+    def table_digest(self) -> str:
+        """SHA-256 of the input-embedding table as float32 bytes and of the model type, in hexadecimal."""
         digest = hashlib.sha256()
         for rows in self._table.split(_HASH_ROWS):
             digest.update(rows.to("cpu", torch.float32).contiguous().numpy().tobytes())
@@ -152,7 +180,7 @@ class FrozenModel:
         `seen` counts the tokens in the cache and those in `inputs_embeds`.
         """
         position = {"position_ids": position_ids} if position_ids is not None and self._takes_position_ids else {}
-        output = self.model.base_model(
+        output = self.stack(
             inputs_embeds=inputs_embeds,
             attention_mask=None if attention_mask is None else attention_mask.long(),
             past_key_values=cache,
@@ -209,22 +237,73 @@ class FrozenModel:
 
     @cached_property
     def _takes_position_ids(self) -> bool:
-        return "position_ids" in inspect.signature(self.model.base_model.forward).parameters
+        return "position_ids" in inspect.signature(self.stack.forward).parameters
 
     @torch.no_grad()
     def _refuse_unknown_architecture(self) -> None:
-        """Compare `head(backbone(...))` with the model's own logits on a few tokens.
+        """Compare what later runs rely on with the model's own logits, on vectors that are no token's.
 
-        A scale or a bias that is not known here would otherwise change every score without a sign.
+        A scale or a bias that is not known here, a cache that works otherwise, or padding that leaks into a row would
+        change scores without a sign.
         """
-        ids = torch.arange(min(4, self.vocab_size), device=self.device)[None]
-        start = torch.tensor([[self.decoder_start_id]], device=self.device) if self.is_encoder_decoder else None
-        extra = {} if start is None else {"decoder_input_ids": start}
-        expected = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits.float()
-        ours = self.head(self.backbone(self.embed(ids), **extra)).float()
-        tolerance = (1e-4 if self.dtype == torch.float32 else 2e-2) * expected.abs().max()
-        if ours.shape != expected.shape or (ours - expected).abs().max() > tolerance:
+        try:
+            problem = self._encoder_decoder_problem() if self.is_encoder_decoder else self._causal_problem()
+        except UserError:
+            raise
+        except Exception as error:  # whatever an architecture raises, it cannot be run here
+            if is_out_of_memory(error):
+                raise
+            problem = f"fail when they are run on vectors ({first_line(error)})"
+        if problem is not None:
             raise UserError(
-                f"Subjects of type '{self.config.model_type}' compute their logits in a way that is not supported.",
+                f"Subjects of type '{self.config.model_type}' {problem}, which is not supported.",
                 "Choose a subject of another architecture, such as Llama, Qwen, Mistral, Gemma, GPT-2, OPT, BLOOM, T5.",
             )
+
+    def _causal_problem(self) -> str | None:
+        rows = self._trial_rows()
+        alone = [self.model(inputs_embeds=row[None]).logits[0].float() for row in rows]
+        if not self._same(self.head(self.backbone(rows[0][None]))[0], alone[0]):
+            return "compute their logits in a way of their own"
+        embeddings, mask = pad_rows(rows, "left")
+        place = positions(mask)
+        hidden, cache = self.decode(embeddings[:, :-1], mask[:, :-1], place[:, :-1], use_cache=True)
+        for row, kept, expected in zip(self.head(hidden), mask[:, :-1], alone, strict=True):
+            if not self._same(row[kept], expected[:-1]):
+                return "give other answers in a batch than alone"
+        kept = torch.tensor([1], device=self.device)  # generation drops rows that have ended
+        cache.reorder_cache(kept)
+        last, _ = self.decode(embeddings[kept, -1:], mask[kept], place[kept, -1:], cache, use_cache=True)
+        if not self._same(self.head(last)[0], alone[1][-1:]):
+            return "give other answers step by step than in one pass"
+        return None
+
+    def _encoder_decoder_problem(self) -> str | None:
+        rows = self._trial_rows()
+        ids = torch.tensor([[self.decoder_start_id, 0, 1]], device=self.device)
+        alone = [self.model(inputs_embeds=row[None], decoder_input_ids=ids).logits[0].float() for row in rows]
+        embeddings, mask = pad_rows(rows, "right")
+        encoded = self.encode(embeddings, mask)
+        read = self.embed(ids.expand(len(rows), -1))
+        hidden, cache = self.cross_decode(read[:, :-1], encoded, mask, use_cache=True)
+        for row, expected in zip(self.head(hidden), alone, strict=True):
+            if not self._same(row, expected[:-1]):
+                return "compute their logits in a way of their own, or give other answers in a batch than alone"
+        kept = torch.tensor([1], device=self.device)  # generation drops rows that have ended
+        cache.reorder_cache(kept)
+        last, _ = self.cross_decode(read[kept, -1:], encoded[kept], mask[kept], cache, use_cache=True)
+        if not self._same(self.head(last)[0], alone[1][-1:]):
+            return "give other answers step by step than in one pass"
+        return None
+
+    def _trial_rows(self) -> list[Float[Tensor, "_length d_model"]]:
+        """Two sequences of unlike length, between the vectors of tokens."""
+        table = self.embedding[: min(64, self.vocab_size)].float()
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.rand(_TRIAL_TOKENS, len(table), generator=generator).to(table.device)
+        vectors = ((weights / weights.norm(dim=1, keepdim=True)) @ table).to(self.dtype)
+        return [vectors[:_SHORT_ROW], vectors[_SHORT_ROW:]]
+
+    def _same(self, found: Float[Tensor, "*rows vocab"], expected: Float[Tensor, "*rows vocab"]) -> bool:
+        tolerance = (1e-4 if self.dtype == torch.float32 else 2e-2) * expected.abs().max()
+        return found.shape == expected.shape and bool((found.float() - expected).abs().max() <= tolerance)

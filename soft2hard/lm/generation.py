@@ -6,7 +6,6 @@ search, and agreement with `generate(do_sample=False)` is tested.
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence as Rows
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from soft2hard.lm.batching import positions
+from soft2hard.lm.endings import Endings
 from soft2hard.lm.frozen_model import FrozenModel
 
 
@@ -90,23 +90,27 @@ def generate_greedily(
     model: FrozenModel,
     embeddings: Float[Tensor, "batch length d_model"],
     mask: Bool[Tensor, "batch length"],
-    eos_ids: Rows[int],
+    endings: Endings,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """The most likely token, again and again, until EOS (which is left out) or `max_new_tokens` tokens.
+    """The most likely token, again and again, until an output ends or has `max_new_tokens` tokens.
 
-    `embeddings` are padded on the left for a decoder-only model, on the right for an encoder-decoder model's encoder;
-    the mask is True at real tokens.
+    An ending is left out, but for a token with text before it. `embeddings` are padded on the left for a decoder-only
+    model, on the right for an encoder-decoder model's encoder; the mask is True at real tokens.
     """
     if model.is_encoder_decoder:
         decoding: _Decoding = _CrossDecoding(model, embeddings, mask)
     else:
         decoding = CausalDecoding(model, embeddings, mask, positions(mask))
-    stop = torch.tensor(list(eos_ids), device=mask.device)
-    written = write_greedily(
-        model, decoding, decoding.start(), lambda some: torch.isin(some[:, -1], stop), max_new_tokens
-    )
-    return [_until_end(row, set(eos_ids)) for row in written]
+    stop = torch.tensor(endings.closing_ids, device=mask.device)
+
+    def has_ended(written: Int[Tensor, "rows n_written"]) -> Bool[Tensor, "rows"]:
+        closed = torch.isin(written[:, -1], stop)
+        return closed | _have_stopped(written, endings) if endings.long_stops else closed
+
+    ends = set(endings.ids)
+    written = write_greedily(model, decoding, decoding.start(), has_ended, max_new_tokens)
+    return [_until_end(row, ends) for row in written]
 
 
 @torch.no_grad()
@@ -139,6 +143,12 @@ def write_greedily(
     return [[token for token in row if token >= 0] for row in written.tolist()]
 
 
-def _until_end(ids: list[int], eos_ids: set[int]) -> list[int]:
-    end = next((index for index, token in enumerate(ids) if token in eos_ids), len(ids))
+def _have_stopped(written: Int[Tensor, "rows n_written"], endings: Endings) -> Bool[Tensor, "rows"]:
+    """True for rows whose text holds a stop of several tokens."""
+    texts = endings.tokenizer.batch_decode(written.clamp(min=0))
+    return torch.tensor([any(stop in text for stop in endings.long_stops) for text in texts], device=written.device)
+
+
+def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+    end = next((index for index, token in enumerate(ids) if token in ends), len(ids))
     return ids[:end]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -71,40 +72,95 @@ def _one_device(wanted: torch.device | str | dict) -> torch.device | str:
 def load_model(
     folder: str, loading: Loading = Loading(), quantization: QuantizationConfigMixin | None = None
 ) -> PreTrainedModel:
-    """A causal or encoder-decoder language model from a folder; `quantization` goes before that of `loading`.
+    """A causal or encoder-decoder language model from a folder, or from a GGUF file, whose weights are dequantised.
 
-    Weights are read from safetensors, and code that comes with a model is never run. Raises UserError for what cannot
-    be read, and where this machine lacks what `loading` asks for.
+    `quantization` goes before that of `loading`. Weights are read from safetensors or GGUF, and code that comes with a
+    model is never run. Raises UserError for what cannot be read, and where this machine lacks what `loading` asks for.
     """
     device, settings = loading.torch_device, _settings(loading)
     if quantization is not None:
         settings["quantization_config"] = quantization
+    where, gguf = _place(folder)
     try:
         config = _config(folder)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model, loaded = auto.from_pretrained(
-            folder,
+            where,
             config=config,
             dtype=loading.torch_dtype or "auto",
-            use_safetensors=True,
+            use_safetensors=None if gguf else True,
             trust_remote_code=False,
             output_loading_info=True,
             **settings,
+            **gguf,
         )
-    except READING_ERRORS as error:
+    except (*READING_ERRORS, ImportError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise no_room(folder) from error
-        raise UserError(
-            f"The subject model '{folder}' could not be read ({first_line(error)}).",
-            "Give a folder that holds config.json and model.safetensors, or the name of a causal or encoder-decoder "
-            "language model in the local cache or on the hub.",
-        ) from error
+        raise _unreadable(folder, error) from error
     if loaded["missing_keys"]:
         raise UserError(
             f"The subject model '{folder}' lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}.",
             "Save the whole language model, output head included, with save_pretrained.",
         )
+    model = _plain(model) if gguf else model
     return model if "device_map" in settings else model.to(device)
+
+
+def is_gguf(name_or_path: str) -> bool:
+    """True for the path of a model file of llama.cpp."""
+    return name_or_path.lower().endswith(".gguf")
+
+
+def _place(name_or_path: str) -> tuple[str, dict[str, str]]:
+    """The folder to read, and for a GGUF file the argument that names it there."""
+    if not is_gguf(name_or_path):
+        return name_or_path, {}
+    path = Path(name_or_path)
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without the marks of its quantisation, which it no longer has, and with which it cannot be saved."""
+    values = model.config.to_dict()
+    values.pop("quantization_config", None)
+    with torch.device("meta"):
+        plain = type(model)(type(model.config).from_dict(values))
+    plain.load_state_dict(model.state_dict(), assign=True, strict=False)
+    plain.tie_weights()
+    for name, buffer in model.named_buffers():  # rotary frequencies and the like are no part of a state
+        owner, _, attribute = name.rpartition(".")
+        setattr(plain.get_submodule(owner), attribute, buffer)
+    plain.generation_config, plain.name_or_path = model.generation_config, model.name_or_path
+    return plain
+
+
+def _unreadable(folder: str, error: Exception) -> UserError:
+    """The error for a subject that could not be read, with the remedy for its usual causes."""
+    if isinstance(error, ImportError):
+        return UserError(
+            f"The subject '{folder}' needs a package that is not installed ({first_line(error)}).",
+            "Install it with pip (GGUF files need `gguf`), or take weights that are not quantised.",
+        )
+    if pointer := _lfs_pointer(Path(folder)):
+        return UserError(
+            f"{pointer} is a pointer of git-lfs, not the weights themselves.", "Run git lfs pull in that folder."
+        )
+    return UserError(
+        f"The subject model '{folder}' could not be read ({first_line(error)}).",
+        "Give a folder that holds config.json and model.safetensors, a GGUF file, or the name of a causal or "
+        "encoder-decoder language model in the local cache or on the hub.",
+    )
+
+
+def _lfs_pointer(path: Path) -> Path | None:
+    """The first file of weights there that git-lfs has not fetched yet."""
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    for file in files:
+        with open(file, "rb") as stream:
+            if stream.read(40).startswith(b"version https://git-lfs"):
+                return file
+    return None
 
 
 def no_room(folder: str) -> UserError:
@@ -159,7 +215,7 @@ def saved_dtype(folder: str) -> torch.dtype | None:
     """The dtype that a model's config says its weights were saved in; None where it does not say, or is damaged."""
     try:
         dtype = getattr(_config(folder), "dtype", None)
-    except READING_ERRORS:
+    except (*READING_ERRORS, ImportError):
         return None
     return dtype if isinstance(dtype, torch.dtype) else None
 
@@ -171,14 +227,16 @@ def would_round(folder: str, loading: Loading) -> bool:
 
 
 def _config(folder: str) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    where, gguf = _place(folder)
+    return AutoConfig.from_pretrained(where, trust_remote_code=False, **gguf)
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model. Raises UserError where there is none."""
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except READING_ERRORS as error:
+        where, gguf = _place(name_or_path)
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **gguf)
+    except (*READING_ERRORS, ImportError) as error:
         raise UserError(
             f"The subject '{name_or_path}' has no tokenizer that can be read ({first_line(error)}).",
             "Save its tokenizer in the same folder with tokenizer.save_pretrained.",

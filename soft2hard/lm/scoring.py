@@ -19,6 +19,7 @@ from torch import Tensor
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.lm.batching import EncodedExample, batches_by_length, pad, pad_rows, positions, segment_mask
+from soft2hard.lm.endings import Endings
 from soft2hard.lm.frozen_model import FrozenModel
 
 Embedded = Float[Tensor, "_n d_model"]
@@ -47,10 +48,10 @@ class Targets:
 
 
 class Scorer:
-    """Runs examples under prompts on one model."""
+    """Runs examples under prompts on one model; all that ends an output is one event (see `Endings`)."""
 
-    def __init__(self, model: FrozenModel) -> None:
-        self.model = model
+    def __init__(self, model: FrozenModel, endings: Endings) -> None:
+        self.model, self.endings = model, endings
         self._shared, self._repeated = SharedRows(model), RepeatedRows(model)
 
     @cached_property
@@ -63,7 +64,7 @@ class Scorer:
 
         Targets come in the order of prompts, then examples, then tokens.
         """
-        shared = self.shares_prefixes and not self._shared.outgrows_the_window(prompts, examples)
+        shared = self.shares_prefixes and not self._shared.outgrows(prompts, examples)
         metering.count(sum(map(len, examples)), self._n_read(prompts, examples, shared))
         return (self._shared if shared else self._repeated).run(prompts, examples)
 
@@ -120,13 +121,30 @@ class Scorer:
         logs, matches = [], []
         for rows, tokens in zip(hidden.split(step), ids.split(step), strict=True):
             logits = self.model.head(rows).float()
-            logs.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1))
-            matches.append(logits.argmax(dim=-1) == tokens)
+            logs.append(self.endings.log_likelihoods(logits, tokens))
+            matches.append(self.endings.likeliest(logits) == tokens)
         return torch.cat(logs), torch.cat(matches)
 
+    def losses(
+        self, hidden: Float[Tensor, "n_targets d_out"], ids: Int[Tensor, " n_targets"]
+    ) -> Float[Tensor, " n_targets"]:
+        """Minus the log-probability of each wanted token, in nats; gradients flow to the hidden states."""
+        return -self.endings.log_likelihoods(self.model.head(hidden).float(), ids)
+
     def log_probs(self, hidden: Float[Tensor, "n_targets d_out"]) -> Float[Tensor, "n_targets vocab"]:
-        """Log-probabilities over the vocabulary, in nats and float32."""
-        return self.model.head(hidden).float().log_softmax(-1)
+        """Log-probabilities over the vocabulary, in nats and float32; EOS has that of all endings."""
+        return self.endings.merged(self.model.head(hidden).float()).log_softmax(-1)
+
+    def distributions(
+        self, hidden: Float[Tensor, "n_targets d_out"]
+    ) -> tuple[Float[Tensor, "n_targets vocab"], Int[Tensor, " n_targets"]]:
+        """As `log_probs`, and as `likeliest`."""
+        logits = self.model.head(hidden).float()
+        return self.endings.merged(logits).log_softmax(-1), self.endings.likeliest(logits)
+
+    def likeliest(self, hidden: Float[Tensor, "n_targets d_out"]) -> Int[Tensor, " n_targets"]:
+        """The most likely token at each position; EOS for any ending."""
+        return self.endings.likeliest(self.model.head(hidden))
 
     def _rows(self, examples: Sequence[EncodedExample]) -> Iterator[list[EncodedExample]]:
         """Examples in order, as many a row as may share one."""
@@ -160,7 +178,7 @@ class SharedRows:
         prefix = torch.stack([torch.nn.functional.pad(p, (0, 0, width - len(p), 0)) for p in prompts])
         embeddings = torch.cat([prefix.to(device=device, dtype=dtype), tokens[:, width:]], 1)
         mask = torch.zeros(layout.allowed.shape, dtype=dtype).masked_fill_(~torch.from_numpy(layout.allowed), _HIDDEN)
-        hidden = self.model.model.base_model(
+        hidden = self.model.stack(
             inputs_embeds=embeddings,
             attention_mask=mask[:, None].to(device),
             position_ids=torch.from_numpy(layout.positions).to(device),
@@ -170,11 +188,11 @@ class SharedRows:
         ids, row, example = (torch.from_numpy(x).to(device) for x in (layout.target_ids, layout.row, layout.example))
         return Targets(hidden[at[0], at[1]], ids, row, example)
 
-    def outgrows_the_window(self, prompts: Sequence[Embedded], examples: Sequence[Sequence[EncodedExample]]) -> bool:
-        """True if some sequence is longer than the model's attention looks back."""
-        window = self.model.attention_window
-        return window is not None and any(
-            len(prompt) + max((example.n_read for example in of_prompt), default=0) > window
+    def outgrows(self, prompts: Sequence[Embedded], examples: Sequence[Sequence[EncodedExample]]) -> bool:
+        """True if some sequence is longer than the attention looks back, or than others may be in its batch."""
+        limits = [limit for limit in (self.model.attention_window, self.model.rope_boundary) if limit is not None]
+        return bool(limits) and any(
+            len(prompt) + max((example.n_read for example in of_prompt), default=0) > min(limits)
             for prompt, of_prompt in zip(prompts, examples, strict=True)
         )
 
@@ -217,7 +235,8 @@ class RepeatedRows:
         flat = [(p, e, example) for p, of_prompt in enumerate(examples) for e, example in enumerate(of_prompt)]
         sizes = [len(example.output) for _, _, example in flat]
         parts: dict[int, Tensor] = {}
-        for batch in batches_by_length([len(prompts[p]) + example.n_read for p, _, example in flat]):
+        lengths = [len(prompts[p]) + example.n_read for p, _, example in flat]
+        for batch in batches_by_length(lengths, boundary=self.model.rope_boundary):
             hidden = self._hidden([prompts[flat[i][0]] for i in batch], [flat[i][2] for i in batch])
             parts |= zip(batch, hidden.split([sizes[i] for i in batch]), strict=True)
         hidden = torch.cat([parts[i] for i in range(len(flat))])

@@ -1,6 +1,7 @@
-"""How a subject is held in memory."""
+"""How a subject is held in memory, and what stands around prompts and inputs."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeInt
@@ -14,8 +15,14 @@ if TYPE_CHECKING:
 
 @settings
 class Loading:
-    """How a subject is held in memory and run. None of it changes results beyond rounding."""
+    """How a subject is held in memory and spoken to. All but `ROUNDING` changes no result."""
 
+    template: str | None = None
+    """Text around input and output: 'plain', 'chat' (the tokenizer's chat template), a file, or a string such as
+    'Tweet text : {input} Label : '; ':first' or ':after' behind the first two says where virtual tokens stand. Soft
+    prompts tuned by soft2hard know theirs. See docs/templates.md."""
+    stop: tuple[str, ...] = ()
+    """A text that ends an output, as EOS and the template's own endings do; may be given several times."""
     dtype: Literal["auto", "saved", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the weights; 'saved': as in its files; 'auto': as saved on a GPU, on a CPU as saved where that is
     fast there, else float32."""
@@ -66,11 +73,14 @@ class Loading:
 
     @property
     def rounding(self) -> dict[str, Any]:
-        """The choices that change the subject's numbers, where they are not the usual ones."""
-        return {name: getattr(self, name) for name in ROUNDING if getattr(self, name) != getattr(Loading, name)}
+        """The choices that change the subject's numbers, where they are not the usual ones; a file by its content."""
+        found = {name: getattr(self, name) for name in ROUNDING if getattr(self, name) != getattr(Loading, name)}
+        if self.template and Path(self.template).is_file():
+            found["template"] = Path(self.template).read_text(encoding="utf-8")
+        return found
 
 
-ROUNDING = ("dtype", "quantization")
+ROUNDING = ("dtype", "quantization", "template", "stop")
 """Fields of `Loading` that change a subject's numbers; the others may differ from machine to machine."""
 
 

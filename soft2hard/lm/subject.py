@@ -3,9 +3,12 @@
 Batch-mates and padding change nothing beyond rounding: every sequence is masked and counts its own positions.
 """
 
+import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +22,7 @@ from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample, Side, batches_by_length, pad_rows
+from soft2hard.lm.endings import Endings
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.generation import generate_greedily
 from soft2hard.lm.loading import (
@@ -32,9 +36,10 @@ from soft2hard.lm.loading import (
     would_round,
 )
 from soft2hard.lm.scoring import REMEDY, Scorer
-from soft2hard.lm.sequences import Query, SequenceEncoder
-from soft2hard.lm.template import Template
+from soft2hard.lm.sequences import Query, SequenceEncoder, kind_of
+from soft2hard.lm.templates import chosen_template, template_of_prompts
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.prompts.template import Kind, Template, TemplateChoice, read_template
 from soft2hard.storage.names import folder_of, located
 
 __all__ = ["Query", "Subject", "TargetScore"]
@@ -69,23 +74,51 @@ class Subject:
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str,
-        template: Template = Template(),
+        template: Template | TemplateChoice | str | None = None,
         loading: Loading = Loading(),
     ) -> None:
         self._lm = FrozenModel(model)
-        self._encoder = SequenceEncoder(tokenizer, template, self._lm.is_encoder_decoder)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
-        self.template = template
         self.loading = loading
+        template = template or loading.template
+        self.asked_template = read_template(template) if isinstance(template, str) else template
+        """The template as it was asked for; None: that of the soft prompts, or the plain one."""
+        self._set_template(chosen_template(self.asked_template, tokenizer))
+
+    def _set_template(self, template: Template) -> None:
+        template = replace(template, stops=tuple(dict.fromkeys([*template.stops, *self.loading.stop])))
+        self._encoder = SequenceEncoder(self.tokenizer, template, self.is_encoder_decoder, self._lm.vocab_size)
+        self.template = template
+        self.endings = Endings(self.tokenizer, self._eos_ids(), template.stops)
+        self.scorer = Scorer(self._lm, self.endings)
+        """The engine that runs examples under prompts on this subject."""
+
+    def with_template(self, template: Template) -> "Subject":
+        """This subject under another template; the model is shared."""
+        other = copy(self)
+        other._set_template(template)
+        if "shares_prefixes" in vars(self.scorer):
+            other.scorer.shares_prefixes = self.scorer.shares_prefixes
+        return other
+
+    def for_prompts(self, soft_prompts: Iterable[SoftPrompt]) -> "Subject":
+        """This subject under the template of these soft prompts (see `template_of_prompts`)."""
+        found = template_of_prompts(soft_prompts, self.asked_template, self.tokenizer, bool(self.leading_ids))
+        return self if found is None else self.with_template(found)
+
+    def for_outputs(self, outputs: Iterable[str]) -> "Subject":
+        """This subject with endings that none of these outputs holds within (see `Template.for_outputs`)."""
+        found = self.template.for_outputs(outputs)
+        return self if found == self.template else self.with_template(found)
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike[str],
         *,
-        template: Template = Template(),
+        template: Template | TemplateChoice | str | None = None,
         loading: Loading = Loading(),
         **asked: Unpack[LoadingNames],
     ) -> "Subject":
@@ -145,27 +178,52 @@ class Subject:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the input-embedding table, as saved, as float32 bytes and of the model type."""
-        return self._lm.fingerprint
+        """SHA-256, in hexadecimal, of all that changes the effect of a vector.
+
+        That is the input-embedding table, as saved, as float32 bytes, and the model type; where they are not 1 and
+        none, that digest with the scale of the embeddings and the tokenizer's leading tokens, as JSON.
+        """
+        further: dict[str, float | list[int]] = {}
+        if self.embedding_scale != 1.0:
+            further["scale"] = round(self.embedding_scale, 6)
+        if leading := self._encoder.around[0]:
+            further["leading"] = leading
+        if not further:
+            return self._lm.table_digest
+        return hashlib.sha256((self._lm.table_digest + json.dumps(further, sort_keys=True)).encode()).hexdigest()
+
+    @property
+    def _earlier_fingerprint(self) -> str:
+        """That of versions before leading tokens and scale were part of it; they are recorded apart, or asked for."""
+        return self._lm.table_digest
+
+    @property
+    def embedding_scale(self) -> float:
+        """The factor between rows of the model's table and the vectors it reads (Gemma: the root of the width)."""
+        return self._lm.scale
 
     @property
     def eos_ids(self) -> list[int]:
-        """Tokens that end an output: the tokenizer's EOS first, then any other the generation config names."""
+        """End-of-sequence tokens: the tokenizer's first, then any other that the generation config names."""
+        return self.endings.eos_ids
+
+    def _eos_ids(self) -> list[int]:
         other = getattr(self.model.generation_config, "eos_token_id", None)
         others = other if isinstance(other, list) else [] if other is None else [other]
-        return list(dict.fromkeys([self._encoder.eos_id, *others]))
+        known = [token for token in others if token < self._lm.vocab_size]
+        return list(dict.fromkeys([self._encoder.eos_id, *known]))
 
-    def encode_body(self, input: str, has_prompt: bool) -> list[int]:
-        """Token ids of the body around one input, the same whatever the prompt."""
-        return self._encoder.body(input, has_prompt)
+    def encode_body(self, input: str, kind: Kind) -> list[int]:
+        """Token ids of the body around one input, after a prompt of this kind."""
+        return self._encoder.body(input, kind)
 
     def encode_output(self, output: str) -> list[int]:
         """Token ids of one output, EOS included."""
         return self._encoder.output(output)
 
-    def encode_example(self, input: str, output: str) -> EncodedExample:
-        """An example as it stands after a prompt."""
-        return EncodedExample(self.encode_body(input, has_prompt=True), self.encode_output(output))
+    def encode_example(self, input: str, output: str, kind: Kind) -> EncodedExample:
+        """An example as it stands after a prompt of this kind."""
+        return EncodedExample(self.encode_body(input, kind), self.encode_output(output))
 
     def embed_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
         """The vectors the model reads for these tokens."""
@@ -175,16 +233,40 @@ class Subject:
         """The vectors the model reads for a text, without special tokens."""
         return self._embed_list(self._encoder.text(text))
 
+    @property
+    def leading_ids(self) -> list[int]:
+        """Tokens that the tokenizer puts before a text, BOS for instance."""
+        return self._encoder.leading
+
+    @property
+    def begins_with_tokens(self) -> bool:
+        """True if anything stands before a prompt, so that the place of virtual tokens matters."""
+        return bool(self._encoder.lead("hard"))
+
+    @property
+    def leading_embeddings(self) -> Float[Tensor, "n d_model"]:
+        """The vectors of `leading_ids`."""
+        return self._embed_list(self.leading_ids)
+
+    def lead_embeddings(self, kind: Kind) -> Float[Tensor, "n d_model"]:
+        """All that comes before a prompt of this kind: leading tokens and the template's opening."""
+        return self._embed_list(self._encoder.lead(kind))
+
     def prompt_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
-        """All that comes before the body: BOS if sequences begin with one, then the prompt.
+        """All that comes before the body: leading tokens and opening as the template has them, and the prompt.
 
         Raises UserError for a soft prompt of another subject.
         """
-        bos = self._embed_list(self._encoder.bos)
+        lead = self.lead_embeddings(kind_of(prompt))
         if isinstance(prompt, SoftPrompt):
             self.check(prompt)
-            return torch.cat([bos, prompt.embeddings.to(bos)])
-        return torch.cat([bos, self.embed_text(prompt or "")])
+            factor = self.embedding_scale / prompt.scale if self._lm.scale_has_moved else 1.0
+            return torch.cat([lead, (prompt.embeddings * factor if factor != 1.0 else prompt.embeddings).to(lead)])
+        return torch.cat([lead, self.embed_text(prompt or "")])
+
+    def begun_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
+        """All that comes before an input's own first word: `prompt_embeddings`, and the beginning of the body."""
+        return torch.cat([self.prompt_embeddings(prompt), self._embed_list(self._encoder.begun(kind_of(prompt)))])
 
     def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
         """Logits from the backbone's hidden states, as the model itself computes them."""
@@ -205,22 +287,27 @@ class Subject:
         return self._lm.backbone(inputs_embeds, attention_mask, position_ids, decoder_input_ids)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
-        """Raise UserError if the soft prompt is not as wide as this subject, or is known to belong to another."""
+        """Raise UserError if the soft prompt is not as wide as this subject, or is known to belong to another.
+
+        Likewise where it does not say if its vectors include the scale of the subject's embeddings, and might not.
+        """
         if soft_prompt.d_model != self.d_model:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide, but the subject '{self.name}' is {self.d_model} wide.",
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",
             )
-        if soft_prompt.fingerprint is not None and soft_prompt.fingerprint != self.fingerprint:
+        if self._lm.scale_has_moved and soft_prompt.scale is None:
+            raise UserError(
+                f"{soft_prompt.origin} does not say if its vectors include the factor {self.embedding_scale:.2f} of "
+                f"'{self.name}' (it multiplies its embeddings): they do where transformers 5.4 or later tuned them.",
+                f"Save it again with what holds: dataclasses.replace(prompt, scale={self.embedding_scale:.6f}), or "
+                "scale=1.0 for prompts from before.",
+            )
+        if soft_prompt.fingerprint not in (None, self.fingerprint, self._earlier_fingerprint):
             raise UserError(
                 f"The soft prompt was tuned on another model than '{self.name}': their embeddings differ.",
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",
             )
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """The engine that runs examples under prompts on this subject."""
-        return Scorer(self._lm)
 
     @cached_property
     def batch_tokens(self) -> int:
@@ -272,7 +359,7 @@ class Subject:
         def write(indices: Rows[int]) -> list[list[int]]:
             parts = [(prefixes[i], self._embed_list(examples[i].body)) for i in indices]
             embeddings, mask = pad_rows([torch.cat(pair) for pair in parts], self._padding_side)
-            rows = generate_greedily(self._lm, embeddings, mask, self.eos_ids, max_new_tokens)
+            rows = generate_greedily(self._lm, embeddings, mask, self.endings, max_new_tokens)
             # The last token allowed is written and not read; a decoder of its own reads a start token.
             n_read = [len(row) if len(row) < max_new_tokens else len(row) - 1 for row in rows]
             n_started = len(rows) if self.is_encoder_decoder else 0
@@ -280,19 +367,24 @@ class Subject:
             return rows
 
         lengths = [len(prefix) + len(example.body) for prefix, example in zip(prefixes, examples, strict=True)]
-        batches = batches_by_length(lengths, batch_tokens or self.batch_tokens, max_new_tokens) if queries else []
+        most, boundary = batch_tokens or self.batch_tokens, self._lm.rope_boundary
+        batches = batches_by_length(lengths, most, max_new_tokens, boundary) if queries else []
         for indices, rows in Halving(REMEDY).run(batches, write):
             for index, row in zip(indices, rows, strict=True):
                 written[index] = row
         return written
 
+    def output_text(self, ids: list[int]) -> str:
+        """The text of an output's tokens up to its ending, stripped of white space around it."""
+        return self.template.cut(self.tokenizer.decode(ids, skip_special_tokens=True))
+
     def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None) -> list[str]:
-        """The text that greedy search writes for each query, stripped of white space at its ends.
+        """The text that greedy search writes for each query up to its ending, stripped of white space around it.
 
         Raises UserError as `generate_ids` does.
         """
         rows = self.generate_ids(queries, max_new_tokens, batch_tokens)
-        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+        return [self.output_text(row) for row in rows]
 
     @property
     def _padding_side(self) -> Side:

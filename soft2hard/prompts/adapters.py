@@ -36,6 +36,7 @@ from soft2hard.prompts.files import (
     to_bytes,
 )
 from soft2hard.prompts.matrix import as_matrix
+from soft2hard.prompts.template import Template
 from soft2hard.storage.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _ADAPTER_FILES = {ADAPTER_CONFIG, _SAFETENSORS_NAME, _TORCH_NAME}
 _REPLACEABLE = _ADAPTER_FILES | {"README.md"}
 
 _READABLE_KINDS = ("PROMPT_TUNING", "P_TUNING")
+_TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 _KIND_NAMES = {
     "LORA": "LoRA",
     "PREFIX_TUNING": "prefix-tuning",
@@ -94,12 +96,18 @@ def read_adapter(folder: Path) -> Fields:
             f"{weights} has no tensor {MATRIX_NAME} (it has {', '.join(sorted(tensors)[:5]) or 'none'}).",
             "Save the adapter with peft_model.save_pretrained(folder), which computes the vectors of the prompt.",
         )
+    if others := sorted(set(tensors) - {MATRIX_NAME}):
+        raise UserError(
+            f"{weights} holds more than a soft prompt: {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}.",
+            "Its soft prompt works with these weights only; tune one alone, without modules_to_save.",
+        )
     rows = _used_rows(as_matrix(tensors[MATRIX_NAME], str(weights)), config, folder)
     if metadata.get("format") == FORMAT:
         bos_rows = 1 if metadata.get(_BOS_ROWS) == "1" else 0
         return {"embeddings": rows[bos_rows:], **decode_metadata(metadata, weights)}
-    provenance = foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config)
-    return {"embeddings": rows, "subject": _text(config, "base_model_name_or_path"), "provenance": provenance}
+    provenance = foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config) | _sub_adapters(folder)
+    subject = _text(config, "base_model_name_or_path")
+    return {"embeddings": rows, "subject": subject, "place": "first", "provenance": provenance}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -129,7 +137,20 @@ def _readable_kind(config: Mapping[str, Any], folder: Path) -> str:
         raise UserError(
             f"{folder} is a {_KIND_NAMES.get(kind, kind)} adapter, not a soft prompt.", _REMEDIES.get(kind, default)
         )
+    task_type = config.get("task_type")
+    if task_type not in (None, *_TASK_TYPES):
+        raise UserError(
+            f"{folder} is an adapter for {task_type}, not for a language model that writes text.",
+            f"Soft prompts of the task types {' and '.join(_TASK_TYPES)} can be put into words.",
+        )
     return kind
+
+
+def _sub_adapters(folder: Path) -> dict[str, str]:
+    """Further adapters in the folder, which PEFT puts there when a model has several; checkpoints are none."""
+    names = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir() and is_adapter(entry)]
+    names = [name for name in names if not name.startswith("checkpoint-")]
+    return {"sub_adapters": ", ".join(names)} if names else {}
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
@@ -194,6 +215,7 @@ def of_model(model: "PeftModel", adapter_name: str | None) -> Fields:
     return {
         "embeddings": rows[: config["num_virtual_tokens"]],
         "subject": _text(config, "base_model_name_or_path"),
+        "place": "first",
         "provenance": {"source": "PeftModel", "source_format": f"peft {kind}"},
     }
 
@@ -224,6 +246,49 @@ def write_adapter(
     with atomic_folder(folder, overwrite=_holds_only_an_adapter(folder)) as temporary:
         config.save_pretrained(str(temporary))
         (temporary / _SAFETENSORS_NAME).write_bytes(to_bytes(rows, metadata))
+        (temporary / "README.md").write_text(
+            _how_to_call(fields.get("template"), base_model, bos_embedding is not None, task_type), encoding="utf-8"
+        )
+
+
+_README = """---
+base_model: {base}
+library_name: peft
+tags: [prompt-tuning, soft2hard]
+---
+
+# A soft prompt for {base}
+
+```python
+from peft import PeftModel
+from transformers import AutoTokenizer, {auto}
+
+tokenizer = AutoTokenizer.from_pretrained({base!r})
+model = PeftModel.from_pretrained({auto}.from_pretrained({base!r}), "this folder")
+text = {before!r} + "your input" + {after!r}
+query = tokenizer(text, return_tensors="pt", add_special_tokens={special})
+written = model.generate(**query, do_sample=False, max_new_tokens=16)
+answer = tokenizer.decode(written[0]{cut}, skip_special_tokens=True)
+answer = min((answer.split(stop)[0] for stop in {stops!r}), key=len, default=answer).strip()
+```
+
+The virtual tokens were tuned before exactly this text.{remark}
+"""
+
+
+def _how_to_call(template: Template | None, base_model: str, with_bos: bool, task_type: str) -> str:
+    template = template or Template()
+    seq2seq = task_type == "SEQ_2_SEQ_LM"
+    return _README.format(
+        base=base_model,
+        auto="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
+        before=template.opening + template.lead_of("soft") + template.input_prefix,
+        after=template.output_prefix,
+        special=not with_bos and template.bos is not False,
+        cut="" if seq2seq else "[query.input_ids.shape[1] :]",
+        stops=list(template.stops),
+        remark=" Its first row is the BOS token's, so the tokenizer adds none." if with_bos else "",
+    )
 
 
 def _bos_row(bos_embedding: Float[Tensor, " d_other"], d_model: int) -> Float[Tensor, "1 d_model"]:

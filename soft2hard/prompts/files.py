@@ -24,13 +24,16 @@ from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.matrix import dtype_name, is_matrix
+from soft2hard.prompts.template import Template
+from soft2hard.settings import checked
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.hub import local_file
 
 MATRIX_NAME = "prompt_embeddings"
 """Name of the soft prompt among the tensors of a file: PEFT's, and ours."""
 FORMAT = "soft2hard soft prompt"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 records the template; soft prompts of version 1 were tuned under the plain one."""
 ADAPTER_CONFIG = "adapter_config.json"
 """The file by which a PEFT adapter folder is known."""
 _NAMED_AT_MOST = 5
@@ -230,28 +233,34 @@ def encode_metadata(fields: Fields) -> dict[str, str]:
         "schema_version": str(SCHEMA_VERSION),
         "subject": json.dumps(fields["subject"]),
         "fingerprint": json.dumps(fields["fingerprint"]),
+        "template": fields["template"].to_json() if fields["template"] else "null",
+        "place": json.dumps(fields["place"]),
+        "scale": json.dumps(fields["scale"]),
         "provenance": json.dumps(dict(fields["provenance"])),
     }
 
 
 def decode_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """Return subject, fingerprint and provenance: the inverse of `encode_metadata`.
+    """The fields of a `SoftPrompt` beside its embeddings: the inverse of `encode_metadata`.
 
     Raises:
         UserError: written by a newer version, or not what `encode_metadata` makes.
     """
-    try:
-        version = int(metadata["schema_version"])
-        values = {name: json.loads(metadata[name]) for name in ("subject", "fingerprint", "provenance")}
-    except (KeyError, ValueError, RecursionError):
-        version, values = SCHEMA_VERSION, {}
-    if version > SCHEMA_VERSION:
+    version = metadata.get("schema_version", "")
+    if version.isdigit() and int(version) > SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {version}; this program reads up to {SCHEMA_VERSION}.", "Upgrade soft2hard."
         )
+    try:
+        names = ("subject", "fingerprint", "provenance", *(("template", "place", "scale") if int(version) > 1 else ()))
+        values = {name: json.loads(metadata[name]) for name in names}
+    except (KeyError, ValueError, RecursionError):
+        values = {}
     if not _is_metadata(values):
         raise UserError(f"The metadata of {path} is damaged.", "Save it again, or save its matrix alone as .npy.")
-    return values
+    # Version 1 knew the plain template alone; without a fingerprint it came from elsewhere and nothing is known.
+    template = values.get("template", {} if values["fingerprint"] and int(version) == 1 else None)
+    return values | {"template": None if template is None else checked(Template, template, f"The template of {path}")}
 
 
 def _is_metadata(values: Mapping[str, Any]) -> bool:
@@ -260,6 +269,9 @@ def _is_metadata(values: Mapping[str, Any]) -> bool:
         isinstance(provenance, dict)
         and all(isinstance(value, str) for value in provenance.values())
         and all(isinstance(values[name], str | None) for name in ("subject", "fingerprint"))
+        and isinstance(values.get("template"), dict | None)
+        and values.get("place") in (None, "after", "first")
+        and isinstance(values.get("scale"), int | float | None)
     )
 
 

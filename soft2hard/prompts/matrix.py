@@ -20,11 +20,11 @@ def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
             f"{name} holds {dtype_name(tensor)} values, not floating-point ones.",
             "Give the embedding vectors of the virtual tokens, not token ids.",
         )
+    if tensor.numel() == 0:
+        raise _empty(name, shape)
     if not is_matrix(tensor):
         raise UserError(f"{name} has shape {shape}, not (n_tokens, d_model).", "Save it as one matrix, a row a token.")
     matrix = tensor.reshape(shape[-2:]).detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
-    if matrix.numel() == 0:
-        raise UserError(f"{name} is empty: its shape is {shape}.", "Tune a soft prompt of at least one virtual token.")
     if not matrix.isfinite().all():
         row = int((~matrix.isfinite()).any(dim=1).nonzero()[0])
         raise UserError(
@@ -41,3 +41,11 @@ def is_matrix(tensor: Tensor) -> bool:
 
 def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def _empty(name: str, shape: tuple[int, ...]) -> UserError:
+    return UserError(
+        f"{name} is empty: its shape is {shape}.",
+        "Tune a soft prompt of at least one virtual token; under DeepSpeed ZeRO-3, gather it before it is saved "
+        "(stage3_gather_16bit_weights_on_model_save).",
+    )

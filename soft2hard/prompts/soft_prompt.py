@@ -14,6 +14,7 @@ from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.prompts.matrix import as_matrix
+from soft2hard.prompts.template import Place, Template
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,10 +40,22 @@ class SoftPrompt:
     """`Subject.fingerprint` of that subject, None when unknown."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Free-text facts: source file, its format and metadata, task, tuning steps and so on."""
+    template: Template | None = None
+    """The template it was tuned under, with the place of its vectors; None when unknown."""
+    place: Place | None = None
+    """Where its file implies that its vectors stand (PEFT has them first), where `template` is unknown."""
+    scale: float | None = None
+    """The factor of the subject's embeddings that the vectors include (Gemma multiplies its table's rows by one); 1
+    where there is none, None when unknown."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "embeddings", as_matrix(self.embeddings, "The soft prompt"))
         object.__setattr__(self, "provenance", dict(self.provenance))
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for messages."""
+        return self.provenance.get("source", "The soft prompt")
 
     @property
     def n_tokens(self) -> int:

@@ -27,7 +27,9 @@ from soft2hard.errors import UserError, first_line
 Kind = Literal["subject", "translator", "corpus", "soft-prompts"]
 
 SAFE_FILES = ("*.safetensors", "*.json", "*.jsonl", "*.arrow", "*.model", "*.txt", "*.jinja", "README.md")
-"""All that is fetched, and all that is published."""
+"""All that is fetched, and all that is published; of soft prompts also adapters of older PEFT, which are read without
+running anything in them."""
+_ALSO_FETCHED = {"soft-prompts": ("adapter_model.bin",)}
 _IGNORED = {"subject": ("*/*", "consolidated*", "*.fp16.*")}  # other copies of the same weights
 _HUB_ERRORS = (OSError, HFValidationError, HTTPError)
 
@@ -46,7 +48,7 @@ def local_folder(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
             snapshot_download(
                 str(name_or_path),
                 repo_type=_repository_type(kind),
-                allow_patterns=list(SAFE_FILES),
+                allow_patterns=[*SAFE_FILES, *_ALSO_FETCHED.get(kind, ())],
                 ignore_patterns=list(_IGNORED.get(kind, ())),
             )
         )

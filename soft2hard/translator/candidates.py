@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _TOP_P = 0.98  # probability of the nucleus that samples are drawn from (Holtzman et al. 2020, arXiv 1904.09751)
 _ROWS_AT_ONCE = 1024  # written together
 _BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
-_TEXTS_AT_ONCE = 256  # scored together, on average and at most
+_TEXTS_AT_ONCE = 256  # completed together
+_LOGITS_AT_ONCE = 2**26  # numbers, in a batch of texts that are scored, on average
 _REFINED = 2  # candidates around which is searched
 _HEAT_PROBES, _FINALISTS = 8, 16  # all candidates run a heat on some probe inputs, the best of them on all
 
@@ -143,6 +144,7 @@ class Reading:
         """log p(text | soft prompt) of each text with its end, in nats."""
         return self.sequence_log_probs([self.translator.encode_instruction(text) for text in texts])
 
+    @torch.no_grad()
     def sequence_log_probs(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """The same of token ids, the end's among them."""
         found = [0.0] * len(rows)
@@ -153,53 +155,65 @@ class Reading:
                 found[i] = value
         return found
 
+    @torch.no_grad()
     def next_log_probs(self, ids: Sequence[int]) -> Float[Tensor, "n_ids vocab"]:
         """Log-probabilities at each position of a text, given what stands before it; special tokens have none."""
         metering.count(1, len(ids) + 1)
         [(_, _, logits)] = self._in_batches([[*ids, self.eos_id]])
-        return self._only_words(logits[0, : len(ids)].log_softmax(-1))
-
-    def complete(self, prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Each prefix with its most likely continuation, token by token, without the end's id.
-
-        Rows are read again at each step: their prefixes differ in length, and few steps are left to most.
-        """
-        rows = [list(prefix) for prefix in prefixes]
-        metering.count(len(rows), 0)  # tokens at each step, as all are read again
-        open_rows, most = list(range(len(rows))), self.translator.card.instruction_tokens
-        while open_rows := [i for i in open_rows if len(rows[i]) < most]:
-            # What stands in the last place is not read: the logits there are for what comes next.
-            read = [[*rows[i], self.eos_id] for i in open_rows]
-            metering.count(0, sum(map(len, read)))
-            closed = set()
-            for indices, _, logits in self._in_batches(read):
-                last = torch.tensor([len(read[i]) - 1 for i in indices], device=logits.device)
-                at_last = logits[torch.arange(len(indices), device=logits.device), last]
-                for i, token in zip(indices, self._only_words(at_last, and_end=True).argmax(-1).tolist(), strict=True):
-                    if token == self.eos_id:
-                        closed.add(open_rows[i])
-                    else:
-                        rows[open_rows[i]].append(token)
-            open_rows = [i for i in open_rows if i not in closed]
-        return rows
+        log_probs = logits[0, : len(ids)].log_softmax(-1)
+        log_probs[:, self._no_words()] = -torch.inf
+        return log_probs
 
     @torch.no_grad()
+    def complete(self, prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Each prefix with its most likely continuation, token by token, without the end's id."""
+        rows: list[list[int]] = []
+        most = self.translator.card.instruction_tokens
+        for start in range(0, len(prefixes), _TEXTS_AT_ONCE):
+            some = prefixes[start : start + _TEXTS_AT_ONCE]
+            given = _Given(some, self.model.n_start, self._no_words(and_end=True))
+            settings = {"max_new_tokens": most, "do_sample": False, "num_beams": 1}
+            memory, processors = self._memory.repeat(len(some)), LogitsProcessorList([given])
+            written = self.model.generate(memory, logits_processor=processors, **settings).tolist()
+            rows += [row[: row.index(self.eos_id)] if self.eos_id in row else row for row in written]
+        metering.count(len(rows), sum(min(len(row) + 1, most) for row in rows))  # a start, and all but the last token
+        return rows
+
     def _in_batches(
         self, rows: Sequence[Sequence[int]]
     ) -> Iterator[tuple[list[int], Int[Tensor, "batch length"], Float[Tensor, "batch length vocab"]]]:
         """Rows of like length together: their numbers, the rows as labels, and the logits for each label."""
-        n = max(1, min(_BATCHES, len(rows) // _ROWS_OF_A_BATCH), len(rows) // _TEXTS_AT_ONCE)
+        longest = max(map(len, rows), default=0)
+        n_logits = len(rows) * longest * self.model.lm.config.get_text_config().vocab_size
+        n = max(1, min(_BATCHES, len(rows) // _ROWS_OF_A_BATCH), n_logits // _LOGITS_AT_ONCE)
         for run in runs_of_like_length([len(row) for row in rows], n):
             tensors = [torch.tensor(list(rows[i])) for i in run]
             labels = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=IGNORE)
             labels = labels.to(self.translator.device)
             yield run, labels, self.model.logits(self._memory.repeat(len(run)), labels).float()
 
-    def _only_words(self, scores: Float[Tensor, "n vocab"], and_end: bool = False) -> Float[Tensor, "n vocab"]:
-        special = [
-            i for i in self.tokenizer.all_special_ids if i < scores.shape[1] and not (and_end and i == self.eos_id)
-        ]
-        scores[:, special] = -torch.inf
+    def _no_words(self, and_end: bool = False) -> list[int]:
+        """Ids that no text holds; but for the end's, if a text may end."""
+        size = self.model.lm.config.get_text_config().vocab_size
+        return [i for i in self.tokenizer.all_special_ids if i < size and not (and_end and i == self.eos_id)]
+
+
+class _Given(LogitsProcessor):
+    """Makes each row begin with its prefix and go on in words, so that one cache serves prefixes of all lengths."""
+
+    def __init__(self, prefixes: Sequence[Sequence[int]], n_start: int, no_words: list[int]):
+        rows = [torch.tensor(list(prefix), dtype=torch.long) for prefix in prefixes]
+        self.prefixes = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        self.n_start, self.no_words = n_start, no_words
+
+    def __call__(self, input_ids: Int[Tensor, "rows n_read"], scores: Float[Tensor, "rows vocab"]) -> Tensor:
+        scores[:, self.no_words] = -torch.inf
+        step = input_ids.shape[1] - self.n_start
+        if step < self.prefixes.shape[1]:
+            given = self.prefixes[:, step].to(scores.device)
+            rows = (given >= 0).nonzero()[:, 0]
+            scores[rows] = -torch.inf
+            scores[rows, given[rows]] = 0.0
         return scores
 
 
@@ -251,6 +265,8 @@ def choose(
         best = ranked[:_REFINED]
         seen = {candidate.text for candidate in ranked}
         near = [text for text in neighbours(reading, [c.text for c in best]) if text not in seen]
+        if not near:
+            break
         ranked = sorted([*ranked, *_scored(reading, verifier, near, probes)], key=lambda c: c.rank)
         if not ranked or ranked[0] is best[0]:
             break

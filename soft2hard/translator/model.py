@@ -126,7 +126,7 @@ class HiddenStates:
     def __call__(self, soft_prompts: SoftPrompts, mask: Mask) -> list[Float[Tensor, "batch n d_hidden"]]:
         """One tensor a layer, float32, on the device of `soft_prompts`; padding, on the right, is not attended to."""
         subject, home = self.subject, soft_prompts.device
-        bos = subject.prompt_embeddings(None)
+        bos = subject.leading_embeddings
         read = torch.cat([bos.expand(len(soft_prompts), -1, -1), soft_prompts.to(bos)], 1)
         seen = torch.cat([mask.new_ones(len(mask), len(bos)), mask], 1).long().to(read.device)
         model = subject.model.get_encoder() if subject.is_encoder_decoder else subject.model.base_model

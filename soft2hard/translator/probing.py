@@ -4,16 +4,15 @@ A soft prompt is tuned on outputs alone, and what the subject takes for an input
 is what the subject was trained on. Candidate texts that differ invite inputs on which they differ.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from soft2hard.compute import metering
-from soft2hard.lm.batching import positions
+from soft2hard.lm.batching import pad_rows, positions
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
@@ -68,31 +67,51 @@ def invented_inputs(
 
 def _sample(subject: Subject, prompts: list[Prompt], uniforms: Float[Tensor, "rows n_steps"]) -> list[str | None]:
     """One input a row, or None where the template's next part did not come."""
-    template, tokenizer = subject.template, subject.tokenizer
-    # Some tokenizers do not give back the very same text: "Output:" may become "Output :".
-    next_ids = tokenizer.encode(template.output_prefix.strip(), add_special_tokens=False)
-    next_part = tokenizer.decode(next_ids, skip_special_tokens=True).strip()
+    embedded = {id(p): subject.begun_embeddings(p) for p in prompts}
+    closing = _Closing(subject)
+    rows = _continue(subject, [embedded[id(p)] for p in prompts], uniforms, closing)
+    return [closing.input(row) for row in rows]
 
-    def has_ended(ids: list[int]) -> bool:
-        return ids[-1] == next_ids[-1] and next_part in tokenizer.decode(ids, skip_special_tokens=True)
 
-    body = subject.embed_text(template.separator + template.input_prefix.rstrip())
-    embedded = {id(p): torch.cat([subject.prompt_embeddings(p), body]) for p in prompts}
-    written = _continue(subject, [embedded[id(p)] for p in prompts], uniforms, has_ended)
-    parts = [tokenizer.decode(ids, skip_special_tokens=True).partition(next_part) for ids in written]
-    return [text.strip() if found else None for text, found, _ in parts]
+class _Closing:
+    """The end of an input: the text with which the template continues after it, or a special token that begins that.
+
+    A template that has nothing after its input ends it as it ends an output.
+    """
+
+    def __init__(self, subject: Subject):
+        self._tokenizer = subject.tokenizer
+        template = subject.template
+        after = template.output_prefix.strip() or (template.stops[0] if template.stops else "")
+        # Some tokenizers do not give back the very same text: "Output:" may become "Output :".
+        ids = subject.tokenizer.encode(after, add_special_tokens=False) or subject.eos_ids[:1]
+        self._special = ids[0] if ids[0] in subject.tokenizer.all_special_ids else None
+        self._last_id = ids[-1]
+        decoded = self._decode(ids)
+        self._text = decoded.strip() or decoded
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def ends(self, ids: list[int]) -> bool:
+        """True if these tokens have just reached it."""
+        if self._special is not None:
+            return ids[-1] == self._special
+        return ids[-1] == self._last_id and self._text in self._decode(ids)
+
+    def input(self, ids: list[int]) -> str | None:
+        """The input in what was sampled; None where it did not end."""
+        if self._special is not None:
+            return self._decode(ids[: ids.index(self._special)]).strip() if self._special in ids else None
+        text = self._decode(ids)
+        return text.split(self._text)[0].strip() if self._text in text else None
 
 
 def _continue(
-    subject: Subject,
-    rows: list[Tensor],
-    uniforms: Float[Tensor, "rows n_steps"],
-    has_ended: Callable[[list[int]], bool],
+    subject: Subject, rows: list[Tensor], uniforms: Float[Tensor, "rows n_steps"], closing: _Closing
 ) -> list[list[int]]:
-    """The tokens sampled after each row, at temperature 1, the whole batch at once, until all have ended."""
-    embeddings = pad_sequence(rows, batch_first=True, padding_side="left")
-    lengths = torch.tensor([[len(row)] for row in rows], device=embeddings.device)
-    mask = torch.arange(embeddings.shape[1], device=embeddings.device) >= embeddings.shape[1] - lengths
+    """The tokens sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
+    embeddings, mask = pad_rows(rows, "left")
     written: list[list[int]] = [[] for _ in rows]
     is_open = [True] * len(rows)
     metering.count(len(rows), 0)
@@ -103,7 +122,7 @@ def _continue(
         new = drawn(subject.head(hidden), uniforms[:, step])
         for i, token in enumerate(new.tolist()):
             written[i].append(token)
-            is_open[i] = is_open[i] and not has_ended(written[i])
+            is_open[i] = is_open[i] and not closing.ends(written[i])
         if not any(is_open):
             break
         embeddings = torch.cat([embeddings, subject.embed_ids(new[:, None])], 1)

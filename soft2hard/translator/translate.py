@@ -12,7 +12,7 @@ from soft2hard.translator.candidates import choose, propose
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.settings import MIN_PROBES, TranslateConfig, read_card
-from soft2hard.translator.verification import Candidate, Probes, Verdict, Verifier, verdict_of
+from soft2hard.translator.verification import Candidate, Ending, Probes, Verdict, Verifier, verdict_of
 
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
@@ -40,6 +40,8 @@ class Translation:
     """Other inputs that the agreement and the verdict were taken on; 0 where they come from the probe inputs."""
     probe_source: str = "none"
     """'examples', 'invented by the subject' or 'none'."""
+    ending: Ending | None = None
+    """Whether outputs end under the soft prompt; None where nothing was run."""
     candidates: tuple[Candidate, ...] = ()
     """The best candidates by their posterior, with their faithfulness on the probe inputs."""
 
@@ -86,6 +88,7 @@ def translate(
         subject = subject or _own_subject(translator, prompts)
     if subject is not None:
         translator.bind(subject)
+        subject = subject.for_prompts(prompts)
     labels = names or [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     proposals = propose(translator, prompts, config.n_candidates if config.verify else 1, seed=config.seed)
     if subject is None or not config.verify:
@@ -112,6 +115,7 @@ def translate(
                     verdict=verdict_of(judged.agreement),
                     agreement=judged.agreement,
                     divergence=judged.divergence,
+                    ending=probes[i].ending,
                     n_probes=len(probes[i].inputs),
                     n_checks=len(checks[i].inputs) if checked else 0,
                     probe_source=source,

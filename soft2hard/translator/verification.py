@@ -20,8 +20,11 @@ from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Kind
 
 Verdict = Literal["faithful", "doubtful", "failed", "unverified"]
+Ending = Literal["learned", "none"]
+"""Whether outputs end under a soft prompt, within the tokens that they may have."""
 
 FAITHFUL_FROM, DOUBTFUL_FROM = 0.9, 0.5
 MAX_DIVERGENCE = 10.0
@@ -37,11 +40,19 @@ class Probes:
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    """What the subject writes for each input under the soft prompt."""
+    """The subject's output for each input under the soft prompt, up to its ending."""
+    ended: tuple[bool, ...]
+    """False where an output was cut, because it was too long or because the soft prompt never learned to end: then
+    its end is compared with nothing."""
     log_probs: Float[Tensor, "n_targets vocab"]
     """Its next-token log-probabilities at all output positions, probe after probe."""
     greedy: Bool[Tensor, "n_targets"]
-    """Where the output's token is the most likely one (all, but for rounding and cut outputs)."""
+    """Where the output's token is the most likely one (all, but for rounding and another tokenization)."""
+
+    @property
+    def ending(self) -> Ending:
+        """How outputs end under the soft prompt."""
+        return "none" if sum(self.ended) < len(self.ended) / 2 else "learned"
 
 
 @dataclass(frozen=True)
@@ -83,13 +94,14 @@ class Verifier:
             for soft_prompt, of_prompt in zip(soft_prompts, inputs, strict=True)
             for input in of_prompt
         ]
-        written = iter(self.subject.generate(queries, max_new_tokens=self.max_new_tokens))
-        outputs = [[next(written) for _ in of_prompt] for of_prompt in inputs]
-        examples = [self._encode(*pairs) for pairs in zip(inputs, outputs, strict=True)]
+        rows = iter(self.subject.generate_ids(queries, max_new_tokens=self.max_new_tokens))
+        written = [_without_rounds([self._output(next(rows)) for _ in of_prompt]) for of_prompt in inputs]
+        parts = [tuple(zip(*of_prompt, strict=True)) or ((), ()) for of_prompt in written]
+        examples = [self._encode(*given, "soft") for given in zip(inputs, *zip(*parts, strict=True), strict=True)]
         embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
         found: dict[int, Probes] = {}
         for i, log_probs, greedy in self._log_probs(embedded, examples):
-            found[i] = Probes(tuple(inputs[i]), tuple(outputs[i]), log_probs, greedy)
+            found[i] = Probes(tuple(inputs[i]), *parts[i], log_probs, greedy)
         return [found[i] for i in range(len(soft_prompts))]
 
     def verify(self, candidates: Sequence[str], probes: Probes) -> list[Candidate]:
@@ -97,14 +109,15 @@ class Verifier:
 
         A candidate too long for the subject's context is left out.
         """
-        examples = self._encode(probes.inputs, probes.outputs)
+        examples = self._encode(probes.inputs, probes.outputs, probes.ended, "hard")
         longest = max(example.n_read for example in examples)
-        fitting = [(text, rows) for text in candidates if self._fits(rows := self._embedded(text), longest)]
+        embedded = [(text, self.subject.prompt_embeddings(text)) for text in candidates]
+        fitting = [(text, rows) for text, rows in embedded if self._fits(rows, longest)]
         of_token = _probe_of_token(examples).to(probes.log_probs.device)
         scored: dict[int, Candidate] = {}
         for i, log_probs, greedy in self._log_probs([rows for _, rows in fitting], [examples] * len(fitting)):
             divergence = (probes.log_probs.exp() * (probes.log_probs - log_probs)).sum(-1).clamp(0, MAX_DIVERGENCE)
-            # Where an output was cut, its end was not the soft prompt's likeliest token either.
+            # Where the soft prompt itself would write other tokens, another tokenization of its text stands there.
             missing = (probes.greedy & ~greedy).float()
             missed = torch.zeros(len(examples), device=greedy.device).index_add_(0, of_token, missing)
             agreement = (missed == 0).float().mean().item()
@@ -113,15 +126,26 @@ class Verifier:
 
     def first(self, probes: Probes, n: int) -> Probes:
         """The first `n` inputs of probes."""
-        examples = self._encode(probes.inputs[:n], probes.outputs[:n])
-        n_targets = sum(len(example.output) for example in examples)
-        return Probes(probes.inputs[:n], probes.outputs[:n], probes.log_probs[:n_targets], probes.greedy[:n_targets])
+        inputs, outputs, ended = probes.inputs[:n], probes.outputs[:n], probes.ended[:n]
+        n_targets = sum(len(example.output) for example in self._encode(inputs, outputs, ended, "soft"))
+        return Probes(inputs, outputs, ended, probes.log_probs[:n_targets], probes.greedy[:n_targets])
 
-    def _encode(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[EncodedExample]:
-        return [self.subject.encode_example(x, y) for x, y in zip(inputs, outputs, strict=True)]
+    def _output(self, row: list[int]) -> tuple[str, bool]:
+        """The text of an output, and whether it ended."""
+        subject = self.subject
+        text = subject.tokenizer.decode(row, skip_special_tokens=True)
+        cut = subject.template.cut(text)
+        return cut, len(row) < self.max_new_tokens or cut != text.strip()
 
-    def _embedded(self, text: str) -> Float[Tensor, "n d_model"]:
-        return self.subject.prompt_embeddings(text)
+    def _encode(
+        self, inputs: Sequence[str], outputs: Sequence[str], ended: Sequence[bool], kind: Kind
+    ) -> list[EncodedExample]:
+        """Examples as tokens; outputs that were cut have no end. One without any token keeps its end."""
+        whole = [self.subject.encode_example(x, y, kind) for x, y in zip(inputs, outputs, strict=True)]
+        return [
+            example if has_end or len(example.output) == 1 else EncodedExample(example.body, example.output[:-1])
+            for example, has_end in zip(whole, ended, strict=True)
+        ]
 
     def _fits(self, rows: Float[Tensor, "n d_model"], n_read: int) -> bool:
         limit = self.subject.context_length
@@ -134,9 +158,28 @@ class Verifier:
         """For each prompt its number, log-probabilities at all output positions, and where the output is greedy."""
         scorer, most = self.subject.scorer, int(_SHARED * self.subject.batch_tokens)
         for i, hidden in scorer.hidden_states(prompts, examples, most, self._halving):
-            log_probs = scorer.log_probs(hidden)
+            log_probs, likeliest = scorer.distributions(hidden)
             wanted = torch.tensor([token for e in examples[i] for token in e.output], device=log_probs.device)
-            yield i, log_probs, log_probs.argmax(-1) == wanted
+            yield i, log_probs, likeliest == wanted
+
+
+def _without_rounds(outputs: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Outputs that do not end, cut after the first round where they go round and round.
+
+    A soft prompt that was tuned on labels without an end tends to write its label again and again.
+    """
+    if sum(ended for _, ended in outputs) >= len(outputs) / 2:
+        return outputs
+    return [(text, ended) if ended else (_first_round(text), False) for text, ended in outputs]
+
+
+def _first_round(text: str) -> str:
+    """The words that the whole text repeats, at least three times; the text itself where it repeats nothing."""
+    words = text.split()
+    for n in range(1, len(words) // 3 + 1):
+        if all(word == words[i % n] for i, word in enumerate(words[:-1])):  # the last word may have been cut
+            return " ".join(words[:n])
+    return text
 
 
 def _probe_of_token(examples: Sequence[EncodedExample]) -> Int[Tensor, " n_targets"]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
+from soft2hard.prompts.template import Template
 from soft2hard.workers.cluster import available_cores
 
 Item = TypeVar("Item")
@@ -119,6 +120,12 @@ class SubjectWorkers(ExitStack):
         self.subject, self.n, self._make = subject, n, make
         self._told: Synchronized[int] = _CONTEXT.Value("q", 0)
 
+    def use_template(self, template: Template) -> None:
+        """Run the subject under another template, here and in processes that are still to be started."""
+        self.subject = self.subject.with_template(template)
+        if self._make is not None:
+            self._make = partial(_under, self._make, template)
+
     def map(
         self, work: "Work[Item, Result]", items: Sequence[Item], tell: Tell = lambda n: None
     ) -> Iterator[tuple[int, Result]]:
@@ -175,3 +182,7 @@ def _do(given: bytes) -> bytes:
 
     work, item = pickle.loads(given)
     return pickle.dumps(work(_own_subject(), item, tell))
+
+
+def _under(make: Callable[[], Subject], template: Template) -> Subject:
+    return make().with_template(template)

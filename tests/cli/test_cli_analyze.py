@@ -50,7 +50,7 @@ def tunings(world: Path) -> tuple[Path, tuple[object, ...], str]:
 
 
 def prompts_of(folder: Path, world: Path, n: int = 2) -> Path:
-    """Random soft prompts of two tasks, as somebody might have saved them."""
+    """Random soft prompts of two tasks, as somebody might have saved them: bare tensors."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for task in "ab":
@@ -140,6 +140,7 @@ def test_a_killed_run_is_resumed_after_its_last_section(tunings: tuple[Path, tup
 
 def test_given_prompts_with_subject_translator_and_examples_get_what_tunings_get(world: Path, tmp_path: Path) -> None:
     models = ("--subject", world / "subject", "--translator", world / "translator", "--examples", world / "tasks")
+    models += ("--template", "plain:after")
     given = prompts_of(tmp_path / "prompts", world)
     result = run("analyze", given, *models, "--only", "transfer", "--json")
     assert result.exit_code == 0, result.output
@@ -207,7 +208,7 @@ def test_a_single_prompt_has_no_distances_but_statistics(world: Path, tmp_path: 
 def test_prompts_of_different_lengths_have_a_transfer_matrix_and_a_page(world: Path, tmp_path: Path) -> None:
     given = prompts_of(tmp_path / "prompts", world, 1)
     np.save(given / "c.npy", np.ones((2, 16), np.float32))
-    models = ("--subject", world / "subject", "--examples", world / "tasks")
+    models = ("--subject", world / "subject", "--examples", world / "tasks", "--template", "plain:after")
     result = run("analyze", given, *models, "--only", "transfer", "-o", tmp_path / "found")
     assert result.exit_code == 0, result.output
     assert "correlations" not in load_analysis(tmp_path / "found").sections["transfer"].tables
@@ -244,7 +245,7 @@ def test_files_that_are_named_after_tasks_are_of_those_tasks(world: Path, tmp_pa
 def test_tunings_of_an_analysis_can_be_analysed_again(
     tunings: tuple[Path, tuple[object, ...], str], world: Path, tmp_path: Path
 ) -> None:
-    models = ("--subject", world / "subject", "--examples", world / "tasks")
+    models = ("--subject", world / "subject", "--examples", world / "tasks", "--template", "plain:after")
     result = run("analyze", tunings[0] / "tunings", *models, "--only", "transfer", "--json")
     assert result.exit_code == 0, result.output
     found, before = json.loads(result.stdout), load_analysis(tunings[0])
@@ -273,7 +274,7 @@ def test_what_cannot_be_run_leaves_no_folder_and_names_what_can(world: Path, tmp
     given = prompts_of(tmp_path / "prompts", world, 1)
     said = one_line(given, "--only", "difficulty", "-o", tmp_path / "out")
     assert "No subject was given" in said and "Sections that can be run: statistics, distances, maps, claims" in said
-    models = ("--subject", world / "subject", "--examples", world / "tasks")
+    models = ("--subject", world / "subject", "--examples", world / "tasks", "--template", "plain:after")
     said = one_line(given, *models, "--only", "difficulty", "-o", tmp_path / "out")
     assert "difficulty" in said and not (tmp_path / "out").exists()
 

@@ -18,6 +18,7 @@ from soft2hard.lm.scoring import Scorer
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.probing import invented_inputs
 from tests import tiny_models, tiny_training
@@ -138,7 +139,7 @@ def test_a_prompt_counts_as_often_as_it_is_read(shared: bool, monkeypatch: pytes
     subject = tiny_models.subject("llama")
     runner = subject.scorer
     monkeypatch.setattr(runner, "shares_prefixes", shared)
-    examples = [[subject.encode_example(q.input, q.output) for q in queries(n)] for n in (3, 5)]
+    examples = [[subject.encode_example(q.input, q.output, "soft") for q in queries(n)] for n in (3, 5)]
     prompts = [subject.prompt_embeddings(text) for text in ("red cat", "up")]
     tokens = 0
     for prompt, of_prompt in zip(prompts, examples, strict=True):  # one prompt alone is laid out without padding
@@ -151,7 +152,7 @@ def test_a_prompt_counts_as_often_as_it_is_read(shared: bool, monkeypatch: pytes
 def test_an_encoder_decoder_counts_both_of_its_inputs() -> None:
     subject = tiny_models.subject("t5")
     asked = queries(4)
-    examples = [subject.encode_example(q.input, q.output) for q in asked]
+    examples = [subject.encode_example(q.input, q.output, "soft") for q in asked]
     prompts = [subject.prompt_embeddings(q.prompt) for q in asked]
     tokens = 0
     for prompt, example in zip(prompts, examples, strict=True):
@@ -210,7 +211,7 @@ def test_texts_that_the_translator_scores_count_once_each_and_its_encoder_once()
     assert counted(lambda: reading.next_log_probs([5, 6, 7])) == Count(1, 4)
     with read_by(translator_stacks()[1]) as read:
         found = counted(lambda: reading.complete([[5]]))
-    assert found == Count(1, sum(range(2, 2 + read.sequences)))  # each step reads one more
+    assert found == Count(1, read.sequences)  # each step reads one
 
 
 # --- methods ----------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def test_texts_that_the_translator_scores_count_once_each_and_its_encoder_once()
 def case(number: int, subject: Subject, n_examples: int = 12) -> Case:
     rng = Random(f"case {number}")
     examples = [Example(" ".join(rng.sample(WORDS, 2)), rng.choice(WORDS)) for _ in range(n_examples)]
-    soft_prompt = SoftPrompt(subject.embed_text(" ".join(rng.sample(WORDS, 3))).clone())
+    soft_prompt = SoftPrompt(subject.embed_text(" ".join(rng.sample(WORDS, 3))).clone(), template=Template())
     half = n_examples // 2
     return Case(
         Task(f"task {number}", "made up", "", (), tuple(examples[:half]), tuple(examples[half:]), ()), soft_prompt
@@ -259,7 +260,7 @@ def test_verified_translations_cost_all_that_ran_on_the_subject_and_the_translat
         monkeypatch.setattr(owner, name, wrapped)
 
     noted("run", Scorer, lambda prompts, examples: sum(map(len, examples)))
-    noted("generate", Subject, lambda queries, *rest: len(queries))
+    noted("generate_ids", Subject, lambda queries, *rest: len(queries))
     noted("sequence_log_probs", Reading, len)
     noted("next_log_probs", Reading, lambda ids: 1)
     noted("complete", Reading, len)

@@ -107,7 +107,7 @@ def mean_loss(subject: Subject, prompt: Tensor, examples: tuple[Example, ...]) -
     tokenizer, template = subject.tokenizer, subject.template
     losses = []
     for example in examples:
-        body = tokenizer(template.body_text(example.input, True), add_special_tokens=False)["input_ids"]
+        body = tokenizer(template.body_text(example.input, "soft"), add_special_tokens=False)["input_ids"]
         output = tokenizer(template.output_text(example.output), add_special_tokens=False)["input_ids"]
         output = [*output, tokenizer.eos_token_id]
         begin = [1] if tokenizer("cat")["input_ids"][0] == 1 else []

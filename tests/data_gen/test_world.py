@@ -293,7 +293,7 @@ def test_exact_match_is_the_share_of_outputs_that_generation_writes(architecture
         right = [e and encode(o) == ids for e, o, ids in zip(ended, outputs, written, strict=True)]
         n_right += sum(right)
         length = len(encode(instruction)) + sum(
-            len(encode(subject.template.body_text(i, True))) + len(encode(o))
+            len(encode(subject.template.body_text(i, "hard"))) + len(encode(o))
             for i, o in zip(some, outputs, strict=True)
         )
         builder = RowBuilder(encode, tokenizer.eos_token_id, 0, length)

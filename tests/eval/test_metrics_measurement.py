@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import kl_div
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.data_gen.tasks import Example, Task, normalise_answer
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics import measurement
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
@@ -64,8 +64,19 @@ def test_loss_and_accuracy_are_those_of_the_subjects_target_scores(subject: Subj
         scores = subject.target_scores(queries(prompt, task()))
         loss = -sum(s.log_likelihood for s in scores) / sum(s.n_tokens for s in scores)
         assert measured.loss == pytest.approx(loss, rel=1e-4)
-        assert measured.score == measured.accuracy == pytest.approx(np.mean([s.greedy_match for s in scores]))
-        assert measured.kl is measured.agreement is measured.embedding_distance is measured.answers is None
+        assert measured.accuracy == pytest.approx(np.mean([s.greedy_match for s in scores]))
+        assert measured.kl is measured.agreement is measured.embedding_distance is None
+
+
+def test_the_score_of_exact_match_is_the_share_of_generated_answers_that_are_the_wanted_text(subject: Subject) -> None:
+    [found] = measure(subject, [Comparison(task(), PROMPTS)])
+    for prompt, measured in zip(PROMPTS, found, strict=True):
+        written = subject.generate(queries(prompt, task()))
+        right = [normalise_answer(w) == normalise_answer(e.output) for w, e in zip(written, task().test, strict=True)]
+        assert measured.score == pytest.approx(np.mean(right))
+        for answer, text in zip(measured.answers, written, strict=True):
+            begun = answer.removesuffix(" ...")
+            assert text == answer or (answer != begun and text.startswith(begun))
 
 
 def test_divergence_and_tops_are_those_of_the_subjects_target_distributions(subject: Subject) -> None:
@@ -86,7 +97,7 @@ def test_the_logit_distance_is_of_the_models_own_logits_at_target_positions(arch
     measured = one(subject, task(), "up down", soft_prompt)
     distances = []
     for example in task().test:
-        body, output = subject.encode_body(example.input, True), subject.encode_output(example.output)
+        body, output = subject.encode_body(example.input, "hard"), subject.encode_output(example.output)
         tail = subject.embed_ids(torch.tensor(body + output[:-1]))
         logits = []
         for prompt in (soft_prompt, "up down"):
@@ -96,14 +107,14 @@ def test_the_logit_distance_is_of_the_models_own_logits_at_target_positions(arch
     assert measured.logit_distance == pytest.approx(float(torch.cat(distances).mean()), rel=1e-3)
 
 
-def test_agreement_is_the_share_of_inputs_for_which_the_same_tokens_are_generated(subject: Subject) -> None:
+def test_agreement_is_the_share_of_inputs_for_which_the_same_answer_is_generated(subject: Subject) -> None:
     soft_prompt = SoftPrompt(subject.embed_text("dog").clone())
     near = SoftPrompt(soft_prompt.embeddings + 0.05)
     prompts = (*PROMPTS, near)
     [found] = measure(subject, [Comparison(task(), prompts, soft_prompt)])
-    wanted = subject.generate_ids(queries(soft_prompt, task()))
+    wanted = list(map(normalise_answer, subject.generate(queries(soft_prompt, task()))))
     for prompt, measured in zip(prompts, found, strict=True):
-        written = subject.generate_ids(queries(prompt, task()))
+        written = list(map(normalise_answer, subject.generate(queries(prompt, task()))))
         assert measured.agreement == pytest.approx(np.mean([a == b for a, b in zip(wanted, written, strict=True)]))
     assert found[PROMPTS.index("dog")].agreement == 1.0
 

@@ -10,7 +10,7 @@ from soft2hard.checkpoints import embedded_path
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.scrutability import perplexities, reference_points, shuffled_words
 from soft2hard.lm.subject import Subject
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 from tests import tiny_models
 from tests.oracles import held_out_tasks
 

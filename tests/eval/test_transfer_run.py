@@ -259,6 +259,20 @@ def test_quota_that_ends_in_mid_run_stops_the_run_keeps_the_answers_and_says_so(
     assert done.exit_code == 0 and set(server.paid.values()) == {1}
 
 
+def test_an_answer_ends_at_the_stop_that_was_sent_even_where_the_server_writes_on(
+    go: Callable[..., Result], tmp_path: Path
+):
+    def answer(text: str) -> str:
+        return f" {text.split('Input: ')[-1].split()[0]}\nInput: say1\nOutput: say1"
+
+    with FaultServer(answer=answer) as server:
+        done = go(server.url, "--references", "", "--layout", "completion", "-o", tmp_path / "out.json")
+    assert done.exit_code == 0, done.stderr
+    result = TransferResult.load(tmp_path / "out.json")
+    assert next(row for row in result.rows if row.method == "other").score.interval.value == 1.0
+    assert all("\nInput" in row.answer and row.normalised == row.input for row in result.answers), "raw ones are kept"
+
+
 def test_answers_that_cannot_be_had_are_counted_apart(go: Callable[..., Result], tmp_path: Path):
     with FaultServer(["ok", "400", "400", "policy"]) as server:
         done = go(server.url, "--references", "", "--concurrency", 1, "-o", tmp_path / "out.json")

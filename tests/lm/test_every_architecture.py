@@ -6,7 +6,7 @@ asserted of each, and that numbers and texts are the model's own whatever else i
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.scoring import RepeatedRows, SharedRows
 from soft2hard.lm.subject import Query, Subject
-from soft2hard.lm.template import Template
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import Design, TranslateConfig
 from soft2hard.translator.training import train_translator
@@ -66,7 +66,7 @@ def write_tasks(folder: Path, colours: list[tuple[str, str]]) -> Path:
 def write_model(folder: Path, architecture: str) -> Path:
     """A random model of the architecture and a tokenizer of its kind for the words here."""
     template = Template()
-    texts = [template.body_text(text, True) + template.output_text(COLOURS[i % 5]) for i, text in enumerate(INPUTS)]
+    texts = [template.body_text(text, "hard") + template.output_text(COLOURS[i % 5]) for i, text in enumerate(INPUTS)]
     texts += [instruction(a, b) for a in COLOURS for b in COLOURS]
     made = tokenizer(architecture, texts)
     changes = {"vocab_size": len(made), "pad_token_id": made.pad_token_id, "bos_token_id": made.bos_token_id}
@@ -118,7 +118,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory):
         train_translator(translator, *corpora, tiny_training.config(epochs=6, lr=0.02), folder / "training")
         after = tiny_training.loss(translator, corpora[0])
         saved = Translator.from_pretrained(folder / "training" / "translator")
-        prompts = [soft_prompt_of(row, subject.fingerprint) for row in corpora[1].with_format("numpy")]
+        made = [soft_prompt_of(row, subject.fingerprint) for row in corpora[1].with_format("numpy")]
+        prompts = [replace(prompt, scale=subject.embedding_scale) for prompt in made]
         config = TranslateConfig(n_candidates=3, n_probes=4, n_checks=4, refine_rounds=0, max_new_tokens=4)
         texts = translate(prompts, saved, subject, config, inputs=INPUTS[::4])
         return Run(subject, folder, prompts, before, after, texts)
@@ -211,15 +212,20 @@ def test_batch_mates_and_padding_change_neither_text_nor_likelihood(architecture
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_generation_is_that_of_transformers_on_plain_ids(architecture, pipeline):
     subject = pipeline(architecture).subject
-    queries = [query for query in mixed_queries([SoftPrompt(torch.ones(1, subject.d_model))]) if query.prompt is None]
+    queries = [
+        query
+        for query in mixed_queries([SoftPrompt(torch.ones(1, subject.d_model), scale=subject.embedding_scale)])
+        if query.prompt is None
+    ]
     for query, found in zip(queries, subject.generate_ids(queries, 8), strict=True):
-        ids = subject.tokenizer(subject.template.body_text(query.input, False), return_tensors="pt")
+        ids = subject.tokenizer(subject.template.body_text(query.input, "none"), return_tensors="pt")
         out = subject.model.generate(
             ids["input_ids"], attention_mask=ids["attention_mask"], do_sample=False, max_new_tokens=8, eos_token_id=2,
             pad_token_id=0, bos_token_id=1,
         )[0]  # fmt: skip
         written = out[1 if subject.is_encoder_decoder else ids["input_ids"].shape[1] :].tolist()
-        assert found == (written[: written.index(2)] if 2 in written else written)
+        ends = [at for at, token in enumerate(written) if token in subject.endings.ids]
+        assert found == written[: min(ends, default=len(written))]
 
 
 # --- rows shared by several examples ----------------------------------------------------------------
@@ -229,9 +235,9 @@ def hidden(subject: Subject, rows: type[SharedRows] | type[RepeatedRows]) -> Ten
     """Of examples under a short and a long prompt, the long ones longer than a window."""
     prompts = [subject.prompt_embeddings("cat"), subject.prompt_embeddings("cat dog bird up down")]
     pairs = [("one", "red"), ("one two three four big small up down left", "red green")]
-    examples = [[subject.encode_example(*pair) for pair in pairs]] * 2
+    examples = [[subject.encode_example(*pair, "hard") for pair in pairs]] * 2
     layout = rows(FrozenModel(subject.model))
-    if isinstance(layout, SharedRows) and layout.outgrows_the_window(prompts, examples):
+    if isinstance(layout, SharedRows) and layout.outgrows(prompts, examples):
         return subject.scorer.run(prompts, examples).hidden
     return layout.run(prompts, examples).hidden
 

@@ -33,7 +33,7 @@ def prefixes(subject: Subject) -> list[Tensor]:
 
 
 def encoded(subject: Subject) -> list[list[EncodedExample]]:
-    return [[subject.encode_example(*pair) for pair in pairs] for pairs in PAIRS]
+    return [[subject.encode_example(*pair, "soft") for pair in pairs] for pairs in PAIRS]
 
 
 def by_the_model(subject: Subject, prefix: Tensor, example: EncodedExample) -> Tensor:
@@ -139,5 +139,5 @@ def test_finding_out_whether_prefixes_can_be_shared_counts_as_nobodys_cost():
 
     subject = tiny_models.subject("llama")
     with listening() as heard:
-        assert Scorer(FrozenModel(subject.model)).shares_prefixes
+        assert Scorer(FrozenModel(subject.model), subject.endings).shares_prefixes
     assert heard.total == Count()

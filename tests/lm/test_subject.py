@@ -1,6 +1,8 @@
 """A subject's scores are those of the model itself, and depend on nothing but the query."""
 
+import copy
 import hashlib
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,8 +12,8 @@ from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
-from soft2hard.lm.template import Template
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, CONTEXT, ODD_HEADS
 
@@ -34,14 +36,14 @@ def softened(subject: Subject, query: Query) -> Query:
     """The same query with the embeddings of its hard prompt as a soft prompt."""
     if query.prompt is None:
         return query
-    return replace(query, prompt=SoftPrompt(embeddings=subject.embed_text(query.prompt).clone()))
+    return replace(query, prompt=SoftPrompt(subject.embed_text(query.prompt).clone(), scale=subject.embedding_scale))
 
 
 def reference(subject: Subject, query: Query) -> tuple[Tensor, list[int]]:
     """Log-probabilities at the output's tokens by the model's own forward on plain ids, and those tokens."""
     tokenizer, template = subject.tokenizer, subject.template
     prompt = query.prompt or ""
-    body = template.body_text(query.input, bool(prompt))
+    body = template.body_text(query.input, "hard" if prompt else "none")
     plain = [
         tokenizer(text, add_special_tokens=False)["input_ids"]
         for text in (prompt, body, template.output_text(query.output))
@@ -141,7 +143,7 @@ def test_no_queries_have_no_scores() -> None:
 def test_the_body_does_not_depend_on_the_prompt_and_the_output_ends_with_eos() -> None:
     subject = tiny_models.subject("gpt2")
     ids = {word: 4 + i for i, word in enumerate(tiny_models.WORDS)}
-    assert subject.encode_body("cat", True) == [ids["Input"], ids[":"], ids["cat"], ids["Output"], ids[":"]]
+    assert subject.encode_body("cat", "hard") == [ids["Input"], ids[":"], ids["cat"], ids["Output"], ids[":"]]
     assert subject.encode_output("dog up") == [ids["dog"], ids["up"], 2]
 
 
@@ -169,10 +171,24 @@ def test_gradients_reach_a_prompt_through_backbone_and_head_but_no_parameter(sub
     assert not subject.model.training
 
 
-def test_fingerprint_is_the_hash_of_the_embedding_table_and_the_model_type(subject: Subject) -> None:
+def test_fingerprint_is_the_hash_of_all_that_changes_the_effect_of_a_vector(subject: Subject) -> None:
     table = subject.model.get_input_embeddings().weight.detach().float().numpy().tobytes()
+    ids = subject.tokenizer("cat")["input_ids"]
+    leading = ids[: ids.index(4 + 3)]  # "cat" is the fourth word
     expected = hashlib.sha256(table + subject.model.config.model_type.encode()).hexdigest()
+    if leading:
+        expected = hashlib.sha256(expected.encode() + json.dumps({"leading": leading}).encode()).hexdigest()
     assert subject.fingerprint == expected
+
+
+def test_another_scale_or_other_leading_tokens_are_another_fingerprint() -> None:
+    plain, gemma = tiny_models.subject("llama"), tiny_models.subject("gemma2")
+    bare = Subject(plain.model, tiny_models.tokenizer("qwen3"), name="without BOS")
+    assert plain.leading_ids and not bare.leading_ids
+    assert plain.fingerprint != bare.fingerprint
+    scaled = copy.deepcopy(gemma.model)
+    scaled.get_input_embeddings().embed_scale *= 2
+    assert Subject(scaled, gemma.tokenizer, name="another scale").fingerprint != gemma.fingerprint
 
 
 def test_embedding_is_what_the_model_reads_even_where_the_lookup_scales_it() -> None:
@@ -205,7 +221,7 @@ def test_a_soft_prompt_of_another_model_is_refused_and_its_own_subject_named() -
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "opt", "bart"])
 def test_a_query_longer_than_the_context_is_refused(architecture: str) -> None:
     subject = tiny_models.subject(architecture)
-    around = len(subject.prompt_embeddings(None)) + len(subject.encode_body("", True))
+    around = len(subject.prompt_embeddings(None)) + len(subject.encode_body("", "hard"))
     answer = 0 if subject.is_encoder_decoder else len(subject.encode_output("dog"))
     room = CONTEXT - around - answer
     subject.target_scores([Query("cat " * room, "", "dog")])
@@ -242,3 +258,28 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused() -> None:
     model.register_forward_hook(lambda module, args, output: output.__class__(logits=output.logits * 1.5))
     with pytest.raises(UserError, match="'llama' compute their logits"):
         Subject(model, tiny_models.tokenizer("llama"), name="tiny")
+
+
+def test_a_soft_prompt_of_gemma_says_if_it_includes_the_scale_and_is_converted_or_refused() -> None:
+    """Transformers 5.4 moved the scale of Gemma 1 and 2 from the backbone into the lookup of tokens."""
+    subject = tiny_models.subject("gemma2")
+    assert subject.embedding_scale == pytest.approx(subject.d_model**0.5)
+    vectors = subject.embed_text("cat dog").clone()
+    now, before = (
+        SoftPrompt(vectors, scale=subject.embedding_scale),
+        SoftPrompt(vectors / subject.embedding_scale, scale=1.0),
+    )
+    found = [
+        subject.target_scores([Query(prompt, "up", "down")])[0].log_likelihood for prompt in (now, before, "cat dog")
+    ]
+    assert found == pytest.approx([found[2]] * 3, abs=1e-4)
+    with pytest.raises(UserError, match="does not say if its vectors include the factor.*scale=1.0"):
+        subject.check(SoftPrompt(vectors))
+
+
+def test_a_soft_prompt_of_an_earlier_version_is_still_known_by_its_fingerprint() -> None:
+    subject = tiny_models.subject("llama")
+    table = subject.model.get_input_embeddings().weight.detach().numpy().tobytes()
+    earlier = hashlib.sha256(table + b"llama").hexdigest()
+    assert earlier != subject.fingerprint
+    subject.check(SoftPrompt(subject.embed_text("cat").clone(), fingerprint=earlier))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 
 
 @dataclass(frozen=True)
@@ -12,11 +12,11 @@ class Pair:
 
 
 def test_body_after_a_prompt_begins_with_the_separator() -> None:
-    assert Template().body_text("cat", has_prompt=True) == "\nInput: cat\nOutput:"
+    assert Template().body_text("cat", kind="soft") == "\nInput: cat\nOutput:"
 
 
 def test_body_without_a_prompt_begins_with_the_input_prefix() -> None:
-    assert Template().body_text("cat", has_prompt=False) == "Input: cat\nOutput:"
+    assert Template().body_text("cat", kind="none") == "Input: cat\nOutput:"
 
 
 def test_output_begins_with_its_lead() -> None:
@@ -24,7 +24,7 @@ def test_output_begins_with_its_lead() -> None:
 
 
 def test_braces_in_an_input_are_plain_text() -> None:
-    assert Template().body_text("{input} {0}", has_prompt=False) == "Input: {input} {0}\nOutput:"
+    assert Template().body_text("{input} {0}", kind="none") == "Input: {input} {0}\nOutput:"
 
 
 def test_few_shot_text_is_the_instruction_and_the_solved_examples() -> None:
@@ -39,9 +39,9 @@ def test_few_shot_text_without_an_instruction_begins_with_the_first_example() ->
 def test_few_shot_text_and_body_continue_the_same_pattern() -> None:
     template = Template(separator=" | ", input_prefix="Q: ", output_prefix=" A:", output_lead=" ")
     prompt = template.few_shot_text([Pair("1", "one"), Pair("2", "two")])
-    assert prompt + template.body_text("3", has_prompt=True) == "Q: 1 A: one | Q: 2 A: two | Q: 3 A:"
+    assert prompt + template.body_text("3", kind="soft") == "Q: 1 A: one | Q: 2 A: two | Q: 3 A:"
 
 
 def test_every_piece_of_a_template_can_be_replaced() -> None:
     template = Template(separator="\n\n", input_prefix="<", output_prefix=">", output_lead="=")
-    assert template.body_text("x", has_prompt=True) + template.output_text("y") == "\n\n<x>=y"
+    assert template.body_text("x", kind="soft") + template.output_text("y") == "\n\n<x>=y"

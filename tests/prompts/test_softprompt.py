@@ -88,7 +88,7 @@ def test_saved_file_states_its_format_and_schema_version(tmp_path):
     SoftPrompt(matrix()).save(tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
         assert file.metadata()["format"] == "soft2hard soft prompt"
-        assert file.metadata()["schema_version"] == "1"
+        assert file.metadata()["schema_version"] == "2"
 
 
 def test_saving_under_another_suffix_is_refused(tmp_path):

@@ -192,9 +192,9 @@ def test_unchanged_metadata_is_accepted(tmp_path):
 
 
 def test_newer_schema_version_says_to_upgrade(tmp_path):
-    own_file(tmp_path / "a.safetensors", schema_version="2")
+    own_file(tmp_path / "a.safetensors", schema_version="3")
     message = refusal(tmp_path / "a.safetensors")
-    assert "schema version 2" in message and "Upgrade soft2hard" in message
+    assert "schema version 3" in message and "Upgrade soft2hard" in message
 
 
 @pytest.mark.parametrize(

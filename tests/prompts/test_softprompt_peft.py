@@ -96,7 +96,8 @@ def test_bos_embedding_comes_first_under_peft(tmp_path):
 def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subject_gives(tmp_path, architecture):
     """With BOS (Llama, Mistral, Gemma, OPT) as one more virtual token, and without; T5 in its encoder."""
     subject = tiny_models.subject(architecture)
-    prompt = SoftPrompt(torch.randn(3, subject.d_model, generator=torch.Generator().manual_seed(2)))
+    values = torch.randn(3, subject.d_model, generator=torch.Generator().manual_seed(2))
+    prompt = SoftPrompt(values, scale=subject.embedding_scale)
     bos = subject.prompt_embeddings(None)
     prompt.save_pretrained(
         tmp_path / "adapter",
@@ -105,7 +106,7 @@ def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subje
         task_type="SEQ_2_SEQ_LM" if subject.is_encoder_decoder else "CAUSAL_LM",
     )
     adapted = PeftModel.from_pretrained(tiny_models.model(architecture), str(tmp_path / "adapter")).eval()
-    body, output = subject.encode_body("cat dog", has_prompt=True), subject.encode_output("red green up")
+    body, output = subject.encode_body("cat dog", kind="soft"), subject.encode_output("red green up")
     if subject.is_encoder_decoder:
         ids, more = torch.tensor([body]), {"decoder_input_ids": torch.tensor([[0, *output[:-1]]])}
     else:
@@ -382,3 +383,38 @@ def test_a_soft_prompt_that_names_no_subject_is_saved_for_one_that_is_named(tmp_
         prompt.save_pretrained(tmp_path / "adapter")
     prompt.save_pretrained(tmp_path / "adapter", base_model="tiny")
     assert SoftPrompt.from_pretrained(tmp_path / "adapter").n_tokens == 2
+
+
+# Adapters that are more, or something else, than a soft prompt of a language model
+
+
+def test_an_adapter_that_holds_trained_weights_beside_its_soft_prompt_is_refused(tmp_path):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, modules_to_save=["lm_head"])
+    get_peft_model(llama(), config).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match="more than a soft prompt: .*lm_head.*modules_to_save"):
+        SoftPrompt.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION", "QUESTION_ANS"])
+def test_an_adapter_for_no_language_modelling_is_refused_by_name(tmp_path, task_type):
+    soft_prompt().save_pretrained(tmp_path / "adapter", base_model="tiny")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": task_type}))
+    with pytest.raises(UserError, match=f"adapter for {task_type}.*CAUSAL_LM"):
+        SoftPrompt.from_pretrained(tmp_path / "adapter")
+
+
+def test_further_adapters_within_the_folder_are_named_and_checkpoints_are_none(tmp_path):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    model = get_peft_model(llama(), config)
+    model.add_adapter("second", config)
+    model.save_pretrained(str(tmp_path))
+    get_peft_model(llama(), config).save_pretrained(str(tmp_path / "checkpoint-10"))
+    assert SoftPrompt.from_pretrained(tmp_path).provenance["sub_adapters"] == "second"
+
+
+def test_an_adapter_gathered_from_zero_3_too_late_is_empty_and_says_so(tmp_path):
+    soft_prompt().save_pretrained(tmp_path / "adapter", base_model="tiny")
+    save_file({"prompt_embeddings": torch.zeros(0)}, str(tmp_path / "adapter" / "adapter_model.safetensors"))
+    with pytest.raises(UserError, match="is empty.*ZeRO-3"):
+        SoftPrompt.from_pretrained(tmp_path / "adapter")

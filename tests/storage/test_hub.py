@@ -118,7 +118,8 @@ def test_soft_prompts_of_every_format_come_back_bit_for_bit_by_name(hub: Hub, tm
 
 def test_translate_takes_soft_prompts_translator_and_subject_by_name(hub: Hub, models: Path, tmp_path: Path) -> None:
     subject = Subject.from_pretrained(models / "subject")
-    SoftPrompt(subject.embed_text("red cat"), fingerprint=subject.fingerprint).save(tmp_path / "p.safetensors")
+    own = {"fingerprint": subject.fingerprint, "template": subject.template}
+    SoftPrompt(subject.embed_text("red cat"), **own).save(tmp_path / "p.safetensors")
     run("push", "soft-prompts", tmp_path / "p.safetensors", "org/p", "--licence", "mit")
     run("push", "translator", models / "translator", "org/t", "--licence", "mit")
     files = {path.name: path.read_bytes() for path in (models / "subject").iterdir()}

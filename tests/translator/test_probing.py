@@ -5,8 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from soft2hard.lm.subject import Subject
-from soft2hard.lm.template import Template
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator.probing import MAX_INPUT_TOKENS, invented_inputs
 from tests import tiny_models
 

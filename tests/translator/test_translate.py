@@ -9,6 +9,7 @@ import torch
 import soft2hard
 from soft2hard import SoftPrompt, Subject, TranslateConfig, Translation, Translator, UserError, translate
 from soft2hard.checkpoints import embedded_path
+from soft2hard.prompts.template import Template
 from tests import tiny_training
 
 QUICK = TranslateConfig(n_candidates=4, n_probes=4, n_checks=4, refine_rounds=0)
@@ -24,7 +25,7 @@ def embedded() -> SoftPrompt:
 def own() -> SoftPrompt:
     """One of the tiny subject's."""
     subject = tiny_training.llama_subject()
-    return SoftPrompt(subject.embed_text("cat dog").clone(), subject.name, subject.fingerprint)
+    return SoftPrompt(subject.embed_text("cat dog").clone(), subject.name, subject.fingerprint, template=Template())
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_where_no_translator_fits_one_line_says_what_there_is_and_how_to_train_o
             found()
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="does not say which subject"):
-        translate(SoftPrompt(own.embeddings))
+        translate(SoftPrompt(own.embeddings, template=Template()))
 
 
 def test_the_subject_is_found_by_the_name_that_the_translator_or_the_soft_prompt_has_for_it(
@@ -87,7 +88,7 @@ def test_without_verification_no_subject_is_loaded(own: SoftPrompt, monkeypatch:
 
 
 def test_a_translation_is_called_by_its_name_or_by_its_source(own: SoftPrompt) -> None:
-    sourced = SoftPrompt(torch.clone(own.embeddings), provenance={"source": "mine.pt"})
+    sourced = SoftPrompt(torch.clone(own.embeddings), provenance={"source": "mine.pt"}, template=Template())
     translator, config = tiny_training.trained(), replace(QUICK, verify=False)
     assert [t.soft_prompt for t in translate([own, sourced], translator, config=config)] == ["soft prompt 1", "mine.pt"]
     assert translate(own, translator, config=config, names=["a"]).soft_prompt == "a"

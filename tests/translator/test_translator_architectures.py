@@ -14,6 +14,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import MAX_INSTRUCTION_TOKENS, Design, TranslateConfig
@@ -34,7 +35,7 @@ CAUSAL_LMS = ["llama", "gpt2", "opt", "bloom", "qwen3"]
 
 def prompts(subject: Subject, *lengths: int) -> list[SoftPrompt]:
     generator = torch.Generator().manual_seed(1)
-    return [SoftPrompt(torch.randn(n, subject.d_model, generator=generator)) for n in lengths]
+    return [SoftPrompt(torch.randn(n, subject.d_model, generator=generator), template=Template()) for n in lengths]
 
 
 def llama(seed: int = 0, **changes: object) -> Subject:

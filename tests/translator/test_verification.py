@@ -6,6 +6,7 @@ import torch
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.translator import candidates as search
 from soft2hard.translator import translate as translate_module
 from soft2hard.translator import verification
@@ -25,7 +26,7 @@ CANDIDATES = [*tiny_models.WORDS[3:], "up", OWN_TEXT, "red blue up green left ri
 
 def soft(subject: Subject, text: str = OWN_TEXT) -> SoftPrompt:
     """The embeddings of a text, as a soft prompt."""
-    return SoftPrompt(subject.embed_text(text).clone())
+    return SoftPrompt(subject.embed_text(text).clone(), template=Template())
 
 
 def probe(verifier: Verifier, soft_prompt: SoftPrompt, inputs: list[str] = INPUTS) -> Probes:
@@ -38,15 +39,32 @@ def verifier(request: pytest.FixtureRequest) -> Verifier:
 
 
 def divergence_by_definition(subject: Subject, soft_prompt: SoftPrompt, text: str, probes: Probes, cap: float) -> float:
-    """Mean over all output positions of sum p log(p / q), capped, from the subject's own distributions."""
+    """Mean over all output positions of sum p log(p / q), capped, from the subject's own distributions.
+
+    Outputs that were cut have no end.
+    """
     pairs = list(zip(probes.inputs, probes.outputs, strict=True))
-    under_soft = subject.target_distributions([Query(soft_prompt, i, o) for i, o in pairs])
-    under_text = subject.target_distributions([Query(text, i, o) for i, o in pairs])
-    p, q = torch.cat(under_soft), torch.cat(under_text)
+    p, q = (
+        torch.cat(
+            [
+                logs if ended else logs[:-1]
+                for logs, ended in zip(
+                    subject.target_distributions([Query(prompt, i, o) for i, o in pairs]), probes.ended, strict=True
+                )
+            ]
+        )
+        for prompt in (soft_prompt, text)
+    )
     return float(torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(1).clamp(max=cap).mean())
 
 
-def test_outputs_are_what_the_subject_writes_under_the_soft_prompt(verifier: Verifier) -> None:
+@pytest.fixture
+def rounds_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models repeat themselves; what becomes of such outputs has a test of its own."""
+    monkeypatch.setattr(verification, "_without_rounds", lambda outputs: outputs)
+
+
+def test_outputs_are_what_the_subject_writes_under_the_soft_prompt(verifier: Verifier, rounds_kept: None) -> None:
     soft_prompts = [soft(verifier.subject), soft(verifier.subject, "up green red")]
     both = verifier.probe(soft_prompts, [INPUTS, INPUTS[2:]])
     for soft_prompt, probes in zip(soft_prompts, both, strict=True):
@@ -87,7 +105,7 @@ def test_divergence_is_the_mean_of_capped_kullback_leibler_divergences(
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_same(
-    architecture: str, max_new_tokens: int
+    architecture: str, max_new_tokens: int, rounds_kept: None
 ) -> None:
     subject = tiny_models.subject(architecture)
     soft_prompt = soft(subject)
@@ -418,9 +436,40 @@ def test_refinement_finds_a_better_text_one_and_two_words_away(
         assert refined.agreement == 1.0
 
 
+def test_refinement_ends_where_no_text_is_left_to_try(
+    translator: Translator, subject: Subject, proposing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposing("up")
+    monkeypatch.setattr(search, "neighbours", lambda reading, texts: list(texts))
+    plain = one(translator, subject, soft(subject), inputs=INPUTS)
+    assert one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": 3}) == plain
+
+
 def test_refinement_never_makes_a_translation_worse(translator: Translator, subject: Subject, proposing) -> None:
     for text in ("up", "left right", "four small big"):
         proposing(text)
         plain = one(translator, subject, soft(subject), inputs=INPUTS)
         refined = one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": 3})
         assert refined.candidates[0].rank <= plain.candidates[0].rank
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("yes yes yes yes y", "yes"),
+        ("no complaint no complaint no complaint no comp", "no complaint"),
+        ("one two three", "one two three"),
+        ("yes", "yes"),
+    ],
+)
+def test_an_output_that_goes_round_and_round_counts_once(written: str, kept: str) -> None:
+    assert verification._without_rounds([(written, False)] * 3) == [(kept, False)] * 3
+    assert verification._without_rounds([(written, True)] * 3) == [(written, True)] * 3
+
+
+def test_where_a_soft_prompt_never_ends_its_outputs_no_text_is_blamed_for_ending() -> None:
+    subject = tiny_models.subject("llama")
+    verifier = Verifier(subject, max_new_tokens=1)
+    probes = probe(verifier, soft(subject))
+    assert probes.ending == "none" and not any(probes.ended)
+    assert len(probes.log_probs) == sum(len(subject.encode_output(output)) - 1 for output in probes.outputs)

@@ -16,6 +16,7 @@ from pyarrow.lib import ArrowException
 from soft2hard.data_gen.corpus_folder import PLAN_FILE, count_shards, saved_plan
 from soft2hard.errors import UserError, first_line
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
 from soft2hard.storage.hub import local_folder
 
 
@@ -73,10 +74,10 @@ def corpus_plan(folder: Path | str) -> dict[str, Any]:
     return saved_plan(local_folder(folder, "corpus"))
 
 
-def soft_prompt_of(row: dict, fingerprint: str | None = None) -> SoftPrompt:
-    """The soft prompt of a corpus row."""
+def soft_prompt_of(row: dict, fingerprint: str | None = None, template: Template = Template()) -> SoftPrompt:
+    """The soft prompt of a corpus row, tuned under the template of the corpus."""
     embeddings = torch.from_numpy(np.asarray(row["embeddings"], dtype=np.float32))
-    return SoftPrompt(embeddings, fingerprint=fingerprint, provenance={"task": row["task"], "step": str(row["step"])})
+    return SoftPrompt(embeddings, None, fingerprint, {"task": row["task"], "step": str(row["step"])}, template)
 
 
 def content_hash(corpus: datasets.Dataset) -> str:

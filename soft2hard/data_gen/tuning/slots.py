@@ -6,7 +6,6 @@ from random import Random
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from soft2hard.lm.batching import EncodedExample, batches_by_length
 from soft2hard.lm.checkpointing import checkpointing
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Kind
 
 MOST_SLOTS = 512
 """More prompts at once make none of them cheaper."""
@@ -32,7 +32,7 @@ class SlotLosses:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self._bos = self.subject.prompt_embeddings(None)
+        self._lead = self.subject.lead_embeddings("soft")
         self._halving = Halving(_REMEDY)
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class SlotLosses:
         work: Callable[[Tensor, list[Sequence[EncodedExample]]], Tensor],
     ) -> Float[Tensor, "slots *result"]:
         lengths = [sum(example.n_read for example in of_slot) for of_slot in examples]
-        batches = batches_by_length([prompts.shape[1] + len(self._bos) + length for length in lengths])
+        batches = batches_by_length([prompts.shape[1] + len(self._lead) + length for length in lengths])
         found = self._halving.run(batches, lambda some: work(prompts[list(some)], [examples[i] for i in some]))
         order, results = zip(*found, strict=True)
         slots = torch.tensor([slot for some in order for slot in some], device=prompts.device)
@@ -84,9 +84,9 @@ class SlotLosses:
 
     def _mean_losses(self, prompts: Tensor, examples: Sequence[Sequence[EncodedExample]]) -> Float[Tensor, "slots"]:
         dtype = self.subject.embedding.dtype
-        prefixes = torch.cat([self._bos.to(dtype).expand(len(prompts), -1, -1), prompts.to(dtype)], 1)
+        prefixes = torch.cat([self._lead.to(dtype).expand(len(prompts), -1, -1), prompts.to(dtype)], 1)
         targets = self.subject.scorer.run(list(prefixes), examples)
-        losses = F.cross_entropy(self.subject.head(targets.hidden).float(), targets.ids, reduction="none")
+        losses = self.subject.scorer.losses(targets.hidden, targets.ids)
         return _mean_by(losses, targets.prompt, len(prompts))
 
 
@@ -142,12 +142,14 @@ def embedding_scale(subject: Subject) -> float:
 # --- examples ---------------------------------------------------------------------------------
 
 
-def encode_examples(subject: Subject, task: Task, part: Literal["train", "validation"]) -> list[EncodedExample]:
-    """The examples of a part of a task as tokens; raises UserError where it has none."""
+def encode_examples(
+    subject: Subject, task: Task, part: Literal["train", "validation"], kind: Kind = "soft"
+) -> list[EncodedExample]:
+    """The examples of a part of a task as tokens after a prompt of this kind; raises UserError where it has none."""
     examples = getattr(task, part)
     if not examples:
         raise UserError(f"Task '{task.name}' has no {part} examples.", "Give it some, or leave it out.")
-    return [subject.encode_example(example.input, example.output) for example in examples]
+    return [subject.encode_example(example.input, example.output, kind) for example in examples]
 
 
 class Deck:

@@ -97,7 +97,7 @@ class Tuner:
         self.losses = SlotLosses(self.subject)
         given, n_tokens = (self.starts or {}).items(), self.config.n_tokens
         self._starts = {name: given_prompt(self.subject, start, n_tokens) for name, start in given}
-        self._bos = len(self.subject.prompt_embeddings(None))
+        self._n_lead = len(self.subject.lead_embeddings("soft"))
 
     def tune(self, tasks: Iterable[Task]) -> Iterator[Tuned]:
         """Tune one soft prompt a task.
@@ -145,9 +145,15 @@ class Tuner:
 
     def _job(self, task: Task) -> _Job:
         train, validation = (encode_examples(self.subject, task, part) for part in ("train", "validation"))
+        outputs = [example.output for example in (*task.train, *task.validation)]
+        if self.subject.template.for_outputs(outputs) != self.subject.template:
+            raise UserError(
+                f"Outputs of task '{task.name}' hold a text that ends outputs under this template (a line break?).",
+                "Use subject.for_outputs(outputs), or a template with another ending.",
+            )
         rng, order = self._generators(task)
         job = _Job(task, Deck(train, order), validation, rng)
-        longest = max(e.n_read for e in train + validation) + self.config.n_tokens + self._bos
+        longest = max(e.n_read for e in train + validation) + self.config.n_tokens + self._n_lead
         limit = self.subject.context_length
         if limit is not None and longest > limit:
             raise UserError(
@@ -208,6 +214,8 @@ class Tuner:
             job.best.float().cpu(),
             subject=self.subject.name,
             fingerprint=self.subject.fingerprint,
+            template=self.subject.template,
+            scale=self.subject.embedding_scale,
             provenance={
                 "task": job.task.name,
                 "init": "given" if job.task.name in self._starts else self.config.init,

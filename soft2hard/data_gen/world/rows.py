@@ -20,7 +20,7 @@ from torch import Tensor
 from soft2hard.data_gen.dods.lexical import LexicalTask
 from soft2hard.data_gen.world.vocabulary import Encoder
 from soft2hard.lm.batching import segment_mask
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Kind, Template
 
 IGNORE = -100
 CONTEXT_WEIGHT = 0.02  # loss weight of instruction and input tokens; outputs weigh 1
@@ -80,7 +80,7 @@ class RowBuilder:
         row = [*zip(prompt, count(), repeat(0), [*prompt[1:], IGNORE], repeat(0), repeat(CONTEXT_WEIGHT))]
         for number in count(1):
             is_asked = not is_chain or number > 1
-            body, output = self._example(task, rng, has_prompt=is_asked)
+            body, output = self._example(task, rng, kind="hard" if is_asked else "none")
             if len(row) + len(body) + len(output) - 1 > self.length - len(closing) - asks_instruction:
                 break
             # In a chain the token after an output is the next "Input:", but a model that is asked
@@ -96,9 +96,9 @@ class RowBuilder:
             row += [*zip(closing, count(len(row)), repeat(0), [*closing[1:], self.eos], repeat(0), weights)]
         return row
 
-    def _example(self, task: LexicalTask, rng: Random, has_prompt: bool) -> tuple[list[int], list[int]]:
+    def _example(self, task: LexicalTask, rng: Random, kind: Kind) -> tuple[list[int], list[int]]:
         example = task.example(rng)
-        body = self.encode(self.template.body_text(example.input, has_prompt))
+        body = self.encode(self.template.body_text(example.input, kind))
         return body, [*self.encode(self.template.output_text(example.output)), self.eos]
 
     def _instruction(self, task: LexicalTask, rng: Random) -> str:

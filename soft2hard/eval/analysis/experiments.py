@@ -6,6 +6,7 @@ Intervals are 95 % bootstrap intervals over tasks; several soft prompts of one t
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -276,7 +277,7 @@ def _variants(
     for change, variants in made.items():
         for i, variant in enumerate(variants):
             position = None if change == "permuted" else i
-            yield change, position, SoftPrompt(variant, prompt.subject, prompt.fingerprint, prompt.provenance)
+            yield change, position, replace(prompt, embeddings=variant)
 
 
 def random_orders(n: int, n_orders: int, seed: int = 0) -> list[tuple[int, ...]]:

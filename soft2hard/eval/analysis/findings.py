@@ -23,6 +23,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval
 from soft2hard.prompts.files import read_tensors
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
+from soft2hard.settings import checked
 from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 3
@@ -258,7 +260,9 @@ def known_mean(values: Iterable[float | None], seed: int = 0) -> Interval | None
 def save_pass(path: Path, prompts: Sequence[SoftPrompt]) -> None:
     """Write the soft prompts of some tasks, of one subject, to one file; its name ends in '.safetensors'."""
     tensors = {str(i): prompt.embeddings for i, prompt in enumerate(prompts)}
-    known = {"subject": prompts[0].subject, "fingerprint": prompts[0].fingerprint}
+    first = prompts[0]
+    known = {"subject": first.subject, "fingerprint": first.fingerprint}
+    known |= {"template": first.template and first.template.to_json(), "scale": first.scale and str(first.scale)}
     facts = {_KEY: json.dumps([prompt.provenance for prompt in prompts])} | {name: v for name, v in known.items() if v}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, facts))
@@ -276,7 +280,9 @@ def load_pass(path: Path) -> tuple[SoftPrompt, ...]:
     try:
         tensors, metadata = read_tensors(path)
         facts = [{"task": known["task"]} | known for known in json.loads(metadata[_KEY])]
-        subject = metadata.get("subject"), metadata.get("fingerprint")
-        return tuple(SoftPrompt(tensors[str(i)], *subject, known) for i, known in enumerate(facts))
+        template = checked(Template, json.loads(metadata.get("template", "{}")), str(path))
+        common = {"subject": metadata.get("subject"), "fingerprint": metadata.get("fingerprint"), "template": template}
+        common["scale"] = float(metadata["scale"]) if "scale" in metadata else None
+        return tuple(SoftPrompt(tensors[str(i)], provenance=known, **common) for i, known in enumerate(facts))
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged.", "Remove it, and its soft prompts are tuned again.") from error

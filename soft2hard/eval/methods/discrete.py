@@ -74,7 +74,7 @@ class Vocabulary:
         A text may be split into more tokens than it was made of, so twice `n_prompt` tokens are kept free.
         """
         subject, n_read = self.subject, max(example.n_read for example in examples)
-        needed = len(subject.prompt_embeddings(None)) + 2 * n_prompt + n_read
+        needed = len(subject.lead_embeddings("hard")) + 2 * n_prompt + n_read
         if subject.context_length is not None and needed > subject.context_length:
             raise UserError(
                 f"An example of task '{task}' needs {needed} tokens with its prompt; the subject reads "

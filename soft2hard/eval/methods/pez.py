@@ -4,7 +4,7 @@ With a weight on perplexity, the reference LM's log-perplexity is part of what d
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
 from typing import ClassVar, NamedTuple
@@ -33,7 +33,9 @@ class _Job(SearchJob):
     deck: Deck
     validation: list[EncodedExample]
     soft: Float[Tensor, "n_soft d_model"] | None
-    """The soft prompt to match, BOS included; None where the task's own outputs are the target."""
+    """The soft prompt to match, all that stands before it included; None where the task's outputs are the target."""
+    as_soft: dict[int, EncodedExample] = field(default_factory=dict)
+    """Each example, by its id, as it stands after the soft prompt."""
 
 
 class _Trial(NamedTuple):
@@ -42,8 +44,7 @@ class _Trial(NamedTuple):
     prompt: Float[Tensor, "n d_model"]
     """Embeddings, BOS included; gradients flow to them."""
     examples: Sequence[EncodedExample]
-    soft: Float[Tensor, "n_soft d_model"] | None
-    """As of the job."""
+    job: _Job
 
 
 class _Search(Search[_Job]):
@@ -54,14 +55,14 @@ class _Search(Search[_Job]):
         if method.perplexity_weight:
             reference = bench.reference if method.perplexity_lm == "reference" else None
             self.fluency = StraightThroughFluency(self.vocabulary, reference or self.subject)
-        self._bos = self.subject.prompt_embeddings(None)
+        self._bos = self.subject.lead_embeddings("hard")
 
     def prepare(self, case: Case) -> _Job:
         """Where the options match outputs, those that the soft prompt has written follow for all jobs at once."""
-        train, validation = (encode_examples(self.subject, case.task, part) for part in ("train", "validation"))
+        train, validation = (encode_examples(self.subject, case.task, part, "hard") for part in ("train", "validation"))
         rng = Random(f"{self.bench.seed}/{case.task.name}")
         if self.method.init == "soft_prompt":
-            start = self.subject.prompt_embeddings(case.soft_prompt)[len(self._bos) :].float()
+            start = self.subject.prompt_embeddings(case.soft_prompt)[-case.soft_prompt.n_tokens :].float()
         else:
             ids = torch.tensor(self.vocabulary.random(self.method.n_tokens, rng), device=self.subject.device)
             start = self.subject.embed_ids(ids).float()
@@ -82,7 +83,12 @@ class _Search(Search[_Job]):
             queries = [Query(job.case.soft_prompt, x) for job, some in zip(jobs, inputs, strict=True) for x in some]
             written = iter(self.subject.generate(queries, max_new_tokens=self.method.max_new_tokens))
             for job, some in zip(jobs, inputs, strict=True):
-                examples = [self.subject.encode_example(x, next(written)) for x in some]
+                outputs = [next(written) for _ in some]
+                examples, soft = (
+                    [self.subject.encode_example(x, y, kind) for x, y in zip(some, outputs, strict=True)]
+                    for kind in ("hard", "soft")
+                )
+                job.as_soft |= zip(map(id, examples), soft, strict=True)
                 job.meter.count(len(job.soft), examples)
                 if part == "train":
                     job.deck.examples = examples
@@ -168,7 +174,7 @@ class _Search(Search[_Job]):
         job.meter.count(len(prompt), examples)
         if job.soft is not None:
             job.meter.count(len(job.soft), examples)
-        return _Trial(prompt, examples, job.soft)
+        return _Trial(prompt, examples, job)
 
     def _losses(self, trials: Sequence[_Trial]) -> Iterator[tuple[list[int], Float[Tensor, "_n"]]]:
         """Batches of trials, by number, with the loss of each, mean over its output positions, nats a token.
@@ -181,18 +187,19 @@ class _Search(Search[_Job]):
             chosen = [trials[i] for i in batch]
             examples = [trial.examples for trial in chosen]
             targets = self.subject.scorer.run([trial.prompt for trial in chosen], examples)
-            if any(trial.soft is None for trial in chosen):
+            if any(trial.job.soft is None for trial in chosen):
                 values = F.nll_loss(self._log_probs(targets), targets.ids, reduction="none")
             else:
                 log_probs = self._log_probs(targets)
                 with torch.no_grad():
-                    wanted = self._log_probs(self.subject.scorer.run([trial.soft for trial in chosen], examples))
+                    as_soft = [[trial.job.as_soft[id(e)] for e in trial.examples] for trial in chosen]
+                    wanted = self._log_probs(self.subject.scorer.run([trial.job.soft for trial in chosen], as_soft))
                 values = F.kl_div(log_probs, wanted, log_target=True, reduction="none").sum(-1)
             total = torch.zeros(len(chosen), device=values.device).index_add(0, targets.prompt, values)
             yield batch, total / torch.bincount(targets.prompt, minlength=len(chosen))
 
     def _log_probs(self, targets: Targets) -> Float[Tensor, "n_targets vocab"]:
-        return self.subject.head(targets.hidden).float().log_softmax(-1)
+        return self.subject.scorer.log_probs(targets.hidden)
 
 
 class Pez(Searching, PezOptions):
@@ -220,7 +227,7 @@ class StraightThroughFluency:
     def __init__(self, vocabulary: Vocabulary, reference: Subject):
         vocabulary.check_serves(reference, "reference LM")
         self.vocabulary, self.reference = vocabulary, reference
-        self._start = reference.prompt_embeddings(None)
+        self._start = reference.leading_embeddings
 
     def n_read(self, n: int) -> int:
         """Tokens that the reference reads to judge a row of `n`: its BOS, where it has one, and the row; 0 for 0."""

@@ -204,7 +204,7 @@ class Trials:
         rows = []
         for example in examples:
             others = [label for label in labels if label != example.output]
-            rows += [subject.encode_example(example.input, output) for output in (example.output, *others)]
+            rows += [subject.encode_example(example.input, output, "hard") for output in (example.output, *others)]
         return cls(rows, len(labels), meter)
 
 
@@ -276,7 +276,7 @@ class Rewards:
         step = max(1, _LOGITS_AT_ONCE // len(self.subject.embedding))
         own, gaps = [], []
         for hidden, ids in zip(targets.hidden.split(step), targets.ids.split(step), strict=True):
-            log_probs = self.subject.head(hidden).float().log_softmax(-1)
+            log_probs = self.subject.scorer.log_probs(hidden)
             first, second = log_probs.topk(2, dim=-1).values.unbind(-1)
             chosen = log_probs.gather(-1, ids[:, None])[:, 0]
             is_first = log_probs.argmax(-1) == ids

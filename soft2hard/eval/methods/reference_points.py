@@ -58,5 +58,7 @@ def _room(case: Case, bench: Bench) -> int | None:
     subject = bench.subject
     if subject.context_length is None:
         return None
-    lengths = [len(subject.encode_body(e.input, True)) + len(subject.encode_output(e.output)) for e in case.task.train]
+    lengths = [
+        len(subject.encode_body(e.input, "hard")) + len(subject.encode_output(e.output)) for e in case.task.train
+    ]
     return subject.context_length - max(lengths) * 3 // 2

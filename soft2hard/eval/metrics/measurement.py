@@ -3,7 +3,8 @@
 Each distinct prompt of a task is run once, and so is its soft prompt, however many prompts stand beside it: give all
 methods' prompts of a task in one `Comparison`. All tasks share batches. One pass scores everything that may be likely
 or not: the wanted outputs, the task's other labels where its metric chooses among them, and the outputs that the
-subject writes under the soft prompt. Only these last, and the answers of tasks scored by ROUGE-L, are generated.
+subject writes under the soft prompt. Generated are these last, the answers of tasks scored by ROUGE-L, and answers that
+begin as the wanted one but for its tokens: whether they are the same is a matter of their text.
 
 Faithfulness is measured by the differentials of arXiv 2504.02144, section 4: the distance of two prompts' embeddings,
 and that of the subject's outputs under them.
@@ -12,18 +13,28 @@ and that of the subject's outputs under them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from more_itertools import constrained_batches
 from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.metrics.task_score import BY_LABEL, accuracy, check_metric, likeliest_labels, macro_f1, rouge_l
+from soft2hard.eval.metrics.task_score import (
+    BY_LABEL,
+    accuracy,
+    check_metric,
+    likeliest_labels,
+    macro_f1,
+    may_become,
+    rouge_l,
+    same_answer,
+)
 from soft2hard.lm.batching import EncodedExample
-from soft2hard.lm.sequences import Query, has_prompt
+from soft2hard.lm.sequences import Query, kind_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
@@ -52,9 +63,10 @@ class Measurement:
     loss: float
     """Negative log-likelihood of the wanted outputs, EOS included, nats a token: their sum by the number of tokens."""
     accuracy: float
-    """Share of wanted outputs written exactly under greedy decoding, whatever the task's metric."""
-    answers: tuple[str, ...] | None
-    """As they came: predicted labels, or generated texts under ROUGE-L; None under exact_match, which needs none."""
+    """Share of wanted outputs written exactly under greedy decoding, token for token, whatever the task's metric."""
+    answers: tuple[str, ...]
+    """As they came: predicted labels, or written texts. Under exact_match an answer that cannot become the wanted one
+    any more ends in '...' where it parts from it."""
     kl: float | None = None
     """Mean KL(soft prompt || prompt) over the positions of the wanted outputs, nats."""
     logit_distance: float | None = None
@@ -62,7 +74,7 @@ class Measurement:
     top1_agreement: float | None = None
     """Share of these positions where both find the same token most likely."""
     agreement: float | None = None
-    """Share of test inputs for which the subject writes the same as under the soft prompt."""
+    """Share of test inputs for which the subject writes the same answer as under the soft prompt."""
     embedding_distance: float | None = None
     """Mean squared Euclidean distance of the embeddings, where both have as many positions; likewise the next."""
     embedding_cosine: float | None = None
@@ -83,7 +95,7 @@ def measure(subject: Subject, comparisons: Sequence[Comparison]) -> list[list[Me
     plans = [_Plan(encoder, comparison) for comparison in comparisons]
     _write(subject, [(plan, plan.soft_prompt) for plan in plans if plan.soft_prompt is not None])
     _write(subject, [(p, prompt) for p in plans if p.generates for prompt in p.usable if prompt is not p.soft_prompt])
-    found = []
+    scored: list[_Scored | None] = []
     size = lambda plan: subject.d_model * len(plan.usable) * sum(len(pair.output) for pair in plan.pairs)  # noqa: E731
     for chunk in constrained_batches(plans, _HIDDEN_AT_ONCE, get_len=size, strict=False):
         jobs = [Job(prompt, plan.pairs) for plan in chunk for prompt in plan.usable]
@@ -91,8 +103,9 @@ def measure(subject: Subject, comparisons: Sequence[Comparison]) -> list[list[Me
         of_job = dict(subject.scorer.hidden_states(prompts, [encoder.examples(job) for job in jobs]))
         hidden = (of_job[number] for number in range(len(jobs)))
         for plan in chunk:
-            scored = _Scored(subject, plan, [next(hidden) for _ in plan.usable]) if plan.usable else None
-            found.append({_key(prompt): scored.measurement(i) for i, prompt in enumerate(plan.usable)})
+            scored.append(_Scored(subject, plan, [next(hidden) for _ in plan.usable]) if plan.usable else None)
+    _finish(subject, [one for one in scored if one is not None])
+    found = [{_key(p): one.measurement(i) for i, p in enumerate(one.plan.usable)} if one else {} for one in scored]
     return [
         [of_plan.get(_key(prompt)) for prompt in comparison.prompts]
         for comparison, of_plan in zip(comparisons, found, strict=True)
@@ -138,8 +151,8 @@ class PairEncoder:
 
     def examples(self, job: Job) -> list[EncodedExample]:
         """The pairs of a job as tokens."""
-        with_prompt = has_prompt(job.prompt)
-        return [EncodedExample(self._body(pair.input, with_prompt), list(pair.output)) for pair in job.pairs]
+        kind = kind_of(job.prompt)
+        return [EncodedExample(self._body(pair.input, kind), list(pair.output)) for pair in job.pairs]
 
     def fits(self, job: Job, n_new: int = 0) -> bool:
         """True if the context has room for the longest pair of a job, and for `n_new` tokens written to its input."""
@@ -198,9 +211,7 @@ class _Plan:
     def take(self, rows: list[list[int]], prompt: Prompt) -> None:
         """Keep what was written under a prompt; an output under the soft prompt that was not cut ends in EOS."""
         subject = self.encoder.subject
-        self.answers[_key(prompt)] = tuple(
-            subject.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows
-        )
+        self.answers[_key(prompt)] = tuple(map(subject.output_text, rows))
         if prompt is self.soft_prompt:
             outputs = (tuple(row + subject.eos_ids[:1] if len(row) < self.limit else row) for row in rows)
             self.written = tuple(Pair(e.input, output) for e, output in zip(self.task.test, outputs, strict=True))
@@ -228,17 +239,20 @@ class _Scored:
         self.sizes = [len(pair.output) for pair in plan.pairs]
         self.n_wanted = sum(self.sizes[: len(plan.wanted)])
         self._number = {pair: i for i, pair in enumerate(plan.pairs)}
+        self.generated: dict[tuple[int, int], str] = {}
+        """Answers by prompt and test input, where they had to be generated."""
         ids = torch.tensor([token for pair in plan.pairs for token in pair.output], device=hidden.device)
         step = max(1, _LOGITS_AT_ONCE // (len(hidden) * len(subject.embedding)))
-        logs, greedy, parts = [], [], []
+        logs, likeliest, parts = [], [], []
         for start, stop in _spans(self.n_wanted, len(ids), step):
             logits = subject.head(hidden[:, start:stop]).float()
-            wanted = ids[start:stop].expand(len(hidden), -1)
-            logs.append((logits.gather(-1, wanted[..., None])[..., 0] - logits.logsumexp(-1)).cpu())
-            greedy.append((logits.argmax(-1) == wanted).cpu())
+            log_probs, best = subject.endings.merged(logits).log_softmax(-1), subject.endings.likeliest(logits)
+            logs.append(log_probs.gather(-1, ids[start:stop].expand(len(hidden), -1)[..., None])[..., 0].cpu())
+            likeliest.append(best.cpu())
             if plan.soft_prompt is not None and stop <= self.n_wanted:
-                parts.append(output_differential(logits[0], logits))
-        self.log_probs, self.greedy = torch.cat(logs, -1), torch.cat(greedy, -1)
+                parts.append(output_differential(logits, log_probs, best))
+        self.log_probs, self.likeliest = torch.cat(logs, -1), torch.cat(likeliest, -1)
+        self.greedy = self.likeliest == ids.cpu()
         self.differential = (
             OutputDifferential(*(torch.cat(c, -1).cpu() for c in zip(*parts, strict=True))) if parts else None
         )
@@ -247,15 +261,58 @@ class _Scored:
         """All figures of prompt i of the plan."""
         n = len(self.plan.wanted)
         exact = [bool(part.all()) for part in self.greedy[i].split(self.sizes)[:n]]
-        score, answers = self._task_score(i, sum(exact) / n)
+        score, answers = self._task_score(i)
         loss = -float(self.log_probs[i, : self.n_wanted].double().mean())
         return Measurement(score, loss, sum(exact) / n, answers, **self._against_soft_prompt(i))
 
-    def _task_score(self, i: int, exact: float) -> tuple[float, tuple[str, ...] | None]:
+    def unfinished(self) -> Iterator[tuple[int, int]]:
+        """Prompts and test inputs, by number, whose answers may yet become the wanted one, or the soft prompt's."""
+        for i in range(len(self.plan.usable)):
+            for e in range(len(self.plan.wanted)):
+                text, is_whole = self._begun(i, e)
+                if not is_whole and any(may_become(text, self._text(pair)) for pair in self._compared(e)):
+                    yield i, e
+
+    def answer(self, i: int, e: int) -> str:
+        """The answer under prompt i to test input e; it ends in '...' where it parts from all it is compared with."""
+        text, is_whole = self._begun(i, e)
+        return text if is_whole else f"{text} ..."
+
+    def _begun(self, i: int, e: int) -> tuple[str, bool]:
+        """The answer as far as it is known, and whether that is all of it."""
+        if (i, e) in self.generated:
+            return self.generated[i, e], True
+        if written := self.plan.answers.get(_key(self.plan.usable[i])):
+            return written[e], True
+        found = [self._along(i, pair) for pair in self._compared(e)]
+        return max(found, key=lambda one: (one[1], len(one[0])))
+
+    def _compared(self, e: int) -> list[Pair]:
+        """The outputs that answers to a test input are compared with."""
+        return [self.plan.wanted[e], *self.plan.written[e : e + 1]]
+
+    def _along(self, i: int, pair: Pair) -> tuple[str, bool]:
+        """The answer as far as a pair's output tells.
+
+        Under greedy decoding the subject writes the pair's own tokens up to the first that is not the likeliest.
+        """
+        start = sum(self.sizes[: self._number[pair]])
+        likeliest = self.likeliest[i, start : start + len(pair.output)].tolist()
+        parted = next((at for at, token in enumerate(pair.output) if likeliest[at] != token), None)
+        if parted is None:
+            return self._text(pair), True
+        ends = likeliest[parted] == self.subject.endings.eos_id
+        return self.subject.output_text([*pair.output[:parted], *([] if ends else [likeliest[parted]])]), ends
+
+    def _text(self, pair: Pair) -> str:
+        return self.subject.output_text(list(pair.output))
+
+    def _task_score(self, i: int) -> tuple[float, tuple[str, ...]]:
         task = self.plan.task
         references = [example.output for example in task.test]
         if task.metric == "exact_match":
-            return exact, None
+            answers = tuple(self.answer(i, e) for e in range(len(references)))
+            return fmean(map(same_answer, answers, references)), answers
         if self.plan.generates:
             answers = self.plan.answers[_key(self.plan.usable[i])]
             return rouge_l(answers, references), answers
@@ -277,17 +334,33 @@ class _Scored:
             "kl": float(self.differential.kl[i].double().mean()),
             "logit_distance": float(self.differential.squared[i].double().mean()),
             "top1_agreement": float(self.differential.same_top[i].double().mean()),
-            "agreement": float(self._agreement[i]),
+            "agreement": self._agreement(i),
             "embedding_distance": None if squared is None else float(squared.mean()),
             "embedding_cosine": None if cosine is None else float(cosine.mean()),
         }
 
-    @cached_property
-    def _agreement(self) -> Float[Tensor, " n_prompts"]:
-        of_pair = self.greedy.split(self.sizes, dim=-1)
-        parts = [of_pair[self._number[pair]] for pair in self.plan.written]
-        rows = torch.cat(parts, -1)
-        return output_agreement(rows[0], rows, [part.shape[-1] for part in parts])
+    def _agreement(self, i: int) -> float:
+        """Share of test inputs with the same answer as under the soft prompt; what was cut counts as far as it goes."""
+        return fmean(
+            self._agrees(i, pair) or same_answer(self.answer(i, e), self._text(pair))
+            for e, pair in enumerate(self.plan.written)
+        )
+
+    def _agrees(self, i: int, pair: Pair) -> bool:
+        """True where every token of an output that is the likeliest under the soft prompt is so under prompt i."""
+        start = sum(self.sizes[: self._number[pair]])
+        rows = self.greedy[[0, i], start : start + len(pair.output)]
+        return not bool((rows[0] & ~rows[1]).any())
+
+
+def _finish(subject: Subject, scored: Sequence[_Scored]) -> None:
+    """Generate the answers of which it takes the whole text to say if they are the wanted ones, in shared batches."""
+    asked = [(one, i, e) for one in scored for i, e in one.unfinished()]
+    for limit in {one.plan.limit for one, _, _ in asked}:
+        some = [(one, i, e) for one, i, e in asked if one.plan.limit == limit]
+        queries = [Query(one.plan.usable[i], one.plan.wanted[e].input) for one, i, e in some]
+        for (one, i, e), text in zip(some, subject.generate(queries, limit), strict=True):
+            one.generated[i, e] = text
 
 
 def _spans(n_first: int, n: int, step: int) -> Iterator[tuple[int, int]]:
@@ -311,18 +384,19 @@ class OutputDifferential(NamedTuple):
 
 
 def output_differential(
-    soft_logits: Float[Tensor, "n_targets vocab"], logits: Float[Tensor, "*prompts n_targets vocab"]
+    logits: Float[Tensor, "n_prompts n_targets vocab"],
+    log_probs: Float[Tensor, "n_prompts n_targets vocab"],
+    likeliest: Int[Tensor, "n_prompts n_targets"],
 ) -> OutputDifferential:
-    """Set the logits under one or several prompts against those under the soft prompt, at the same positions.
+    """Set the predictions under each prompt against those under the first, the soft prompt, at the same positions.
 
     The squared difference is of the logits as the subject gives them: unlike the divergence, it also counts a shift
-    of them all that changes no probability.
+    of them all that changes no probability. In `log_probs` all endings of an output are one (`Endings.merged`).
     """
-    soft_log, log = soft_logits.log_softmax(-1), logits.log_softmax(-1)
     return OutputDifferential(
-        squared=(logits - soft_logits).square().mean(-1),
-        kl=(soft_log.exp() * (soft_log - log)).sum(-1),
-        same_top=logits.argmax(-1) == soft_logits.argmax(-1),
+        squared=(logits - logits[0]).square().mean(-1),
+        kl=(log_probs[0].exp() * (log_probs[0] - log_probs)).sum(-1),
+        same_top=likeliest == likeliest[0],
     )
 
 
@@ -338,16 +412,3 @@ def distance_differential(
         return None
     soft, hard = soft_prompt.float(), prompt.to(soft_prompt.device).float()
     return (soft - hard).square().sum(-1), torch.cosine_similarity(soft, hard, dim=-1)
-
-
-def output_agreement(
-    soft_greedy: Bool[Tensor, " n_targets"], greedy: Bool[Tensor, "*prompts n_targets"], sizes: list[int]
-) -> Float[Tensor, "*prompts"]:
-    """Share of inputs for which the subject would write under a prompt what it writes under the soft prompt.
-
-    Positions are those of the outputs written under the soft prompt, `sizes[i]` of them for input i; `greedy` says
-    where the written token is the most likely one under the prompt, `soft_greedy` where under the soft prompt. It is
-    not even there at the end of an output that was cut, and such positions do not count.
-    """
-    missed = soft_greedy & ~greedy
-    return torch.stack([~part.any(-1) for part in missed.split(sizes, dim=-1)]).float().mean(0)

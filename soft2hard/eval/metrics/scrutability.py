@@ -35,7 +35,7 @@ def _hidden_states(
             f"'{model.name}' reads and writes apart, so it gives a text no probability.",
             "Take a causal language model, such as GPT-2, as the reference.",
         )
-    begin, limit = model.prompt_embeddings(None), model.context_length
+    begin, limit = model.leading_embeddings, model.context_length
     n_only_read = 0 if len(begin) else 1
     examples = {
         i: EncodedExample(list(ids[:n_only_read]), [*ids[n_only_read:], model.eos_ids[0]])  # EOS lets all be read

@@ -1,28 +1,24 @@
 """How well a task is done, by the metric it declares: exact_match, label_accuracy, f1 or rougeL.
 
-On the subject, `measurement.measure` scores a task as follows. 'exact_match': the output is written exactly, token for
-token and EOS included, under greedy decoding; prompts differ by nothing else, and no normalisation can hide that one is
-followed more loosely than another. 'label_accuracy' and 'f1': the label with the highest likelihood is the prediction.
-'rougeL': an answer is generated and set against the output. Where only text is available (models behind an API),
-`grade` scores written answers by all four.
+On the subject, `measurement.measure` scores a task as follows. 'exact_match': the answer that greedy decoding writes,
+up to its ending, is the wanted one after `normalise_answer`; another tokenization of the same text is the same answer.
+'label_accuracy' and 'f1': the label with the highest likelihood is the prediction. 'rougeL': an answer is generated and
+set against the output. Where only text is available (models behind an API), `grade` scores written answers by all four.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tasks import Task, normalise_answer
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.text import rouge
 
 METRICS = ("exact_match", "label_accuracy", "f1", "rougeL")
 BY_LABEL = frozenset({"label_accuracy", "f1"})
 """Metrics that choose among a task's labels."""
-
-_LEAD = re.compile(r"^(?:(?:answer|output) ?: ?)+")
 
 
 def check_metric(task: Task) -> None:
@@ -42,13 +38,18 @@ def check_metric(task: Task) -> None:
         )
 
 
-def normalise_answer(text: str) -> str:
-    """An answer as it is compared: the one definition of what does not count.
+def same_answer(answer: str, wanted: str) -> bool:
+    """True if two answers are equal after `normalise_answer`; as they are, where it leaves nothing of them."""
+    found, sought = normalise_answer(answer), normalise_answer(wanted)
+    return found == sought if found or sought else answer.strip() == wanted.strip()
 
-    In this order: runs of white space become one space and none is left at the ends; case is folded; leading
-    'Answer:' or 'Output:' go; full stops at the end go.
-    """
-    return _LEAD.sub("", " ".join(text.split()).casefold()).rstrip(". ")
+
+def may_become(begun: str, wanted: str) -> bool:
+    """True if an answer that begins so may still be the wanted one after `normalise_answer`."""
+    found = normalise_answer(begun)
+    return any(
+        text.startswith(found) for text in (normalise_answer(wanted), "answer :", "output :", "answer:", "output:")
+    )
 
 
 def accuracy(predictions: Sequence[str], references: Sequence[str]) -> float:

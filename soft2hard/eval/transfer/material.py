@@ -8,7 +8,7 @@ from soft2hard.data_gen.tables import read_records
 from soft2hard.data_gen.tasks import Task, demonstrations
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.settings import TransferChoices
-from soft2hard.lm.template import Template
+from soft2hard.prompts.template import Template
 
 FIELDS = ("id", "method", "task", "prompt")
 REFERENCES = ("none", "gold", "few-shot")
@@ -79,7 +79,7 @@ def gather(
         point
         for task_seed, some in found.tasks.items()
         for task in some
-        for point in reference_points(task, references, choices.shots, task_seed or seed)
+        for point in reference_points(task, references, choices.shots, task_seed or seed, choices.laid_out)
         if (point.method, task_seed, point.task) not in known
     ]
     prompts = _chosen([*found.prompts, *points], choices.methods)

@@ -22,7 +22,6 @@ from soft2hard.eval.intervals import Interval, by_task, mean_interval
 from soft2hard.eval.metrics.task_score import check_metric, normalise_answer
 from soft2hard.eval.transfer.material import PromptRow
 from soft2hard.eval.transfer.settings import TransferChoices
-from soft2hard.lm.template import Template
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def plan(
     given = parameters or {}
 
     def request(model: ApiModel, prompt: PromptRow, task: Task, input: str, repeat: int) -> Request:
-        sent = {**_defaults(model.layout, task, choices.max_tokens, given), **given}
-        return make_request(model, prompt.prompt, input, sent, repeat=repeat, seed=seed)
+        sent = {**_defaults(model.layout, task, choices, given), **given}
+        return make_request(model, prompt.prompt, input, sent, repeat=repeat, seed=seed, template=choices.laid_out)
 
     return [
         Cell(model, prompt, task, i, request(model, prompt, task, example.input, repeat))
@@ -77,14 +76,13 @@ def plan(
     ]
 
 
-def _defaults(layout: Layout, task: Task, max_tokens: int, given: Mapping[str, Any]) -> dict[str, Any]:
+def _defaults(layout: Layout, task: Task, choices: TransferChoices, given: Mapping[str, Any]) -> dict[str, Any]:
     """Greedy decoding and a bound on the answer; plain completions also end where the next block would begin."""
     defaults: dict[str, Any] = {"temperature": 0}
     if not any(given.get(name) for name in OUTPUT_LIMITS):
-        defaults["max_tokens"] = max_tokens
+        defaults["max_tokens"] = choices.max_tokens
     if layout == "completion":
-        has_lines = any("\n" in e.output for e in (*task.train, *task.test))
-        defaults["stop"] = [f"\n{Template().input_prefix.strip()}" if has_lines else "\n"]
+        defaults["stop"] = list(choices.laid_out.for_outputs(e.output for e in (*task.train, *task.test)).stops)
     return defaults
 
 
@@ -187,7 +185,8 @@ def judge_cells(cells: Sequence[Cell], answers: Mapping[str, Answer], judge: Jud
 
 
 def _judge_request(cell: Cell, answer: str, judge: Judge) -> Request:
-    values = (cell.task.instruction or "(not told)", cell.wanted.input, cell.wanted.output, answer.strip())
+    said = cell.request.cut(answer).strip()
+    values = (cell.task.instruction or "(not told)", cell.wanted.input, cell.wanted.output, said)
     of_place = dict(zip(_PLACES, values, strict=True))
     # In one pass: an answer that holds a placeholder stays as it is.
     text = re.sub(r"\{(" + "|".join(_PLACES) + r")\}", lambda m: of_place[m[1]], judge.prompt)

@@ -260,7 +260,8 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
 def _scored(cell: Cell, answer: Answer | None) -> Scored:
     unit = (cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat)
     text, refused, lack = (answer.text, answer.refused, answer.lack) if answer else (None, False, None)
-    return Scored(unit, cell.task.metric, None if lack else text, refused, cell.wanted.output, lack)
+    said = None if lack or text is None else cell.request.cut(text)
+    return Scored(unit, cell.task.metric, said, refused, cell.wanted.output, lack)
 
 
 def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Answer], found: Score) -> MethodRow:
@@ -291,7 +292,7 @@ def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, 
         input=cell.wanted.input,
         wanted=cell.wanted.output,
         answer=text,
-        normalised=None if text is None else normalise_answer(text),
+        normalised=None if text is None else normalise_answer(cell.request.cut(text)),
         refused=bool(answer and answer.refused),
         fault=fault,
         price=answer.price if answer else None,

@@ -2,6 +2,8 @@
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from soft2hard.errors import UserError
+from soft2hard.prompts.template import Template, read_template
 from soft2hard.settings import settings
 
 
@@ -25,5 +27,16 @@ class TransferChoices:
     """Requests out at once, to each model, at most."""
     batch: bool = False
     """Send through the Batch API: cheaper, within a day; resumes where it was killed."""
+    template: str = "plain"
+    """Text around input and output: 'plain', a file, or a string such as 'Tweet text : {input} Label : '
+    (docs/templates.md); a chat turn is the API's own (`--layout chat`)."""
     poll_seconds: PositiveFloat = 30.0
     """Seconds between looks at a batch."""
+
+    @property
+    def laid_out(self) -> Template:
+        """The template. Raises UserError for one that is none, and for 'chat'."""
+        found = read_template(self.template).template
+        if found is None:
+            raise UserError("An API has a chat template of its own.", "Leave --template out; --layout chat uses it.")
+        return found

@@ -1,0 +1,180 @@
+"""The one place that says how prompt, input and output become a sequence, and where an output ends."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from soft2hard.errors import UserError
+from soft2hard.settings import checked, settings
+from soft2hard.storage.yaml_files import read_yaml
+
+Place = Literal["after", "first"]
+"""Place of the virtual tokens: after the tokenizer's leading tokens (BOS) and the opening, or before all of them."""
+Kind = Literal["none", "soft", "hard"]
+"""Kind of prompt that stands before a body."""
+
+PRESETS = ("plain", "chat")
+_REMEDY = (
+    f"Give {', '.join(PRESETS)}, a file, or a string such as 'Tweet text : {{input}} Label : ', at most of the form "
+    "'{bos}... {prompt} ... {input} ... {output}...' or '{prompt}{bos}... {input} ... {output}...' (docs/templates.md)."
+)
+
+
+@runtime_checkable
+class InputOutput(Protocol):
+    """Anything with an input text and an output text, such as an example of a task."""
+
+    @property
+    def input(self) -> str: ...
+
+    @property
+    def output(self) -> str: ...
+
+
+@settings
+class Template:
+    r"""How a query is written down, and where the virtual tokens of a soft prompt stand in it.
+
+    A decoder-only subject reads ``[leading] opening [prompt] body output``, where the leading tokens are those that
+    its tokenizer puts before a text (BOS), the body is ``"\nInput: {input}\nOutput:"`` and the output ``" {output}"``.
+    Without a prompt the body begins at ``"Input: "``. Where the virtual tokens come first (PEFT has them so), a soft
+    prompt is read as ``[prompt] [leading] opening body output``; hard prompts stand where they always do. An
+    encoder-decoder subject reads all but the output in its encoder and writes the output with its decoder.
+
+    Prompt, body and output are tokenised one by one and their token ids joined, so that the ids of an output never
+    depend on the prompt, and those of a body on its kind alone.
+    """
+
+    separator: str = "\n"
+    """Between a hard prompt and the body, and between the blocks of a few-shot prompt."""
+    input_prefix: str = "Input: "
+    """Before the input."""
+    output_prefix: str = "\nOutput:"
+    """After the input; the last text the subject reads."""
+    output_lead: str = " "
+    """Before the output, as part of what the subject has to write."""
+    opening: str = ""
+    """Before prompt and body, after the leading tokens: the beginning of a chat turn."""
+    soft_separator: str | None = None
+    """Between virtual tokens and the body; None: as `separator`, or nothing where virtual tokens come first."""
+    stops: tuple[str, ...] = ("\n",)
+    """Texts that end an output, as EOS does: the beginning of what would come next. All endings are one event."""
+    bos: bool | None = None
+    """Whether sequences begin with the tokenizer's leading tokens; None: as the tokenizer does it; True also puts a
+    BOS where the tokenizer has one and does not write it."""
+    place: Place = "after"
+    """Place of the virtual tokens of a soft prompt."""
+
+    def body_text(self, input: str, kind: Kind) -> str:
+        """The text around one input, beginning with what separates it from a prompt of this kind."""
+        return f"{self.lead_of(kind)}{self.input_prefix}{input}{self.output_prefix}"
+
+    def lead_of(self, kind: Kind) -> str:
+        """The text between a prompt of this kind and the body."""
+        if kind == "soft" and (self.soft_separator is not None or self.place == "first"):
+            return self.soft_separator or ""
+        return "" if kind == "none" else self.separator
+
+    def output_text(self, output: str) -> str:
+        """The text the subject has to write, its end apart."""
+        return f"{self.output_lead}{output}" if output else ""
+
+    def few_shot_text(self, examples: Iterable[InputOutput], instruction: str | None = None) -> str:
+        """Solved examples, after an instruction if there is one, as the text of a hard prompt.
+
+        Each example is written exactly as a query without a prompt and its output would be.
+        """
+        blocks = [self.body_text(example.input, "none") + self.output_text(example.output) for example in examples]
+        return self.separator.join([instruction, *blocks] if instruction else blocks)
+
+    def for_outputs(self, outputs: Iterable[str]) -> "Template":
+        """This template, with the next block as its ending where one of the outputs holds the present ending."""
+        texts = list(outputs)
+        inside = [stop for stop in self.stops if any(stop in text for text in texts)]
+        if not inside:
+            return self
+        following = f"{self.separator}{self.input_prefix}".rstrip()
+        others = tuple(stop for stop in self.stops if stop not in inside)
+        return replace(self, stops=tuple(dict.fromkeys([*others, *([following] if following not in inside else [])])))
+
+    def frames_alike(self, other: "Template", has_leading: bool) -> bool:
+        """True if virtual tokens stand between the same tokens under both templates.
+
+        `has_leading`: whether the tokenizer puts tokens before a text; without them and an opening, places are one.
+        """
+        one, two = (
+            (t.opening, t.lead_of("soft"), t.input_prefix, t.output_prefix, t.output_lead) for t in (self, other)
+        )
+        matters = has_leading or self.opening
+        return one == two and (not matters or (self.place, self.bos) == (other.place, other.bos))
+
+    def cut(self, text: str) -> str:
+        """An output up to its ending, without white space around it."""
+        ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        return text[: min(ends, default=len(text))].strip()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class TemplateChoice:
+    """A template as a user names it, before the subject's tokenizer is known."""
+
+    template: Template | None
+    """None: the subject's chat template."""
+    place: Place | None = None
+    """Place of the virtual tokens where the user says it; else it is the soft prompt's own."""
+
+
+def read_template(text: str) -> TemplateChoice:
+    r"""The template of a preset, a file (YAML or JSON with the fields of `Template`), or a string.
+
+    A preset may say where the virtual tokens stand: 'plain:first', 'chat:after'. A string has the placeholder
+    {input}, and may have {prompt} (where the prompt stands; else at the beginning), {bos} (the tokenizer's leading
+    tokens; with {prompt} it says which come first) and {output}: white space before it belongs to the output, and
+    text after it is an ending.
+
+    Raises UserError for anything else.
+    """
+    name, _, place = text.partition(":")
+    if name in PRESETS and place in ("", "first", "after"):
+        return TemplateChoice(Template() if name == "plain" else None, place or None)
+    if "{" in text:
+        return _of_string(text)
+    if not Path(text).is_file():
+        raise UserError(f"There is no template '{text}'.", _REMEDY)
+    values = read_yaml(Path(text), "a template")
+    if not isinstance(values, dict):
+        raise UserError(f"{text} is no template: it does not hold fields.", _REMEDY)
+    return TemplateChoice(checked(Template, values, text, _REMEDY), values.get("place"))
+
+
+_STRING = re.compile(
+    r"(?:(?P<first>\{prompt\}\{bos\})|(?P<bos>\{bos\}))?"
+    r"(?:(?P<opening>[^{}]*)(?P<prompt>\{prompt\}))?"
+    r"(?P<prefix>[^{}]*)\{input\}(?P<suffix>[^{}]*)(?:(?P<output>\{output\})(?P<ending>[^{}]*))?"
+)
+
+
+def _of_string(text: str) -> TemplateChoice:
+    found = _STRING.fullmatch(text.replace("\\n", "\n").replace("\\t", "\t"))
+    if found is None or (found["first"] and found["prompt"]):
+        problem = "has no {input}" if "{input}" not in text else "has placeholders that are unknown or out of order"
+        raise UserError(f"The template '{text}' {problem}.", _REMEDY)
+    suffix, prefix = found["suffix"], found["prefix"]
+    lead = suffix[len(suffix.rstrip()) :] if found["output"] else ""
+    template = Template(
+        separator="" if prefix[:1].isspace() else "\n",
+        input_prefix=prefix,
+        output_prefix=suffix[: len(suffix) - len(lead)],
+        output_lead=lead,
+        opening=found["opening"] or "",
+        soft_separator="",
+        stops=(found["ending"] or "\n",),
+    )
+    place: Place | None = "first" if found["first"] else "after" if found["bos"] and found["prompt"] else None
+    return TemplateChoice(template, place)

@@ -1,0 +1,112 @@
+"""All that ends an output is one event: in probabilities, in what is likeliest, and where generation stops."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.template import Template
+from tests import tiny_tokenizers
+
+TEXTS = ["red cat\nInput: blue dog\n\nOutput: up?\nInput: down", "one two\nthree four\n\nfive"] * 4
+QUERIES = [Query(prompt, input) for prompt in (None, "red", "up down") for input in ("cat", "blue dog", "one", "five")]
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """A random model over bytes and short pieces, some of which begin with a line break."""
+    tokenizer = tiny_tokenizers.tokenizer("gpt2", TEXTS)
+    tokenizer.add_tokens(["\n\n", "?\n"])
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **sizes))
+    subject = Subject(model.eval(), tokenizer, name="bytes", template=Template(stops=()))
+    # A line break where the model would have written a token that it likes, as pretrained ones write it after answers.
+    liked = Counter(token for row in subject.generate_ids(QUERIES, max_new_tokens=12) for token in row[2:])
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.encode("\n")[0]] = 1.05 * model.lm_head.weight[liked.most_common(1)[0][0]]
+    return Subject(model, tokenizer, name="bytes")
+
+
+def test_endings_are_eos_and_every_token_that_begins_with_a_stop(subject: Subject) -> None:
+    tokenizer = subject.tokenizer
+    begin = [i for i in range(len(tokenizer)) if tokenizer.decode([i]).startswith("\n")]
+    assert len(begin) >= 2
+    assert subject.endings.ids == [tokenizer.eos_token_id, *begin]
+
+
+def test_likelihoods_count_the_probability_of_all_endings_where_an_output_ends(subject: Subject) -> None:
+    for prompt in ("red", None):
+        [score] = subject.target_scores([Query(prompt, "cat", "dog")])
+        body = subject.encode_body("cat", "hard" if prompt else "none")
+        output = subject.encode_output("dog")
+        ids = torch.tensor([[*subject.tokenizer.encode(prompt or ""), *body, *output[:-1]]])
+        with torch.no_grad():
+            p = subject.model(ids).logits[0, -len(output) :].softmax(-1)
+        expected = sum(float(p[i, token].log()) for i, token in enumerate(output[:-1]))
+        expected += float(p[-1, subject.endings.ids].sum().log())
+        assert score.log_likelihood == pytest.approx(expected, abs=1e-4)
+
+
+def test_distributions_give_eos_the_probability_of_all_endings_and_sum_to_one(subject: Subject) -> None:
+    query = Query("red", "cat", "dog")
+    [found] = subject.target_distributions([query])
+    [plain] = subject.with_template(Template(stops=())).target_distributions([query])
+    eos, others = subject.endings.ids[0], subject.endings.ids[1:]
+    torch.testing.assert_close(found.exp()[:, eos], plain.exp()[:, subject.endings.ids].sum(-1))
+    assert (found.exp()[:, others] == 0).all()
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(len(found)))
+
+
+def test_gradients_of_losses_are_those_of_the_event(subject: Subject) -> None:
+    hidden = torch.randn(3, subject.d_model, requires_grad=True)
+    ids = torch.tensor([5, subject.endings.eos_id, 7])
+    loss = subject.scorer.losses(hidden, ids).sum()
+    p = subject.head(hidden).softmax(-1)
+    expected = -(p[0, 5].log() + p[1, subject.endings.ids].sum().log() + p[2, 7].log())
+    for found, wanted in zip(*(torch.autograd.grad(x, hidden) for x in (loss, expected)), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_generation_stops_at_the_first_ending_of_transformers_own(subject: Subject) -> None:
+    written = subject.generate(QUERIES, max_new_tokens=12)
+    n_cut = 0
+    for query, text in zip(QUERIES, written, strict=True):
+        body = subject.encode_body(query.input, "hard" if query.prompt else "none")
+        ids = torch.tensor([[*subject.tokenizer.encode(query.prompt or ""), *body]])
+        mask = torch.ones_like(ids)
+        row = subject.model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+        full = subject.tokenizer.decode(row, skip_special_tokens=True)
+        n_cut += "\n" in full
+        assert text == full.split("\n")[0].strip()
+    assert n_cut
+
+
+def test_what_is_generated_matches_its_own_greedy_tokens(subject: Subject) -> None:
+    rows = subject.generate_ids(QUERIES, max_new_tokens=12)
+    ended = [(q, subject.tokenizer.decode(row)) for q, row in zip(QUERIES, rows, strict=True) if len(row) < 12]
+    lead = subject.template.output_lead
+    own = [replace(q, output=t.removeprefix(lead)) for q, t in ended if t.startswith(lead) and "\n" not in t]
+    for query, score in zip(own, subject.target_scores(own), strict=True):
+        ids = subject.encode_output(query.output)[:-1]
+        if ids == subject.generate_ids([query], max_new_tokens=12)[0]:
+            assert score.greedy_match
+
+
+def test_a_stop_of_several_tokens_ends_what_is_generated(subject: Subject) -> None:
+    plain = subject.with_template(Template(stops=()))
+    texts = plain.generate(QUERIES, max_new_tokens=12)
+    stop = max((t[3:6] for t in texts if len(t) > 8), key=len)
+    under = subject.with_template(Template(stops=(stop,)))
+    assert under.endings.long_stops in ((stop,), ())
+    assert under.generate(QUERIES, max_new_tokens=12) == [text.split(stop)[0].strip() for text in texts]
+
+
+def test_outputs_of_several_lines_end_where_the_next_block_begins() -> None:
+    template = Template()
+    assert template.for_outputs(["one", "two"]) is template
+    assert template.for_outputs(["one", "two\nlines"]).stops == ("\nInput:",)
+    assert template.for_outputs(["two\nlines"]).cut(" two\nlines\nInput: next") == "two\nlines"
