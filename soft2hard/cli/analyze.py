@@ -239,6 +239,14 @@ def _identities(tasks: tuple["Task", ...], models: Mapping[str, Any]) -> dict[st
     }
 
 
+def _for_outputs(models: Mapping[str, Any], subject: "Subject", tasks: Sequence["Task"]) -> dict[str, Any]:
+    """The models with this subject, under endings that no output of the tasks holds, here and in all processes."""
+    outputs = (example.output for task in tasks for example in (*task.train, *task.validation, *task.test))
+    subject = subject.for_outputs(outputs)
+    models["workers"].use_template(subject.template)
+    return {**models, "subject": subject}
+
+
 def _given(
     paths: list[Path], mapping: Path | None, tasks: tuple["Task", ...], models: Mapping[str, Any], only: list[str]
 ) -> tuple["Material", dict[str, Any]]:
@@ -249,9 +257,7 @@ def _given(
     rows, prompts = read_given(paths, mapping, {task.name for task in tasks})
     used = {row.task for row in rows}
     if (subject := models["subject"]) is not None and tasks:  # where nothing is run, their place does not matter
-        subject = subject.for_prompts(prompts)
-        models = {**models, "subject": subject}
-        models["workers"].use_template(subject.template)
+        models = _for_outputs(models, subject.for_prompts(prompts), tasks)
     material = Material(rows, prompts, tuple(task for task in tasks if task.name in used), **models)
     check_material(material, only)
     return material, {"soft prompts": content_hash_of(prompts), "names and tasks": [[r.name, r.task] for r in rows]}
@@ -264,6 +270,7 @@ def _tuned(
     from soft2hard.eval.analysis.inputs import Material
     from soft2hard.eval.analysis.tunings import has_common_start, plan_groups, tune_groups
 
+    models = _for_outputs(models, models["subject"], tasks)
     groups = plan_groups(tasks, config.init, counts, has_common_start(models["subject"], config.n_tokens))
     with progress_bar() as progress:
         total = sum(len(group.tasks) * group.n for group in groups) * config.steps

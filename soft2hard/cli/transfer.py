@@ -90,6 +90,7 @@ def transfer(
 
     names = tuple(name.strip() for name in references.split(",") if name.strip())
     material = gather(prompts, choices, tasks=tasks or (), n_tasks=n_tasks, references=names, seed=seed)
+    choices = material.choices
     judging = _judge(judge, judge_url or base_url, judge_key_env or key_env, judge_prompt)
     named, sent = _models(models, models_file, base_url, key_env, layout), parsed_parameters(parameters or [])
     cells = plan(material.prompts, material.tasks, named, choices, sent, seed)

@@ -18,8 +18,12 @@ class Endings:
     only EOS stands for it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], stops: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int], stops: Sequence[str], vocab_size: int
+    ) -> None:
+        """`vocab_size`: rows of the model's table; a tokenizer may know tokens beyond it, which are never written."""
         self.tokenizer, self.stops, self.eos_ids = tokenizer, tuple(stops), list(eos_ids)
+        self._n_tokens = min(len(tokenizer), vocab_size)
 
     @property
     def eos_id(self) -> int:
@@ -46,7 +50,7 @@ class Endings:
     @cached_property
     def _texts(self) -> list[str]:
         # Alone, a token's text lacks the space that some tokenizers put before words; stops seldom begin with one.
-        ids = [[i] for i in range(len(self.tokenizer))]
+        ids = [[i] for i in range(self._n_tokens)]
         special = set(self.tokenizer.all_special_ids)
         texts = self.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
         return ["" if i in special else text for i, text in enumerate(texts)]

@@ -85,13 +85,16 @@ class Subject:
         template = template or loading.template
         self.asked_template = read_template(template) if isinstance(template, str) else template
         """The template as it was asked for; None: that of the soft prompts, or the plain one."""
-        self._set_template(chosen_template(self.asked_template, tokenizer))
+        self._set_template(self._with_stops(chosen_template(self.asked_template, tokenizer)))
+
+    def _with_stops(self, template: Template) -> Template:
+        """A template with the endings that the user names besides."""
+        return replace(template, stops=tuple(dict.fromkeys([*template.stops, *self.loading.stop])))
 
     def _set_template(self, template: Template) -> None:
-        template = replace(template, stops=tuple(dict.fromkeys([*template.stops, *self.loading.stop])))
         self._encoder = SequenceEncoder(self.tokenizer, template, self.is_encoder_decoder, self._lm.vocab_size)
         self.template = template
-        self.endings = Endings(self.tokenizer, self._eos_ids(), template.stops)
+        self.endings = Endings(self.tokenizer, self._eos_ids(), template.stops, self._lm.vocab_size)
         self.scorer = Scorer(self._lm, self.endings)
         """The engine that runs examples under prompts on this subject."""
 
@@ -106,10 +109,17 @@ class Subject:
     def for_prompts(self, soft_prompts: Iterable[SoftPrompt]) -> "Subject":
         """This subject under the template of these soft prompts (see `template_of_prompts`)."""
         found = template_of_prompts(soft_prompts, self.asked_template, self.tokenizer, bool(self.leading_ids))
-        return self if found is None else self.with_template(found)
+        return self if found is None else self.with_template(self._with_stops(found))
 
     def for_outputs(self, outputs: Iterable[str]) -> "Subject":
-        """This subject with endings that none of these outputs holds within (see `Template.for_outputs`)."""
+        """This subject with endings that none of these outputs holds within (see `Template.for_outputs`).
+
+        Raises UserError where an output holds an ending that the user names (`Loading.stop`).
+        """
+        outputs = list(outputs)
+        for stop in self.loading.stop:
+            if any(stop in output for output in outputs):
+                raise UserError(f"An output of the tasks holds the stop {stop!r}.", "Leave this --stop out.")
         found = self.template.for_outputs(outputs)
         return self if found == self.template else self.with_template(found)
 
@@ -192,10 +202,14 @@ class Subject:
             return self._lm.table_digest
         return hashlib.sha256((self._lm.table_digest + json.dumps(further, sort_keys=True)).encode()).hexdigest()
 
-    @property
-    def _earlier_fingerprint(self) -> str:
-        """That of versions before leading tokens and scale were part of it; they are recorded apart, or asked for."""
-        return self._lm.table_digest
+    def _knew_earlier(self, soft_prompt: SoftPrompt) -> bool:
+        """True for a soft prompt of this subject from versions whose fingerprint was the table's alone.
+
+        These recorded no scale, and put BOS before a prompt or nothing: where this tokenizer puts other tokens, their
+        soft prompts were tuned without them.
+        """
+        as_then = self.leading_ids in ([], [self.tokenizer.bos_token_id])
+        return soft_prompt.scale is None and soft_prompt.fingerprint == self._lm.table_digest and as_then
 
     @property
     def embedding_scale(self) -> float:
@@ -303,7 +317,7 @@ class Subject:
                 f"Save it again with what holds: dataclasses.replace(prompt, scale={self.embedding_scale:.6f}), or "
                 "scale=1.0 for prompts from before.",
             )
-        if soft_prompt.fingerprint not in (None, self.fingerprint, self._earlier_fingerprint):
+        if soft_prompt.fingerprint not in (None, self.fingerprint) and not self._knew_earlier(soft_prompt):
             raise UserError(
                 f"The soft prompt was tuned on another model than '{self.name}': their embeddings differ.",
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",

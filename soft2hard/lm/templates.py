@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, first_line
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template, TemplateChoice
 
-_PLACE = "\u2063prompt and input\u2063"
-"""Stands in for what the user says; made of characters that no chat template has."""
+_PLACE, _ANSWER = "\u2063prompt and input\u2063", "\u2063answer\u2063"
+"""Stand in for what the user and the model say; made of characters that no chat template has."""
 
 
 def chosen_template(choice: TemplateChoice | Template | None, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -31,8 +32,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("The subject's tokenizer has no chat template.", "Use --template plain, or a string.")
-    turn = [{"role": "user", "content": _PLACE}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    turn = {"role": "user", "content": _PLACE}
+    text = _rendered(tokenizer, [turn])
     if text.count(_PLACE) != 1:
         raise UserError(
             "The subject's chat template changes what the user says, so no prompt can be placed in it.",
@@ -46,9 +47,29 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
         output_lead="",
         separator="\n",
         soft_separator="",
+        block_separator=_between_turns(tokenizer, turn),
         stops=(),
         bos=False,
     )
+
+
+def _between_turns(tokenizer: PreTrainedTokenizerBase, turn: dict[str, str]) -> str | None:
+    """The text between an answer and what the user says next; None where the chat template has but one turn."""
+    try:
+        text = _rendered(tokenizer, [turn, {"role": "assistant", "content": _ANSWER}, turn])
+    except UserError:
+        return None
+    after = text.partition(_ANSWER)[2]
+    return after.partition(_PLACE)[0] if _PLACE in after else None
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, ValueError, TypeError) as error:
+        raise UserError(
+            f"The subject's chat template cannot be used ({first_line(error)}).", "Use --template plain, or a string."
+        ) from error
 
 
 def template_of_prompts(
@@ -69,7 +90,7 @@ def template_of_prompts(
             template = _recorded(soft_prompt.template, asked, chosen, has_leading)
         else:
             template = _implied(soft_prompt, asked, chosen, has_leading)
-        if found is not None and not template.frames_alike(found, has_leading):
+        if found and not (template.frames_alike(found, has_leading) and set(template.stops) == set(found.stops)):
             raise UserError(
                 "The soft prompts were tuned under different templates.", "Give those of one template at a time."
             )
@@ -80,7 +101,7 @@ def template_of_prompts(
 def _recorded(own: Template, asked: TemplateChoice | Template | None, chosen: Template, has_leading: bool) -> Template:
     if asked is None:
         return own
-    wanted = replace(chosen, place=asked.place or own.place)
+    wanted = replace(chosen, place=asked.place or own.place, stops=own.stops)
     if not wanted.frames_alike(own, has_leading):
         raise UserError(
             "The soft prompt was tuned under another template than the one asked for.",

@@ -185,7 +185,7 @@ class TransferStage(Stage):
             yield [here, *asked.api_models]
 
     def _ask(self, job: Job, material: Material, models: list[ApiModel], ledger: Ledger) -> str | None:
-        asked = self.recipe.transfer
+        asked = material.choices
         cells = plan(material.prompts, material.tasks, models, asked, seed=self.recipe.seed)
         total = sum(len(distinct_requests(cells, model)) for model in models)
         done = 0

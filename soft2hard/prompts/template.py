@@ -49,7 +49,7 @@ class Template:
     """
 
     separator: str = "\n"
-    """Between a hard prompt and the body, and between the blocks of a few-shot prompt."""
+    """Between a hard prompt and the body."""
     input_prefix: str = "Input: "
     """Before the input."""
     output_prefix: str = "\nOutput:"
@@ -60,6 +60,8 @@ class Template:
     """Before prompt and body, after the leading tokens: the beginning of a chat turn."""
     soft_separator: str | None = None
     """Between virtual tokens and the body; None: as `separator`, or nothing where virtual tokens come first."""
+    block_separator: str | None = None
+    """Between the blocks of a few-shot prompt; None: as `separator`."""
     stops: tuple[str, ...] = ("\n",)
     """Texts that end an output, as EOS does: the beginning of what would come next. All endings are one event."""
     bos: bool | None = None
@@ -67,6 +69,10 @@ class Template:
     BOS where the tokenizer has one and does not write it."""
     place: Place = "after"
     """Place of the virtual tokens of a soft prompt."""
+
+    def __post_init__(self) -> None:
+        if "" in self.stops:
+            raise UserError("The template has an empty ending, which would end every output.", "Leave it out of stops.")
 
     def body_text(self, input: str, kind: Kind) -> str:
         """The text around one input, beginning with what separates it from a prompt of this kind."""
@@ -85,20 +91,25 @@ class Template:
     def few_shot_text(self, examples: Iterable[InputOutput], instruction: str | None = None) -> str:
         """Solved examples, after an instruction if there is one, as the text of a hard prompt.
 
-        Each example is written exactly as a query without a prompt and its output would be.
+        Each example is written exactly as a query without a prompt and its output would be. The separator that will
+        stand behind the prompt, where it ends a block separator (a chat turn's opening), is left to the query.
         """
         blocks = [self.body_text(example.input, "none") + self.output_text(example.output) for example in examples]
-        return self.separator.join([instruction, *blocks] if instruction else blocks)
+        between = self.separator if self.block_separator is None else self.block_separator
+        shown = between.join(blocks)
+        if blocks and self.block_separator is not None:
+            shown += between.removesuffix(self.separator)
+        return self.separator.join([instruction, shown] if instruction else [shown])
 
     def for_outputs(self, outputs: Iterable[str]) -> "Template":
         """This template, with the next block as its ending where one of the outputs holds the present ending."""
-        texts = list(outputs)
+        texts = [self.output_text(output) for output in outputs]
         inside = [stop for stop in self.stops if any(stop in text for text in texts)]
         if not inside:
             return self
         following = f"{self.separator}{self.input_prefix}".rstrip()
-        others = tuple(stop for stop in self.stops if stop not in inside)
-        return replace(self, stops=tuple(dict.fromkeys([*others, *([following] if following not in inside else [])])))
+        ends = [stop for stop in (*self.stops, following) if stop and not any(stop in text for text in texts)]
+        return replace(self, stops=tuple(dict.fromkeys(ends)))
 
     def frames_alike(self, other: "Template", has_leading: bool) -> bool:
         """True if virtual tokens stand between the same tokens under both templates.
@@ -145,12 +156,19 @@ def read_template(text: str) -> TemplateChoice:
         return TemplateChoice(Template() if name == "plain" else None, place or None)
     if "{" in text:
         return _of_string(text)
-    if not Path(text).is_file():
+    if not _is_file(text):
         raise UserError(f"There is no template '{text}'.", _REMEDY)
     values = read_yaml(Path(text), "a template")
     if not isinstance(values, dict):
         raise UserError(f"{text} is no template: it does not hold fields.", _REMEDY)
     return TemplateChoice(checked(Template, values, text, _REMEDY), values.get("place"))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than names of files may be, or with characters that they cannot have
+        return False
 
 
 _STRING = re.compile(
@@ -166,7 +184,8 @@ def _of_string(text: str) -> TemplateChoice:
         problem = "has no {input}" if "{input}" not in text else "has placeholders that are unknown or out of order"
         raise UserError(f"The template '{text}' {problem}.", _REMEDY)
     suffix, prefix = found["suffix"], found["prefix"]
-    lead = suffix[len(suffix.rstrip()) :] if found["output"] else ""
+    # White space before the output is written with it, but for line breaks, which may end an output.
+    lead = suffix[len(suffix.rstrip()) :].rpartition("\n")[2] if found["output"] else ""
     template = Template(
         separator="" if prefix[:1].isspace() else "\n",
         input_prefix=prefix,
@@ -176,5 +195,6 @@ def _of_string(text: str) -> TemplateChoice:
         soft_separator="",
         stops=(found["ending"] or "\n",),
     )
-    place: Place | None = "first" if found["first"] else "after" if found["bos"] and found["prompt"] else None
+    begun = found["prompt"] and (found["bos"] or found["opening"])
+    place: Place | None = "first" if found["first"] else "after" if begun else None
     return TemplateChoice(template, place)

@@ -170,12 +170,13 @@ class Reading:
         rows: list[list[int]] = []
         most = self.translator.card.instruction_tokens
         for start in range(0, len(prefixes), _TEXTS_AT_ONCE):
-            some = prefixes[start : start + _TEXTS_AT_ONCE]
+            some = [prefix[:most] for prefix in prefixes[start : start + _TEXTS_AT_ONCE]]
             given = _Given(some, self.model.n_start, self._no_words(and_end=True))
             settings = {"max_new_tokens": most, "do_sample": False, "num_beams": 1}
             memory, processors = self._memory.repeat(len(some)), LogitsProcessorList([given])
             written = self.model.generate(memory, logits_processor=processors, **settings).tolist()
             rows += [row[: row.index(self.eos_id)] if self.eos_id in row else row for row in written]
+        rows = [row if len(prefix) < most else list(prefix) for row, prefix in zip(rows, prefixes, strict=True)]
         metering.count(len(rows), sum(min(len(row) + 1, most) for row in rows))  # a start, and all but the last token
         return rows
 

@@ -9,10 +9,10 @@ position (the output differential of arXiv 2504.02144, section 4, on distributio
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from soft2hard.compute.memory import Halving
@@ -41,13 +41,15 @@ class Probes:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     """The subject's output for each input under the soft prompt, up to its ending."""
+    ids: tuple[tuple[int, ...], ...]
+    """Its tokens, as they were written, with the end where there is one."""
     ended: tuple[bool, ...]
     """False where an output was cut, because it was too long or because the soft prompt never learned to end: then
     its end is compared with nothing."""
     log_probs: Float[Tensor, "n_targets vocab"]
     """Its next-token log-probabilities at all output positions, probe after probe."""
-    greedy: Bool[Tensor, "n_targets"]
-    """Where the output's token is the most likely one (all, but for rounding and another tokenization)."""
+    likeliest: Int[Tensor, "n_targets"]
+    """The most likely token there: the output's own, but for rounding and where a token was cut."""
 
     @property
     def ending(self) -> Ending:
@@ -95,13 +97,13 @@ class Verifier:
             for input in of_prompt
         ]
         rows = iter(self.subject.generate_ids(queries, max_new_tokens=self.max_new_tokens))
-        written = [_without_rounds([self._output(next(rows)) for _ in of_prompt]) for of_prompt in inputs]
-        parts = [tuple(zip(*of_prompt, strict=True)) or ((), ()) for of_prompt in written]
-        examples = [self._encode(*given, "soft") for given in zip(inputs, *zip(*parts, strict=True), strict=True)]
+        written = [self._outputs([next(rows) for _ in of_prompt]) for of_prompt in inputs]
+        examples = [self._examples(some, [o.ids for o in of], "soft") for some, of in zip(inputs, written, strict=True)]
         embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
         found: dict[int, Probes] = {}
-        for i, log_probs, greedy in self._log_probs(embedded, examples):
-            found[i] = Probes(tuple(inputs[i]), *parts[i], log_probs, greedy)
+        for i, log_probs, likeliest in self._log_probs(embedded, examples):
+            texts, ids, ended = zip(*written[i], strict=True) if written[i] else ((), (), ())
+            found[i] = Probes(tuple(inputs[i]), texts, ids, ended, log_probs, likeliest)
         return [found[i] for i in range(len(soft_prompts))]
 
     def verify(self, candidates: Sequence[str], probes: Probes) -> list[Candidate]:
@@ -109,43 +111,49 @@ class Verifier:
 
         A candidate too long for the subject's context is left out.
         """
-        examples = self._encode(probes.inputs, probes.outputs, probes.ended, "hard")
+        examples = self._examples(probes.inputs, probes.ids, "hard")
         longest = max(example.n_read for example in examples)
         embedded = [(text, self.subject.prompt_embeddings(text)) for text in candidates]
         fitting = [(text, rows) for text, rows in embedded if self._fits(rows, longest)]
         of_token = _probe_of_token(examples).to(probes.log_probs.device)
         scored: dict[int, Candidate] = {}
-        for i, log_probs, greedy in self._log_probs([rows for _, rows in fitting], [examples] * len(fitting)):
-            divergence = (probes.log_probs.exp() * (probes.log_probs - log_probs)).sum(-1).clamp(0, MAX_DIVERGENCE)
-            # Where the soft prompt itself would write other tokens, another tokenization of its text stands there.
-            missing = (probes.greedy & ~greedy).float()
-            missed = torch.zeros(len(examples), device=greedy.device).index_add_(0, of_token, missing)
+        of_soft = probes.log_probs.exp()
+        entropy = -torch.linalg.vecdot(of_soft, probes.log_probs)
+        for i, log_probs, likeliest in self._log_probs([rows for _, rows in fitting], [examples] * len(fitting)):
+            divergence = (-entropy - torch.linalg.vecdot(of_soft, log_probs)).clamp(0, MAX_DIVERGENCE)
+            missing = (probes.likeliest != likeliest).float()
+            missed = torch.zeros(len(examples), device=likeliest.device).index_add_(0, of_token, missing)
             agreement = (missed == 0).float().mean().item()
             scored[i] = Candidate(fitting[i][0], agreement, divergence.mean().item(), len(divergence))
         return [scored[i] for i in range(len(fitting))]
 
     def first(self, probes: Probes, n: int) -> Probes:
         """The first `n` inputs of probes."""
-        inputs, outputs, ended = probes.inputs[:n], probes.outputs[:n], probes.ended[:n]
-        n_targets = sum(len(example.output) for example in self._encode(inputs, outputs, ended, "soft"))
-        return Probes(inputs, outputs, ended, probes.log_probs[:n_targets], probes.greedy[:n_targets])
+        inputs, outputs, ids, ended = probes.inputs[:n], probes.outputs[:n], probes.ids[:n], probes.ended[:n]
+        n_targets = sum(map(len, ids))
+        return Probes(inputs, outputs, ids, ended, probes.log_probs[:n_targets], probes.likeliest[:n_targets])
 
-    def _output(self, row: list[int]) -> tuple[str, bool]:
-        """The text of an output, and whether it ended."""
-        subject = self.subject
-        text = subject.tokenizer.decode(row, skip_special_tokens=True)
-        cut = subject.template.cut(text)
-        return cut, len(row) < self.max_new_tokens or cut != text.strip()
+    def _outputs(self, rows: Sequence[list[int]]) -> list["_Output"]:
+        """What was written, up to where it ends or goes round."""
+        texts = [self.subject.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+        cut = [self.subject.template.cut(text) for text in texts]
+        limit = self.max_new_tokens
+        ended = [len(r) < limit or c != t.strip() for r, c, t in zip(rows, cut, texts, strict=True)]
+        kept = _without_rounds(cut, ended)
+        return [_Output(t, self._ids(r, t, e), e) for r, t, e in zip(rows, kept, ended, strict=True)]
 
-    def _encode(
-        self, inputs: Sequence[str], outputs: Sequence[str], ended: Sequence[bool], kind: Kind
-    ) -> list[EncodedExample]:
-        """Examples as tokens; outputs that were cut have no end. One without any token keeps its end."""
-        whole = [self.subject.encode_example(x, y, kind) for x, y in zip(inputs, outputs, strict=True)]
-        return [
-            example if has_end or len(example.output) == 1 else EncodedExample(example.body, example.output[:-1])
-            for example, has_end in zip(whole, ended, strict=True)
-        ]
+    def _ids(self, row: list[int], text: str, ended: bool) -> tuple[int, ...]:
+        """The tokens of an output as they were written; tokenised again where a token reaches beyond its text."""
+        decode = self.subject.tokenizer.decode
+        own = (row[:n] for n in range(len(row), -1, -1) if decode(row[:n], skip_special_tokens=True).strip() == text)
+        ids = next(own, None)
+        if ids is None:
+            ids = self.subject.encode_output(text)[:-1]
+        return tuple([*ids, self.subject.endings.eos_id] if ended or not ids else ids)
+
+    def _examples(self, inputs: Sequence[str], outputs: Sequence[tuple[int, ...]], kind: Kind) -> list[EncodedExample]:
+        bodies = [self.subject.encode_body(input, kind) for input in inputs]
+        return [EncodedExample(body, list(output)) for body, output in zip(bodies, outputs, strict=True)]
 
     def _fits(self, rows: Float[Tensor, "n d_model"], n_read: int) -> bool:
         limit = self.subject.context_length
@@ -154,30 +162,37 @@ class Verifier:
     @torch.no_grad()
     def _log_probs(
         self, prompts: Sequence[Float[Tensor, "_n d_model"]], examples: Sequence[list[EncodedExample]]
-    ) -> Iterator[tuple[int, Float[Tensor, "n_targets vocab"], Bool[Tensor, "n_targets"]]]:
-        """For each prompt its number, log-probabilities at all output positions, and where the output is greedy."""
+    ) -> Iterator[tuple[int, Float[Tensor, "n_targets vocab"], Int[Tensor, " n_targets"]]]:
+        """For each prompt its number, and log-probabilities and likeliest tokens at all output positions."""
         scorer, most = self.subject.scorer, int(_SHARED * self.subject.batch_tokens)
         for i, hidden in scorer.hidden_states(prompts, examples, most, self._halving):
-            log_probs, likeliest = scorer.distributions(hidden)
-            wanted = torch.tensor([token for e in examples[i] for token in e.output], device=log_probs.device)
-            yield i, log_probs, likeliest == wanted
+            yield i, *scorer.distributions(hidden)
 
 
-def _without_rounds(outputs: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+class _Output(NamedTuple):
+    """One output under the soft prompt, as in `Probes`."""
+
+    text: str
+    ids: tuple[int, ...]
+    ended: bool
+
+
+def _without_rounds(texts: list[str], ended: list[bool]) -> list[str]:
     """Outputs that do not end, cut after the first round where they go round and round.
 
     A soft prompt that was tuned on labels without an end tends to write its label again and again.
     """
-    if sum(ended for _, ended in outputs) >= len(outputs) / 2:
-        return outputs
-    return [(text, ended) if ended else (_first_round(text), False) for text, ended in outputs]
+    if sum(ended) >= len(ended) / 2:
+        return texts
+    return [text if end else _first_round(text) for text, end in zip(texts, ended, strict=True)]
 
 
 def _first_round(text: str) -> str:
-    """The words that the whole text repeats, at least three times; the text itself where it repeats nothing."""
+    """The words that the whole text repeats, three times or nearly so; the text itself where it repeats nothing."""
     words = text.split()
     for n in range(1, len(words) // 3 + 1):
-        if all(word == words[i % n] for i, word in enumerate(words[:-1])):  # the last word may have been cut
+        whole = all(word == words[i % n] for i, word in enumerate(words[:-1]))
+        if whole and words[(len(words) - 1) % n].startswith(words[-1]):  # the last word may have been cut
             return " ".join(words[:n])
     return text
 

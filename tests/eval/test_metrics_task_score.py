@@ -102,3 +102,7 @@ def test_unknown_metrics_and_nothing_to_score_are_refused() -> None:
         grade("bleu", ["a"], ["a"])
     with pytest.raises(UserError, match="no answers"):
         grade("exact_match", [], [])
+
+
+def test_punctuation_is_an_answer_where_nothing_else_is_wanted() -> None:
+    assert grade("exact_match", ["?", "?!", "", "!"], ["?", "?", "?", "?"]) == 0.25

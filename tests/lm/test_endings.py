@@ -1,5 +1,6 @@
 """All that ends an output is one event: in probabilities, in what is likeliest, and where generation stops."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -7,8 +8,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.errors import UserError
+from soft2hard.eval.metrics.measurement import Comparison, measure
+from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Query, Subject
-from soft2hard.prompts.template import Template
+from soft2hard.prompts.template import Template, read_template
 from tests import tiny_tokenizers
 
 TEXTS = ["red cat\nInput: blue dog\n\nOutput: up?\nInput: down", "one two\nthree four\n\nfive"] * 4
@@ -87,22 +93,49 @@ def test_generation_stops_at_the_first_ending_of_transformers_own(subject: Subje
 
 def test_what_is_generated_matches_its_own_greedy_tokens(subject: Subject) -> None:
     rows = subject.generate_ids(QUERIES, max_new_tokens=12)
-    ended = [(q, subject.tokenizer.decode(row)) for q, row in zip(QUERIES, rows, strict=True) if len(row) < 12]
-    lead = subject.template.output_lead
-    own = [replace(q, output=t.removeprefix(lead)) for q, t in ended if t.startswith(lead) and "\n" not in t]
-    for query, score in zip(own, subject.target_scores(own), strict=True):
-        ids = subject.encode_output(query.output)[:-1]
-        if ids == subject.generate_ids([query], max_new_tokens=12)[0]:
-            assert score.greedy_match
+    ended = [(query, [*row, subject.endings.eos_id]) for query, row in zip(QUERIES, rows, strict=True) if len(row) < 12]
+    assert any(len(row) > 1 for _, row in ended)
+    prompts = [subject.prompt_embeddings(query.prompt) for query, _ in ended]
+    kinds = ["hard" if query.prompt else "none" for query, _ in ended]
+    bodies = [subject.encode_body(query.input, kind) for (query, _), kind in zip(ended, kinds, strict=True)]
+    examples = [[EncodedExample(body, row)] for body, (_, row) in zip(bodies, ended, strict=True)]
+    for number, hidden in subject.scorer.hidden_states(prompts, examples):
+        assert subject.scorer.likeliest(hidden).tolist() == ended[number][1]
+
+
+def test_the_likeliest_token_is_eos_where_any_ending_is(subject: Subject) -> None:
+    logits = torch.zeros(3, len(subject.tokenizer))
+    line_break = subject.tokenizer.encode("\n")[0]
+    logits[0, line_break] = logits[1, subject.endings.eos_id] = logits[2, 7] = 1.0
+    assert subject.endings.likeliest(logits).tolist() == [subject.endings.eos_id, subject.endings.eos_id, 7]
 
 
 def test_a_stop_of_several_tokens_ends_what_is_generated(subject: Subject) -> None:
     plain = subject.with_template(Template(stops=()))
     texts = plain.generate(QUERIES, max_new_tokens=12)
-    stop = max((t[3:6] for t in texts if len(t) > 8), key=len)
+    tokens = [text for text in subject.endings._texts if text]
+    parts = [text[i : i + 3] for text in texts for i in range(3, len(text) - 3)]
+    stop = next(part for part in parts if not any(text.startswith(part) for text in tokens))
     under = subject.with_template(Template(stops=(stop,)))
-    assert under.endings.long_stops in ((stop,), ())
+    assert under.endings.long_stops == (stop,) and under.endings.ids == subject.endings.eos_ids
     assert under.generate(QUERIES, max_new_tokens=12) == [text.split(stop)[0].strip() for text in texts]
+
+
+def test_tokens_beyond_the_models_table_are_no_endings(subject: Subject) -> None:
+    tokenizer = copy.deepcopy(subject.tokenizer)
+    tokenizer.add_tokens(["\n\n\n"])
+    larger = Subject(subject.model, tokenizer, name="bytes")
+    assert larger.endings.ids == subject.endings.ids
+
+
+def test_an_output_that_holds_an_ending_is_scored_as_it_stands(subject: Subject) -> None:
+    query = Query("red", "cat", "one\ntwo")
+    examples = (Example("cat", "one\ntwo"),)
+    task = Task("lines", "t", "", (), (), (), examples)
+    [score] = subject.target_scores([query])
+    [[measured]] = measure(subject, [Comparison(task, ("red",))])
+    assert measured.loss == pytest.approx(-score.log_likelihood / score.n_tokens, rel=1e-4)
+    assert measured.loss < 100
 
 
 def test_outputs_of_several_lines_end_where_the_next_block_begins() -> None:
@@ -110,3 +143,13 @@ def test_outputs_of_several_lines_end_where_the_next_block_begins() -> None:
     assert template.for_outputs(["one", "two"]) is template
     assert template.for_outputs(["one", "two\nlines"]).stops == ("\nInput:",)
     assert template.for_outputs(["two\nlines"]).cut(" two\nlines\nInput: next") == "two\nlines"
+    without = read_template("{input}\\nAnswer:").template
+    assert without.for_outputs(["two\nlines"]).stops == (), "nothing begins the next block; EOS alone ends an output"
+
+
+def test_a_stop_that_an_output_holds_is_refused(subject: Subject) -> None:
+    user = Subject(subject.model, subject.tokenizer, name="bytes", loading=Loading(stop=("dog",)))
+    assert user.endings.stops == ("\n", "dog")
+    assert user.for_outputs(["two\nlines"]).endings.stops == ("dog", "\nInput:")
+    with pytest.raises(UserError, match="holds the stop 'dog'.*Leave this --stop out"):
+        user.for_outputs(["a dog"])

@@ -283,3 +283,6 @@ def test_a_soft_prompt_of_an_earlier_version_is_still_known_by_its_fingerprint()
     earlier = hashlib.sha256(table + b"llama").hexdigest()
     assert earlier != subject.fingerprint
     subject.check(SoftPrompt(subject.embed_text("cat").clone(), fingerprint=earlier))
+    known = SoftPrompt(subject.embed_text("cat").clone(), fingerprint=earlier, scale=1.0)
+    with pytest.raises(UserError, match="another model"):  # of a version that knows leading tokens, and there were none
+        subject.check(known)

@@ -61,7 +61,7 @@ def divergence_by_definition(subject: Subject, soft_prompt: SoftPrompt, text: st
 @pytest.fixture
 def rounds_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random models repeat themselves; what becomes of such outputs has a test of its own."""
-    monkeypatch.setattr(verification, "_without_rounds", lambda outputs: outputs)
+    monkeypatch.setattr(verification, "_without_rounds", lambda texts, ended: texts)
 
 
 def test_outputs_are_what_the_subject_writes_under_the_soft_prompt(verifier: Verifier, rounds_kept: None) -> None:
@@ -91,7 +91,14 @@ def test_divergence_is_the_mean_of_capped_kullback_leibler_divergences(
 ) -> None:
     subject = verifier.subject
     soft_prompt = soft(subject)
-    probes = probe(verifier, soft_prompt)
+    pool = [f"{a} {b}" for a in tiny_models.WORDS[3:9] for b in tiny_models.WORDS[9:]]
+    every = probe(verifier, soft_prompt, pool)
+    # An output with special tokens in it is not the text it is shown as.
+    texts = [tuple(subject.encode_output(text)) for text in every.outputs]
+    ids = [own if ended else (*own, subject.endings.eos_id) for own, ended in zip(every.ids, every.ended, strict=True)]
+    plain = [text for text, one, other in zip(pool, ids, texts, strict=True) if one == other][:20]
+    assert len(plain) >= 5
+    probes = probe(verifier, soft_prompt, plain)
     largest = []
     for cap in (verification.MAX_DIVERGENCE, 0.05):
         monkeypatch.setattr(verification, "MAX_DIVERGENCE", cap)
@@ -157,7 +164,7 @@ def test_the_first_probes_are_those_of_the_first_inputs(verifier: Verifier) -> N
     part = verifier.first(probe(verifier, soft_prompt), 4)
     alone = probe(verifier, soft_prompt, INPUTS[:4])
     assert (part.inputs, part.outputs) == (alone.inputs, alone.outputs)
-    assert torch.equal(part.greedy, alone.greedy)
+    assert torch.equal(part.likeliest, alone.likeliest)
     assert torch.allclose(part.log_probs, alone.log_probs, atol=1e-4)
 
 
@@ -463,8 +470,21 @@ def test_refinement_never_makes_a_translation_worse(translator: Translator, subj
     ],
 )
 def test_an_output_that_goes_round_and_round_counts_once(written: str, kept: str) -> None:
-    assert verification._without_rounds([(written, False)] * 3) == [(kept, False)] * 3
-    assert verification._without_rounds([(written, True)] * 3) == [(written, True)] * 3
+    assert verification._without_rounds([written] * 3, [False] * 3) == [kept] * 3
+    assert verification._without_rounds([written] * 3, [True] * 3) == [written] * 3
+
+
+def test_outputs_are_compared_as_the_tokens_that_were_written(verifier: Verifier, rounds_kept: None) -> None:
+    """Not as their text tokenised again, which may be tokens that the soft prompt never writes."""
+    subject = verifier.subject
+    probes = probe(verifier, soft(subject))
+    rows = subject.generate_ids([Query(soft(subject), text) for text in INPUTS], max_new_tokens=12)
+    end = subject.endings.eos_id
+    shown = [next(row[:n] for n in range(len(row), -1, -1) if subject.output_text(row[:n]) == text)
+             for row, text in zip(rows, probes.outputs, strict=True)]  # fmt: skip
+    assert list(probes.ids) == [(*row, end) if e else tuple(row) for row, e in zip(shown, probes.ended, strict=True)]
+    of_all = torch.tensor([token for row in probes.ids for token in row])
+    assert torch.equal(probes.likeliest, of_all)
 
 
 def test_where_a_soft_prompt_never_ends_its_outputs_no_text_is_blamed_for_ending() -> None:
@@ -472,4 +492,4 @@ def test_where_a_soft_prompt_never_ends_its_outputs_no_text_is_blamed_for_ending
     verifier = Verifier(subject, max_new_tokens=1)
     probes = probe(verifier, soft(subject))
     assert probes.ending == "none" and not any(probes.ended)
-    assert len(probes.log_probs) == sum(len(subject.encode_output(output)) - 1 for output in probes.outputs)
+    assert len(probes.log_probs) == sum(map(len, probes.ids)) == len(probes.inputs)

@@ -81,11 +81,13 @@ class _Search(Search[_Job]):
         for part in ("train", "validation"):
             inputs = [[example.input for example in getattr(job.case.task, part)] for job in jobs]
             queries = [Query(job.case.soft_prompt, x) for job, some in zip(jobs, inputs, strict=True) for x in some]
-            written = iter(self.subject.generate(queries, max_new_tokens=self.method.max_new_tokens))
+            most, end = self.method.max_new_tokens, self.subject.endings.eos_id
+            rows = iter(self.subject.generate_ids(queries, max_new_tokens=most))
             for job, some in zip(jobs, inputs, strict=True):
-                outputs = [next(written) for _ in some]
+                # As they were written: the same text tokenised again may be tokens that the soft prompt never writes.
+                outputs = [[*row, end] if len(row) < most else row for row in (next(rows) for _ in some)]
                 examples, soft = (
-                    [self.subject.encode_example(x, y, kind) for x, y in zip(some, outputs, strict=True)]
+                    [EncodedExample(self.subject.encode_body(x, kind), y) for x, y in zip(some, outputs, strict=True)]
                     for kind in ("hard", "soft")
                 )
                 job.as_soft |= zip(map(id, examples), soft, strict=True)

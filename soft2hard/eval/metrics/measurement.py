@@ -247,7 +247,7 @@ class _Scored:
         for start, stop in _spans(self.n_wanted, len(ids), step):
             logits = subject.head(hidden[:, start:stop]).float()
             log_probs, best = subject.endings.merged(logits).log_softmax(-1), subject.endings.likeliest(logits)
-            logs.append(log_probs.gather(-1, ids[start:stop].expand(len(hidden), -1)[..., None])[..., 0].cpu())
+            logs.append(self._wanted_log_probs(logits, log_probs, ids[start:stop]).cpu())
             likeliest.append(best.cpu())
             if plan.soft_prompt is not None and stop <= self.n_wanted:
                 parts.append(output_differential(logits, log_probs, best))
@@ -256,6 +256,20 @@ class _Scored:
         self.differential = (
             OutputDifferential(*(torch.cat(c, -1).cpu() for c in zip(*parts, strict=True))) if parts else None
         )
+
+    def _wanted_log_probs(
+        self,
+        logits: Float[Tensor, "n_prompts n vocab"],
+        log_probs: Float[Tensor, "n_prompts n vocab"],
+        ids: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n_prompts n"]:
+        """Of each wanted token; one that elsewhere ends an output (a line break within a label) has its own."""
+        found = log_probs.gather(-1, ids.expand(len(logits), -1)[..., None])[..., 0]
+        others = torch.isin(ids, torch.tensor(self.subject.endings.ids[1:], device=ids.device))
+        if others.any():
+            some, wanted = logits[:, others], ids[others].repeat(len(logits))
+            found[:, others] = self.subject.endings.log_likelihoods(some.flatten(0, 1), wanted).view(len(logits), -1)
+        return found
 
     def measurement(self, i: int) -> Measurement:
         """All figures of prompt i of the plan."""

@@ -39,14 +39,18 @@ def check_metric(task: Task) -> None:
 
 
 def same_answer(answer: str, wanted: str) -> bool:
-    """True if two answers are equal after `normalise_answer`; as they are, where it leaves nothing of them."""
-    found, sought = normalise_answer(answer), normalise_answer(wanted)
-    return found == sought if found or sought else answer.strip() == wanted.strip()
+    """True if two answers are equal as they are compared."""
+    return _compared(answer) == _compared(wanted)
+
+
+def _compared(text: str) -> str:
+    """An answer after `normalise_answer`; as it is where that leaves nothing of it, as of punctuation."""
+    return normalise_answer(text) or text.strip()
 
 
 def may_become(begun: str, wanted: str) -> bool:
     """True if an answer that begins so may still be the wanted one after `normalise_answer`."""
-    found = normalise_answer(begun)
+    found = normalise_answer(begun.rstrip("\ufffd"))  # the first bytes of a character
     return any(
         text.startswith(found) for text in (normalise_answer(wanted), "answer :", "output :", "answer:", "output:")
     )
@@ -95,4 +99,4 @@ def grade(metric: str, answers: Sequence[str], references: Sequence[str]) -> flo
 
 
 def _normalised(texts: Sequence[str]) -> list[str]:
-    return [normalise_answer(text) for text in texts]
+    return [_compared(text) for text in texts]

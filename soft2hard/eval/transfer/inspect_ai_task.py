@@ -67,7 +67,7 @@ def transfer(
         references=_listed(references),
         seed=seed,
     )
-    cells = plan(material.prompts, material.tasks, [_ASKED], choices, seed=seed)
+    cells = plan(material.prompts, material.tasks, [_ASKED], material.choices, seed=seed)
     return Task(
         dataset=MemoryDataset([_sample(cell) for cell in cells], name="soft2hard"),
         solver=generate(),

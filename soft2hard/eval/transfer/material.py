@@ -8,7 +8,7 @@ from soft2hard.data_gen.tables import read_records
 from soft2hard.data_gen.tasks import Task, demonstrations
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.settings import TransferChoices
-from soft2hard.prompts.template import Template
+from soft2hard.prompts.template import Template, read_template
 
 FIELDS = ("id", "method", "task", "prompt")
 REFERENCES = ("none", "gold", "few-shot")
@@ -40,6 +40,8 @@ class Material:
     """By the seed of their examples."""
     soft_scores: tuple[float, ...] = ()
     """Of soft prompts, which cannot be sent, on their own subject: one a task and seed."""
+    choices: TransferChoices = TransferChoices()
+    """As they were given, under the template of the run."""
 
 
 def gather(
@@ -70,7 +72,8 @@ def gather(
     if path is not None and path.is_dir():
         if tasks:
             raise UserError("A run brings its own tasks, so --tasks cannot be given.", "Leave it out.")
-        found = read_evaluated_run(path)
+        found = read_evaluated_run(path, choices)
+        choices = found.choices
     else:
         rows = [] if path is None else read_prompts(path)
         found = Material(tuple(rows), {0: _tasks(tasks, n_tasks, {row.task for row in rows})})
@@ -84,7 +87,7 @@ def gather(
     ]
     prompts = _chosen([*found.prompts, *points], choices.methods)
     cut = {s: [replace(t, test=t.test[: choices.n_examples]) for t in some] for s, some in found.tasks.items()}
-    return Material(tuple(prompts), cut, found.soft_scores)
+    return Material(tuple(prompts), cut, found.soft_scores, choices)
 
 
 def _tasks(files: Sequence[Path], n: int, names: set[str]) -> list[Task]:
@@ -139,24 +142,32 @@ def _row(path: Path, number: int, record: dict) -> PromptRow:
     return PromptRow(*(str(record[name]).strip() for name in FIELDS[:-1]), prompt or None, score)
 
 
-def read_evaluated_run(folder: Path) -> Material:
-    """The prompts and tasks of a finished run. Raises UserError where there is none, or it has no text prompts."""
+def read_evaluated_run(folder: Path, choices: TransferChoices = TransferChoices()) -> Material:
+    """The prompts and tasks of a finished run, and the choices under its template.
+
+    Examples in the prompts of a run under 'chat' are turns of that chat template, which an API writes itself: those
+    prompts are left out, and made again as reference points.
+    Raises UserError where there is no run, or it has no text prompts, and for choices of another template.
+    """
     from soft2hard.eval.cases import drawn_tasks  # these load PyTorch, which nothing else here needs
     from soft2hard.eval.config import Tasks
     from soft2hard.eval.report.reading import load_run
 
     run = load_run(folder)
+    made = run.record.config.get("loading", {}).get("template")
+    is_chat = made is not None and read_template(made).template is None
+    in_turns = {method.label for method in run.record.methods if is_chat and method.name == "few-shot"}
     tasks = Tasks.model_validate(run.record.config["tasks"])
     prompts = tuple(
         PromptRow(f"{row.method}/{row.seed}/{row.task}", row.method, row.task, row.prompt, row.score, row.seed)
         for row in run.rows
-        if row.failure is None and (row.prompt or row.kind == "none")
+        if row.failure is None and (row.prompt or row.kind == "none") and row.method not in in_turns
     )
     if not prompts:
         raise UserError(f"The run in {folder} has no text prompts.", "Evaluate a method that makes some.")
     drawn = {seed: drawn_tasks(tasks, "test", seed) for seed in run.record.seeds}
     soft = tuple(row.score for row in run.rows if row.kind == "soft" and row.score is not None)
-    return Material(prompts, drawn, soft)
+    return Material(prompts, drawn, soft, choices.under(made))
 
 
 def reference_points(

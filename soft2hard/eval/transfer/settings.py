@@ -1,5 +1,7 @@
 """What API models are asked with, and how requests are sent."""
 
+from dataclasses import replace
+
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from soft2hard.errors import UserError
@@ -27,16 +29,32 @@ class TransferChoices:
     """Requests out at once, to each model, at most."""
     batch: bool = False
     """Send through the Batch API: cheaper, within a day; resumes where it was killed."""
-    template: str = "plain"
+    template: str | None = None
     """Text around input and output: 'plain', a file, or a string such as 'Tweet text : {input} Label : '
-    (docs/templates.md); a chat turn is the API's own (`--layout chat`)."""
+    (docs/templates.md); a chat turn is the API's own (`--layout chat`). If not given, that of the run that the prompts
+    come from, else 'plain'."""
     poll_seconds: PositiveFloat = 30.0
     """Seconds between looks at a batch."""
 
     @property
     def laid_out(self) -> Template:
         """The template. Raises UserError for one that is none, and for 'chat'."""
-        found = read_template(self.template).template
+        found = read_template(self.template or "plain").template
         if found is None:
             raise UserError("An API has a chat template of its own.", "Leave --template out; --layout chat uses it.")
         return found
+
+    def under(self, made: str | None) -> "TransferChoices":
+        """These choices for prompts of a run under the template `made`, which is theirs where they name none.
+
+        A chat turn is the API's own, so a run under 'chat' is asked with the plain text around the input.
+        Raises UserError where they name another.
+        """
+        if made is None or read_template(made).template is None:
+            return self
+        if self.template is not None and read_template(self.template) != read_template(made):
+            raise UserError(
+                f"The run's prompts were made under the template {made!r}, not {self.template!r}.",
+                "Leave --template out.",
+            )
+        return replace(self, template=made)
