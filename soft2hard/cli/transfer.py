@@ -75,7 +75,7 @@ def transfer(
         judge_url: Endpoint of the judge; --base-url if not given.
         judge_key_env: Environment variable that holds the judge's key; --key-env if not given.
         judge_prompt: File with the judge's prompt: {input} and {answer}, and {instruction} and {reference} if wanted.
-        keep_thinking: Score answers with the <think>...</think> that reasoning models put before them.
+        keep_thinking: Score answers with the `<think>...</think>` that reasoning models put before them.
         dry_run: Print requests, tokens and price; send nothing.
         timeout: Seconds that one attempt may take.
         attempts: Times that one request is sent, at most.
