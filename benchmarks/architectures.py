@@ -22,7 +22,7 @@ from cyclopts import Parameter
 from torch.utils.data import DataLoader
 
 from soft2hard.checkpoints import embedded_path
-from soft2hard.data_gen.corpus import load_corpus, soft_prompt_of
+from soft2hard.data_gen.corpus.rows import load_corpus, soft_prompt_of
 from soft2hard.data_gen.dods.lexical import LexicalDoD, same_task
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import run_script

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from soft2hard.cli.common import AtLeast1
 from soft2hard.compute import metering
-from soft2hard.data_gen.corpus import corpus_features
+from soft2hard.data_gen.corpus.rows import corpus_features
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning

@@ -20,9 +20,9 @@ import datasets
 import torch
 
 from soft2hard.cli.common import AtLeast1
-from soft2hard.data_gen.corpus import content_hash, load_corpus
-from soft2hard.data_gen.corpus_cluster import Shard, shard_work
-from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.cluster import Shard, shard_work
+from soft2hard.data_gen.corpus.folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.rows import content_hash, load_corpus
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import run_script
 from soft2hard.lm.precision import load_for_tuning

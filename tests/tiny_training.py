@@ -9,7 +9,7 @@ import datasets
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from soft2hard.data_gen.corpus import corpus_features, soft_prompt_of
+from soft2hard.data_gen.corpus.rows import corpus_features, soft_prompt_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import CorpusPairs, PairCollator

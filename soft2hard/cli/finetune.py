@@ -109,8 +109,8 @@ def _tune(
     dod: "TaskFilesDoD", split: str, tunings: list[Tuning], subject: "Subject", output: Path, loading: Loading
 ) -> list[Path]:
     """Tune the soft prompts of a split in each of these ways; returns a corpus folder for each."""
-    from soft2hard.data_gen.corpus.making import CorpusBuilder
-    from soft2hard.data_gen.corpus_folder import CorpusPlan
+    from soft2hard.data_gen.corpus.folder import CorpusPlan
+    from soft2hard.data_gen.corpus.shards import CorpusBuilder
 
     n_tasks = len(list(dod.tasks(split)))
     folders = [output / "tuned" / f"{split}-{tuning.seed}" for tuning in tunings]
@@ -138,7 +138,7 @@ def _need_instructions(tasks: tuple) -> None:
 
 
 def _check_length(mix: Path | None, tuning: Tuning) -> None:
-    from soft2hard.data_gen.corpus import corpus_plan
+    from soft2hard.data_gen.corpus.rows import corpus_plan
 
     if mix is None:
         return

@@ -82,7 +82,7 @@ def train(
 
 def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:
     """The corpora of these folders. Raises UserError unless all are of this subject and of one prompt length."""
-    from soft2hard.data_gen.corpus import corpus_plan, load_corpus
+    from soft2hard.data_gen.corpus.rows import corpus_plan, load_corpus
 
     found = [load_corpus(folder) for folder in folders]
     plans = [corpus_plan(folder) for folder in folders]

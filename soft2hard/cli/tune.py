@@ -85,7 +85,7 @@ def tune(
     if dod is None:
         _tune_files(tasks or [], subject, tuning, output, format_, loading)
         return
-    from soft2hard.data_gen.corpus_making import Maker, corpus_tasks
+    from soft2hard.data_gen.corpus.maker import Maker, corpus_tasks
 
     corpus = CorpusSettings(
         split, n_tasks, dod, dod_folder, snapshot_steps=snapshots, shard_size=shard_size, task_seed=task_seed

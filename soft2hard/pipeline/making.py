@@ -11,8 +11,8 @@ import datasets
 from transformers import AutoConfig
 
 from soft2hard.compute.memory import free_memory
-from soft2hard.data_gen.corpus import load_corpus
-from soft2hard.data_gen.corpus_making import Maker, corpus_tasks
+from soft2hard.data_gen.corpus.maker import Maker, corpus_tasks
+from soft2hard.data_gen.corpus.rows import load_corpus
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tuning import START_FILE
 from soft2hard.data_gen.world.training import make_world

@@ -14,7 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig
 
-from soft2hard.data_gen.corpus_making import corpus_tasks
+from soft2hard.data_gen.corpus.maker import corpus_tasks
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning.tuner import Tuner

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from huggingface_hub import ModelCardData
 from jinja2 import ChainableUndefined, Environment
 
-from soft2hard.data_gen.corpus import corpus_plan, load_corpus
-from soft2hard.data_gen.corpus_folder import PLAN_FILE
+from soft2hard.data_gen.corpus.folder import PLAN_FILE
+from soft2hard.data_gen.corpus.rows import corpus_plan, load_corpus
 from soft2hard.errors import UserError
 from soft2hard.prompts.files import find_soft_prompts
 from soft2hard.prompts.soft_prompt import SoftPrompt

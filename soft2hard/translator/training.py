@@ -106,7 +106,7 @@ def _texts(corpus: "datasets.Dataset") -> set[str]:
 
 def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraining) -> dict:
     """All that decides the outcome of a training, as plain JSON."""
-    from soft2hard.data_gen.corpus import content_hash
+    from soft2hard.data_gen.corpus.rows import content_hash
 
     decisive, default = asdict(config), TranslatorCard("", "", 0)
     del decisive["recompute"]  # a training that ran out of memory resumes with it

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from soft2hard.checkpoints.install import install, main
-from soft2hard.data_gen.corpus import load_corpus
+from soft2hard.data_gen.corpus.rows import load_corpus
 from soft2hard.data_gen.dods.lexical import FAMILIES, UNSEEN_FAMILIES, parse
 from soft2hard.data_gen.tuning import START_FILE, Tuning
 from soft2hard.data_gen.world.training import LMTrainer, make_world

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from soft2hard.data_gen.corpus import content_hash, corpus_features, corpus_plan, load_corpus, soft_prompt_of
-from soft2hard.data_gen.corpus.making import CorpusBuilder, ShardMaker
-from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.rows import content_hash, corpus_features, corpus_plan, load_corpus, soft_prompt_of
+from soft2hard.data_gen.corpus.shards import CorpusBuilder, ShardMaker
 from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuned, Tuner

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from soft2hard.data_gen.corpus import load_corpus
-from soft2hard.data_gen.corpus.making import CorpusBuilder
-from soft2hard.data_gen.corpus_folder import CorpusPlan
+from soft2hard.data_gen.corpus.folder import CorpusPlan
+from soft2hard.data_gen.corpus.rows import load_corpus
+from soft2hard.data_gen.corpus.shards import CorpusBuilder
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus, read_paraphrases
 from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words, originals, with_header
 from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_task, read_tasks

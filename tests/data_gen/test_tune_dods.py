@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soft2hard.data_gen.corpus import corpus_plan, load_corpus
+from soft2hard.data_gen.corpus.rows import corpus_plan, load_corpus
 from soft2hard.data_gen.dods.registry import FOLDER_DODS
 from soft2hard.data_gen.taskfiles import content_hash
 from tests import tiny_models

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from soft2hard.data_gen.corpus import load_corpus, soft_prompt_of
-from soft2hard.data_gen.corpus.making import CorpusBuilder
-from soft2hard.data_gen.corpus_folder import CorpusPlan
+from soft2hard.data_gen.corpus.folder import CorpusPlan
+from soft2hard.data_gen.corpus.rows import load_corpus, soft_prompt_of
+from soft2hard.data_gen.corpus.shards import CorpusBuilder
 from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.eval.config import parse_config

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from transformers import T5Config
 
-from soft2hard.data_gen.corpus import content_hash, load_corpus
-from soft2hard.data_gen.corpus_folder import saved_plan
-from soft2hard.data_gen.corpus_making import corpus_tasks
+from soft2hard.data_gen.corpus.folder import saved_plan
+from soft2hard.data_gen.corpus.maker import corpus_tasks
+from soft2hard.data_gen.corpus.rows import content_hash, load_corpus
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
 from soft2hard.pipeline import judging
@@ -206,7 +206,7 @@ def test_corpora_record_how_the_subject_was_rounded(made, tmp_path: Path) -> Non
 
 def test_corpora_and_evaluation_go_to_the_workers_of_a_cluster(made, tmp_path: Path, monkeypatch) -> None:
     """In place of Ray a pool that works in this process."""
-    monkeypatch.setattr("soft2hard.data_gen.corpus_cluster.Pool", PoolHere)
+    monkeypatch.setattr("soft2hard.data_gen.corpus.cluster.Pool", PoolHere)
     monkeypatch.setattr("soft2hard.eval.fan_out.Pool", PoolHere)
     PoolHere.clusters.clear()
     recipe, alone, _ = made

@@ -11,9 +11,9 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from soft2hard import SoftPrompt, Subject, Translator
-from soft2hard.data_gen.corpus import content_hash, load_corpus
-from soft2hard.data_gen.corpus.making import CorpusBuilder
-from soft2hard.data_gen.corpus_folder import CorpusPlan
+from soft2hard.data_gen.corpus.folder import CorpusPlan
+from soft2hard.data_gen.corpus.rows import content_hash, load_corpus
+from soft2hard.data_gen.corpus.shards import CorpusBuilder
 from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError

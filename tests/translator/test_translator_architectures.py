@@ -340,8 +340,8 @@ def test_on_the_command_line_both_are_trained_and_translate(tmp_path: Path) -> N
 
 def write_corpus(folder: Path, subject: Subject, seed: int) -> None:
     """A corpus on disk, as `tune --dod` makes it, with other tasks for another seed."""
-    from soft2hard.data_gen.corpus.making import CorpusBuilder
-    from soft2hard.data_gen.corpus_folder import CorpusPlan
+    from soft2hard.data_gen.corpus.folder import CorpusPlan
+    from soft2hard.data_gen.corpus.shards import CorpusBuilder
     from soft2hard.data_gen.dods.lexical import LexicalDoD
     from soft2hard.data_gen.tuning import Tuning
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from soft2hard.data_gen.corpus import content_hash, load_corpus
+from soft2hard.data_gen.corpus.rows import content_hash, load_corpus
 from soft2hard.errors import UserError
 from tests import cluster_work, tiny_training
 from tests.command_line import run
@@ -118,8 +118,8 @@ def test_an_evaluation_by_two_workers_is_that_of_one_process(
 
 
 def test_workers_that_do_not_see_the_run_say_so() -> None:
-    from soft2hard.data_gen.corpus_cluster import shard_work
-    from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
+    from soft2hard.data_gen.corpus.cluster import shard_work
+    from soft2hard.data_gen.corpus.folder import CorpusFolder, CorpusPlan
     from soft2hard.data_gen.tuning import Tuning
     from soft2hard.eval.config import parse_config
     from soft2hard.eval.fan_out import run_work

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from soft2hard.data_gen.corpus.making import ShardMaker
-from soft2hard.data_gen.corpus_folder import PLAN_FILE, CorpusFolder
+from soft2hard.data_gen.corpus.folder import PLAN_FILE, CorpusFolder
+from soft2hard.data_gen.corpus.shards import ShardMaker
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soft2hard.data_gen.corpus.making import CorpusBuilder
-from soft2hard.data_gen.corpus_cluster import build_on_cluster
-from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.cluster import build_on_cluster
+from soft2hard.data_gen.corpus.folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.shards import CorpusBuilder
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.registry import read_for_corpus
 from soft2hard.data_gen.settings import CorpusSettings, Tuning

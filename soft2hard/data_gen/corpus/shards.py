@@ -5,8 +5,8 @@ from pathlib import Path
 
 import datasets
 
-from soft2hard.data_gen.corpus import corpus_features
-from soft2hard.data_gen.corpus_folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.folder import CorpusFolder, CorpusPlan
+from soft2hard.data_gen.corpus.rows import corpus_features
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
