@@ -1,6 +1,7 @@
 """The application: its commands, its help, and what becomes of errors."""
 
 import errno
+import re
 import sys
 from collections.abc import Sequence
 
@@ -8,8 +9,9 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from soft2hard import __version__
+from soft2hard.cli.common import FLAGS
 from soft2hard.errors import UserError
-from soft2hard.settings import user_error
+from soft2hard.settings import REMEDY, user_error
 
 _INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 plus the number of the signal, as shells have it."""
@@ -76,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except UserError as error:
-        _end(str(error), UserError.exit_code)
+        _end(_with_flags(str(error)), UserError.exit_code)
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):
-            _end(str(user_error(error.__cause__)), UserError.exit_code)
+            _end(_with_flags(str(user_error(error.__cause__))), UserError.exit_code)
         shown = f" {command}" if command in COMMANDS else ""
         _end(f"{' '.join(str(error).split())} See soft2hard{shown} --help.", 2)
     except OSError as error:
@@ -91,6 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resumes = command != "translate"
         kept = "What is finished is kept: run the same command again to resume." if resumes else "Nothing was saved."
         _end(f"Interrupted. {kept}", _INTERRUPTED)
+
+
+def _with_flags(line: str) -> str:
+    """A line about settings, with the flags in the place of their names."""
+    named = re.compile(r"(?<![\w.])([a-z_]+)(?:\.\d+)?(?= is )")
+    return named.sub(lambda found: FLAGS.get(found[1], found[0]), line) if line.endswith(REMEDY) else line
 
 
 def _end(line: str, status: int) -> None:

@@ -6,8 +6,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
+FLAGS: dict[str, str] = {}
+"""The flag of each field of settings that the commands loaded by now take."""
+
+
 def flags_of(cls: Any, group: str, prefix: str = "", **names: str) -> Any:
     """The type of a parameter whose fields are flags of their own, under a heading in the help.
 
@@ -35,6 +40,8 @@ def flags_of(cls: Any, group: str, prefix: str = "", **names: str) -> Any:
     def name(field: str) -> str:
         return names.get(field, f"{prefix}{field}").replace("_", "-")
 
+    kind = next((one for one in get_args(cls) if one is not type(None)), cls)
+    FLAGS.update({field.name: f"--{name(field.name)}" for field in fields(kind)})
     return Annotated[cls, Parameter(name="*", group=group, name_transform=name)]
 
 

@@ -13,8 +13,10 @@ from soft2hard.eval.intervals import (
     difference_interval,
     mean_interval,
     paired_difference,
+    percentile_interval,
     ratio_interval,
     sign_flip_p_value,
+    task_weights,
 )
 
 RNG = np.random.default_rng(5)
@@ -142,3 +144,17 @@ def test_without_a_difference_one_p_value_in_twenty_is_below_a_twentieth() -> No
     rng = np.random.default_rng(0)
     p_values = [sign_flip_p_value(rng.normal(0, 1, 20), n_resamples=500) for _ in range(400)]
     assert 7 <= sum(p <= 0.05 for p in p_values) <= 33  # 20 expected; three standard errors are 13
+
+
+def test_a_figure_that_few_resamples_define_has_no_interval_and_one_that_most_do_has_theirs() -> None:
+    resampled = np.linspace(0, 1, 1000)
+    few = np.where(np.arange(1000) % 2, resampled, np.nan)
+    assert percentile_interval(0.5, few) == Interval(0.5, None, None)
+    most = percentile_interval(0.5, np.where(np.arange(1000) % 10, resampled, np.nan))
+    assert (most.low, most.high) == pytest.approx((0.025, 0.975), abs=0.003)
+
+
+def test_resamples_draw_as_many_tasks_as_there_are_each_as_often_as_any() -> None:
+    weights = task_weights(6, 3000, seed=0)
+    assert (weights.sum(1) == 6).all()
+    assert weights.mean(0) == pytest.approx([1] * 6, abs=0.07)  # four standard errors
