@@ -111,6 +111,11 @@ def _tune_files(
     tasks = read_tasks(paths, config.seed)
     outputs = [example.output for task in tasks for example in (*task.train, *task.validation)]
     lm = load_subject(subject, fast=True, loading=loading).for_outputs(outputs)
+    if format_ == "peft" and getattr(lm.asked_template, "place", None) == "after" and lm.begins_with_tokens:
+        raise UserError(
+            "PEFT puts virtual tokens before all others, and --template says after.",
+            "Leave 'after' out, or choose --format safetensors.",
+        )
     if format_ == "peft" and lm.begins_with_tokens:
         lm = lm.with_template(replace(lm.template, place="first"))  # as PEFT runs them
     settings = {"tasks": content_hash(tasks), "subject": lm.fingerprint, "format": format_}

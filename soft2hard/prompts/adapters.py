@@ -287,8 +287,15 @@ def _how_to_call(template: Template | None, base_model: str, with_bos: bool, tas
         special=not with_bos and template.bos is not False,
         cut="" if seq2seq else "[query.input_ids.shape[1] :]",
         stops=list(template.stops),
-        remark=" Its first row is the BOS token's, so the tokenizer adds none." if with_bos else "",
+        remark=_BOS_REMARK if with_bos else _AFTER_REMARK if template.place == "after" else "",
     )
+
+
+_BOS_REMARK = " Its first row is the BOS token's, so the tokenizer adds none."
+_AFTER_REMARK = (
+    " They were tuned behind the tokenizer's leading tokens (BOS), if it has any; PEFT puts virtual tokens before "
+    "them, and answers then differ: save the soft prompt with `bos_embedding`."
+)
 
 
 def _bos_row(bos_embedding: Float[Tensor, " d_other"], d_model: int) -> Float[Tensor, "1 d_model"]:
