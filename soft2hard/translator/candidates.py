@@ -11,7 +11,7 @@ alone, nothing is verified.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ from soft2hard.translator.probing import drawn, own_uniforms
 
 if TYPE_CHECKING:
     from soft2hard.translator.model import Translator
+    from soft2hard.translator.prior import InstructionPrior
     from soft2hard.translator.verification import Candidate, Probes, Verifier
 
 _TOP_P = 0.98  # probability of the nucleus that samples are drawn from (Holtzman et al. 2020, arXiv 1904.09751)
@@ -33,7 +34,6 @@ _ROWS_AT_ONCE = 1024  # written together
 _BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
 _TEXTS_AT_ONCE = 256  # completed together
 _LOGITS_AT_ONCE = 2**26  # numbers, in a batch of texts that are scored, on average
-_REFINED = 2  # candidates around which is searched
 _HEAT_PROBES, _FINALISTS = 8, 16  # all candidates run a heat on some probe inputs, the best of them on all
 
 # --- proposing, many soft prompts at a time -----------------------------------------------------
@@ -41,7 +41,7 @@ _HEAT_PROBES, _FINALISTS = 8, 16  # all candidates run a heat on some probe inpu
 
 @torch.no_grad()
 def propose(
-    translator: "Translator",
+    translator: "Translator | InstructionPrior",
     soft_prompts: Sequence[SoftPrompt],
     n_candidates: int = 64,
     *,
@@ -79,7 +79,9 @@ class _Drawing(LogitsProcessor):
 class _Decoding:
     """A few soft prompts that the translator has read, and all that it writes for them."""
 
-    def __init__(self, translator: "Translator", soft_prompts: Sequence[SoftPrompt], first_number: int):
+    def __init__(
+        self, translator: "Translator | InstructionPrior", soft_prompts: Sequence[SoftPrompt], first_number: int
+    ):
         self.translator, self.soft_prompts, self.first_number = translator, soft_prompts, first_number
         self.model = translator.model.eval()
         self.memory = self.model.encode(*translator.encode_batch(soft_prompts))
@@ -133,7 +135,7 @@ class Reading:
     """The translator's view of one soft prompt, which is read once for all that is asked."""
 
     @torch.no_grad()
-    def __init__(self, translator: "Translator", soft_prompt: SoftPrompt):
+    def __init__(self, translator: "Translator | InstructionPrior", soft_prompt: SoftPrompt):
         self.translator = translator
         self.tokenizer, self.model = translator.tokenizer, translator.model.eval()
         self.eos_id = self.model.eos_id
@@ -251,21 +253,34 @@ def _likeliest(log_probs: Float[Tensor, "n_ids vocab"], ids: list[int], n: int) 
 # --- choosing -----------------------------------------------------------------------------------
 
 
+class Search(NamedTuple):
+    """How far a search around the best candidates goes."""
+
+    rounds: int
+    n_best: int = 2
+    """Candidates around which is searched."""
+    n_texts: int = 48
+    """Texts near them that are tried in a round."""
+    n_branches: int = 32
+    """Single substitutions of each."""
+
+
 def choose(
-    translator: "Translator",
+    translator: "Translator | InstructionPrior",
     verifier: "Verifier",
     soft_prompt: SoftPrompt,
     texts: Sequence[str],
     probes: "Probes",
-    rounds: int,
+    search: Search,
 ) -> list["Candidate"]:
-    """The best candidates tried, best first; `rounds` of local search around the best, fewer when nothing improves."""
+    """The best candidates tried, best first; rounds of search around the best, fewer when nothing improves."""
     reading = Reading(translator, soft_prompt)
     ranked = _scored(reading, verifier, texts, probes)
-    for _ in range(rounds):
-        best = ranked[:_REFINED]
+    for _ in range(search.rounds):
+        best = ranked[: search.n_best]
         seen = {candidate.text for candidate in ranked}
-        near = [text for text in neighbours(reading, [c.text for c in best]) if text not in seen]
+        found = neighbours(reading, [c.text for c in best], search.n_texts, search.n_branches)
+        near = [text for text in found if text not in seen]
         if not near:
             break
         ranked = sorted([*ranked, *_scored(reading, verifier, near, probes)], key=lambda c: c.rank)

@@ -101,6 +101,10 @@ class TranslateConfig:
     Of fewer inputs than are asked for in all, as large a share is kept for it."""
     refine_rounds: NonNegativeInt = 2
     """Rounds of local search around the best candidates; it ends early when nothing improves."""
+    n_samples: PositiveInt = 256
+    """Texts sampled to begin a search with, where no translator proposes."""
+    search_rounds: NonNegativeInt = 10
+    """Rounds of that search; it ends early when nothing improves."""
     max_new_tokens: PositiveInt = 16
     """Longest output the subject may write for a probe input."""
     seed: int = 0

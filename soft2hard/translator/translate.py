@@ -2,20 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.storage.names import embedded_path
-from soft2hard.translator.candidates import choose, propose
+from soft2hard.translator.candidates import Search, choose, propose
 from soft2hard.translator.model import Translator
+from soft2hard.translator.prior import InstructionPrior
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.settings import MIN_PROBES, TranslateConfig, read_card
 from soft2hard.translator.verification import Candidate, Ending, Probes, Verdict, Verifier, verdict_of
 
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
+_PRIOR_TEXTS, _PRIOR_BEST, _PRIOR_BRANCHES = 150, 12, 12  # a prior knows less than a translator, so more is tried
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,9 @@ class Translation:
     text: str
     """The candidate with the highest posterior, see `candidates` (the greedy one where nothing was verified)."""
     greedy: str
-    """The first text that the translator writes, without verification."""
+    """The first text that was proposed, without verification."""
+    proposer: Literal["translator", "search"] = "translator"
+    """Where the candidates come from: a translator, or a search among texts that the subject finds likely."""
     verdict: Verdict = "unverified"
     agreement: float | None = None
     """Share of inputs on which text and soft prompt make the subject write the same: of the check inputs, or of the
@@ -66,7 +71,8 @@ def translate(
         prompts: Of one subject. A translation is the same whatever else is translated with it. What goes through
             the models is counted on behalf of each soft prompt, by its place, but for what they make of their inputs
             together.
-        translator: If not given, the one that comes with the package, where it was trained for the prompts' subject.
+        translator: If not given, the one that comes with the package, where it was trained for the prompts' subject;
+            else texts are searched for under the subject's own prior (`prior.InstructionPrior`).
         subject: Runs candidates beside the soft prompts; if not given, the one that the translator was trained for
             is loaded, unless `config.verify` is off.
         config: How much is tried and verified.
@@ -81,7 +87,7 @@ def translate(
     """
     if isinstance(prompts, SoftPrompt):
         return translate([prompts], translator, subject, config, inputs=inputs, names=names, progress=progress)[0]
-    translator = translator or _fitting_translator(prompts, subject)
+    translator = translator or _fitting_translator(prompts, subject) or _prior(prompts, subject, config)
     for prompt in prompts:
         translator.check(prompt)
     if config.verify:
@@ -90,11 +96,19 @@ def translate(
         translator.bind(subject)
         subject = subject.for_prompts(prompts)
     labels = names or [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
-    proposals = propose(translator, prompts, config.n_candidates if config.verify else 1, seed=config.seed)
+    searches = isinstance(translator, InstructionPrior)
+    n = config.n_samples if searches else config.n_candidates
+    proposals = propose(translator, prompts, n if config.verify else 1, seed=config.seed)
     if subject is None or not config.verify:
         return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]
     verifier = Verifier(subject, config.max_new_tokens)
-    guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, prompts, strict=True)]
+    search = Search(config.refine_rounds)
+    if searches:
+        search = Search(config.search_rounds, _PRIOR_BEST, _PRIOR_TEXTS, _PRIOR_BRANCHES)
+    # Texts under a prior are no guesses at the task.
+    guesses = [
+        [prompt] if searches else texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, prompts, strict=True)
+    ]
     probe_inputs, source = _probe_inputs(subject, guesses, inputs, config)
     enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
     parts = {i: _divide(probe_inputs[i], config) for i in enough}
@@ -105,12 +119,13 @@ def translate(
         found = _unverified(labels[i], texts)
         if i in probes:
             with metering.on_behalf_of(i):
-                ranked = choose(translator, verifier, prompts[i], texts, probes[i], config.refine_rounds)
+                ranked = choose(translator, verifier, prompts[i], texts, probes[i], search)
                 checked = verifier.verify([ranked[0].text], checks[i]) if ranked and i in checks else []
             if ranked:
                 judged = (checked or ranked)[0]
                 found = replace(
                     found,
+                    proposer="search" if searches else "translator",
                     text=ranked[0].text,
                     verdict=verdict_of(judged.agreement),
                     agreement=judged.agreement,
@@ -127,25 +142,36 @@ def translate(
     return results
 
 
-def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator:
-    """The embedded translator, if it was trained for the subject, or for the one that the prompts name."""
+def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator | None:
+    """The embedded translator, if it was trained for the subject, or for the one that the prompts name; else None."""
     wanted = subject.fingerprint if subject else next((p.fingerprint for p in prompts if p.fingerprint), None)
     folder = embedded_path("translator")
     if wanted == read_card(folder).fingerprint:
         return Translator.from_pretrained(folder, subject=subject)
-    of = subject.name if subject else next((p.subject for p in prompts if p.subject), None)
-    problem = f"No translator was given, and the one that comes with soft2hard is not for the subject '{of}'."
-    if wanted is None:
-        problem = "No translator was given, and the soft prompt does not say which subject it was tuned on."
-    raise UserError(
-        problem,
-        "Give a translator for that subject, by the name it has on the hub or trained by soft2hard tune --dod and "
-        "soft2hard train; for the subject 'embedded', Translator.from_pretrained('embedded').",
-    )
+    return None
 
 
-def _own_subject(translator: Translator, prompts: Sequence[SoftPrompt]) -> Subject:
+def _prior(prompts: Sequence[SoftPrompt], subject: Subject | None, config: TranslateConfig) -> InstructionPrior:
+    """The subject as proposer. Raises UserError where none is known, and without verification, which does the work."""
+    if not config.verify:
+        raise UserError(
+            "No translator fits the soft prompt, and without verification there is nothing to choose a text by.",
+            "Give a translator for its subject, or leave verification on.",
+        )
+    if subject is None:
+        name = next((prompt.subject for prompt in prompts if prompt.subject), None)
+        if name is None:
+            raise UserError(
+                "The soft prompt does not say which subject it was tuned on.", "Give its subject, or a translator."
+            )
+        subject = Subject.from_pretrained(name)
+    return InstructionPrior(subject)
+
+
+def _own_subject(translator: Translator | InstructionPrior, prompts: Sequence[SoftPrompt]) -> Subject:
     """The subject that the translator was trained for, by its recorded name or by that which a prompt has for it."""
+    if isinstance(translator, InstructionPrior):
+        return translator.subject
     problem = ""
     for name in dict.fromkeys([translator.card.subject, *(prompt.subject for prompt in prompts if prompt.subject)]):
         try:

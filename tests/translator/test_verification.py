@@ -293,7 +293,7 @@ def test_the_prior_overturns_a_small_difference_in_divergence_and_no_large_one(
     for prior, winner in ((lead - 0.5, OWN_TEXT), (lead + 0.5, "up")):
         log_probs = {OWN_TEXT: -prior, "up": 0.0}
         monkeypatch.setattr(Reading, "log_probs", lambda self, texts, known=log_probs: [known[t] for t in texts])
-        assert search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, 0)[0].text == winner
+        assert search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, search.Search(0))[0].text == winner
 
 
 def test_heats_weigh_the_evidence_of_a_few_inputs_as_that_of_all(
@@ -310,7 +310,7 @@ def test_heats_weigh_the_evidence_of_a_few_inputs_as_that_of_all(
     for scale, winner in ((own.n_positions + 1, OWN_TEXT), (len(probes.log_probs) + 1, "up")):
         log_probs = {OWN_TEXT: -lead * scale, "up": 0.0}
         monkeypatch.setattr(Reading, "log_probs", lambda self, texts, known=log_probs: [known[t] for t in texts])
-        [kept] = search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, 0)
+        [kept] = search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, search.Search(0))
         assert kept.text == winner
 
 
