@@ -32,7 +32,9 @@ make_environment() {
     rm -f "$VENV"/.made-with-*
     [[ -x "$PYTHON" ]] || python3 -m venv "$VENV"
     install_torch
-    "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --editable "$ROOT${extras:+[$extras]}"
+    # In this mode a script beside the clone, whose folder has the package's name, still finds the package.
+    "$PYTHON" -m pip install --quiet --constraint "$ROOT/constraints.txt" --config-settings editable_mode=compat \
+        --editable "$ROOT${extras:+[$extras]}"
     # With the extras comes all that there is without them.
     echo "$wanted" | tee "$stamp" >"$VENV/.made-with-nothing"
 }

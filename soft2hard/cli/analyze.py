@@ -97,7 +97,8 @@ def analyze(
             says, else what its name says without the number of a run, or the name of its folder.
         dod: Collection to take tasks from, such as 'lexical'.
         dod_folder: Where the published files of the collection lie; 'lexical' has none.
-        only: A section to make, and what it builds on; repeatable. All by default.
+        only: A section to make, with those that it needs: extraction, statistics, distances, maps, difficulty,
+            transfer, stability, positions or claims; repeatable. All by default.
         positions: Positions of each soft prompt whose nearest tokens are printed.
         workers: Processes that tune and score side by side, each with the subject in its memory and an equal share of
             the cores. If not given, one a core for a subject of under 100 M parameters on a CPU, else 1.

@@ -63,7 +63,7 @@ SubjectName = Annotated[
     str,
     Parameter(
         help="The frozen language model that the soft prompts belong to: 'embedded', a folder, a GGUF file, or a name "
-        "in the local cache or on the hub. Where it may be left out, it is the one that the soft prompts name."
+        "in the local cache or on the hub."
     ),
 ]
 TranslatorName = Annotated[

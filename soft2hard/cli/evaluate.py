@@ -66,7 +66,10 @@ def evaluate(
     } | {f"--{name}".replace("_", "-"): value for name, value in chosen(loading).items()}
     given = [flag for flag, value in flags.items() if value not in (None, [])]
     if config is not None and given:
-        raise UserError(f"CONFIG and {', '.join(given)} exclude each other.", "Put these settings in the file.")
+        raise UserError(
+            f"CONFIG and {', '.join(given)} exclude each other.",
+            "Put these settings in the file; how the subject is held and --template stand there under loading.",
+        )
     if cluster is not None and workers > 1:
         raise UserError("--workers and --cluster exclude each other.", "Say --cluster-workers.")
     _check_output(output)

@@ -25,7 +25,7 @@ class Tuning:
     """Examples a step."""
     lr: PositiveFloat = 1.0
     """Adam's learning rate, in units of the root mean square of the subject's embeddings."""
-    warmup: int = 5
+    warmup: NonNegativeInt = 5
     """Steps over which the learning rate rises."""
     eval_every: PositiveInt = 25
     """Steps between two looks at the validation loss."""

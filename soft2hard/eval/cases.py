@@ -142,7 +142,8 @@ class SoftPromptStore:
         what = f"seed {self.tuning.seed}: soft prompts of {self.path.stem.partition('-')[2]} tasks"
         n_found, pace = len(found), Pace(log, what)
         for start in range(0, len(missing), _BATCH):
-            log(f"seed {self.tuning.seed}: {start} of {len(missing)} soft prompts are tuned")
+            n = min(_BATCH, len(missing) - start)
+            log(f"seed {self.tuning.seed}: tuning {n} of {len(missing)} soft prompts, {start} are tuned")
             for tuned in Tuner(self.subject, self.tuning).tune(missing[start : start + _BATCH]):
                 found[tuned.task.name] = tuned.soft_prompt.embeddings
                 losses[tuned.task.name] = list(tuned.losses)
