@@ -11,6 +11,7 @@ alone, nothing is verified.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from operator import is_
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -49,9 +50,9 @@ def propose(
 ) -> list[list[str]]:
     """Distinct candidates for each soft prompt, the greedy one first, then beams, then samples.
 
-    A quarter of the candidates are asked of beam search and the rest drawn by nucleus sampling; fewer
-    than `n_candidates` come back where some coincide. With one candidate only greedy decoding runs.
-    What is drawn for a soft prompt depends on the seed and on itself, whatever the others are.
+    A quarter of the candidates are asked of beam search, where that says anything about the soft prompt, and the rest
+    drawn by nucleus sampling; fewer than `n_candidates` come back where some coincide. With one candidate only greedy
+    decoding runs. What is drawn for a soft prompt depends on the seed and on itself, whatever the others are.
     """
     numbered = list(enumerate(soft_prompts))
     at_once = max(1, _ROWS_AT_ONCE // n_candidates)
@@ -90,7 +91,7 @@ class _Decoding:
     def candidates(self, n: int, seed: int) -> list[list[str]]:
         """Up to `n` distinct texts for each soft prompt: greedy, beams, samples."""
         batches = [self.write(1)]
-        n_beams = n // 4 if n >= 8 else 0
+        n_beams = n // 4 if n >= 8 and self.translator.has_beams else 0
         if n_beams:
             batches.append(self.write(n_beams, num_beams=n_beams, num_return_sequences=n_beams))
         if n > 1 + n_beams:
@@ -263,6 +264,8 @@ class Search(NamedTuple):
     """Texts near them that are tried in a round."""
     n_branches: int = 32
     """Single substitutions of each."""
+    patient: bool = False
+    """Whether it goes on until none of the best changes, and not only until the very best does not."""
 
 
 def choose(
@@ -284,7 +287,8 @@ def choose(
         if not near:
             break
         ranked = sorted([*ranked, *_scored(reading, verifier, near, probes)], key=lambda c: c.rank)
-        if not ranked or ranked[0] is best[0]:
+        n_same = search.n_best if search.patient else 1
+        if not ranked or all(map(is_, ranked[:n_same], best)):
             break
     return ranked
 

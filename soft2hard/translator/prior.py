@@ -58,7 +58,7 @@ class PriorModel:
     n_start = 0
 
     def __init__(self, subject: Subject, shown: str, first_ids: list[int]):
-        """Texts follow `shown`, and begin with one of `first_ids` where there are any."""
+        """Texts follow `shown`; where nothing stands before them, they begin with one of `first_ids`."""
         after = subject.template.input_prefix.split()[:1]  # what follows an instruction where a line break is no token
         self.subject = subject.with_template(replace(subject.template, stops=("\n", *after)))
         self._first_ids = first_ids
@@ -68,15 +68,15 @@ class PriorModel:
         self._eos = torch.tensor([self.eos_id], device=subject.device)
         self.lm: PreTrainedModel = subject.model
         self._shown = torch.cat([subject.lead_embeddings("hard"), subject.embed_text(shown)])
-        self._is_shown = bool(len(self._shown))
-        if not self._is_shown:  # `generate` wants something to begin from; it is not attended to
+        self._is_shown = bool(len(self._shown)) or not first_ids
+        if not len(self._shown):  # `generate` wants something to begin from
             self._shown = subject.embed_ids(torch.tensor([self.eos_id], device=subject.device))
 
     def eval(self) -> "PriorModel":
         return self
 
     def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
-        """What was shown, for each soft prompt."""
+        """What was shown, for each soft prompt; what stands in for nothing is not attended to."""
         n = len(soft_prompts)
         states = self._shown.to(self.lm.dtype).expand(n, -1, -1)
         return Memory(states, torch.full(states.shape[:2], int(self._is_shown), device=states.device))
@@ -142,6 +142,8 @@ class InstructionPrior:
     """
 
     card = _Sizes()
+    has_beams = False
+    """Its likeliest texts are one task's in many wordings, so that samples say more."""
 
     def __init__(self, subject: Subject):
         if subject.is_encoder_decoder:

@@ -101,7 +101,7 @@ class TranslateConfig:
     Of fewer inputs than are asked for in all, as large a share is kept for it."""
     refine_rounds: NonNegativeInt = 2
     """Rounds of local search around the best candidates; it ends early when nothing improves."""
-    n_samples: PositiveInt = 256
+    n_samples: PositiveInt = 512
     """Texts sampled to begin a search with, where no translator proposes."""
     search_rounds: NonNegativeInt = 10
     """Rounds of that search; it ends early when nothing improves."""

@@ -57,7 +57,7 @@ class Translation:
 
 def translate(
     prompts: SoftPrompt | Sequence[SoftPrompt],
-    translator: Translator | None = None,
+    translator: Translator | InstructionPrior | None = None,
     subject: Subject | None = None,
     config: TranslateConfig = TranslateConfig(),
     *,
@@ -104,7 +104,7 @@ def translate(
     verifier = Verifier(subject, config.max_new_tokens)
     search = Search(config.refine_rounds)
     if searches:
-        search = Search(config.search_rounds, _PRIOR_BEST, _PRIOR_TEXTS, _PRIOR_BRANCHES)
+        search = Search(config.search_rounds, _PRIOR_BEST, _PRIOR_TEXTS, _PRIOR_BRANCHES, patient=True)
     # Texts under a prior are no guesses at the task.
     guesses = [
         [prompt] if searches else texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, prompts, strict=True)

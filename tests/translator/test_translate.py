@@ -53,11 +53,12 @@ def test_for_an_embedded_soft_prompt_nothing_else_is_needed(embedded: SoftPrompt
     assert found.verdict != "unverified"
 
 
-def test_where_no_translator_fits_one_line_says_what_there_is_and_how_to_train_one(own: SoftPrompt) -> None:
-    for found in (lambda: translate(own), lambda: translate(own, subject=tiny_training.llama_subject())):
-        with pytest.raises(UserError, match="is not for the subject 'llama-0'.*soft2hard train") as error:
-            found()
-        assert "\n" not in str(error.value)
+def test_where_no_translator_fits_a_text_is_searched_for(own: SoftPrompt) -> None:
+    config = replace(QUICK, n_samples=16, search_rounds=1)
+    found = translate(own, subject=tiny_training.llama_subject(), config=config, inputs=INPUTS)
+    assert found.proposer == "search" and found.text and found.verdict != "unverified"
+    with pytest.raises(UserError, match="llama-0"):  # which is neither a folder nor a name that is known here
+        translate(own)
     with pytest.raises(UserError, match="does not say which subject"):
         translate(SoftPrompt(own.embeddings, template=Template()))
 

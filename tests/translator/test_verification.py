@@ -293,7 +293,10 @@ def test_the_prior_overturns_a_small_difference_in_divergence_and_no_large_one(
     for prior, winner in ((lead - 0.5, OWN_TEXT), (lead + 0.5, "up")):
         log_probs = {OWN_TEXT: -prior, "up": 0.0}
         monkeypatch.setattr(Reading, "log_probs", lambda self, texts, known=log_probs: [known[t] for t in texts])
-        assert search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, search.Search(0))[0].text == winner
+        assert (
+            search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, search.Search(0))[0].text
+            == winner
+        )
 
 
 def test_heats_weigh_the_evidence_of_a_few_inputs_as_that_of_all(
@@ -447,7 +450,7 @@ def test_refinement_ends_where_no_text_is_left_to_try(
     translator: Translator, subject: Subject, proposing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proposing("up")
-    monkeypatch.setattr(search, "neighbours", lambda reading, texts: list(texts))
+    monkeypatch.setattr(search, "neighbours", lambda reading, texts, n, n_branches: list(texts))
     plain = one(translator, subject, soft(subject), inputs=INPUTS)
     assert one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": 3}) == plain
 
