@@ -233,7 +233,7 @@ def test_behind_an_api_the_model_scores_what_it_scores_here(made: Path) -> None:
     assert len(result.answers) == 8 and [a.fault for a in result.answers if a.answer is None] == []
     here = [row.score for row in load_run(made / "run" / "evaluation").by_method["few-shot"]]
     [row] = result.rows
-    assert row.score.interval.value == pytest.approx(sum(here) / len(here), abs=0.13), "up to one answer by rounding"
+    assert row.score.interval.value == pytest.approx(sum(here) / len(here), abs=0.26), "up to two of eight by rounding"
 
 
 def test_its_soft_prompts_are_tuned_translated_and_analysed(made: Path, tmp_path: Path) -> None:

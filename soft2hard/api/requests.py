@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from soft2hard.errors import UserError
-from soft2hard.prompts.template import Template
+from soft2hard.prompts.template import Template, before_first
 from soft2hard.storage.yaml_files import read_yaml
 
 Layout = Literal["chat", "completion"]
@@ -117,8 +117,7 @@ class Request:
     def cut(self, text: str) -> str:
         """An answer up to the first of the request's stops: some servers write past them."""
         stops = self.body.get("stop") or []
-        ends = [text.find(stop) for stop in ([stops] if isinstance(stops, str) else stops)]
-        return text[: min((end for end in ends if end >= 0), default=len(text))]
+        return before_first([stops] if isinstance(stops, str) else stops, text)
 
     @property
     def most_input_tokens(self) -> int:

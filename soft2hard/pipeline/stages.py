@@ -4,6 +4,7 @@ Every stage is resumed where it was stopped: by shards, epochs, cells or answers
 subclass of `Stage`, named in `KINDS`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class Job:
     """Ray cluster whose workers make the corpora and the evaluation."""
 
 
-class Stage:
+class Stage(ABC):
     """One stage of a recipe in a folder."""
 
     name: ClassVar[str]
@@ -81,13 +82,13 @@ class Stage:
         """Stages after whose end it is made again; `needs` among them."""
         return self.needs
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What of the recipe decides the results, as plain JSON; a folder in which it has begun is held to them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def results(self) -> tuple[Path, ...]:
         """The files or folders that are there when it has ended; it is made again where one of these is gone."""
-        raise NotImplementedError
 
     def writes(self) -> tuple[Path, ...]:
         """All that it writes."""
@@ -110,20 +111,20 @@ class Stage:
         kind = "subject" if role == "subject" else "api_model"
         return str(self.layout.world / kind) if self.recipe.makes(name) else located(name, kind)
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most stages need nothing more
         """Raise UserError where something else that it needs is missing, before anything is made."""
 
+    @abstractmethod
     def size(self) -> str:
         """How much there is to do, for people."""
-        raise NotImplementedError
 
     def prompts(self) -> list[tuple[Tuning, int, int]]:
         """Soft prompts that it tunes: how, how many, and how many vectors of each are saved."""
         return []
 
+    @abstractmethod
     def work(self, job: Job) -> str | None:
         """Do it, and return what remains to be done, if anything does."""
-        raise NotImplementedError
 
 
 KINDS = {

@@ -124,11 +124,16 @@ class Template:
 
     def cut(self, text: str) -> str:
         """An output up to its ending, without white space around it."""
-        ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-        return text[: min(ends, default=len(text))].strip()
+        return before_first(self.stops, text).strip()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+
+def before_first(stops: Iterable[str], text: str) -> str:
+    """A text up to the first of these stops in it."""
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends, default=len(text))]
 
 
 @dataclass(frozen=True)

@@ -388,7 +388,9 @@ class Translator:
         if subject.fingerprint != self.card.fingerprint:
             raise UserError(
                 f"The translator '{self.name}' was trained for another subject than '{subject.name}'.",
-                f"Use its own subject ('{self.card.subject}') or another translator.",
+                f"Use its own subject ('{self.card.subject}'), or give a translator for this one: make a corpus with "
+                "soft2hard tune --dod, and train on it with soft2hard train (soft2hard analyze reads soft prompts "
+                "without a translator).",
             )
         if self.card.hidden_layers and self.model.hidden_states is None:
             self.model.hidden_states = HiddenStates(subject, self.card.hidden_layers)

@@ -124,7 +124,7 @@ class SubjectWorkers(ExitStack):
         """Run the subject under another template, here and in processes that are still to be started."""
         self.subject = self.subject.with_template(template)
         if self._make is not None:
-            self._make = partial(_under, self._make, template)
+            self._make = partial(under, self._make, template)
 
     def map(
         self, work: "Work[Item, Result]", items: Sequence[Item], tell: Tell = lambda n: None
@@ -184,5 +184,6 @@ def _do(given: bytes) -> bytes:
     return pickle.dumps(work(_own_subject(), item, tell))
 
 
-def _under(make: Callable[[], Subject], template: Template) -> Subject:
+def under(make: Callable[[], Subject], template: Template) -> Subject:
+    """The subject that is made, under a template; picklable as a `partial`."""
     return make().with_template(template)

@@ -18,8 +18,8 @@ from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.template import Template
 from soft2hard.workers.cluster import Cluster
+from soft2hard.workers.subject_workers import under
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,7 @@ class Maker:
                 self.on_shard(folder.name, number + 1, builder.n_shards)
             return
         place.claim(subject.name)
-        load = partial(_under, self.load, subject.template)
+        load = partial(under, self.load, subject.template)
         del subject  # the workers load their own, maybe on the same GPU
         for n in build_on_cluster(place, tasks.dod, load, self.cluster, self.log):
             advance(n)
-
-
-def _under(load: Callable[[], Subject], template: Template) -> Subject:
-    return load().with_template(template)

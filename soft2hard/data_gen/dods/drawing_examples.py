@@ -1,6 +1,7 @@
 """What collections of files have in common: examples with distinct inputs, drawn into three parts that share none."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Parts:
 
 
 @dataclass
-class EvaluationDoD:
+class EvaluationDoD(ABC):
     """A folder of published tasks that serve evaluation: every one is a test task.
 
     Raises UserError, as its tasks are read, for another folder and for damaged files.
@@ -64,9 +65,9 @@ class EvaluationDoD:
         if split == "test":
             yield from islice(self.test_tasks(seed), n)
 
+    @abstractmethod
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """All of them."""
-        raise NotImplementedError
 
     def whole_sets(self, folders: Mapping[str, Path], files: Sequence[str], none: tuple[str, str]) -> list[str]:
         """The sets whose folder has all these files; others with a folder are counted as dropped.
