@@ -25,7 +25,7 @@ from soft2hard.cli.common import AtLeast1
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.errors import UserError, run_script
 from soft2hard.eval.methods.inspect_patching import chosen, demonstration, encode_target, few_shot_target, stop_ids
-from soft2hard.eval.methods.patching import CACHE_TOKENS, PatchedPrompt, Patcher, hooked, put
+from soft2hard.lm.patching import CACHE_TOKENS, PatchedPrompt, Patcher, hooked, put
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 

@@ -13,19 +13,16 @@ from soft2hard.cli.common import (
     RunLoading,
     RunLoadingFlags,
     SubjectName,
+    TranslatorName,
     load_subject,
     progress_bar,
     quiet,
     result_stream,
     subject_of,
 )
-from soft2hard.errors import UserError
 from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
 
 if TYPE_CHECKING:
-    from soft2hard.lm.subject import Subject
-    from soft2hard.translator.model import Translator
-    from soft2hard.translator.prior import InstructionPrior
     from soft2hard.translator.translate import Translation
 
 SCHEMA_VERSION = 1
@@ -42,7 +39,7 @@ def translate(
     candidates: AtLeast1 = 64,
     probes: AtLeast1 = 32,
     subject: SubjectName | None = None,
-    translator: str | None = None,
+    translator: TranslatorName = "embedded",
     verify: bool = True,
     seed: int = 0,
     output: Output | None = None,
@@ -59,9 +56,6 @@ def translate(
         examples: Inputs of the soft prompt's task to verify on: .jsonl or .csv with a column input, or .txt with one a
             line. The closer to real use, the surer the verdict. Without them the subject makes up its own.
         candidates: Texts to choose among by verification; more take longer and find better ones.
-        translator: 'embedded', a folder that train or finetune has written, or its name on the hub; 'none' to search
-            among texts that the subject itself finds likely. If not given, 'embedded' for its own subject, and a
-            search for any other.
         probes: Inputs to choose among candidates on, at most; more tell finer differences, and take longer. Half as
             many others, where there are any, are kept to judge the chosen text on.
         verify: Run candidates beside the soft prompt on the subject, choose by what the translator finds likely and
@@ -79,11 +73,12 @@ def translate(
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
         quiet()
+        from soft2hard.translator.model import Translator
         from soft2hard.translator.translate import translate as translate_all
 
         name = subject_of(soft_prompts, subject)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
-        model = _proposer(translator, lm)
+        model = Translator.from_pretrained(translator, subject=lm)
         config = TranslateConfig(
             candidates, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed, verify=verify
         )
@@ -95,22 +90,6 @@ def translate(
         write(_as_json(results) if json_ else "\n\n".join(map(_as_text, results)))
 
 
-def _proposer(name: str | None, lm: "Subject | None") -> "Translator | InstructionPrior | None":
-    """The translator of a name; None for the one that fits the subject, or a search where none does."""
-    from soft2hard.translator.model import Translator
-    from soft2hard.translator.prior import InstructionPrior
-
-    if name == "none":
-        if lm is None:
-            raise UserError(
-                "A search runs texts beside the soft prompt.", "Leave --no-verify out, or give a translator."
-            )
-        return InstructionPrior(lm)
-    if name is None and lm is not None:
-        return None
-    return Translator.from_pretrained(name or "embedded", subject=lm)
-
-
 def _as_json(translations: list["Translation"]) -> str:
     records = [t.to_json() for t in translations]
     return json.dumps({"schema_version": SCHEMA_VERSION, "translations": records}, indent=2, ensure_ascii=False)
@@ -118,8 +97,6 @@ def _as_json(translations: list["Translation"]) -> str:
 
 def _as_text(translation: "Translation") -> str:
     lines = [translation.soft_prompt, f"  {translation.text}", f"  {_verdict(translation)}"]
-    if translation.proposer == "search":
-        lines.append("  (searched for among texts that the subject finds likely: no translator for it was given)")
     if translation.ending == "none":
         lines.append("  (outputs under the soft prompt do not end; how the text ends them is not held against it)")
     return "\n".join(lines)

@@ -11,20 +11,20 @@ from pathlib import Path
 import torch
 
 from soft2hard.api.requests import ApiModel
+from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.data_gen.taskfiles import content_hash
 from soft2hard.data_gen.tasks import Split, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.config import Evaluation, MethodChoice
-from soft2hard.eval.generator_api import ApiGenerator
-from soft2hard.eval.generators import LocalGenerator
-from soft2hard.eval.methods.base import Bench, Case, Method, TextGenerator
+from soft2hard.eval.methods.base import Bench, Case, Method
 from soft2hard.eval.methods.discrete import check_decoder_only
 from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.task_score import check_metric
-from soft2hard.eval.metrics.text import Encoder, sentence_encoder
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.sentences import Encoder, sentence_encoder
 from soft2hard.lm.subject import Subject
+from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.storage.names import located
 from soft2hard.translator.model import Translator
 

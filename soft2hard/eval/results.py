@@ -18,8 +18,9 @@ from soft2hard.eval.cases import kind_of
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.scrutability import perplexities
-from soft2hard.eval.metrics.text import class_rate, embedding_cosines, exact_task, overlap, rouge
+from soft2hard.eval.metrics.text import class_rate, exact_task, overlap, rouge
 from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
+from soft2hard.lm.sentences import embedding_cosines
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.run_folders import write_json
 

@@ -125,11 +125,30 @@ def write_greedily(
 
     A row is written on until `has_ended` says so of all that it has written, the last token included.
     """
+
+    def likeliest(hidden: Tensor, rows: Tensor, written: Tensor) -> Tensor:
+        return model.head(hidden).argmax(dim=-1)
+
+    return write(decoding, hidden, likeliest, has_ended, max_new_tokens)
+
+
+@torch.no_grad()
+def write(
+    decoding: _Decoding,
+    hidden: Float[Tensor, "batch d_out"],
+    choose: Callable[[Float[Tensor, "rows d_out"], Int[Tensor, " rows"], Int[Tensor, "rows n_written"]], Tensor],
+    has_ended: Callable[[Int[Tensor, "rows n_written"]], Bool[Tensor, "rows"]],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """As `write_greedily`, with the tokens that `choose` makes of hidden states, numbers of rows and what they wrote.
+
+    Rows that have ended are chosen for until they are dropped.
+    """
     written = torch.full((len(hidden), max_new_tokens), -1, device=hidden.device)
     rows = torch.arange(len(hidden), device=hidden.device)  # rows still in the batch
     going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
     for step in range(max_new_tokens):
-        ids = model.head(hidden).argmax(dim=-1)
+        ids = choose(hidden, rows, written[rows, :step])
         written[rows[going], step] = ids[going]
         going = going & ~has_ended(written[rows, : step + 1])
         n_going = int(going.sum())

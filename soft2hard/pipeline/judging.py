@@ -17,13 +17,13 @@ from soft2hard.errors import UserError
 from soft2hard.eval.cases import Draw, drawn_tasks
 from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.loaded_models import problems_of
-from soft2hard.eval.metrics.text import sentence_encoder
 from soft2hard.eval.report import load_run, write_report
 from soft2hard.eval.transfer.delivery import Transfer
 from soft2hard.eval.transfer.material import Material, gather
 from soft2hard.eval.transfer.plan import distinct_requests, plan
 from soft2hard.eval.transfer.results import TransferResult, collect
 from soft2hard.eval.transfer.serving import can_serve, served
+from soft2hard.lm.sentences import sentence_encoder
 from soft2hard.lm.settings import Loading
 from soft2hard.pipeline.recipe import NAMED_BY_RECIPE, Recipe
 from soft2hard.pipeline.stages import Job, Stage, at_hand, collection_name

@@ -1,18 +1,7 @@
-"""Candidate texts for soft prompts: proposed, refined, and ranked by what the translator and the subject make of them.
-
-A candidate's score is the logarithm of its posterior, up to a constant: the prior is the translator's
-p(text | soft prompt), the evidence is how the subject acts under both on the probe inputs. Were the outputs under the
-soft prompt draws from its distributions, their expected log-likelihood under a text would be minus the summed
-KL(soft || text), up to the entropy of the soft prompt's own distributions, which is the same for all texts.
-
-On behaviour alone, many unfluent or needlessly special texts do the soft prompt's work on some inputs; on the prior
-alone, nothing is verified.
-"""
+"""What a translator makes of soft prompts: texts that it writes, and how likely it finds others."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from operator import is_
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -27,22 +16,19 @@ from soft2hard.translator.probing import drawn, own_uniforms
 
 if TYPE_CHECKING:
     from soft2hard.translator.model import Translator
-    from soft2hard.translator.prior import InstructionPrior
-    from soft2hard.translator.verification import Candidate, Probes, Verifier
 
 _TOP_P = 0.98  # probability of the nucleus that samples are drawn from (Holtzman et al. 2020, arXiv 1904.09751)
 _ROWS_AT_ONCE = 1024  # written together
 _BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
 _TEXTS_AT_ONCE = 256  # completed together
 _LOGITS_AT_ONCE = 2**26  # numbers, in a batch of texts that are scored, on average
-_HEAT_PROBES, _FINALISTS = 8, 16  # all candidates run a heat on some probe inputs, the best of them on all
 
 # --- proposing, many soft prompts at a time -----------------------------------------------------
 
 
 @torch.no_grad()
 def propose(
-    translator: "Translator | InstructionPrior",
+    translator: "Translator",
     soft_prompts: Sequence[SoftPrompt],
     n_candidates: int = 64,
     *,
@@ -50,9 +36,9 @@ def propose(
 ) -> list[list[str]]:
     """Distinct candidates for each soft prompt, the greedy one first, then beams, then samples.
 
-    A quarter of the candidates are asked of beam search, where that says anything about the soft prompt, and the rest
-    drawn by nucleus sampling; fewer than `n_candidates` come back where some coincide. With one candidate only greedy
-    decoding runs. What is drawn for a soft prompt depends on the seed and on itself, whatever the others are.
+    A quarter of the candidates are asked of beam search and the rest drawn by nucleus sampling; fewer
+    than `n_candidates` come back where some coincide. With one candidate only greedy decoding runs.
+    What is drawn for a soft prompt depends on the seed and on itself, whatever the others are.
     """
     numbered = list(enumerate(soft_prompts))
     at_once = max(1, _ROWS_AT_ONCE // n_candidates)
@@ -80,9 +66,7 @@ class _Drawing(LogitsProcessor):
 class _Decoding:
     """A few soft prompts that the translator has read, and all that it writes for them."""
 
-    def __init__(
-        self, translator: "Translator | InstructionPrior", soft_prompts: Sequence[SoftPrompt], first_number: int
-    ):
+    def __init__(self, translator: "Translator", soft_prompts: Sequence[SoftPrompt], first_number: int):
         self.translator, self.soft_prompts, self.first_number = translator, soft_prompts, first_number
         self.model = translator.model.eval()
         self.memory = self.model.encode(*translator.encode_batch(soft_prompts))
@@ -91,7 +75,7 @@ class _Decoding:
     def candidates(self, n: int, seed: int) -> list[list[str]]:
         """Up to `n` distinct texts for each soft prompt: greedy, beams, samples."""
         batches = [self.write(1)]
-        n_beams = n // 4 if n >= 8 and self.translator.has_beams else 0
+        n_beams = n // 4 if n >= 8 else 0
         if n_beams:
             batches.append(self.write(n_beams, num_beams=n_beams, num_return_sequences=n_beams))
         if n > 1 + n_beams:
@@ -136,7 +120,7 @@ class Reading:
     """The translator's view of one soft prompt, which is read once for all that is asked."""
 
     @torch.no_grad()
-    def __init__(self, translator: "Translator | InstructionPrior", soft_prompt: SoftPrompt):
+    def __init__(self, translator: "Translator", soft_prompt: SoftPrompt):
         self.translator = translator
         self.tokenizer, self.model = translator.tokenizer, translator.model.eval()
         self.eos_id = self.model.eos_id
@@ -159,13 +143,15 @@ class Reading:
         return found
 
     @torch.no_grad()
-    def next_log_probs(self, ids: Sequence[int]) -> Float[Tensor, "n_ids vocab"]:
-        """Log-probabilities at each position of a text, given what stands before it; special tokens have none."""
-        metering.count(1, len(ids) + 1)
-        [(_, _, logits)] = self._in_batches([[*ids, self.eos_id]])
-        log_probs = logits[0, : len(ids)].log_softmax(-1)
-        log_probs[:, self._no_words()] = -torch.inf
-        return log_probs
+    def next_log_probs(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "n_ids vocab"]]:
+        """Log-probabilities at each position of each text, given what stands before it; special tokens have none."""
+        metering.count(len(rows), sum(len(row) + 1 for row in rows))
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
+        for indices, _, logits in self._in_batches([[*row, self.eos_id] for row in rows]):
+            for i, of_row in zip(indices, logits, strict=True):
+                found[i] = of_row[: len(rows[i])].log_softmax(-1)
+                found[i][:, self._no_words()] = -torch.inf
+        return found
 
     @torch.no_grad()
     def complete(self, prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -219,90 +205,3 @@ class _Given(LogitsProcessor):
             scores[rows] = -torch.inf
             scores[rows, given[rows]] = 0.0
         return scores
-
-
-def neighbours(reading: Reading, texts: Sequence[str], n: int = 48, n_branches: int = 32) -> list[str]:
-    """Up to `n` new texts near `texts`, the likeliest under the translator first.
-
-    The translator is often right but for one word (a label, a category). For each text the `n_branches` most likely
-    single substitutions are made, once with the old rest and once with the rest written again, since some words ask
-    for others ("a vehicle", but "an animal").
-    """
-    prefixes, swapped = [], []
-    for text in texts:
-        ids = reading.tokenizer.encode(text, add_special_tokens=False)
-        if ids:
-            branches = _likeliest(reading.next_log_probs(ids), ids, n_branches)
-            of_text = [[*ids[:position], token] for position, token in branches]
-            prefixes += of_text
-            swapped += [prefix + ids[len(prefix) :] for prefix in of_text]
-    found = list(dict.fromkeys(map(tuple, [*swapped, *reading.complete(prefixes)])))
-    scores = reading.sequence_log_probs([[*row, reading.eos_id] for row in found])
-    order = sorted(range(len(found)), key=lambda i: -scores[i])
-    written = reading.tokenizer.batch_decode([found[i] for i in order], skip_special_tokens=True)
-    return [text for text in dict.fromkeys(map(tidy, written)) if text and text not in texts][:n]
-
-
-def _likeliest(log_probs: Float[Tensor, "n_ids vocab"], ids: list[int], n: int) -> list[tuple[int, int]]:
-    """The `n` most likely single substitutions as (position, token)."""
-    scores = log_probs.clone()
-    scores[torch.arange(len(ids)), torch.tensor(ids, device=scores.device)] = -torch.inf
-    best = scores.flatten().topk(min(n, int(scores.isfinite().sum()))).indices.tolist()
-    return [divmod(index, scores.shape[1]) for index in best]
-
-
-# --- choosing -----------------------------------------------------------------------------------
-
-
-class Search(NamedTuple):
-    """How far a search around the best candidates goes."""
-
-    rounds: int
-    n_best: int = 2
-    """Candidates around which is searched."""
-    n_texts: int = 48
-    """Texts near them that are tried in a round."""
-    n_branches: int = 32
-    """Single substitutions of each."""
-    patient: bool = False
-    """Whether it goes on until none of the best changes, and not only until the very best does not."""
-
-
-def choose(
-    translator: "Translator | InstructionPrior",
-    verifier: "Verifier",
-    soft_prompt: SoftPrompt,
-    texts: Sequence[str],
-    probes: "Probes",
-    search: Search,
-) -> list["Candidate"]:
-    """The best candidates tried, best first; rounds of search around the best, fewer when nothing improves."""
-    reading = Reading(translator, soft_prompt)
-    ranked = _scored(reading, verifier, texts, probes)
-    for _ in range(search.rounds):
-        best = ranked[: search.n_best]
-        seen = {candidate.text for candidate in ranked}
-        found = neighbours(reading, [c.text for c in best], search.n_texts, search.n_branches)
-        near = [text for text in found if text not in seen]
-        if not near:
-            break
-        ranked = sorted([*ranked, *_scored(reading, verifier, near, probes)], key=lambda c: c.rank)
-        n_same = search.n_best if search.patient else 1
-        if not ranked or all(map(is_, ranked[:n_same], best)):
-            break
-    return ranked
-
-
-def _scored(reading: Reading, verifier: "Verifier", texts: Sequence[str], probes: "Probes") -> list["Candidate"]:
-    """The best of those that fit the subject's context, best first."""
-    log_probs = dict(zip(texts, reading.log_probs(texts), strict=True))
-    if len(texts) > _FINALISTS and len(probes.inputs) > 2 * _HEAT_PROBES:
-        heat = _ranked(verifier.verify(texts, verifier.first(probes, _HEAT_PROBES)), log_probs, len(probes.log_probs))
-        texts = [candidate.text for candidate in heat[:_FINALISTS]]
-    return _ranked(verifier.verify(texts, probes), log_probs, len(probes.log_probs))
-
-
-def _ranked(candidates: Sequence["Candidate"], log_probs: dict[str, float], n_positions: int) -> list["Candidate"]:
-    """Best first, taking the mean divergence seen as that of all `n_positions`."""
-    scored = [replace(c, log_prob=log_probs[c.text], n_positions=n_positions) for c in candidates]
-    return sorted(scored, key=lambda c: c.rank)

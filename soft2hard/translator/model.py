@@ -288,9 +288,6 @@ def _restore_left_out(model: TranslatorModel, state: dict[str, Tensor], prefix: 
 class Translator:
     """Writes instructions for the soft prompts of one subject."""
 
-    has_beams = True
-    """Its likeliest texts are guesses at the task, as beam search finds them."""
-
     def __init__(
         self, model: TranslatorModel, tokenizer: PreTrainedTokenizerBase, card: TranslatorCard, name: str = "translator"
     ):

@@ -20,6 +20,16 @@ MAX_INSTRUCTION_TOKENS = 64
 MIN_PROBES = 4
 """Inputs below which there is no telling two texts apart."""
 
+META_PROMPT = (
+    "I gave a friend an instruction and five inputs. The friend read the instruction and wrote an output for every "
+    "one of the inputs.\nHere are the input-output pairs:\n\n{examples}\n\nThe instruction was"
+)
+"""The request of arXiv 2205.10782, figure 2, with the example pairs in place of `{examples}`."""
+
+ProposerName = Literal["translator", "describe", "elicit", "search"]
+"""Where candidate texts may come from: a translator that reads the vectors; a language model that is shown what the
+soft prompt does; the subject itself, asked by patching; a search under a prior of instructions."""
+
 Architecture = Literal["encoder-decoder", "causal-lora"]
 
 
@@ -92,21 +102,36 @@ class TranslatorTraining:
 class TranslateConfig:
     """How soft prompts are translated."""
 
+    propose: tuple[ProposerName, ...] = ()
+    """Where candidate texts come from: translator, describe, elicit, search, or several of them. By default the
+    translator where one fits the soft prompt's subject, else describe and search, which need none."""
     n_candidates: PositiveInt = 64
     """Candidates asked of the translator for each soft prompt."""
+    n_descriptions: PositiveInt = 32
+    """Candidates asked of the describer for each soft prompt."""
+    n_layers: PositiveInt = 6
+    """Source layers, and target layers, under whose pairs the subject is asked by elicit."""
+    n_samples: PositiveInt = 192
+    """Texts drawn from the prior, from which the search starts beside those of the other proposers."""
+    search_rounds: NonNegativeInt = 8
+    """Rounds of the search at most; it ends early when none of the best changes."""
+    refine_rounds: NonNegativeInt = 2
+    """Rounds of local search around the best candidates where a translator proposes alone; it ends early when
+    nothing improves."""
     n_probes: PositiveInt = 32
     """Inputs on which candidates are compared with the soft prompt, to choose among them."""
     n_checks: NonNegativeInt = 16
     """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
-    Of fewer inputs than are asked for in all, as large a share is kept for it."""
-    refine_rounds: NonNegativeInt = 2
-    """Rounds of local search around the best candidates; it ends early when nothing improves."""
-    n_samples: PositiveInt = 512
-    """Texts sampled to begin a search with, where no translator proposes."""
-    search_rounds: NonNegativeInt = 10
-    """Rounds of that search; it ends early when nothing improves."""
-    max_new_tokens: PositiveInt = 16
-    """Longest output the subject may write for a probe input."""
+    Of fewer inputs than are asked for in all, at least half are kept for it, but for the first eight."""
+    max_new_tokens: PositiveInt | None = None
+    """Longest output the subject may write for an input, in tokens; by default 16, and 64 where most outputs under a
+    soft prompt do not end within 16."""
+    demonstrations: NonNegativeInt = 0
+    """Pairs of input and output under the soft prompt that a second text has besides the instruction; 0 for none."""
+    max_seconds: PositiveFloat | None = None
+    """Time after which proposing and searching end for all soft prompts, with the best so far."""
+    max_calls: PositiveInt | None = None
+    """Sequences run through the subject and the prior after which they end likewise, for each soft prompt."""
     seed: int = 0
     """Seed of the candidates and of invented inputs."""
     verify: bool = True

@@ -1,24 +1,45 @@
-"""Translating soft prompts: propose, verify, refine, choose."""
+"""Translating soft prompts: propose, run beside the soft prompt, search on, judge."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
+from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
+from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.storage.names import embedded_path
-from soft2hard.translator.candidates import Search, choose, propose
+from soft2hard.translator.candidates import Reading, propose
+from soft2hard.translator.demonstrations import with_demonstrations
 from soft2hard.translator.model import Translator
-from soft2hard.translator.prior import InstructionPrior
 from soft2hard.translator.probing import invented_inputs
-from soft2hard.translator.settings import MIN_PROBES, TranslateConfig, read_card
-from soft2hard.translator.verification import Candidate, Ending, Probes, Verdict, Verifier, verdict_of
+from soft2hard.translator.proposers.base import Observed, Proposer
+from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, WORDINGS, Describe
+from soft2hard.translator.proposers.elicit import Elicit
+from soft2hard.translator.proposers.prior import InstructionPrior
+from soft2hard.translator.search import Budget, Density, Effort, Search
+from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig, read_card
+from soft2hard.translator.verdict import Judge, Judgement, Verdict
+from soft2hard.translator.verification import Candidate, Ending, Probes, Verifier
 
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
-_PRIOR_TEXTS, _PRIOR_BEST, _PRIOR_BRANCHES = 150, 12, 12  # a prior knows less than a translator, so more is tried
+_FREE = Effort(8, n_best=12, n_texts=144, n_branches=12, free=True)
+_CHOOSING = 8  # inputs that choose the text before any are kept to judge it, of few
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """Models beside subject and translator."""
+
+    describer: TextGenerator | None = None
+    """Is shown what soft prompts do, and asked for the instruction; None: the embedded world's API-side model for the
+    embedded subject, the subject itself for others."""
+    prior: Subject | None = None
+    """Says how likely texts are as instructions; None: the subject."""
+    encoder: Encoder | None = None
+    """Tells whether open answers mean the same; None: by their tokens."""
 
 
 @dataclass(frozen=True)
@@ -31,149 +52,290 @@ class Translation:
     """The candidate with the highest posterior, see `candidates` (the greedy one where nothing was verified)."""
     greedy: str
     """The first text that was proposed, without verification."""
-    proposer: Literal["translator", "search"] = "translator"
-    """Where the candidates come from: a translator, or a search among texts that the subject finds likely."""
-    verdict: Verdict = "unverified"
-    agreement: float | None = None
-    """Share of inputs on which text and soft prompt make the subject write the same: of the check inputs, or of the
-    probe inputs where none were left to check on."""
-    divergence: float | None = None
-    """Mean KL(soft || hard) over output positions of the same inputs, nats."""
+    judgement: Judgement | None = None
+    """How the text acts on further inputs, or on those that chose it where none were left (`n_checks` 0)."""
+    proposer: ProposerName = "translator"
+    """Where the text comes from."""
     n_probes: int = 0
     """Inputs that chose the text."""
     n_checks: int = 0
-    """Other inputs that the agreement and the verdict were taken on; 0 where they come from the probe inputs."""
+    """Other inputs that it was judged on."""
     probe_source: str = "none"
     """'examples', 'invented by the subject' or 'none'."""
     ending: Ending | None = None
     """Whether outputs end under the soft prompt; None where nothing was run."""
     candidates: tuple[Candidate, ...] = ()
     """The best candidates by their posterior, with their faithfulness on the probe inputs."""
+    by_proposer: Mapping[ProposerName, Candidate] = field(default_factory=dict)
+    """The best candidate of each proposer."""
+    demonstrated: Judgement | None = None
+    """The text with demonstrations, if asked for, on the same inputs."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return "unverified" if self.judgement is None else self.judgement.verdict
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of inputs on which text and soft prompt make the subject write the like."""
+        return None if self.judgement is None else self.judgement.agreement
+
+    @property
+    def divergence(self) -> float | None:
+        """Mean KL(soft || text) over output positions of the same inputs, nats."""
+        return None if self.judgement is None else self.judgement.divergence
 
     def to_json(self) -> dict:
-        """As plain JSON values."""
-        return asdict(self)
+        """As plain JSON values, verdict and agreement among them."""
+        return asdict(self) | {name: getattr(self, name) for name in ("verdict", "agreement", "divergence")}
 
 
 def translate(
     prompts: SoftPrompt | Sequence[SoftPrompt],
-    translator: Translator | InstructionPrior | None = None,
+    translator: Translator | None = None,
     subject: Subject | None = None,
     config: TranslateConfig = TranslateConfig(),
     *,
     inputs: Sequence[str] | Sequence[Sequence[str]] | None = None,
-    names: Sequence[str] | None = None,
+    helpers: Helpers = Helpers(),
     progress: Callable[[], None] | None = None,
 ) -> Translation | list[Translation]:
     """Put a soft prompt, or a list of them, into words; one translation for one, a list for a list.
 
     Args:
-        prompts: Of one subject. A translation is the same whatever else is translated with it. What goes through
-            the models is counted on behalf of each soft prompt, by its place, but for what they make of their inputs
-            together.
-        translator: If not given, the one that comes with the package, where it was trained for the prompts' subject;
-            else texts are searched for under the subject's own prior (`prior.InstructionPrior`).
-        subject: Runs candidates beside the soft prompts; if not given, the one that the translator was trained for
-            is loaded, unless `config.verify` is off.
+        prompts: Of one subject. A translation is the same whatever else is translated with it, but for a budget of
+            seconds. What goes through the models is counted on behalf of each soft prompt, by its place, but for what
+            they make of their inputs together.
+        translator: If not given, the one that comes with the package, where it was trained for the prompts' subject
+            and `config.propose` does not leave it out.
+        subject: Runs candidates beside the soft prompts; if not given, the one that the translator was trained for or
+            that the prompts name is loaded, unless `config.verify` is off.
         config: How much is tried and verified.
         inputs: Inputs of the task to verify on, one list for all soft prompts or one list each. If not given, the
-            subject makes them up under the first candidates.
-        names: What each translation calls its soft prompt; by default where it came from.
+            subject makes them up, under the translator's first candidates or the soft prompts themselves.
+        helpers: Other models that propose and compare.
         progress: Called after each translation.
 
     Raises:
-        UserError: soft prompts, translator and subject do not belong together; no translator or subject was given
-            and none fits.
+        UserError: soft prompts, translator and subject do not belong together; a proposer cannot work with them.
     """
     if isinstance(prompts, SoftPrompt):
-        return translate([prompts], translator, subject, config, inputs=inputs, names=names, progress=progress)[0]
-    translator = translator or _fitting_translator(prompts, subject) or _prior(prompts, subject, config)
+        return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
+    if "translator" in config.propose or not config.propose:
+        translator = translator or _fitting_translator(prompts, subject)
+    elif translator is not None:
+        translator = None
     for prompt in prompts:
-        translator.check(prompt)
+        if translator is not None:
+            translator.check(prompt)
     if config.verify:
         subject = subject or _own_subject(translator, prompts)
     if subject is not None:
-        translator.bind(subject)
+        if translator is not None:
+            translator.bind(subject)
         subject = subject.for_prompts(prompts)
-    labels = names or [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
-    searches = isinstance(translator, InstructionPrior)
-    n = config.n_samples if searches else config.n_candidates
-    proposals = propose(translator, prompts, n if config.verify else 1, seed=config.seed)
+        for prompt in prompts:
+            subject.check(prompt)
+    labels = [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     if subject is None or not config.verify:
-        return [_unverified(label, texts) for label, texts in zip(labels, proposals, strict=True)]
-    verifier = Verifier(subject, config.max_new_tokens)
-    search = Search(config.refine_rounds)
-    if searches:
-        search = Search(config.search_rounds, _PRIOR_BEST, _PRIOR_TEXTS, _PRIOR_BRANCHES, patient=True)
-    # Texts under a prior are no guesses at the task.
-    guesses = [
-        [prompt] if searches else texts[:_GUESSES] or [prompt] for texts, prompt in zip(proposals, prompts, strict=True)
-    ]
-    probe_inputs, source = _probe_inputs(subject, guesses, inputs, config)
-    enough = [i for i, of_prompt in enumerate(probe_inputs) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
-    parts = {i: _divide(probe_inputs[i], config) for i in enough}
-    probes = _probes(verifier, prompts, {i: choosing for i, (choosing, _) in parts.items()})
-    checks = _probes(verifier, prompts, {i: checking for i, (_, checking) in parts.items() if checking})
-    results = []
-    for i, texts in enumerate(proposals):
-        found = _unverified(labels[i], texts)
-        if i in probes:
-            with metering.on_behalf_of(i):
-                ranked = choose(translator, verifier, prompts[i], texts, probes[i], search)
-                checked = verifier.verify([ranked[0].text], checks[i]) if ranked and i in checks else []
-            if ranked:
-                judged = (checked or ranked)[0]
-                found = replace(
-                    found,
-                    proposer="search" if searches else "translator",
-                    text=ranked[0].text,
-                    verdict=verdict_of(judged.agreement),
-                    agreement=judged.agreement,
-                    divergence=judged.divergence,
-                    ending=probes[i].ending,
-                    n_probes=len(probes[i].inputs),
-                    n_checks=len(checks[i].inputs) if checked else 0,
-                    probe_source=source,
-                    candidates=tuple(ranked[:_KEPT_CANDIDATES]),
-                )
-        results.append(found)
-        if progress:
-            progress()
-    return results
+        if translator is None:
+            raise UserError(
+                "No translator fits the soft prompt, and without verification there is nothing to choose a text by.",
+                "Give a translator for its subject, or leave verification on.",
+            )
+        return [_unverified(label, texts) for label, texts in zip(labels, propose(translator, prompts, 1), strict=True)]
+    return _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
+
+
+class _Translating:
+    """Soft prompts of one subject on their way into words."""
+
+    def __init__(
+        self,
+        prompts: Sequence[SoftPrompt],
+        labels: Sequence[str],
+        translator: Translator | None,
+        subject: Subject,
+        config: TranslateConfig,
+        helpers: Helpers,
+    ):
+        self.prompts, self.labels, self.translator, self.subject = prompts, labels, translator, subject
+        self.config, self.helpers = config, helpers
+        self.names = config.propose or (("translator",) if translator else ("describe", "search"))
+        self.verifier = Verifier(subject, config.max_new_tokens)
+        self.budget = Budget(config.max_seconds, config.max_calls)
+        self.prior = self._prior()
+        self.proposers = self._proposers()
+
+    def _prior(self) -> InstructionPrior | None:
+        """What texts without a translator are weighed by; a subject that continues no text has none to offer."""
+        if set(self.names) <= {"translator"}:
+            return None
+        lm = self.helpers.prior or self.subject
+        if lm.is_encoder_decoder and self.helpers.prior is None and "search" not in self.names:
+            return None
+        if lm is not self.subject and lm.tokenizer.get_vocab() != self.subject.tokenizer.get_vocab():
+            raise UserError(
+                f"The prior '{lm.name}' has another vocabulary than the subject '{self.subject.name}'.",
+                "Give one of the same model family, or leave --prior out: the subject is its own prior.",
+            )
+        return InstructionPrior(lm)
+
+    def _proposers(self) -> list[Proposer]:
+        found: list[Proposer] = []
+        if "describe" in self.names:
+            found.append(self._describe())
+        if "elicit" in self.names:
+            found.append(Elicit(self.subject, self.config.n_layers))
+        return found
+
+    def _describe(self) -> Describe:
+        describer, wordings = self.helpers.describer, WORDINGS
+        if describer is None and self._is_embedded():
+            describer, wordings = LocalGenerator(Subject.from_pretrained(embedded_path("api_model"))), EMBEDDED_WORDINGS
+        return Describe(describer or LocalGenerator(self.subject), self.config.n_descriptions, wordings)
+
+    def _is_embedded(self) -> bool:
+        return self.subject.fingerprint == read_card(embedded_path("translator")).fingerprint
+
+    def all(
+        self, inputs: Sequence[str] | Sequence[Sequence[str]] | None, progress: Callable[[], None] | None
+    ) -> list[Translation]:
+        """All of them, in order."""
+        config, prompts = self.config, self.prompts
+        read: list[list[str]] = [[] for _ in prompts]
+        if self.translator is not None:
+            read = propose(self.translator, prompts, config.n_candidates, seed=config.seed)
+        # Inputs that texts invite tell these texts apart; what a soft prompt invites is distorted, and all there is.
+        guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(read, prompts, strict=True)]
+        given, source = self._inputs(guesses, inputs)
+        enough = [i for i, of_prompt in enumerate(given) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
+        parts = {i: divided(given[i], config) for i in enough}
+        probes = self._probes({i: choosing for i, (choosing, _) in parts.items()})
+        checks = self._probes({i: checking for i, (_, checking) in parts.items() if checking})
+        proposals = self._proposals(read, probes)
+        found = []
+        for i, texts in enumerate(proposals):
+            one = _unverified(self.labels[i], next(filter(None, texts.values()), []))
+            if i in probes:
+                with metering.on_behalf_of(i), self.budget.of_one():
+                    one = self._translated(i, one, texts, probes[i], checks.get(i))
+                one = replace(one, probe_source=source)
+            found.append(one)
+            if progress:
+                progress()
+        return found
+
+    def _translated(
+        self,
+        i: int,
+        unverified: Translation,
+        proposals: Mapping[ProposerName, Sequence[str]],
+        probes: Probes,
+        checks: Probes | None,
+    ) -> Translation:
+        densities: list[Density] = []
+        if self.translator is not None:
+            densities.append(Reading(self.translator, self.prompts[i]))
+        if self.prior is not None:
+            densities.append(self.prior)
+        search = Search(densities, self.verifier, probes, self.budget)
+        effort = Effort(self.config.refine_rounds)
+        if "search" in self.names:
+            effort = replace(_FREE, rounds=self.config.search_rounds)
+        elif self.prior is not None:
+            effort = replace(effort, rounds=0)
+        ranked = search.best(proposals, effort)
+        if not ranked:
+            return unverified
+        best = ranked[0]
+        judge, k = Judge(self.verifier, probes, checks, self.helpers.encoder), self.config.demonstrations
+        shown = with_demonstrations(best.text, k, self.verifier, probes, self.config.seed) if k else None
+        return replace(
+            unverified,
+            text=best.text,
+            judgement=judge(best.text),
+            proposer=best.proposer,
+            n_probes=len(probes.inputs),
+            n_checks=len(checks.inputs) if checks else 0,
+            ending=probes.ending,
+            candidates=tuple(ranked[:_KEPT_CANDIDATES]),
+            by_proposer={candidate.proposer: candidate for candidate in reversed(ranked)},
+            demonstrated=judge(shown) if shown else None,
+        )
+
+    def _proposals(
+        self, read: Sequence[Sequence[str]], probes: Mapping[int, Probes]
+    ) -> list[dict[ProposerName, Sequence[str]]]:
+        """Texts for each soft prompt, by where they come from; the prior's are the same for all."""
+        found: list[dict[ProposerName, Sequence[str]]] = [
+            {"translator": texts} if self.translator is not None else {} for texts in read
+        ]
+        observed = self._observed(probes) if self.proposers and probes else []
+        for proposer in self.proposers if observed else []:
+            for i, texts in zip(probes, proposer.propose(observed, self.config.seed), strict=True):
+                found[i][proposer.name] = texts
+        if "search" in self.names and self.prior is not None:
+            drawn = self.prior.sample(self.config.n_samples, self.config.seed)
+            for of_one in found:
+                of_one["search"] = drawn
+        return found
+
+    def _observed(self, probes: Mapping[int, Probes]) -> list[Observed]:
+        """What each soft prompt does, and what the subject does by itself."""
+        inputs = list(dict.fromkeys(input for of_prompt in probes.values() for input in of_prompt.inputs))
+        plain = dict(zip(inputs, self.verifier.outputs(None, inputs, list(probes.values())), strict=True))
+        return [
+            Observed(self.prompts[i], found.inputs, found.outputs, tuple(plain[input] for input in found.inputs))
+            for i, found in probes.items()
+        ]
+
+    def _inputs(
+        self, guesses: Sequence[Sequence[Prompt]], inputs: Sequence[str] | Sequence[Sequence[str]] | None
+    ) -> tuple[list[list[str]], str]:
+        n = self.config.n_probes + self.config.n_checks
+        if inputs is None:
+            return invented_inputs(self.subject, guesses, n, self.config.seed), "invented by the subject"
+        if inputs and isinstance(inputs[0], str):
+            inputs = [inputs] * len(guesses)
+        if len(inputs) != len(guesses):
+            raise UserError(f"{len(inputs)} lists of inputs for {len(guesses)} soft prompts.", "Give one list each.")
+        return [list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs], "examples"
+
+    def _probes(self, inputs: Mapping[int, list[str]]) -> dict[int, Probes]:
+        """The probes of the soft prompts with these numbers, all in shared batches."""
+        found = self.verifier.probe([self.prompts[i] for i in inputs], list(inputs.values())) if inputs else []
+        return dict(zip(inputs, found, strict=True))
+
+
+def divided(inputs: list[str], config: TranslateConfig) -> tuple[list[str], list[str]]:
+    """Inputs to choose on, and inputs to judge on; none to judge on where they are too few for both."""
+    n_checks = min(config.n_checks, len(inputs) - min(config.n_probes, _CHOOSING, (len(inputs) + 1) // 2))
+    if n_checks < MIN_PROBES:
+        return inputs[: config.n_probes], []
+    n_probes = min(config.n_probes, len(inputs) - n_checks)
+    return inputs[:n_probes], inputs[n_probes : n_probes + n_checks]
 
 
 def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator | None:
     """The embedded translator, if it was trained for the subject, or for the one that the prompts name; else None."""
     wanted = subject.fingerprint if subject else next((p.fingerprint for p in prompts if p.fingerprint), None)
     folder = embedded_path("translator")
-    if wanted == read_card(folder).fingerprint:
-        return Translator.from_pretrained(folder, subject=subject)
-    return None
+    return Translator.from_pretrained(folder, subject=subject) if wanted == read_card(folder).fingerprint else None
 
 
-def _prior(prompts: Sequence[SoftPrompt], subject: Subject | None, config: TranslateConfig) -> InstructionPrior:
-    """The subject as proposer. Raises UserError where none is known, and without verification, which does the work."""
-    if not config.verify:
-        raise UserError(
-            "No translator fits the soft prompt, and without verification there is nothing to choose a text by.",
-            "Give a translator for its subject, or leave verification on.",
-        )
-    if subject is None:
-        name = next((prompt.subject for prompt in prompts if prompt.subject), None)
-        if name is None:
-            raise UserError(
-                "The soft prompt does not say which subject it was tuned on.", "Give its subject, or a translator."
-            )
-        subject = Subject.from_pretrained(name)
-    return InstructionPrior(subject)
-
-
-def _own_subject(translator: Translator | InstructionPrior, prompts: Sequence[SoftPrompt]) -> Subject:
+def _own_subject(translator: Translator | None, prompts: Sequence[SoftPrompt]) -> Subject:
     """The subject that the translator was trained for, by its recorded name or by that which a prompt has for it."""
-    if isinstance(translator, InstructionPrior):
-        return translator.subject
+    named = [prompt.subject for prompt in prompts if prompt.subject]
+    if translator is None:
+        if not named:
+            raise UserError(
+                "The soft prompt does not say which subject it was tuned on, and no translator was given.",
+                "Give its subject.",
+            )
+        return Subject.from_pretrained(named[0])
     problem = ""
-    for name in dict.fromkeys([translator.card.subject, *(prompt.subject for prompt in prompts if prompt.subject)]):
+    for name in dict.fromkeys([translator.card.subject, *named]):
         try:
             found = Subject.from_pretrained(name)
         except UserError as error:
@@ -187,39 +349,6 @@ def _own_subject(translator: Translator | InstructionPrior, prompts: Sequence[So
     )
 
 
-def _probe_inputs(
-    subject: Subject,
-    guesses: Sequence[Sequence[Prompt]],
-    inputs: Sequence[str] | Sequence[Sequence[str]] | None,
-    config: TranslateConfig,
-) -> tuple[list[list[str]], str]:
-    if inputs is None:
-        invented = invented_inputs(subject, guesses, config.n_probes + config.n_checks, config.seed)
-        return invented, "invented by the subject"
-    if inputs and isinstance(inputs[0], str):
-        inputs = [inputs] * len(guesses)
-    if len(inputs) != len(guesses):
-        raise UserError(f"{len(inputs)} lists of inputs for {len(guesses)} soft prompts.", "Give one list each.")
-    n = config.n_probes + config.n_checks
-    return [list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs], "examples"
-
-
-def _divide(inputs: list[str], config: TranslateConfig) -> tuple[list[str], list[str]]:
-    """Inputs to choose on, and inputs to judge on; none to judge on where they are too few for both."""
-    total = config.n_probes + config.n_checks
-    n_checks = min(config.n_checks, len(inputs) * config.n_checks // total)
-    if n_checks < MIN_PROBES or len(inputs) - n_checks < MIN_PROBES:
-        return inputs[: config.n_probes], []
-    n_probes = min(config.n_probes, len(inputs) - n_checks)
-    return inputs[:n_probes], inputs[n_probes : n_probes + n_checks]
-
-
-def _probes(verifier: Verifier, soft_prompts: Sequence[SoftPrompt], inputs: dict[int, list[str]]) -> dict[int, Probes]:
-    """The probes of the soft prompts with these numbers, all in shared batches."""
-    found = verifier.probe([soft_prompts[i] for i in inputs], list(inputs.values())) if inputs else []
-    return dict(zip(inputs, found, strict=True))
-
-
-def _unverified(label: str, texts: list[str]) -> Translation:
+def _unverified(label: str, texts: Sequence[str]) -> Translation:
     greedy = texts[0] if texts else ""
     return Translation(label, greedy, greedy)

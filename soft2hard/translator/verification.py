@@ -12,23 +12,26 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.compute.memory import Halving
 from soft2hard.lm.batching import EncodedExample
-from soft2hard.lm.sequences import Query
+from soft2hard.lm.sequences import Query, kind_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Kind
+from soft2hard.translator.settings import ProposerName
 
-Verdict = Literal["faithful", "doubtful", "failed", "unverified"]
 Ending = Literal["learned", "none"]
 """Whether outputs end under a soft prompt, within the tokens that they may have."""
 
-FAITHFUL_FROM, DOUBTFUL_FROM = 0.9, 0.5
 MAX_DIVERGENCE = 10.0
 """Cap on one position's divergence, in nats: one confident miss must not outweigh everything else."""
+SHORT_OUTPUT, LONG_OUTPUT = 16, 64
+"""Tokens that an output may have where nobody says: first, and where most under a soft prompt are longer."""
+_NOTHING = 1e-3
+"""Divergence a position, in nats, between soft prompt and no prompt below which there is nothing to explain."""
 _SHARED = 1.5
 """Tokens in a batch here for each token in a batch of separate queries: examples share their prompt."""
 _REMEDY = "Load the subject with --dtype bfloat16 or --quantization 4bit, or verify on fewer inputs (--probes)."
@@ -67,7 +70,12 @@ class Candidate:
     n_positions: int
     """Output positions that the divergence is the mean of."""
     log_prob: float = 0.0
-    """log p(text | soft prompt) under the translator, nats; 0 for all where none was asked."""
+    """log p(text) before anything was run, nats: under the translator that read the soft prompt, under a prior of
+    instructions, or under both in equal parts; 0 for all where neither was asked."""
+    explained: float | None = None
+    """Share of the divergence without any prompt that the text takes away (see `explained_share`)."""
+    proposer: ProposerName = "translator"
+    """Where the text comes from."""
 
     @property
     def rank(self) -> float:
@@ -75,72 +83,156 @@ class Candidate:
         return self.divergence * self.n_positions - self.log_prob
 
 
-def verdict_of(agreement: float) -> Verdict:
-    """'faithful' from 90 % agreement, 'doubtful' from 50 %, else 'failed'."""
-    if agreement >= FAITHFUL_FROM:
-        return "faithful"
-    return "doubtful" if agreement >= DOUBTFUL_FROM else "failed"
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt beside the soft prompt, input by input."""
+
+    alike: Bool[Tensor, " n_inputs"]
+    """Whether greedy search would write the soft prompt's output."""
+    token_agreement: Float[Tensor, " n_inputs"]
+    """Share of the output's positions at which the likeliest token is the soft prompt's."""
+    divergence: Float[Tensor, " n_inputs"]
+    """Summed KL(soft || prompt) over the output's positions, nats."""
+    n_positions: int
+
+    @property
+    def mean_divergence(self) -> float:
+        """Nats a position."""
+        return self.divergence.sum().item() / max(self.n_positions, 1)
+
+
+def explained_share(divergence: float, without: float | None) -> float | None:
+    """1 - KL(soft || text) / KL(soft || no prompt): 1 for a text that acts as the soft prompt, 0 for one that does no
+    more than no prompt, negative for one that leads away from it. None where the soft prompt does next to nothing."""
+    return None if without is None or without < _NOTHING else 1 - divergence / without
 
 
 class Verifier:
     """Runs candidates beside soft prompts on one subject."""
 
-    def __init__(self, subject: Subject, max_new_tokens: int = 16):
+    def __init__(self, subject: Subject, max_new_tokens: int | None = None):
+        """Outputs have up to `max_new_tokens` tokens; by default 16, or 64 where most under a prompt are longer."""
         self.subject, self.max_new_tokens = subject, max_new_tokens
         self._halving = Halving(_REMEDY)
 
     def probe(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
         """The outputs that each soft prompt gives its inputs, with their distributions, all in shared batches."""
+        limit = self.max_new_tokens or SHORT_OUTPUT
+        written = self._written(soft_prompts, inputs, limit)
+        long = [i for i, of in enumerate(written) if 2 * sum(o.ended or o.goes_round for o in of) < len(of)]
+        if long and self.max_new_tokens is None:
+            again = self._written([soft_prompts[i] for i in long], [inputs[i] for i in long], LONG_OUTPUT)
+            written = [dict(zip(long, again, strict=True)).get(i, of) for i, of in enumerate(written)]
+        examples = [self._examples(some, [o.ids for o in of], "soft") for some, of in zip(inputs, written, strict=True)]
+        embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
+        found: dict[int, Probes] = {}
+        for i, log_probs, likeliest in self._log_probs(embedded, examples):
+            texts, ids, ended, _ = zip(*written[i], strict=True) if written[i] else ((), (), (), ())
+            found[i] = Probes(tuple(inputs[i]), texts, ids, ended, log_probs, likeliest)
+        return [found[i] for i in range(len(soft_prompts))]
+
+    def _written(
+        self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]], limit: int
+    ) -> list[list["_Output"]]:
         queries = [
             Query(soft_prompt, input)
             for soft_prompt, of_prompt in zip(soft_prompts, inputs, strict=True)
             for input in of_prompt
         ]
-        rows = iter(self.subject.generate_ids(queries, max_new_tokens=self.max_new_tokens))
-        written = [self._outputs([next(rows) for _ in of_prompt]) for of_prompt in inputs]
-        examples = [self._examples(some, [o.ids for o in of], "soft") for some, of in zip(inputs, written, strict=True)]
-        embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
-        found: dict[int, Probes] = {}
-        for i, log_probs, likeliest in self._log_probs(embedded, examples):
-            texts, ids, ended = zip(*written[i], strict=True) if written[i] else ((), (), ())
-            found[i] = Probes(tuple(inputs[i]), texts, ids, ended, log_probs, likeliest)
-        return [found[i] for i in range(len(soft_prompts))]
+        rows = iter(self.subject.generate_ids(queries, max_new_tokens=limit))
+        return [self._outputs([next(rows) for _ in of_prompt], limit) for of_prompt in inputs]
+
+    def outputs(self, prompt: str | None, inputs: Sequence[str], of: Sequence[Probes]) -> list[str]:
+        """The subject's outputs under a text or no prompt, as long as those of these probes may be; empty ones where
+        it has nothing to read then."""
+        longest = max((len(ids) for probes in of for ids in probes.ids), default=1)
+        kind = kind_of(prompt)
+        if not len(self.subject.prompt_embeddings(prompt)) and not all(
+            self.subject.encode_body(i, kind) for i in inputs
+        ):
+            return [""] * len(inputs)
+        return self.subject.generate([Query(prompt, input) for input in inputs], max_new_tokens=longest + 1)
 
     def verify(self, candidates: Sequence[str], probes: Probes) -> list[Candidate]:
         """Agreement and divergence of each candidate, in the order given.
 
         A candidate too long for the subject's context is left out.
         """
-        examples = self._examples(probes.inputs, probes.ids, "hard")
-        longest = max(example.n_read for example in examples)
-        embedded = [(text, self.subject.prompt_embeddings(text)) for text in candidates]
-        fitting = [(text, rows) for text, rows in embedded if self._fits(rows, longest)]
-        of_token = _probe_of_token(examples).to(probes.log_probs.device)
-        scored: dict[int, Candidate] = {}
+        scored = [
+            Candidate(text, found.alike.float().mean().item(), found.mean_divergence, found.n_positions)
+            for text, found in zip(candidates, self.compare(candidates, probes), strict=True)
+            if found is not None
+        ]
+        return scored
+
+    def compare(self, prompts: Sequence[str | None], probes: Probes) -> list[Comparison | None]:
+        """Each prompt beside the soft prompt: texts, or None for no prompt.
+
+        None for a text too long for the subject's context, and where there is nothing to read without a prompt.
+        """
+        examples = {kind: self._examples(probes.inputs, probes.ids, kind) for kind in map(kind_of, prompts)}
+        longest = {kind: max(example.n_read for example in some) for kind, some in examples.items()}
+        embedded = [(kind_of(prompt), self.subject.prompt_embeddings(prompt)) for prompt in prompts]
+        fitting = [
+            i
+            for i, (kind, rows) in enumerate(embedded)
+            if self._fits(rows, longest[kind]) and (len(rows) or all(example.body for example in examples[kind]))
+        ]
+        of_token = _probe_of_token(examples[kind_of(prompts[0])]).to(probes.log_probs.device) if prompts else None
+        found: list[Comparison | None] = [None] * len(prompts)
         of_soft = probes.log_probs.exp()
         entropy = -torch.linalg.vecdot(of_soft, probes.log_probs)
-        for i, log_probs, likeliest in self._log_probs([rows for _, rows in fitting], [examples] * len(fitting)):
+        heads, rows = [embedded[i][1] for i in fitting], [examples[embedded[i][0]] for i in fitting]
+        for number, log_probs, likeliest in self._log_probs(heads, rows):
             divergence = (-entropy - torch.linalg.vecdot(of_soft, log_probs)).clamp(0, MAX_DIVERGENCE)
-            missing = (probes.likeliest != likeliest).float()
-            missed = torch.zeros(len(examples), device=likeliest.device).index_add_(0, of_token, missing)
-            agreement = (missed == 0).float().mean().item()
-            scored[i] = Candidate(fitting[i][0], agreement, divergence.mean().item(), len(divergence))
-        return [scored[i] for i in range(len(fitting))]
+            found[fitting[number]] = _by_input(divergence, probes.likeliest == likeliest, of_token, len(probes.inputs))
+        return found
+
+    def swaps(self, texts: Sequence[str], probes: Probes) -> list[Float[Tensor, "n_ids vocab"]]:
+        """For each text, how the summed KL(soft || text) would change, in nats, were a token replaced by another.
+
+        To first order: the change of the vector times the gradient (HotFlip, Ebrahimi et al., arXiv 1712.06751).
+        """
+        examples = self._examples(probes.inputs, probes.ids, "hard")
+        scorer, table = self.subject.scorer, self.subject.embedding
+        lead, words = self.subject.lead_embeddings("hard"), [self.subject.embed_text(text) for text in texts]
+        leaves = [vectors.detach().clone().requires_grad_() for vectors in words]
+        targets = scorer.run([torch.cat([lead, leaf]) for leaf in leaves], [examples] * len(leaves))
+        of_soft = probes.log_probs.exp().repeat(len(leaves), 1)
+        cross_entropy = -torch.linalg.vecdot(of_soft, scorer.log_probs(targets.hidden)).sum()
+        gradients = torch.autograd.grad(cross_entropy, leaves)
+        scale = self.subject.embedding_scale
+        return [
+            (g @ table.T.to(g) * scale - (g * leaf).sum(-1, keepdim=True)).detach().float()
+            for g, leaf in zip(gradients, leaves, strict=True)
+        ]
 
     def first(self, probes: Probes, n: int) -> Probes:
         """The first `n` inputs of probes."""
-        inputs, outputs, ids, ended = probes.inputs[:n], probes.outputs[:n], probes.ids[:n], probes.ended[:n]
-        n_targets = sum(map(len, ids))
-        return Probes(inputs, outputs, ids, ended, probes.log_probs[:n_targets], probes.likeliest[:n_targets])
+        return self.some(probes, range(min(n, len(probes.inputs))))
 
-    def _outputs(self, rows: Sequence[list[int]]) -> list["_Output"]:
+    def some(self, probes: Probes, indices: Sequence[int]) -> Probes:
+        """These inputs of probes."""
+        starts = [0]
+        for ids in probes.ids:
+            starts.append(starts[-1] + len(ids))
+        targets = torch.tensor([t for i in indices for t in range(starts[i], starts[i + 1])], dtype=torch.long)
+        inputs, outputs, ids, ended = (
+            tuple(of[i] for i in indices) for of in (probes.inputs, probes.outputs, probes.ids, probes.ended)
+        )
+        targets = targets.to(probes.log_probs.device)
+        return Probes(inputs, outputs, ids, ended, probes.log_probs[targets], probes.likeliest[targets])
+
+    def _outputs(self, rows: Sequence[list[int]], limit: int) -> list["_Output"]:
         """What was written, up to where it ends or goes round."""
         texts = [self.subject.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
         cut = [self.subject.template.cut(text) for text in texts]
-        limit = self.max_new_tokens
         ended = [len(r) < limit or c != t.strip() for r, c, t in zip(rows, cut, texts, strict=True)]
         kept = _without_rounds(cut, ended)
-        return [_Output(t, self._ids(r, t, e), e) for r, t, e in zip(rows, kept, ended, strict=True)]
+        return [
+            _Output(text, self._ids(row, text, end), end, text != whole)
+            for row, text, end, whole in zip(rows, kept, ended, cut, strict=True)
+        ]
 
     def _ids(self, row: list[int], text: str, ended: bool) -> tuple[int, ...]:
         """The tokens of an output as they were written; tokenised again where a token reaches beyond its text."""
@@ -175,6 +267,7 @@ class _Output(NamedTuple):
     text: str
     ids: tuple[int, ...]
     ended: bool
+    goes_round: bool
 
 
 def _without_rounds(texts: list[str], ended: list[bool]) -> list[str]:
@@ -195,6 +288,19 @@ def _first_round(text: str) -> str:
         if whole and words[(len(words) - 1) % n].startswith(words[-1]):  # the last word may have been cut
             return " ".join(words[:n])
     return text
+
+
+def _by_input(
+    divergence: Float[Tensor, " n_targets"],
+    same: Bool[Tensor, " n_targets"],
+    of_token: Int[Tensor, " n_targets"],
+    n_inputs: int,
+) -> Comparison:
+    def summed(values: Tensor) -> Float[Tensor, " n_inputs"]:
+        return torch.zeros(n_inputs, device=values.device).index_add_(0, of_token, values.float())
+
+    sizes = summed(torch.ones_like(divergence))
+    return Comparison(summed(~same) == 0, summed(same) / sizes, summed(divergence), len(divergence))
 
 
 def _probe_of_token(examples: Sequence[EncodedExample]) -> Int[Tensor, " n_targets"]:

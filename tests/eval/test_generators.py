@@ -20,8 +20,8 @@ from soft2hard.api.ledger import Ledger
 from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.errors import UserError
 from soft2hard.eval.config import Evaluation, parse_config
-from soft2hard.eval.generator_api import ApiGenerator
-from soft2hard.eval.generators import LocalGenerator
+from soft2hard.api.text_generation import ApiGenerator
+from soft2hard.lm.text_generation import LocalGenerator
 from soft2hard.eval.loaded_models import Models
 from soft2hard.lm.subject import Subject
 from tests import tiny_models

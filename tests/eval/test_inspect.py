@@ -23,7 +23,7 @@ from soft2hard.eval.methods.inspect_patching import (
     few_shot_target,
     stop_ids,
 )
-from soft2hard.eval.methods.patching import PatchedPrompt, Patcher
+from soft2hard.lm.patching import PatchedPrompt, Patcher
 from tests import tiny_models
 from tests.tiny_models import WORDS
 

@@ -13,8 +13,9 @@ from soft2hard.compute.metering import Count
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.options import Need
-from soft2hard.eval.metrics.text import Encoder
+from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
+from soft2hard.lm.text_generation import TextGenerator
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.translator.model import Translator
 
@@ -72,15 +73,6 @@ class Outcome:
     """How it came about, as plain JSON values: candidates with scores, rewards by step, the chosen layers, ..."""
     failure: str | None = None
     """Why there is no prompt; such an outcome counts as a failure in every figure and is never averaged away."""
-
-
-@runtime_checkable
-class TextGenerator(Protocol):
-    """Any language model that continues texts."""
-
-    def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
-        """`n` sampled continuations of each text, each up to the first line break."""
-        ...
 
 
 @dataclass

@@ -8,51 +8,26 @@ for a subject that knows other words, demonstrations are made from tasks it know
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
-
-from jaxtyping import Float
-from torch import Tensor
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import InspectOptions, InspectOracleOptions
-from soft2hard.eval.methods.patching import Pair, PatchedPrompt, Patcher
 from soft2hard.eval.metrics.text import class_rate, rouge
-from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.lm.patching import Pair, PatchedPrompt, Patcher
+from soft2hard.translator.proposers.elicit import (
+    BUILT_IN,
+    TargetText,
+    description,
+    encode_target,
+    few_shot_target,
+    placeholder_embedding,
+    stop_ids,
+)
 
 _KEPT = 5  # descriptions of a case that the oracle's trace keeps
-
-BUILT_IN: dict[str, tuple[str, ...]] = {
-    "classes_after": (
-        "Say which feeling the message conveys: happiness, grief, rage, dread",
-        "Decide whether the claim holds: yes, no",
-        "Name the kind of story this excerpt comes from: mystery, comedy, western",
-        "Tell which composer wrote the piece that is described: Bach or Mozart",
-        "Work out the time of day in this scene: morning, noon, evening or night",
-        "Sort a support ticket by its subject: billing, delivery, refund",
-        "Mark the review as written by a buyer or a bot: human or machine",
-        "Find the field a headline belongs to: medicine or finance",
-    ),
-    "classes_before": (
-        "yes or no: Decide whether the claim holds",
-        "morning, noon, evening or night: Work out the time of day in this scene",
-        "happiness, grief, rage or dread: Say which feeling the message conveys",
-        "Bach or Mozart: Tell which composer wrote the piece that is described",
-        "human or machine: Mark the review as written by a buyer or a bot",
-        "mystery, comedy, western: Name the kind of story this excerpt comes from",
-        "medicine or finance: Find the field a headline belongs to",
-        "billing, delivery, refund: Sort a support ticket by its subject",
-    ),
-}
-"""Demonstrations of the form that InSPEcT's have (arXiv 2410.11660: eight short descriptions of classification tasks
-with their classes after or before); the wording is ours."""
-
-STOPS = "\n$.|"
-"""Characters at which a description ends (InSPEcT's published code)."""
 
 
 class _Patching:
@@ -219,20 +194,6 @@ def description_score(text: str, task: Task) -> float:
     return sum(scores) / len(scores) if scores else 0.0
 
 
-@dataclass(frozen=True)
-class TargetText:
-    """A target prompt in words; the placeholders stand between the two."""
-
-    before: str
-    after: str = ""
-
-
-def few_shot_target(demonstrations: Sequence[str], separator: str) -> TargetText:
-    """Demonstrations with the separator between and behind them; a separator is a word of its own."""
-    joint = f" {separator} " if separator else " "
-    return TargetText(joint.join(demonstrations) + joint.rstrip())
-
-
 def chosen(texts: Sequence[str], n: int, seed: int) -> list[str]:
     """`n` of the texts in random order, the same for the same seed."""
     return Random(f"chosen/{seed}").sample(list(texts), min(n, len(texts)))
@@ -250,42 +211,3 @@ def demonstration(task: Task, style: str) -> str:
         return task.instruction
     classes, description = ", ".join(task.labels), task.instruction.rstrip(".")
     return f"{classes}: {task.instruction}" if style == "classes_before" else f"{description}: {classes}"
-
-
-def encode_target(subject: Subject, soft_prompt: SoftPrompt, text: TargetText, placeholder: str) -> PatchedPrompt:
-    """The target prompt of a soft prompt as the subject reads it.
-
-    Raises UserError where the placeholder is not one token that the subject knows.
-    """
-    before, after = subject.prompt_embeddings(text.before or None), subject.embed_text(text.after)
-    return PatchedPrompt(soft_prompt, before, placeholder_embedding(subject, placeholder), after)
-
-
-def placeholder_embedding(subject: Subject, word: str) -> Float[Tensor, "1 d_model"]:
-    """Raises UserError for a word that is not one token that the subject knows."""
-    unknown = subject.tokenizer.unk_token_id
-    for text in (f" {word}", word):
-        ids = subject.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) == 1 and ids[0] != unknown:
-            return subject.embed_text(text)
-    raise UserError(
-        f"The placeholder '{word}' is not one token that the subject '{subject.name}' knows.",
-        "Give another with the option placeholder: any short word of its vocabulary.",
-    )
-
-
-def stop_ids(subject: Subject) -> list[int]:
-    """Tokens that end a description: EOS, and all with one of STOPS in them."""
-    n_tokens = min(len(subject.tokenizer), len(subject.embedding))
-    texts = subject.tokenizer.batch_decode([[i] for i in range(n_tokens)], clean_up_tokenization_spaces=False)
-    return sorted({*subject.eos_ids, *(i for i, text in enumerate(texts) if set(text) & set(STOPS))})
-
-
-def description(subject: Subject, ids: Sequence[int]) -> str:
-    """The text of what was written up to its first stop, a full stop kept; empty where there are no words.
-
-    The published code instead takes the first stretch between stops that begins after a fifth of the text.
-    """
-    text = subject.tokenizer.decode(list(ids), skip_special_tokens=True).lstrip(f"{STOPS} ")
-    end = min((i for i in map(text.find, STOPS) if i >= 0), default=len(text))
-    return text[: end + 1 if text[end : end + 1] == "." else end].strip()

@@ -15,6 +15,8 @@ from soft2hard.compute.metering import count, listening, on_behalf_of
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import InductionOptions
 from soft2hard.lm.sequences import Query
+from soft2hard.translator.proposers.base import distinct
+from soft2hard.translator.proposers.describe import pair, request
 
 
 class InstructionInduction(InductionOptions):
@@ -24,7 +26,7 @@ class InstructionInduction(InductionOptions):
         """The best proposal for each case; the trace holds all with their scores."""
         started = time.monotonic()
         with listening() as heard:
-            proposals = [_distinct(texts) for texts in self._proposals(cases, bench)]
+            proposals = [distinct(texts) for texts in self._proposals(cases, bench)]
             scores = _scores(cases, proposals, bench)
         together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
         costs = shares(together, len(cases), heard.own)
@@ -57,13 +59,7 @@ class InstructionInduction(InductionOptions):
         examples = list(dict.fromkeys(case.task.train))
         rng = Random(f"{bench.seed}/{case.task.name}/{i}")
         shown = rng.sample(examples, min(self.k, len(examples)))
-        pairs = (f"Input: {example.input}\nOutput: {example.output}" for example in shown)
-        return self.meta_prompt.replace("{examples}", "\n\n".join(pairs))
-
-
-def _distinct(texts: Sequence[str]) -> list[str]:
-    cleaned = (" ".join(text.split()).strip(" :\"'") for text in texts)
-    return list(dict.fromkeys(text for text in cleaned if text))
+        return request(self.meta_prompt, [pair(example.input, example.output) for example in shown])
 
 
 def _n_tokens(texts: Sequence[str], bench: Bench) -> int:

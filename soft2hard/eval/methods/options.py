@@ -10,17 +10,12 @@ from annotated_types import Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictBool
 
 from soft2hard.settings import settings
+from soft2hard.translator.settings import META_PROMPT
 
 CaseNeed = Literal["soft_prompt", "train", "validation", "labels", "instruction"]
 BenchNeed = Literal["translator", "reference", "generator", "validation_cases"]
 Need = CaseNeed | BenchNeed
 """What a method may need of a case (a soft prompt, examples, label words, the gold instruction) or of the bench."""
-
-META_PROMPT = (
-    "I gave a friend an instruction and five inputs. The friend read the instruction and wrote an output for every "
-    "one of the inputs.\nHere are the input-output pairs:\n\n{examples}\n\nThe instruction was"
-)
-"""The request of arXiv 2205.10782, figure 2, with the example pairs in place of `{examples}`."""
 
 REASONING = " Input: {input} Answer: To begin with, the possible answers are these:"
 """The text after the placeholders in the chain-of-thought prompt, in the form of the InSPEcT baseline of arXiv

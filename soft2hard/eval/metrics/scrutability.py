@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from soft2hard.errors import UserError
-from soft2hard.eval.metrics.text import Encoder
 from soft2hard.eval.run_records import ReferencePerplexity
 from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import BATCH_TOKENS, Subject
 
 

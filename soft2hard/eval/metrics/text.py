@@ -1,7 +1,7 @@
 """How close a prompt's text comes to reference texts: n-grams, characters, embeddings, label words, the task itself."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
@@ -14,9 +14,6 @@ from sacrebleu import sentence_bleu, sentence_chrf
 
 from soft2hard.data_gen.dods.lexical import parse, same_task
 from soft2hard.errors import UserError
-
-Encoder = Callable[[Sequence[str]], Float[np.ndarray, "n_texts width"]]
-"""One vector a text."""
 
 
 @dataclass(frozen=True)
@@ -93,32 +90,3 @@ def exact_task(text: str, instruction: str) -> bool | None:
     None where the instruction itself does not parse: its DoD has no grammar to tell tasks apart.
     """
     return same_task(text, instruction) if parse(instruction) is not None else None
-
-
-def sentence_encoder(name_or_path: str = "sentence-transformers/all-MiniLM-L6-v2") -> Encoder:
-    """A sentence-embedding model as a function of texts; any that the sentence-transformers library loads.
-
-    Raises UserError where the library is not installed or the model is not available.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise UserError(
-            "Sentence embeddings need the sentence-transformers library, which is not installed.",
-            "Install it: pip install 'soft2hard[embeddings]'.",
-        ) from error
-    try:
-        model = SentenceTransformer(name_or_path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The sentence-embedding model '{name_or_path}' cannot be loaded: {error}",
-            "Give the folder of a saved model, or a model on the hub and a connection to it.",
-        ) from error
-    return lambda texts: np.asarray(model.encode(list(texts), show_progress_bar=False))
-
-
-def embedding_cosines(texts: Sequence[str], references: Sequence[str], encoder: Encoder) -> list[float]:
-    """Cosine similarity of each text's embedding to its reference's; -1 to 1."""
-    vectors = np.asarray(encoder([*texts, *references]), np.float64)
-    directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-8)
-    return (directions[: len(texts)] * directions[len(texts) :]).sum(1).tolist()

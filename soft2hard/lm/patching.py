@@ -15,7 +15,6 @@ text before the placeholders is the same in all rows and is run once. Rows of a 
 nothing is padded.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,12 +25,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from more_itertools import map_reduce
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
 
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import batches_by_length, positions
 from soft2hard.lm.frozen_model import FrozenModel
 from soft2hard.lm.generation import CausalDecoding, write_greedily
+from soft2hard.lm.prefix import ROOM, Prefix
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 
@@ -40,7 +39,6 @@ Pair = tuple[int, int]
 
 CACHE_TOKENS = 65536
 """Default number of tokens in the cache of one batch: 8 GB for a Llama of 8 billion parameters in bfloat16."""
-_ROOM = 16  # tokens that there is room for behind a row at first, and whenever its keys and values move
 
 
 @contextmanager
@@ -111,47 +109,6 @@ def _runs_through(lm: FrozenModel, blocks: list[nn.Module]) -> bool:
     return order == list(range(len(blocks)))
 
 
-class _RoomyLayer(DynamicLayer):
-    """Keys and values of one layer, with room behind each row, into which a token is written.
-
-    transformers' own layer is copied whole for every token that is added, which took 2.8 times the processor time (16
-    soft prompts and 25 pairs of the embedded subject). `keys` and `values` are what has been written so far.
-    """
-
-    def __init__(self, common: DynamicLayer, n_rows: int, room: int) -> None:
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = common.dtype, common.device, True
-        self._move(common.keys.expand(n_rows, -1, -1, -1), common.values.expand(n_rows, -1, -1, -1), room)
-
-    def update(
-        self,
-        key_states: Float[Tensor, "rows heads new width"],
-        value_states: Float[Tensor, "rows heads new width_v"],
-        *args: object,
-        **kwargs: object,
-    ) -> tuple[Float[Tensor, "rows heads seen width"], Float[Tensor, "rows heads seen width_v"]]:
-        """Write what is new behind what is there."""
-        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        if end > self._keys.shape[2]:
-            self._move(self.keys, self.values, end - start + _ROOM)
-        self._keys[:, :, start:end], self._values[:, :, start:end] = key_states, value_states
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
-        return self.keys, self.values
-
-    def reorder_cache(self, beam_idx: Int[Tensor, " kept"]) -> None:
-        """Keep these rows."""
-        self._move(self.keys[beam_idx], self.values[beam_idx], _ROOM)
-
-    def _move(
-        self, keys: Float[Tensor, "rows heads seen width"], values: Float[Tensor, "rows heads seen width_v"], room: int
-    ) -> None:
-        length = keys.shape[2]
-        self._keys, self._values = (x.new_empty(*x.shape[:2], length + room, x.shape[3]) for x in (keys, values))
-        self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
-        self.keys.copy_(keys)
-        self.values.copy_(values)
-
-
 @dataclass(frozen=True, eq=False)
 class PatchedPrompt:
     """A soft prompt and the target prompt it is patched into, as the subject reads it."""
@@ -219,7 +176,7 @@ class Patcher:
         sources = self.source_states([prompt.soft_prompt for prompt in prompts]) if prompts else []
         written: list[list[list[int]]] = [[[] for _ in pairs] for _ in prompts]
         for group in _alike(prompts):
-            prefix = _Prefix(self.model, prompts[group[0]].before)
+            prefix = Prefix(self.model, prompts[group[0]].before)
             self._count(prefix.length > 0, prefix.length)
             first = self._first_layer([prompts[i] for i in group], prefix)
             states = {i: torch.cat([layer0[None], sources[i][1:]]) for i, layer0 in zip(group, first, strict=True)}
@@ -234,7 +191,7 @@ class Patcher:
                     written[i][j] = ids
         return written
 
-    def _first_layer(self, prompts: list[PatchedPrompt], prefix: "_Prefix") -> list[Float[Tensor, "_n d_hidden"]]:
+    def _first_layer(self, prompts: list[PatchedPrompt], prefix: "Prefix") -> list[Float[Tensor, "_n d_hidden"]]:
         """Each soft prompt at layer 0, at the positions of its placeholders.
 
         Nothing has been computed at layer 0 but what learned positions add, and those must be the positions where it
@@ -253,10 +210,10 @@ class Patcher:
         return [row[: prompt.soft_prompt.n_tokens] for row, prompt in zip(found[0], prompts, strict=True)]
 
     def _generate(
-        self, embeddings: Float[Tensor, "rows width d_model"], patched: AbstractContextManager, prefix: "_Prefix"
+        self, embeddings: Float[Tensor, "rows width d_model"], patched: AbstractContextManager, prefix: "Prefix"
     ) -> list[list[int]]:
         n_rows, width = embeddings.shape[:2]
-        cache = prefix.repeated(n_rows, width + _ROOM)
+        cache = prefix.repeated(n_rows, width + ROOM)
         decoding = CausalDecoding(self.model, embeddings, None, prefix.positions(embeddings), cache)
         with patched:
             hidden = decoding.start()
@@ -281,35 +238,6 @@ class Patcher:
     def _count(self, n_sequences: int, n_tokens: int) -> None:
         self.n_sequences += n_sequences
         self.n_tokens += n_tokens
-
-
-class _Prefix:
-    """The keys and values of the text before the placeholders."""
-
-    def __init__(self, model: FrozenModel, before: Float[Tensor, "n d_model"]) -> None:
-        self.length = len(before)
-        self._cache = model.decode(before[None], None, None, use_cache=True)[1] if self.length else None
-
-    def repeated(self, n_rows: int, room: int) -> Cache | None:
-        """A cache of its own for each row of a batch, with room for `room` more tokens.
-
-        Layers that are more than keys and values of all tokens (sliding windows) grow as they always do.
-        """
-        if self._cache is None:
-            return None
-        cache = copy.copy(self._cache)
-        cache.layers = []
-        for layer in self._cache.layers:
-            roomy = type(layer) is DynamicLayer and layer.is_initialized
-            cache.layers.append(_RoomyLayer(layer, n_rows, room) if roomy else copy.deepcopy(layer))
-            if not roomy:
-                cache.layers[-1].batch_repeat_interleave(n_rows)
-        return cache
-
-    def positions(self, embeddings: Float[Tensor, "rows width d_model"]) -> Int[Tensor, "rows width"]:
-        """Positions of what comes next."""
-        n_rows, width = embeddings.shape[:2]
-        return (self.length + torch.arange(width, device=embeddings.device)).expand(n_rows, -1)
 
 
 class _Reached(Exception):

@@ -14,7 +14,7 @@ from soft2hard.api.client import Patience, read_key
 from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
-from soft2hard.eval.generators import first_line, numbered
+from soft2hard.lm.text_generation import first_line, numbered
 
 _PROBE = "Say hello."
 _REMEDIES = {

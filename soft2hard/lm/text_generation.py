@@ -1,9 +1,10 @@
-"""A local language model that is asked for instructions; `generator_api` has those behind an API."""
+"""Texts sampled from a local language model; `api.text_generation` has those behind an API."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
 from random import Random
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,15 @@ from soft2hard.lm.subject import Subject
 _ROWS_AT_ONCE = 64
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 """Settings that greedy search reads or warns of, against a model's own (top_k: the default, and not in use)."""
+
+
+@runtime_checkable
+class TextGenerator(Protocol):
+    """Any language model that continues texts."""
+
+    def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
+        """`n` sampled continuations of each text, each up to the first line break."""
+        ...
 
 
 class LocalGenerator:
