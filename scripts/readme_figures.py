@@ -14,6 +14,7 @@ from soft2hard.eval.intervals import Interval, mean_interval
 from soft2hard.eval.report import Run, load_run
 from soft2hard.eval.report.figures import (
     EXACT,
+    EXPLAINED,
     PERPLEXITY,
     SCORE,
     by_family,
@@ -31,6 +32,7 @@ _COLUMNS = (
     "exact task",
     "recovery, unseen families",
     "perplexity",
+    "explained share",
     "seconds a cell",
 )
 _SERIES = {
@@ -45,7 +47,8 @@ _REFERENCE_POINTS = ("none", "gold", "soft", "inspect-oracle")
 
 
 def markdown(run: Run) -> str:
-    """One line a method: score, recovery on families the translator has met or not, exact tasks, perplexity, cost."""
+    """One line a method: score, recovery on families the translator has met or not, exact tasks, perplexity, explained
+    share, cost."""
     seconds = run.cells.groupby("method")["seconds"].mean()
     lines = [f"| method | {' | '.join(_COLUMNS)} |", "|" + "---|" * (1 + len(_COLUMNS))]
     lines += [f"| {method} | {' | '.join(_cells(run, method))} | {seconds[method]:.1f} |" for method in run.methods]
@@ -62,6 +65,7 @@ def _cells(run: Run, method: str) -> Iterator[str]:
     yield str(mean_interval(exact)) if exact else "–"
     yield _text(recovery(run, method, unseen))
     yield _text(estimate(run, method, PERPLEXITY))
+    yield _text(estimate(run, method, EXPLAINED))
 
 
 def draw_families(run: Run, path: Path) -> None:

@@ -40,9 +40,8 @@ def _row(random: np.random.Generator, task: TaskRecord, method: str, seed: int, 
     level, perplexity = METHODS[method]
     score = float(np.clip(level + shift + 0.1 * random.standard_normal(), 0, 1))
     kind = {"none": "none", "soft_prompt": "soft"}.get(method, "hard")
-    row = ResultRow(
-        method, task.name, task.family, seed, kind, score=score, loss=2 * (1 - score), agreement=score, kl=1 - score
-    )
+    row = ResultRow(method, task.name, task.family, seed, kind, score=score, loss=2 * (1 - score))
+    row = replace(row, agreement=score, kl=1 - score, explained_share=2 * score - 1)
     row = replace(row, seconds=0.0 if method == "none" else 1 + score, model_calls=10 * len(method), tokens=100)
     if kind != "hard":
         return row

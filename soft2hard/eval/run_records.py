@@ -43,6 +43,10 @@ class ResultRow:
     """Share of test inputs for which the subject writes the same as under the soft prompt."""
     kl: float | None = None
     """Mean KL(soft || prompt) over target positions, nats."""
+    explained_share: float | None = None
+    """1 - KL(soft || prompt) / KL(soft || no prompt), over target positions: 1 for the soft prompt, 0 for no prompt,
+    negative for a prompt that leads further away than none. None also where the soft prompt does next to nothing or no
+    prompt can be run, and in runs from before it was measured."""
     logit_distance: float | None = None
     """Mean squared difference of the logits from those under the soft prompt, over target positions and vocabulary
     (output differential, arXiv 2504.02144, section 4)."""

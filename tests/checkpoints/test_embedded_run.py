@@ -38,7 +38,8 @@ def test_recovery_is_a_ratio_of_means_apart_over_seen_and_unseen_families(run) -
     rows = [r for r in run.rows if r.method == "translator"]
     assert cells["translator"][0].startswith(f"{np.mean([r.score for r in rows]):.3f} [")
     assert cells["translator"][2].startswith(f"{np.mean([r.exact_task for r in rows if r.family != UNSEEN]):.3f}")
-    assert cells["translator"][5] == f"{np.mean([r.seconds for r in rows]):.1f}"
+    assert cells["translator"][5].startswith(f"{np.mean([r.explained_share for r in rows]):.3f} [")
+    assert cells["translator"][6] == f"{np.mean([r.seconds for r in rows]):.1f}"
     assert cells["none"][2] == cells["none"][4] == "–"
     assert markdown(run).endswith("9 tasks of seen families, 3 of unseen ones.")
 

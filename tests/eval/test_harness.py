@@ -110,6 +110,8 @@ def test_every_method_gets_a_scored_row_for_every_task_and_seed(models: Path, ta
             assert 0 <= row.score <= 1 and row.loss > 0
     assert {row.kind for row in rows if row.method == "soft"} == {"soft"}
     assert all(row.kl == pytest.approx(0, abs=1e-5) and row.agreement == 1 for row in rows if row.method == "soft")
+    for method, share in (("soft", 1), ("none", 0)):
+        assert {row.explained_share for row in rows if row.method == method} == {share}
     assert all(row.rougeL == 1 for row in rows if row.method == "gold")
     assert all(row.perplexity is None for row in rows if row.kind != "hard")
     table = pq.read_table(tmp_path / "run" / "results.parquet").to_pylist()

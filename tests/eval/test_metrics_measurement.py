@@ -18,6 +18,7 @@ from soft2hard.eval.metrics.task_score import macro_f1, rouge_l
 from soft2hard.lm import scoring
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.prompts.template import Template
 from tests import tiny_models
 from tests.oracles import accuracies, held_out_tasks
 
@@ -88,6 +89,55 @@ def test_divergence_and_tops_are_those_of_the_subjects_target_distributions(subj
         kl = kl_div(q, p, reduction="sum", log_target=True) / len(p)
         assert measured.kl == pytest.approx(float(kl), rel=1e-3)
         assert measured.top1_agreement == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).float().mean()))
+
+
+def divergence(subject: Subject, soft_prompt: SoftPrompt, prompt: Prompt, of: Task) -> float:
+    """Mean KL(soft prompt || prompt) by the subject's own distributions, nats a position."""
+    p, q = (torch.cat(subject.target_distributions(queries(each, of))) for each in (soft_prompt, prompt))
+    return float(kl_div(q, p, reduction="sum", log_target=True) / len(p))
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "label_accuracy", "rougeL"])
+def test_the_explained_share_is_what_is_left_of_the_way_from_no_prompt(subject: Subject, metric: str) -> None:
+    soft_prompt, of = soft(subject), task(metric)
+    prompts = ("up down", "dog", soft_prompt)
+    [alone] = measure(subject, [Comparison(of, prompts, soft_prompt)])
+    [beside] = measure(subject, [Comparison(of, (*prompts, None, ""), soft_prompt)])
+    effect = divergence(subject, soft_prompt, None, of)
+    expected = [1 - divergence(subject, soft_prompt, prompt, of) / effect for prompt in prompts]
+    for found in (alone, beside[:3]):
+        assert [measured.explained_share for measured in found] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert alone[2].explained_share == 1
+    assert [measured.explained_share for measured in beside[3:]] == [0, 0]
+
+
+def test_a_prompt_that_leads_further_away_than_none_explains_less_than_nothing() -> None:
+    subject = tiny_models.subject("llama")
+    soft_prompt = SoftPrompt(subject.embed_text("up").clone())
+    shares = [m.explained_share for m in measure(subject, [Comparison(task(), ("up", "big cat"), soft_prompt)])[0]]
+    assert shares[0] == pytest.approx(1, abs=1e-3) and shares[1] < 0
+
+
+def test_without_an_effect_to_explain_there_is_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = tiny_models.subject("llama")
+    soft_prompt = soft(subject)
+    assert one(subject, task(), "up").explained_share is None
+    effect = one(subject, task(), None, soft_prompt).kl
+    for least, there_is in ((0.99 * effect, True), (1.01 * effect, False)):
+        monkeypatch.setattr(measurement, "LEAST_EFFECT", least)
+        for prompt in ("up", soft_prompt):
+            assert (one(subject, task(), prompt, soft_prompt).explained_share is not None) == there_is
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom"])
+def test_where_nothing_is_read_without_a_prompt_there_is_no_share(architecture: str) -> None:
+    bare = Template(input_prefix="", output_prefix="", soft_separator="", bos=False)
+    subject = Subject(tiny_models.model(architecture), tiny_models.tokenizer(architecture), name="bare", template=bare)
+    of = replace(task(), test=(Example("cat", "dog"), Example("", "red")))
+    with pytest.raises(UserError, match="no token"):
+        subject.target_scores(queries(None, of))
+    measured = one(subject, of, "up down", soft(subject))
+    assert measured.kl > 0 and measured.explained_share is None
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
@@ -195,6 +245,9 @@ def test_equal_prompts_and_the_soft_prompt_are_run_once(monkeypatch: pytest.Monk
     assert runs == [4]  # one batch: up, dog, nothing, the soft prompt
     assert found[0] == found[2] == found[6] != found[1]
     assert found[4] == found[5]
+    measure(subject, [Comparison(task(), ("up", "dog"), soft_prompt)])
+    measure(subject, [Comparison(task(), ("up", "dog"))])
+    assert runs == [4, 4, 2]  # no prompt, once and in the same batch, but where there is no soft prompt
 
 
 def test_a_prompt_without_room_is_not_measured_and_leaves_the_others_alone() -> None:

@@ -109,6 +109,21 @@ def test_whole_numbers_and_truth_values_survive_a_column_that_became_floating_po
     assert list(load_run(folder).rows) == rows_of()
 
 
+def test_a_run_from_before_the_explained_share_is_reported_and_compared(tmp_path: Path):
+    folder, after = write_run(tmp_path / "old"), load_run(write_run(tmp_path / "new"))
+    table = pyarrow.parquet.read_table(folder / "results.parquet")
+    pyarrow.parquet.write_table(table.drop_columns("explained_share"), folder / "results.parquet")
+    before = load_run(folder)
+    assert list(before.rows) == [replace(row, explained_share=None) for row in rows_of()]
+    for path in write_report([before], tmp_path / "old.html"):
+        assert "Agreement" in path.read_text() and "Explained share" not in path.read_text()
+    for path in write_report([before, after], tmp_path / "both.html"):
+        assert "Explained share" in path.read_text()
+    assert "explained_share" not in {change.figure.key for change in compare(before, after).changes}
+    shown = run_command(folder)
+    assert shown.exit_code == 0 and "Recovery" in shown.stderr and "Explained share" not in shown.stderr
+
+
 def test_the_main_table_averages_seeds_first_and_bootstraps_tasks(run: Run, tmp_path: Path):
     rows = rows_of()
     page, summary = write_report([run], tmp_path / "report.html")
@@ -138,6 +153,8 @@ def test_failed_cells_count_as_zero_in_shares_and_are_left_out_of_what_has_no_wo
     assert line["failed"] == "1 of 24"
     assert line["Score"].value == pytest.approx(np.mean(scores))
     assert line["ROUGE-L"].value == pytest.approx(np.mean(scores) / 2)
+    explained = [row.explained_share or 0.0 for row in of_method(rows, "pez")]
+    assert line["Explained share"].value == pytest.approx(np.mean(explained)) and min(explained) < 0
     assert line["Loss"].value == pytest.approx(np.mean(losses))
     assert section(run, "Failures").tables[0].rows == [["pez", 1, "out of memory"]]
 
@@ -431,7 +448,7 @@ def test_the_command_writes_page_and_summary_into_the_last_run(tmp_path: Path):
     result = run_command(before, after)
     assert result.exit_code == 0, result.output
     assert result.stdout.split() == [str(after / "report.html"), str(after / "report.md")]
-    assert "translator" in result.stderr and "Recovery" in result.stderr
+    assert all(said in result.stderr for said in ("translator", "Recovery", "Explained share"))
     assert "Changes since before" in (after / "report.html").read_text()
     assert not (before / "report.html").exists()
 

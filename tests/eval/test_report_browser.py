@@ -136,7 +136,7 @@ def test_the_main_table_sorts_both_ways_with_gaps_last(opened: webdriver.Chrome)
         return texts(opened, f"{table} tbody th")
 
     assert order() == list(METHODS)
-    perplexity = f"{table} thead th:nth-of-type(7) button"
+    perplexity = f"{table} thead th:nth-of-type(8) button"
     click(opened, perplexity)
     assert order()[:4] == ["nearest_token", "pez", "translator", "gold"] and set(order()[4:]) == {"none", "soft_prompt"}
     click(opened, perplexity)

@@ -7,7 +7,8 @@ subject writes under the soft prompt. Generated are these last, the answers of t
 begin as the wanted one but for its tokens: whether they are the same is a matter of their text.
 
 Faithfulness is measured by the differentials of arXiv 2504.02144, section 4: the distance of two prompts' embeddings,
-and that of the subject's outputs under them.
+and that of the subject's outputs under them. The explained share sets the latter against what the soft prompt does at
+all: no prompt is therefore run beside every soft prompt, once a task.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
 MAX_NEW_TOKENS = 16
 """Tokens generated for an answer; more where the longest wanted output of the task has more."""
+LEAST_EFFECT = 1e-3
+"""Nats: a soft prompt that moves the subject less than this has no effect of which a share could be explained."""
 _LOGITS_AT_ONCE = 2**24
 _HIDDEN_AT_ONCE = 2**26  # numbers: 256 MB in float32
 
@@ -69,6 +72,11 @@ class Measurement:
     any more ends in '...' where it parts from it."""
     kl: float | None = None
     """Mean KL(soft prompt || prompt) over the positions of the wanted outputs, nats."""
+    explained_share: float | None = None
+    """1 - `kl` / KL(soft prompt || no prompt), on the same positions: how much of what the soft prompt makes of the
+    subject the prompt makes of it too. At most 1, which the soft prompt itself has; no prompt has 0, and a prompt that
+    leads further away than none a negative value, without bound. None also where the subject has nothing to read, or
+    no room, without a prompt, and where KL under no prompt is below `LEAST_EFFECT`."""
     logit_distance: float | None = None
     """Mean squared difference of the logits there, as the subject gives them."""
     top1_agreement: float | None = None
@@ -96,14 +104,14 @@ def measure(subject: Subject, comparisons: Sequence[Comparison]) -> list[list[Me
     _write(subject, [(plan, plan.soft_prompt) for plan in plans if plan.soft_prompt is not None])
     _write(subject, [(p, prompt) for p in plans if p.generates for prompt in p.usable if prompt is not p.soft_prompt])
     scored: list[_Scored | None] = []
-    size = lambda plan: subject.d_model * len(plan.usable) * sum(len(pair.output) for pair in plan.pairs)  # noqa: E731
+    size = lambda plan: subject.d_model * len(plan.runs) * sum(len(pair.output) for pair in plan.pairs)  # noqa: E731
     for chunk in constrained_batches(plans, _HIDDEN_AT_ONCE, get_len=size, strict=False):
-        jobs = [Job(prompt, plan.pairs) for plan in chunk for prompt in plan.usable]
+        jobs = [Job(prompt, plan.pairs) for plan in chunk for prompt in plan.runs]
         prompts = [subject.prompt_embeddings(job.prompt) for job in jobs]
         of_job = dict(subject.scorer.hidden_states(prompts, [encoder.examples(job) for job in jobs]))
         hidden = (of_job[number] for number in range(len(jobs)))
         for plan in chunk:
-            scored.append(_Scored(subject, plan, [next(hidden) for _ in plan.usable]) if plan.usable else None)
+            scored.append(_Scored(subject, plan, [next(hidden) for _ in plan.runs]) if plan.runs else None)
     _finish(subject, [one for one in scored if one is not None])
     found = [{_key(p): one.measurement(i) for i, p in enumerate(one.plan.usable)} if one else {} for one in scored]
     return [
@@ -154,6 +162,11 @@ class PairEncoder:
         kind = kind_of(job.prompt)
         return [EncodedExample(self._body(pair.input, kind), list(pair.output)) for pair in job.pairs]
 
+    def reads(self, job: Job) -> bool:
+        """True if the subject reads a token at least before each output of a job."""
+        before = len(self.subject.prompt_embeddings(job.prompt))
+        return all(before + len(example.body) for example in self.examples(job))
+
     def fits(self, job: Job, n_new: int = 0) -> bool:
         """True if the context has room for the longest pair of a job, and for `n_new` tokens written to its input."""
         limit, together = self.subject.context_length, max if self.subject.is_encoder_decoder else sum
@@ -197,10 +210,24 @@ class _Plan:
     @cached_property
     def usable(self) -> tuple[Prompt, ...]:
         """Distinct prompts with room for all that is run under them, after the soft prompt if there is one."""
-        n_new = self.limit if self.generates else max((len(pair.output) for pair in self.written), default=0)
         soft = () if self.soft_prompt is None else (self.soft_prompt,)
         distinct = {_key(prompt): prompt for prompt in (*soft, *self.prompts)}
-        return tuple(prompt for prompt in distinct.values() if self._fits(prompt, n_new))
+        return tuple(prompt for prompt in distinct.values() if self._has_room(prompt))
+
+    def _has_room(self, prompt: Prompt) -> bool:
+        n_new = self.limit if self.generates else max((len(pair.output) for pair in self.written), default=0)
+        return self._fits(prompt, n_new)
+
+    @cached_property
+    def has_baseline(self) -> bool:
+        """True if there is a soft prompt, and its effect can be measured from the subject without a prompt."""
+        return self.soft_prompt is not None and self.encoder.reads(Job(None, self.pairs)) and self._has_room(None)
+
+    @cached_property
+    def runs(self) -> tuple[Prompt, ...]:
+        """The usable prompts, and last no prompt where it is there for the others' explained share alone."""
+        is_extra = self.has_baseline and _key(None) not in map(_key, self.usable)
+        return (*self.usable, None) if is_extra else self.usable
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -345,13 +372,25 @@ class _Scored:
         vectors = prompt.embeddings if isinstance(prompt, SoftPrompt) else self.subject.embed_text(prompt or "")
         squared, cosine = distance_differential(self.plan.soft_prompt.embeddings, vectors.cpu()) or (None, None)
         return {
-            "kl": float(self.differential.kl[i].double().mean()),
+            "kl": self._kl(i),
+            "explained_share": None if self._effect is None else 1 - self._kl(i) / self._effect,
             "logit_distance": float(self.differential.squared[i].double().mean()),
             "top1_agreement": float(self.differential.same_top[i].double().mean()),
             "agreement": self._agreement(i),
             "embedding_distance": None if squared is None else float(squared.mean()),
             "embedding_cosine": None if cosine is None else float(cosine.mean()),
         }
+
+    def _kl(self, i: int) -> float:
+        return float(self.differential.kl[i].double().mean())
+
+    @cached_property
+    def _effect(self) -> float | None:
+        """KL under no prompt: all that a prompt can explain. None where it is unknown, or too small to divide by."""
+        if not self.plan.has_baseline:
+            return None
+        effect = self._kl(next(i for i, prompt in enumerate(self.plan.runs) if _key(prompt) is None))
+        return effect if effect >= LEAST_EFFECT else None
 
     def _agreement(self, i: int) -> float:
         """Share of test inputs with the same answer as under the soft prompt; what was cut counts as far as it goes."""

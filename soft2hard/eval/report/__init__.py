@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soft2hard.errors import UserError
-from soft2hard.eval.report.figures import COLUMNS, SCORE, compare, number_text, per_task
+from soft2hard.eval.report.figures import COLUMNS, EXPLAINED, RECOVERY, SCORE, compare, number_text, per_task
 from soft2hard.eval.report.html import render_page
 from soft2hard.eval.report.reading import Run, load_run
 from soft2hard.eval.report.sections import Section, Table, cell_text, contents, heading, main_table
@@ -53,15 +53,17 @@ def write_report(runs: Sequence[Run], output: Path, transfers: Sequence["Transfe
 
 
 def print_summary(run: Run) -> None:
-    """Show each method's failures, score and recovery in the terminal, on standard error."""
+    """Show each method's failures, score, recovery and explained share in the terminal, on standard error."""
     from rich.console import Console
     from rich.table import Table as Shown
     from rich.text import Text
 
     summary = main_table(run)
-    shown = Shown(*summary.columns[:4], box=None)
+    chosen = {"method", "failed", SCORE.title, RECOVERY.title, EXPLAINED.title}
+    places = [i for i, column in enumerate(summary.columns) if column in chosen]
+    shown = Shown(*(summary.columns[i] for i in places), box=None)
     for row in summary.rows:
-        shown.add_row(*(Text(cell_text(value)) for value in row[:4]))
+        shown.add_row(*(Text(cell_text(row[i])) for i in places))
     Console(stderr=True).print(shown)
 
 

@@ -25,7 +25,7 @@ class Figure:
     better: Literal["more", "less"]
     meaning: str
     share: bool = False
-    """Zero is the worst value there is; a failed cell then counts as zero."""
+    """Zero is the worst value there is, or what no prompt has; a failed cell then counts as zero."""
     log: bool = False
     """Averaged and compared as logarithms: means are geometric, differences are factors."""
     main: bool = False
@@ -34,9 +34,11 @@ class Figure:
 
 _GOLD = "F1 against the gold instruction, with stemming."
 _SAME = "Share of test inputs for which the subject writes the same as under the soft prompt."
+_EXPLAINED = "1 - KL(soft || prompt) / KL(soft || no prompt): 0 is as no prompt, negative is further away than that."
 _NEAR = "Distance differential: mean squared Euclidean distance from the soft prompt, position by position."
 SCORE = Figure("score", "Score", "more", "The task's own metric on its test examples, 0 to 1.", share=True, main=True)
 RECOVERY = Figure("recovery", "Recovery", "more", "Mean score over the soft prompts' on the same tasks.", main=True)
+EXPLAINED = Figure("explained_share", "Explained share", "more", _EXPLAINED, share=True, main=True)
 AGREEMENT = Figure("agreement", "Agreement", "more", _SAME, share=True, main=True)
 KL = Figure("kl", "KL", "less", "Mean KL(soft || prompt) over target positions, nats.", main=True)
 PERPLEXITY = Figure("perplexity", "Perplexity", "less", "Under the reference LM; geometric mean.", log=True, main=True)
@@ -44,6 +46,7 @@ EXACT = Figure("exact_task", "Exact task", "more", "Share of prompts that parse 
 FIGURES = (
     SCORE,
     RECOVERY,
+    EXPLAINED,
     AGREEMENT,
     KL,
     PERPLEXITY,
