@@ -1,4 +1,4 @@
-"""Greedy generation over a batch, with a key-value cache.
+"""Generation over a batch, with a key-value cache: greedy, or by a choice of one's own.
 
 transformers' own `generate` could be called with embeddings too, but pads and stops by token ids, keeps finished rows
 until the last one ends, and applies whatever a model's generation_config holds; here every row is plain greedy
@@ -29,6 +29,10 @@ class _Decoding(Protocol):
     def keep(self, rows: Int[Tensor, " kept"]) -> None: ...
 
 
+Choice = Callable[[Float[Tensor, "rows d_out"], Int[Tensor, "rows"], int], Int[Tensor, "rows"]]
+"""The next token of each row of a batch, by hidden states, the rows' numbers and the number of the step."""
+
+
 class CausalDecoding:
     """A decoder-only model, behind what its cache holds.
 
@@ -54,6 +58,7 @@ class CausalDecoding:
         return self._advance(self.model.embed(ids[:, None]))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows; one that is named several times goes on as often."""
         self.mask, self.position = None if self.mask is None else self.mask[rows], self.position[rows]
         self.cache.reorder_cache(rows)  # an index_select on every kind of cache
 
@@ -113,7 +118,6 @@ def generate_greedily(
     return [_until_end(row, ends) for row in written]
 
 
-@torch.no_grad()
 def write_greedily(
     model: FrozenModel,
     decoding: _Decoding,
@@ -125,30 +129,25 @@ def write_greedily(
 
     A row is written on until `has_ended` says so of all that it has written, the last token included.
     """
-
-    def likeliest(hidden: Tensor, rows: Tensor, written: Tensor) -> Tensor:
-        return model.head(hidden).argmax(dim=-1)
-
-    return write(decoding, hidden, likeliest, has_ended, max_new_tokens)
+    return write_rows(
+        decoding, hidden, lambda states, rows, step: model.head(states).argmax(dim=-1), has_ended, max_new_tokens
+    )
 
 
 @torch.no_grad()
-def write(
+def write_rows(
     decoding: _Decoding,
     hidden: Float[Tensor, "batch d_out"],
-    choose: Callable[[Float[Tensor, "rows d_out"], Int[Tensor, " rows"], Int[Tensor, "rows n_written"]], Tensor],
+    choose: Choice,
     has_ended: Callable[[Int[Tensor, "rows n_written"]], Bool[Tensor, "rows"]],
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """As `write_greedily`, with the tokens that `choose` makes of hidden states, numbers of rows and what they wrote.
-
-    Rows that have ended are chosen for until they are dropped.
-    """
+    """As `write_greedily`, with each token as `choose` has it."""
     written = torch.full((len(hidden), max_new_tokens), -1, device=hidden.device)
     rows = torch.arange(len(hidden), device=hidden.device)  # rows still in the batch
     going = torch.ones_like(rows, dtype=torch.bool)  # which of them have not ended
     for step in range(max_new_tokens):
-        ids = choose(hidden, rows, written[rows, :step])
+        ids = choose(hidden, rows, step)
         written[rows[going], step] = ids[going]
         going = going & ~has_ended(written[rows, : step + 1])
         n_going = int(going.sum())

@@ -11,6 +11,7 @@ from collections.abc import Sequence as Rows
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,10 +22,10 @@ from typing_extensions import Unpack
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.errors import UserError
-from soft2hard.lm.batching import EncodedExample, Side, batches_by_length, pad_rows
+from soft2hard.lm.batching import EncodedExample, Side, batches_by_length, pad_rows, positions
 from soft2hard.lm.endings import Endings
 from soft2hard.lm.frozen_model import FrozenModel
-from soft2hard.lm.generation import generate_greedily
+from soft2hard.lm.generation import CausalDecoding, generate_greedily
 from soft2hard.lm.loading import (
     Loading,
     LoadingNames,
@@ -43,6 +44,8 @@ from soft2hard.prompts.template import Kind, Template, TemplateChoice, read_temp
 from soft2hard.storage.names import folder_of, located
 
 __all__ = ["Query", "Subject", "TargetScore"]
+
+_R = TypeVar("_R")
 
 BATCH_TOKENS = Loading.batch_tokens
 """Default number of tokens, padding included, in one batch."""
@@ -368,7 +371,6 @@ class Subject:
         if max_new_tokens < 1:
             raise UserError(f"Cannot generate {max_new_tokens} tokens.", "Ask for at least one.")
         prefixes, examples = self._encoded(queries, n_new=max_new_tokens)
-        written: list[list[int]] = [[] for _ in queries]
 
         def write(indices: Rows[int]) -> list[list[int]]:
             parts = [(prefixes[i], self._embed_list(examples[i].body)) for i in indices]
@@ -381,12 +383,27 @@ class Subject:
             return rows
 
         lengths = [len(prefix) + len(example.body) for prefix, example in zip(prefixes, examples, strict=True)]
+        return self.in_batches(lengths, max_new_tokens, write, batch_tokens)
+
+    def in_batches(
+        self, lengths: Rows[int], n_new: int, work: Callable[[Rows[int]], Rows[_R]], batch_tokens: int | None = None
+    ) -> list[_R]:
+        """What `work` makes of each of these sequences, to which `n_new` tokens will be written.
+
+        It is given the numbers of sequences of like length, in their order where lengths are the same, as many as
+        `batch_tokens` and the memory have room for. Raises UserError where one alone does not fit the memory.
+        """
         most, boundary = batch_tokens or self.batch_tokens, self._lm.rope_boundary
-        batches = batches_by_length(lengths, most, max_new_tokens, boundary) if queries else []
-        for indices, rows in Halving(REMEDY).run(batches, write):
-            for index, row in zip(indices, rows, strict=True):
-                written[index] = row
-        return written
+        batches = batches_by_length(lengths, most, n_new, boundary) if lengths else []
+        made: dict[int, _R] = {}
+        for indices, results in Halving(REMEDY).run(batches, work):
+            made |= zip(indices, results, strict=True)
+        return [made[index] for index in range(len(lengths))]
+
+    def decoding(self, rows: Rows[Float[Tensor, "_length d_model"]]) -> CausalDecoding:
+        """What it takes to write on after these sequences, token by token; decoder-only subjects alone."""
+        embeddings, mask = pad_rows(rows, "left")
+        return CausalDecoding(self._lm, embeddings, mask, positions(mask))
 
     def output_text(self, ids: list[int]) -> str:
         """The text of an output's tokens up to its ending, stripped of white space around it."""

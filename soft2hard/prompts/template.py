@@ -101,6 +101,11 @@ class Template:
             shown += between.removesuffix(self.separator)
         return self.separator.join([instruction, shown] if instruction else [shown])
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it writes before an input and an output, such as "Input:"; no prompt holds these."""
+        return tuple(word for word in (self.input_prefix.strip(), self.output_prefix.strip()) if word)
+
     def for_outputs(self, outputs: Iterable[str]) -> "Template":
         """This template, with the next block as its ending where one of the outputs holds the present ending."""
         texts = [self.output_text(output) for output in outputs]

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.compute import metering
-from soft2hard.lm.batching import pad_rows, positions
+from soft2hard.lm.generation import write_rows
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 
 MAX_INPUT_TOKENS = 24
 _TRIES = 3
+_LOGITS_AT_ONCE = 2**24  # in drawing, each takes some 28 bytes
 
 
 def own_uniforms(n_rows: int, n_steps: int, seed: int, *prompts: Prompt) -> Float[Tensor, "n_rows n_steps"]:
@@ -67,13 +68,11 @@ def invented_inputs(
 
 def _sample(subject: Subject, prompts: list[Prompt], uniforms: Float[Tensor, "rows n_steps"]) -> list[str | None]:
     """One input a row, or None where the template's next part did not come."""
-    embedded = {id(p): subject.begun_embeddings(p) for p in prompts}
-    closing = _Closing(subject)
-    rows = _continue(subject, [embedded[id(p)] for p in prompts], uniforms, closing)
-    return [closing.input(row) for row in rows]
+    closing = Closing(subject)
+    return [closing.input(row) for row in continued(subject, prompts, uniforms, closing)]
 
 
-class _Closing:
+class Closing:
     """The end of an input: the text with which the template continues after it, or a special token that begins that.
 
     A template that has nothing after its input ends it as it ends an output.
@@ -107,24 +106,57 @@ class _Closing:
         return text.split(self._text)[0].strip() if self._text in text else None
 
 
-def _continue(
-    subject: Subject, rows: list[Tensor], uniforms: Float[Tensor, "rows n_steps"], closing: _Closing
+@torch.no_grad()
+def continued(
+    subject: Subject, prompts: Sequence[Prompt], uniforms: Float[Tensor, "rows n_steps"], closing: Closing
 ) -> list[list[int]]:
-    """The tokens sampled after each row, at temperature 1, the whole batch at once, until all have closed."""
-    embeddings, mask = pad_rows(rows, "left")
-    written: list[list[int]] = [[] for _ in rows]
-    is_open = [True] * len(rows)
-    metering.count(len(rows), 0)
-    for step in range(uniforms.shape[1]):
-        # All that stands before is read again; a row that has ended only waits for the others.
-        metering.count(0, sum(len(row) + step for row, going in zip(rows, is_open, strict=True) if going))
-        hidden = subject.backbone(embeddings, mask, positions(mask))[:, -1]
-        new = drawn(subject.head(hidden), uniforms[:, step])
-        for i, token in enumerate(new.tolist()):
-            written[i].append(token)
-            is_open[i] = is_open[i] and not closing.ends(written[i])
-        if not any(is_open):
-            break
-        embeddings = torch.cat([embeddings, subject.embed_ids(new[:, None])], 1)
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    """The tokens sampled after each row's prompt at temperature 1, by its own numbers, until it has closed."""
+    keys = [prompt if isinstance(prompt, str) else id(prompt) for prompt in prompts]
+    distinct = dict(zip(keys, prompts, strict=True))
+    begun = {key: subject.begun_embeddings(prompt) for key, prompt in distinct.items()}
+    # Rows under one prompt stand together, so that few batches have to read it.
+    number = {key: n for n, key in enumerate(distinct)}
+    order = sorted(range(len(keys)), key=lambda row: number[keys[row]])
+
+    def write(batch: Sequence[int]) -> list[list[int]]:
+        rows = [order[i] for i in batch]
+        return _write(subject, [begun[keys[row]] for row in rows], uniforms[rows], closing)
+
+    lengths = [len(begun[keys[row]]) for row in order]
+    written = dict(zip(order, subject.in_batches(lengths, uniforms.shape[1], write), strict=True))
+    return [written[row] for row in range(len(keys))]
+
+
+def _write(
+    subject: Subject,
+    rows: Sequence[Float[Tensor, "_length d_model"]],
+    uniforms: Float[Tensor, "rows n_steps"],
+    closing: Closing,
+) -> list[list[int]]:
+    """The same for one batch; rows that begin with the same object share what the subject has read of it."""
+    distinct = {id(row): row for row in rows}
+    number = {key: n for n, key in enumerate(distinct)}
+    of_row = torch.tensor([number[id(row)] for row in rows], device=uniforms.device)
+    decoding = subject.decoding(list(distinct.values()))
+    begun = decoding.start()[of_row]
+    decoding.keep(of_row)
+
+    def has_ended(written: Int[Tensor, "rows n_written"]) -> Bool[Tensor, "rows"]:
+        return torch.tensor([closing.ends(ids) for ids in written.tolist()], device=written.device)
+
+    def choose(hidden: Float[Tensor, "rows d_out"], numbers: Int[Tensor, "rows"], step: int) -> Int[Tensor, "rows"]:
+        return _tokens(subject, hidden, uniforms[numbers, step])
+
+    written = write_rows(decoding, begun, choose, has_ended, uniforms.shape[1])
+    # The last token of a row is written and not read.
+    metering.count(len(rows), sum(map(len, distinct.values())) + sum(len(ids) - 1 for ids in written))
     return written
+
+
+def _tokens(
+    subject: Subject, hidden: Float[Tensor, "rows d_out"], uniforms: Float[Tensor, "rows"]
+) -> Int[Tensor, "rows"]:
+    """A drawn token for each row; of a large vocabulary, only some rows' logits are held at a time."""
+    most = max(1, _LOGITS_AT_ONCE // subject.scorer.model.vocab_size)
+    parts = zip(hidden.split(most), uniforms.split(most), strict=True)
+    return torch.cat([drawn(subject.head(some), numbers) for some, numbers in parts])

@@ -11,6 +11,7 @@ alone, nothing is verified.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ _HEATS = ((4, 64), (8, 16))  # inputs of a heat, and texts that it leaves over
 _AT_ONCE = 256  # texts, between two looks at the budget
 _GUIDED = 6  # texts whose swaps are guided by gradients
 _GUIDE_PROBES = 8
+_START, _ALIKE = 2, 4  # texts whose first words are the same, at most, around which is searched
 _MOST_GAIN = 20.0  # nats that a swap is believed to gain: what gradients promise is seldom kept
 
 Swaps = Float[Tensor, "n_ids vocab"]
@@ -109,16 +111,17 @@ class Search:
         for _ in range(effort.rounds):
             if self.budget.is_spent or not ranked:
                 break
-            best = ranked[: effort.n_best]
+            best = _unlike(ranked, effort)
             near = self._near([candidate.text for candidate in best], effort)
             ranked = _sorted([*ranked, *self._scored(near, "search" if effort.free else best[0].proposer)])
-            if not near or all(map(is_, ranked[: effort.n_best if effort.free else 1], best)):
+            if not near or all(map(is_, _unlike(ranked, effort) if effort.free else ranked[:1], best)):
                 break
         return ranked
 
     def _scored(self, texts: Sequence[str], proposer: ProposerName) -> list[Candidate]:
         """The best of texts that were not tried and fit the subject's context, best first."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._tried]
+        words = self.verifier.subject.template.words  # a text that holds them would be an example, not a prompt
+        new = [t for t in dict.fromkeys(texts) if t not in self._tried and not any(word in t for word in words)]
         found: list[Candidate] = []
         for start in range(0, len(new), _AT_ONCE):
             if self.budget.is_spent and (found or self._tried):
@@ -164,6 +167,20 @@ class Search:
         gains = [gain if len(gain) == len(row) else None for gain, row in zip(gains, guided, strict=True)]
         found = near(density, rows, effort, [*gains, *[None] * (len(rows) - len(gains))])
         return [text for text in found if text not in self._tried]
+
+
+def _unlike(ranked: Sequence[Candidate], effort: Effort) -> list[Candidate]:
+    """The best to search around; of a free search, few that begin alike, so that one idea does not crowd out others."""
+    if not effort.free:
+        return list(ranked[: effort.n_best])
+    seen: Counter[str] = Counter()
+    best = []
+    for candidate in ranked:
+        start = " ".join(candidate.text.split()[:_START])
+        seen[start] += 1
+        if seen[start] <= _ALIKE:
+            best.append(candidate)
+    return best[: effort.n_best]
 
 
 def _sorted(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -193,6 +193,7 @@ class _Translating:
         describer, wordings = self.helpers.describer, WORDINGS
         if describer is None and self._is_embedded():
             describer, wordings = LocalGenerator(Subject.from_pretrained(embedded_path("api_model"))), EMBEDDED_WORDINGS
+            return Describe(describer, self.config.n_descriptions, wordings, n_shown=10)
         return Describe(describer or LocalGenerator(self.subject), self.config.n_descriptions, wordings)
 
     def _is_embedded(self) -> bool:

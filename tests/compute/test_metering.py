@@ -163,7 +163,7 @@ def test_an_encoder_decoder_counts_both_of_its_inputs() -> None:
     assert together == Count(4, tokens)
 
 
-def test_invented_inputs_count_a_sequence_a_row_and_all_that_is_read_anew() -> None:
+def test_invented_inputs_count_a_sequence_a_row_and_each_token_that_is_read() -> None:
     subject = tiny_training.llama_subject()
     with read_by(subject.model.base_model) as read:
         found = counted(lambda: invented_inputs(subject, [["red cat"]], 1))

@@ -18,7 +18,7 @@ from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample, pad_rows, positions
-from soft2hard.lm.generation import CausalDecoding, write
+from soft2hard.lm.generation import CausalDecoding, write_rows
 from soft2hard.lm.prefix import Prefix
 from soft2hard.lm.scoring import REMEDY
 from soft2hard.lm.subject import Subject
@@ -64,9 +64,8 @@ class InstructionPrior:
                 f"'{lm.name}' is an encoder-decoder, which continues no text, so texts cannot be searched for with it.",
                 "Give a translator for it, or propose by describe with a --describer.",
             )
-        # A line break ends a text; what follows an instruction does so where a line break is no token.
-        after = lm.template.input_prefix.split()[:1]
-        self.lm = lm.with_template(replace(lm.template, stops=("\n", *after)))
+        # A line break ends a text; the template's own words do so where a line break is no token.
+        self.lm = lm.with_template(replace(lm.template, stops=("\n", *lm.template.words)))
         self.eos_id = self.lm.endings.eos_id
         self._known: dict[tuple[int, ...], float] = {}
 
@@ -209,12 +208,12 @@ class InstructionPrior:
         most = max(LONGEST - min(map(len, prefixes)), 1)
         tails = torch.tensor([(last + row)[-1] for row in prefixes], device=self.lm.device)
 
-        def next_token(hidden: Tensor, rows: Tensor, written: Tensor) -> Tensor:
-            before = written[:, -1] if written.shape[1] else tails[rows]
-            return choose(self._shaped(model.head(hidden), before), numbers[rows], written.shape[1])
+        def next_token(hidden: Tensor, rows: Tensor, step: int) -> Tensor:
+            tails[rows] = choose(self._shaped(model.head(hidden), tails[rows]), numbers[rows], step)
+            return tails[rows]
 
         closed = lambda written: written[:, -1] == self.eos_id  # noqa: E731
-        found = write(decoding, decoding.start(), next_token, closed, most)
+        found = write_rows(decoding, decoding.start(), next_token, closed, most)
         metering.count(len(found), sum(map(len, prefixes)) + sum(map(len, found)))
         rows = [row + new for row, new in zip(prefixes, found, strict=True)]
         return [row[: row.index(self.eos_id)] if self.eos_id in row else row[:LONGEST] for row in rows]
