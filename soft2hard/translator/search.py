@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import is_
 from typing import Protocol, runtime_checkable
 
@@ -26,13 +26,13 @@ from transformers import PreTrainedTokenizerBase
 from soft2hard.compute import metering
 from soft2hard.translator.candidates import tidy
 from soft2hard.translator.settings import ProposerName
-from soft2hard.translator.verification import Candidate, Probes, Verifier, explained_share
+from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share
 
-_HEATS = ((4, 64), (8, 16))  # inputs of a heat, and texts that it leaves over
 _AT_ONCE = 256  # texts, between two looks at the budget
 _GUIDED = 6  # texts whose swaps are guided by gradients
 _GUIDE_PROBES = 8
 _START, _ALIKE = 2, 4  # texts whose first words are the same, at most, around which is searched
+_SCORED = 2  # texts whose log-probability is worked out, for each that is run
 _MOST_GAIN = 20.0  # nats that a swap is believed to gain: what gradients promise is seldom kept
 
 Swaps = Float[Tensor, "n_ids vocab"]
@@ -66,9 +66,15 @@ class Effort:
     """Further texts of a round."""
     n_branches: int = 32
     """Single substitutions of each of the best."""
+    heats: tuple[tuple[int, int], ...] = ((8, 16),)
+    """Inputs after which texts run together are cut down, and to how many; who is left is run on all."""
     free: bool = False
     """Whether tokens are also put in and left out, swaps follow gradients, and the search goes on until none of the
     best changes, not only until the very best does not."""
+
+
+FREE = Effort(8, n_best=12, n_texts=144, n_branches=12, heats=((4, 32), (12, 8)), free=True)
+"""The search without a translator, which knows less at first and so tries more."""
 
 
 class Budget:
@@ -107,18 +113,18 @@ class Search:
         """The best texts tried, best first; rounds of search around them, fewer when nothing improves."""
         ranked: list[Candidate] = []
         for proposer, texts in proposals.items():
-            ranked = _sorted([*ranked, *self._scored(texts, proposer)])
+            ranked = _sorted([*ranked, *self._scored(texts, proposer, effort)])
         for _ in range(effort.rounds):
             if self.budget.is_spent or not ranked:
                 break
             best = _unlike(ranked, effort)
             near = self._near([candidate.text for candidate in best], effort)
-            ranked = _sorted([*ranked, *self._scored(near, "search" if effort.free else best[0].proposer)])
+            ranked = _sorted([*ranked, *self._scored(near, "search" if effort.free else best[0].proposer, effort)])
             if not near or all(map(is_, _unlike(ranked, effort) if effort.free else ranked[:1], best)):
                 break
         return ranked
 
-    def _scored(self, texts: Sequence[str], proposer: ProposerName) -> list[Candidate]:
+    def _scored(self, texts: Sequence[str], proposer: ProposerName, effort: Effort) -> list[Candidate]:
         """The best of texts that were not tried and fit the subject's context, best first."""
         words = self.verifier.subject.template.words  # a text that holds them would be an example, not a prompt
         new = [t for t in dict.fromkeys(texts) if t not in self._tried and not any(word in t for word in words)]
@@ -128,23 +134,35 @@ class Search:
                 break
             some = new[start : start + _AT_ONCE]
             self._tried.update(some)
-            found += self._run(some, proposer)
+            found += self._run(some, proposer, effort.heats)
         return found
 
-    def _run(self, texts: Sequence[str], proposer: ProposerName) -> list[Candidate]:
+    def _run(self, texts: Sequence[str], proposer: ProposerName, heats: Sequence[tuple[int, int]]) -> list[Candidate]:
+        """Those of these texts that are left after the heats, with what running them on all inputs shows, best first.
+
+        Who is left after a heat is run on further inputs alone: nothing is run twice.
+        """
         log_probs = dict(zip(texts, self._log_probs(texts), strict=True))
+        n_inputs, n_done = len(self.probes.inputs), 0
+        seen: dict[str, list[Comparison]] = {text: [] for text in texts}
+        left = list(texts)
+        for n, n_left in (*(heat for heat in heats if 2 * heat[0] < n_inputs), (n_inputs, len(texts))):
+            if len(left) <= n_left and n < n_inputs:
+                continue
+            part = self.verifier.some(self.probes, range(n_done, n))
+            for text, found in zip(left, self.verifier.compare(left, part), strict=True):
+                seen[text] = [*seen[text], found] if found is not None else []
+            ranked = _sorted([self._candidate(t, seen[t], log_probs[t], proposer) for t in left if seen[t]])
+            left, n_done = [candidate.text for candidate in ranked[:n_left]], n
+        return ranked
 
-        def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-            # The mean divergence seen stands for that of all positions.
-            n = len(self.probes.log_probs)
-            known = [replace(c, log_prob=log_probs[c.text], n_positions=n, proposer=proposer) for c in candidates]
-            return _sorted([replace(c, explained=explained_share(c.divergence, self.without)) for c in known])
-
-        for n_probes, n_kept in _HEATS:
-            if len(texts) > n_kept and len(self.probes.inputs) > 2 * n_probes:
-                heat = ranked(self.verifier.verify(texts, self.verifier.first(self.probes, n_probes)))
-                texts = [candidate.text for candidate in heat[:n_kept]]
-        return ranked(self.verifier.verify(texts, self.probes))
+    def _candidate(self, text: str, seen: Sequence[Comparison], log_prob: float, proposer: ProposerName) -> Candidate:
+        """The mean divergence seen stands for that of all positions."""
+        n_seen = sum(found.n_positions for found in seen)
+        divergence = sum(found.divergence.sum().item() for found in seen) / n_seen
+        agreement = torch.cat([found.alike for found in seen]).float().mean().item()
+        explained = explained_share(divergence, self.without)
+        return Candidate(text, agreement, divergence, len(self.probes.log_probs), log_prob, explained, proposer)
 
     def _log_probs(self, texts: Sequence[str]) -> list[float]:
         """log p(text), of several densities in equal parts."""
@@ -198,28 +216,51 @@ def near(
     says how the divergence would change (`Verifier.swaps`), makes as many substitutions that promise most by that.
     Texts are as promising as they are likely, plus what a swap is believed to gain.
     """
-    prefixes, gains = [], {}
+    near = _Near(density, effort)
     for number, (row, log_probs) in enumerate(zip(rows, density.next_log_probs(rows), strict=True)):
-        change = changes[number] if number < len(changes) else None
-        branches = [(position, token, 0.0) for position, token in likeliest(log_probs, row, effort.n_branches)]
+        near.add(row, log_probs, changes[number] if number < len(changes) else None)
+    return near.texts(set(map(tuple, rows)))
+
+
+class _Near:
+    """Texts near others, as token ids, with how promising they look before they are scored."""
+
+    def __init__(self, density: Density, effort: Effort):
+        self.density, self.effort = density, effort
+        self.prefixes: dict[tuple[int, ...], None] = {}
+        self.rows: dict[tuple[int, ...], tuple[float, float]] = {}
+        """Of each text a guess at its log-probability, less than that of the text it came from, and its gain."""
+
+    def add(self, row: list[int], log_probs: Swaps, change: Swaps | None) -> None:
+        old = log_probs[torch.arange(len(row)), torch.tensor(row, device=log_probs.device)]
+        whole, n = float(old.clamp(min=-_MOST_GAIN).sum()), self.effort.n_branches
+        relative = log_probs - old[:, None]
+        likely = likeliest(log_probs, row, n)
+        self.prefixes |= {(*row[:at], token): None for at, token in likely[: n // 2 if self.effort.free else n]}
+        for at, token in likely:
+            self._put(row, at, token, whole + float(relative[at, token]), 0.0)
         if change is not None:
             gain = (-change[:, : log_probs.shape[1]]).clamp(-_MOST_GAIN, _MOST_GAIN).to(log_probs)
-            promising = likeliest(log_probs + gain, row, effort.n_branches)
-            branches += [(position, token, float(gain[position, token])) for position, token in promising]
-        for position, token, gain in branches:
-            prefixes.append([*row[:position], token])
-            gains.setdefault((*prefixes[-1], *row[position + 1 :]), gain)
-            if effort.free:
-                gains.setdefault((*prefixes[-1], *row[position:]), 0.0)
-        if effort.free:
-            gains |= {(*row[:i], *row[i + 1 :]): 0.0 for i in range(len(row)) if len(row) > 1} | gains
-    completed = density.complete([list(prefix) for prefix in dict.fromkeys(map(tuple, prefixes))])
-    gains = {tuple(row): 0.0 for row in completed if row} | gains
-    found = [row for row in gains if list(row) not in rows]
-    scores = density.sequence_log_probs([[*row, density.eos_id] for row in found])
-    order = sorted(range(len(found)), key=lambda i: -scores[i] - gains[found[i]])
-    written = density.tokenizer.batch_decode([found[i] for i in order], skip_special_tokens=True)
-    return [text for text in dict.fromkeys(map(tidy, written)) if text][: effort.n_texts]
+            for at, token in likeliest(log_probs + gain, row, n):
+                self._put(row, at, token, whole + float(relative[at, token]), float(gain[at, token]))
+        if self.effort.free and len(row) > 1:
+            for at in range(len(row)):
+                self.rows.setdefault((*row[:at], *row[at + 1 :]), (whole - float(old[at]), 0.0))
+
+    def _put(self, row: list[int], at: int, token: int, guess: float, gain: float) -> None:
+        self.rows.setdefault((*row[:at], token, *row[at + 1 :]), (guess, gain))
+        if self.effort.free:
+            self.rows.setdefault((*row[:at], token, *row[at:]), (guess, 0.0))
+
+    def texts(self, known: set[tuple[int, ...]]) -> list[str]:
+        density, n = self.density, self.effort.n_texts
+        completed = [tuple(row) for row in density.complete([list(prefix) for prefix in self.prefixes])]
+        ahead = sorted(self.rows, key=lambda row: -sum(self.rows[row]))[: _SCORED * n]
+        found = [row for row in dict.fromkeys([*ahead, *completed]) if row and row not in known]
+        scores = density.sequence_log_probs([[*row, density.eos_id] for row in found])
+        order = sorted(range(len(found)), key=lambda i: -scores[i] - self.rows.get(found[i], (0.0, 0.0))[1])
+        written = density.tokenizer.batch_decode([found[i] for i in order], skip_special_tokens=True)
+        return [text for text in dict.fromkeys(map(tidy, written)) if text][:n]
 
 
 def likeliest(scores: Swaps, row: Sequence[int], n: int) -> list[tuple[int, int]]:

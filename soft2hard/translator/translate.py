@@ -18,14 +18,13 @@ from soft2hard.translator.proposers.base import Observed, Proposer
 from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, WORDINGS, Describe
 from soft2hard.translator.proposers.elicit import Elicit
 from soft2hard.translator.proposers.prior import InstructionPrior
-from soft2hard.translator.search import Budget, Density, Effort, Search
+from soft2hard.translator.search import FREE, Budget, Density, Effort, Search
 from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig, read_card
 from soft2hard.translator.verdict import Judge, Judgement, Verdict
 from soft2hard.translator.verification import Candidate, Ending, Probes, Verifier
 
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
-_FREE = Effort(8, n_best=12, n_texts=144, n_branches=12, free=True)
 _CHOOSING = 8  # inputs that choose the text before any are kept to judge it, of few
 
 
@@ -243,7 +242,7 @@ class _Translating:
         search = Search(densities, self.verifier, probes, self.budget)
         effort = Effort(self.config.refine_rounds)
         if "search" in self.names:
-            effort = replace(_FREE, rounds=self.config.search_rounds)
+            effort = replace(FREE, rounds=self.config.search_rounds)
         elif self.prior is not None:
             effort = replace(effort, rounds=0)
         ranked = search.best(proposals, effort)

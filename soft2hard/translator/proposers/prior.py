@@ -125,7 +125,7 @@ class InstructionPrior:
         for row, hidden in zip(rows, self._hidden([(*row, self.eos_id) for row in rows]), strict=True):
             log_probs = self.lm.scorer.log_probs(hidden[:-1])
             if self.first_ids:
-                first = torch.full_like(log_probs[:1], log(_OTHER_WORDS / log_probs.shape[1]))
+                first = log_probs.new_full((1, log_probs.shape[1]), log(_OTHER_WORDS / log_probs.shape[1]))
                 first[0, self.first_ids] = self._first(self.first_ids[0])
                 log_probs = torch.cat([first, log_probs])
             log_probs[:, self._no_words] = -torch.inf
