@@ -10,7 +10,7 @@ from annotated_types import Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictBool
 
 from soft2hard.settings import settings
-from soft2hard.translator.settings import META_PROMPT
+from soft2hard.translator.settings import META_PROMPT, ProposerName, TranslateConfig
 
 CaseNeed = Literal["soft_prompt", "train", "validation", "labels", "instruction"]
 BenchNeed = Literal["translator", "reference", "generator", "validation_cases"]
@@ -323,7 +323,23 @@ class TranslatedOptions:
     refine_rounds: NonNegativeInt = 2
     inputs: Literal["examples", "invented"] = "examples"
     """Where probe inputs come from: 'examples' (the task's own inputs, without their outputs) or 'invented'."""
+    propose: tuple[ProposerName, ...] = ("translator",)
+    """Where candidates come from (see `TranslateConfig.propose`); no translator is needed where it is not named."""
+    n_descriptions: PositiveInt = TranslateConfig.n_descriptions
+    n_layers: PositiveInt = TranslateConfig.n_layers
+    n_samples: PositiveInt = TranslateConfig.n_samples
+    search_rounds: NonNegativeInt = TranslateConfig.search_rounds
+    demonstrations: NonNegativeInt = 0
+    """Pairs of input and output under the soft prompt that stand behind the instruction; 0 for the instruction alone."""
 
     name = "translated"
-    source = "soft2hard translator with verification"
-    needs = frozenset({"soft_prompt", "translator", "train", "validation"})
+    source = "soft2hard: candidates run beside the soft prompt"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Depends on the proposers."""
+        return frozenset({"soft_prompt", "train", "validation"} | {"translator"} & {*self.propose})
+
+    def __post_init__(self) -> None:
+        if not self.propose:
+            raise ValueError("propose names no proposer; there are translator, describe, elicit and search")

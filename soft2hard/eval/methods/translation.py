@@ -1,15 +1,16 @@
-"""This project's own method: the translator, greedy or verified."""
+"""This project's own methods: the translator, greedy, and texts verified beside the soft prompt."""
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from soft2hard.compute.metering import listening
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import GreedyOptions, TranslatedOptions
+from soft2hard.storage.names import is_embedded_subject
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import Translation, translate
+from soft2hard.translator.translate import Helpers, Translation, translate
 
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
 
@@ -27,11 +28,14 @@ class GreedyTranslation(GreedyOptions):
 
 
 class VerifiedTranslation(TranslatedOptions):
-    """Candidates of the translator, chosen among by the subject."""
+    """Candidates of the translator or of others that need none, chosen among by the subject."""
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One verified text a soft prompt; the trace holds the other candidates."""
-        config = TranslateConfig(self.n_candidates, self.n_probes, self.n_checks, self.refine_rounds, seed=bench.seed)
+        own = {f.name for f in fields(TranslatedOptions)} & {f.name for f in fields(TranslateConfig)}
+        config = TranslateConfig(**{name: getattr(self, name) for name in own}, seed=bench.seed)
+        # The embedded world's describer knows its words, whatever the generator is.
+        helpers = Helpers(None if is_embedded_subject(bench.subject.name) else bench.generator, encoder=bench.encoder)
         _ = bench.subject.scorer.shares_prefixes  # the trial behind it is no case's cost
         for start in range(0, len(cases), _AT_ONCE):
             chunk = cases[start : start + _AT_ONCE]
@@ -44,16 +48,26 @@ class VerifiedTranslation(TranslatedOptions):
                     bench.subject,
                     config,
                     inputs=inputs if self.inputs == "examples" else None,
+                    helpers=helpers,
                 )
             together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
             for found, cost in zip(translations, shares(together, len(chunk), heard.own), strict=True):
-                yield _outcome(found.text, cost, _trace(found))
+                yield _outcome(_text(found), cost, _trace(found))
+
+
+def _text(found: Translation) -> str:
+    """With its demonstrations, where they were asked for."""
+    return found.text if found.demonstrated is None else found.demonstrated.text
 
 
 def _trace(found: Translation) -> dict[str, object]:
-    kept = {name: getattr(found, name) for name in ("verdict", "greedy", "n_probes", "n_checks")}
-    return kept | {"confidence": found.agreement, "candidates": [asdict(candidate) for candidate in found.candidates]}
+    kept = {name: getattr(found, name) for name in ("verdict", "greedy", "n_probes", "n_checks", "proposer")}
+    judged = found.demonstrated or found.judgement
+    kept |= {"at_least": judged and judged.at_least, "explained": judged and judged.explained}
+    by_proposer = {name: asdict(candidate) for name, candidate in found.by_proposer.items()}
+    kept |= {"confidence": found.agreement, "candidates": [asdict(candidate) for candidate in found.candidates]}
+    return kept | {"by_proposer": by_proposer}
 
 
 def _outcome(text: str, cost: Cost, trace: dict[str, object]) -> Outcome:
-    return Outcome(text or None, cost, trace, None if text else "the translator wrote nothing")
+    return Outcome(text or None, cost, trace, None if text else "nothing was proposed")
