@@ -330,7 +330,7 @@ class TranslatedOptions:
     n_samples: PositiveInt = TranslateConfig.n_samples
     search_rounds: NonNegativeInt = TranslateConfig.search_rounds
     demonstrations: NonNegativeInt = 0
-    """Pairs of input and output under the soft prompt that stand behind the instruction; 0 for the instruction alone."""
+    """Pairs of input and output under the soft prompt that stand behind the instruction; 0 for none."""
 
     name = "translated"
     source = "soft2hard: candidates run beside the soft prompt"
