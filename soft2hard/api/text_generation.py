@@ -11,7 +11,7 @@ from typing import Any
 from soft2hard.api.answers import Answer, Fault, as_user_error
 from soft2hard.api.asking import Asker
 from soft2hard.api.client import Patience, read_key
-from soft2hard.api.prices import read_prices
+from soft2hard.api.prices import Estimate, read_prices
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
 from soft2hard.lm.text_generation import first_line, numbered
@@ -36,10 +36,16 @@ class ApiGenerator:
         concurrency: int = 32,
         patience: Patience = Patience(),
         log: Callable[[str], None] = lambda line: None,
+        max_cost: float | None = None,
+        announce: Callable[[Estimate], None] = lambda estimate: None,
     ) -> None:
-        """`ledger` is made with the first answer; `log` is told of samples that are not available."""
-        self.model, self.ledger, self._log = model, ledger, log
-        self._asker = Asker(model, ledger, read_prices(), concurrency, patience)
+        """`ledger` is made with the first answer; `log` is told of samples that are not available.
+
+        `max_cost`: USD that all requests of the ledger may cost. `announce` is told the price of requests before they
+        are sent.
+        """
+        self.model, self.ledger, self._log, self._announce = model, ledger, log, announce
+        self._asker = Asker(model, ledger, read_prices(), concurrency, patience, max_cost)
         try:
             read_key(model)
         except UserError as error:
@@ -64,7 +70,11 @@ class ApiGenerator:
         used; answers that came before are kept.
         """
         requests = [self._request(text, number, seed) for text, number in numbered(texts, n)]
+        if requests:
+            self._announce(self._asker.estimate(requests, self.model.title))
         asked = self._asker.ask(requests)
+        if asked.over_budget:
+            self._log(f"{self.model.title}: the limit on cost was reached before all samples were asked for")
         if asked.stop is not None:
             raise self._as_user_error(asked.stop)
         if asked.faults:

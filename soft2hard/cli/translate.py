@@ -6,28 +6,74 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
+from pydantic import NonNegativeFloat
 
 from soft2hard.cli.common import (
+    AtLeast0,
     AtLeast1,
     Output,
     RunLoading,
     RunLoadingFlags,
     SubjectName,
-    TranslatorName,
+    flags_of,
     load_subject,
     progress_bar,
     quiet,
     result_stream,
+    say,
     subject_of,
 )
-from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
+from soft2hard.errors import UserError
+from soft2hard.settings import settings
+from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig
 
 if TYPE_CHECKING:
-    from soft2hard.translator.translate import Translation
+    from collections.abc import Sequence
 
-SCHEMA_VERSION = 1
+    from soft2hard.lm.subject import Subject
+    from soft2hard.lm.text_generation import TextGenerator
+    from soft2hard.prompts.soft_prompt import SoftPrompt
+    from soft2hard.translator.model import Translator
+    from soft2hard.translator.translate import Helpers, Translation
+
+SCHEMA_VERSION = 2
 """Of the JSON document."""
-_SOURCES = {"examples": "from --examples"}
+
+
+@settings
+class Helping:
+    """Models that propose and compare beside subject and translator."""
+
+    describer: str | None = None
+    """The language model that is shown what the soft prompt does: 'subject', 'embedded' (the API-side model of the
+    embedded world), a folder, a name on the hub such as organisation/name, or else the name of a model behind an API.
+    By default the subject."""
+    describer_url: str | None = None
+    """Endpoint of a describer behind an API, compatible with OpenAI's; OpenAI's own if not given."""
+    describer_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds its key."""
+    ledger: Path = Path("runs/translate/ledger.sqlite")
+    """Where every answer of a describer behind an API is kept; none is paid for twice."""
+    max_cost: NonNegativeFloat | None = None
+    """US dollars that the ledger's requests may cost in all."""
+    prior: str | None = None
+    """The language model that says how likely texts are as instructions, a folder or a name; of the subject's
+    vocabulary. By default the subject."""
+    encoder: str | None = None
+    """A sentence-embedding model, a folder or a name, that tells whether long answers mean the same. By default their
+    tokens are compared."""
+
+
+HelpingFlags = flags_of(Helping, "Models that help")
+Translators = Annotated[
+    str | None,
+    Parameter(
+        help="The translator: 'embedded', a folder that train or finetune has written, or its name on the hub. By "
+        "default the one that comes along, where it fits; without one, texts are described and searched for."
+    ),
+]
+MoreThan0 = Annotated[float | None, Parameter(validator=Number(gt=0))]
 
 
 def translate(
@@ -35,32 +81,51 @@ def translate(
     /,
     *,
     json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    card: Path | None = None,
     examples: Path | None = None,
+    propose: Annotated[list[ProposerName] | None, Parameter(consume_multiple=True, negative=())] = None,
+    demonstrations: AtLeast0 = 0,
     candidates: AtLeast1 = 64,
     probes: AtLeast1 = 32,
+    max_new_tokens: AtLeast1 | None = None,
+    max_seconds: MoreThan0 = None,
+    max_calls: AtLeast1 | None = None,
     subject: SubjectName | None = None,
-    translator: TranslatorName = "embedded",
+    translator: Translators = None,
     verify: bool = True,
     seed: int = 0,
     output: Output | None = None,
+    helping: HelpingFlags = Helping(),
     loading: RunLoadingFlags = RunLoading(),
 ) -> None:
     """Write soft prompts as text prompts, and verify that both do the same.
 
-    **Example:** `soft2hard translate adapter/ --subject model/ --translator translator/ --examples inputs.txt`
+    **Examples:** `soft2hard translate adapter/`
+
+    `soft2hard translate adapter/ --examples inputs.csv --demonstrations 8 --card card.html`
 
     Args:
         paths: Soft prompts: .safetensors, .npy, .npz, .pt, .pth or .bin files, PEFT prompt-tuning or p-tuning adapter
             folders, or folders of them.
         json_: Print JSON, with all scores and candidates.
+        card: Also write an offline page about the soft prompt; of one alone.
         examples: Inputs of the soft prompt's task to verify on: .jsonl or .csv with a column input, or .txt with one a
             line. The closer to real use, the surer the verdict. Without them the subject makes up its own.
-        candidates: Texts to choose among by verification; more take longer and find better ones.
+        propose: Where texts come from: translator (one that reads the vectors), describe (a language model that is
+            shown what the soft prompt does), elicit (the subject itself, asked by patching), search (swaps and new ends
+            under the subject's own prior); several may follow. By default the translator where one fits, else describe
+            and search.
+        demonstrations: Also give the text with so many pairs of input and output, written by the soft prompt.
+        candidates: Texts of the translator to choose among by verification; more take longer and find better ones.
         probes: Inputs to choose among candidates on, at most; more tell finer differences, and take longer. Half as
             many others, where there are any, are kept to judge the chosen text on.
-        verify: Run candidates beside the soft prompt on the subject, choose by what the translator finds likely and
-            the subject bears out, and give a verdict: faithful, doubtful or failed. Without, the translator's first
-            guess is printed unverified, and no subject is needed.
+        max_new_tokens: Longest output that is compared, in tokens; by default as long as those of --examples, or as
+            the soft prompt makes them, up to 64.
+        max_seconds: Time after which proposing and searching end with the best so far.
+        max_calls: Sequences run for each soft prompt after which they end likewise.
+        verify: Run candidates beside the soft prompt on the subject, choose by what is likely and the subject bears
+            out, and give a verdict: faithful, doubtful or failed. Without, the translator's first guess is printed
+            unverified, and no subject is needed.
         seed: Seed of all that is random; the same seed gives the same result.
         output: Write to this file instead of the terminal.
     """
@@ -69,25 +134,105 @@ def translate(
     from soft2hard.prompts.soft_prompt import SoftPrompt
 
     found = find_soft_prompts(paths)
+    if card is not None and len(found) > 1:
+        raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
         quiet()
-        from soft2hard.translator.model import Translator
         from soft2hard.translator.translate import translate as translate_all
 
         name = subject_of(soft_prompts, subject)
+        describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
-        model = Translator.from_pretrained(translator, subject=lm)
+        model = _translator(translator, lm, propose)
+        helpers = _helpers(helping, describer, lm)
+        longest = max_new_tokens or _longest_output(examples, lm)
         config = TranslateConfig(
-            candidates, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2), seed=seed, verify=verify
-        )
-        names = [str(path) for path in found]
+            tuple(propose or ()), candidates, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2),
+            max_new_tokens=longest, demonstrations=demonstrations, max_seconds=max_seconds, max_calls=max_calls,
+            seed=seed, verify=verify,
+        )  # fmt: skip
         with progress_bar() as progress:
             bar = progress.add_task("Translating", total=len(found))
             advance = functools.partial(progress.advance, bar)
-            results = translate_all(soft_prompts, model, lm, config, inputs=inputs, names=names, progress=advance)
+            results = translate_all(soft_prompts, model, lm, config, inputs=inputs, helpers=helpers, progress=advance)
+        results = [_named(result, path) for result, path in zip(results, found, strict=True)]
+        if card is not None:
+            _write_card(card, results[0], soft_prompts[0], lm)
         write(_as_json(results) if json_ else "\n\n".join(map(_as_text, results)))
+
+
+def _translator(name: str | None, lm: "Subject | None", propose: "Sequence[str] | None") -> "Translator | None":
+    """The translator that was asked for; without verification, where nothing else could write, the one that comes
+    along. None: `translate` finds whether that fits."""
+    from soft2hard.translator.model import Translator
+
+    if name is not None and propose and "translator" not in propose:
+        raise UserError("--translator is given, and --propose does not name it.", "Add translator to --propose.")
+    if name is None and lm is not None:
+        return None
+    return Translator.from_pretrained(name or "embedded", subject=lm)
+
+
+def _describer_behind_api(helping: Helping) -> "TextGenerator | None":
+    """A describer that is no model of this machine, asked for a trial, so that a wrong key or address shows at once."""
+    name = helping.describer
+    is_local = name in ("subject", "embedded") or "/" in (name or "") or Path(name or "").exists()
+    if name is None or (is_local and helping.describer_url is None):
+        return None
+    from soft2hard.api.client import Patience
+    from soft2hard.api.prices import estimate_table
+    from soft2hard.api.requests import ApiModel
+    from soft2hard.api.text_generation import ApiGenerator
+
+    url = {} if helping.describer_url is None else {"base_url": helping.describer_url}
+    model = ApiModel(name, **url, key_env=helping.describer_key_env)
+    describer = ApiGenerator(
+        model, helping.ledger, patience=Patience(), log=say, max_cost=helping.max_cost,
+        announce=lambda estimate: say(estimate_table([estimate], "describer")),
+    )  # fmt: skip
+    describer.check()
+    return describer
+
+
+def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject | None") -> "Helpers":
+    from soft2hard.lm.sentences import sentence_encoder
+    from soft2hard.lm.subject import Subject
+    from soft2hard.lm.text_generation import LocalGenerator
+    from soft2hard.storage.names import located
+    from soft2hard.translator.translate import Helpers
+
+    if describer is None and helping.describer is not None and lm is not None:
+        name = helping.describer
+        describer = LocalGenerator(lm if name == "subject" else Subject.from_pretrained(located(name, "api_model")))
+    prior = None if helping.prior is None else load_subject(helping.prior, fast=True)
+    return Helpers(describer, prior, None if helping.encoder is None else sentence_encoder(helping.encoder))
+
+
+def _longest_output(examples: Path | None, lm: "Subject | None") -> int | None:
+    """Tokens of the longest output of the examples, where these have outputs; 16 at least."""
+    from soft2hard.data_gen.taskfiles import read_outputs
+    from soft2hard.translator.verification import SHORT_OUTPUT
+
+    outputs = read_outputs(examples) if examples is not None and lm is not None else []
+    return max([SHORT_OUTPUT, *(len(lm.encode_output(output)) for output in outputs)]) if outputs else None
+
+
+def _named(translation: "Translation", path: Path) -> "Translation":
+    from dataclasses import replace
+
+    return replace(translation, soft_prompt=str(path))
+
+
+def _write_card(path: Path, translation: "Translation", soft_prompt: "SoftPrompt", lm: "Subject | None") -> None:
+    from soft2hard.eval.report.card import translation_card
+    from soft2hard.storage.files import atomic_write
+
+    if lm is None:
+        raise UserError("A card is about a verified text, and --no-verify runs nothing.", "Leave one of them out.")
+    with atomic_write(path) as temporary:
+        temporary.write_text(translation_card(translation, soft_prompt, lm), encoding="utf-8")
 
 
 def _as_json(translations: list["Translation"]) -> str:
@@ -96,17 +241,21 @@ def _as_json(translations: list["Translation"]) -> str:
 
 
 def _as_text(translation: "Translation") -> str:
-    lines = [translation.soft_prompt, f"  {translation.text}", f"  {_verdict(translation)}"]
-    if translation.ending == "none":
-        lines.append("  (outputs under the soft prompt do not end; how the text ends them is not held against it)")
+    from soft2hard.eval.report.verdict_text import verdict_text
+
+    lines = [translation.soft_prompt, f"  {translation.text}", f"  {verdict_text(translation)}"]
+    if len(translation.by_proposer) > 1:
+        lines.append(f"  {_origins(translation)}")
+    if translation.demonstrated is not None:
+        shown = translation.demonstrated.text.replace("\n", "\n    ")
+        lines += [f"  with demonstrations, {translation.demonstrated.verdict}:", f"    {shown}"]
     return "\n".join(lines)
 
 
-def _verdict(translation: "Translation") -> str:
-    if translation.agreement is None:
-        return f"{translation.verdict}: not run beside the soft prompt, for want of inputs or by --no-verify"
-    n = f"{translation.n_checks} other" if translation.n_checks else f"the {translation.n_probes} choosing"
-    return (
-        f"{translation.verdict}: the subject writes the same under both on {translation.agreement:.0%} of "
-        f"{n} inputs ({_SOURCES.get(translation.probe_source, translation.probe_source)})"
+def _origins(translation: "Translation") -> str:
+    """What the best of each proposer explains on the inputs that chose."""
+    worth = (
+        f"{name} {'–' if best.explained is None else f'{best.explained:.0%}'}"
+        for name, best in translation.by_proposer.items()
     )
+    return f"from {translation.proposer}; explained on the choosing inputs by the best of {', '.join(worth)}"

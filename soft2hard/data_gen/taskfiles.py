@@ -114,6 +114,14 @@ def read_inputs(path: str | Path) -> list[str]:
     return list(dict.fromkeys(inputs))
 
 
+def read_outputs(path: str | Path) -> list[str]:
+    """The outputs of a file that `read_inputs` reads; none where it has no such column."""
+    try:
+        return [row["output"] for row in read_table(Path(path), ("input", "output")).rows]
+    except UserError:
+        return []
+
+
 def content_hash(tasks: Iterable[Task]) -> str:
     """SHA-256, in hexadecimal, of all that the tasks hold: unequal once a file or the seed of its splits changes."""
     return hashlib.sha256("\n".join(map(repr, tasks)).encode()).hexdigest()

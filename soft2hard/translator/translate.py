@@ -8,7 +8,7 @@ from soft2hard.errors import UserError
 from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
-from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import embedded_path
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.demonstrations import with_demonstrations
@@ -21,10 +21,12 @@ from soft2hard.translator.proposers.prior import InstructionPrior
 from soft2hard.translator.search import FREE, Budget, Density, Effort, Search
 from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig, read_card
 from soft2hard.translator.verdict import Judge, Judgement, Verdict
-from soft2hard.translator.verification import Candidate, Ending, Probes, Verifier
+from soft2hard.translator.verification import Candidate, Ending, Probes, Verifier, surest
 
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
+_OTHERS = 16  # instructions under which inputs are invented where none was read
+_SPARE = 3  # inputs that are invented then, for each that is used
 _CHOOSING = 8  # inputs that choose the text before any are kept to judge it, of few
 
 
@@ -206,13 +208,10 @@ class _Translating:
         read: list[list[str]] = [[] for _ in prompts]
         if self.translator is not None:
             read = propose(self.translator, prompts, config.n_candidates, seed=config.seed)
-        # Inputs that texts invite tell these texts apart; what a soft prompt invites is distorted, and all there is.
-        guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(read, prompts, strict=True)]
-        given, source = self._inputs(guesses, inputs)
-        enough = [i for i, of_prompt in enumerate(given) if len(of_prompt) >= min(MIN_PROBES, config.n_probes)]
-        parts = {i: divided(given[i], config) for i in enough}
-        probes = self._probes({i: choosing for i, (choosing, _) in parts.items()})
-        checks = self._probes({i: checking for i, (_, checking) in parts.items() if checking})
+        seen, source = self._seen(read, inputs)
+        parts = {i: divided(len(of_prompt.inputs), config) for i, of_prompt in seen.items()}
+        probes = {i: self.verifier.some(seen[i], choosing) for i, (choosing, _) in parts.items()}
+        checks = {i: self.verifier.some(seen[i], checking) for i, (_, checking) in parts.items() if checking}
         proposals = self._proposals(read, probes)
         found = []
         for i, texts in enumerate(proposals):
@@ -290,31 +289,45 @@ class _Translating:
             for i, found in probes.items()
         ]
 
-    def _inputs(
-        self, guesses: Sequence[Sequence[Prompt]], inputs: Sequence[str] | Sequence[Sequence[str]] | None
-    ) -> tuple[list[list[str]], str]:
+    def _seen(
+        self, read: Sequence[Sequence[str]], inputs: Sequence[str] | Sequence[Sequence[str]] | None
+    ) -> tuple[dict[int, Probes], str]:
+        """What each soft prompt makes of its inputs, where there are enough, and where these come from."""
         n = self.config.n_probes + self.config.n_checks
         if inputs is None:
-            return invented_inputs(self.subject, guesses, n, self.config.seed), "invented by the subject"
+            return self._invented(read, n), "invented by the subject"
         if inputs and isinstance(inputs[0], str):
-            inputs = [inputs] * len(guesses)
-        if len(inputs) != len(guesses):
-            raise UserError(f"{len(inputs)} lists of inputs for {len(guesses)} soft prompts.", "Give one list each.")
-        return [list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs], "examples"
+            inputs = [inputs] * len(read)
+        if len(inputs) != len(read):
+            raise UserError(f"{len(inputs)} lists of inputs for {len(read)} soft prompts.", "Give one list each.")
+        return self._probes([list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs]), "examples"
 
-    def _probes(self, inputs: Mapping[int, list[str]]) -> dict[int, Probes]:
-        """The probes of the soft prompts with these numbers, all in shared batches."""
-        found = self.verifier.probe([self.prompts[i] for i in inputs], list(inputs.values())) if inputs else []
-        return dict(zip(inputs, found, strict=True))
+    def _invented(self, read: Sequence[Sequence[str]], n: int) -> dict[int, Probes]:
+        """Inputs that texts which a translator read invite tell these texts apart. Without any, those that other
+        instructions and the soft prompt itself invite, of which the soft prompt is the surest of its answers."""
+        seed = self.config.seed
+        if self.translator is not None or self.prior is None:
+            guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(read, self.prompts, strict=True)]
+            return self._probes(invented_inputs(self.subject, guesses, n, seed))
+        others = self.prior.sample(_OTHERS, seed)
+        guesses = [[prompt, *others] for prompt in self.prompts]
+        found = self._probes(invented_inputs(self.subject, guesses, _SPARE * n, seed))
+        return {i: self.verifier.some(probes, surest(probes, n)) for i, probes in found.items()}
+
+    def _probes(self, inputs: Sequence[list[str]]) -> dict[int, Probes]:
+        """What soft prompts with enough inputs make of them, by number, all in shared batches."""
+        enough = [i for i, some in enumerate(inputs) if len(some) >= min(MIN_PROBES, self.config.n_probes)]
+        found = self.verifier.probe([self.prompts[i] for i in enough], [inputs[i] for i in enough]) if enough else []
+        return dict(zip(enough, found, strict=True))
 
 
-def divided(inputs: list[str], config: TranslateConfig) -> tuple[list[str], list[str]]:
-    """Inputs to choose on, and inputs to judge on; none to judge on where they are too few for both."""
-    n_checks = min(config.n_checks, len(inputs) - min(config.n_probes, _CHOOSING, (len(inputs) + 1) // 2))
+def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
+    """Which of `n` inputs choose, and which judge; none judge where there are too few for both."""
+    n_checks = min(config.n_checks, n - min(config.n_probes, _CHOOSING, (n + 1) // 2))
     if n_checks < MIN_PROBES:
-        return inputs[: config.n_probes], []
-    n_probes = min(config.n_probes, len(inputs) - n_checks)
-    return inputs[:n_probes], inputs[n_probes : n_probes + n_checks]
+        return range(min(n, config.n_probes)), range(0)
+    n_probes = min(config.n_probes, n - n_checks)
+    return range(n_probes), range(n_probes, n_probes + n_checks)
 
 
 def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator | None:

@@ -60,6 +60,13 @@ class Probes:
         return "none" if sum(self.ended) < len(self.ended) / 2 else "learned"
 
 
+def surest(probes: Probes, n: int) -> list[int]:
+    """Numbers of up to `n` inputs, in their order, whose outputs end and are least random: mean entropy a token."""
+    entropy = -(probes.log_probs.exp() * probes.log_probs).sum(-1)
+    means = [part.mean().item() for part in entropy.split(list(map(len, probes.ids)))]
+    return sorted(sorted(range(len(means)), key=lambda i: (not probes.ended[i], means[i]))[:n])
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A hard prompt and how closely it follows the soft prompt."""
