@@ -1,0 +1,94 @@
+"""What the verdict on a translation says, in words: one line for the terminal, and the parts that its card shares."""
+
+from soft2hard.translator.translate import Translation
+from soft2hard.translator.verdict import FAITHFUL_FROM, TOKENS_ALIKE, Judgement, RestsOn, upper_bound
+
+SOURCES = {"examples": "from --examples"}
+"""Where the inputs come from, where the command line has another name for it."""
+_ALIKE: dict[RestsOn, str] = {
+    "exact": "alike",
+    "tokens": f"alike in {TOKENS_ALIKE:.0%} of their tokens",
+    "meaning": "alike in meaning",
+}
+
+
+def verdict_text(translation: Translation) -> str:
+    """The verdict on one line: what was seen, what follows for other inputs and how surely, what is explained."""
+    if translation.judgement is None:
+        return f"unverified: {why_unverified(translation)}"
+    return judgement_text(translation.judgement, translation.probe_source)
+
+
+def judgement_text(judgement: Judgement, source: str) -> str:
+    """The same of one judgement, on inputs from this source."""
+    seen = f"{_ALIKE[judgement.rests_on]} on {judgement.n_alike} of {judgement.n_inputs}"
+    source = SOURCES.get(source, source)
+    if judgement.at_least is None:
+        claim = f"{seen} inputs ({source}), which also chose the text, so that nothing is claimed of others"
+    else:
+        claim = f"{seen} other inputs ({source}), so on {share_text(judgement)} of such inputs ({sureness(judgement)})"
+    parts = [claim, _unsettled(judgement), _explained(judgement.explained)]
+    return f"{judgement.verdict}: " + "; ".join(filter(None, parts))
+
+
+def why_unverified(translation: Translation) -> str:
+    """Why there is no judgement."""
+    if translation.n_probes:
+        return "beside the inputs, the text does not fit the subject's context"
+    if translation.probe_source != "none":
+        return "no candidate could be run beside the soft prompt"
+    return "not run beside the soft prompt, for want of inputs or by --no-verify"
+
+
+def share_text(judgement: Judgement) -> str:
+    """The share of all such inputs on which the outputs are alike, as far as those that were seen bound it."""
+    most = _percent(upper_bound(judgement.n_alike, judgement.n_inputs))
+    if judgement.verdict == "failed":
+        return f"at most {most}"  # that some few are alike is nothing that anybody asks of such a text
+    least = _percent(judgement.at_least or 0.0)
+    return f"{least} to {most}" if _is_bounded_twice(judgement) else f"at least {least}"
+
+
+def sureness(judgement: Judgement) -> str:
+    """How sure `share_text` is."""
+    return "95% confidence each way" if _is_bounded_twice(judgement) else "95% confidence"
+
+
+def _is_bounded_twice(judgement: Judgement) -> bool:
+    """Whether a text is as surely not faithful as it is not wholly wrong."""
+    return judgement.verdict == "doubtful" and judgement.further == 0
+
+
+def settled_by(judgement: Judgement) -> str:
+    """What would settle whether the text is faithful; empty where that is settled."""
+    if judgement.further is None:
+        return "10,000 more such inputs would not settle it"
+    return f"{judgement.further:,} more that go as these did would settle it" if judgement.further else ""
+
+
+def _unsettled(judgement: Judgement) -> str:
+    if judgement.at_least is None:
+        return ""
+    more = settled_by(judgement)
+    return f"faithful is a text from {FAITHFUL_FROM:.0%}, and {more}" if more else ""
+
+
+def _explained(explained: float | None) -> str:
+    if explained is None:
+        return ""
+    return f"explains {explained_share_text(explained)} of what the soft prompt does"
+
+
+def explained_share_text(explained: float) -> str:
+    """An explained share; it is not called whole where it is not."""
+    if explained < 0.005:
+        return "nothing"
+    return "over 99%" if 0.995 <= explained < 1 else f"{explained:.0%}"
+
+
+def _percent(share: float) -> str:
+    """A share of inputs, rounded, but never across the share from which texts are faithful."""
+    percent, line = round(100 * share), round(100 * FAITHFUL_FROM)
+    if share < FAITHFUL_FROM <= percent / 100:
+        return f"{line - 1}%"
+    return f"{percent}%"
