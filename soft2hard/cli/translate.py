@@ -159,7 +159,7 @@ def translate(
             results = translate_all(soft_prompts, model, lm, config, inputs=inputs, helpers=helpers, progress=advance)
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         if card is not None:
-            _write_card(card, results[0], soft_prompts[0], lm)
+            _write_card(card, results[0], soft_prompts[0], lm, seed)
         write(_as_json(results) if json_ else "\n\n".join(map(_as_text, results)))
 
 
@@ -225,14 +225,16 @@ def _named(translation: "Translation", path: Path) -> "Translation":
     return replace(translation, soft_prompt=str(path))
 
 
-def _write_card(path: Path, translation: "Translation", soft_prompt: "SoftPrompt", lm: "Subject | None") -> None:
+def _write_card(
+    path: Path, translation: "Translation", soft_prompt: "SoftPrompt", lm: "Subject | None", seed: int
+) -> None:
     from soft2hard.eval.report.card import translation_card
     from soft2hard.storage.files import atomic_write
 
     if lm is None:
         raise UserError("A card is about a verified text, and --no-verify runs nothing.", "Leave one of them out.")
     with atomic_write(path) as temporary:
-        temporary.write_text(translation_card(translation, soft_prompt, lm), encoding="utf-8")
+        temporary.write_text(translation_card(translation, soft_prompt, lm, seed=seed), encoding="utf-8")
 
 
 def _as_json(translations: list["Translation"]) -> str:
