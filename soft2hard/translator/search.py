@@ -73,8 +73,10 @@ class Effort:
     best changes, not only until the very best does not."""
 
 
-FREE = Effort(8, n_best=12, n_texts=144, n_branches=12, heats=((4, 32), (12, 8)), free=True)
-"""The search without a translator, which knows less at first and so tries more."""
+def free(rounds: int, n_texts: int) -> Effort:
+    """The search without a translator, which knows less at first and so tries more."""
+    heats = ((4, max(2 * n_texts // 9, 1)), (12, max(n_texts // 18, 1)))
+    return Effort(rounds, n_best=max(n_texts // 12, 1), n_texts=n_texts, n_branches=12, heats=heats, free=True)
 
 
 class Budget:

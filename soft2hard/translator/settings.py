@@ -111,9 +111,11 @@ class TranslateConfig:
     """Candidates asked of the describer for each soft prompt."""
     n_layers: PositiveInt = 6
     """Source layers, and target layers, under whose pairs the subject is asked by elicit."""
-    n_samples: PositiveInt = 192
+    n_samples: PositiveInt = 128
     """Texts drawn from the prior, from which the search starts beside those of the other proposers."""
-    search_rounds: NonNegativeInt = 8
+    search_texts: PositiveInt = 96
+    """Further texts of each round of the search; it goes on from the best twelfth as many."""
+    search_rounds: NonNegativeInt = 6
     """Rounds of the search at most; it ends early when none of the best changes."""
     refine_rounds: NonNegativeInt = 2
     """Rounds of local search around the best candidates where a translator proposes alone; it ends early when

@@ -18,7 +18,7 @@ from soft2hard.translator.proposers.base import Observed, Proposer
 from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, WORDINGS, Describe
 from soft2hard.translator.proposers.elicit import Elicit
 from soft2hard.translator.proposers.prior import InstructionPrior
-from soft2hard.translator.search import FREE, Budget, Density, Effort, Search
+from soft2hard.translator.search import Budget, Density, Effort, Search, free
 from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig, read_card
 from soft2hard.translator.verdict import Judge, Judgement, Verdict
 from soft2hard.translator.verification import Candidate, Ending, Probes, Verifier, surest
@@ -241,7 +241,7 @@ class _Translating:
         search = Search(densities, self.verifier, probes, self.budget)
         effort = Effort(self.config.refine_rounds)
         if "search" in self.names:
-            effort = replace(FREE, rounds=self.config.search_rounds)
+            effort = free(self.config.search_rounds, self.config.search_texts)
         elif self.prior is not None:
             effort = replace(effort, rounds=0)
         ranked = search.best(proposals, effort)

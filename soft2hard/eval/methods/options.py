@@ -328,6 +328,7 @@ class TranslatedOptions:
     n_descriptions: PositiveInt = TranslateConfig.n_descriptions
     n_layers: PositiveInt = TranslateConfig.n_layers
     n_samples: PositiveInt = TranslateConfig.n_samples
+    search_texts: PositiveInt = TranslateConfig.search_texts
     search_rounds: NonNegativeInt = TranslateConfig.search_rounds
     demonstrations: NonNegativeInt = 0
     """Pairs of input and output under the soft prompt that stand behind the instruction; 0 for none."""
