@@ -19,7 +19,7 @@ from soft2hard.compute.memory import Halving
 from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.sequences import Query, kind_of
 from soft2hard.lm.subject import Subject
-from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Kind
 from soft2hard.translator.settings import ProposerName
 
@@ -30,6 +30,8 @@ MAX_DIVERGENCE = 10.0
 """Cap on one position's divergence, in nats: one confident miss must not outweigh everything else."""
 SHORT_OUTPUT, LONG_OUTPUT = 16, 64
 """Tokens that an output may have where nobody says: first, and where most under a soft prompt are longer."""
+_TEXT_TOKENS = 24
+"""Tokens of a text beside which long outputs are to fit the subject's context."""
 _NOTHING = 1e-3
 """Divergence a position, in nats, between soft prompt and no prompt below which there is nothing to explain."""
 _SHARED = 1.5
@@ -124,11 +126,12 @@ class Verifier:
 
     def probe(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
         """The outputs that each soft prompt gives its inputs, with their distributions, all in shared batches."""
-        limit = self.max_new_tokens or SHORT_OUTPUT
-        written = self._written(soft_prompts, inputs, limit)
-        long = [i for i, of in enumerate(written) if 2 * sum(o.ended or o.goes_round for o in of) < len(of)]
-        if long and self.max_new_tokens is None:
-            again = self._written([soft_prompts[i] for i in long], [inputs[i] for i in long], LONG_OUTPUT)
+        written = self._written(soft_prompts, inputs, self.max_new_tokens or SHORT_OUTPUT)
+        open_ended = [i for i, of in enumerate(written) if 2 * sum(o.ended or o.goes_round for o in of) < len(of)]
+        rooms = {i: self._room(soft_prompts[i], inputs[i], LONG_OUTPUT) for i in open_ended if not self.max_new_tokens}
+        for limit in sorted({room for room in rooms.values() if room > SHORT_OUTPUT}):
+            long = [i for i, room in rooms.items() if room == limit]
+            again = self._written([soft_prompts[i] for i in long], [inputs[i] for i in long], limit)
             written = [dict(zip(long, again, strict=True)).get(i, of) for i, of in enumerate(written)]
         examples = [self._examples(some, [o.ids for o in of], "soft") for some, of in zip(inputs, written, strict=True)]
         embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
@@ -158,7 +161,22 @@ class Verifier:
             self.subject.encode_body(i, kind) for i in inputs
         ):
             return [""] * len(inputs)
-        return self.subject.generate([Query(prompt, input) for input in inputs], max_new_tokens=longest + 1)
+        limit = self._room(prompt, inputs, longest)
+        return self.subject.generate([Query(prompt, input) for input in inputs], max_new_tokens=limit)
+
+    def _room(self, prompt: Prompt, inputs: Sequence[str], most: int) -> int:
+        """Tokens, up to `most`, that an output may have beside any of these inputs in the subject's context.
+
+        A soft prompt leaves room for texts that are longer than itself.
+        """
+        context = self.subject.context_length
+        if context is None:
+            return most
+        n_before = len(self.subject.prompt_embeddings(prompt))
+        if isinstance(prompt, SoftPrompt):
+            n_before += max(_TEXT_TOKENS - prompt.n_tokens, 0)
+        n_read = n_before + max((len(self.subject.encode_body(input, kind_of(prompt))) for input in inputs), default=0)
+        return min(most, context - (1 if self.subject.is_encoder_decoder else n_read))  # a decoder reads its start
 
     def verify(self, candidates: Sequence[str], probes: Probes) -> list[Candidate]:
         """Agreement and divergence of each candidate, in the order given.
