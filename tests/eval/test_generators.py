@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from soft2hard.api.client import Patience
 from soft2hard.api.ledger import Ledger
 from soft2hard.api.requests import ApiModel, Layout
+from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.errors import UserError
 from soft2hard.eval.config import Evaluation, parse_config
-from soft2hard.api.text_generation import ApiGenerator
-from soft2hard.lm.text_generation import LocalGenerator
 from soft2hard.eval.loaded_models import Models
 from soft2hard.lm.subject import Subject
+from soft2hard.lm.text_generation import LocalGenerator
 from tests import tiny_models
 from tests.fault_server import KEY, TRANSIENT, FaultServer
 from tests.tiny_models import CONTEXT, SPECIAL, WORDS

@@ -7,7 +7,6 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from soft2hard.compute import metering
 from soft2hard.compute.metering import Count
@@ -18,25 +17,9 @@ from soft2hard.prompts.template import Template
 from soft2hard.translator import probing
 from soft2hard.translator.probing import MAX_INPUT_TOKENS, Closing, continued, invented_inputs, own_uniforms
 from tests import tiny_models
+from tests.markov import IDS, markov_subject, remembering
 
-IDS = {word: i + len(tiny_models.SPECIAL) for i, word in enumerate(tiny_models.WORDS)}
 NOUNS, COLOURS = ["cat", "dog", "bird"], ["red", "green"]
-
-
-def markov_subject(follows: dict[str, list[str]], template: Template = Template()) -> Subject:
-    """A Llama that writes after each word one of those that follow it, at equal chances, whatever came before."""
-    width = 32
-    sizes = {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4}
-    ids = {"vocab_size": tiny_models.VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, **ids, max_position_embeddings=64))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(1.0 if parameter.ndim == 1 else 0.0)  # layers add nothing
-        model.model.embed_tokens.weight.copy_(torch.eye(tiny_models.VOCAB_SIZE, width))
-        for word, next_words in follows.items():
-            for next_word in next_words:
-                model.lm_head.weight[IDS[next_word], IDS[word]] = 10.0  # times sqrt(32) after the norm
-    return Subject(model, tiny_models.tokenizer("gpt2"), name="markov", template=template)
 
 
 def soft_prompts(n: int) -> list[list[SoftPrompt]]:
@@ -128,10 +111,8 @@ def test_encoder_decoders_do_not_continue_their_input(architecture: str) -> None
 
 def test_the_prompt_decides_what_is_invented() -> None:
     follows = COLOURED_NOUNS | {":": ["cat", "dog"], "cat": ["Output"], "dog": ["Output"]}
-    subject = markov_subject(follows)
-    subject.model.model.layers[0].self_attn.v_proj.weight.data.copy_(torch.eye(32))
-    subject.model.model.layers[0].self_attn.o_proj.weight.data.copy_(3 * torch.eye(32))
-    # Attention adds the mean of all that was read: a soft prompt that points to "cat" makes "cat" likelier.
+    subject = remembering(markov_subject(follows))
+    # A soft prompt that points to "cat" makes "cat" likelier.
     subject.model.lm_head.weight.data[IDS["cat"], IDS["bird"]] = 10.0
     subject.model.lm_head.weight.data[IDS["dog"], IDS["bird"]] = -10.0
     pointing = SoftPrompt(5 * torch.eye(32)[[IDS["bird"]] * 3])
@@ -140,9 +121,8 @@ def test_the_prompt_decides_what_is_invented() -> None:
 
 
 def test_several_prompts_take_turns() -> None:
-    subject = markov_subject(COLOURED_NOUNS | {":": ["cat", "dog"], "cat": ["Output"], "dog": ["Output"]})
-    subject.model.model.layers[0].self_attn.v_proj.weight.data.copy_(torch.eye(32))
-    subject.model.model.layers[0].self_attn.o_proj.weight.data.copy_(3 * torch.eye(32))
+    follows = COLOURED_NOUNS | {":": ["cat", "dog"], "cat": ["Output"], "dog": ["Output"]}
+    subject = remembering(markov_subject(follows))
     head = subject.model.lm_head.weight.data
     for word, wanted, other in (("bird", "cat", "dog"), ("fish", "dog", "cat")):
         head[IDS[wanted], IDS[word]], head[IDS[other], IDS[word]] = 10.0, -10.0

@@ -1,5 +1,7 @@
 """Verification: agreement and divergence are what they are defined as, and the most faithful text wins."""
 
+from random import Random
+
 import pytest
 import torch
 
@@ -7,20 +9,23 @@ from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator import candidates as search
+from soft2hard.translator import search, verification
 from soft2hard.translator import translate as translate_module
-from soft2hard.translator import verification
-from soft2hard.translator.candidates import Reading, neighbours
+from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.model import Translator
+from soft2hard.translator.search import Budget, Effort, Search, near
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import Translation, translate
-from soft2hard.translator.verification import Candidate, Probes, Verifier, verdict_of
+from soft2hard.translator.translate import Translation, divided, translate
+from soft2hard.translator.verdict import lower_bound, verdict_of
+from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share, surest
 from tests import tiny_models, tiny_training
+from tests.markov import CHAIN, EOS, IDS, branching_subject, markov_subject
 
 ARCHITECTURES = ["llama", "gpt2", "bloom", "t5"]
 INPUTS = ["cat", "one two three", "up down", "fish", "red", "four small big"]
 OWN_TEXT = "cat dog"
 WORDS = tiny_models.WORDS
+PAIRS = [f"{a} {b}" for a in WORDS[3:9] for b in WORDS[9:]]
 CANDIDATES = [*tiny_models.WORDS[3:], "up", OWN_TEXT, "red blue up green left right down", "dog cat"]
 
 
@@ -38,7 +43,9 @@ def verifier(request: pytest.FixtureRequest) -> Verifier:
     return Verifier(tiny_models.subject(request.param), max_new_tokens=12)
 
 
-def divergence_by_definition(subject: Subject, soft_prompt: SoftPrompt, text: str, probes: Probes, cap: float) -> float:
+def divergence_by_definition(
+    subject: Subject, soft_prompt: SoftPrompt, text: str | None, probes: Probes, cap: float
+) -> float:
     """Mean over all output positions of sum p log(p / q), capped, from the subject's own distributions.
 
     Outputs that were cut have no end.
@@ -91,12 +98,11 @@ def test_divergence_is_the_mean_of_capped_kullback_leibler_divergences(
 ) -> None:
     subject = verifier.subject
     soft_prompt = soft(subject)
-    pool = [f"{a} {b}" for a in tiny_models.WORDS[3:9] for b in tiny_models.WORDS[9:]]
-    every = probe(verifier, soft_prompt, pool)
+    every = probe(verifier, soft_prompt, PAIRS)
     # An output with special tokens in it is not the text it is shown as.
     texts = [tuple(subject.encode_output(text)) for text in every.outputs]
     ids = [own if ended else (*own, subject.endings.eos_id) for own, ended in zip(every.ids, every.ended, strict=True)]
-    plain = [text for text, one, other in zip(pool, ids, texts, strict=True) if one == other][:20]
+    plain = [text for text, one, other in zip(PAIRS, ids, texts, strict=True) if one == other][:20]
     assert len(plain) >= 5
     probes = probe(verifier, soft_prompt, plain)
     largest = []
@@ -116,10 +122,9 @@ def test_agreement_is_the_share_of_inputs_for_which_both_prompts_generate_the_sa
 ) -> None:
     subject = tiny_models.subject(architecture)
     soft_prompt = soft(subject)
-    pool = [f"{a} {b}" for a in tiny_models.WORDS[3:9] for b in tiny_models.WORDS[9:]]
-    rows = subject.generate_ids([Query(soft_prompt, text) for text in pool], max_new_tokens)
+    rows = subject.generate_ids([Query(soft_prompt, text) for text in PAIRS], max_new_tokens)
     # An output with special tokens in it is not the text it is shown as.
-    inputs = [text for text, row in zip(pool, rows, strict=True) if min(row, default=9) > 3][:20]
+    inputs = [text for text, row in zip(PAIRS, rows, strict=True) if min(row, default=9) > 3][:20]
     assert len(inputs) >= 5
     verifier = Verifier(subject, max_new_tokens)
     probes = probe(verifier, soft_prompt, inputs)
@@ -168,11 +173,6 @@ def test_the_first_probes_are_those_of_the_first_inputs(verifier: Verifier) -> N
     assert torch.allclose(part.log_probs, alone.log_probs, atol=1e-4)
 
 
-def test_verdicts_follow_the_thresholds() -> None:
-    verdicts = {1.0: "faithful", 0.9: "faithful", 0.89: "doubtful", 0.5: "doubtful", 0.49: "failed", 0.0: "failed"}
-    assert {agreement: verdict_of(agreement) for agreement in verdicts} == verdicts
-
-
 # --- translate: propose, verify, refine, choose --------------------------------------------------
 
 QUICK = {"n_candidates": 4, "refine_rounds": 0}
@@ -199,6 +199,18 @@ def proposing(monkeypatch: pytest.MonkeyPatch):
     return propose_these
 
 
+def searched(
+    translator: Translator,
+    verifier: Verifier,
+    soft_prompt: SoftPrompt,
+    texts: list[str],
+    probes: Probes,
+    effort: Effort = Effort(0),
+) -> list[Candidate]:
+    search = Search([Reading(translator, soft_prompt)], verifier, probes, Budget())
+    return search.best({"translator": texts}, effort)
+
+
 def one(translator: Translator, subject: Subject | None, soft_prompt: SoftPrompt, **arguments: object) -> Translation:
     config = TranslateConfig(**QUICK | arguments.pop("config", {}))
     [translation] = translate([soft_prompt], translator, subject, config, **arguments)
@@ -210,21 +222,36 @@ def test_the_text_that_does_what_the_soft_prompt_does_wins_over_the_greedy_one(
 ) -> None:
     proposing("red blue", "up", OWN_TEXT, "dog")
     found = one(translator, subject, soft(subject), inputs=INPUTS)
-    assert (found.text, found.greedy, found.verdict, found.agreement) == (OWN_TEXT, "red blue", "faithful", 1.0)
-    assert (found.n_probes, found.probe_source) == (len(INPUTS), "examples")
+    assert (found.text, found.greedy, found.proposer, found.agreement) == (OWN_TEXT, "red blue", "translator", 1.0)
+    assert (found.n_probes, found.n_checks, found.probe_source) == (len(INPUTS), 0, "examples")
     assert [c.text for c in found.candidates][0] == OWN_TEXT
     assert sorted(c.text for c in found.candidates) == sorted(["red blue", "up", OWN_TEXT, "dog"])
     assert found.to_json()["candidates"][0]["text"] == OWN_TEXT
 
 
-def test_the_verdict_is_that_of_the_chosen_text(translator: Translator, subject: Subject, proposing) -> None:
+def test_the_verdict_is_that_of_the_chosen_text_on_inputs_that_did_not_choose_it(
+    translator: Translator, subject: Subject, proposing
+) -> None:
     verdicts = set()
-    for text in tiny_models.WORDS:
+    for text in ("red", "cat", "up", "four", "red red"):
         proposing(text)
-        found = one(translator, subject, soft(subject), inputs=tiny_models.WORDS, config={"n_probes": 24})
-        assert found.verdict == verdict_of(found.agreement)
+        found = one(translator, subject, soft(subject, "red"), inputs=PAIRS, config={"n_probes": 8})
+        assert (found.n_probes, found.n_checks) == (8, 16)
+        n_alike = round(found.agreement * 16)
+        assert found.verdict == verdict_of(n_alike, 16)
+        assert found.judgement.at_least == lower_bound(n_alike, 16)
+        outputs = [subject.generate([Query(p, i) for i in PAIRS[8:24]]) for p in (soft(subject, "red"), text)]
+        assert (found.verdict == "faithful") == (outputs[0] == outputs[1]) == (text == "red")
         verdicts.add(found.verdict)
-    assert "failed" in verdicts or "doubtful" in verdicts
+    assert len(verdicts) >= 2
+
+
+def test_inputs_that_chose_the_text_prove_nothing(translator: Translator, subject: Subject, proposing) -> None:
+    proposing(OWN_TEXT)
+    few, many = (one(translator, subject, soft(subject), inputs=some) for some in (INPUTS, PAIRS))
+    assert (few.agreement, few.n_checks, few.verdict) == (1.0, 0, "doubtful")
+    assert (few.judgement.at_least, few.judgement.further) == (None, None)
+    assert (many.agreement, many.n_checks, many.verdict) == (1.0, 16, "faithful")
 
 
 def test_inputs_are_taken_once_each_and_no_more_than_asked_for(
@@ -233,41 +260,54 @@ def test_inputs_are_taken_once_each_and_no_more_than_asked_for(
     proposing("up")
     found = one(translator, subject, soft(subject), inputs=[*INPUTS, *INPUTS])
     assert found.n_probes == len(INPUTS)
-    assert one(translator, subject, soft(subject), inputs=INPUTS, config={"n_probes": 5}).n_probes == 5
+    config = {"n_probes": 5, "n_checks": 0}
+    assert one(translator, subject, soft(subject), inputs=INPUTS, config=config).n_probes == 5
 
 
-def test_a_share_of_the_inputs_is_kept_to_judge_on_and_none_serves_twice(
-    translator: Translator, subject: Subject, proposing, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [(24, (16, 8)), (30, (16, 8)), (18, (10, 8)), (12, (6, 6)), (10, (5, 5)), (8, (4, 4)), (7, (7, 0)), (4, (4, 0))],
+)
+def test_half_of_the_inputs_are_kept_to_judge_on_and_none_serves_twice(
+    translator: Translator, subject: Subject, proposing, monkeypatch: pytest.MonkeyPatch, n: int, expected: object
 ) -> None:
-    proposing("up")
+    proposing("up", OWN_TEXT)
     asked: list[list[list[str]]] = []
-    probe_all = Verifier.probe
+    compared: list[tuple[str, ...]] = []
+    probe_all, compare = Verifier.probe, Verifier.compare
 
     def noted(self: Verifier, soft_prompts: list[SoftPrompt], inputs: list[list[str]]) -> list[Probes]:
         asked.append(inputs)
         return probe_all(self, soft_prompts, inputs)
 
+    def seen(self: Verifier, prompts: list[str | None], probes: Probes) -> list[Comparison | None]:
+        compared.append(probes.inputs)
+        return compare(self, prompts, probes)
+
     monkeypatch.setattr(Verifier, "probe", noted)
-    inputs = [f"{a} {b}" for a in WORDS[:5] for b in WORDS[5:10]]
-    for n, expected in ((24, (16, 8)), (18, (12, 6)), (10, (10, 0)), (4, (4, 0))):
-        asked.clear()
-        found = one(translator, subject, soft(subject), inputs=inputs[:n], config={"n_probes": 16, "n_checks": 8})
-        assert (found.n_probes, found.n_checks) == expected
-        used = [text for lists in asked for of_prompt in lists for text in of_prompt]
-        assert sorted(used) == sorted(inputs[: sum(expected)])
+    monkeypatch.setattr(Verifier, "compare", seen)
+    found = one(translator, subject, soft(subject), inputs=PAIRS[:n], config={"n_probes": 16, "n_checks": 8})
+    assert (found.n_probes, found.n_checks) == expected
+    assert asked == [[PAIRS[: min(n, 24)]]]
+    *chose, judged = compared
+    assert {text for inputs in chose for text in inputs} == set(PAIRS[: expected[0]])
+    assert judged == tuple(PAIRS[expected[0] : sum(expected)] or PAIRS[: expected[0]])
 
 
-def test_heats_let_the_best_candidate_through(
-    translator: Translator, subject: Subject, proposing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proposing(*CANDIDATES)
-    inputs = [f"{a} {b}" for a in WORDS[:5] for b in WORDS[5:10]]
-    everything = one(translator, subject, soft(subject), inputs=inputs, config={"n_probes": 20, "n_checks": 0})
-    for name, value in (("_HEAT_PROBES", 4), ("_FINALISTS", 5)):
-        monkeypatch.setattr(search, name, value)
-    with_heat = one(translator, subject, soft(subject), inputs=inputs, config={"n_probes": 20, "n_checks": 0})
-    assert len(everything.candidates) == 10 and len(with_heat.candidates) == 5
-    assert with_heat.candidates[0] == everything.candidates[0]
+def test_however_few_inputs_there_are_at_least_half_judge_but_for_the_first_eight() -> None:
+    for n_probes, n_checks in ((32, 16), (16, 8), (8, 40), (3, 5)):
+        config = TranslateConfig(n_probes=n_probes, n_checks=n_checks)
+        for n in range(n_probes + n_checks + 1):
+            choosing, judging = divided(n, config)
+            assert [*choosing, *judging] == list(range(len(choosing) + len(judging)))  # none twice, in their order
+            assert len(choosing) <= n_probes and len(judging) <= n_checks
+            if not judging:
+                assert len(choosing) == min(n, n_probes) and min(n // 2, n_checks) < 4
+            else:
+                assert len(judging) >= 4 and len(choosing) + len(judging) == n
+                assert len(judging) == n_checks or len(choosing) <= 8
+                assert len(judging) == n_checks or len(choosing) in (min(n_probes, 8), (n + 1) // 2)
+        assert tuple(map(len, divided(n_probes + n_checks, config))) == (n_probes, n_checks)
 
 
 def test_candidates_carry_the_translators_log_probability_and_all_output_positions(
@@ -293,27 +333,22 @@ def test_the_prior_overturns_a_small_difference_in_divergence_and_no_large_one(
     for prior, winner in ((lead - 0.5, OWN_TEXT), (lead + 0.5, "up")):
         log_probs = {OWN_TEXT: -prior, "up": 0.0}
         monkeypatch.setattr(Reading, "log_probs", lambda self, texts, known=log_probs: [known[t] for t in texts])
-        assert (
-            search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, search.Search(0))[0].text
-            == winner
-        )
+        assert searched(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes)[0].text == winner
 
 
 def test_heats_weigh_the_evidence_of_a_few_inputs_as_that_of_all(
     translator: Translator, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_HEAT_PROBES", 4)
-    monkeypatch.setattr(search, "_FINALISTS", 1)
-    inputs = [f"{a} {b}" for a in WORDS[:5] for b in WORDS[5:10]]
     verifier = Verifier(subject)
-    probes = probe(verifier, soft(subject), inputs)
+    probes = probe(verifier, soft(subject), PAIRS[:25])
     own, other = verifier.verify([OWN_TEXT, "up"], verifier.first(probes, 4))
     lead = other.divergence - own.divergence
     assert own.n_positions < len(probes.log_probs)
+    effort = Effort(0, heats=((4, 1),))
     for scale, winner in ((own.n_positions + 1, OWN_TEXT), (len(probes.log_probs) + 1, "up")):
         log_probs = {OWN_TEXT: -lead * scale, "up": 0.0}
         monkeypatch.setattr(Reading, "log_probs", lambda self, texts, known=log_probs: [known[t] for t in texts])
-        [kept] = search.choose(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, search.Search(0))
+        [kept] = searched(translator, verifier, soft(subject), [OWN_TEXT, "up"], probes, effort)
         assert kept.text == winner
 
 
@@ -368,7 +403,7 @@ def test_a_soft_prompt_without_inputs_does_not_keep_others_from_being_verified(
 ) -> None:
     proposing("red", OWN_TEXT)
     prompts = [soft(subject), soft(subject), soft(subject)]
-    found = translate(prompts, translator, subject, TranslateConfig(**QUICK), inputs=[INPUTS, [], INPUTS])
+    found = translate(prompts, translator, subject, TranslateConfig(**QUICK), inputs=[PAIRS, [], PAIRS])
     assert [t.verdict for t in found] == ["faithful", "unverified", "faithful"]
 
 
@@ -414,24 +449,26 @@ def test_completions_are_greedy_continuations(translator: Translator, subject: S
     for prefix, completed in zip(prefixes, reading.complete(prefixes), strict=True):
         assert completed[: len(prefix)] == prefix
         for i in range(len(prefix), len(completed)):  # every added word is the likeliest after those before it
-            assert int(reading.next_log_probs(completed[: i + 1])[i].argmax()) == completed[i]
+            assert int(reading.next_log_probs([completed[: i + 1]])[0][i].argmax()) == completed[i]
     [greedy] = reading.complete([[]])
     written = translator.tokenizer.decode(greedy, skip_special_tokens=True)
-    assert search.tidy(written) == translate_module.propose(translator, [soft(subject)], 1)[0][0]
+    assert tidy(written) == propose(translator, [soft(subject)], 1)[0][0]
 
 
-def test_neighbours_are_new_texts_likeliest_first(translator: Translator, subject: Subject) -> None:
+def test_texts_near_others_are_new_and_come_likeliest_first(translator: Translator, subject: Subject) -> None:
     texts = ["red cat up", "dog"]
+    rows = [translator.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     reading = Reading(translator, soft(subject))
-    found = neighbours(reading, texts, n=40, n_branches=200)
-    assert len(found) == len(set(found)) == 40
-    assert not set(found) & set(texts)
-    scores = reading.log_probs(found)
+    everything = near(reading, rows, Effort(1, n_texts=1000, n_branches=1000))
+    assert len(everything) == len(set(everything)) > 60
+    assert not set(everything) & set(texts)
+    scores = reading.log_probs(everything)
     assert scores == sorted(scores, reverse=True)
-    everything = neighbours(reading, texts, n=1000, n_branches=1000)
     one_word_off = {" ".join([*texts[0].split()[:i], w, *texts[0].split()[i + 1 :]]) for i in range(3) for w in WORDS}
     assert one_word_off - {texts[0]} <= set(everything)
-    assert found == everything[:40]
+    few = near(reading, rows, Effort(1, n_texts=40, n_branches=200))
+    assert len(few) == 40 and set(few) <= set(everything)
+    assert min(reading.log_probs(few)) >= scores[60]
 
 
 def test_refinement_finds_a_better_text_one_and_two_words_away(
@@ -450,7 +487,7 @@ def test_refinement_ends_where_no_text_is_left_to_try(
     translator: Translator, subject: Subject, proposing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proposing("up")
-    monkeypatch.setattr(search, "neighbours", lambda reading, texts, n, n_branches: list(texts))
+    monkeypatch.setattr(search, "near", lambda reading, rows, effort: ["up"])
     plain = one(translator, subject, soft(subject), inputs=INPUTS)
     assert one(translator, subject, soft(subject), inputs=INPUTS, config={"refine_rounds": 3}) == plain
 
@@ -496,3 +533,124 @@ def test_where_a_soft_prompt_never_ends_its_outputs_no_text_is_blamed_for_ending
     probes = probe(verifier, soft(subject))
     assert probes.ending == "none" and not any(probes.ended)
     assert len(probes.log_probs) == sum(map(len, probes.ids)) == len(probes.inputs)
+
+
+# --- how much of an output is compared ------------------------------------------------------------
+
+OTHERS = ["cat", "dog up", "red", "left right", "four", "small big"]
+
+
+def test_outputs_longer_than_16_tokens_are_compared_to_their_end() -> None:
+    """The two prompts differ in the eighteenth word alone."""
+    subject = branching_subject()
+    birds = soft(subject, "bird bird")
+    for max_new_tokens, n_words, fish_alike in ((None, 18, 0.0), (16, 16, 1.0), (64, 18, 0.0)):
+        verifier = Verifier(subject, max_new_tokens)
+        probes = probe(verifier, birds, OTHERS)
+        expected = " ".join([*CHAIN, "bird"][:n_words])
+        assert set(probes.outputs) == {expected}
+        assert [*map(len, probes.ids)] == [n_words + (n_words == 18)] * len(OTHERS)  # with the end where it was written
+        same, other = verifier.verify(["bird bird", "fish"], probes)
+        assert (same.agreement, other.agreement) == (1.0, fish_alike)
+        [found] = verifier.compare(["fish"], probes)
+        # Behind the word that differs, the text is shown the soft prompt's own word.
+        assert found.token_agreement.tolist() == pytest.approx([1.0 if fish_alike else 18 / 19] * len(OTHERS))
+
+
+@pytest.mark.parametrize("n_long", [0, 3, 4])
+def test_outputs_are_written_on_to_64_tokens_where_most_do_not_end_within_16(
+    n_long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    rows = [[Random(i).randrange(4, 24) for i in range(70)]] * n_long + [[5, 6, 7]] * (6 - n_long)
+    subject = branching_subject()
+
+    def written(queries: list[Query], max_new_tokens: int) -> list[list[int]]:
+        asked.append(max_new_tokens)
+        return [row[:max_new_tokens] for row in rows]
+
+    monkeypatch.setattr(subject, "generate_ids", written)
+    probes = probe(Verifier(subject), soft(subject, "up"), OTHERS)
+    assert asked == ([16, 64] if n_long == 4 else [16])
+    assert [*map(len, probes.ids)] == [asked[-1]] * n_long + [4] * (6 - n_long)
+    assert probes.ended == (False,) * n_long + (True,) * (6 - n_long)
+    asked.clear()
+    assert max(map(len, probe(Verifier(subject, 20), soft(subject, "up"), OTHERS).ids)) in (4, 20)
+    assert asked == [20]
+
+
+def test_long_outputs_leave_the_context_room_for_texts_longer_than_the_soft_prompt() -> None:
+    subject = tiny_training.llama_subject()
+    soft_prompt, context = soft(subject), tiny_models.CONTEXT
+    verifier = Verifier(subject)
+    probes = probe(verifier, soft_prompt)
+    assert 16 < max(map(len, probes.ids)) < context
+    longest = max(len(subject.encode_body(text, "soft")) for text in INPUTS)
+    text = " ".join(WORDS[3 + i % 8] for i in range(24))
+    assert verifier.verify([text], probes) != []
+    assert verifier.verify([" ".join([text] * 2)], probes) == []
+    # As much as there is room for, and no more.
+    n_lead = len(subject.lead_embeddings("soft"))
+    assert max(map(len, probes.ids)) == context - longest - n_lead - 24
+    assert [len(text.split()) > 0 for text in verifier.outputs(text, INPUTS, [probes])] == [True] * len(INPUTS)
+
+
+def test_outputs_under_a_text_that_just_fits_are_written_as_far_as_there_is_room() -> None:
+    subject = tiny_training.llama_subject()
+    verifier = Verifier(subject, 16)
+    probes = probe(verifier, soft(subject))
+    n_body = max(len(subject.encode_body(text, "hard")) for text in INPUTS)
+    room = tiny_models.CONTEXT - len(subject.lead_embeddings("hard")) - n_body - 15
+    text = " ".join(WORDS[3 + i % 8] for i in range(room))
+    [found] = verifier.compare([text], probes)
+    assert found is not None
+    written = verifier.outputs(text, INPUTS, [probes])
+    assert written == subject.generate([Query(text, i) for i in INPUTS], 15)
+
+
+# --- what a text explains -------------------------------------------------------------------------
+
+
+def test_what_a_text_explains_is_the_divergence_that_it_takes_away() -> None:
+    subject = branching_subject()
+    verifier, birds = Verifier(subject), soft(subject, "bird bird")
+    probes = probe(verifier, birds, OTHERS)
+    kl = {p: divergence_by_definition(subject, birds, p, probes, 10.0) for p in ("bird bird", "bird", "cat", None)}
+    assert kl["bird bird"] < 1e-5 < kl["bird"] < kl[None]
+    found = Search([], verifier, probes, Budget()).best({"translator": ["cat", "bird", "bird bird"]}, Effort(0))
+    assert {c.text: c.explained for c in found} == {
+        text: pytest.approx(1 - kl[text] / kl[None], abs=1e-3) for text in ("bird bird", "bird", "cat")
+    }
+    assert found[0].text == "bird bird"
+
+
+@pytest.mark.parametrize(
+    ("divergence", "without", "expected"),
+    [(0.0, 2.0, 1.0), (0.5, 2.0, 0.75), (2.0, 2.0, 0.0), (3.0, 2.0, -0.5), (0.1, None, None), (0.0, 9e-4, None)],
+)
+def test_the_explained_share_is_one_less_the_share_that_is_left(
+    divergence: float, without: float | None, expected: float | None
+) -> None:
+    assert explained_share(divergence, without) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_of_a_soft_prompt_that_does_nothing_there_is_nothing_to_explain() -> None:
+    subject = markov_subject({a: [b] for a, b in zip([":", *CHAIN[:6]], CHAIN, strict=False)})
+    subject.model.lm_head.weight.data[EOS, IDS[CHAIN[6]]] = 10.0
+    verifier = Verifier(subject)
+    probes = probe(verifier, soft(subject), OTHERS)
+    [found] = Search([], verifier, probes, Budget()).best({"translator": ["up"]}, Effort(0))
+    assert (found.explained, found.agreement) == (None, 1.0)
+
+
+def test_the_surest_inputs_end_and_have_the_least_random_outputs(verifier: Verifier) -> None:
+    probes = probe(verifier, soft(verifier.subject), PAIRS[:20])
+    starts = [sum(map(len, probes.ids[:i])) for i in range(21)]
+    of = torch.distributions.Categorical(logits=probes.log_probs).entropy()
+    means = [float(of[a:b].mean()) for a, b in zip(starts, starts[1:], strict=False)]
+    for n in (1, 7, 20, 30):
+        kept = surest(probes, n)
+        assert kept == sorted(kept) and len(kept) == min(n, 20)
+        left = [i for i in range(20) if i not in kept]
+        for i in kept:
+            assert all((not probes.ended[i], means[i] - 1e-4) <= (not probes.ended[j], means[j]) for j in left)
