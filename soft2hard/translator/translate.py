@@ -282,10 +282,8 @@ class _Translating:
 
     def _observed(self, probes: Mapping[int, Probes]) -> list[Observed]:
         """What each soft prompt does, and what the subject does by itself."""
-        inputs = list(dict.fromkeys(input for of_prompt in probes.values() for input in of_prompt.inputs))
-        plain = dict(zip(inputs, self.verifier.outputs(None, inputs, list(probes.values())), strict=True))
         return [
-            Observed(self.prompts[i], found.inputs, found.outputs, tuple(plain[input] for input in found.inputs))
+            Observed(self.prompts[i], found.inputs, found.outputs, tuple(self.verifier.outputs(None, found)))
             for i, found in probes.items()
         ]
 

@@ -129,7 +129,7 @@ class Judge:
         if found is None:
             return None
         kind = rests_on([len(ids) for ids in probes.ids], self.encoder is not None)
-        written = self.verifier.outputs(text, probes.inputs, [probes])
+        written = self.verifier.outputs(text, probes)
         same = alike(found, kind, (probes.outputs, written), self.encoder)
         n, total = sum(same), len(same)
         divergence = found.mean_divergence

@@ -152,10 +152,10 @@ class Verifier:
         rows = iter(self.subject.generate_ids(queries, max_new_tokens=limit))
         return [self._outputs([next(rows) for _ in of_prompt], limit) for of_prompt in inputs]
 
-    def outputs(self, prompt: str | None, inputs: Sequence[str], of: Sequence[Probes]) -> list[str]:
-        """The subject's outputs under a text or no prompt, as long as those of these probes may be; empty ones where
-        it has nothing to read then."""
-        longest = max((len(ids) for probes in of for ids in probes.ids), default=1)
+    def outputs(self, prompt: str | None, probes: Probes) -> list[str]:
+        """The subject's outputs for these inputs under a text or no prompt, as long as the soft prompt's may be; empty
+        ones where it has nothing to read then."""
+        inputs, longest = probes.inputs, max(map(len, probes.ids), default=1)
         kind = kind_of(prompt)
         if not len(self.subject.prompt_embeddings(prompt)) and not all(
             self.subject.encode_body(i, kind) for i in inputs

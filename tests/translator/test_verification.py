@@ -592,7 +592,7 @@ def test_long_outputs_leave_the_context_room_for_texts_longer_than_the_soft_prom
     # As much as there is room for, and no more.
     n_lead = len(subject.lead_embeddings("soft"))
     assert max(map(len, probes.ids)) == context - longest - n_lead - 24
-    assert [len(text.split()) > 0 for text in verifier.outputs(text, INPUTS, [probes])] == [True] * len(INPUTS)
+    assert [len(text.split()) > 0 for text in verifier.outputs(text, probes)] == [True] * len(INPUTS)
 
 
 def test_outputs_under_a_text_that_just_fits_are_written_as_far_as_there_is_room() -> None:
@@ -604,7 +604,7 @@ def test_outputs_under_a_text_that_just_fits_are_written_as_far_as_there_is_room
     text = " ".join(WORDS[3 + i % 8] for i in range(room))
     [found] = verifier.compare([text], probes)
     assert found is not None
-    written = verifier.outputs(text, INPUTS, [probes])
+    written = verifier.outputs(text, probes)
     assert written == subject.generate([Query(text, i) for i in INPUTS], 15)
 
 
