@@ -103,7 +103,8 @@ class Elicit:
 
 def spread(n: int, most: int) -> list[int]:
     """Up to `most` of `n` layers, evenly spread, the first among them."""
-    return sorted({round(i * (n - 1) / max(most - 1, 1)) for i in range(min(n, most))})
+    kept = min(n, most)
+    return sorted({round(i * (n - 1) / max(kept - 1, 1)) for i in range(kept)})
 
 
 def encode_target(subject: Subject, soft_prompt: SoftPrompt, text: TargetText, placeholder: str) -> PatchedPrompt:
