@@ -82,8 +82,11 @@ class InstructionPrior:
 
     @cached_property
     def first_ids(self) -> list[int]:
-        """Tokens that texts begin with where nothing is shown."""
-        return [] if self.shows else [self._ids(word)[0] for word in filter(self._knows, FIRST_WORDS)]
+        """Tokens that texts begin with where nothing is shown; any, for a model that knows none of `FIRST_WORDS`."""
+        if self.shows:
+            return []
+        known = [self._ids(word)[0] for word in filter(self._knows, FIRST_WORDS)]
+        return known or [i for i in range(len(self.lm.embedding)) if i not in self._no_words]
 
     @cached_property
     def _shown(self) -> tuple[Float[Tensor, "n d_model"], list[int]]:
@@ -125,6 +128,8 @@ class InstructionPrior:
         for row, hidden in zip(rows, self._hidden([(*row, self.eos_id) for row in rows]), strict=True):
             log_probs = self.lm.scorer.log_probs(hidden[:-1])
             if self.first_ids:
+                last = torch.tensor(row[: len(log_probs)], device=log_probs.device)
+                log_probs[torch.isin(last, self._closing)] += _HALF  # see `_with_ends`
                 first = log_probs.new_full((1, log_probs.shape[1]), log(_OTHER_WORDS / log_probs.shape[1]))
                 first[0, self.first_ids] = self._first(self.first_ids[0])
                 log_probs = torch.cat([first, log_probs])
@@ -215,8 +220,8 @@ class InstructionPrior:
         closed = lambda written: written[:, -1] == self.eos_id  # noqa: E731
         found = write_rows(decoding, decoding.start(), next_token, closed, most)
         metering.count(len(found), sum(map(len, prefixes)) + sum(map(len, found)))
-        rows = [row + new for row, new in zip(prefixes, found, strict=True)]
-        return [row[: row.index(self.eos_id)] if self.eos_id in row else row[:LONGEST] for row in rows]
+        rows = [(row + new)[:LONGEST] for row, new in zip(prefixes, found, strict=True)]
+        return [row[: row.index(self.eos_id)] if self.eos_id in row else row for row in rows]
 
     def _shaped(self, logits: Float[Tensor, "rows vocab"], last: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Log-probabilities of what may stand in a text, EOS for all that ends it."""
@@ -234,8 +239,8 @@ class InstructionPrior:
     @cached_property
     def _closing(self) -> Int[Tensor, " marks"]:
         """Tokens that close a sentence."""
-        marks = [self._ids(mark) for mark in ".?!"]
-        return torch.tensor([ids[-1] for ids in marks if ids], device=self.lm.device)
+        marks = [self._ids(mark) for mark in ".?!" if self._knows(mark)]
+        return torch.tensor([ids[-1] for ids in marks if ids], dtype=torch.long, device=self.lm.device)
 
     @cached_property
     def _no_words(self) -> list[int]:
