@@ -126,6 +126,11 @@ def translate(
         translator = translator or _fitting_translator(prompts, subject)
     elif translator is not None:
         translator = None
+    if "translator" in config.propose and translator is None and prompts:
+        raise UserError(
+            "A translator is to propose, and none was given or fits the soft prompt's subject.",
+            "Give one for its subject, or leave translator out of what proposes.",
+        )
     for prompt in prompts:
         if translator is not None:
             translator.check(prompt)
