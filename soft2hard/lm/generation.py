@@ -43,7 +43,7 @@ class CausalDecoding:
         self,
         model: FrozenModel,
         embeddings: Float[Tensor, "batch length d_model"],
-        mask: Bool[Tensor, "batch length"] | None,
+        mask: Bool[Tensor, "batch seen"] | None,
         position: Int[Tensor, "batch length"],
         cache: Cache | None = None,
     ) -> None:

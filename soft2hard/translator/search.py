@@ -35,7 +35,7 @@ _START, _ALIKE = 2, 4  # texts whose first words are the same, at most, around w
 _SCORED = 2  # texts whose log-probability is worked out, for each that is run
 _MOST_GAIN = 20.0  # nats that a swap is believed to gain: what gradients promise is seldom kept
 
-Swaps = Float[Tensor, "n_ids vocab"]
+Swaps = Float[Tensor, "_n_ids vocab"]
 """How good each single substitution of a text seems; minus infinity for none."""
 
 
@@ -129,7 +129,7 @@ class Search:
     def _scored(self, texts: Sequence[str], proposer: ProposerName, effort: Effort) -> list[Candidate]:
         """The best of texts that were not tried and fit the subject's context, best first."""
         words = self.verifier.subject.template.words  # a text that holds them would be an example, not a prompt
-        new = [t for t in dict.fromkeys(texts) if t not in self._tried and not any(word in t for word in words)]
+        new = [t for t in dict.fromkeys(texts) if t.strip() and t not in self._tried and not any(w in t for w in words)]
         found: list[Candidate] = []
         for start in range(0, len(new), _AT_ONCE):
             if self.budget.is_spent and (found or self._tried):
