@@ -226,9 +226,8 @@ class Verifier:
         of_soft = probes.log_probs.exp().repeat(len(leaves), 1)
         cross_entropy = -torch.linalg.vecdot(of_soft, scorer.log_probs(targets.hidden)).sum()
         gradients = torch.autograd.grad(cross_entropy, leaves)
-        scale = self.subject.embedding_scale
         return [
-            (g @ table.T.to(g) * scale - (g * leaf).sum(-1, keepdim=True)).detach().float()
+            (g @ table.T.to(g) - (g * leaf).sum(-1, keepdim=True)).detach().float()
             for g, leaf in zip(gradients, leaves, strict=True)
         ]
 
