@@ -237,12 +237,14 @@ class _Near:
         old = log_probs[torch.arange(len(row)), torch.tensor(row, device=log_probs.device)]
         whole, n = float(old.clamp(min=-_MOST_GAIN).sum()), self.effort.n_branches
         relative = log_probs - old[:, None]
+        gain = torch.zeros_like(log_probs)
+        if change is not None:
+            gain = (-change[:, : log_probs.shape[1]]).clamp(-_MOST_GAIN, _MOST_GAIN).to(log_probs)
         likely = likeliest(log_probs, row, n)
         self.prefixes |= {(*row[:at], token): None for at, token in likely[: n // 2 if self.effort.free else n]}
         for at, token in likely:
-            self._put(row, at, token, whole + float(relative[at, token]), 0.0)
+            self._put(row, at, token, whole + float(relative[at, token]), float(gain[at, token]))
         if change is not None:
-            gain = (-change[:, : log_probs.shape[1]]).clamp(-_MOST_GAIN, _MOST_GAIN).to(log_probs)
             for at, token in likeliest(log_probs + gain, row, n):
                 self._put(row, at, token, whole + float(relative[at, token]), float(gain[at, token]))
         if self.effort.free and len(row) > 1:
