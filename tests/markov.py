@@ -46,3 +46,16 @@ def branching_subject() -> Subject:
     head[IDS["bird"], IDS["bird"]], head[IDS["fish"], IDS["bird"]] = 10.0, -10.0
     head[EOS, IDS["bird"]] = head[EOS, IDS["fish"]] = 12.0
     return subject
+
+
+def inventing_subject() -> Subject:
+    """Closes the inputs that it invents, two or three words, and answers them with a word that the prompt decides:
+    "left" where there are birds in it, "right" elsewhere; then it ends. A single token is where an output begins."""
+    words = ["cat", "dog", "red", "green", "blue", "one", "two", "three", "four"]
+    follows = {":": words, **{word: [*words, "Output"] for word in words}, "Output": ["left"]}
+    subject = remembering(markov_subject(follows, Template(output_prefix="\nOutput", stops=())), 0.1)
+    head = subject.model.lm_head.weight.data
+    head[IDS["right"], IDS["Output"]] = 10.1
+    head[IDS["left"], IDS["bird"]], head[IDS["right"], IDS["bird"]] = 10.0, -10.0
+    head[EOS, IDS["left"]] = head[EOS, IDS["right"]] = 14.0
+    return subject

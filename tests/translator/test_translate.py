@@ -1,6 +1,9 @@
 """`translate` takes what the user has: one soft prompt or several, with or without translator and subject."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
+from math import log
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,26 @@ import soft2hard
 from soft2hard import SoftPrompt, Subject, TranslateConfig, Translation, Translator, UserError, translate
 from soft2hard.checkpoints import embedded_path
 from soft2hard.prompts.template import Template
+from soft2hard.translator.candidates import Reading, propose
+from soft2hard.translator.probing import invented_inputs
+from soft2hard.translator.proposers.prior import InstructionPrior
+from soft2hard.translator.translate import Helpers
+from soft2hard.translator.verification import Probes, Verifier
 from tests import tiny_training
+from tests.markov import inventing_subject
 
 QUICK = TranslateConfig(n_candidates=4, n_probes=4, n_checks=4, refine_rounds=0)
 INPUTS = ["cat", "dog", "red", "up", "fish", "small", "left", "green"]
+
+
+class Saying:
+    """A describer that always says the same."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
+        return [[self.text] * n for _ in texts]
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +72,91 @@ def test_for_an_embedded_soft_prompt_nothing_else_is_needed(embedded: SoftPrompt
     assert found.verdict != "unverified"
 
 
-def test_where_no_translator_fits_a_text_is_searched_for(own: SoftPrompt) -> None:
-    config = replace(QUICK, n_samples=16, search_rounds=1)
-    found = translate(own, subject=tiny_training.llama_subject(), config=config, inputs=INPUTS)
-    assert found.proposer == "search" and found.text and found.verdict != "unverified"
+def test_where_no_translator_fits_a_text_is_described_and_searched_for(own: SoftPrompt) -> None:
+    config = replace(QUICK, n_samples=16, search_rounds=1, n_descriptions=3)
+    helpers = Helpers(Saying("cat dog"))
+    found = translate(own, None, tiny_training.llama_subject(), config, inputs=INPUTS, helpers=helpers)
+    assert set(found.by_proposer) <= {"describe", "search"} and "describe" in found.by_proposer
+    assert (found.text, found.proposer, found.verdict) == ("cat dog", "describe", "doubtful")  # four inputs judge
     with pytest.raises(UserError, match="llama-0"):  # which is neither a folder nor a name that is known here
         translate(own)
     with pytest.raises(UserError, match="does not say which subject"):
         translate(SoftPrompt(own.embeddings, template=Template()))
+
+
+def test_a_translator_that_is_not_asked_for_is_left_out(own: SoftPrompt) -> None:
+    config = replace(QUICK, propose=("describe",), n_descriptions=2)
+    models = (tiny_training.llama_subject(), config)
+    with_one, without = (
+        translate(own, translator, *models, inputs=INPUTS, helpers=Helpers(Saying("up")))
+        for translator in (tiny_training.trained(), None)
+    )
+    assert with_one == without and list(with_one.by_proposer) == ["describe"]
+
+
+def test_all_proposers_that_are_named_propose(own: SoftPrompt) -> None:
+    config = replace(
+        QUICK, propose=("translator", "describe", "search"), n_samples=8, search_rounds=1, n_descriptions=2
+    )
+    models = (tiny_training.trained(), tiny_training.llama_subject(), config)
+    found = translate(own, *models, inputs=INPUTS, helpers=Helpers(Saying("up red")))
+    assert set(found.by_proposer) == {"translator", "describe", "search"}
+    assert found.greedy == propose(tiny_training.trained(), [own], 1)[0][0]
+    assert found.by_proposer[found.proposer].text == found.text == found.candidates[0].text
+    for candidate in found.candidates:
+        assert found.by_proposer[candidate.proposer].rank <= candidate.rank
+    # p(text) is the mean of what translator and prior say.
+    readings = Reading(tiny_training.trained(), own), InstructionPrior(tiny_training.llama_subject())
+    for candidate in found.candidates:
+        logs = torch.tensor([of.log_probs([candidate.text])[0] for of in readings])
+        assert candidate.log_prob == pytest.approx(float(logs.logsumexp(0)) - log(2), abs=1e-3)
+
+
+def test_what_a_translation_says_of_its_judgement_is_in_its_json(own: SoftPrompt) -> None:
+    models = (tiny_training.trained(), tiny_training.llama_subject(), QUICK)
+    found = translate(own, *models, inputs=INPUTS)
+    said = json.loads(json.dumps(found.to_json()))
+    assert (said["verdict"], said["agreement"], said["divergence"]) == (
+        found.judgement.verdict, found.judgement.n_alike / found.judgement.n_inputs, found.judgement.divergence
+    )  # fmt: skip
+    assert said["judgement"]["text"] == said["text"] == found.text and said["judgement"]["n_inputs"] == 4
+    unverified = Translation("a", "b", "b")
+    assert (unverified.verdict, unverified.agreement, unverified.divergence) == ("unverified", None, None)
+
+
+def test_without_inputs_the_subject_invents_them_and_the_surest_are_used() -> None:
+    """Under a soft prompt of birds "bird" ends an output, else one of two words that are as likely does."""
+    subject = inventing_subject()
+    prompt = SoftPrompt(subject.embed_text("bird bird").clone(), template=subject.template)
+    config = TranslateConfig(("describe", "search"), n_probes=4, n_checks=4, n_samples=8, search_rounds=0)
+    used: list[list[str]] = []
+    probe = Verifier.probe
+
+    def noted(self: Verifier, prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
+        used.extend(map(list, inputs))
+        return probe(self, prompts, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Verifier, "probe", noted)
+        found = translate(prompt, None, subject, config, helpers=Helpers(Saying("bird")))
+    assert (found.probe_source, found.n_probes, found.n_checks) == ("invented by the subject", 4, 4)
+    [invented] = used
+    prior = InstructionPrior(subject)
+    assert invented == invented_inputs(subject, [[prompt, *prior.sample(16, 0)]], 24)[0]
+    assert len(invented) > 8
+    judged = {parting.input for parting in found.judgement.partings}
+    assert judged <= set(invented)
+
+
+def test_how_inputs_are_invented_depends_on_no_other_soft_prompt(own: SoftPrompt) -> None:
+    subject = inventing_subject()
+    prompts = [
+        SoftPrompt(subject.embed_text(text).clone(), template=subject.template) for text in ("bird", "up", "red")
+    ]
+    config = TranslateConfig(("describe",), n_probes=4, n_checks=4)
+    together = translate(prompts, None, subject, config, helpers=Helpers(Saying("bird")))
+    alone = [translate(prompt, None, subject, config, helpers=Helpers(Saying("bird"))) for prompt in prompts]
+    assert [replace(one, soft_prompt="") for one in together] == [replace(one, soft_prompt="") for one in alone]
 
 
 def test_the_subject_is_found_by_the_name_that_the_translator_or_the_soft_prompt_has_for_it(
@@ -88,8 +184,7 @@ def test_without_verification_no_subject_is_loaded(own: SoftPrompt, monkeypatch:
     assert (found.verdict, found.agreement, found.text) == ("unverified", None, found.greedy)
 
 
-def test_a_translation_is_called_by_its_name_or_by_its_source(own: SoftPrompt) -> None:
+def test_a_translation_is_called_by_the_source_of_its_soft_prompt(own: SoftPrompt) -> None:
     sourced = SoftPrompt(torch.clone(own.embeddings), provenance={"source": "mine.pt"}, template=Template())
     translator, config = tiny_training.trained(), replace(QUICK, verify=False)
     assert [t.soft_prompt for t in translate([own, sourced], translator, config=config)] == ["soft prompt 1", "mine.pt"]
-    assert translate(own, translator, config=config, names=["a"]).soft_prompt == "a"
