@@ -49,8 +49,8 @@ def branching_subject() -> Subject:
 
 
 def inventing_subject() -> Subject:
-    """Closes the inputs that it invents, two or three words, and answers them with a word that the prompt decides:
-    "left" where there are birds in it, "right" elsewhere; then it ends. A single token is where an output begins."""
+    """Closes the inputs that it invents, a few words each, and answers them "left" where the prompt has birds in it,
+    "right" elsewhere."""
     words = ["cat", "dog", "red", "green", "blue", "one", "two", "three", "four"]
     follows = {":": words, **{word: [*words, "Output"] for word in words}, "Output": ["left"]}
     subject = remembering(markov_subject(follows, Template(output_prefix="\nOutput", stops=())), 0.1)

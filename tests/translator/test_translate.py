@@ -17,7 +17,7 @@ from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.proposers.prior import InstructionPrior
 from soft2hard.translator.translate import Helpers
-from soft2hard.translator.verification import Probes, Verifier
+from soft2hard.translator.verification import Comparison, Probes, Verifier, surest
 from tests import tiny_training
 from tests.markov import inventing_subject
 
@@ -77,7 +77,10 @@ def test_where_no_translator_fits_a_text_is_described_and_searched_for(own: Soft
     helpers = Helpers(Saying("cat dog"))
     found = translate(own, None, tiny_training.llama_subject(), config, inputs=INPUTS, helpers=helpers)
     assert set(found.by_proposer) <= {"describe", "search"} and "describe" in found.by_proposer
-    assert (found.text, found.proposer, found.verdict) == ("cat dog", "describe", "doubtful")  # four inputs judge
+    described = found.by_proposer["describe"]
+    assert (described.text, described.agreement) == ("cat dog", 1.0)
+    assert found.candidates[0].rank <= described.rank
+    assert (found.text, found.agreement) == (found.candidates[0].text, found.judgement.n_alike / 4)
     with pytest.raises(UserError, match="llama-0"):  # which is neither a folder nor a name that is known here
         translate(own)
     with pytest.raises(UserError, match="does not say which subject"):
@@ -125,27 +128,32 @@ def test_what_a_translation_says_of_its_judgement_is_in_its_json(own: SoftPrompt
 
 
 def test_without_inputs_the_subject_invents_them_and_the_surest_are_used() -> None:
-    """Under a soft prompt of birds "bird" ends an output, else one of two words that are as likely does."""
     subject = inventing_subject()
     prompt = SoftPrompt(subject.embed_text("bird bird").clone(), template=subject.template)
     config = TranslateConfig(("describe", "search"), n_probes=4, n_checks=4, n_samples=8, search_rounds=0)
     used: list[list[str]] = []
-    probe = Verifier.probe
+    compared: set[str] = set()
+    probe, compare = Verifier.probe, Verifier.compare
 
     def noted(self: Verifier, prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
         used.extend(map(list, inputs))
         return probe(self, prompts, inputs)
 
+    def seen(self: Verifier, prompts: Sequence[str | None], probes: Probes) -> list[Comparison | None]:
+        compared.update(probes.inputs)
+        return compare(self, prompts, probes)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Verifier, "probe", noted)
+        patch.setattr(Verifier, "compare", seen)
         found = translate(prompt, None, subject, config, helpers=Helpers(Saying("bird")))
     assert (found.probe_source, found.n_probes, found.n_checks) == ("invented by the subject", 4, 4)
     [invented] = used
     prior = InstructionPrior(subject)
     assert invented == invented_inputs(subject, [[prompt, *prior.sample(16, 0)]], 24)[0]
     assert len(invented) > 8
-    judged = {parting.input for parting in found.judgement.partings}
-    assert judged <= set(invented)
+    [probes] = Verifier(subject).probe([prompt], [invented])
+    assert compared == {invented[i] for i in surest(probes, 8)}
 
 
 def test_how_inputs_are_invented_depends_on_no_other_soft_prompt(own: SoftPrompt) -> None:
