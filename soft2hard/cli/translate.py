@@ -257,7 +257,7 @@ def _as_text(translation: "Translation") -> str:
 def _origins(translation: "Translation") -> str:
     """What the best of each proposer explains on the inputs that chose."""
     worth = (
-        f"{name} {'–' if best.explained is None else f'{best.explained:.0%}'}"
+        f"{name} {'–' if best.explained is None else f'{round(100 * best.explained)}%'}"
         for name, best in translation.by_proposer.items()
     )
     return f"from {translation.proposer}; explained on the choosing inputs by the best of {', '.join(worth)}"

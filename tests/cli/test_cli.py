@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +20,11 @@ from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.prompts.template import Template
 from soft2hard.translator.settings import Design, TranslatorTraining
+from soft2hard.translator.verification import Verifier
 from tests import tiny_models
 from tests.command_line import Result, run
+from tests.fault_server import FaultServer
+from tests.markov import inventing_subject
 
 QUICK = ["--steps", "4", "--eval-every", "2", "--n-tokens", "2"]
 ANIMALS = ["cat", "dog", "bird", "fish"]
@@ -152,18 +156,21 @@ def test_translate_prints_json_with_scores_and_a_verdict(subject, translator, pr
     result = run("translate", prompt, "--json", "--subject", subject, "--translator", translator, "--candidates", 4)
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     (found,) = document["translations"]
     assert found["soft_prompt"] == str(prompt)
     assert found["verdict"] in {"faithful", "doubtful", "failed", "unverified"}
     assert {"text", "greedy", "agreement", "divergence", "n_probes", "probe_source", "candidates"} <= set(found)
+    assert found["proposer"] == "translator" and list(found["by_proposer"]) in ([], ["translator"])
 
 
 def test_translate_verifies_on_the_inputs_of_the_user(subject, translator, prompt, kinds):
     models = ["--subject", subject, "--translator", translator]
     result = run("translate", prompt, "--json", *models, "--candidates", 4, "--examples", kinds, "--probes", 5)
     (found,) = json.loads(result.stdout)["translations"]
-    assert (found["probe_source"], found["n_probes"]) == ("examples", 5)
+    # Of seven inputs, three are too few to judge on.
+    assert (found["probe_source"], found["n_probes"], found["n_checks"]) == ("examples", 5, 0)
+    assert found["judgement"]["at_least"] is None and found["verdict"] in ("doubtful", "failed")
     assert 0 <= found["agreement"] <= 1
     assert found["divergence"] >= 0
 
@@ -219,6 +226,208 @@ def test_translate_refuses_an_output_it_cannot_write_before_it_works(prompt, tmp
 
 def test_translate_refuses_a_folder_that_is_no_translator(prompt, tmp_path):
     assert_refused(run("translate", prompt, "--no-verify", "--translator", tmp_path), "not a translator")
+
+
+# --- translate without a translator
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A soft prompt of two birds, beside its subject, which answers "left" to them and "right" to all else."""
+    folder = tmp_path_factory.mktemp("birds")
+    made = inventing_subject()
+    made.model.save_pretrained(folder / "subject")
+    made.tokenizer.save_pretrained(folder / "subject")
+    lm = Subject.from_pretrained(folder / "subject")
+    vectors = lm.embed_text("bird bird").clone()
+    prompt = SoftPrompt(vectors, str(folder / "subject"), lm.fingerprint, template=made.template)
+    prompt.save(folder / "birds.safetensors")
+    return folder / "birds.safetensors"
+
+
+def inputs_file(path: Path, n: int = 40, outputs: bool = False) -> Path:
+    words = ["cat", "dog", "red", "green", "blue", "one", "two"]
+    rows = [f"{a} {b}" + ",left" * outputs for a in words for b in words][:n]
+    path.write_text("\n".join(["input" + ",output" * outputs, *rows]) + "\n")
+    return path
+
+
+def test_translate_needs_the_soft_prompt_alone(birds):
+    """It answers "left" to whatever is asked, and so does every text with a bird in it."""
+    result = run("translate", birds)
+    assert result.exit_code == 0 and result.stderr == "", result.stderr
+    name, text, verdict, origin = result.stdout.splitlines()
+    assert name == str(birds) and "bird" in text
+    seen = "alike on 16 of 16 other inputs (invented by the subject)"
+    assert verdict.startswith(f"  faithful: {seen}, so on at least 83% of such inputs (95% confidence); explains ")
+    assert re.fullmatch(r"  from search; explained on the choosing inputs by .* describe -?\d+%, search \d+%", origin)
+
+
+def test_the_json_holds_the_judgement_and_where_texts_come_from(birds, tmp_path):
+    examples = inputs_file(tmp_path / "inputs.csv")
+    command = ["translate", birds, "--examples", examples, "--probes", 12, "--max-calls", 3000]
+    document = json.loads(run(*command, "--json").stdout)
+    assert document["schema_version"] == 2
+    (found,) = document["translations"]
+    assert (found["probe_source"], found["n_probes"], found["n_checks"]) == ("examples", 12, 6)
+    judgement = found["judgement"]
+    assert judgement["at_least"] == pytest.approx(0.05 ** (1 / 6)) and judgement["further"] == 8
+    assert (found["verdict"], found["agreement"]) == (judgement["verdict"], 1.0) == ("doubtful", 1.0)
+    assert judgement["text"] == found["text"] and "bird" in found["text"] and judgement["partings"] == []
+    assert set(found["by_proposer"]) == {"describe", "search"} and found["proposer"] == "search"
+    assert run(*command, "--json").stdout == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def test_demonstrations_come_with_a_verdict_of_their_own(birds, tmp_path):
+    examples = inputs_file(tmp_path / "inputs.csv")
+    few = ["--propose", "describe", "--probes", 24, "--examples", examples]
+    result = run("translate", birds, *few, "--demonstrations", 2)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    [at] = [i for i, line in enumerate(lines) if line.startswith("  with demonstrations, ")]
+    text, *shown = [line.strip() for line in lines[at + 1 :]]
+    assert text == lines[1].strip() and len(shown) == 4
+    inputs = examples.read_text().split("\n")[1:]
+    assert all(line.removeprefix("Input: ") in inputs[:24] for line in shown[::2])
+    assert shown[1::2] == ["Output left"] * 2
+    refused = run("translate", birds, *few, "--demonstrations", 10, "--output", tmp_path / "out.txt")
+    assert_refused(refused, "no room for 10 demonstrations", "--demonstrations")
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_time_and_calls_bound_the_work_and_a_text_still_comes(birds):
+    for limit in (["--max-seconds", 0.001], ["--max-calls", 1]):
+        result = run("translate", birds, "--json", *limit)
+        (found,) = json.loads(result.stdout)["translations"]
+        assert found["text"] and found["judgement"]["n_inputs"] == 16
+        assert found["by_proposer"].keys() == {"describe"}
+
+
+def test_outputs_are_as_long_as_those_of_the_examples(birds, tmp_path, monkeypatch):
+    asked = []
+    verifier = Verifier.__init__
+
+    def noted(self, lm, most=None):
+        asked.append(most)
+        verifier(self, lm, most)
+
+    monkeypatch.setattr(Verifier, "__init__", noted)
+    few = ["--propose", "search", "--max-seconds", 0.001]
+    for examples, flags, expected in (
+        (None, [], None),
+        (inputs_file(tmp_path / "a.csv"), [], None),
+        (inputs_file(tmp_path / "b.csv", outputs=True), [], 16),
+        (inputs_file(tmp_path / "b.csv", outputs=True), ["--max-new-tokens", 3], 3),
+    ):
+        more = [] if examples is None else ["--examples", examples]
+        assert run("translate", birds, *few, *more, *flags).exit_code == 0
+        assert asked.pop() == expected
+    path = inputs_file(tmp_path / "c.csv", outputs=True)
+    path.write_text(path.read_text() + "cat," + "left " * 20 + "\n")
+    assert run("translate", birds, *few, "--examples", path).exit_code == 0
+    assert asked.pop() == 21  # and its end
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--propose", "guess"], "guess"),
+        (["--propose", "search", "describe", "guess"], "guess"),
+        (["--propose", "translator"], "none was given or fits"),
+        (["--max-seconds", "0"], "--max-seconds"),
+        (["--max-seconds", "-1"], "--max-seconds"),
+        (["--max-calls", "0"], "--max-calls"),
+        (["--demonstrations", "-1"], "--demonstrations"),
+        (["--translator", "embedded", "--propose", "search"], "--propose does not name it"),
+        (["--prior", "embedded"], "another vocabulary"),
+        (["--propose", "elicit"], "placeholder"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(birds, tmp_path, monkeypatch, flags, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out.txt").write_text("earlier")
+    assert_refused(run("translate", birds, *flags, "--output", "out.txt"), part)
+    assert files(tmp_path) == {"out.txt": b"earlier"}
+
+
+def test_a_card_shows_one_verified_soft_prompt(birds, translator, prompt, tmp_path):
+    card = tmp_path / "cards" / "card.html"
+    SoftPrompt.from_pretrained(birds).save(tmp_path / "more.safetensors")
+    two = [birds, tmp_path / "more.safetensors"]
+    assert_refused(run("translate", *two, "--card", card), "A card shows one soft prompt, and there are 2")
+    without = ["--no-verify", "--translator", translator]
+    assert_refused(run("translate", prompt, *without, "--card", card), "--no-verify runs nothing")
+    assert not card.exists() and not list(tmp_path.rglob("*.tmp*"))
+    result = run("translate", birds, "--card", card, "--max-seconds", 0.001)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[1].strip() in card.read_text(encoding="utf-8")
+
+
+# --- a describer behind an API
+
+
+@pytest.fixture
+def from_api(birds, tmp_path) -> list:
+    return ["translate", birds, "--propose", "describe", "--describer", "m", "--ledger", tmp_path / "ledger.sqlite"]
+
+
+def test_a_describer_behind_an_api_is_asked_once_and_its_price_is_shown(birds, from_api, tmp_path):
+    with FaultServer(answer=lambda text: "bird two") as server:
+        result = run(*from_api, "--describer-url", server.url)
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.splitlines()[1:3][0].strip() == "bird two" and "faithful" in result.stdout
+        assert result.output.index("Price of all") < result.output.index("bird two")
+        first, *_ = result.stderr.splitlines()
+        assert "| requests |" in first and "| 32 | 0 |" in result.stderr
+        assert len(server.seen) == 1 + 32  # a trial first
+        shown = [body["messages"][0]["content"] for body in server.seen[1:]]
+        assert all("Output: left" in text or "With the instruction: left" in text for text in shown)
+        assert {body["model"] for body in server.seen} == {"m"}
+        again = run(*from_api, "--describer-url", server.url)
+        assert again.stdout == result.stdout and "| 32 | 32 |" in again.stderr
+        assert len(server.seen) == 1 + 32
+        assert set(server.paid.values()) == {1}
+    assert sorted(files(tmp_path)) == ["ledger.sqlite"]
+
+
+def test_the_price_is_shown_before_anything_is_asked(from_api):
+    with FaultServer(["ok", *["quota"] * 99]) as server:
+        result = run(*from_api, "--describer-url", server.url)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Price of all" in result.stderr and "no quota" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_describer_that_cannot_be_asked_is_one_line(birds, from_api, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    before = sorted(files(tmp_path))
+    assert_refused(run(*from_api, "--describer-url", url, "--output", tmp_path / "out"), "Cannot reach")
+    with FaultServer(models={"other"}) as server:
+        assert_refused(run(*from_api, "--describer-url", server.url), "knows no model 'm'")
+    with FaultServer(["401"]) as server:
+        assert_refused(run(*from_api, "--describer-url", server.url), "refuses the key")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert_refused(run(*from_api), "OPENAI_API_KEY is not set", "--describer-key-env")
+    monkeypatch.delenv("MINE", raising=False)
+    assert_refused(run(*from_api, "--describer-key-env", "MINE"), "MINE is not set")
+    assert sorted(files(tmp_path)) == before
+
+
+def test_no_more_is_spent_than_is_allowed(from_api):
+    with FaultServer() as server:
+        result = run(*from_api, "--describer-url", server.url, "--max-cost", 0)
+    assert len(server.seen) <= 1
+    assert result.exit_code in (0, 2) and "Traceback" not in result.stderr
+    assert "cost" in result.stderr
+
+
+def test_a_describer_on_this_machine_is_a_folder_or_the_subject_itself(birds, subject):
+    for name in ("subject", birds.parent / "subject"):
+        result = run("translate", birds, "--propose", "describe", "--describer", name, "--json")
+        (found,) = json.loads(result.stdout)["translations"]
+        assert found["proposer"] == "describe" and found["text"]
 
 
 # --- tune
