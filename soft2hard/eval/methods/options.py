@@ -339,7 +339,8 @@ class TranslatedOptions:
     @property
     def needs(self) -> frozenset[Need]:
         """Depends on the proposers."""
-        return frozenset({"soft_prompt", "train", "validation"} | {"translator"} & {*self.propose})
+        asks = {"generator"} if "describe" in self.propose else set()
+        return frozenset({"soft_prompt", "train", "validation", *asks} | {"translator"} & {*self.propose})
 
     def __post_init__(self) -> None:
         if not self.propose:
