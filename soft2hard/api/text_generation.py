@@ -49,7 +49,7 @@ class ApiGenerator:
         try:
             read_key(model)
         except UserError as error:
-            raise UserError(error.problem, "Set it, or name another: 'key_env' of the generator, --describer-key-env.") from None
+            raise UserError(error.problem, "Set it, or name another with key_env or --describer-key-env.") from None
 
     def check(self) -> None:
         """Ask one short question, unless the ledger shows that the model has answered before; nothing is stored.
