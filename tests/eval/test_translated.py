@@ -1,0 +1,151 @@
+"""The method `translated`: which models it needs, what its options do, and what its rows and traces hold."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.errors import UserError
+from soft2hard.eval.config import Evaluation, parse_config
+from soft2hard.eval.harness import Harness
+from soft2hard.eval.methods.base import Bench, Case, Outcome
+from soft2hard.eval.methods.translation import VerifiedTranslation
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from tests import tiny_models, tiny_training
+
+WORDS = tiny_models.WORDS[3:]
+PAIRS = [f"{a} {b}" for a in WORDS[:6] for b in WORDS[6:12]]
+TUNING = {"n_tokens": 2, "steps": 4, "batch_size": 4, "eval_every": 2, "init": "vocabulary"}
+FEW = {"n_probes": 8, "n_checks": 16, "n_descriptions": 3, "n_samples": 8, "search_rounds": 1, "search_texts": 8}
+
+
+class Saying:
+    """A generator that says the same to all, and keeps what it was asked."""
+
+    def __init__(self, text: str):
+        self.text, self.asked = text, []
+
+    def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
+        self.asked += texts
+        return [[self.text] * n for _ in texts]
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return tiny_training.llama_subject(max_position_embeddings=512)
+
+
+@pytest.fixture(scope="module")
+def case(subject: Subject) -> Case:
+    """A soft prompt of two words, and a task whose labels are wrong throughout, so that any use of them shows."""
+    examples = tuple(Example(text, "wrong") for text in PAIRS)
+    task = Task("planted", "tiny", "Say wrong.", (), examples[12:], examples[:12], examples[:2], ("wrong",), "exact")
+    prompt = SoftPrompt(subject.embed_text("cat dog").clone(), template=subject.template)
+    return Case(task, prompt)
+
+
+def outcome(case: Case, bench: Bench, **options: object) -> Outcome:
+    [found] = VerifiedTranslation(**FEW | options).run([case], bench)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("propose", "models"),
+    [
+        (("translator",), {"translator"}),
+        (("search",), set()),
+        (("elicit", "search"), set()),
+        (("describe", "search"), {"generator"}),
+        (("translator", "describe"), {"translator", "generator"}),
+    ],
+)
+def test_it_needs_the_models_that_propose(propose: tuple[str, ...], models: set[str]) -> None:
+    needs = VerifiedTranslation(propose=propose).needs
+    assert needs == {"soft_prompt", "train", "validation"} | models
+    assert "instruction" not in needs and "labels" not in needs
+    assert VerifiedTranslation().needs == {"soft_prompt", "train", "validation", "translator"}
+
+
+def test_the_generator_describes_and_is_shown_no_label(subject: Subject, case: Case) -> None:
+    generator = Saying("cat dog")
+    found = outcome(case, Bench(subject, generator=generator), propose=("describe",))
+    assert (found.prompt, found.failure) == ("cat dog", None)
+    assert found.trace["proposer"] == "describe" and list(found.trace["by_proposer"]) == ["describe"]
+    assert (found.trace["verdict"], found.trace["n_probes"], found.trace["n_checks"]) == ("faithful", 8, 16)
+    assert found.trace["at_least"] == pytest.approx(0.05 ** (1 / 16)) and found.trace["confidence"] == 1.0
+    assert len(generator.asked) == 3 and not any("wrong" in request for request in generator.asked)
+    assert found.cost.model_calls > 0
+    assert json.loads(json.dumps(found.trace)) == found.trace
+
+
+def test_a_translator_that_is_not_named_changes_nothing(subject: Subject, case: Case) -> None:
+    benches = [Bench(subject, generator=Saying("up"), translator=of) for of in (None, tiny_training.trained())]
+    without, with_one = (outcome(case, bench, propose=("describe", "search")) for bench in benches)
+    assert without.prompt == with_one.prompt and without.trace == with_one.trace
+
+
+def test_demonstrations_are_what_the_soft_prompt_writes_and_part_of_the_prompt(subject: Subject, case: Case) -> None:
+    bench = Bench(subject, generator=Saying("cat dog"))
+    found = outcome(case, bench, propose=("describe",), demonstrations=2)
+    assert isinstance(found.prompt, str)
+    instruction, *lines = found.prompt.split("\n")
+    assert instruction == "cat dog" and len(lines) == 4
+    inputs = [line.removeprefix("Input: ") for line in lines[::2]]
+    written = subject.generate([Query(case.soft_prompt, text) for text in inputs], 64)
+    shown = [line.removeprefix("Output:").strip() for line in lines[1::2]]
+    assert set(inputs) <= set(PAIRS[:8])
+    assert all(full.startswith(part) for full, part in zip(written, shown, strict=True))
+    plain = outcome(case, bench, propose=("describe",))
+    assert plain.prompt == "cat dog" and plain.trace["candidates"] == found.trace["candidates"]
+
+
+def test_a_method_without_a_text_is_a_failure(subject: Subject, case: Case) -> None:
+    found = outcome(case, Bench(subject, generator=Saying("")), propose=("describe",))
+    assert (found.prompt, found.failure) == (None, "nothing was proposed")
+
+
+# --- in an evaluation -----------------------------------------------------------------------------------
+
+
+def asked(*methods: object, **more: object) -> Evaluation:
+    return parse_config({"tasks": {"dod": "lexical"}, "methods": list(methods)} | more, "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"propose": ["guess"]}, "guess"),
+        ({"propose": ["describe", "guess"]}, "guess"),
+        ({"propose": []}, "names no proposer"),
+        ({"demonstrations": -1}, "demonstrations"),
+        ({"n_samples": 0}, "n_samples"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_one_line(options: dict, part: str) -> None:
+    with pytest.raises(UserError, match=part) as refused:
+        asked({"name": "translated"} | options)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_evaluation_without_a_translator_runs_and_says_what_it_used(tmp_path: Path) -> None:
+    roomy = tiny_training.llama_subject(max_position_embeddings=512)
+    roomy.model.save_pretrained(tmp_path / "subject")
+    roomy.tokenizer.save_pretrained(tmp_path / "subject")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    tiny_training.write_task(tasks / "kinds.jsonl", "red green")
+    own = {"name": "translated", "label": "searched", "propose": ["describe", "search"]} | FEW
+    few = own | {"label": "shown", "propose": ["search"], "demonstrations": 2}
+    raw = {"subject": str(tmp_path / "subject"), "reference": "none", "tuning": TUNING, "seeds": [0]}
+    raw |= {"tasks": {"files": [str(tasks)]}, "translator": "none"}
+    rows = Harness(asked(own, few, **raw), tmp_path / "run").run()
+    assert [row.method for row in rows] == ["searched", "shown"]
+    assert all(row.failure is None and 0 <= row.score <= 1 for row in rows)
+    assert rows[1].prompt.count("Input:") == 2 and "Input:" not in rows[0].prompt
+    alone = Harness(asked(own, **raw), tmp_path / "alone").run()
+    assert alone[0].prompt == rows[0].prompt
+    with pytest.raises(UserError, match="needs a translator, but none is set"):
+        Harness(asked("translated", **raw), tmp_path / "other").run()
