@@ -195,7 +195,7 @@ class _Translating:
         if describer is None and self._is_embedded():
             describer, wordings = LocalGenerator(Subject.from_pretrained(embedded_path("api_model"))), EMBEDDED_WORDINGS
             return Describe(describer, self.config.n_descriptions, wordings, n_shown=10)
-        return Describe(describer or LocalGenerator(self.subject), self.config.n_descriptions, wordings)
+        return Describe(describer or LocalGenerator(self.subject, chat=True), self.config.n_descriptions, wordings)
 
     def _is_embedded(self) -> bool:
         return self.subject.fingerprint == read_card(embedded_path("translator")).fingerprint
