@@ -205,7 +205,9 @@ def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject |
 
     if describer is None and helping.describer is not None and lm is not None:
         name = helping.describer
-        describer = LocalGenerator(lm if name == "subject" else Subject.from_pretrained(located(name, "api_model")))
+        describer = LocalGenerator(
+            lm if name == "subject" else Subject.from_pretrained(located(name, "api_model")), chat=True
+        )
     prior = None if helping.prior is None else load_subject(helping.prior, fast=True)
     return Helpers(describer, prior, None if helping.encoder is None else sentence_encoder(helping.encoder))
 

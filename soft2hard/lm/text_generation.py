@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import pad
 from soft2hard.lm.subject import Subject
+from soft2hard.lm.templates import chat_template
 
 _ROWS_AT_ONCE = 64
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
@@ -36,7 +37,8 @@ class LocalGenerator:
     cannot be sampled with.
     """
 
-    def __init__(self, lm: Subject, max_new_tokens: int = 48, temperature: float = 0.9):
+    def __init__(self, lm: Subject, max_new_tokens: int = 48, temperature: float = 0.9, *, chat: bool = False):
+        """`chat`: each text is what a user says, in the model's chat template, where it has one."""
         if lm.is_encoder_decoder:
             raise UserError(
                 f"The generator '{lm.name}' is an encoder-decoder model.", "Give one that continues a text."
@@ -52,6 +54,7 @@ class LocalGenerator:
                 "Use a model with a longer context.",
             )
         self.lm, self.max_new_tokens, self.temperature = lm, max_new_tokens, temperature
+        self._turn = chat_template(lm.tokenizer) if chat and getattr(lm.tokenizer, "chat_template", None) else None
 
     @torch.no_grad()
     def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
@@ -73,7 +76,9 @@ class LocalGenerator:
 
     def _encode(self, text: str) -> list[int]:
         """Token ids of a text, at least one; those that are too many are left out after BOS, if there is one."""
-        ids = self.lm.tokenizer.encode(text) or [self.lm.eos_ids[0]]
+        if self._turn is not None:  # the chat template writes all special tokens itself
+            text = f"{self._turn.opening}{text}{self._turn.output_prefix}"
+        ids = self.lm.tokenizer.encode(text, add_special_tokens=self._turn is None) or [self.lm.eos_ids[0]]
         room = (self.lm.context_length or 2**20) - self.max_new_tokens
         n_lead = int(ids[0] == self.lm.tokenizer.bos_token_id)
         return ids if len(ids) <= room else ids[:n_lead] + ids[n_lead - room :]

@@ -28,7 +28,7 @@ from soft2hard.translator.candidates import tidy
 from soft2hard.translator.settings import ProposerName
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share
 
-_AT_ONCE = 256  # texts, between two looks at the budget
+_AT_ONCE = 64  # texts, between two looks at the budget
 _GUIDED = 6  # texts whose swaps are guided by gradients
 _GUIDE_PROBES = 8
 _START, _ALIKE = 2, 4  # texts whose first words are the same, at most, around which is searched
@@ -95,6 +95,10 @@ class Budget:
         self._heard = None
 
     @property
+    def is_limited(self) -> bool:
+        return self.until is not None or self.max_calls is not None
+
+    @property
     def is_spent(self) -> bool:
         if self.until is not None and time.monotonic() >= self.until:
             return True
@@ -131,10 +135,11 @@ class Search:
         words = self.verifier.subject.template.words  # a text that holds them would be an example, not a prompt
         new = [t for t in dict.fromkeys(texts) if t.strip() and t not in self._tried and not any(w in t for w in words)]
         found: list[Candidate] = []
-        for start in range(0, len(new), _AT_ONCE):
+        step = _AT_ONCE if self.budget.is_limited else max(len(new), 1)
+        for start in range(0, len(new), step):
             if self.budget.is_spent and (found or self._tried):
                 break
-            some = new[start : start + _AT_ONCE]
+            some = new[start : start + step]
             self._tried.update(some)
             found += self._run(some, proposer, effort.heats)
         return found

@@ -1,7 +1,8 @@
 """Translating soft prompts: propose, run beside the soft prompt, search on, judge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
@@ -21,12 +22,13 @@ from soft2hard.translator.proposers.prior import InstructionPrior
 from soft2hard.translator.search import Budget, Density, Effort, Search, free
 from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig, read_card
 from soft2hard.translator.verdict import Judge, Judgement, Verdict
-from soft2hard.translator.verification import Candidate, Ending, Probes, Verifier, surest
+from soft2hard.translator.verification import SHORT_OUTPUT, Candidate, Ending, Probes, Verifier, surest
 
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
 _OTHERS = 16  # instructions under which inputs are invented where none was read
 _SPARE = 3  # inputs that are invented then, for each that is used
+_NUMBERS_AT_ONCE = 2**28  # of distributions over the vocabulary, for soft prompts that are seen together: 1 GB
 _CHOOSING = 8  # inputs that choose the text before any are kept to judge it, of few
 
 
@@ -200,7 +202,7 @@ class _Translating:
         if describer is None and self._is_embedded():
             describer, wordings = LocalGenerator(Subject.from_pretrained(embedded_path("api_model"))), EMBEDDED_WORDINGS
             return Describe(describer, self.config.n_descriptions, wordings, n_shown=10)
-        return Describe(describer or LocalGenerator(self.subject), self.config.n_descriptions, wordings)
+        return Describe(describer or LocalGenerator(self.subject, chat=True), self.config.n_descriptions, wordings)
 
     def _is_embedded(self) -> bool:
         return self.subject.fingerprint == read_card(embedded_path("translator")).fingerprint
@@ -208,27 +210,36 @@ class _Translating:
     def all(
         self, inputs: Sequence[str] | Sequence[Sequence[str]] | None, progress: Callable[[], None] | None
     ) -> list[Translation]:
-        """All of them, in order."""
-        config, prompts = self.config, self.prompts
-        read: list[list[str]] = [[] for _ in prompts]
+        """All of them, in order; as many at a time as the memory has room for what is seen of them."""
+        given, n = self._given(inputs), len(self.prompts)
+        read: list[list[str]] = [[] for _ in self.prompts]
         if self.translator is not None:
-            read = propose(self.translator, prompts, config.n_candidates, seed=config.seed)
-        seen, source = self._seen(read, inputs)
-        parts = {i: divided(len(of_prompt.inputs), config) for i, of_prompt in seen.items()}
+            read = propose(self.translator, self.prompts, self.config.n_candidates, seed=self.config.seed)
+        n_inputs = (self.config.n_probes + self.config.n_checks) * (1 if given or self.translator else _SPARE)
+        at_once = max(1, _NUMBERS_AT_ONCE // (n_inputs * SHORT_OUTPUT * len(self.subject.embedding)))
+        found: list[Translation] = []
+        for start in range(0, n, at_once):
+            numbers = range(start, min(start + at_once, n))
+            for translation in self._some(numbers, read, given):
+                found.append(translation)
+                if progress:
+                    progress()
+        return found
+
+    def _some(
+        self, numbers: Sequence[int], read: Sequence[Sequence[str]], given: Sequence[list[str]] | None
+    ) -> Iterator[Translation]:
+        seen = self._invented(numbers, read) if given is None else self._probes({i: given[i] for i in numbers})
+        parts = {i: divided(len(of_prompt.inputs), self.config) for i, of_prompt in seen.items()}
         probes = {i: self.verifier.some(seen[i], choosing) for i, (choosing, _) in parts.items()}
         checks = {i: self.verifier.some(seen[i], checking) for i, (_, checking) in parts.items() if checking}
-        proposals = self._proposals(read, probes)
-        found = []
-        for i, texts in enumerate(proposals):
+        for i, texts in self._proposals(numbers, read, probes).items():
             one = _unverified(self.labels[i], next(filter(None, texts.values()), []))
             if i in probes:
                 with metering.on_behalf_of(i), self.budget.of_one():
                     one = self._translated(i, one, texts, probes[i], checks.get(i))
-                one = replace(one, probe_source=source)
-            found.append(one)
-            if progress:
-                progress()
-        return found
+                one = replace(one, probe_source="invented by the subject" if given is None else "examples")
+            yield one
 
     def _translated(
         self,
@@ -269,21 +280,24 @@ class _Translating:
         )
 
     def _proposals(
-        self, read: Sequence[Sequence[str]], probes: Mapping[int, Probes]
-    ) -> list[dict[ProposerName, Sequence[str]]]:
+        self, numbers: Sequence[int], read: Sequence[Sequence[str]], probes: Mapping[int, Probes]
+    ) -> dict[int, dict[ProposerName, Sequence[str]]]:
         """Texts for each soft prompt, by where they come from; the prior's are the same for all."""
-        found: list[dict[ProposerName, Sequence[str]]] = [
-            {"translator": texts} if self.translator is not None else {} for texts in read
-        ]
+        found: dict[int, dict[ProposerName, Sequence[str]]] = {
+            i: {"translator": read[i]} if self.translator is not None else {} for i in numbers
+        }
         observed = self._observed(probes) if self.proposers and probes else []
         for proposer in self.proposers if observed else []:
             for i, texts in zip(probes, proposer.propose(observed, self.config.seed), strict=True):
                 found[i][proposer.name] = texts
         if "search" in self.names and self.prior is not None:
-            drawn = self.prior.sample(self.config.n_samples, self.config.seed)
-            for of_one in found:
-                of_one["search"] = drawn
+            for of_one in found.values():
+                of_one["search"] = self._drawn
         return found
+
+    @cached_property
+    def _drawn(self) -> list[str]:
+        return self.prior.sample(self.config.n_samples, self.config.seed)
 
     def _observed(self, probes: Mapping[int, Probes]) -> list[Observed]:
         """What each soft prompt does, and what the subject does by itself."""
@@ -292,35 +306,41 @@ class _Translating:
             for i, found in probes.items()
         ]
 
-    def _seen(
-        self, read: Sequence[Sequence[str]], inputs: Sequence[str] | Sequence[Sequence[str]] | None
-    ) -> tuple[dict[int, Probes], str]:
-        """What each soft prompt makes of its inputs, where there are enough, and where these come from."""
-        n = self.config.n_probes + self.config.n_checks
+    def _given(self, inputs: Sequence[str] | Sequence[Sequence[str]] | None) -> list[list[str]] | None:
+        """The inputs of each soft prompt; None where they are to be invented."""
         if inputs is None:
-            return self._invented(read, n), "invented by the subject"
+            return None
         if inputs and isinstance(inputs[0], str):
-            inputs = [inputs] * len(read)
-        if len(inputs) != len(read):
-            raise UserError(f"{len(inputs)} lists of inputs for {len(read)} soft prompts.", "Give one list each.")
-        return self._probes([list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs]), "examples"
+            inputs = [inputs] * len(self.prompts)
+        if len(inputs) != len(self.prompts):
+            raise UserError(
+                f"{len(inputs)} lists of inputs for {len(self.prompts)} soft prompts.", "Give one list each."
+            )
+        n = self.config.n_probes + self.config.n_checks
+        return [list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs]
 
-    def _invented(self, read: Sequence[Sequence[str]], n: int) -> dict[int, Probes]:
+    def _invented(self, numbers: Sequence[int], read: Sequence[Sequence[str]]) -> dict[int, Probes]:
         """Inputs that texts which a translator read invite tell these texts apart. Without any, those that other
         instructions and the soft prompt itself invite, of which the soft prompt is the surest of its answers."""
-        seed = self.config.seed
+        n, seed = self.config.n_probes + self.config.n_checks, self.config.seed
         if self.translator is not None or self.prior is None:
-            guesses = [texts[:_GUESSES] or [prompt] for texts, prompt in zip(read, self.prompts, strict=True)]
-            return self._probes(invented_inputs(self.subject, guesses, n, seed))
-        others = self.prior.sample(_OTHERS, seed)
-        guesses = [[prompt, *others] for prompt in self.prompts]
-        found = self._probes(invented_inputs(self.subject, guesses, _SPARE * n, seed))
+            guesses = [read[i][:_GUESSES] or [self.prompts[i]] for i in numbers]
+            invented = invented_inputs(self.subject, guesses, n, seed)
+            return self._probes(dict(zip(numbers, invented, strict=True)))
+        guesses = [[self.prompts[i], *self._others] for i in numbers]
+        invented = invented_inputs(self.subject, guesses, _SPARE * n, seed)
+        found = self._probes(dict(zip(numbers, invented, strict=True)))
         return {i: self.verifier.some(probes, surest(probes, n)) for i, probes in found.items()}
 
-    def _probes(self, inputs: Sequence[list[str]]) -> dict[int, Probes]:
+    @cached_property
+    def _others(self) -> list[str]:
+        return self.prior.sample(_OTHERS, self.config.seed)
+
+    def _probes(self, inputs: Mapping[int, list[str]]) -> dict[int, Probes]:
         """What soft prompts with enough inputs make of them, by number, all in shared batches."""
-        enough = [i for i, some in enumerate(inputs) if len(some) >= min(MIN_PROBES, self.config.n_probes)]
-        found = self.verifier.probe([self.prompts[i] for i in enough], [inputs[i] for i in enough]) if enough else []
+        fewest = min(MIN_PROBES, self.config.n_probes)
+        enough = {i: some for i, some in inputs.items() if len(some) >= fewest}
+        found = self.verifier.probe([self.prompts[i] for i in enough], list(enough.values())) if enough else []
         return dict(zip(enough, found, strict=True))
 
 

@@ -17,7 +17,7 @@ def write_samples(
 ) -> None:
     """Tune soft prompts for test tasks, families in turn, and save them as a folder that replaces the one there.
 
-    Beside each lie its task's test examples as a task file; `tasks.json` says what each is.
+    Beside each lie its task's test and validation examples as a task file; `tasks.json` says what each is.
     """
     tasks = [task.record(seed, n_train=FINAL_EXAMPLES) for task in LexicalDoD().draw("test", n_tasks, seed)]
     found = {tuned.task.name: tuned for tuned in Tuner(subject, tuning).tune(tasks)}
@@ -28,7 +28,9 @@ def write_samples(
             examples = [{"input": example.input, "output": example.output} for example in task.test]
             # A path of this machine means nothing on another: the prompt names its subject by the role.
             replace(tuned.soft_prompt, subject="embedded").save(temporary / file)
-            lines = "".join(json.dumps(example) + "\n" for example in examples)
+            # Inputs enough to choose a text and to judge it; outputs of both splits are no training examples.
+            shown = {example.input: example.output for example in (*task.test, *task.validation)}
+            lines = "".join(json.dumps({"input": i, "output": o}) + "\n" for i, o in shown.items())
             (temporary / file).with_suffix(".jsonl").write_text(lines)
             about.append(
                 {

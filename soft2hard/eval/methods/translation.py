@@ -12,6 +12,7 @@ from soft2hard.translator.candidates import propose
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, Translation, translate
 
+_LEAST_SECONDS = 0.001  # a budget that is spent
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
 
 
@@ -33,13 +34,16 @@ class VerifiedTranslation(TranslatedOptions):
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One verified text a soft prompt; the trace holds the other candidates."""
         own = {f.name for f in fields(TranslatedOptions)} & {f.name for f in fields(TranslateConfig)}
-        config = TranslateConfig(**{name: getattr(self, name) for name in own}, seed=bench.seed)
+        options = {name: getattr(self, name) for name in own} | {"seed": bench.seed, "max_calls": bench.max_model_calls}
+        until = None if bench.max_seconds is None else time.monotonic() + bench.max_seconds
         # The embedded world's describer knows its words, whatever the generator is.
         helpers = Helpers(None if is_embedded_subject(bench.subject.name) else bench.generator, encoder=bench.encoder)
         _ = bench.subject.scorer.shares_prefixes  # the trial behind it is no case's cost
         for start in range(0, len(cases), _AT_ONCE):
             chunk = cases[start : start + _AT_ONCE]
             started = time.monotonic()
+            left = None if until is None else max(until - started, _LEAST_SECONDS)
+            config = TranslateConfig(**options, max_seconds=left)
             inputs = [[e.input for e in (*case.task.validation, *case.task.train)] for case in chunk]
             with listening() as heard:
                 translations = translate(

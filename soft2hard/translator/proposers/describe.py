@@ -5,6 +5,7 @@ three requests also shows what the subject does with the same inputs by itself, 
 soft prompt adds.
 """
 
+import re
 from collections.abc import Sequence
 
 from soft2hard.lm.text_generation import TextGenerator
@@ -20,6 +21,7 @@ WORDINGS = (META_PROMPT, SHORT, CONTRAST)
 """Requests, which take turns; `{examples}` stands for the pairs."""
 EMBEDDED_WORDINGS = ("{examples}\nTask:",)
 """The request that the embedded world's API-side model was trained on."""
+_LEADING = re.compile(r"^(the|this|your)?\s*(instruction|task|answer)\s*(was|is)?\s*(to\b|:)?\s*|^to\s+", re.IGNORECASE)
 _SHOWN = 5  # pairs in a request, as in arXiv 2205.10782
 
 
@@ -35,7 +37,7 @@ class Describe:
         """Up to `n` distinct texts for each soft prompt; none where no input was seen."""
         requests = [self.requests(one, seed) for one in observed]
         written = iter(self.describer.sample([text for of_one in requests for text in of_one], 1, seed))
-        return [distinct([next(written)[0] for _ in of_one]) for of_one in requests]
+        return [distinct([bare(next(written)[0]) for _ in of_one]) for of_one in requests]
 
     def requests(self, observed: Observed, seed: int) -> list[str]:
         """The texts that are sent for a soft prompt, each with other pairs."""
@@ -48,6 +50,12 @@ class Describe:
         if wording is CONTRAST and observed.plain:
             return request(wording, [_contrast(observed, j) for j in shown])
         return request(wording, [pair(observed.inputs[j], observed.outputs[j]) for j in shown])
+
+
+def bare(text: str) -> str:
+    """An answer without the words that lead to the instruction."""
+    found = _LEADING.sub("", text.strip())
+    return found[:1].upper() + found[1:]
 
 
 def pair(input: str, output: str) -> str:
