@@ -21,7 +21,9 @@ WORDINGS = (META_PROMPT, SHORT, CONTRAST)
 """Requests, which take turns; `{examples}` stands for the pairs."""
 EMBEDDED_WORDINGS = ("{examples}\nTask:",)
 """The request that the embedded world's API-side model was trained on."""
-_LEADING = re.compile(r"^(the|this|your)?\s*(instruction|task|answer)\s*(was|is)?\s*(to\b|:)?\s*|^to\s+", re.IGNORECASE)
+_LEADING = re.compile(
+    r"^((the|this|your)\s+)?(instruction|task|answer)\s*(:|(was|is)\b(\s+to\b|\s*:)?)\s*|^to\s+", re.IGNORECASE
+)
 _SHOWN = 5  # pairs in a request, as in arXiv 2205.10782
 
 
@@ -53,9 +55,10 @@ class Describe:
 
 
 def bare(text: str) -> str:
-    """An answer without the words that lead to the instruction."""
-    found = _LEADING.sub("", text.strip())
-    return found[:1].upper() + found[1:]
+    """An answer without the words that lead to the instruction, which then begins as a sentence."""
+    text = text.strip()
+    found = _LEADING.sub("", text)
+    return text if found == text else found[:1].upper() + found[1:]
 
 
 def pair(input: str, output: str) -> str:
