@@ -107,6 +107,17 @@ def test_a_method_without_a_text_is_a_failure(subject: Subject, case: Case) -> N
     assert (found.prompt, found.failure) == (None, "nothing was proposed")
 
 
+def test_the_budget_of_the_bench_ends_the_search_with_the_best_so_far(subject: Subject, case: Case) -> None:
+    far = {"propose": ("describe", "search"), "n_samples": 24, "search_rounds": 6, "search_texts": 24}
+    costs = {}
+    for budget in ({}, {"max_model_calls": 1}, {"max_seconds": 1e-6}):
+        found = outcome(case, Bench(subject, generator=Saying("cat dog"), **budget), **far)
+        assert found.prompt and found.failure is None
+        costs[str(budget)] = found.cost.model_calls
+    whole, *bounded = costs.values()
+    assert max(bounded) < whole / 2
+
+
 # --- in an evaluation -----------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.proposers.base import Observed, Proposer, distinct
-from soft2hard.translator.proposers.describe import CONTRAST, SHORT, Describe
+from soft2hard.translator.proposers.describe import CONTRAST, SHORT, Describe, bare
 from soft2hard.translator.proposers.elicit import (
     BUILT_IN,
     PLACEHOLDER,
@@ -350,6 +350,27 @@ def test_texts_that_hold_words_of_the_template_are_never_candidates(llama: Subje
     assert (found.verdict, found.candidates) == ("unverified", ())
     drawn = translated(llama, soft(llama, "cat dog"), "search", n_samples=32, search_rounds=2)
     assert drawn.candidates and not any(w in c.text for c in drawn.candidates for w in llama.template.words)
+
+
+@pytest.mark.parametrize(
+    ("answer", "instruction"),
+    [
+        ("The instruction was to say yes.", "Say yes."),
+        ("Instruction: say yes.", "Say yes."),
+        (" the task is: Say yes.", "Say yes."),
+        ("To say yes.", "Say yes."),
+        ("Answer: Say yes.", "Say yes."),
+        ("Your task is to answer yes or no.", "Answer yes or no."),
+        ("Answer yes or no.", "Answer yes or no."),
+        ("Answer with the task of the word.", "Answer with the task of the word."),
+        ("Tasks are sorted.", "Tasks are sorted."),
+        ("Total the numbers.", "Total the numbers."),
+        ("cat dog", "cat dog"),
+        ("", ""),
+    ],
+)
+def test_words_that_lead_to_an_instruction_are_none_of_it(answer: str, instruction: str) -> None:
+    assert bare(answer) == instruction
 
 
 def test_texts_come_on_one_line_without_quotes_and_once() -> None:

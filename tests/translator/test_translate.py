@@ -13,6 +13,7 @@ import soft2hard
 from soft2hard import SoftPrompt, Subject, TranslateConfig, Translation, Translator, UserError, translate
 from soft2hard.checkpoints import embedded_path
 from soft2hard.prompts.template import Template
+from soft2hard.translator import translate as translate_module
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.proposers.prior import InstructionPrior
@@ -196,3 +197,26 @@ def test_a_translation_is_called_by_the_source_of_its_soft_prompt(own: SoftPromp
     sourced = SoftPrompt(torch.clone(own.embeddings), provenance={"source": "mine.pt"}, template=Template())
     translator, config = tiny_training.trained(), replace(QUICK, verify=False)
     assert [t.soft_prompt for t in translate([own, sourced], translator, config=config)] == ["soft prompt 1", "mine.pt"]
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, None])
+def test_as_many_at_a_time_as_the_memory_has_room_for_changes_nothing(
+    inputs: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = inventing_subject()
+    prompts = [SoftPrompt(subject.embed_text(t).clone(), template=subject.template) for t in ("bird", "up", "red cat")]
+    config = replace(QUICK, propose=("describe", "search"), n_samples=8, search_rounds=1, n_descriptions=3)
+    done: list[None] = []
+
+    def translated() -> list[Translation]:
+        helpers = Helpers(Saying("bird"))
+        return translate(
+            prompts, None, subject, config, inputs=inputs, helpers=helpers, progress=lambda: done.append(None)
+        )
+
+    together = translated()
+    monkeypatch.setattr(translate_module, "_NUMBERS_AT_ONCE", 1)
+    for one, alone in zip(together, translated(), strict=True):
+        assert (one.text, one.verdict, one.probe_source) == (alone.text, alone.verdict, alone.probe_source)
+        assert [c.text for c in one.candidates] == [c.text for c in alone.candidates]
+    assert len(done) == 6
