@@ -136,6 +136,8 @@ def translate(
     found = find_soft_prompts(paths)
     if card is not None and len(found) > 1:
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
+    if not verify and (demonstrations or helping.describer):
+        raise UserError("--demonstrations and --describer run texts, which --no-verify forbids.", "Leave one out.")
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:

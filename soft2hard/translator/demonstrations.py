@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from random import Random
 
 from soft2hard.data_gen.tasks import Example
-from soft2hard.errors import UserError
 from soft2hard.translator.verification import Candidate, Probes, Verifier
 
 _SETS, _ROUNDS, _KEPT = 12, 2, 3  # sets of demonstrations tried at first and in each round; sets that are varied
 _LEFT_OVER = 2  # inputs at least on which sets are compared
 
 
-def with_demonstrations(text: str, k: int, verifier: Verifier, probes: Probes, seed: int) -> str:
+def with_demonstrations(text: str, k: int, verifier: Verifier, probes: Probes, seed: int) -> str | None:
     """The text with `k` pairs of input and output under the soft prompt, the best of those tried.
 
     Half of the inputs that chose the text lend pairs, and the others choose among sets of them by the divergence:
-    random sets first, then the best with one pair exchanged. Fewer pairs where there are not as many.
-
-    Raises UserError where not one set fits the subject's context.
+    random sets first, then the best with one pair exchanged. Fewer pairs where there are not as many; None where not
+    one set fits the subject's context.
     """
     n = len(probes.inputs)
     lent = [i for i in range(max(n // 2, min(k, n - _LEFT_OVER))) if probes.outputs[i]]
@@ -33,10 +31,7 @@ def with_demonstrations(text: str, k: int, verifier: Verifier, probes: Probes, s
         found += verifier.verify([t for t in texts if t not in tried], rest)
         tried |= texts
         if not found:
-            raise UserError(
-                f"The subject's context has no room for {k} demonstrations beside an input.",
-                "Ask for fewer with --demonstrations.",
-            )
+            return None
         found.sort(key=lambda candidate: candidate.divergence)
         sets = [_exchanged(tried[found[i % min(_KEPT, len(found))].text], lent, rng) for i in range(_SETS)]
     return found[0].text

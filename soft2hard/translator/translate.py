@@ -120,7 +120,8 @@ def translate(
         progress: Called after each translation.
 
     Raises:
-        UserError: soft prompts, translator and subject do not belong together; a proposer cannot work with them.
+        UserError: soft prompts, translator and subject do not belong together; a proposer cannot work with them; no
+            soft prompt's demonstrations fit the subject's context.
     """
     if isinstance(prompts, SoftPrompt):
         return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
@@ -152,7 +153,13 @@ def translate(
                 "Give a translator for its subject, or leave verification on.",
             )
         return [_unverified(label, texts) for label, texts in zip(labels, propose(translator, prompts, 1), strict=True)]
-    return _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
+    found = _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
+    if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
+        raise UserError(
+            f"The subject's context has no room for {config.demonstrations} demonstrations beside an input.",
+            "Ask for fewer with --demonstrations.",
+        )
+    return found
 
 
 class _Translating:

@@ -56,12 +56,15 @@ class VerifiedTranslation(TranslatedOptions):
                 )
             together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
             for found, cost in zip(translations, shares(together, len(chunk), heard.own), strict=True):
-                yield _outcome(_text(found), cost, _trace(found))
+                yield self._outcome(found, cost)
 
-
-def _text(found: Translation) -> str:
-    """With its demonstrations, where they were asked for."""
-    return found.text if found.demonstrated is None else found.demonstrated.text
+    def _outcome(self, found: Translation, cost: Cost) -> Outcome:
+        """The text, with its demonstrations where they were asked for."""
+        if not self.demonstrations:
+            return _outcome(found.text, cost, _trace(found))
+        if found.demonstrated is None:
+            return Outcome(None, cost, _trace(found), "no demonstrations fit the subject's context beside an input")
+        return _outcome(found.demonstrated.text, cost, _trace(found))
 
 
 def _trace(found: Translation) -> dict[str, object]:
