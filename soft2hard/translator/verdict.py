@@ -88,12 +88,12 @@ def verdict_of(n_alike: int, n: int, chose: bool = False) -> Verdict:
 
 def further_inputs(n_alike: int, n: int) -> int | None:
     """See `Judgement.further`."""
-    rate = n_alike / n
-    for more in range(_MOST_FURTHER + 1):
-        alike, total = n_alike + round(rate * more), n + more
-        if lower_bound(alike, total) >= FAITHFUL_FROM or upper_bound(alike, total) < FAITHFUL_FROM:
-            return more
-    return None
+    more = np.arange(_MOST_FURTHER + 1)
+    alike, total = n_alike + np.round(n_alike / n * more), n + more
+    lower = np.where(alike > 0, beta.ppf(1 - CONFIDENCE, alike, total - alike + 1), 0.0)
+    upper = np.where(alike < total, beta.ppf(CONFIDENCE, alike + 1, total - alike), 1.0)
+    settled = (lower >= FAITHFUL_FROM) | (upper < FAITHFUL_FROM)
+    return int(settled.argmax()) if settled.any() else None
 
 
 def rests_on(output_lengths: Sequence[int], has_encoder: bool) -> RestsOn:
