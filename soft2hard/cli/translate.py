@@ -48,7 +48,8 @@ class Helping:
     describer: str | None = None
     """The language model that is shown what the soft prompt does: 'subject', 'embedded' (the API-side model of the
     embedded world), a folder, a name on the hub such as organisation/name, or else the name of a model behind an API.
-    By default the subject."""
+    By default the embedded world's for the embedded subject, else the subject. Without --propose, a describer or a
+    prior asks for describe and search."""
     describer_url: str | None = None
     """Endpoint of a describer behind an API, compatible with OpenAI's; OpenAI's own if not given."""
     describer_key_env: str = "OPENAI_API_KEY"
@@ -62,9 +63,10 @@ class Helping:
     vocabulary. By default the subject."""
     encoder: str | None = None
     """A sentence-embedding model, a folder or a name, that tells whether long answers mean the same. By default their
-    tokens are compared."""
+    words are compared."""
 
 
+_JUDGING = 64  # of many inputs, those that judge: they cost one text's run, and make the bound sure
 HelpingFlags = flags_of(Helping, "Models that help")
 Translators = Annotated[
     str | None,
@@ -117,12 +119,12 @@ def translate(
             and search.
         demonstrations: Also give the text with so many pairs of input and output, written by the soft prompt.
         candidates: Texts of the translator to choose among by verification; more take longer and find better ones.
-        probes: Inputs to choose among candidates on, at most; more tell finer differences, and take longer. Half as
-            many others, where there are any, are kept to judge the chosen text on.
+        probes: Inputs to choose among candidates on, at most; more tell finer differences, and take longer. Others,
+            up to 64 of --examples or half as many that are invented, judge the chosen text.
         max_new_tokens: Longest output that is compared, in tokens; by default as long as those of --examples, or as
             the soft prompt makes them, up to 64.
-        max_seconds: Time after which proposing and searching end with the best so far.
-        max_calls: Sequences run for each soft prompt after which they end likewise.
+        max_seconds: Time after which no further texts are proposed or run: the best so far is judged.
+        max_calls: Sequences that texts may take beside each soft prompt until the search ends likewise.
         verify: Run candidates beside the soft prompt on the subject, choose by what is likely and the subject bears
             out, and give a verdict: faithful, doubtful or failed. Without, the translator's first guess is printed
             unverified, and no subject is needed.
@@ -136,8 +138,9 @@ def translate(
     found = find_soft_prompts(paths)
     if card is not None and len(found) > 1:
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
-    if not verify and (demonstrations or helping.describer):
-        raise UserError("--demonstrations and --describer run texts, which --no-verify forbids.", "Leave one out.")
+    _check(verify, card, demonstrations, propose, helping)
+    if propose is None and (helping.describer or helping.prior) and translator is None:
+        propose = ["describe", "search"]
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
@@ -151,7 +154,7 @@ def translate(
         helpers = _helpers(helping, describer, lm)
         longest = max_new_tokens or _longest_output(examples, lm)
         config = TranslateConfig(
-            tuple(propose or ()), candidates, n_probes=probes, n_checks=max(MIN_PROBES, probes // 2),
+            tuple(propose or ()), candidates, n_probes=probes, n_checks=_JUDGING if inputs else max(MIN_PROBES, probes // 2),
             max_new_tokens=longest, demonstrations=demonstrations, max_seconds=max_seconds, max_calls=max_calls,
             seed=seed, verify=verify,
         )  # fmt: skip
@@ -163,6 +166,20 @@ def translate(
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
         write(_as_json(results) if json_ else "\n\n".join(map(_as_text, results)))
+
+
+def _check(
+    verify: bool, card: Path | None, demonstrations: int, propose: "Sequence[str] | None", helping: Helping
+) -> None:
+    """Refuse what goes together with nothing that is asked for, before anything is loaded or sent."""
+    helpers = {"describer": helping.describer, "prior": helping.prior, "encoder": helping.encoder}
+    asked = {"card": card, "demonstrations": demonstrations, "propose": propose, **helpers}
+    if not verify and (useless := [f"--{name}" for name, value in asked.items() if value]):
+        raise UserError(f"{useless[0]} needs texts to be run, and --no-verify runs none.", "Leave one of them out.")
+    if propose and helping.describer and "describe" not in propose:
+        raise UserError("--describer is given, and --propose does not name describe.", "Add describe to --propose.")
+    if propose and helping.prior and set(propose) == {"translator"}:
+        raise UserError("--prior is given, and only the translator proposes.", "Add search to --propose.")
 
 
 def _translator(name: str | None, lm: "Subject | None", propose: "Sequence[str] | None") -> "Translator | None":
@@ -215,12 +232,13 @@ def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject |
 
 
 def _longest_output(examples: Path | None, lm: "Subject | None") -> int | None:
-    """Tokens of the longest output of the examples, where these have outputs; 16 at least."""
+    """Tokens of the longest output of the examples, where these have outputs; 16 at least, and 64 at most."""
     from soft2hard.data_gen.taskfiles import read_outputs
-    from soft2hard.translator.verification import SHORT_OUTPUT
+    from soft2hard.translator.verification import LONG_OUTPUT, SHORT_OUTPUT
 
     outputs = read_outputs(examples) if examples is not None and lm is not None else []
-    return max([SHORT_OUTPUT, *(len(lm.encode_output(output)) for output in outputs)]) if outputs else None
+    longest = max((len(lm.encode_output(output)) for output in outputs), default=0)
+    return min(max(longest, SHORT_OUTPUT), LONG_OUTPUT) if outputs else None
 
 
 def _named(translation: "Translation", path: Path) -> "Translation":
@@ -229,14 +247,10 @@ def _named(translation: "Translation", path: Path) -> "Translation":
     return replace(translation, soft_prompt=str(path))
 
 
-def _write_card(
-    path: Path, translation: "Translation", soft_prompt: "SoftPrompt", lm: "Subject | None", seed: int
-) -> None:
+def _write_card(path: Path, translation: "Translation", soft_prompt: "SoftPrompt", lm: "Subject", seed: int) -> None:
     from soft2hard.eval.report.card import translation_card
     from soft2hard.storage.files import atomic_write
 
-    if lm is None:
-        raise UserError("A card is about a verified text, and --no-verify runs nothing.", "Leave one of them out.")
     with atomic_write(path) as temporary:
         temporary.write_text(translation_card(translation, soft_prompt, lm, seed=seed), encoding="utf-8")
 

@@ -10,19 +10,19 @@ _SETS, _ROUNDS, _KEPT = 12, 2, 3  # sets of demonstrations tried at first and in
 _LEFT_OVER = 2  # inputs at least on which sets are compared
 
 
-def with_demonstrations(text: str, k: int, verifier: Verifier, probes: Probes, seed: int) -> str | None:
+def with_demonstrations(text: str, k: int, verifier: Verifier, probes: Probes, seed: int) -> tuple[str | None, Probes]:
     """The text with `k` pairs of input and output under the soft prompt, the best of those tried.
 
     Half of the inputs that chose the text lend pairs, and the others choose among sets of them by the divergence:
     random sets first, then the best with one pair exchanged. Fewer pairs where there are not as many; None where not
-    one set fits the subject's context.
+    one set fits the subject's context, or no output is anything to show. Beside it, the inputs that lent none.
     """
     n = len(probes.inputs)
     lent = [i for i in range(max(n // 2, min(k, n - _LEFT_OVER))) if probes.outputs[i]]
     rest = verifier.some(probes, [i for i in range(n) if i not in lent])
     k, rng = min(k, len(lent)), Random(f"{seed}/{text}")
     if k == 0:
-        return text
+        return None, probes
     tried: dict[str, tuple[int, ...]] = {}
     found: list[Candidate] = []
     sets = [tuple(rng.sample(lent, k)) for _ in range(_SETS)]
@@ -31,10 +31,10 @@ def with_demonstrations(text: str, k: int, verifier: Verifier, probes: Probes, s
         found += verifier.verify([t for t in texts if t not in tried], rest)
         tried |= texts
         if not found:
-            return None
+            return None, rest
         found.sort(key=lambda candidate: candidate.divergence)
         sets = [_exchanged(tried[found[i % min(_KEPT, len(found))].text], lent, rng) for i in range(_SETS)]
-    return found[0].text
+    return found[0].text, rest
 
 
 def _text(instruction: str, chosen: Sequence[int], probes: Probes, verifier: Verifier) -> str:

@@ -244,7 +244,10 @@ class _Near:
         relative = log_probs - old[:, None]
         gain = torch.zeros_like(log_probs)
         if change is not None:
-            gain = (-change[:, : log_probs.shape[1]]).clamp(-_MOST_GAIN, _MOST_GAIN).to(log_probs)
+            # Tables of one family may be padded to different sizes.
+            width = min(change.shape[1], log_probs.shape[1])
+            gain = torch.zeros_like(log_probs)
+            gain[:, :width] = -change[:, :width].clamp(-_MOST_GAIN, _MOST_GAIN).to(log_probs)
         likely = likeliest(log_probs, row, n)
         self.prefixes |= {(*row[:at], token): None for at, token in likely[: n // 2 if self.effort.free else n]}
         for at, token in likely:

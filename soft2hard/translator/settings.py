@@ -124,16 +124,17 @@ class TranslateConfig:
     """Inputs on which candidates are compared with the soft prompt, to choose among them."""
     n_checks: NonNegativeInt = 16
     """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
-    Of fewer inputs than are asked for in all, at least half are kept for it, but for the first eight."""
+    Of few inputs the first eight choose (half, of fewer than 16), the next 16 judge; further ones are shared."""
     max_new_tokens: PositiveInt | None = None
     """Longest output the subject may write for an input, in tokens; by default 16, and 64 where most outputs under a
     soft prompt do not end within 16."""
     demonstrations: NonNegativeInt = 0
     """Pairs of input and output under the soft prompt that a second text has besides the instruction; 0 for none."""
     max_seconds: PositiveFloat | None = None
-    """Time after which proposing and searching end for all soft prompts, with the best so far."""
+    """Time after which no further texts are proposed or run, for all soft prompts: the best so far are judged."""
     max_calls: PositiveInt | None = None
-    """Sequences run through the subject and the prior after which they end likewise, for each soft prompt."""
+    """Sequences that texts may take beside each soft prompt until its search ends likewise; what is read and written
+    before texts are run does not count."""
     seed: int = 0
     """Seed of the candidates and of invented inputs."""
     verify: bool = True

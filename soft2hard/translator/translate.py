@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from random import Random
 
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
@@ -16,7 +17,7 @@ from soft2hard.translator.demonstrations import with_demonstrations
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.proposers.base import Observed, Proposer
-from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, WORDINGS, Describe
+from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, Describe
 from soft2hard.translator.proposers.elicit import Elicit
 from soft2hard.translator.proposers.prior import InstructionPrior
 from soft2hard.translator.search import Budget, Density, Effort, Search, free
@@ -29,7 +30,7 @@ _GUESSES = 4  # candidates under which inputs are invented: the greedy one and t
 _OTHERS = 16  # instructions under which inputs are invented where none was read
 _SPARE = 3  # inputs that are invented then, for each that is used
 _NUMBERS_AT_ONCE = 2**28  # of distributions over the vocabulary, for soft prompts that are seen together: 1 GB
-_CHOOSING = 8  # inputs that choose the text before any are kept to judge it, of few
+_CHOOSING, _JUDGING = 8, 16  # of few inputs, those that choose before any judge, and that judge before more choose
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Helpers:
     prior: Subject | None = None
     """Says how likely texts are as instructions; None: the subject."""
     encoder: Encoder | None = None
-    """Tells whether open answers mean the same; None: by their tokens."""
+    """Tells whether open answers mean the same; None: by their words."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Translation:
     n_checks: int = 0
     """Other inputs that it was judged on."""
     probe_source: str = "none"
-    """'examples', 'invented by the subject' or 'none'."""
+    """'examples', how the subject invented them, or 'none'."""
     ending: Ending | None = None
     """Whether outputs end under the soft prompt; None where nothing was run."""
     candidates: tuple[Candidate, ...] = ()
@@ -127,7 +128,7 @@ def translate(
         return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
     if "translator" in config.propose or not config.propose:
         translator = translator or _fitting_translator(prompts, subject)
-    elif translator is not None:
+    else:
         translator = None
     if "translator" in config.propose and translator is None and prompts:
         raise UserError(
@@ -154,6 +155,11 @@ def translate(
             )
         return [_unverified(label, texts) for label, texts in zip(labels, propose(translator, prompts, 1), strict=True)]
     found = _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
+    if translator is None and found and not any(t.judgement for t in found):
+        raise UserError(
+            f"No soft prompt has {min(MIN_PROBES, config.n_probes)} inputs on which texts could be run beside it.",
+            "Give more inputs of its task.",
+        )
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
         raise UserError(
             f"The subject's context has no room for {config.demonstrations} demonstrations beside an input.",
@@ -205,11 +211,12 @@ class _Translating:
         return found
 
     def _describe(self) -> Describe:
-        describer, wordings = self.helpers.describer, WORDINGS
+        describer, n, of_the_world = self.helpers.describer, self.config.n_descriptions, str(embedded_path("api_model"))
         if describer is None and self._is_embedded():
-            describer, wordings = LocalGenerator(Subject.from_pretrained(embedded_path("api_model"))), EMBEDDED_WORDINGS
-            return Describe(describer, self.config.n_descriptions, wordings, n_shown=10)
-        return Describe(describer or LocalGenerator(self.subject, chat=True), self.config.n_descriptions, wordings)
+            describer = LocalGenerator(Subject.from_pretrained(of_the_world))
+        if isinstance(describer, LocalGenerator) and describer.lm.name == of_the_world:
+            return Describe(describer, n, EMBEDDED_WORDINGS, n_shown=10)
+        return Describe(describer or LocalGenerator(self.subject, chat=True), n)
 
     def _is_embedded(self) -> bool:
         return self.subject.fingerprint == read_card(embedded_path("translator")).fingerprint
@@ -223,7 +230,10 @@ class _Translating:
         if self.translator is not None:
             read = propose(self.translator, self.prompts, self.config.n_candidates, seed=self.config.seed)
         n_inputs = (self.config.n_probes + self.config.n_checks) * (1 if given or self.translator else _SPARE)
-        at_once = max(1, _NUMBERS_AT_ONCE // (n_inputs * SHORT_OUTPUT * len(self.subject.embedding)))
+        at_once = max(
+            1,
+            _NUMBERS_AT_ONCE // (n_inputs * (self.config.max_new_tokens or SHORT_OUTPUT) * len(self.subject.embedding)),
+        )
         found: list[Translation] = []
         for start in range(0, n, at_once):
             numbers = range(start, min(start + at_once, n))
@@ -241,11 +251,11 @@ class _Translating:
         probes = {i: self.verifier.some(seen[i], choosing) for i, (choosing, _) in parts.items()}
         checks = {i: self.verifier.some(seen[i], checking) for i, (_, checking) in parts.items() if checking}
         for i, texts in self._proposals(numbers, read, probes).items():
-            one = _unverified(self.labels[i], next(filter(None, texts.values()), []))
+            one = _unverified(self.labels[i], read[i])
             if i in probes:
                 with metering.on_behalf_of(i), self.budget.of_one():
                     one = self._translated(i, one, texts, probes[i], checks.get(i))
-                one = replace(one, probe_source="invented by the subject" if given is None else "examples")
+                one = replace(one, probe_source=self._source(given))
             yield one
 
     def _translated(
@@ -272,7 +282,11 @@ class _Translating:
             return unverified
         best = ranked[0]
         judge, k = Judge(self.verifier, probes, checks, self.helpers.encoder), self.config.demonstrations
-        shown = with_demonstrations(best.text, k, self.verifier, probes, self.config.seed) if k else None
+        shown, rest = None, probes
+        if k:
+            shown, rest = with_demonstrations(best.text, k, self.verifier, probes, self.config.seed)
+        # Without other inputs it is judged on those that lent it no pair.
+        judge_shown = judge if checks else Judge(self.verifier, rest, None, self.helpers.encoder)
         return replace(
             unverified,
             text=best.text,
@@ -283,7 +297,7 @@ class _Translating:
             ending=probes.ending,
             candidates=tuple(ranked[:_KEPT_CANDIDATES]),
             by_proposer={candidate.proposer: candidate for candidate in reversed(ranked)},
-            demonstrated=judge(shown) if shown else None,
+            demonstrated=judge_shown(shown) if shown else None,
         )
 
     def _proposals(
@@ -295,6 +309,8 @@ class _Translating:
         }
         observed = self._observed(probes) if self.proposers and probes else []
         for proposer in self.proposers if observed else []:
+            if self.budget.is_spent:
+                break
             for i, texts in zip(probes, proposer.propose(observed, self.config.seed), strict=True):
                 found[i][proposer.name] = texts
         if "search" in self.names and self.prior is not None:
@@ -313,6 +329,13 @@ class _Translating:
             for i, found in probes.items()
         ]
 
+    def _source(self, given: object) -> str:
+        if given is not None:
+            return "examples"
+        if self.translator is not None or self.prior is None:
+            return "invented by the subject under the first guesses"
+        return "invented by the subject, the surest of the soft prompt's"
+
     def _given(self, inputs: Sequence[str] | Sequence[Sequence[str]] | None) -> list[list[str]] | None:
         """The inputs of each soft prompt; None where they are to be invented."""
         if inputs is None:
@@ -323,8 +346,12 @@ class _Translating:
             raise UserError(
                 f"{len(inputs)} lists of inputs for {len(self.prompts)} soft prompts.", "Give one list each."
             )
-        n = self.config.n_probes + self.config.n_checks
-        return [list(dict.fromkeys(of_prompt))[:n] for of_prompt in inputs]
+        n, rng = self.config.n_probes + self.config.n_checks, lambda: Random(f"inputs/{self.config.seed}")
+        # In random order: files are often sorted, and what judges should be like what chose.
+        shuffled = [
+            rng().sample(distinct, len(distinct)) for distinct in (list(dict.fromkeys(some)) for some in inputs)
+        ]
+        return [some[:n] for some in shuffled]
 
     def _invented(self, numbers: Sequence[int], read: Sequence[Sequence[str]]) -> dict[int, Probes]:
         """Inputs that texts which a translator read invite tell these texts apart. Without any, those that other
@@ -353,7 +380,8 @@ class _Translating:
 
 def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
     """Which of `n` inputs choose, and which judge; none judge where there are too few for both."""
-    n_checks = min(config.n_checks, n - min(config.n_probes, _CHOOSING, (n + 1) // 2))
+    beside_the_first = n - min(config.n_probes, _CHOOSING, (n + 1) // 2)
+    n_checks = min(config.n_checks, max(min(_JUDGING, beside_the_first), n // 2, n - config.n_probes))
     if n_checks < MIN_PROBES:
         return range(min(n, config.n_probes)), range(0)
     n_probes = min(config.n_probes, n - n_checks)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Literal
 
 import numpy as np
@@ -11,13 +12,13 @@ from soft2hard.lm.sentences import Encoder, embedding_cosines
 from soft2hard.translator.verification import Comparison, Probes, Verifier, explained_share
 
 Verdict = Literal["faithful", "doubtful", "failed", "unverified"]
-RestsOn = Literal["exact", "tokens", "meaning"]
-"""What makes two outputs alike: the same text; nearly all tokens; a like meaning."""
+RestsOn = Literal["exact", "words", "meaning"]
+"""What makes two outputs alike: the same text; nearly all words; a like meaning."""
 
 CONFIDENCE = 0.95
 FAITHFUL_FROM, DOUBTFUL_FROM = 0.8, 0.5
-TOKENS_ALIKE, MEANING_ALIKE = 0.9, 0.8
-"""Share of tokens, and cosine of sentence embeddings, from which two open answers are alike."""
+WORDS_ALIKE, MEANING_ALIKE = 0.9, 0.8
+"""Share of words in common, and cosine of sentence embeddings, from which two open answers are alike."""
 SHORT_ANSWER = 8
 """Tokens, end included, up to which the middle one of a soft prompt's outputs is no open answer."""
 _MOST_FURTHER = 10_000
@@ -97,10 +98,10 @@ def further_inputs(n_alike: int, n: int) -> int | None:
 
 
 def rests_on(output_lengths: Sequence[int], has_encoder: bool) -> RestsOn:
-    """Short answers must be the same; open ones alike in meaning where there is an encoder, else in their tokens."""
+    """Short answers must be the same; open ones alike in meaning where there is an encoder, else in their words."""
     if not output_lengths or float(np.median(output_lengths)) <= SHORT_ANSWER:
         return "exact"
-    return "meaning" if has_encoder else "tokens"
+    return "meaning" if has_encoder else "words"
 
 
 def alike(
@@ -109,10 +110,15 @@ def alike(
     """For each input, whether the outputs (of the soft prompt, of the text) are alike."""
     if kind == "exact":
         return found.alike.tolist()
-    if kind == "tokens":
-        return (found.token_agreement >= TOKENS_ALIKE).tolist()
+    if kind == "words":  # of what is written freely: behind the soft prompt's own words, most of the next are likely
+        return [_words_in_common(a, b) >= WORDS_ALIKE for a, b in zip(*outputs, strict=True)]
     cosines = embedding_cosines(*outputs, encoder)
     return [a == b or cosine >= MEANING_ALIKE for a, b, cosine in zip(*outputs, cosines, strict=True)]
+
+
+def _words_in_common(one: str, other: str) -> float:
+    """Twice the words of a longest common subsequence over those of both, 0 to 1."""
+    return SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio()
 
 
 class Judge:

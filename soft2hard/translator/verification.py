@@ -64,8 +64,8 @@ class Probes:
 
 def surest(probes: Probes, n: int) -> list[int]:
     """Numbers of up to `n` inputs, in their order, whose outputs end and are least random: mean entropy a token."""
-    entropy = -(probes.log_probs.exp() * probes.log_probs).sum(-1)
-    means = [part.mean().item() for part in entropy.split(list(map(len, probes.ids)))]
+    parts = probes.log_probs.split(list(map(len, probes.ids)))
+    means = [-torch.linalg.vecdot(part.exp(), part).mean().item() for part in parts]
     return sorted(sorted(range(len(means)), key=lambda i: (not probes.ended[i], means[i]))[:n])
 
 
@@ -98,8 +98,6 @@ class Comparison:
 
     alike: Bool[Tensor, " n_inputs"]
     """Whether greedy search would write the soft prompt's output."""
-    token_agreement: Float[Tensor, " n_inputs"]
-    """Share of the output's positions at which the likeliest token is the soft prompt's."""
     divergence: Float[Tensor, " n_inputs"]
     """Summed KL(soft || prompt) over the output's positions, nats."""
     n_positions: int
@@ -323,8 +321,7 @@ def _by_input(
     def summed(values: Tensor) -> Float[Tensor, " n_inputs"]:
         return torch.zeros(n_inputs, device=values.device).index_add_(0, of_token, values.float())
 
-    sizes = summed(torch.ones_like(divergence))
-    return Comparison(summed(~same) == 0, summed(same) / sizes, summed(divergence), len(divergence))
+    return Comparison(summed(~same) == 0, summed(divergence), len(divergence))
 
 
 def _probe_of_token(examples: Sequence[EncodedExample]) -> Int[Tensor, " n_targets"]:

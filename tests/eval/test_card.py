@@ -33,7 +33,7 @@ CASES: dict[str, tuple[Judgement, str, str]] = {
     "doubtful for want of inputs": (
         judged(8, 8),
         "doubtful: alike on 8 of 8 other inputs (from --examples), so on at least 69% of such inputs (95% confidence); "
-        f"faithful is a text from 80%, and 6 more that go as these did would settle it; {EXPLAINS}",
+        f"to be called faithful a text must reach 80%; 6 more inputs with the same result would decide; {EXPLAINS}",
         "Acts like the soft prompt on at least 69% of such inputs (95% confidence): 8 of 8 other inputs alike.",
     ),
     "doubtful for good": (
@@ -52,7 +52,7 @@ CASES: dict[str, tuple[Judgement, str, str]] = {
     "never settled": (
         judged(4, 5, explained=None),
         "doubtful: alike on 4 of 5 other inputs (from --examples), so on at least 34% of such inputs (95% confidence); "
-        "faithful is a text from 80%, and 10,000 more such inputs would not settle it",
+        "to be called faithful a text must reach 80%; 10,000 more such inputs would not decide",
         "Acts like the soft prompt on at least 34% of such inputs (95% confidence): 4 of 5 other inputs alike.",
     ),
     "judged by what chose it": (
@@ -62,8 +62,8 @@ CASES: dict[str, tuple[Judgement, str, str]] = {
         "Alike on 5 of 5 inputs, which also chose the text and so flatter it: nothing is claimed of others.",
     ),
     "open answers": (
-        judged(16, 16, rests_on="tokens", explained=0.998),
-        f"faithful: alike in 90% of their tokens on {SEEN}; explains over 99% of what the soft prompt does",
+        judged(16, 16, rests_on="words", explained=0.998),
+        f"faithful: alike in 90% of their words on {SEEN}; explains over 99% of what the soft prompt does",
         "Acts like the soft prompt on at least 83% of such inputs (95% confidence): 16 of 16 other inputs alike.",
     ),
     "open answers with an encoder": (
@@ -157,7 +157,7 @@ def test_nothing_is_claimed_of_what_was_not_run(
         (ALL, "Settled Yes, no further inputs are needed (a text is faithful from 80% of inputs)."),
         (
             judged(8, 8),
-            "Settled No: 6 more that go as these did would settle it (a text is faithful from 80% of inputs).",
+            "Settled No: 6 more inputs with the same result would decide (a text is faithful from 80% of inputs).",
         ),
         (
             judged(5, 5, chose=True),
@@ -173,7 +173,7 @@ def test_nothing_is_claimed_of_what_was_not_run(
             "Not known: without a prompt the subject does the same, or has nothing to read.",
         ),
         (ALL, "The subject writes the same text under both."),
-        (judged(16, 16, rests_on="tokens"), "At least 90% of the tokens are the same"),
+        (judged(16, 16, rests_on="words"), "At least 90% of the words are the same"),
         (judged(16, 16, rests_on="meaning"), "Answers have a like meaning"),
         (ALL, "Inputs 8 chose the text, 16 others judged it; from --examples."),
         (judged(5, 5, chose=True), "Inputs 8, from --examples, chose the text and judged it."),

@@ -27,7 +27,7 @@ from soft2hard.translator.verdict import (
     CONFIDENCE,
     FAITHFUL_FROM,
     MEANING_ALIKE,
-    TOKENS_ALIKE,
+    WORDS_ALIKE,
     Judgement,
     RestsOn,
     Verdict,
@@ -43,7 +43,7 @@ PROPOSERS: dict[ProposerName, str] = {
 """Where texts come from, in words."""
 _ALIKE: dict[RestsOn, str] = {
     "exact": "The subject writes the same text under both.",
-    "tokens": f"At least {TOKENS_ALIKE:.0%} of the tokens are the same; answers here are open, and two good ones "
+    "words": f"At least {WORDS_ALIKE:.0%} of the words are the same; answers here are open, and two good ones "
     "seldom agree to the letter.",
     "meaning": f"Answers have a like meaning: their sentence embeddings have a cosine of at least {MEANING_ALIKE}.",
 }

@@ -1,13 +1,13 @@
 """What the verdict on a translation says, in words: one line for the terminal, and the parts that its card shares."""
 
 from soft2hard.translator.translate import Translation
-from soft2hard.translator.verdict import FAITHFUL_FROM, TOKENS_ALIKE, Judgement, RestsOn, upper_bound
+from soft2hard.translator.verdict import FAITHFUL_FROM, WORDS_ALIKE, Judgement, RestsOn, upper_bound
 
 SOURCES = {"examples": "from --examples"}
 """Where the inputs come from, where the command line has another name for it."""
 _ALIKE: dict[RestsOn, str] = {
     "exact": "alike",
-    "tokens": f"alike in {TOKENS_ALIKE:.0%} of their tokens",
+    "words": f"alike in {WORDS_ALIKE:.0%} of their words",
     "meaning": "alike in meaning",
 }
 

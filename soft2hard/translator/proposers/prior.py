@@ -91,7 +91,8 @@ class InstructionPrior:
     @cached_property
     def _shown(self) -> tuple[Float[Tensor, "n d_model"], list[int]]:
         """What a text follows, as vectors, and its last token."""
-        ids = self._ids("".join(f"{text}\n" for text in SHOWN)) if self.shows else []
+        # Line breaks by themselves: where ".\n" is one token, texts would else be taught to end without a full stop.
+        ids = [i for text in SHOWN for i in (*self._ids(text), *self._ids("\n"))] if self.shows else []
         before = torch.tensor(ids[:-1], dtype=torch.long, device=self.lm.device)
         lead = self.lm.lead_embeddings("hard") if ids else self.lm.embed_ids(before)
         return torch.cat([lead, self.lm.embed_ids(before)]) if ids else lead, ids[-1:]
@@ -246,7 +247,8 @@ class InstructionPrior:
     def _no_words(self) -> list[int]:
         """Ids that no text holds: special tokens and what ends a text."""
         size = len(self.lm.embedding)
-        return sorted({i for i in (*self.tokenizer.all_special_ids, *self.lm.endings.ids) if i < size})
+        none = {*self.tokenizer.all_special_ids, *self.lm.endings.closing_ids, *range(len(self.tokenizer), size)}
+        return sorted(i for i in none if i < size)
 
     def _knows(self, text: str) -> bool:
         return self.tokenizer.unk_token_id is None or self.tokenizer.unk_token_id not in self._ids(text)
