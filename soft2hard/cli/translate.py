@@ -148,13 +148,16 @@ def translate(
         from soft2hard.translator.translate import translate as translate_all
 
         name = subject_of(soft_prompts, subject)
+        if loading.template is None:
+            _say_template(soft_prompts)
         describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
         longest = max_new_tokens or _longest_output(examples, lm)
+        n_checks = _JUDGING if inputs else max(MIN_PROBES, probes // 2)
         config = TranslateConfig(
-            tuple(propose or ()), candidates, n_probes=probes, n_checks=_JUDGING if inputs else max(MIN_PROBES, probes // 2),
+            tuple(propose or ()), candidates, n_probes=probes, n_checks=n_checks,
             max_new_tokens=longest, demonstrations=demonstrations, max_seconds=max_seconds, max_calls=max_calls,
             seed=seed, verify=verify,
         )  # fmt: skip
@@ -166,6 +169,16 @@ def translate(
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
         write(_as_json(results) if json_ else "\n\n".join(map(_as_text, results)))
+
+
+def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
+    """Soft prompts of other programs do not say the text around their inputs, and under another they are nonsense."""
+    unknown = [prompt for prompt in soft_prompts if prompt.template is None]
+    if unknown:
+        say(
+            f"{unknown[0].origin} does not say what text stood around its inputs when it was tuned: 'Input: ...' and "
+            "'Output:' on lines of their own are assumed. If it was another, give it with --template."
+        )
 
 
 def _check(
@@ -261,21 +274,28 @@ def _as_json(translations: list["Translation"]) -> str:
 
 
 def _as_text(translation: "Translation") -> str:
-    from soft2hard.eval.report.verdict_text import verdict_text
+    from soft2hard.eval.report.verdict_text import judgement_text, verdict_text
 
     lines = [translation.soft_prompt, f"  {translation.text}", f"  {verdict_text(translation)}"]
-    if len(translation.by_proposer) > 1:
+    if translation.by_proposer.keys() - {"translator"}:
         lines.append(f"  {_origins(translation)}")
     if translation.demonstrated is not None:
         shown = translation.demonstrated.text.replace("\n", "\n    ")
-        lines += [f"  with demonstrations, {translation.demonstrated.verdict}:", f"    {shown}"]
+        told = judgement_text(translation.demonstrated, translation.probe_source)
+        lines += [f"  with demonstrations, {told}", f"    {shown}"]
+    if translation.stopped:
+        lines.append("  (the budget ended the search; more time or calls may find a better text)")
     return "\n".join(lines)
 
 
 def _origins(translation: "Translation") -> str:
-    """What the best of each proposer explains on the inputs that chose."""
-    worth = (
-        f"{name} {'–' if best.explained is None else f'{round(100 * best.explained)}%'}"
+    """Where the text comes from, and what the best of each proposer explains on the inputs that chose."""
+    from soft2hard.eval.report.verdict_text import explained_share_text
+
+    worth = [
+        f"the best of {name} explains {explained_share_text(best.explained)}"
         for name, best in translation.by_proposer.items()
-    )
-    return f"from {translation.proposer}; explained on the choosing inputs by the best of {', '.join(worth)}"
+        if best.explained is not None
+    ]
+    told = f" (on the inputs that chose it, {', '.join(worth)})" if worth else ""
+    return f"found by {translation.proposer}{told}"

@@ -28,7 +28,7 @@ from soft2hard.translator.candidates import tidy
 from soft2hard.translator.settings import ProposerName
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share
 
-_AT_ONCE = 64  # texts, between two looks at the budget
+_AT_ONCE = 16  # texts, between two looks at the budget
 _GUIDED = 6  # texts whose swaps are guided by gradients
 _GUIDE_PROBES = 8
 _START, _ALIKE = 2, 4  # texts whose first words are the same, at most, around which is searched

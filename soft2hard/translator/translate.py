@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from random import Random
 
+import torch
+
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
 from soft2hard.lm.sentences import Encoder
@@ -16,7 +18,7 @@ from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.demonstrations import with_demonstrations
 from soft2hard.translator.model import Translator
 from soft2hard.translator.probing import invented_inputs
-from soft2hard.translator.proposers.base import Observed, Proposer
+from soft2hard.translator.proposers.base import Observed, Proposer, distinct
 from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, Describe
 from soft2hard.translator.proposers.elicit import Elicit
 from soft2hard.translator.proposers.prior import InstructionPrior
@@ -70,6 +72,8 @@ class Translation:
     """Whether outputs end under the soft prompt; None where nothing was run."""
     candidates: tuple[Candidate, ...] = ()
     """The best candidates by their posterior, with their faithfulness on the probe inputs."""
+    stopped: bool = False
+    """Whether a budget ended the search."""
     by_proposer: Mapping[ProposerName, Candidate] = field(default_factory=dict)
     """The best candidate of each proposer."""
     demonstrated: Judgement | None = None
@@ -296,6 +300,7 @@ class _Translating:
             n_checks=len(checks.inputs) if checks else 0,
             ending=probes.ending,
             candidates=tuple(ranked[:_KEPT_CANDIDATES]),
+            stopped=self.budget.is_spent,
             by_proposer={candidate.proposer: candidate for candidate in reversed(ranked)},
             demonstrated=judge_shown(shown) if shown else None,
         )
@@ -314,9 +319,16 @@ class _Translating:
             for i, texts in zip(probes, proposer.propose(observed, self.config.seed), strict=True):
                 found[i][proposer.name] = texts
         if "search" in self.names and self.prior is not None:
-            for of_one in found.values():
-                of_one["search"] = self._drawn
+            for i, of_one in found.items():
+                of_one["search"] = [*self._read_off(self.prompts[i]), *self._drawn]
         return found
+
+    def _read_off(self, soft_prompt: SoftPrompt) -> list[str]:
+        """The nearest tokens as a text: a prompt that was tuned little still spells what it was tuned from."""
+        vectors = torch.nn.functional.normalize(soft_prompt.embeddings.float(), dim=-1)
+        table = torch.nn.functional.normalize(self.subject.embedding.float(), dim=-1).to(vectors.device)
+        ids = (vectors @ table[: len(self.subject.tokenizer)].T).argmax(-1).tolist()
+        return distinct([self.subject.tokenizer.decode(ids, skip_special_tokens=True)])
 
     @cached_property
     def _drawn(self) -> list[str]:

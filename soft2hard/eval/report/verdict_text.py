@@ -62,15 +62,15 @@ def _is_bounded_twice(judgement: Judgement) -> bool:
 def settled_by(judgement: Judgement) -> str:
     """What would settle whether the text is faithful; empty where that is settled."""
     if judgement.further is None:
-        return "10,000 more such inputs would not settle it"
-    return f"{judgement.further:,} more that go as these did would settle it" if judgement.further else ""
+        return "10,000 more such inputs would not decide"
+    return f"{judgement.further:,} more inputs with the same result would decide" if judgement.further else ""
 
 
 def _unsettled(judgement: Judgement) -> str:
     if judgement.at_least is None:
         return ""
     more = settled_by(judgement)
-    return f"faithful is a text from {FAITHFUL_FROM:.0%}, and {more}" if more else ""
+    return f"to be called faithful a text must reach {FAITHFUL_FROM:.0%}; {more}" if more else ""
 
 
 def _explained(explained: float | None) -> str:
