@@ -165,6 +165,11 @@ def translate(
             bar = progress.add_task("Translating", total=len(found))
             advance = functools.partial(progress.advance, bar)
             results = translate_all(soft_prompts, model, lm, config, inputs=inputs, helpers=helpers, progress=advance)
+        if results and not any(result.text for result in results):
+            raise UserError(
+                f"No text could be run beside {found[0]}: {MIN_PROBES} inputs at least are needed, given or invented.",
+                "Give more inputs of its task with --examples.",
+            )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)

@@ -159,11 +159,6 @@ def translate(
             )
         return [_unverified(label, texts) for label, texts in zip(labels, propose(translator, prompts, 1), strict=True)]
     found = _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
-    if translator is None and found and not any(t.judgement for t in found):
-        raise UserError(
-            f"No soft prompt has {min(MIN_PROBES, config.n_probes)} inputs on which texts could be run beside it.",
-            "Give more inputs of its task.",
-        )
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
         raise UserError(
             f"The subject's context has no room for {config.demonstrations} demonstrations beside an input.",
@@ -274,6 +269,7 @@ class _Translating:
         if self.translator is not None:
             densities.append(Reading(self.translator, self.prompts[i]))
         if self.prior is not None:
+            self.prior.forget()
             densities.append(self.prior)
         search = Search(densities, self.verifier, probes, self.budget)
         effort = Effort(self.config.refine_rounds)
@@ -314,7 +310,7 @@ class _Translating:
         }
         observed = self._observed(probes) if self.proposers and probes else []
         for proposer in self.proposers if observed else []:
-            if self.budget.is_spent:
+            if self.budget.is_spent and (self.translator or "search" in self.names):
                 break
             for i, texts in zip(probes, proposer.propose(observed, self.config.seed), strict=True):
                 found[i][proposer.name] = texts
@@ -358,12 +354,8 @@ class _Translating:
             raise UserError(
                 f"{len(inputs)} lists of inputs for {len(self.prompts)} soft prompts.", "Give one list each."
             )
-        n, rng = self.config.n_probes + self.config.n_checks, lambda: Random(f"inputs/{self.config.seed}")
-        # In random order: files are often sorted, and what judges should be like what chose.
-        shuffled = [
-            rng().sample(distinct, len(distinct)) for distinct in (list(dict.fromkeys(some)) for some in inputs)
-        ]
-        return [some[:n] for some in shuffled]
+        n = self.config.n_probes + self.config.n_checks
+        return [in_random_order(of_prompt, self.config.seed)[:n] for of_prompt in inputs]
 
     def _invented(self, numbers: Sequence[int], read: Sequence[Sequence[str]]) -> dict[int, Probes]:
         """Inputs that texts which a translator read invite tell these texts apart. Without any, those that other
@@ -388,6 +380,12 @@ class _Translating:
         enough = {i: some for i, some in inputs.items() if len(some) >= fewest}
         found = self.verifier.probe([self.prompts[i] for i in enough], list(enough.values())) if enough else []
         return dict(zip(enough, found, strict=True))
+
+
+def in_random_order(inputs: Sequence[str], seed: int) -> list[str]:
+    """Distinct inputs; files are often sorted, and those that judge should be like those that chose."""
+    distinct = list(dict.fromkeys(inputs))
+    return Random(f"inputs/{seed}").sample(distinct, len(distinct))
 
 
 def divided(n: int, config: TranslateConfig) -> tuple[range, range]:

@@ -30,7 +30,7 @@ from soft2hard.translator.proposers.elicit import (
 from soft2hard.translator.proposers.prior import FIRST_WORDS, LONGEST, SHOWN, InstructionPrior
 from soft2hard.translator.search import Budget, Search
 from soft2hard.translator.settings import META_PROMPT, TranslateConfig
-from soft2hard.translator.translate import Helpers, Translation, translate
+from soft2hard.translator.translate import Helpers, Translation, _Translating, in_random_order, translate
 from tests import tiny_models, tiny_tokenizers, tiny_training
 
 WORDS = tiny_models.WORDS[3:]
@@ -74,6 +74,18 @@ class Scripted:
         start = len(self.asked)
         self.asked += texts
         return [[self.answers[(start + i) % len(self.answers)]] * n for i in range(len(texts))]
+
+
+@pytest.fixture(autouse=True)
+def nothing_read_off(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The vectors of a planted prompt are a sentence's own, which is found only where it is not read off them."""
+    if "read_off" not in request.function.__name__:
+        monkeypatch.setattr(_Translating, "_read_off", lambda self, prompt: [])
+
+
+def test_nearest_tokens_are_read_off_as_a_candidate(llama: Subject) -> None:
+    found = translated(llama, soft(llama, "left up"), "search", n_samples=4, search_rounds=0)
+    assert (found.text, found.proposer) == ("left up", "search")
 
 
 def translated(subject: Subject, prompt: SoftPrompt, *propose: str, **more: object) -> Translation:
@@ -300,11 +312,12 @@ def test_requests_show_what_the_soft_prompt_writes_and_what_the_subject_writes_b
     outputs, plain = (
         dict(zip(PAIRS, llama.generate([Query(of, i) for i in PAIRS], 4), strict=True)) for of in (prompt, None)
     )
-    assert sum(outputs[i] != plain[i] for i in PAIRS[:12]) > 6
+    choosing = in_random_order(PAIRS[:28], 0)[:12]
+    assert sum(outputs[i] != plain[i] for i in choosing) > 6
     assert len(describer.asked) == len(set(describer.asked)) == 9
     for number, request in enumerate(describer.asked):
         shown = [i for i in PAIRS if f"Input: {i}\n" in request]
-        assert len(shown) == 5 and set(shown) <= set(PAIRS[:12])  # none of those that judge
+        assert len(shown) == 5 and set(shown) <= set(choosing)  # none of those that judge
         blocks = {f"Input: {i}\nOutput: {outputs[i]}" for i in shown}
         if number % 3 == 2:
             blocks = {f"Input: {i}\nWith the instruction: {outputs[i]}\nWithout: {plain[i]}" for i in shown}
@@ -487,7 +500,7 @@ def test_no_round_begins_once_as_many_sequences_have_run(llama: Subject, monkeyp
         assert found.text and found.judgement is not None and found.candidates
         used[max_calls] = heard.total.sequences
         if max_calls is None:
-            assert len(begun) > 2 and begun[-1] > 500 > begun[0]
+            assert len(begun) > 1 and begun[-1] > 500 > begun[0]
         else:
             assert all(n < max_calls for n in begun)
             assert bool(begun) == (max_calls > 1)
@@ -505,8 +518,7 @@ def test_each_soft_prompt_has_the_sequences_to_itself(llama: Subject) -> None:
 def test_when_time_is_up_the_best_so_far_comes_back(llama: Subject) -> None:
     helpers = Helpers(Scripted("up", "cat", "cat dog", "red"))
     found = translated(llama, soft(llama, "cat dog"), "describe", "search", helpers=helpers, max_seconds=1e-6, **SEARCH)
-    assert (found.text, found.proposer, found.verdict) == ("cat dog", "describe", "faithful")
-    assert list(found.by_proposer) == ["describe"]
+    assert found.text and found.stopped and list(found.by_proposer) == ["search"]  # which costs next to nothing
 
 
 def test_a_budget_is_spent_when_its_time_or_its_sequences_are() -> None:

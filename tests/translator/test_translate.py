@@ -148,7 +148,11 @@ def test_without_inputs_the_subject_invents_them_and_the_surest_are_used() -> No
         patch.setattr(Verifier, "probe", noted)
         patch.setattr(Verifier, "compare", seen)
         found = translate(prompt, None, subject, config, helpers=Helpers(Saying("bird")))
-    assert (found.probe_source, found.n_probes, found.n_checks) == ("invented by the subject", 4, 4)
+    assert (found.probe_source, found.n_probes, found.n_checks) == (
+        "invented by the subject, the surest of the soft prompt's",
+        4,
+        4,
+    )
     [invented] = used
     prior = InstructionPrior(subject)
     assert invented == invented_inputs(subject, [[prompt, *prior.sample(16, 0)]], 24)[0]

@@ -114,8 +114,8 @@ def test_no_number_of_inputs_settles_a_text_that_is_alike_on_just_four_of_five()
         ([2, 2, 3], True, "exact"),
         ([8, 8, 60], True, "exact"),
         ([9, 9, 2], True, "meaning"),
-        ([9, 9, 2], False, "tokens"),
-        ([8, 9], False, "tokens"),  # the middle is 8.5
+        ([9, 9, 2], False, "words"),
+        ([8, 9], False, "words"),  # the middle is 8.5
         ([7, 9], True, "exact"),
         ([], True, "exact"),
     ],
@@ -134,16 +134,14 @@ def encoder(texts: Sequence[str]) -> np.ndarray:
     return np.array([VECTORS[text] for text in texts]) * 3
 
 
-def comparison(alike: list[bool], token_agreement: list[float]) -> Comparison:
-    n = len(alike)
-    return Comparison(torch.tensor(alike), torch.tensor(token_agreement), torch.zeros(n), n)
-
-
-def test_outputs_are_alike_by_the_text_by_nearly_all_tokens_or_by_their_meaning() -> None:
-    found = comparison([True, False, False, False], [1.0, 0.9, 0.89, 0.0])
+def test_outputs_are_alike_by_the_text_by_nearly_all_words_or_by_their_meaning() -> None:
+    found = Comparison(torch.tensor([True, False, False, False]), torch.zeros(4), 4)
     outputs = (["a", "a", "a", ""], ["a", "near", "far", ""])
     assert alike(found, "exact", outputs, encoder) == [True, False, False, False]
-    assert alike(found, "tokens", outputs, None) == [True, True, False, False]
+    ten = "one two three four five six seven eight nine ten"
+    one_other, two_other = ten.replace("five", "a"), ten.replace("five", "a").replace("six", "b")
+    answers = ([ten] * 4, [ten, one_other, two_other, ten.upper()])
+    assert alike(found, "words", answers, None) == [True, True, False, False]
     # Two empty outputs are the same, whatever an encoder makes of them.
     assert alike(found, "meaning", outputs, encoder) == [True, True, False, True]
 
@@ -204,14 +202,14 @@ def test_a_text_that_does_not_fit_beside_these_inputs_is_not_judged() -> None:
     assert judge(subject, soft(subject, "cat dog"), 8, 8)("cat " * tiny_models.CONTEXT) is None
 
 
-def test_open_answers_that_differ_in_one_word_of_eighteen_are_alike_by_tokens_or_as_an_encoder_has_it() -> None:
+def test_open_answers_that_differ_in_one_word_of_eighteen_are_alike_by_words_or_as_an_encoder_has_it() -> None:
     subject = branching_subject()
     inputs = [pair for pair in PAIRS if "bird" not in pair and "fish" not in pair][:12]
     verifier = Verifier(subject)
     [probes] = verifier.probe([soft(subject, "bird bird")], [inputs])
     checks = verifier.some(probes, range(4, 12))
     by_tokens = Judge(verifier, verifier.first(probes, 4), checks, None)("fish")
-    assert (by_tokens.rests_on, by_tokens.n_alike) == ("tokens", 8)
+    assert (by_tokens.rests_on, by_tokens.n_alike) == ("words", 8)
     for likeness, n_alike in ((1.0, 8), (0.0, 0)):
 
         def last_words(texts: Sequence[str], likeness: float = likeness) -> np.ndarray:

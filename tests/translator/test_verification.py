@@ -288,10 +288,11 @@ def test_half_of_the_inputs_are_kept_to_judge_on_and_none_serves_twice(
     monkeypatch.setattr(Verifier, "compare", seen)
     found = one(translator, subject, soft(subject), inputs=PAIRS[:n], config={"n_probes": 16, "n_checks": 8})
     assert (found.n_probes, found.n_checks) == expected
-    assert asked == [[PAIRS[: min(n, 24)]]]
+    [[given]] = asked  # in random order
+    assert len(given) == min(n, 24) and set(given) <= set(PAIRS[:n])
     *chose, judged = compared
-    assert {text for inputs in chose for text in inputs} == set(PAIRS[: expected[0]])
-    assert judged == tuple(PAIRS[expected[0] : sum(expected)] or PAIRS[: expected[0]])
+    assert {text for inputs in chose for text in inputs} == set(given[: expected[0]])
+    assert judged == tuple(given[expected[0] : sum(expected)] or given[: expected[0]])
 
 
 def test_however_few_inputs_there_are_at_least_half_judge_but_for_the_first_eight() -> None:
@@ -552,9 +553,6 @@ def test_outputs_longer_than_16_tokens_are_compared_to_their_end() -> None:
         assert [*map(len, probes.ids)] == [n_words + (n_words == 18)] * len(OTHERS)  # with the end where it was written
         same, other = verifier.verify(["bird bird", "fish"], probes)
         assert (same.agreement, other.agreement) == (1.0, fish_alike)
-        [found] = verifier.compare(["fish"], probes)
-        # Behind the word that differs, the text is shown the soft prompt's own word.
-        assert found.token_agreement.tolist() == pytest.approx([1.0 if fish_alike else 18 / 19] * len(OTHERS))
 
 
 @pytest.mark.parametrize("n_long", [0, 3, 4])

@@ -73,6 +73,10 @@ class InstructionPrior:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.lm.tokenizer
 
+    def forget(self) -> None:
+        """Work out log-probabilities anew: a budget of calls then buys a soft prompt as much in any company."""
+        self._known.clear()
+
     # --- what stands before a text ---------------------------------------------------------------
 
     @cached_property
