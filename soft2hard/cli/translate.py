@@ -157,7 +157,7 @@ def translate(
         longest = max_new_tokens or _longest_output(examples, lm)
         n_checks = _JUDGING if inputs else max(MIN_PROBES, probes // 2)
         config = TranslateConfig(
-            tuple(propose or ()), candidates, n_probes=probes, n_checks=n_checks,
+            candidates, propose=tuple(propose or ()), n_probes=probes, n_checks=n_checks,
             max_new_tokens=longest, demonstrations=demonstrations, max_seconds=max_seconds, max_calls=max_calls,
             seed=seed, verify=verify,
         )  # fmt: skip

@@ -102,11 +102,27 @@ class TranslatorTraining:
 class TranslateConfig:
     """How soft prompts are translated."""
 
+    n_candidates: PositiveInt = 64
+    """Candidates asked of the translator for each soft prompt."""
+    n_probes: PositiveInt = 32
+    """Inputs on which candidates are compared with the soft prompt, to choose among them."""
+    n_checks: NonNegativeInt = 16
+    """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
+    Of few inputs the first eight choose (half, of fewer than 16), the next 16 judge; further ones are shared."""
+    refine_rounds: NonNegativeInt = 2
+    """Rounds of local search around the best candidates where a translator proposes alone; it ends early when
+    nothing improves."""
+    max_new_tokens: PositiveInt | None = None
+    """Longest output the subject may write for an input, in tokens; by default 16, and 64 where most outputs under a
+    soft prompt do not end within 16."""
+    seed: int = 0
+    """Seed of the candidates and of invented inputs."""
+    verify: bool = True
+    """Run candidates beside the soft prompt on the subject, and choose and judge by that. Without, no subject is
+    needed, and the translator's first guess is given with the verdict 'unverified'."""
     propose: tuple[ProposerName, ...] = ()
     """Where candidate texts come from: translator, describe, elicit, search, or several of them. By default the
     translator where one fits the soft prompt's subject, else describe and search, which need none."""
-    n_candidates: PositiveInt = 64
-    """Candidates asked of the translator for each soft prompt."""
     n_descriptions: PositiveInt = 32
     """Candidates asked of the describer for each soft prompt."""
     n_layers: PositiveInt = 6
@@ -117,17 +133,6 @@ class TranslateConfig:
     """Further texts of each round of the search; it goes on from the best twelfth as many."""
     search_rounds: NonNegativeInt = 6
     """Rounds of the search at most; it ends early when none of the best changes."""
-    refine_rounds: NonNegativeInt = 2
-    """Rounds of local search around the best candidates where a translator proposes alone; it ends early when
-    nothing improves."""
-    n_probes: PositiveInt = 32
-    """Inputs on which candidates are compared with the soft prompt, to choose among them."""
-    n_checks: NonNegativeInt = 16
-    """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
-    Of few inputs the first eight choose (half, of fewer than 16), the next 16 judge; further ones are shared."""
-    max_new_tokens: PositiveInt | None = None
-    """Longest output the subject may write for an input, in tokens; by default 16, and 64 where most outputs under a
-    soft prompt do not end within 16."""
     demonstrations: NonNegativeInt = 0
     """Pairs of input and output under the soft prompt that a second text has besides the instruction; 0 for none."""
     max_seconds: PositiveFloat | None = None
@@ -135,11 +140,6 @@ class TranslateConfig:
     max_calls: PositiveInt | None = None
     """Sequences that texts may take beside each soft prompt until its search ends likewise; what is read and written
     before texts are run does not count."""
-    seed: int = 0
-    """Seed of the candidates and of invented inputs."""
-    verify: bool = True
-    """Run candidates beside the soft prompt on the subject, and choose and judge by that. Without, no subject is
-    needed, and the translator's first guess is given with the verdict 'unverified'."""
 
 
 # --- the card of a saved translator --------------------------------------------------------------

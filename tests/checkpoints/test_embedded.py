@@ -97,7 +97,7 @@ def test_the_command_line_translates_a_sample_out_of_the_box(samples):
     assert done.returncode == 0, done.stderr
     (translation,) = json.loads(done.stdout)["translations"]
     assert translation["verdict"] in ("faithful", "doubtful", "failed")
-    assert translation["probe_source"] == "invented by the subject"
+    assert translation["probe_source"] == "invented by the subject under the first guesses"
 
 
 def test_default_tuning_teaches_the_subject_a_task_from_examples_alone(subject):

@@ -208,7 +208,7 @@ def test_texts_that_the_translator_scores_count_once_each_and_its_encoder_once()
     reading = Reading(translator, soft_prompt)
     assert counted(lambda: Reading(translator, soft_prompt)) == Count(0, soft_prompt.n_tokens)
     assert counted(lambda: reading.log_probs(["red cat", "up"])) == Count(2, 3 + 2)  # with their ends
-    assert counted(lambda: reading.next_log_probs([5, 6, 7])) == Count(1, 4)
+    assert counted(lambda: reading.next_log_probs([[5, 6, 7]])) == Count(1, 4)
     with read_by(translator_stacks()[1]) as read:
         found = counted(lambda: reading.complete([[5]]))
     assert found == Count(1, read.sequences)  # each step reads one
@@ -262,7 +262,7 @@ def test_verified_translations_cost_all_that_ran_on_the_subject_and_the_translat
     noted("run", Scorer, lambda prompts, examples: sum(map(len, examples)))
     noted("generate_ids", Subject, lambda queries, *rest: len(queries))
     noted("sequence_log_probs", Reading, len)
-    noted("next_log_probs", Reading, lambda ids: 1)
+    noted("next_log_probs", Reading, len)
     noted("complete", Reading, len)
     outcomes = list(method.run(cases, bench))
     if inputs == "invented":

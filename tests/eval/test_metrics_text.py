@@ -16,12 +16,11 @@ from soft2hard.errors import UserError
 from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.text import (
     class_rate,
-    embedding_cosines,
     exact_task,
     overlap,
     rouge,
-    sentence_encoder,
 )
+from soft2hard.lm.sentences import embedding_cosines, sentence_encoder
 from tests import tiny_models
 
 TEXTS = ["Sort the listed words by name.", "Answer yes for a bird.", "Pick the last word", "and and and"]

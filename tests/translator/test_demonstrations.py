@@ -35,7 +35,7 @@ class Saying:
 
 
 def translated(subject: Subject, k: int, inputs: list[str], **more: object) -> Translation:
-    config = TranslateConfig(("describe",), max_new_tokens=4, demonstrations=k, **{"n_probes": 8} | more)
+    config = TranslateConfig(propose=("describe",), max_new_tokens=4, demonstrations=k, **{"n_probes": 8} | more)
     return translate(soft(subject), None, subject, config, inputs=inputs, helpers=Helpers(Saying()))
 
 

@@ -91,7 +91,7 @@ def test_nearest_tokens_are_read_off_as_a_candidate(llama: Subject) -> None:
 def translated(subject: Subject, prompt: SoftPrompt, *propose: str, **more: object) -> Translation:
     """On the inputs of `PAIRS`, with few tokens an output."""
     inputs, helpers = more.pop("inputs", PAIRS[:28]), more.pop("helpers", Helpers())
-    config = TranslateConfig(propose, **{"n_probes": 12, "max_new_tokens": 4} | more)
+    config = TranslateConfig(propose=propose, **{"n_probes": 12, "max_new_tokens": 4} | more)
     return translate(prompt, None, subject, config, inputs=inputs, helpers=helpers)
 
 
@@ -109,7 +109,7 @@ def test_a_soft_prompt_that_is_a_sentence_comes_back_as_one_that_acts_the_same(
     embedded: Subject, text: str, inputs: list[str] | None, fresh: list[str]
 ) -> None:
     prompt = soft(embedded, text)
-    config = TranslateConfig(("describe", "search"), n_probes=12, n_checks=16)
+    config = TranslateConfig(propose=("describe", "search"), n_probes=12, n_checks=16)
     found = translate(prompt, None, embedded, config, inputs=inputs)
     assert found.verdict == "faithful" and found.n_checks == 16
     assert set(found.by_proposer) <= {"describe", "search"} and found.proposer in found.by_proposer
@@ -123,13 +123,15 @@ def test_noise_is_never_faithful(embedded: Subject, seed: int) -> None:
     vectors = torch.randn(8, embedded.d_model, generator=torch.Generator().manual_seed(seed))
     prompt = SoftPrompt(vectors * float(embedded.embedding.std()), template=embedded.template)
     few = {"n_descriptions": 8, "n_samples": 64, "search_texts": 48, "search_rounds": 2}
-    found = translate(prompt, None, embedded, TranslateConfig(("describe", "search"), n_probes=8, n_checks=16, **few))
+    found = translate(
+        prompt, None, embedded, TranslateConfig(propose=("describe", "search"), n_probes=8, n_checks=16, **few)
+    )
     assert found.verdict in ("doubtful", "failed", "unverified")
 
 
 def test_the_same_seed_finds_the_same_text(embedded: Subject) -> None:
     few = {"n_descriptions": 6, "n_samples": 32, "search_texts": 24, "search_rounds": 2}
-    config = TranslateConfig(("describe", "search"), n_probes=4, n_checks=4, **few)
+    config = TranslateConfig(propose=("describe", "search"), n_probes=4, n_checks=4, **few)
     first, second = (translate(soft(embedded, "Count the fruits."), None, embedded, config) for _ in range(2))
     assert first == second
     assert first.text and first.n_probes == 4
@@ -139,7 +141,7 @@ def test_a_translation_by_others_is_the_same_whatever_else_is_translated(llama: 
     prompts = [soft(llama, text) for text in ("cat dog", "red", "up left right")]
     lists = [PAIRS[:10], ["cat", "red", "up", "four"], [f"{pair} up down left" for pair in PAIRS[:8]]]
     few = {"n_descriptions": 6, "n_samples": 8, "search_rounds": 1, "search_texts": 12}
-    config = TranslateConfig(("describe", "search"), n_probes=6, n_checks=4, **few)
+    config = TranslateConfig(propose=("describe", "search"), n_probes=6, n_checks=4, **few)
     together, alone = Scripted("up"), Scripted("up")
     found = translate(prompts, None, llama, config, inputs=lists, helpers=Helpers(together))
     for one, prompt, inputs in zip(found, prompts, lists, strict=True):
@@ -448,7 +450,7 @@ def test_an_encoder_decoder_can_neither_be_searched_with_nor_asked() -> None:
     prompt = SoftPrompt(torch.zeros(2, subject.d_model), template=subject.template)
     assert_refused("is an encoder-decoder, which continues no text.*Give a translator", prompt, None, subject)
     for propose, problem in (("search", "continues no text"), ("elicit", "decoder-only"), ("describe", "generator")):
-        assert_refused(problem, prompt, None, subject, TranslateConfig((propose,)))
+        assert_refused(problem, prompt, None, subject, TranslateConfig(propose=(propose,)))
 
 
 def test_a_search_needs_verification_and_a_subject(llama: Subject) -> None:
@@ -459,13 +461,13 @@ def test_a_search_needs_verification_and_a_subject(llama: Subject) -> None:
 
 def test_a_translator_that_is_asked_for_must_be_there(llama: Subject) -> None:
     for propose in (("translator",), ("translator", "search")):
-        config = TranslateConfig(propose)
+        config = TranslateConfig(propose=propose)
         assert_refused("none was given or fits", soft(llama, "cat"), None, llama, config, inputs=PAIRS)
 
 
 def test_a_prior_of_another_vocabulary_is_refused(llama: Subject) -> None:
     other = knowing("gpt2")
-    config = TranslateConfig(("search",))
+    config = TranslateConfig(propose=("search",))
     assert_refused("another vocabulary", soft(llama, "cat"), None, llama, config, helpers=Helpers(prior=other))
     kin = tiny_models.subject("gpt2")
     kin = Subject(kin.model, llama.tokenizer, name="kin")
@@ -475,7 +477,7 @@ def test_a_prior_of_another_vocabulary_is_refused(llama: Subject) -> None:
 
 
 def test_a_subject_that_does_not_know_the_placeholder_is_not_asked(llama: Subject) -> None:
-    assert_refused("placeholder", soft(llama, "cat"), None, llama, TranslateConfig(("elicit",)))
+    assert_refused("placeholder", soft(llama, "cat"), None, llama, TranslateConfig(propose=("elicit",)))
 
 
 # --- budgets ------------------------------------------------------------------------------------------
@@ -509,7 +511,7 @@ def test_no_round_begins_once_as_many_sequences_have_run(llama: Subject, monkeyp
 
 def test_each_soft_prompt_has_the_sequences_to_itself(llama: Subject) -> None:
     prompts = [soft(llama, text) for text in ("cat dog", "red up", "left")]
-    config = TranslateConfig(("search",), n_probes=12, max_new_tokens=4, max_calls=500, **SEARCH)
+    config = TranslateConfig(propose=("search",), n_probes=12, max_new_tokens=4, max_calls=500, **SEARCH)
     together = translate(prompts, None, llama, config, inputs=PAIRS[:28])
     for prompt, found in zip(prompts, together, strict=True):
         assert translate(prompt, None, llama, config, inputs=PAIRS[:28]).text == found.text

@@ -131,7 +131,7 @@ def test_what_a_translation_says_of_its_judgement_is_in_its_json(own: SoftPrompt
 def test_without_inputs_the_subject_invents_them_and_the_surest_are_used() -> None:
     subject = inventing_subject()
     prompt = SoftPrompt(subject.embed_text("bird bird").clone(), template=subject.template)
-    config = TranslateConfig(("describe", "search"), n_probes=4, n_checks=4, n_samples=8, search_rounds=0)
+    config = TranslateConfig(propose=("describe", "search"), n_probes=4, n_checks=4, n_samples=8, search_rounds=0)
     used: list[list[str]] = []
     compared: set[str] = set()
     probe, compare = Verifier.probe, Verifier.compare
@@ -166,7 +166,7 @@ def test_how_inputs_are_invented_depends_on_no_other_soft_prompt(own: SoftPrompt
     prompts = [
         SoftPrompt(subject.embed_text(text).clone(), template=subject.template) for text in ("bird", "up", "red")
     ]
-    config = TranslateConfig(("describe",), n_probes=4, n_checks=4)
+    config = TranslateConfig(propose=("describe",), n_probes=4, n_checks=4)
     together = translate(prompts, None, subject, config, helpers=Helpers(Saying("bird")))
     alone = [translate(prompt, None, subject, config, helpers=Helpers(Saying("bird"))) for prompt in prompts]
     assert [replace(one, soft_prompt="") for one in together] == [replace(one, soft_prompt="") for one in alone]
