@@ -105,7 +105,7 @@ def translated(subject: Subject, prompt: SoftPrompt, *propose: str, **more: obje
         ("Give the past tense of the word.", None, "sing run walk play speak drink buy cook".split()),
     ],
 )
-def test_a_soft_prompt_that_is_a_sentence_comes_back_as_one_that_acts_the_same(
+def test_a_soft_prompt_that_is_a_sentence_comes_back_read_off_or_as_one_that_acts_the_same(
     embedded: Subject, text: str, inputs: list[str] | None, fresh: list[str]
 ) -> None:
     prompt = soft(embedded, text)
@@ -116,6 +116,13 @@ def test_a_soft_prompt_that_is_a_sentence_comes_back_as_one_that_acts_the_same(
     soft_says, text_says = (embedded.generate([Query(of, word) for word in fresh]) for of in (prompt, found.text))
     assert len(set(soft_says)) > 1
     assert sum(map(str.__eq__, soft_says, text_says)) >= 0.75 * len(soft_says)
+
+
+def test_much_of_what_a_sentence_does_is_found_by_searching_alone(embedded: Subject) -> None:
+    """A good part of it, whatever path the search takes under the rounding of a machine."""
+    prompt = soft(embedded, "Is the word an animal? Answer yes or no.")
+    config = TranslateConfig(propose=("search",), n_probes=12, n_samples=512)
+    assert translate(prompt, None, embedded, config, inputs=ANIMALS).judgement.explained > 0.25
 
 
 @pytest.mark.parametrize("seed", range(3))
