@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from random import Random
 
-import torch
-
 from soft2hard.compute import metering
 from soft2hard.errors import UserError
+from soft2hard.lm.nearest import nearest_rows
 from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
@@ -316,15 +315,15 @@ class _Translating:
                 found[i][proposer.name] = texts
         if "search" in self.names and self.prior is not None:
             for i, of_one in found.items():
-                of_one["search"] = [*self._read_off(self.prompts[i]), *self._drawn]
+                of_one["search"] = [*self._read_off[i], *self._drawn]
         return found
 
-    def _read_off(self, soft_prompt: SoftPrompt) -> list[str]:
-        """The nearest tokens as a text: a prompt that was tuned little still spells what it was tuned from."""
-        vectors = torch.nn.functional.normalize(soft_prompt.embeddings.float(), dim=-1)
-        table = torch.nn.functional.normalize(self.subject.embedding.float(), dim=-1).to(vectors.device)
-        ids = (vectors @ table[: len(self.subject.tokenizer)].T).argmax(-1).tolist()
-        return distinct([self.subject.tokenizer.decode(ids, skip_special_tokens=True)])
+    @cached_property
+    def _read_off(self) -> list[list[str]]:
+        """The nearest tokens of each as a text: a prompt that was tuned little still spells what it was tuned from."""
+        tokenizer, table = self.subject.tokenizer, self.subject.embedding[: len(self.subject.tokenizer)]
+        found = nearest_rows([prompt.embeddings for prompt in self.prompts], table, 1)
+        return [distinct([tokenizer.decode(rows[:, 0].tolist(), skip_special_tokens=True)]) for rows, _ in found]
 
     @cached_property
     def _drawn(self) -> list[str]:

@@ -32,7 +32,7 @@ SHORT_OUTPUT, LONG_OUTPUT = 16, 64
 """Tokens that an output may have where nobody says: first, and where most under a soft prompt are longer."""
 _TEXT_TOKENS = 24
 """Tokens of a text beside which long outputs are to fit the subject's context."""
-_NOTHING = 1e-3
+LEAST_EFFECT = 1e-3
 """Divergence a position, in nats, between soft prompt and no prompt below which there is nothing to explain."""
 _SHARED = 1.5
 """Tokens in a batch here for each token in a batch of separate queries: examples share their prompt."""
@@ -111,7 +111,7 @@ class Comparison:
 def explained_share(divergence: float, without: float | None) -> float | None:
     """1 - KL(soft || text) / KL(soft || no prompt): 1 for a text that acts as the soft prompt, 0 for one that does no
     more than no prompt, negative for one that leads away from it. None where the soft prompt does next to nothing."""
-    return None if without is None or without < _NOTHING else 1 - divergence / without
+    return None if without is None or without < LEAST_EFFECT else 1 - divergence / without
 
 
 class Verifier:

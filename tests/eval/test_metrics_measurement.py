@@ -19,6 +19,7 @@ from soft2hard.lm import scoring
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Template
+from soft2hard.translator import verification
 from tests import tiny_models
 from tests.oracles import accuracies, held_out_tasks
 
@@ -124,7 +125,7 @@ def test_without_an_effect_to_explain_there_is_no_share(monkeypatch: pytest.Monk
     assert one(subject, task(), "up").explained_share is None
     effect = one(subject, task(), None, soft_prompt).kl
     for least, there_is in ((0.99 * effect, True), (1.01 * effect, False)):
-        monkeypatch.setattr(measurement, "LEAST_EFFECT", least)
+        monkeypatch.setattr(verification, "LEAST_EFFECT", least)
         for prompt in ("up", soft_prompt):
             assert (one(subject, task(), prompt, soft_prompt).explained_share is not None) == there_is
 

@@ -80,7 +80,7 @@ class Scripted:
 def nothing_read_off(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The vectors of a planted prompt are a sentence's own, which is found only where it is not read off them."""
     if "read_off" not in request.function.__name__:
-        monkeypatch.setattr(_Translating, "_read_off", lambda self, prompt: [])
+        monkeypatch.setattr(_Translating, "_read_off", property(lambda self: [[] for _ in self.prompts]))
 
 
 def test_nearest_tokens_are_read_off_as_a_candidate(llama: Subject) -> None:

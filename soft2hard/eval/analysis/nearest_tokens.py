@@ -14,7 +14,7 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.findings import Section, Tables, columns_of, known_mean
 from soft2hard.eval.analysis.inputs import Material, Table
-from soft2hard.eval.methods.nearest_token import nearest_rows
+from soft2hard.lm.nearest import nearest_rows
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.files import read_tensors
 from soft2hard.prompts.matrix import as_matrix

@@ -38,11 +38,10 @@ from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.sequences import Query, kind_of
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.translator.verification import explained_share
 
 MAX_NEW_TOKENS = 16
 """Tokens generated for an answer; more where the longest wanted output of the task has more."""
-LEAST_EFFECT = 1e-3
-"""Nats: a soft prompt that moves the subject less than this has no effect of which a share could be explained."""
 _LOGITS_AT_ONCE = 2**24
 _HIDDEN_AT_ONCE = 2**26  # numbers: 256 MB in float32
 
@@ -76,7 +75,7 @@ class Measurement:
     """1 - `kl` / KL(soft prompt || no prompt), on the same positions: how much of what the soft prompt makes of the
     subject the prompt makes of it too. At most 1, which the soft prompt itself has; no prompt has 0, and a prompt that
     leads further away than none a negative value, without bound. None also where the subject has nothing to read, or
-    no room, without a prompt, and where KL under no prompt is below `LEAST_EFFECT`."""
+    no room, without a prompt, and where KL under no prompt is below `verification.LEAST_EFFECT`."""
     logit_distance: float | None = None
     """Mean squared difference of the logits there, as the subject gives them."""
     top1_agreement: float | None = None
@@ -373,7 +372,7 @@ class _Scored:
         squared, cosine = distance_differential(self.plan.soft_prompt.embeddings, vectors.cpu()) or (None, None)
         return {
             "kl": self._kl(i),
-            "explained_share": None if self._effect is None else 1 - self._kl(i) / self._effect,
+            "explained_share": explained_share(self._kl(i), self._effect),
             "logit_distance": float(self.differential.squared[i].double().mean()),
             "top1_agreement": float(self.differential.same_top[i].double().mean()),
             "agreement": self._agreement(i),
@@ -386,11 +385,10 @@ class _Scored:
 
     @cached_property
     def _effect(self) -> float | None:
-        """KL under no prompt: all that a prompt can explain. None where it is unknown, or too small to divide by."""
+        """KL under no prompt: all that a prompt can explain. None where it is unknown."""
         if not self.plan.has_baseline:
             return None
-        effect = self._kl(next(i for i, prompt in enumerate(self.plan.runs) if _key(prompt) is None))
-        return effect if effect >= LEAST_EFFECT else None
+        return self._kl(next(i for i, prompt in enumerate(self.plan.runs) if _key(prompt) is None))
 
     def _agreement(self, i: int) -> float:
         """Share of test inputs with the same answer as under the soft prompt; what was cut counts as far as it goes."""

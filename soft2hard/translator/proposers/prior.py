@@ -231,7 +231,7 @@ class InstructionPrior:
     def _shaped(self, logits: Float[Tensor, "rows vocab"], last: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Log-probabilities of what may stand in a text, EOS for all that ends it."""
         scores = self.lm.endings.merged(logits.float())
-        scores[:, [i for i in self._no_words if i != self.eos_id]] = _NEVER
+        scores[:, self._never] = _NEVER
         log_probs = scores.log_softmax(-1)
         if self.shows:
             return log_probs
@@ -253,6 +253,11 @@ class InstructionPrior:
         size = len(self.lm.embedding)
         none = {*self.tokenizer.all_special_ids, *self.lm.endings.closing_ids, *range(len(self.tokenizer), size)}
         return sorted(i for i in none if i < size)
+
+    @cached_property
+    def _never(self) -> Int[Tensor, " n"]:
+        """Those of them that are not even written: EOS ends a text."""
+        return torch.tensor([i for i in self._no_words if i != self.eos_id], dtype=torch.long, device=self.lm.device)
 
     def _knows(self, text: str) -> bool:
         return self.tokenizer.unk_token_id is None or self.tokenizer.unk_token_id not in self._ids(text)
