@@ -86,6 +86,8 @@ def corpus_of(tasks: list[Task], subject: Subject, n_tokens: int, copies: int) -
             "family": task.family,
             "instruction": task.instruction,
             "paraphrases": list(task.paraphrases),
+            "inputs": [],
+            "outputs": [],
             "step": copy,
             "is_best": copy == 0,
             "validation_loss": 0.0,

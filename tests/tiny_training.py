@@ -21,6 +21,7 @@ from tests import tiny_models
 NOUNS = ["cat", "dog", "bird", "fish"]
 COLOURS = ["red", "green", "blue"]
 N_TOKENS = 3
+N_EXAMPLES = 4
 INSTRUCTION_TOKENS = 16
 """Longest text that tiny translators write; those that never end would else write 64 tokens."""
 
@@ -52,6 +53,8 @@ def corpus(subject: Subject, nouns: list[str], seed: int = 0, copies: int = 2) -
                         "family": "tiny",
                         "instruction": f"{colour} {noun}",
                         "paraphrases": [f"one {colour} {noun}", f"{noun} {colour}"],
+                        "inputs": [f"{colour} thing {i}" for i in range(N_EXAMPLES)],
+                        "outputs": [noun] * N_EXAMPLES,
                         "step": step,
                         "is_best": step == 0,
                         "validation_loss": 0.0,

@@ -43,6 +43,7 @@ COMMANDS = {
     "finetune": "finetune",
     "evaluate": "evaluate",
     "report": "report",
+    "certify": "certify",
     "transfer": "transfer",
     "push": "hub",
     "pull": "hub",

@@ -71,6 +71,8 @@ def train(
         settings |= {"lora_rank": design.lora_rank}
     if design.instruction_tokens != Design.instruction_tokens:
         settings |= {"instruction_tokens": design.instruction_tokens}
+    if design.reads != "vectors":
+        settings |= {"reads": design.reads}
     kept = lm if needs_subject(translator, training) else None
     del lm
     free_memory()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from soft2hard.settings import Numbers, settings, some_of
 
@@ -33,6 +33,9 @@ class Tuning:
     """Looks without improvement after which tuning stops."""
     good_enough: float = 0.005
     """Validation loss, in nats a token, at which there is nothing left to gain."""
+    pull: NonNegativeFloat = 0.0
+    """Weight of a pull towards the start: of the mean squared distance of the vectors from it, in units of the mean
+    squared length of the subject's embeddings (Khashabi et al. 2022, arXiv 2112.08348)."""
     slots: NonNegativeInt = 64
     """Prompts tuned at once; 0: as many as a trial finds memory for. The results do not depend on it."""
     seed: int = 0

@@ -17,6 +17,7 @@ from soft2hard.eval.metrics.scrutability import reference_points
 from soft2hard.eval.results import score_seed, write_results
 from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN, MethodRecord, ReferencePerplexity, ResultRow, RunRecord
 from soft2hard.lm.precision import rounding_of
+from soft2hard.lm.subject import Subject
 from soft2hard.storage.run_folders import Kind, Record, claim, made_with
 
 Progress = Callable[[int, int], None]
@@ -65,7 +66,8 @@ class Harness:
         self.log("writing the results")
         record = replace(self._record, reference_perplexity=self._reference_perplexity(cases))
         seconds = time.monotonic() - started if self.n_done() > n_before else None
-        write_results(self.folder, _finished(record, begun, seconds), rows, cases, losses)
+        trained_on = self._models.translator.trained_on if self._models.translator is not None else ()
+        write_results(self.folder, _finished(record, begun, seconds), rows, cases, losses, trained_on)
         return rows
 
     def run_seed(self, seed: int) -> list[ResultRow]:
@@ -104,6 +106,11 @@ class Harness:
     @cached_property
     def _needs(self) -> frozenset[str]:
         return frozenset().union(*(method.needs for _, method in self._methods))
+
+    @property
+    def subject(self) -> Subject:
+        """The subject that prompts are scored on."""
+        return self._models.subject
 
     @cached_property
     def _models(self) -> Models:

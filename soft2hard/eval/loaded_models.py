@@ -127,6 +127,9 @@ def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str
         found["generator"] = models.generator.lm.fingerprint
     if models.translator is not None:
         found["translator"] = translator_fingerprint(models.translator)
+    for choice in config.methods:
+        if name := choice.options.get("translator"):
+            found[f"translator of {choice.label}"] = translator_fingerprint(Translator.from_pretrained(name))
     for seed in config.seeds:
         for split in ("test", "validation"):
             if tasks := tasks_of(split, seed):

@@ -18,7 +18,7 @@ from soft2hard.eval.cases import kind_of
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.scrutability import perplexities
-from soft2hard.eval.metrics.text import class_rate, exact_task, overlap, rouge
+from soft2hard.eval.metrics.text import class_rate, closest_text, exact_task, overlap, rouge
 from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
 from soft2hard.lm.sentences import embedding_cosines
 from soft2hard.storage.files import atomic_write
@@ -94,6 +94,7 @@ def _text_figures(text: str, task: Task) -> dict[str, object]:
     if task.instruction:
         gold = task.instruction
         figures = vars(rouge(text, [gold])) | vars(overlap(text, [gold])) | {"exact_task": exact_task(text, gold)}
+        figures["nearest_rougeL"] = rouge(text, [gold, *task.paraphrases]).rougeL
     if task.labels:
         figures["class_rate"] = class_rate(text, task.labels)
     return figures
@@ -108,23 +109,37 @@ def _with_perplexities(rows: list[ResultRow], bench: Bench) -> list[ResultRow]:
 
 
 def _with_cosines(rows: list[ResultRow], cases: Sequence[Case], bench: Bench) -> list[ResultRow]:
-    """Cosine of each prompt's embedding with its gold instruction's, where there is an encoder."""
-    gold = {case.task.name: case.task.instruction for case in cases}
-    wanted = [i for i, row in enumerate(rows) if row.prompt and gold[row.task]]
-    if bench.encoder is None or not wanted:
+    """Cosines of each prompt's embedding with those of its gold instruction and paraphrases, where there is an
+    encoder."""
+    golds = {c.task.name: [c.task.instruction, *c.task.paraphrases] for c in cases if c.task.instruction}
+    pairs = [(i, gold) for i, row in enumerate(rows) if row.prompt for gold in golds.get(row.task, ())]
+    if bench.encoder is None or not pairs:
         return rows
-    texts, golds = [rows[i].prompt for i in wanted], [gold[rows[i].task] for i in wanted]
-    of_row = dict(zip(wanted, embedding_cosines(texts, golds, bench.encoder), strict=True))
-    return [replace(row, sentence_cosine=of_row.get(i)) for i, row in enumerate(rows)]
+    of_row: dict[int, list[float]] = {}
+    cosines = embedding_cosines([rows[i].prompt for i, _ in pairs], [gold for _, gold in pairs], bench.encoder)
+    for (i, _), cosine in zip(pairs, cosines, strict=True):
+        of_row.setdefault(i, []).append(cosine)
+    return [
+        replace(row, sentence_cosine=of_row[i][0], nearest_cosine=max(of_row[i])) if i in of_row else row
+        for i, row in enumerate(rows)
+    ]
 
 
 # --- files ------------------------------------------------------------------------------------
 
 
 def write_results(
-    folder: Path, record: RunRecord, rows: Sequence[ResultRow], cases: Mapping[int, Sequence[Case]], losses: Losses
+    folder: Path,
+    record: RunRecord,
+    rows: Sequence[ResultRow],
+    cases: Mapping[int, Sequence[Case]],
+    losses: Losses,
+    trained_on: Sequence[str] = (),
 ) -> None:
-    """Everything that `run_records` says a finished run holds, its record last."""
+    """Everything that `run_records` says a finished run holds, its record last.
+
+    `trained_on` are the instructions that the run's translator has seen in training, if that is known.
+    """
     # Traces differ from method to method: a column of JSON text holds them all.
     table = pa.Table.from_pylist([asdict(row) | {"trace": json.dumps(row.trace)} for row in rows])
     with atomic_write(folder / "results.parquet") as temporary:
@@ -133,7 +148,7 @@ def write_results(
     with atomic_write(folder / "soft_prompts.safetensors") as temporary:
         save_file({name: prompt.embeddings.contiguous() for name, prompt in prompts.items()}, temporary)
     write_json(folder / "results.json", [asdict(row) for row in rows])
-    write_json(folder / "tasks.json", [_told(case.task) for case in next(iter(cases.values()))])
+    write_json(folder / "tasks.json", [_told(case.task, trained_on) for case in next(iter(cases.values()))])
     with atomic_write(folder / "training.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in tuning_curves(losses)), encoding="utf-8")
     write_json(folder / "run.json", asdict(record))
@@ -151,6 +166,7 @@ def tuning_curves(losses: Losses) -> Iterator[dict[str, float]]:
         yield line
 
 
-def _told(task: Task) -> dict[str, object]:
+def _told(task: Task, trained_on: Sequence[str]) -> dict[str, object]:
+    closest = closest_text(task.instruction, trained_on) if task.instruction and trained_on else None
     examples = tuple((e.input, e.output) for e in task.train[:_SHOWN_EXAMPLES])
-    return asdict(TaskRecord(task.name, task.family, task.instruction, task.labels, examples))
+    return asdict(TaskRecord(task.name, task.family, task.instruction, task.labels, examples, closest))

@@ -65,6 +65,9 @@ class ResultRow:
     chrf: float | None = None
     sentence_cosine: float | None = None
     """Of the prompt's embedding with the gold instruction's, under the run's encoder."""
+    nearest_rougeL: float | None = None
+    """ROUGE-L and cosine with the nearest of the gold instruction and its paraphrases."""
+    nearest_cosine: float | None = None
     class_rate: float | None = None
     """Share of the task's label words that stand in the prompt (InSPEcT)."""
     exact_task: bool | None = None
@@ -90,6 +93,9 @@ class TaskRecord:
     labels: tuple[str, ...] | None
     examples: tuple[tuple[str, str], ...]
     """A few training examples, input and output."""
+    closest_trained: str | None = None
+    """The instruction nearest to its own, by ROUGE-L, that the run's translator was trained on; None where that is not
+    known."""
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,11 @@ from soft2hard.lm.loading import (
 )
 from soft2hard.lm.scoring import REMEDY, Scorer
 from soft2hard.lm.sequences import Query, SequenceEncoder, kind_of
+from soft2hard.lm.smollm2 import fetched_smollm2
 from soft2hard.lm.templates import chosen_template, template_of_prompts
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Kind, Template, TemplateChoice, read_template
-from soft2hard.storage.names import folder_of, located
+from soft2hard.storage.names import SMOLLM2, folder_of, located
 
 __all__ = ["Query", "Subject", "TargetScore"]
 
@@ -143,7 +144,8 @@ class Subject:
         """
         loading, quantization = loading_of(loading, asked), asked.get("quantization_config")
         name_or_path = located(name_or_path, "subject")
-        folder = str(folder_of(name_or_path, "subject"))
+        is_fetched = str(name_or_path) == SMOLLM2
+        folder = str(fetched_smollm2() if is_fetched else folder_of(name_or_path, "subject"))
         rounds = quantization is None and would_round(folder, loading)
         # FlashAttention is for GPUs alone, so it is set once the weights are there.
         as_saved = replace(loading, dtype="saved", device="cpu", attention=on_cpu(loading))

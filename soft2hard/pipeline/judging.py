@@ -15,6 +15,8 @@ from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import Draw, drawn_tasks
+from soft2hard.eval.certifying import certify
+from soft2hard.eval.config import MethodChoice
 from soft2hard.eval.fan_out import run_evaluation
 from soft2hard.eval.loaded_models import problems_of
 from soft2hard.eval.report import load_run, write_report
@@ -40,7 +42,10 @@ class EvaluationStage(Stage):
     """The evaluation, with the translator that was made."""
 
     name = "evaluation"
-    needs = ("translator",)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("translator", "comparisons") if self.recipe.compared() else ("translator",)
 
     def settings(self) -> dict[str, Any]:
         decisive = {k: v for k, v in self.recipe.plain["evaluation"].items() if k not in NAMED_BY_RECIPE}
@@ -112,11 +117,59 @@ class EvaluationStage(Stage):
         made = {role: self.path_of(role, name) for role, name in self.models() if self.recipe.makes(name)}
         named = {role.removeprefix("evaluation."): path for role, path in made.items()}
         named["translator"] = str(self.layout.translator.resolve())
+        named["methods"] = tuple(map(self._with_translator, self.recipe.evaluation.methods))
         config = self.recipe.evaluation.model_copy(update=named)
         on_cell = partial(job.on_progress, "evaluation, cells")
         rows = run_evaluation(config, folder, job.log, on_cell, job.workers, cluster=job.cluster)
         failed = sum(row.failure is not None for row in rows)
         job.log(f"evaluation: {len(rows)} cells, {failed} of them failed")
+
+    def _with_translator(self, choice: MethodChoice) -> MethodChoice:
+        """A method with the folder of the comparison that it names as its translator."""
+        name = self.recipe.compared().get(choice.label)
+        if name is None:
+            return choice
+        options = choice.options | {"translator": str(self.layout.comparison(name).resolve())}
+        return choice.model_copy(update={"options": options})
+
+
+class CertificateStage(Stage):
+    """Whether the translator reads the vectors."""
+
+    name = "certificate"
+
+    @classmethod
+    def is_in(cls, recipe: Recipe) -> bool:
+        return recipe.certificate is not None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("evaluation", "comparisons") if self._rivals() else ("evaluation",)
+
+    def _rivals(self) -> list[Path]:
+        names = [name for name in self.recipe.comparisons if self.recipe.comparison(name).reads != "vectors"]
+        return [self.layout.comparison(name) for name in names]
+
+    def settings(self) -> dict[str, Any]:
+        return self.recipe.plain["certificate"]
+
+    def results(self) -> tuple[Path, ...]:
+        return (self.layout.certificate,)
+
+    def inputs(self) -> Iterator[str]:
+        yield from map(str, (self.layout.evaluation, self.layout.translator, *self._rivals()))
+
+    def models(self) -> Iterator[tuple[str, str]]:
+        yield "subject", self.recipe.subject
+
+    def size(self) -> str:
+        return f"{4 + len(self._rivals())} other things are read in the place of each soft prompt"
+
+    def work(self, job: Job) -> None:
+        """Read them."""
+        found = certify(self.layout.evaluation, self.recipe.certificate, None, self._rivals(), job.log)
+        for sentence in found.sentences():
+            job.log(f"certificate: {sentence}")
 
 
 class TransferStage(Stage):
@@ -213,7 +266,8 @@ class ReportStage(Stage):
 
     @property
     def follows(self) -> tuple[str, ...]:
-        return ("evaluation", "transfer") if self.recipe.transfer is not None else self.needs
+        further = {"certificate": self.recipe.certificate, "transfer": self.recipe.transfer}
+        return ("evaluation", *(name for name, asked in further.items() if asked is not None))
 
     def settings(self) -> dict[str, Any]:
         return {}
@@ -222,7 +276,8 @@ class ReportStage(Stage):
         return (self.layout.report, self.layout.report.with_suffix(".md"))
 
     def inputs(self) -> Iterator[str]:
-        yield from map(str, (self.layout.evaluation, self.layout.transfer)[: len(self.follows)])
+        read = {"evaluation": self.layout.evaluation, "transfer": self.layout.transfer}
+        yield from (str(path) for name, path in read.items() if name in self.follows)
 
     def size(self) -> str:
         return "one page, seconds"

@@ -19,10 +19,11 @@ from soft2hard.data_gen.world.training import make_world
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
-from soft2hard.pipeline.recipe import Recipe
+from soft2hard.pipeline.recipe import Recipe, TranslatorSettings
 from soft2hard.pipeline.stages import Job, Stage, collection_name
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import check_deepspeed
+from soft2hard.translator.settings import TranslatorTraining
 from soft2hard.translator.training import needs_subject, train_translator
 
 
@@ -164,6 +165,10 @@ class TranslatorStage(Stage):
 
     def work(self, job: Job) -> None:
         """Train the translator. Raises UserError where none can be made from its base."""
+        self.train(self.recipe.translator, self.recipe.training, self.layout.training)
+
+    def train(self, design: TranslatorSettings, training: TranslatorTraining, folder: Path) -> None:
+        """Train a translator of this design on the recipe's corpora."""
         subject = Subject.from_pretrained(self.path_of("subject", self.recipe.subject), loading=self.recipe.held)
         subject.name = self.recipe.subject  # for the card: the path of the package means nothing on another machine
         train, validation = (
@@ -173,15 +178,44 @@ class TranslatorStage(Stage):
             for split in ("train", "validation")
         )
         try:
-            translator = Translator.for_subject(subject, self.recipe.translator)
+            translator = Translator.for_subject(subject, design)
         except (OSError, ValueError) as error:
-            base = self.recipe.translator.base or self.recipe.subject
+            base = design.base or self.recipe.subject
             raise UserError(
                 f"No translator can be made from '{base}' ({first_line(error)}).", "Name another as translator.base."
             ) from error
-        if not needs_subject(translator, self.recipe.training):
+        if not needs_subject(translator, training):
             subject = None  # its memory is better used in training
             free_memory()
         with redirect_stdout(sys.stderr):  # the Trainer prints its log
-            folder = self.layout.training
-            train_translator(translator, train, validation, self.recipe.training, folder, subject=subject)
+            train_translator(translator, train, validation, training, folder, subject=subject)
+
+
+class ComparisonsStage(TranslatorStage):
+    """Further translators, for the evaluation and as rivals of the certificate."""
+
+    name = "comparisons"
+
+    @classmethod
+    def is_in(cls, recipe: Recipe) -> bool:
+        return bool(recipe.comparisons)
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"comparisons": self.recipe.plain["comparisons"]}
+
+    def results(self) -> tuple[Path, ...]:
+        return tuple(self.layout.comparison(name) for name in self.recipe.comparisons)
+
+    def writes(self) -> tuple[Path, ...]:
+        return (self.layout.comparisons,)
+
+    def size(self) -> str:
+        return f"{', '.join(self.recipe.comparisons)}: each as the translator"
+
+    def work(self, job: Job) -> None:
+        """Train them one after another."""
+        for name in self.recipe.comparisons:
+            design = self.recipe.comparison(name)
+            training = TranslatorTraining(**{"seed": self.recipe.seed} | design.training)
+            self.train(design, training, self.layout.comparisons / name)
+            job.log(f"comparisons: {name} is trained")

@@ -12,6 +12,7 @@ from soft2hard.data_gen.dods.registry import HUB_DODS
 from soft2hard.data_gen.settings import CorpusSettings, Tuning
 from soft2hard.data_gen.world import World
 from soft2hard.errors import UserError
+from soft2hard.eval.certificate import CertificateSettings
 from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
 from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.lm.settings import Loading
@@ -116,6 +117,12 @@ class Recipe:
     loading: some_of(Loading) = Field(default_factory=dict)
     """Fields of `Loading` that differ from its defaults: how the subject is held in memory."""
     translator: TranslatorSettings = Field(default_factory=TranslatorSettings)
+    comparisons: dict[str, some_of(TranslatorSettings)] = Field(default_factory=dict)
+    """Further translators, trained on the same corpora, by name: what of `translator` is otherwise. A method of the
+    evaluation names one as its `translator`; those that read other things than soft prompts are the certificate's
+    rivals."""
+    certificate: CertificateSettings | None = None
+    """Whether the translator reads the vectors (`soft2hard certify`); None: it is not asked."""
     transfer: TransferSettings | None = None
     sizes: dict[str, Size] = Field(default_factory=dict)
     """Published sizes of models by name."""
@@ -148,6 +155,17 @@ class Recipe:
     def training(self) -> TranslatorTraining:
         """How the translator is trained."""
         return TranslatorTraining(**{"seed": self.seed} | self.translator.training)
+
+    def comparison(self, name: str) -> TranslatorSettings:
+        """A further translator: the recipe's with what it changes; of `training` too only what it names."""
+        changed, own = self.comparisons[name], vars(self.translator)
+        training = own["training"] | changed.get("training", {})
+        return TranslatorSettings(**own | changed | {"training": training})
+
+    def compared(self) -> dict[str, str]:
+        """The comparisons that methods of the evaluation name as their translators, by the methods' labels."""
+        named = {choice.label: choice.options.get("translator") for choice in self.evaluation.methods}
+        return {label: name for label, name in named.items() if name in self.comparisons}
 
     def makes(self, model: str) -> bool:
         """True for the name of a model that this recipe trains from nothing."""

@@ -34,12 +34,19 @@ class Layout:
         self.training = folder / "translator"
         """Log and checkpoints of the translator's training."""
         self.translator = self.training / "translator"
+        self.comparisons = folder / "comparisons"
+        """Trainings of further translators, by name."""
         self.evaluation = folder / "evaluation"
+        self.certificate = self.evaluation / "certificate.json"
         self.ledger = folder / "transfer" / "ledger.sqlite"
         self.served = folder / "transfer" / "served"
         """The copy of a model that is served on this machine."""
         self.transfer = folder / "transfer" / "transfer.json"
         self.report = folder / "report.html"
+
+    def comparison(self, name: str) -> Path:
+        """A further translator."""
+        return self.comparisons / name / "translator"
 
     def stage(self, name: str) -> Path:
         """The record of a stage."""
@@ -131,7 +138,9 @@ KINDS = {
     "world": "soft2hard.pipeline.making:WorldStage",
     "corpora": "soft2hard.pipeline.making:CorporaStage",
     "translator": "soft2hard.pipeline.making:TranslatorStage",
+    "comparisons": "soft2hard.pipeline.making:ComparisonsStage",
     "evaluation": "soft2hard.pipeline.judging:EvaluationStage",
+    "certificate": "soft2hard.pipeline.judging:CertificateStage",
     "transfer": "soft2hard.pipeline.judging:TransferStage",
     "report": "soft2hard.pipeline.judging:ReportStage",
 }

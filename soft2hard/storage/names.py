@@ -7,8 +7,12 @@ from typing import Literal
 from soft2hard.errors import UserError
 from soft2hard.storage.hub import local_folder
 
-EMBEDDED = Path(__file__).parents[1] / "checkpoints" / "embedded"
-"""The checkpoints that come with the package."""
+_CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+EMBEDDED = _CHECKPOINTS / "embedded"
+"""The checkpoints of the small world that comes with the package."""
+SMOLLM2 = "smollm2"
+"""The name of a real language model (SmolLM2-135M-Instruct) for whose soft prompts a translator comes with the
+package; the model itself is fetched once."""
 
 Role = Literal["subject", "translator", "api_model", "soft_prompts"]
 
@@ -30,8 +34,17 @@ def is_embedded_subject(name_or_path: str) -> bool:
 
 
 def located(name_or_path: str | os.PathLike[str], role: Role) -> str:
-    """The path of the embedded checkpoint for 'embedded'; every other name as it is, and nothing is fetched."""
+    """The path of the embedded checkpoint for 'embedded', and of the translator for 'smollm2'; every other name as it
+    is, and nothing is fetched."""
+    if str(name_or_path) == SMOLLM2 and role == "translator":
+        return str(_CHECKPOINTS / SMOLLM2 / "translator")
     return str(embedded_path(role)) if str(name_or_path) == "embedded" else str(name_or_path)
+
+
+def shipped_translators() -> list[Path]:
+    """The translators that come with the package."""
+    folders = (EMBEDDED / "translator", _CHECKPOINTS / SMOLLM2 / "translator")
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def folder_of(name_or_path: str | os.PathLike[str], role: Literal["subject", "translator", "api_model"]) -> Path:

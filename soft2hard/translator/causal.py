@@ -33,6 +33,8 @@ from soft2hard.translator.model import (
     SoftPromptReader,
     SoftPrompts,
     TranslatorModel,
+    is_rounding,
+    read_rows,
 )
 from soft2hard.translator.settings import Design, TranslatorCard
 
@@ -79,9 +81,9 @@ class CausalTranslator(TranslatorModel):
         cls, folder: Path, card: TranslatorCard, reader: SoftPromptReader, base: str | None, subject: Subject | None
     ) -> TranslatorModel:
         """Raises UserError where the base is not the model that the adapters were trained on."""
-        lm = _saved_base(card, base, subject)
+        lm = _saved_base(folder, card, base, subject)
         _refuse_encoder_decoder(lm)
-        if lm.fingerprint != card.base_fingerprint:
+        if not _is_base(lm, folder, card):
             raise UserError(
                 f"The translator '{folder}' writes with another model than '{lm.name}'.",
                 "Give the model that it was trained on.",
@@ -157,9 +159,16 @@ def _sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
-def _saved_base(card: TranslatorCard, name: str | None, subject: Subject | None) -> Subject:
+def _is_base(lm: Subject, folder: Path, card: TranslatorCard) -> bool:
+    """True for the causal LM that adapters were trained on; where that is the subject, also in another rounding."""
+    if lm.fingerprint == card.base_fingerprint:
+        return True
+    return card.base_fingerprint == card.fingerprint and is_rounding(read_rows(folder), lm)
+
+
+def _saved_base(folder: Path, card: TranslatorCard, name: str | None, subject: Subject | None) -> Subject:
     """The causal LM under a saved translator: the subject that is loaded, or read from where it lies."""
-    if name is None and subject is not None and subject.fingerprint == card.base_fingerprint:
+    if name is None and subject is not None and _is_base(subject, folder, card):
         if subject.device.type != "cpu" or subject.embedding.dtype == torch.float32:
             return subject
         name = subject.name

@@ -6,6 +6,7 @@ on its size alone, so that all processes pass through the model equally often, a
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
+
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.settings import Reads
 
 if TYPE_CHECKING:
     import datasets
@@ -36,8 +41,36 @@ _IMITATION_NOISE = 0.7
 """Most standard deviations of noise, in units of the subject's embedding scale."""
 
 
+@dataclass(frozen=True)
+class View:
+    """What a translator is given of a task: the vectors of its soft prompt, examples in the place of them, both, or
+    nothing; see `Design.reads`. Examples are read as the text of a few-shot prompt, by the subject's own embeddings.
+    """
+
+    subject: "Subject"
+    reads: Reads = "vectors"
+    n_examples: int = 8
+
+    def __call__(
+        self, vectors: Float[Tensor, "n d"], examples: Sequence[Example], rng: Random
+    ) -> Float[Tensor, "n_read d"]:
+        """`rng` draws the examples. An imitation, which has none, is read as it is, but by a view of nothing."""
+        if self.reads == "nothing":
+            return torch.zeros_like(vectors[:1])
+        if self.reads == "vectors" or not examples:
+            return vectors
+        shown = rng.sample(list(examples), min(self.n_examples, len(examples)))
+        text = self.subject.embed_text(self.subject.template.few_shot_text(shown)).detach().to(vectors)
+        return text if self.reads == "examples" else torch.cat([vectors, text])
+
+    def of(self, soft_prompt: SoftPrompt, task: Task, seed: int) -> SoftPrompt:
+        """The same in the form of a soft prompt, as translators are given it."""
+        rows = self(soft_prompt.embeddings, task.train, Random(f"view/{seed}/{task.name}"))
+        return replace(soft_prompt, embeddings=rows)
+
+
 class CorpusPairs(Dataset):
-    """Soft prompt and instruction pairs of a corpus.
+    """Pairs of what is read, by default the soft prompt, and instruction, of a corpus.
 
     Each epoch draws again: the reference instruction or, with probability `paraphrase_share`, one of its
     paraphrases; and Gaussian noise on the soft prompt, of up to `noise` times the standard deviation of
@@ -45,11 +78,23 @@ class CorpusPairs(Dataset):
     sees what it would have seen.
     """
 
-    def __init__(self, corpus: "datasets.Dataset", *, paraphrase_share: float = 0.0, noise: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        corpus: "datasets.Dataset",
+        *,
+        paraphrase_share: float = 0.0,
+        noise: float = 0.0,
+        seed: int = 0,
+        view: View | None = None,
+    ):
         self.embeddings = torch.from_numpy(np.stack(corpus.with_format("numpy")["embeddings"]).astype(np.float32))
         self.instructions: list[str] = list(corpus["instruction"])
         self.paraphrases: list[list[str]] = list(corpus["paraphrases"])
-        self.paraphrase_share, self.noise, self.seed = paraphrase_share, noise, seed
+        self.examples = [
+            [Example(*pair) for pair in zip(*of_task, strict=True)]
+            for of_task in zip(corpus["inputs"], corpus["outputs"], strict=True)
+        ]
+        self.paraphrase_share, self.noise, self.seed, self.view = paraphrase_share, noise, seed, view
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -68,6 +113,8 @@ class CorpusPairs(Dataset):
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             size = self.noise * rng.random() * soft_prompt.std()
             soft_prompt = soft_prompt + size * torch.randn(soft_prompt.shape, generator=generator)
+        if self.view is not None:
+            soft_prompt = self.view(soft_prompt, self.examples[index], rng)
         return soft_prompt, text
 
 

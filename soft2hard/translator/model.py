@@ -3,6 +3,7 @@
 An architecture (`encoder_decoder`, `causal`) says how the language model reads and writes; it is imported when used.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ from soft2hard.translator.data import IGNORE, n_runs, padded, runs_of_like_lengt
 from soft2hard.translator.settings import CARD_FILE, Design, TranslatorCard, read_card, write_card
 
 READER_FILE = "reader.safetensors"
+TRAINED_ON_FILE = "trained_on.txt"
+ROWS_FILE = "subject_rows.safetensors"
+"""Some rows of the subject's embeddings, by which another rounding of its weights is known again."""
+_N_ROWS = 64
+_SAME_ROWS = 0.98
+"""Mean cosine of such rows from which two models are taken for roundings of one: 4 bits keep 0.99."""
 _ARCHITECTURES = {
     "encoder-decoder": "soft2hard.translator.encoder_decoder:EncoderDecoderTranslator",
     "causal-lora": "soft2hard.translator.causal:CausalTranslator",
@@ -143,8 +150,10 @@ class Memory:
     mask: Int[Tensor, "batch n"]
 
     def select(self, rows: Sequence[int]) -> "Memory":
-        """These of the soft prompts."""
-        return Memory(self.states[rows], self.mask[rows])
+        """These of the soft prompts, without places that are padding in all of them."""
+        states, mask = self.states[rows], self.mask[rows]
+        used = mask.bool().any(0)
+        return Memory(states, mask) if used.all() else Memory(states[:, used], mask[:, used])
 
     def repeat(self, times: int) -> "Memory":
         """Each soft prompt `times` times, one after another."""
@@ -285,6 +294,32 @@ def _restore_left_out(model: TranslatorModel, state: dict[str, Tensor], prefix: 
             state.setdefault(prefix + alias, state[prefix + name])
 
 
+_OTHER_ROUNDING = (
+    "'{}' has not the very weights that the translator was trained for ('{}'), but a rounding of the same: its texts "
+    "may be a little worse."
+)
+
+
+def _some_rows(subject: Subject) -> dict[str, Tensor]:
+    table = subject.embedding.detach()
+    ids = torch.linspace(0, len(table) - 1, _N_ROWS, device=table.device).long()
+    return {"ids": ids.cpu(), "rows": table[ids].to("cpu", torch.float16)}
+
+
+def read_rows(folder: Path) -> dict[str, Tensor]:
+    """The rows of a saved translator; none where it is older than they are."""
+    return load_file(folder / ROWS_FILE) if (folder / ROWS_FILE).is_file() else {}
+
+
+def is_rounding(rows: dict[str, Tensor], subject: Subject) -> bool:
+    """Whether a subject's embeddings are another rounding of those that some rows are known of."""
+    table = subject.embedding.detach()
+    if not rows or table.shape[1] != rows["rows"].shape[1] or len(table) <= int(rows["ids"].max()):
+        return False
+    found = table[rows["ids"].to(table.device)].float().cpu()
+    return nn.functional.cosine_similarity(found, rows["rows"].float(), dim=1).mean().item() >= _SAME_ROWS
+
+
 class Translator:
     """Writes instructions for the soft prompts of one subject."""
 
@@ -292,6 +327,11 @@ class Translator:
         self, model: TranslatorModel, tokenizer: PreTrainedTokenizerBase, card: TranslatorCard, name: str = "translator"
     ):
         self.model, self.tokenizer, self.card, self.name = model, tokenizer, card, name
+        self.trained_on: tuple[str, ...] = ()
+        """The reference instructions that it was trained on; empty where that was not kept."""
+        self.subject_rows: dict[str, Tensor] = {}
+        """The rows in `ROWS_FILE`, with their numbers."""
+        self._known = {card.fingerprint}
 
     @property
     def device(self) -> torch.device:
@@ -315,9 +355,12 @@ class Translator:
             architecture=architecture,
             hidden_layers=tuple(design.hidden_layers),
             instruction_tokens=design.instruction_tokens,
+            reads=design.reads,
             **of_base,
         )
-        return cls(model, tokenizer, card)
+        translator = cls(model, tokenizer, card)
+        translator.subject_rows = _some_rows(subject)
+        return translator
 
     @classmethod
     def from_pretrained(
@@ -352,6 +395,9 @@ class Translator:
             beside_base = subject is None or card.architecture == "causal-lora"
             device = model.lm.device if beside_base else subject.device
         translator = cls(model.eval().to(device), tokenizer, card, name=str(name_or_path))
+        if (kept := path / TRAINED_ON_FILE).is_file():
+            translator.trained_on = tuple(kept.read_text(encoding="utf-8").splitlines())
+        translator.subject_rows = read_rows(path)
         if subject is not None:
             translator.bind(subject)
         return translator
@@ -365,6 +411,10 @@ class Translator:
             self.model.save_lm(folder, dtype)
             self.tokenizer.save_pretrained(folder)
             save_file(self.model.beside_lm(), folder / READER_FILE)
+            if self.trained_on:
+                (folder / TRAINED_ON_FILE).write_text("\n".join(self.trained_on) + "\n", encoding="utf-8")
+            if self.subject_rows:
+                save_file(self.subject_rows, folder / ROWS_FILE)
             write_card(folder, self.card)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
@@ -374,15 +424,19 @@ class Translator:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide; this translator reads {self.card.d_subject}.", remedy
             )
-        if soft_prompt.fingerprint is not None and soft_prompt.fingerprint != self.card.fingerprint:
+        if soft_prompt.fingerprint is not None and soft_prompt.fingerprint not in self._known:
             raise UserError("The soft prompt belongs to another subject than this translator was trained for.", remedy)
 
     def bind(self, subject: Subject) -> None:
         """Let a translator that reads hidden states take them from this subject; others just check it.
 
-        Raises UserError unless this is the subject the translator was trained for.
+        Another rounding of the subject's weights is accepted, with a remark on standard error. Raises UserError for any
+        other subject than the one that the translator was trained for.
         """
-        if subject.fingerprint != self.card.fingerprint:
+        if subject.fingerprint not in self._known and is_rounding(self.subject_rows, subject):
+            print(_OTHER_ROUNDING.format(subject.name, self.card.subject), file=sys.stderr)
+            self._known.add(subject.fingerprint)
+        if subject.fingerprint not in self._known:
             raise UserError(
                 f"The translator '{self.name}' was trained for another subject than '{subject.name}'.",
                 f"Use its own subject ('{self.card.subject}'), or give a translator for this one: make a corpus with "

@@ -24,8 +24,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from soft2hard.compute import metering
+from soft2hard.data_gen.tasks import Example
 from soft2hard.translator.candidates import tidy
-from soft2hard.translator.settings import ProposerName
+from soft2hard.translator.settings import Evidence, ProposerName
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share
 
 _AT_ONCE = 16  # texts, between two looks at the budget
@@ -108,11 +109,19 @@ class Budget:
 class Search:
     """The texts tried for one soft prompt. The last of `densities` is that which further texts are found under."""
 
-    def __init__(self, densities: Sequence[Density], verifier: Verifier, probes: Probes, budget: Budget):
-        self.densities, self.verifier, self.probes, self.budget = densities, verifier, probes, budget
-        without = verifier.compare([None], probes)[0]
+    def __init__(
+        self,
+        densities: Sequence[Density],
+        verifier: Verifier,
+        probes: Probes,
+        budget: Budget,
+        evidence: Evidence = Evidence(),
+    ):
+        self.densities, self.verifier, self.budget, self.weight = densities, verifier, budget, evidence.weight
+        self.shown, self.probes = set_apart(probes, evidence.shots, verifier)
+        without = verifier.compare([self._beside_shown("") or None], self.probes)[0]
         self.without = None if without is None else without.mean_divergence
-        """Mean KL(soft || no prompt), nats a position."""
+        """Mean KL(soft || no text), nats a position, beside the same demonstrations."""
         self._tried: set[str] = set()
 
     def best(self, proposals: Mapping[ProposerName, Sequence[str]], effort: Effort) -> list[Candidate]:
@@ -129,6 +138,10 @@ class Search:
             if not near or all(map(is_, _unlike(ranked, effort) if effort.free else ranked[:1], best)):
                 break
         return ranked
+
+    def run_all(self, texts: Sequence[str]) -> list[Candidate]:
+        """All of these texts that fit the subject's context, run on all inputs, best first."""
+        return self._run(texts, "translator", ())
 
     def _scored(self, texts: Sequence[str], proposer: ProposerName, effort: Effort) -> list[Candidate]:
         """The best of texts that were not tried and fit the subject's context, best first."""
@@ -157,7 +170,8 @@ class Search:
             if len(left) <= n_left and n < n_inputs:
                 continue
             part = self.verifier.some(self.probes, range(n_done, n))
-            for text, found in zip(left, self.verifier.compare(left, part), strict=True):
+            run = self.verifier.compare([self._beside_shown(text) for text in left], part)
+            for text, found in zip(left, run, strict=True):
                 seen[text] = [*seen[text], found] if found is not None else []
             ranked = _sorted([self._candidate(t, seen[t], log_probs[t], proposer) for t in left if seen[t]])
             left, n_done = [candidate.text for candidate in ranked[:n_left]], n
@@ -169,7 +183,12 @@ class Search:
         divergence = sum(found.divergence.sum().item() for found in seen) / n_seen
         agreement = torch.cat([found.alike for found in seen]).float().mean().item()
         explained = explained_share(divergence, self.without)
-        return Candidate(text, agreement, divergence, len(self.probes.log_probs), log_prob, explained, proposer)
+        n = len(self.probes.log_probs)
+        return Candidate(text, agreement, divergence, n, log_prob, explained, proposer, self.weight)
+
+    def _beside_shown(self, text: str) -> str:
+        template = self.verifier.subject.template
+        return template.few_shot_text(self.shown, text or None) if self.shown else text
 
     def _log_probs(self, texts: Sequence[str]) -> list[float]:
         """log p(text), of several densities in equal parts."""
@@ -189,9 +208,22 @@ class Search:
         guided = rows[:_GUIDED]
         written = density.tokenizer.batch_decode(guided)
         gains = self.verifier.swaps(written, self.verifier.first(self.probes, _GUIDE_PROBES))
-        gains = [gain if len(gain) == len(row) else None for gain, row in zip(gains, guided, strict=True)]
+        gains = [self.weight * g if len(g) == len(row) else None for g, row in zip(gains, guided, strict=True)]
         found = near(density, rows, effort, [*gains, *[None] * (len(rows) - len(gains))])
         return [text for text in found if text not in self._tried]
+
+
+def set_apart(probes: Probes, n: int, verifier: Verifier) -> tuple[list[Example], Probes]:
+    """Up to `n` inputs that the soft prompt answers with something, as demonstrations, and the other inputs.
+
+    Most inputs stay: none are taken where a third of them would not suffice.
+    """
+    answered = [i for i, output in enumerate(probes.outputs) if output]
+    taken = answered[:n] if len(answered) >= n and 3 * n <= len(probes.inputs) else []
+    if not taken:
+        return [], probes
+    shown = [Example(probes.inputs[i], probes.outputs[i]) for i in taken]
+    return shown, verifier.some(probes, [i for i in range(len(probes.inputs)) if i not in taken])
 
 
 def _unlike(ranked: Sequence[Candidate], effort: Effort) -> list[Candidate]:

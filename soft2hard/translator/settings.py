@@ -31,6 +31,7 @@ ProposerName = Literal["translator", "describe", "elicit", "search"]
 soft prompt does; the subject itself, asked by patching; a search under a prior of instructions."""
 
 Architecture = Literal["encoder-decoder", "causal-lora"]
+Reads = Literal["vectors", "examples", "both", "nothing"]
 
 
 @settings
@@ -55,6 +56,9 @@ class Design:
     """Dropout of an encoder-decoder that does not start from a base, and of adapters."""
     instruction_tokens: PositiveInt = 64
     """Longest instruction that is learned and written, in tokens; what is longer is cut."""
+    reads: Reads = "vectors"
+    """vectors: the soft prompt. The others are for comparison (soft2hard certify), to find out what the vectors are
+    worth: eight of the task's training examples instead of them, both, or nothing."""
 
     def architecture_for(self, subject: "Subject") -> Architecture:
         """The architecture, 'auto' decided."""
@@ -86,6 +90,14 @@ class TranslatorTraining:
     """Epochs without a lower validation loss after which training stops."""
     pretrain_pairs: NonNegativeInt = 0
     """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
+    least_learned: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Leave out tasks of which tuning took away a smaller share of the initial validation loss: a soft prompt that has
+    learned nothing teaches a translator to guess."""
+    apart_from_real: bool = False
+    """Leave out tasks that are like a validation or test task of the collection real-tasks (docs/datasets.md)."""
+    calibration_tasks: NonNegativeInt = 32
+    """Validation tasks on which it is chosen, after training, how much verification believes the subject
+    (`calibration`); 0: wholly, unseen. None where the corpus keeps no examples."""
     recompute: bool = False
     """Compute the inside of each layer of the translator again in the backward pass (gradient checkpointing): much
     less memory, a third more time."""
@@ -146,6 +158,23 @@ class TranslateConfig:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """How verification reads what a subject does under a text, chosen on validation tasks (`calibration`)."""
+
+    weight: float = 1.0
+    """Of the summed KL(soft || text) against log p(text | soft prompt): 1 where the subject follows texts, towards 0
+    where what it does under them is noise."""
+    shots: int = 0
+    """Pairs of input and output under the soft prompt that stand before the input beside every candidate alike, for
+    subjects that follow no text alone."""
+    explained_by_gold: float | None = None
+    """Mean share that reference instructions explain of what the soft prompts of validation tasks do
+    (`verification.explained_share`): about as much as any text can on this subject. None where it was not measured."""
+    n_tasks: int = 0
+    """Validation tasks that it was chosen on."""
+
+
+@dataclass(frozen=True)
 class TranslatorCard:
     """Identity of the subject a translator is for, and where it comes from."""
 
@@ -164,6 +193,10 @@ class TranslatorCard:
     """`Subject.fingerprint` of that."""
     instruction_tokens: int = MAX_INSTRUCTION_TOKENS
     """Longest instruction that it has learned and writes, in tokens."""
+    reads: Reads = "vectors"
+    """What it reads, see `Design.reads`."""
+    evidence: Evidence = Evidence()
+    """How far its subject's reactions to texts are to be believed."""
     training: dict = field(default_factory=dict)
     """Settings, data, versions and scores of the training, as plain JSON."""
 
@@ -182,6 +215,7 @@ def read_card(folder: Path) -> TranslatorCard:
         if (schema := content["schema_version"]) > SCHEMA_VERSION:
             raise UserError(f"'{folder}' was saved by a later soft2hard (schema {schema}).", "Update soft2hard.")
         known = {f.name: content[f.name] for f in fields(TranslatorCard) if f.name in content}
-        return TranslatorCard(**known | {"hidden_layers": tuple(known.get("hidden_layers", ()))})
+        evidence = Evidence(**known.get("evidence", {}))
+        return TranslatorCard(**known | {"hidden_layers": tuple(known.get("hidden_layers", ())), "evidence": evidence})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged.", "Train or copy the translator again.") from error

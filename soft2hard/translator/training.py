@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from soft2hard.compute.memory import free_memory, is_out_of_memory
 from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
+from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.errors import UserError
+from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
-from soft2hard.translator.data import CorpusPairs, PairCollator, imitation_pairs
+from soft2hard.translator.calibration import calibrate
+from soft2hard.translator.data import CorpusPairs, PairCollator, View, imitation_pairs
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
     Share,
@@ -42,7 +45,9 @@ from soft2hard.translator.settings import TranslatorCard, TranslatorTraining
 if TYPE_CHECKING:
     import datasets
 
-_DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens")
+_DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads")
+_LATER = ("least_learned", "apart_from_real", "calibration_tasks")
+"""Settings that trainings begun before they were there do not record; by default they change nothing."""
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
 
@@ -63,6 +68,7 @@ def train_translator(
     folder holds a training with other settings or data.
     """
     folder = Path(folder)
+    corpus, validation = (selected(one, config) for one in (corpus, validation))
     _refuse(translator.card, corpus, validation, config)
     if is_first():  # of several processes, the first speaks for all
         identity = _identity(translator.card, corpus, validation, config)
@@ -70,17 +76,26 @@ def train_translator(
     if (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
         translator.model.load_state_dict(ended.model.state_dict())
-        translator.card = ended.card
+        translator.card, translator.trained_on = ended.card, ended.trained_on
         return translator
     if (cut := share_cut(translator, corpus)) and is_first():
         longest = translator.card.instruction_tokens
         print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)
+    view = None
+    if translator.card.reads != "vectors":
+        view = View(subject, translator.card.reads)
     if config.pretrain_pairs:
-        _pretrain(translator, corpus, subject, config, folder / "pretraining")
-    train = CorpusPairs(corpus, paraphrase_share=config.paraphrase_share, noise=config.noise, seed=config.seed)
-    trainer = _run(translator, train, CorpusPairs(validation), config, folder)
-    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
+        _pretrain(translator, corpus, subject, view, config, folder / "pretraining")
+    drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
+    train, held_out = CorpusPairs(corpus, view=view, **drawing), CorpusPairs(validation, view=view)
+    with _quick_attention(translator, config):
+        trainer = _run(translator, train, held_out, config, folder)
+    translator.trained_on = tuple(sorted({" ".join(text.split()) for text in corpus["instruction"]}))
     translator.model.eval()
+    if config.calibration_tasks and subject is not None and translator.card.reads == "vectors" and n_processes() == 1:
+        evidence = calibrate(translator, subject, validation, config.calibration_tasks)
+        translator.card = replace(translator.card, evidence=evidence)
+    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
     with gathered(translator.model):
         if trainer.is_world_process_zero():
             translator.save_pretrained(folder / "translator")
@@ -90,7 +105,30 @@ def train_translator(
 def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
     """True if a training runs the subject; if not, its memory may be given back before."""
     card = translator.card
-    return card.architecture == "causal-lora" or bool(card.hidden_layers or config.pretrain_pairs)
+    runs_it = config.pretrain_pairs or config.calibration_tasks
+    reads_subject = bool(card.hidden_layers or runs_it or card.reads != "vectors")
+    return card.architecture == "causal-lora" or reads_subject
+
+
+def selected(corpus: "datasets.Dataset", config: TranslatorTraining) -> "datasets.Dataset":
+    """The rows that `least_learned` and `apart_from_real` leave, and a word on standard error about the others.
+
+    Raises UserError where none are left.
+    """
+    if not (config.least_learned or config.apart_from_real):
+        return corpus
+    least, tasks = 1 - config.least_learned, corpus["task"]
+    losses = zip(corpus["validation_loss"], corpus["initial_loss"], strict=True)
+    learned = [not config.least_learned or after <= least * before for after, before in losses]
+    apart = [not config.apart_from_real or is_apart(task) for task in tasks]
+    kept = [i for i, both in enumerate(zip(learned, apart, strict=True)) if all(both)]
+    if is_first():
+        little, alike = (len({t for t, ok in zip(tasks, of, strict=True) if not ok}) for of in (learned, apart))
+        said = f"{little} tuned too little, {alike} like a held-out task of real-tasks"
+        print(f"left out of {len(set(tasks))} tasks: {said}", file=sys.stderr)
+    if not kept:
+        raise UserError("No task of the corpus is left to train on.", "Lower --least-learned, or tune for longer.")
+    return corpus.select(kept)
 
 
 def share_cut(translator: Translator, corpus: "datasets.Dataset") -> float:
@@ -110,6 +148,9 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
 
     decisive, default = asdict(config), TranslatorCard("", "", 0)
     del decisive["recompute"]  # a training that ran out of memory resumes with it
+    for name in _LATER:
+        if decisive[name] == getattr(TranslatorTraining, name):
+            del decisive[name]
     # What is as by default is left out, so that older trainings can be resumed.
     design = {name: getattr(card, name) for name in _DESIGN if getattr(card, name) != getattr(default, name)}
     read = {"corpus": content_hash(corpus), "validation": content_hash(validation)}
@@ -130,6 +171,10 @@ def _refuse(
     card: TranslatorCard, corpus: "datasets.Dataset", validation: "datasets.Dataset", config: TranslatorTraining
 ) -> None:
     """Raise UserError for what would spoil a training."""
+    if card.reads in ("examples", "both") and not all(map(len, corpus["inputs"])):
+        raise UserError(
+            "The corpus was made before corpora kept examples, which this translator is to read.", "Make it again."
+        )
     if shared := sorted(set(corpus["task"]) & set(validation["task"])):
         raise UserError(
             f"{len(shared)} tasks stand in both the corpus and the validation corpus, such as '{shared[0]}'.",
@@ -146,6 +191,7 @@ def _pretrain(
     translator: Translator,
     corpus: "datasets.Dataset",
     subject: Subject | None,
+    view: View | None,
     config: TranslatorTraining,
     folder: Path,
 ) -> None:
@@ -158,6 +204,8 @@ def _pretrain(
         raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
     stream = imitation_pairs(subject, sorted(_texts(corpus)), Random(f"pretraining/{config.seed}"))
     pairs = [next(stream) for _ in range(config.pretrain_pairs)]
+    if view is not None:
+        pairs = [(view(vectors, (), Random(0)), text) for vectors, text in pairs]
     trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
     with gathered(model):
         if trainer.is_world_process_zero():
@@ -189,6 +237,20 @@ def _run(translator: Translator, train, validation, config: TranslatorTraining, 
         print(f"out of memory; continuing with {how}", file=sys.stderr)
         model.zero_grad()
         model.load_state_dict(start)
+
+
+@contextmanager
+def _quick_attention(translator: Translator, config: TranslatorTraining) -> Iterator[None]:
+    """Within, a causal LM on a CPU in bfloat16 attends by matrix products, which are quicker there (`lm.attention`)."""
+    lm = translator.model.lm
+    before = lm.config._attn_implementation
+    apt = before == "sdpa" and translator.card.architecture == "causal-lora" and lm.device.type == "cpu"
+    apt = apt and config.bf16 and has_fast_bf16() and not torch.accelerator.is_available()
+    if apt:
+        lm.set_attn_implementation(ATTENTION)
+    yield
+    if apt:
+        lm.set_attn_implementation(before)
 
 
 def _fits(trainer: "PairTrainer", checkpoint: str | None) -> bool:

@@ -12,17 +12,17 @@ from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.storage.names import embedded_path
+from soft2hard.storage.names import embedded_path, shipped_translators
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.demonstrations import with_demonstrations
-from soft2hard.translator.model import Translator
+from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.proposers.base import Observed, Proposer, distinct
 from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, Describe
 from soft2hard.translator.proposers.elicit import Elicit
 from soft2hard.translator.proposers.prior import InstructionPrior
 from soft2hard.translator.search import Budget, Density, Effort, Search, free
-from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig, read_card
+from soft2hard.translator.settings import MIN_PROBES, Evidence, ProposerName, TranslateConfig, read_card
 from soft2hard.translator.verdict import Judge, Judgement, Verdict
 from soft2hard.translator.verification import SHORT_OUTPUT, Candidate, Ending, Probes, Verifier, surest
 
@@ -36,7 +36,7 @@ _CHOOSING, _JUDGING = 8, 16  # of few inputs, those that choose before any judge
 
 @dataclass(frozen=True)
 class Helpers:
-    """Models beside subject and translator."""
+    """Models beside subject and translator, and what else is read."""
 
     describer: TextGenerator | None = None
     """Is shown what soft prompts do, and asked for the instruction; None: the embedded world's API-side model for the
@@ -45,6 +45,9 @@ class Helpers:
     """Says how likely texts are as instructions; None: the subject."""
     encoder: Encoder | None = None
     """Tells whether open answers mean the same; None: by their words."""
+    read: Sequence[SoftPrompt] | None = None
+    """For comparisons, what the translator is given in the place of each soft prompt: another task's, or examples
+    (`data.View`). Texts are verified beside the soft prompts all the same."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ class Translation:
     """The best candidate of each proposer."""
     demonstrated: Judgement | None = None
     """The text with demonstrations, if asked for, on the same inputs."""
+    explained_by_gold: float | None = None
+    """About as much as any text explains of soft prompts on this subject, see `Evidence`; None where the translator
+    does not say, or none was asked."""
 
     @property
     def verdict(self) -> Verdict:
@@ -138,6 +144,11 @@ def translate(
             "A translator is to propose, and none was given or fits the soft prompt's subject.",
             "Give one for its subject, or leave translator out of what proposes.",
         )
+    if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
+        raise UserError(
+            f"The translator '{translator.name}' was trained to read {translator.card.reads} for comparison.",
+            "Give one that reads soft prompts; soft2hard certify compares the two.",
+        )
     for prompt in prompts:
         if translator is not None:
             translator.check(prompt)
@@ -156,7 +167,8 @@ def translate(
                 "No translator fits the soft prompt, and without verification there is nothing to choose a text by.",
                 "Give a translator for its subject, or leave verification on.",
             )
-        return [_unverified(label, texts) for label, texts in zip(labels, propose(translator, prompts, 1), strict=True)]
+        texts = propose(translator, helpers.read or prompts, 1)
+        return [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
     found = _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
         raise UserError(
@@ -179,7 +191,7 @@ class _Translating:
         helpers: Helpers,
     ):
         self.prompts, self.labels, self.translator, self.subject = prompts, labels, translator, subject
-        self.config, self.helpers = config, helpers
+        self.config, self.helpers, self.read = config, helpers, helpers.read or prompts
         self.names = config.propose or (("translator",) if translator else ("describe", "search"))
         self.verifier = Verifier(subject, config.max_new_tokens)
         self.budget = Budget(config.max_seconds, config.max_calls)
@@ -226,7 +238,7 @@ class _Translating:
         given, n = self._given(inputs), len(self.prompts)
         read: list[list[str]] = [[] for _ in self.prompts]
         if self.translator is not None:
-            read = propose(self.translator, self.prompts, self.config.n_candidates, seed=self.config.seed)
+            read = propose(self.translator, self.read, self.config.n_candidates, seed=self.config.seed)
         n_inputs = (self.config.n_probes + self.config.n_checks) * (1 if given or self.translator else _SPARE)
         at_once = max(
             1,
@@ -266,11 +278,12 @@ class _Translating:
     ) -> Translation:
         densities: list[Density] = []
         if self.translator is not None:
-            densities.append(Reading(self.translator, self.prompts[i]))
+            densities.append(Reading(self.translator, self.read[i]))
         if self.prior is not None:
             self.prior.forget()
             densities.append(self.prior)
-        search = Search(densities, self.verifier, probes, self.budget)
+        evidence = self.translator.card.evidence if self.translator else Evidence()
+        search = Search(densities, self.verifier, probes, self.budget, evidence)
         effort = Effort(self.config.refine_rounds)
         if "search" in self.names:
             effort = free(self.config.search_rounds, self.config.search_texts)
@@ -298,6 +311,7 @@ class _Translating:
             stopped=self.budget.is_spent,
             by_proposer={candidate.proposer: candidate for candidate in reversed(ranked)},
             demonstrated=judge_shown(shown) if shown else None,
+            explained_by_gold=evidence.explained_by_gold,
         )
 
     def _proposals(
@@ -398,10 +412,13 @@ def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
 
 
 def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator | None:
-    """The embedded translator, if it was trained for the subject, or for the one that the prompts name; else None."""
+    """The translator of the package that was trained for the subject, or another rounding of its weights, or for the
+    one that the prompts name; None where there is none."""
     wanted = subject.fingerprint if subject else next((p.fingerprint for p in prompts if p.fingerprint), None)
-    folder = embedded_path("translator")
-    return Translator.from_pretrained(folder, subject=subject) if wanted == read_card(folder).fingerprint else None
+    for folder in shipped_translators():
+        if wanted == read_card(folder).fingerprint or (subject and is_rounding(read_rows(folder), subject)):
+            return Translator.from_pretrained(folder, subject=subject)
+    return None
 
 
 def _own_subject(translator: Translator | None, prompts: Sequence[SoftPrompt]) -> Subject:

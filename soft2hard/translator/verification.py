@@ -85,11 +85,14 @@ class Candidate:
     """Share of the divergence without any prompt that the text takes away (see `explained_share`)."""
     proposer: ProposerName = "translator"
     """Where the text comes from."""
+    weight: float = 1.0
+    """Of the divergence, see `Evidence`."""
 
     @property
     def rank(self) -> float:
-        """Sorts the likeliest candidate first: minus the log-posterior, the summed divergence less `log_prob`."""
-        return self.divergence * self.n_positions - self.log_prob
+        """Sorts the likeliest candidate first: minus the log-posterior, the summed divergence, weighted, less
+        `log_prob`."""
+        return self.weight * self.divergence * self.n_positions - self.log_prob
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import yaml
 
 from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
-from soft2hard.data_gen.dods.published import FunctionVectors, read_instructions
+from soft2hard.data_gen.dods.published import FunctionVectors, read_wordings
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
@@ -144,7 +144,7 @@ def test_folders_and_files_that_are_no_function_vectors_are_refused(tmp_path: Pa
 def test_every_published_task_has_an_instruction_and_disjoint_examples_of_its_file() -> None:
     files = {path.stem: path for path in FUNCTION_VECTORS.glob("*tractive/*.json")}
     tasks = {task.name: task for task in FunctionVectors(FUNCTION_VECTORS).tasks("test")}
-    assert files.keys() == tasks.keys() == read_instructions().keys() and len(tasks) == 56
+    assert files.keys() == tasks.keys() == read_wordings("function_vectors").keys() and len(tasks) == 56
     for name, task in tasks.items():
         assert (len(task.train), len(task.validation), len(task.test)) == (64, 16, 64)
         assert len(set(inputs_of(task))) == 144
@@ -194,7 +194,8 @@ MECHANICAL: dict[str, Callable[[str], str]] = {
 
 @needs_data
 def test_published_examples_do_what_our_instructions_ask_for() -> None:
-    checked = [(name, MECHANICAL[text]) for name, text in read_instructions().items() if text in MECHANICAL]
+    texts = {name: one["instruction"] for name, one in read_wordings("function_vectors").items()}
+    checked = [(name, MECHANICAL[text]) for name, text in texts.items() if text in MECHANICAL]
     assert len(checked) == 8 + 5 * 2  # lists of three and of five
     for name, asked in checked:
         [path] = FUNCTION_VECTORS.glob(f"*/{name}.json")

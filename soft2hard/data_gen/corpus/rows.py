@@ -19,9 +19,12 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.storage.hub import local_folder
 
+MOST_EXAMPLES = 16
+"""Training examples of a task that a corpus keeps beside the soft prompt."""
+
 
 def corpus_features(n_tokens: int, d_model: int) -> datasets.Features:
-    """Columns of a corpus."""
+    """Columns of a corpus. Corpora made before they kept examples have no `inputs` and `outputs`."""
     text, number = datasets.Value("string"), datasets.Value("float32")
     return datasets.Features(
         {
@@ -29,6 +32,8 @@ def corpus_features(n_tokens: int, d_model: int) -> datasets.Features:
             "family": text,
             "instruction": text,
             "paraphrases": datasets.List(text),
+            "inputs": datasets.List(text),
+            "outputs": datasets.List(text),
             "step": datasets.Value("int32"),
             "is_best": datasets.Value("bool"),
             "validation_loss": number,
@@ -40,6 +45,8 @@ def corpus_features(n_tokens: int, d_model: int) -> datasets.Features:
 
 def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Dataset:
     """A finished corpus as one dataset, in order; without snapshots, the best prompts alone.
+
+    Where it was made before corpora kept examples, none are there (empty `inputs` and `outputs`).
 
     It is read from its folder, or by its name from the local cache or the hub. Raises UserError when there is no
     corpus, its plan cannot be read, or shards are missing.
@@ -55,7 +62,7 @@ def load_corpus(folder: Path | str, *, snapshots: bool = True) -> datasets.Datas
             f"The corpus '{folder}' is half-made: it has {len(shards)} of {n_shards} shards.",
             "Run its command again to resume it.",
         )
-    corpus = datasets.concatenate_datasets([_read_shard(shard) for shard in shards])
+    corpus = datasets.concatenate_datasets([_with_examples(_read_shard(shard)) for shard in shards])
     # By indices: a filter would leave a file of its own among the shards.
     return corpus if snapshots else corpus.select(np.flatnonzero(corpus.with_format("numpy")["is_best"][:]))
 
@@ -67,6 +74,16 @@ def _read_shard(path: Path) -> datasets.Dataset:
         raise UserError(
             f"The shard '{path}' is damaged ({first_line(error)}).", "Remove it and make the corpus again, or copy it."
         ) from error
+
+
+def _with_examples(shard: datasets.Dataset) -> datasets.Dataset:
+    """With empty columns of examples where it has none, so that corpora of all ages can be read together."""
+    if "inputs" in shard.column_names:
+        return shard
+    of_texts = datasets.List(datasets.Value("string"))
+    for name in ("inputs", "outputs"):
+        shard = shard.add_column(name, [[]] * len(shard), feature=of_texts)
+    return shard
 
 
 def corpus_plan(folder: Path | str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 
 from soft2hard.data_gen.corpus.folder import CorpusFolder, CorpusPlan
-from soft2hard.data_gen.corpus.rows import corpus_features
+from soft2hard.data_gen.corpus.rows import MOST_EXAMPLES, corpus_features
 from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
@@ -75,11 +75,14 @@ class CorpusBuilder:
 
 def _rows_of(tuned: Tuned) -> Iterator[dict[str, object]]:
     """The corpus rows of one tuned prompt: the best one, then its snapshots."""
+    shown = list(dict.fromkeys(tuned.task.train))[:MOST_EXAMPLES]
     common = {
         "task": tuned.task.name,
         "family": tuned.task.family,
         "instruction": tuned.task.instruction,
         "paraphrases": list(tuned.task.paraphrases),
+        "inputs": [example.input for example in shown],
+        "outputs": [example.output for example in shown],
         "validation_loss": tuned.validation_loss,
         "initial_loss": tuned.initial_loss,
     }

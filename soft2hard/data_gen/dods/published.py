@@ -3,7 +3,7 @@ are ours, here and in the YAML files beside this one.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,7 +18,7 @@ from soft2hard.data_gen.dods.drawing_examples import (
     labels_where_few,
     usable,
 )
-from soft2hard.data_gen.tables import read_json, read_text
+from soft2hard.data_gen.tables import read_json, read_jsonl, read_text
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.storage.yaml_files import read_yaml
@@ -31,6 +31,7 @@ class _Set:
     labels: list[str]
     """Label words in the order of the numbers in the files."""
     instruction: str
+    paraphrases: list[str]
 
 
 SETS = {
@@ -64,7 +65,7 @@ class FewShotClassification(EvaluationDoD):
             train, validation, test = (self._examples(folders[name] / f"{part}.tsv", labels) for part in _PARTS)
             test = Random(f"{name}/{seed}").sample(test, min(self.sizes.test, len(test)))
             parts = Parts(tuple(train), tuple(validation), tuple(test))
-            more = {"labels": tuple(labels), "metric": "label_accuracy"}
+            more = {"labels": tuple(labels), "metric": "label_accuracy", "paraphrases": tuple(SETS[name].paraphrases)}
             yield parts.task(f"{name}/{self.sample}", self.name, SETS[name].instruction, **more)
 
     def _examples(self, path: Path, labels: list[str]) -> list[Example]:
@@ -101,9 +102,9 @@ class FunctionVectors(EvaluationDoD):
 
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """All tasks in a fixed order, of which the first ones are a mixture."""
-        instructions = read_instructions()
+        wordings = read_wordings("function_vectors")
         files = {path.stem: path for kind in _KINDS for path in sorted((self.folder / kind).glob("*.json"))}
-        known = in_fixed_order(files.keys() & instructions.keys())
+        known = in_fixed_order(files.keys() & wordings.keys())
         if not known:
             raise UserError(
                 f"{self.folder} has no task of function vectors in {' or '.join(_KINDS)}.",
@@ -115,12 +116,13 @@ class FunctionVectors(EvaluationDoD):
             examples = usable(_examples(files[name]), self.dropped, self.max_words)
             parts = draw(examples, self.sizes, Random(f"{name}/{seed}"))
             kind = files[name].parent.name
-            yield parts.task(name, kind, instructions[name], labels=labels_where_few(examples))
+            yield parts.task(name, kind, **wordings[name], labels=labels_where_few(examples))
 
 
-def read_instructions() -> dict[str, str]:
-    """Our instruction for each task, by its name."""
-    return read_yaml(Path(__file__).with_name("function_vectors.yaml"), "the instructions of function vectors")
+def read_wordings(collection: str) -> dict[str, dict[str, Any]]:
+    """Our instruction and its paraphrases for each task of a collection without any, by the task's name."""
+    texts = read_yaml(Path(__file__).with_name(f"{collection}.yaml"), f"the instructions of {collection}")
+    return {name: {"instruction": first, "paraphrases": tuple(rest)} for name, (first, *rest) in texts.items()}
 
 
 def _examples(path: Path) -> list[Example]:
@@ -128,6 +130,66 @@ def _examples(path: Path) -> list[Example]:
         return [Example(str(record["input"]), str(record["output"])) for record in read_json(path)]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} has records of another kind.", "Get the file from its source again.") from error
+
+
+# --- relations and statements -----------------------------------------------------------------------
+
+
+@dataclass
+class Relations(EvaluationDoD):
+    """The 40 relations between things, people and words of the linear relations study: a subject in, its object out."""
+
+    name = "relations"
+    licence = "MIT"
+    source = "github.com/evandez/relations, data; Hernandez et al., arXiv 2308.09124"
+
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """All tasks in a fixed order."""
+        yield from _with_our_wordings(self, "relations", "*.json", _related, seed)
+
+
+def _related(path: Path) -> list[Example]:
+    try:
+        return [Example(str(one["subject"]), str(one["object"])) for one in read_json(path)["samples"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} has records of another kind.", "Get the file from its source again.") from error
+
+
+@dataclass
+class PersonaStatements(EvaluationDoD):
+    """67 kinds of statement, such as an agreeable person's: whether one is of the kind, yes or no."""
+
+    name = "persona-statements"
+    licence = "CC BY 4.0"
+    source = "github.com/anthropics/evals, persona; Perez et al., arXiv 2212.09251"
+
+    def test_tasks(self, seed: int) -> Iterator[Task]:
+        """All tasks in a fixed order."""
+        yield from _with_our_wordings(self, "persona_statements", "*.jsonl", _stated, seed, metric="label_accuracy")
+
+
+def _stated(path: Path) -> list[Example]:
+    try:
+        return [Example(str(one["statement"]), str(one["matches"])) for _, one in read_jsonl(path)]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} has records of another kind.", "Get the file from its source again.") from error
+
+
+def _with_our_wordings(
+    dod: EvaluationDoD, collection: str, files: str, read: Callable[[Path], list[Example]], seed: int, **more: Any
+) -> Iterator[Task]:
+    """The tasks of a folder with a file each, in a fixed order. Raises UserError where it holds none."""
+    wordings = read_wordings(collection)
+    paths = {path.stem: path for path in sorted(dod.folder.glob(files))}
+    known = in_fixed_order(paths.keys() & wordings.keys())
+    if not known:
+        raise UserError(f"{dod.folder} has no task of {dod.name}.", f"Give the folder of its {files}.")
+    if len(known) < len(paths):
+        dod.dropped[f"files that are none of the {len(wordings)} tasks"] = len(paths) - len(known)
+    for name in known:
+        examples = usable(read(paths[name]), dod.dropped, dod.max_words)
+        parts = draw(examples, dod.sizes, Random(f"{name}/{seed}"))
+        yield parts.task(name, dod.name, **wordings[name], labels=labels_where_few(examples), **more)
 
 
 # --- instruction induction --------------------------------------------------------------------------

@@ -105,21 +105,26 @@ class SlotState:
     BETAS, EPSILON = (0.9, 0.98), 1e-8
 
     def __init__(self, subject: Subject, config: Tuning) -> None:
-        self.lr, self.warmup, self.steps = config.lr * embedding_scale(subject), config.warmup, config.steps
+        scale = embedding_scale(subject)
+        self.lr, self.warmup, self.steps = config.lr * scale, config.warmup, config.steps
         shape = (0, config.n_tokens, subject.d_model)
-        self.prompts, self.mean, self.square = (torch.zeros(shape, device=subject.device) for _ in range(3))
+        self.prompts, self.starts, self.mean, self.square = (
+            torch.zeros(shape, device=subject.device) for _ in range(4)
+        )
+        self.pull = 2 * config.pull / (config.n_tokens * subject.d_model * scale**2)
+        """Gradient of the pull on each entry, by its distance from the start."""
         self.count: Int[Tensor, slots] = torch.zeros(0, dtype=torch.long, device=subject.device)
 
     def add(self, prompt: Float[Tensor, "n d"]) -> None:
         new = prompt.float()[None].to(self.prompts.device)
-        self.prompts = torch.cat([self.prompts, new])
+        self.prompts, self.starts = torch.cat([self.prompts, new]), torch.cat([self.starts, new])
         self.mean = torch.cat([self.mean, torch.zeros_like(new)])
         self.square = torch.cat([self.square, torch.zeros_like(new)])
         self.count = torch.cat([self.count, self.count.new_zeros(1)])
 
     def keep(self, indices: list[int]) -> None:
-        self.prompts, self.mean, self.square, self.count = (
-            x[indices] for x in (self.prompts, self.mean, self.square, self.count)
+        self.prompts, self.starts, self.mean, self.square, self.count = (
+            x[indices] for x in (self.prompts, self.starts, self.mean, self.square, self.count)
         )
 
     def update(self, gradient: Float[Tensor, "slots n d"]) -> None:
@@ -127,6 +132,8 @@ class SlotState:
         step = self.count.float()
         schedule = torch.minimum((step + 1) / self.warmup, (self.steps - step) / self.steps).clamp(max=1)
         self.count = self.count + 1
+        if self.pull:
+            gradient = gradient + self.pull * (self.prompts - self.starts)
         self.mean = first * self.mean + (1 - first) * gradient
         self.square = second * self.square + (1 - second) * gradient.square()
         correct = [(1 - beta ** self.count.float())[:, None, None] for beta in self.BETAS]

@@ -308,6 +308,10 @@ class PinOptions(PolicyOptions):
 class GreedyOptions:
     """The translator's first text, unverified."""
 
+    translator: str | None = None
+    """Another translator than the evaluation's: a folder or a name. One that was trained with --reads examples, both
+    or nothing is given these."""
+
     name = "greedy"
     source = "soft2hard translator, greedy decoding"
     needs = frozenset({"soft_prompt", "translator"})
@@ -332,6 +336,8 @@ class TranslatedOptions:
     search_rounds: NonNegativeInt = TranslateConfig.search_rounds
     demonstrations: NonNegativeInt = 0
     """Pairs of input and output under the soft prompt that stand behind the instruction; 0 for none."""
+    translator: str | None = None
+    """As of greedy."""
 
     name = "translated"
     source = "soft2hard: candidates run beside the soft prompt"

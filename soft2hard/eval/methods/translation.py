@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from soft2hard.compute.metering import listening
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import GreedyOptions, TranslatedOptions
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import is_embedded_subject
 from soft2hard.translator.candidates import propose
+from soft2hard.translator.data import View
+from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, Translation, translate
 
@@ -21,9 +24,11 @@ class GreedyTranslation(GreedyOptions):
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One text a soft prompt."""
+        translator = _translator(self.translator, bench)
+        read = _read(translator, cases, bench)
         started = time.monotonic()
         with listening() as heard:
-            texts = propose(bench.translator, [case.soft_prompt for case in cases], 1)
+            texts = propose(translator, read, 1)
         costs = shares(Cost(time.monotonic() - started), len(cases), heard.own)
         yield from (_outcome(found[0] if found else "", cost, {}) for found, cost in zip(texts, costs, strict=True))
 
@@ -39,6 +44,7 @@ class VerifiedTranslation(TranslatedOptions):
         # The embedded world's describer knows its words, whatever the generator is.
         helpers = Helpers(None if is_embedded_subject(bench.subject.name) else bench.generator, encoder=bench.encoder)
         _ = bench.subject.scorer.shares_prefixes  # the trial behind it is no case's cost
+        translator = _translator(self.translator, bench)
         for start in range(0, len(cases), _AT_ONCE):
             chunk = cases[start : start + _AT_ONCE]
             started = time.monotonic()
@@ -48,11 +54,11 @@ class VerifiedTranslation(TranslatedOptions):
             with listening() as heard:
                 translations = translate(
                     [case.soft_prompt for case in chunk],
-                    bench.translator,
+                    translator,
                     bench.subject,
                     config,
                     inputs=inputs if self.inputs == "examples" else None,
-                    helpers=helpers,
+                    helpers=replace(helpers, read=_read(translator, chunk, bench)) if translator else helpers,
                 )
             together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
             for found, cost in zip(translations, shares(together, len(chunk), heard.own), strict=True):
@@ -65,6 +71,17 @@ class VerifiedTranslation(TranslatedOptions):
         if found.demonstrated is None:
             return Outcome(None, cost, _trace(found), "no demonstrations fit the subject's context beside an input")
         return _outcome(found.demonstrated.text, cost, _trace(found))
+
+
+def _translator(name: str | None, bench: Bench) -> Translator | None:
+    """The one that is named, else the bench's."""
+    return bench.translator if name is None else Translator.from_pretrained(name, subject=bench.subject)
+
+
+def _read(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
+    """What a translator is given of each case: the soft prompt, unless it was trained to read other things."""
+    view = View(bench.subject, translator.card.reads)
+    return [view.of(case.soft_prompt, case.task, bench.seed) for case in cases]
 
 
 def _trace(found: Translation) -> dict[str, object]:

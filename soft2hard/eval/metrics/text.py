@@ -60,6 +60,12 @@ def rouge(text: str, references: Sequence[str]) -> Rouge:
     return Rouge(**{name: float(score.fmeasure) for name, score in scores.items()})
 
 
+def closest_text(text: str, among: Sequence[str]) -> str:
+    """The one of `among` with the highest ROUGE-L F1 with the text; the first of several."""
+    scorer = _scorer("rougeL")
+    return max(among, key=lambda one: scorer.score(text, one)["rougeL"].fmeasure)
+
+
 def overlap(text: str, references: Sequence[str]) -> Overlap:
     """Sentence BLEU and chrF of one text. BLEU is up to the longest n-gram order the text has, smoothed (exp)."""
     kept = list(references)

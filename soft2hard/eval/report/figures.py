@@ -62,6 +62,8 @@ FIGURES = (
     Figure("bleu", "BLEU", "more", "Against the gold instruction.", share=True),
     Figure("chrf", "chrF", "more", "Against the gold instruction.", share=True),
     Figure("sentence_cosine", "Sentence cosine", "more", "Of the prompt's embedding with the gold instruction's."),
+    Figure("nearest_rougeL", "ROUGE-L, nearest", "more", "With the nearest of gold and paraphrases.", share=True),
+    Figure("nearest_cosine", "Cosine, nearest", "more", "Of sentence embeddings, likewise."),
     Figure("class_rate", "Class rate", "more", "Share of the task's label words that stand in the prompt.", share=True),
 )
 COLUMNS = tuple(figure for figure in FIGURES if figure is not RECOVERY)

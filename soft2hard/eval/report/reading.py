@@ -16,6 +16,8 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from soft2hard.errors import UserError, first_line
+from soft2hard.eval import certificate
+from soft2hard.eval.certificate import Certificate
 from soft2hard.eval.run_records import SCHEMA_VERSION, ResultRow, RunRecord, TaskRecord
 
 _FILES = ("run.json", "results.parquet", "tasks.json")
@@ -34,6 +36,8 @@ class Run:
     """By seed and task, (n_tokens, d_model); empty where the run kept none."""
     training: pd.DataFrame
     """Numbers that a training logged, a line a record with its `step`; empty where there was none."""
+    certificate: Certificate | None
+    """Whether its translator reads the vectors, where soft2hard certify has found out."""
     results_sha256: str
     """Of results.parquet."""
 
@@ -96,6 +100,7 @@ def load_run(folder: Path) -> Run:
             tasks=tasks,
             soft_prompts=_soft_prompts(folder / "soft_prompts.safetensors"),
             training=_training(folder / "training.jsonl"),
+            certificate=certificate.load(folder),
             results_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
         _check_agreement(run)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from soft2hard.api.prices import money
 from soft2hard.errors import UserError
+from soft2hard.eval import certificate
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report import charts, figures
 from soft2hard.eval.report.figures import AGREEMENT, FIGURES, KL, PERPLEXITY, SCORE, Comparison, Figure, number_text
@@ -73,7 +74,15 @@ def contents(run: Run, comparisons: Sequence[Comparison], transfers: Sequence["T
     """All that the run has something for. Raises UserError where transfers are not of this run."""
     found = {(method, figure): figures.estimate(run, method, figure) for method in run.methods for figure in FIGURES}
     parts = [_methods(run, found), _differences(run), _tradeoff(run, found), _families(run), _calibration(run)]
-    parts += [_transfer(run, transfers), _failures(run), _cost(run, found), _training(run), _map(run), _provenance(run)]
+    parts += [
+        _certificate(run),
+        _transfer(run, transfers),
+        _failures(run),
+        _cost(run, found),
+        _training(run),
+        _map(run),
+        _provenance(run),
+    ]
     return [*map(_comparison, comparisons), *(part for part in parts if part)]
 
 
@@ -259,6 +268,36 @@ def _transfer(run: Run, results: Sequence["TransferResult"]) -> Section | None:
         [Table(columns, rows)],
         [charts.diagonal(charts.scatter("Score by score on the subject", points, axes, models))] if points else [],
     )
+
+
+def _certificate(run: Run) -> Section | None:
+    found = run.certificate
+    if found is None:
+        return None
+    shown = [key for key in certificate.FIGURES if any(found.interval(read, key) for read in found.reads)]
+    n_tasks = {read: len(found.values(read, "nll")) for read in found.reads}
+    rows = [[read, n, *(found.interval(read, key) for key in shown)] for read, n in n_tasks.items()]
+    pairs = [(read, found.difference(read, "nll")) for read in found.reads if read != certificate.MATCHED]
+    less = [[read, pair.difference, f"{pair.p_value:.2g}", pair.n_tasks] for read, pair in pairs if pair]
+    strayed = [
+        [w.task, w.towards, w.nearest, w.score, w.nll_own, w.nll_other, "own" if w.is_own else "other", w.text]
+        for w in found.wayward
+    ]
+    tables = [
+        Table(["read", "tasks", *(certificate.FIGURES[key] for key in shown)], rows),
+        Table(["read", "NLL more than given its own soft prompt", "p", "tasks"], less),
+        Table(
+            ["task", "tuned close to", "still nearest", "score", "NLL, own", "NLL, other", "read as", "text"],
+            strayed,
+            "Wayward soft prompts",
+        ),
+    ]
+    text = (
+        "Other things were read in the place of each soft prompt, by the translator and by others that were trained on "
+        "as many pairs to read these. NLL is that of the task's own instructions, nats a token; ROUGE-L with the "
+        "nearest of them; the score is that of the text on the subject. " + " ".join(found.sentences())
+    )
+    return Section("Does it read the vectors?", text, [table for table in tables if table.rows])
 
 
 def _failures(run: Run) -> Section:

@@ -16,7 +16,13 @@ def verdict_text(translation: Translation) -> str:
     """The verdict on one line: what was seen, what follows for other inputs and how surely, what is explained."""
     if translation.judgement is None:
         return f"unverified: {why_unverified(translation)}"
-    return judgement_text(translation.judgement, translation.probe_source)
+    line = judgement_text(translation.judgement, translation.probe_source)
+    possible = translation.explained_by_gold
+    if translation.judgement.explained is None or possible is None:
+        return line
+    return (
+        f"{line} (instructions that people wrote explain {explained_share_text(possible)} on this subject, on average)"
+    )
 
 
 def judgement_text(judgement: Judgement, source: str) -> str:
