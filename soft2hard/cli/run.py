@@ -14,6 +14,7 @@ def run(
     /,
     *,
     output: Output | None = None,
+    size: str | None = None,
     stages: Annotated[list[str] | None, Parameter(name="--stage")] = None,
     plan: Annotated[bool, Parameter(negative=())] = False,
     workers: AtLeast1 = 1,
@@ -30,7 +31,9 @@ def run(
     Args:
         recipe: YAML file of what to make; docs/recipes.md describes all settings.
         output: Folder of the run; the same folder again resumes it. By default runs/ and the recipe's name.
-        stages: A stage to run, repeatable: world, corpora, translator, evaluation, transfer, report; all by default.
+        size: One of the recipe's variants by its name, such as trial of recipes/smollm2.yaml.
+        stages: A stage to run, repeatable: world, corpora, translator, comparisons, evaluation, certificate, transfer,
+            report; all by default.
         plan: Make nothing: print the stages, what each reads and writes, how much there is to do, and how long tuning
             takes, from a short measurement on this machine.
         workers: Processes that share the seeds of the evaluation, and the cores evenly.
@@ -43,8 +46,8 @@ def run(
     from soft2hard.pipeline.recipe import read_recipe
     from soft2hard.pipeline.stages import Job, Layout
 
-    found = read_recipe(recipe)
-    layout = Layout(output or Path("runs") / recipe.stem)
+    found = read_recipe(recipe, size)
+    layout = Layout(output or Path("runs") / "-".join(filter(None, [recipe.stem, size])))
     if plan:
         print(plan_text(found, layout, stages or [], str(recipe)))
         return

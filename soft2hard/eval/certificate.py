@@ -157,9 +157,7 @@ class Certificate:
                 f"{len(worse)} of {len(spoiled)} things in its place"
                 + (f"; not than given {', '.join(rest)}." if rest else ": the translator reads the vectors.")
             )
-        for reads, name in RIVALS.items():
-            if name in self.reads:
-                said.append(self._beside(reads, name))
+        said += [self._beside(name) for name in RIVALS.values() if name in self.reads]
         if self.wayward:
             n, own = len(self.wayward), sum(one.is_own for one in self.wayward)
             said.append(
@@ -168,16 +166,17 @@ class Certificate:
             )
         return said
 
-    def _beside(self, reads: str, name: str) -> str:
+    def _beside(self, name: str) -> str:
         paired = self.difference(name, "nll")
-        is_clear = _is_above(paired) or _is_below(paired)
-        what = {
-            "examples": "Examples tell a translator {} of the gold text than the soft prompt does",
-            "both": "Soft prompt and examples together tell {} of it than the soft prompt alone",
-            "nothing": "Read without anything, tasks in general tell {} of it than the soft prompt does",
-        }[reads]
-        much = ("less" if paired.difference.value > 0 else "more") if is_clear else "no clearly different amount"
-        return f"{what.format(much)}: {paired.difference} nats a token more."
+        if not (_is_above(paired) or _is_below(paired)):
+            return f"Given {name}, the gold text is about as likely as given the soft prompt ({_more(paired)})."
+        which = "less" if paired.difference.value > 0 else "more"
+        return f"Given {name}, the gold text is clearly {which} likely than given the soft prompt ({_more(paired)})."
+
+
+def _more(paired: PairedDifference) -> str:
+    """A difference of negative log-likelihoods in words."""
+    return f"{paired.difference} nats a token more"
 
 
 def _is_above(paired: PairedDifference | None) -> bool:

@@ -16,9 +16,11 @@ from transformers import AutoConfig
 
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
+from soft2hard.lm.smollm2 import fetched_smollm2
 from soft2hard.pipeline.recipe import Recipe
 from soft2hard.pipeline.stages import Job, Stage, models_of, stages_of
 from soft2hard.storage.hub import hub_error
+from soft2hard.storage.names import SMOLLM2
 from soft2hard.storage.run_folders import Kind, commit, differences, is_free, now, versions, write_json
 
 _NOTES = {"corpus.json", "training.json", "step.json", "log.jsonl", "run.json"}
@@ -155,6 +157,9 @@ def check_inputs(stages: Sequence[Stage]) -> None:
 
 
 def _check_model(role: str, name: str, path: str) -> None:
+    if name == SMOLLM2:
+        fetched_smollm2()
+        return
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=False)
     except READING_ERRORS as error:

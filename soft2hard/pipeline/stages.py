@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
+from soft2hard.lm.smollm2 import smollm2_folder
 from soft2hard.settings import nearest
-from soft2hard.storage.names import located
+from soft2hard.storage.names import SMOLLM2, located
 from soft2hard.workers.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Stage(ABC):
 
     def path_of(self, role: str, name: str) -> str:
         """The path or name that the model of a role is loaded by; 'embedded' is one of the recipe's world, if any."""
+        if name == SMOLLM2 and (smollm2_folder() / "config.json").exists():
+            return str(smollm2_folder())
         kind = "subject" if role == "subject" else "api_model"
         return str(self.layout.world / kind) if self.recipe.makes(name) else located(name, kind)
 
