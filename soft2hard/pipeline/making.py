@@ -17,6 +17,7 @@ from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tuning import START_FILE
 from soft2hard.data_gen.world.training import make_world
 from soft2hard.errors import UserError, first_line
+from soft2hard.eval.calibration import calibrate_saved
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.recipe import Recipe, TranslatorSettings
@@ -24,7 +25,7 @@ from soft2hard.pipeline.stages import Job, Stage, collection_name
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import check_deepspeed
 from soft2hard.translator.settings import TranslatorTraining
-from soft2hard.translator.training import needs_subject, train_translator
+from soft2hard.translator.training import needs_subject, selected, train_translator
 
 
 class WorldStage(Stage):
@@ -189,6 +190,10 @@ class TranslatorStage(Stage):
             free_memory()
         with redirect_stdout(sys.stderr):  # the Trainer prints its log
             train_translator(translator, train, validation, training, folder, subject=subject)
+            load = partial(
+                Subject.from_pretrained, self.path_of("subject", self.recipe.subject), loading=self.recipe.held
+            )
+            calibrate_saved(folder / "translator", load, selected(validation, training), design.calibration_tasks)
 
 
 class ComparisonsStage(TranslatorStage):

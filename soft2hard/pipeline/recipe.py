@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, field_validator, model_validator
 
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.dods.registry import HUB_DODS
@@ -48,6 +48,8 @@ class TranslatorSettings(Design):
 
     training: some_of(TranslatorTraining) = Field(default_factory=dict)
     """Fields of `TranslatorTraining` that differ from its defaults."""
+    calibration_tasks: NonNegativeInt = 32
+    """Validation tasks on which it is chosen how far verification believes the subject; 0: wholly."""
 
     @field_validator("training")
     @classmethod

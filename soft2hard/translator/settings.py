@@ -95,9 +95,6 @@ class TranslatorTraining:
     learned nothing teaches a translator to guess."""
     apart_from_real: bool = False
     """Leave out tasks that are like a validation or test task of the collection real-tasks (docs/datasets.md)."""
-    calibration_tasks: NonNegativeInt = 32
-    """Validation tasks on which it is chosen, after training, how much verification believes the subject
-    (`calibration`); 0: wholly, unseen. None where the corpus keeps no examples."""
     recompute: bool = False
     """Compute the inside of each layer of the translator again in the backward pass (gradient checkpointing): much
     less memory, a third more time."""
@@ -159,7 +156,7 @@ class TranslateConfig:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How verification reads what a subject does under a text, chosen on validation tasks (`calibration`)."""
+    """How verification reads what a subject does under a text, chosen on validation tasks (`eval.calibration`)."""
 
     weight: float = 1.0
     """Of the summed KL(soft || text) against log p(text | soft prompt): 1 where the subject follows texts, towards 0
@@ -168,7 +165,7 @@ class Evidence:
     """Pairs of input and output under the soft prompt that stand before the input beside every candidate alike, for
     subjects that follow no text alone."""
     explained_by_gold: float | None = None
-    """Mean share that reference instructions explain of what the soft prompts of validation tasks do
+    """Median share that reference instructions explain of what the soft prompts of validation tasks do
     (`verification.explained_share`): about as much as any text can on this subject. None where it was not measured."""
     n_tasks: int = 0
     """Validation tasks that it was chosen on."""

@@ -26,7 +26,6 @@ from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
-from soft2hard.translator.calibration import calibrate
 from soft2hard.translator.data import CorpusPairs, PairCollator, View, imitation_pairs
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     import datasets
 
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads")
-_LATER = ("least_learned", "apart_from_real", "calibration_tasks")
+_LATER = ("least_learned", "apart_from_real")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
@@ -91,11 +90,8 @@ def train_translator(
     with _quick_attention(translator, config):
         trainer = _run(translator, train, held_out, config, folder)
     translator.trained_on = tuple(sorted({" ".join(text.split()) for text in corpus["instruction"]}))
-    translator.model.eval()
-    if config.calibration_tasks and subject is not None and translator.card.reads == "vectors" and n_processes() == 1:
-        evidence = calibrate(translator, subject, validation, config.calibration_tasks)
-        translator.card = replace(translator.card, evidence=evidence)
     translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
+    translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
             translator.save_pretrained(folder / "translator")
@@ -105,8 +101,7 @@ def train_translator(
 def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
     """True if a training runs the subject; if not, its memory may be given back before."""
     card = translator.card
-    runs_it = config.pretrain_pairs or config.calibration_tasks
-    reads_subject = bool(card.hidden_layers or runs_it or card.reads != "vectors")
+    reads_subject = bool(card.hidden_layers or config.pretrain_pairs or card.reads != "vectors")
     return card.architecture == "causal-lora" or reads_subject
 
 

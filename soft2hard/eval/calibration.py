@@ -1,0 +1,135 @@
+"""How far a subject's reactions to texts are to be believed, chosen on validation tasks.
+
+A text's posterior is p(text | soft prompt) exp(-w D), where D is the summed KL(soft || text) on probe inputs. On a
+subject that follows texts, w = 1 is right (`translator.search`). On one that hardly does, D is noise of many nats, and
+outweighs what the translator knows. So w is the weight under which the texts that come out best say most of what the
+tasks' own instructions say. The same is tried with demonstrations, written by the soft prompt, beside every candidate.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+
+import datasets
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from soft2hard.data_gen.corpus.rows import soft_prompt_of
+from soft2hard.eval.metrics.text import rouge
+from soft2hard.lm.subject import Subject
+from soft2hard.translator.candidates import Reading, propose
+from soft2hard.translator.model import Translator
+from soft2hard.translator.processes import n_processes
+from soft2hard.translator.search import Budget, Search
+from soft2hard.translator.settings import Evidence, read_card, write_card
+from soft2hard.translator.verification import Candidate, Probes, Verifier
+
+WEIGHTS = (0.0, *(10 ** (-step / 4) for step in range(12, -1, -1)))
+"""Tried: none, then four to a factor of ten, from 0.001 to 1."""
+N_TASKS = 32
+_SHOTS = 4
+_ABOUT = 0.015  # of ROUGE-L, within which weights are as good as each other
+_LEAST_GAIN = 0.01  # of ROUGE-L that demonstrations must gain: they make every text several times as long to run
+_N_CANDIDATES = 24
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The candidates of one task as they were run."""
+
+    log_probs: Float[Tensor, " n"]
+    """log p(text | soft prompt)."""
+    divergences: Float[Tensor, " n"]
+    """Summed KL(soft || text), nats."""
+    likeness: Float[Tensor, " n"]
+    """ROUGE-L with the nearest of the task's own instructions."""
+    explained_by_gold: float | None = None
+    """Share of what the soft prompt does that the reference instruction explains."""
+
+    def best_by(self, weight: float) -> float:
+        """The likeness of the candidate that comes out best."""
+        return float(self.likeness[(self.log_probs - weight * self.divergences).argmax()])
+
+
+def calibrate(
+    translator: Translator, subject: Subject, validation: datasets.Dataset, n_tasks: int = N_TASKS
+) -> Evidence:
+    """What to make of the subject's reactions, on the first `n_tasks` tasks of a validation corpus that have examples.
+
+    `Evidence()` where there are none.
+    """
+    columns = zip(validation["is_best"], validation["inputs"], strict=True)
+    usable = [i for i, (is_best, inputs) in enumerate(columns) if is_best and inputs][:n_tasks]
+    if not usable:
+        return Evidence()
+    rows = list(validation.select(usable).with_format("numpy"))
+    prompts = [soft_prompt_of(row, subject.fingerprint, subject.template) for row in rows]
+    verifier, proposed = Verifier(subject), propose(translator, prompts, _N_CANDIDATES)
+    probes = verifier.probe(prompts, [list(map(str, row["inputs"])) for row in rows])
+    readings = [Reading(translator, prompt) for prompt in prompts]
+    plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
+    shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))
+    explained = [one.explained_by_gold for one in plain if one.explained_by_gold is not None]
+    weight, likeness = best_weight(plain)
+    found = Evidence(weight, 0, median(explained) if explained else None, len(rows))
+    weight_shown, likeness_shown = best_weight(shown)
+    if likeness_shown < likeness + _LEAST_GAIN:
+        return found
+    return replace(found, weight=weight_shown, shots=_SHOTS)
+
+
+def calibrate_saved(
+    folder: Path, load_subject: Callable[[], Subject], validation: datasets.Dataset, n_tasks: int = N_TASKS
+) -> Evidence | None:
+    """Calibrate the translator in a folder, and write what was chosen into its card.
+
+    None, and nothing is done, where that was done before, for a translator that reads other things than soft prompts,
+    and where a training runs in several processes.
+    """
+    card = read_card(folder)
+    if not n_tasks or card.evidence.n_tasks or card.reads != "vectors" or n_processes() > 1:
+        return None
+    subject = load_subject()
+    found = calibrate(Translator.from_pretrained(folder, subject=subject), subject, validation, n_tasks)
+    write_card(folder, replace(card, evidence=found))
+    return found
+
+
+def best_weight(tried: Sequence[Tried]) -> tuple[float, float]:
+    """The largest weight under which the best candidates are about as like to their tasks' instructions as under any,
+    and their mean likeness.
+
+    Each weight counts with its neighbours, since a few tasks make single weights look good by chance.
+    """
+    values = [fmean(one.best_by(weight) for one in tried) for weight in WEIGHTS]
+    smooth = [fmean(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
+    best = max(i for i, value in enumerate(smooth) if value >= max(smooth) - _ABOUT)
+    return WEIGHTS[best], values[best]
+
+
+def _phrasings(row: dict) -> list[str]:
+    return [str(row["instruction"]), *map(str, row["paraphrases"])]
+
+
+def _tried(
+    verifier: Verifier,
+    readings: Sequence[Reading],
+    probes: Sequence[Probes],
+    proposed: Sequence[Sequence[str]],
+    phrasings: Sequence[Sequence[str]],
+    shots: int,
+) -> Iterator[Tried]:
+    """Each task's candidates; its reference instruction is run beside them, but is none itself."""
+    for reading, of_prompt, texts, own in zip(readings, probes, proposed, phrasings, strict=True):
+        search = Search([reading], verifier, of_prompt, Budget(), Evidence(shots=shots))
+        found = {c.text: c for c in search.run_all(list(dict.fromkeys([*texts, own[0]])))}
+        kept: list[Candidate] = [found[text] for text in texts if text in found]
+        if kept:
+            yield Tried(
+                torch.tensor([c.log_prob for c in kept]),
+                torch.tensor([c.divergence * c.n_positions for c in kept]),
+                torch.tensor([rouge(c.text, own).rougeL for c in kept]),
+                found[own[0]].explained if own[0] in found else None,
+            )
