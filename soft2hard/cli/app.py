@@ -45,6 +45,8 @@ COMMANDS = {
     "report": "report",
     "certify": "certify",
     "transfer": "transfer",
+    "optimize": "optimize",
+    "export": "export",
     "push": "hub",
     "pull": "hub",
     "analyze": "analyze",

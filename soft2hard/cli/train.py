@@ -86,7 +86,9 @@ def train(
         claim(output, {"command": "train"} | settings | loading.rounding)
         train_translator(translator, concatenate(data[:-1]), data[-1], training, output, subject=kept)
         load = partial(load_subject, subject, loading=loading)
-        found = calibrate_saved(output / "translator", load, selected(data[-1], training), calibration_tasks)
+        found = calibrate_saved(
+            output / "translator", load, selected(data[-1], training, to_validate=True), calibration_tasks
+        )
     if found is not None and found.n_tasks:
         say(f"Evidence counts {found.weight:.2g} (chosen on {found.n_tasks} validation tasks)")
     say(f"Translator: {output / 'translator'}")

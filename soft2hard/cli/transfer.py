@@ -148,11 +148,16 @@ def parsed_parameters(pairs: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def check_layout(layout: str) -> None:
+    """Raise UserError for a layout that there is not."""
+    if layout not in ("chat", "completion"):
+        raise UserError(f"There is no layout '{layout}'.", "Choose chat or completion.")
+
+
 def _models(names: list[str] | None, path: Path | None, base_url: str, key_env: str, layout: str) -> "list[ApiModel]":
     from soft2hard.api.requests import ApiModel, read_models
 
-    if layout not in ("chat", "completion"):
-        raise UserError(f"There is no layout '{layout}'.", "Choose chat or completion.")
+    check_layout(layout)
     if (names is None or not names) == (path is None):
         raise UserError("Either --model or --models-file is needed, and not both.", "Name at least one model.")
     if path is not None:

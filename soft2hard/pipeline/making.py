@@ -193,7 +193,9 @@ class TranslatorStage(Stage):
             load = partial(
                 Subject.from_pretrained, self.path_of("subject", self.recipe.subject), loading=self.recipe.held
             )
-            calibrate_saved(folder / "translator", load, selected(validation, training), design.calibration_tasks)
+            calibrate_saved(
+                folder / "translator", load, selected(validation, training, to_validate=True), design.calibration_tasks
+            )
 
 
 class ComparisonsStage(TranslatorStage):

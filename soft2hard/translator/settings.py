@@ -95,6 +95,8 @@ class TranslatorTraining:
     learned nothing teaches a translator to guess."""
     apart_from_real: bool = False
     """Leave out tasks that are like a validation or test task of the collection real-tasks (docs/datasets.md)."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the corpus's tasks that is trained on, drawn by the seed: how much do more tasks help?"""
     recompute: bool = False
     """Compute the inside of each layer of the translator again in the backward pass (gradient checkpointing): much
     less memory, a third more time."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import datasets
 
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads")
-_LATER = ("least_learned", "apart_from_real")
+_LATER = ("least_learned", "apart_from_real", "share")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
@@ -67,7 +67,7 @@ def train_translator(
     folder holds a training with other settings or data.
     """
     folder = Path(folder)
-    corpus, validation = (selected(one, config) for one in (corpus, validation))
+    corpus, validation = _part(selected(corpus, config), config), selected(validation, config, to_validate=True)
     _refuse(translator.card, corpus, validation, config)
     if is_first():  # of several processes, the first speaks for all
         identity = _identity(translator.card, corpus, validation, config)
@@ -87,7 +87,7 @@ def train_translator(
         _pretrain(translator, corpus, subject, view, config, folder / "pretraining")
     drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
     train, held_out = CorpusPairs(corpus, view=view, **drawing), CorpusPairs(validation, view=view)
-    with _quick_attention(translator, config):
+    with quick_attention(translator, config):
         trainer = _run(translator, train, held_out, config, folder)
     translator.trained_on = tuple(sorted({" ".join(text.split()) for text in corpus["instruction"]}))
     translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
@@ -98,6 +98,16 @@ def train_translator(
     return translator
 
 
+def _part(corpus: "datasets.Dataset", config: TranslatorTraining) -> "datasets.Dataset":
+    """The rows of a `share` of the tasks; a smaller share's tasks are among a larger one's."""
+    if config.share == 1:
+        return corpus
+    tasks = sorted(set(corpus["task"]))
+    Random(f"share/{config.seed}").shuffle(tasks)
+    kept = set(tasks[: max(1, round(config.share * len(tasks)))])
+    return corpus.select([i for i, task in enumerate(corpus["task"]) if task in kept])
+
+
 def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
     """True if a training runs the subject; if not, its memory may be given back before."""
     card = translator.card
@@ -105,9 +115,12 @@ def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
     return card.architecture == "causal-lora" or reads_subject
 
 
-def selected(corpus: "datasets.Dataset", config: TranslatorTraining) -> "datasets.Dataset":
+def selected(
+    corpus: "datasets.Dataset", config: TranslatorTraining, *, to_validate: bool = False
+) -> "datasets.Dataset":
     """The rows that `least_learned` and `apart_from_real` leave, and a word on standard error about the others.
 
+    Those `to_validate` on may be real validation tasks, and like them.
     Raises UserError where none are left.
     """
     if not (config.least_learned or config.apart_from_real):
@@ -115,7 +128,8 @@ def selected(corpus: "datasets.Dataset", config: TranslatorTraining) -> "dataset
     least, tasks = 1 - config.least_learned, corpus["task"]
     losses = zip(corpus["validation_loss"], corpus["initial_loss"], strict=True)
     learned = [not config.least_learned or after <= least * before for after, before in losses]
-    apart = [not config.apart_from_real or is_apart(task) for task in tasks]
+    held_out = ("test",) if to_validate else ("validation", "test")
+    apart = [not config.apart_from_real or is_apart(task, held_out) for task in tasks]
     kept = [i for i, both in enumerate(zip(learned, apart, strict=True)) if all(both)]
     if is_first():
         little, alike = (len({t for t, ok in zip(tasks, of, strict=True) if not ok}) for of in (learned, apart))
@@ -235,7 +249,7 @@ def _run(translator: Translator, train, validation, config: TranslatorTraining, 
 
 
 @contextmanager
-def _quick_attention(translator: Translator, config: TranslatorTraining) -> Iterator[None]:
+def quick_attention(translator: Translator, config: TranslatorTraining) -> Iterator[None]:
     """Within, a causal LM on a CPU in bfloat16 attends by matrix products, which are quicker there (`lm.attention`)."""
     lm = translator.model.lm
     before = lm.config._attn_implementation

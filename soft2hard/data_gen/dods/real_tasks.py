@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -107,8 +107,8 @@ def _is_held_out(task: str) -> bool:
     return any(one.partition("/")[0] in HELD_OUT for one in group_of(task))
 
 
-def is_apart(task: str) -> bool:
-    """True if a task, of this collection or of the lexical one, is like no validation or test task of this one."""
+def is_apart(task: str, splits: Collection[Split] = ("validation", "test")) -> bool:
+    """True if a task, of this collection or of the lexical one, is like no task of this one in these splits."""
     name = task if task.partition("/")[0] in _NAMES else f"lexical/{task}"
     is_real = any(one.partition("/")[0] in _NAMES for one in group_of(name))
-    return not is_real or split_of(name) == "train"
+    return not is_real or split_of(name) not in splits

@@ -60,20 +60,39 @@ def plan(
     by_name = {(seed, task.name): task for seed, some in tasks.items() for task in some}
     for prompt in prompts:
         _check(prompt, by_name)
-    given = parameters or {}
-
-    def request(model: ApiModel, prompt: PromptRow, task: Task, input: str, repeat: int) -> Request:
-        sent = {**_defaults(model.layout, task, choices, given), **given}
-        return make_request(model, prompt.prompt, input, sent, repeat=repeat, seed=seed, template=choices.laid_out)
-
+    asking = {
+        (model.title, *name): Asking(model, task, choices, parameters or {}, seed)
+        for model in models
+        for name, task in by_name.items()
+    }
     return [
-        Cell(model, prompt, task, i, request(model, prompt, task, example.input, repeat))
+        Cell(model, prompt, task, i, how.request(prompt.prompt, example.input, repeat))
         for model in models
         for prompt in prompts
         for task in [by_name[prompt.seed, prompt.task]]
+        for how in [asking[model.title, prompt.seed, prompt.task]]
         for i, example in enumerate(task.test)
         for repeat in range(choices.repeats)
     ]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How one model is asked with the inputs of one task."""
+
+    model: ApiModel
+    task: Task
+    choices: TransferChoices
+    parameters: Mapping[str, Any]
+    """Sent with every request, over greedy decoding and a bound on the answer; None takes one out."""
+    seed: int = 0
+
+    def request(self, prompt: str | None, input: str, repeat: int = 0) -> Request:
+        """One input under one prompt."""
+        choices, given = self.choices, self.parameters
+        sent = {**_defaults(self.model.layout, self.task, choices, given), **given}
+        template = choices.laid_out
+        return make_request(self.model, prompt, input, sent, repeat=repeat, seed=self.seed, template=template)
 
 
 def _defaults(layout: Layout, task: Task, choices: TransferChoices, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""Prompts in the forms in which other programs read them.
+
+Every form asks exactly what was measured: the prompt, then the text around the input, as one user message. Where a
+program writes that text itself (DSPy's signatures), instruction and demonstrations are handed over apart.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from soft2hard.data_gen.tables import read_text
+from soft2hard.data_gen.tasks import Task
+from soft2hard.errors import UserError
+from soft2hard.eval.transfer.optimizing import Optimization
+from soft2hard.prompts.template import Template, read_template
+from soft2hard.storage.files import atomic_folder, write_text
+
+Form = Literal["text", "openai", "dspy", "gepa", "inspect", "promptfoo"]
+_PLACE = "{input}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to be exported."""
+
+    name: str
+    """Of its task or soft prompt."""
+    text: str
+    """The instruction."""
+    shown: tuple[tuple[str, str], ...] = ()
+    """Its demonstrations."""
+    prompt: str = ""
+    """All that stands before an input, demonstrations among it."""
+    template: Template = Template()
+    model: str | None = None
+    """The model that it was chosen on."""
+
+    @property
+    def whole(self) -> str:
+        """What stands before an input."""
+        return self.prompt or self.text
+
+    def message(self, input: str) -> str:
+        """The user message for an input."""
+        return self.whole + self.template.body_text(input, "hard")
+
+
+def read_exported(path: Path) -> list[Prompt]:
+    """The prompts in what `optimize` or `translate --json -o` wrote. Raises UserError where it is neither."""
+    remedy = "Give what soft2hard optimize, or soft2hard translate --json -o, wrote."
+    try:
+        value = json.loads(read_text(path))
+        if "translations" in value:
+            return [_of_translation(one) for one in value["translations"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no prompts.", remedy) from error
+    if not (isinstance(value, dict) and "tasks" in value):
+        raise UserError(f"{path} holds no prompts.", remedy)
+    found = Optimization.load(path)
+    template = read_template(found.template or "plain").template or Template()
+    return [Prompt(t.task, t.text, t.shown, t.prompt, template, found.model.name) for t in found.tasks]
+
+
+def _of_translation(translation: dict[str, Any]) -> Prompt:
+    name, text = Path(str(translation["soft_prompt"])).stem, str(translation["text"])
+    if demonstrated := translation.get("demonstrated"):
+        return Prompt(name, text, prompt=str(demonstrated["text"]))
+    return Prompt(name, text)
+
+
+# --- forms --------------------------------------------------------------------------------------
+
+
+def _text(prompt: Prompt, task: Task | None) -> str:
+    return prompt.message(_PLACE) + "\n"
+
+
+def _openai(prompt: Prompt, task: Task | None) -> str:
+    """A body of a chat completion; {input} stands for the input."""
+    body = {"messages": [{"role": "user", "content": prompt.message(_PLACE)}], "temperature": 0}
+    return _json(({"model": prompt.model} if prompt.model else {}) | body)
+
+
+def _dspy(prompt: Prompt, task: Task | None) -> str:
+    """The state of `dspy.Predict("input -> output")`, for its `load`. DSPy lays instruction and examples out itself."""
+    if prompt.prompt and not prompt.shown and prompt.prompt != prompt.text:
+        raise UserError(
+            f"The demonstrations of '{prompt.name}' are known as text alone, which a DSPy program cannot hold.",
+            "Export what soft2hard optimize wrote, or a translation without demonstrations.",
+        )
+    fields = [{"prefix": f"{name.title()}:", "description": f"${{{name}}}"} for name in ("input", "output")]
+    demos = [{"input": input, "output": output} for input, output in prompt.shown]
+    signature = {"instructions": prompt.text, "fields": fields}
+    return _json({"traces": [], "train": [], "demos": demos, "signature": signature, "lm": None, "metadata": {}})
+
+
+def _gepa(prompt: Prompt, task: Task | None) -> str:
+    """A seed candidate of `gepa.optimize` with its default adapter, whose one component is the system prompt."""
+    return _json({"system_prompt": prompt.whole})
+
+
+def _promptfoo(prompt: Prompt, task: Task | None) -> str:
+    """A configuration with the task's test examples, as far as they are known."""
+    # Braces of the prompt are no placeholders of promptfoo's.
+    before, _, after = prompt.message("\0").partition("\0")
+    template = "".join(f"{{% raw %}}{part}{{% endraw %}}" if "{" in part else part for part in (before,))
+    tests = [
+        {"vars": {"input": e.input}, "assert": [{"type": "equals", "value": e.output, "transform": "output.trim()"}]}
+        for e in (task.test if task else ())
+    ]
+    provider = f"openai:chat:{prompt.model}" if prompt.model else "openai:chat:gpt-4.1-mini"
+    found = {
+        "description": f"{prompt.name}, exported by soft2hard",
+        "prompts": [f"{template}{{{{input}}}}{after}"],
+        "providers": [{"id": provider, "config": {"temperature": 0}}],
+        "tests": tests or [{"vars": {"input": "an input"}}],
+    }
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)
+
+
+_INSPECT = '''"""{doc}
+
+inspect eval {file} --model openai/gpt-4.1-mini
+"""
+
+from inspect_ai import Task, task
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.scorer import exact
+from inspect_ai.solver import generate
+
+PROMPT = {prompt}
+AFTER = {after}
+EXAMPLES = {examples}
+
+
+@task
+def {name}() -> Task:
+    samples = [Sample(input=PROMPT + input + AFTER, target=output) for input, output in EXAMPLES]
+    return Task(dataset=MemoryDataset(samples), solver=generate(temperature=0), scorer=exact())
+'''
+
+
+def _inspect(prompt: Prompt, task: Task | None) -> str:
+    """A file with a task of the Inspect framework."""
+    if task is None:
+        raise UserError(
+            f"An Inspect task of '{prompt.name}' needs examples to be scored on.", "Give its task file with --tasks."
+        )
+    before, _, after = prompt.message("\0").partition("\0")
+    examples = [(example.input, example.output) for example in task.test]
+    return _INSPECT.format(
+        doc=f"The task {prompt.name!r} with the prompt that soft2hard found.".replace('"""', "'''"),
+        file=f"{file_name(prompt.name)}.py",
+        name=file_name(prompt.name).replace("-", "_"),
+        prompt=repr(before),
+        after=repr(after),
+        examples=repr(examples),
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+_FORMS: dict[Form, tuple[str, Callable[[Prompt, Task | None], str]]] = {
+    "text": (".txt", _text),
+    "openai": (".json", _openai),
+    "dspy": (".json", _dspy),
+    "gepa": (".json", _gepa),
+    "inspect": (".py", _inspect),
+    "promptfoo": (".yaml", _promptfoo),
+}
+"""The ending of a file of each form, and what writes it."""
+
+
+def file_name(name: str) -> str:
+    """The name of a task as that of a file, and of a Python function but for its dashes."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name) or "prompt"
+    return safe if safe[0].isalpha() else f"task_{safe}"
+
+
+def export(prompts: Sequence[Prompt], form: Form, output: Path, tasks: Sequence[Task] = ()) -> list[Path]:
+    """Write prompts in a form: one into the file `output`, several into files in the folder `output`.
+
+    Raises UserError where a form cannot hold a prompt, and for two prompts of one name.
+    """
+    ending, write = _FORMS[form]
+    by_name = {task.name: task for task in tasks}
+    only = tasks[0] if len(tasks) == len(prompts) == 1 else None
+    texts = {file_name(prompt.name): write(prompt, by_name.get(prompt.name, only)) for prompt in prompts}
+    if len(texts) < len(prompts):
+        raise UserError("Two prompts have one name.", "Name their soft prompts or tasks otherwise.")
+    if len(texts) == 1:
+        write_text(output, next(iter(texts.values())))
+        return [output]
+    with atomic_folder(output) as part:
+        for name, text in texts.items():
+            (part / f"{name}{ending}").write_text(text, encoding="utf-8")
+    return [output / f"{name}{ending}" for name in texts]
