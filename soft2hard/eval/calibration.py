@@ -58,7 +58,7 @@ def calibrate(
 ) -> Evidence:
     """What to make of the subject's reactions, on the first `n_tasks` tasks of a validation corpus that have examples.
 
-    `Evidence()` where there are none.
+    `Evidence()` where there are none, or no candidate fits the subject's context.
     """
     columns = zip(validation["is_best"], validation["inputs"], strict=True)
     usable = [i for i, (is_best, inputs) in enumerate(columns) if is_best and inputs][:n_tasks]
@@ -71,9 +71,13 @@ def calibrate(
     readings = [Reading(translator, prompt) for prompt in prompts]
     plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
     shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))
+    if not plain:
+        return Evidence()
     explained = [one.explained_by_gold for one in plain if one.explained_by_gold is not None]
     weight, likeness = best_weight(plain)
     found = Evidence(weight, 0, median(explained) if explained else None, len(rows))
+    if len(shown) < len(plain):  # beside demonstrations, no text fits the subject's context for some task
+        return found
     weight_shown, likeness_shown = best_weight(shown)
     if likeness_shown < likeness + _LEAST_GAIN:
         return found

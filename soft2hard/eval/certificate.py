@@ -207,5 +207,5 @@ def load(folder: Path) -> Certificate | None:
         if found.pop("schema_version") > SCHEMA_VERSION:
             raise UserError(f"{path} was written by a later soft2hard.", "Update soft2hard.")
         return TypeAdapter(Certificate).validate_python(found)
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged.", "Make it again with soft2hard certify.") from error

@@ -95,7 +95,16 @@ def _dspy(prompt: Prompt, task: Task | None) -> str:
     fields = [{"prefix": f"{name.title()}:", "description": f"${{{name}}}"} for name in ("input", "output")]
     demos = [{"input": input, "output": output} for input, output in prompt.shown]
     signature = {"instructions": prompt.text, "fields": fields}
-    return _json({"traces": [], "train": [], "demos": demos, "signature": signature, "lm": None, "metadata": {}})
+    return _json(
+        {
+            "traces": [],
+            "train": [],
+            "demos": demos,
+            "signature": signature,
+            "lm": None,
+            "metadata": {"dependency_versions": {}},
+        }
+    )
 
 
 def _gepa(prompt: Prompt, task: Task | None) -> str:

@@ -1,0 +1,197 @@
+"""Optimising a prompt on an API model: what is asked, what wins, what it costs, and what survives a kill."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from soft2hard.api.asking import Asker
+from soft2hard.api.prices import read_prices
+from soft2hard.api.requests import ApiModel
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.errors import UserError
+from soft2hard.eval.transfer.optimizing import Arm, Optimization, OptimizeChoices, Optimizer, copied_runs
+from tests.command_line import run as run_command
+from tests.fault_server import KEY, FaultServer
+
+PRICES = """
+schema_version: 1
+models:
+  - {model: m, input: 1.0, output: 1.0, date: 2026-01-01, source: a test}
+"""
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def task(n: int = 40, name: str = "double", n_test: int = 12) -> Task:
+    examples = [Example(f"w{i}", f"w{i}w{i}") for i in range(n)]
+    return Task(name, "f", "", (), tuple(examples[n_test:]), (), tuple(examples[:n_test]))
+
+
+def obeys(good: str, needs_shown: int = 0) -> Callable[[str], str]:
+    """A model that does the task where a text says the good word, behind so many demonstrations at least."""
+
+    def answer(text: str) -> str:
+        word = text.split("Input:")[-1].split()[0]
+        return f" {word}{word}" if good in text and text.count("Output:") > needs_shown else " no idea"
+
+    return answer
+
+
+def optimizer(server: FaultServer, folder: Path, prices: Path | None = None, **choices: object) -> Optimizer:
+    asked = OptimizeChoices(**choices)
+    model = ApiModel("m", server.url)
+    return Optimizer(Asker(model, folder / "l.sqlite", read_prices(prices), max_cost=asked.max_cost), asked)
+
+
+def arms(*texts: str) -> dict[str, list[Arm]]:
+    return {"double": [Arm(text) for text in texts]}
+
+
+def test_the_text_that_the_model_follows_wins_and_is_judged_on_examples_that_chose_nothing(tmp_path: Path) -> None:
+    with FaultServer(answer=obeys("Double")) as server:
+        found = optimizer(server, tmp_path, shots="0").run(arms("Say it.", "Write.", "Double it.", "Again."), [task()])
+    [one] = found.tasks
+    assert (one.text, one.prompt, one.start) == ("Double it.", "Double it.", "Say it.")
+    assert (one.judged.score, one.judged_start.score) == (1.0, 0.0)
+    assert found.gain.difference.value == 1.0 and found.gain.n_tasks == 12  # over the examples of the only task
+    tested = {example.input for example in task().test}
+    choosing = [body for body in server.seen if body["messages"][0]["content"].split()[-2] not in tested]
+    assert len(choosing) + 2 * len(tested) == len(server.seen)
+    assert sum(stage.calls for stage in one.stages) == len(server.seen)
+
+
+def test_candidates_of_a_round_are_asked_with_the_same_inputs_and_half_go_on(tmp_path: Path) -> None:
+    with FaultServer(answer=obeys("Double")) as server:
+        [one] = optimizer(server, tmp_path, shots="0", max_calls=48).run(
+            arms("a", "b", "Double c", "d", "e", "f", "g", "h"), [task()]
+        ).tasks  # fmt: skip
+    rounds = [stage for stage in one.stages if stage.name.startswith("round")]
+    assert [stage.arms for stage in rounds] == [8, 4, 2]
+    assert [stage.calls for stage in rounds] == [stage.arms * stage.examples for stage in rounds]
+    said = [body["messages"][0]["content"] for body in server.seen[: rounds[0].calls]]
+    inputs = {text.split("\n")[0]: set() for text in said}
+    for text in said:
+        inputs[text.split("\n")[0]].add(text.split("Input: ")[1].split("\n")[0])
+    assert len(inputs) == 8 and len({frozenset(of) for of in inputs.values()}) == 1
+
+
+@pytest.mark.parametrize("max_calls", [8, 31, 128])
+def test_choosing_never_takes_more_requests_than_were_allowed(tmp_path: Path, max_calls: int) -> None:
+    with FaultServer(answer=obeys("Double")) as server:
+        [one] = optimizer(server, tmp_path, max_calls=max_calls).run(
+            arms(*(f"text {i}" for i in range(9))), [task()]
+        ).tasks  # fmt: skip
+    assert sum(stage.calls for stage in one.stages if stage.name != "judging") <= max_calls
+
+
+def test_demonstrations_win_where_the_model_needs_them_and_none_of_them_chooses(tmp_path: Path) -> None:
+    with FaultServer(answer=obeys("Double", needs_shown=4)) as server:
+        [one] = optimizer(server, tmp_path, shots="0,4").run(arms("Double.", "Say."), [task()]).tasks
+    assert one.text == "Double." and len(one.shown) == 4
+    asked = {body["messages"][0]["content"].split("Input: ")[-1].split("\n")[0] for body in server.seen}
+    assert not asked & {input for input, _ in one.shown}
+    assert one.prompt.count("Output:") == 4
+
+
+def test_the_same_command_again_asks_for_nothing_and_finds_the_same(tmp_path: Path) -> None:
+    candidates = arms("Say it.", "Double it.", "Again.")
+    with FaultServer(answer=obeys("Double")) as server:
+        first = optimizer(server, tmp_path).run(candidates, [task()])
+        n = len(server.seen)
+        again = optimizer(server, tmp_path).run(candidates, [task()])
+        assert len(server.seen) == n
+    assert again == first
+
+
+def test_faults_that_pass_change_nothing_of_what_wins(tmp_path: Path) -> None:
+    with FaultServer(answer=obeys("Double"), script=["500", "429", "ok", "reset"]) as server:
+        [one] = optimizer(server, tmp_path, shots="0").run(arms("Say.", "Double."), [task()]).tasks
+    assert one.text == "Double." and not any(stage.missing for stage in one.stages)
+
+
+def test_a_limit_on_cost_ends_the_search_and_what_was_paid_is_kept(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(PRICES)
+    with FaultServer(answer=obeys("Double")) as server:
+        stopped = optimizer(server, tmp_path, prices, max_cost=0.0004, shots="0").run(arms("Say.", "Double."), [task()])
+        n = len(server.seen)
+        assert stopped.tasks[0].stopped and "raise --max-cost" in stopped.text()
+        whole = optimizer(server, tmp_path, prices, max_cost=1.0, shots="0").run(arms("Say.", "Double."), [task()])
+    assert n > 0 and max(server.paid.values()) == 1
+    assert not whole.tasks[0].stopped and whole.tasks[0].text == "Double."
+
+
+@pytest.mark.parametrize(
+    ("choices", "of", "says"),
+    [
+        ({"max_cost": 1e-6}, task(), "above --max-cost"),
+        ({}, task(n_test=0), "left to judge on"),
+        ({}, Task("double", "f", "", (), (), (), (Example("a", "b"),)), "to choose on"),
+        ({}, task(name="other"), "no candidate for the task 'other'"),
+    ],
+)
+def test_what_cannot_come_to_an_end_is_refused_before_anything_is_sent(
+    tmp_path: Path, choices: dict, of: Task, says: str
+) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(PRICES)
+    with FaultServer() as server, pytest.raises(UserError, match=says):
+        optimizer(server, tmp_path, prices, **choices).run(arms("a", "b"), [of])
+    assert not server.seen
+
+
+def test_an_unknown_price_with_a_limit_on_cost_is_refused(tmp_path: Path) -> None:
+    with FaultServer() as server, pytest.raises(UserError, match="price of 'm' is unknown"):
+        optimizer(server, tmp_path, max_cost=1.0).run(arms("a"), [task()])
+    assert not server.seen
+
+
+def test_runs_of_five_words_that_stand_in_training_examples_are_named() -> None:
+    examples = [Example("the quick brown fox jumps over it", "yes")]
+    assert list(copied_runs("Say: The quick brown fox jumps!", examples)) == []
+    assert list(copied_runs("Say the quick brown fox jumps today", examples)) == ["the quick brown fox jumps"]
+
+
+def test_paraphrases_by_the_model_compete_and_count_as_requests(tmp_path: Path) -> None:
+    def answer(text: str) -> str:
+        if text.startswith("Write the instruction below"):
+            return "Please write Double of it."
+        return obeys("Please")(text)
+
+    with FaultServer(answer=answer) as server:
+        [one] = optimizer(server, tmp_path, shots="0", paraphrases=2).run(arms("Write it double."), [task()]).tasks
+    assert (one.text, one.origin) == ("Please write Double of it.", "paraphrase")
+    assert one.stages[0].name == "paraphrases" and one.stages[0].calls == 2
+
+
+def test_from_a_translation_to_the_best_prompt_on_the_command_line(tmp_path: Path) -> None:
+    rows = "".join(f"w{i},w{i}w{i}\n" for i in range(40))
+    (tmp_path / "double.csv").write_text("input,output\n" + rows)
+    translations = [{"soft_prompt": "prompts/double.safetensors", "text": "Say.", "candidates": [{"text": "Double."}]}]
+    (tmp_path / "t.json").write_text(json.dumps({"schema_version": 2, "translations": translations}))
+    asked = ["--tasks", tmp_path / "double.csv", "--model", "m", "--ledger", tmp_path / "l.sqlite"]
+    with FaultServer(answer=obeys("Double")) as server:
+        found = run_command(
+            "optimize", tmp_path / "t.json", *asked, "--base-url", server.url, "-o", tmp_path / "best.json"
+        )  # fmt: skip
+    assert found.exit_code == 0, found.stderr
+    assert "Gain: 1.000" in found.stdout
+    assert Optimization.load(tmp_path / "best.json").tasks[0].text == "Double."
+
+
+def test_candidates_of_other_tasks_and_files_that_hold_none_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "double.csv").write_text("input,output\n" + "".join(f"w{i},x{i}\n" for i in range(40)))
+    (tmp_path / "other.csv").write_text("input,output\n" + "".join(f"w{i},x{i}\n" for i in range(40)))
+    (tmp_path / "t.json").write_text(json.dumps({"translations": [{"soft_prompt": "cat.npy", "text": "a"}]}))
+    (tmp_path / "bad.json").write_text("[]")
+    for name, says in (("t.json", "none of the tasks"), ("bad.json", "no translations")):
+        found = run_command(
+            "optimize", tmp_path / name, "--tasks", tmp_path, "--model", "m", "-o", tmp_path / "out" / "best.json"
+        )  # fmt: skip
+        assert found.exit_code == 2 and says in found.stderr and len(found.stderr.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists()
