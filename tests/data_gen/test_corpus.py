@@ -1,6 +1,7 @@
 """A corpus is the same however often its making was cut short, and is never mixed from two plans."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -292,3 +293,57 @@ def test_the_hash_of_a_corpus_depends_on_all_that_a_translator_learns(column: st
     changed = type(rows).from_list(values, features=rows.features)
     assert content_hash(rows) == content_hash(type(rows).from_list(rows.to_list(), features=rows.features))
     assert content_hash(rows) != content_hash(changed)
+
+
+# --- examples beside the soft prompts -------------------------------------------------------------
+
+
+def examples_of(row: dict) -> list[Example]:
+    return [Example(*pair) for pair in zip(row["inputs"], row["outputs"], strict=True)]
+
+
+class Many(Copying):
+    """The same with 40 training examples, of which every second one is there a second time."""
+
+    def _task(self, name: str) -> Task:
+        of_name = super()._task(name)
+        once = [Example(f"{one} {other}", name[-1]) for one in WORDS[:5] for other in WORDS[5:9]]
+        twice = tuple(example for pair in zip(once, once[::-1], strict=True) for example in pair)
+        return replace(of_name, train=twice)
+
+
+WORDS = tiny_models.WORDS[3:]
+
+
+def test_a_corpus_keeps_the_training_examples_of_each_task_beside_all_its_rows(whole):
+    tasks = {task.name: task for task in Copying().tasks("train", 8)}
+    rows = load_corpus(whole)
+    assert not all(rows["is_best"])
+    for row in rows:
+        assert examples_of(row) == list(dict.fromkeys(tasks[row["task"]].train))
+
+
+def test_of_many_training_examples_the_first_sixteen_distinct_ones_are_kept(tmp_path):
+    plan = replace(PLAN, n_tasks=2, snapshot_steps=())
+    list(CorpusBuilder(tmp_path, plan, Many(), SUBJECT).build())
+    for row, task in zip(load_corpus(tmp_path), Many().tasks("train", 2), strict=True):
+        kept, at = examples_of(row), [task.train.index(example) for example in examples_of(row)]
+        assert len(set(kept)) == len(kept) == 16 and at == sorted(at)
+        assert set(task.train[: at[-1]]) <= set(kept)  # none was passed over
+        assert len(task.train) == 2 * len(set(task.train)) == 40
+
+
+def test_a_shard_from_before_examples_were_kept_is_read_without_any(tmp_path, whole):
+    folder = tmp_path / "corpus"
+    shutil.copytree(whole, folder)
+    shard = datasets.load_from_disk(str(whole / "shards" / "00001")).remove_columns(["inputs", "outputs"])
+    shutil.rmtree(folder / "shards" / "00001")
+    shard.save_to_disk(str(folder / "shards" / "00001"))
+    before, found = load_corpus(whole), load_corpus(folder)
+    assert found.features == before.features and content_hash(found) == content_hash(before)
+    old = set(shard["task"])
+    assert 0 < len(old) < len(set(found["task"]))
+    for row, expected in zip(found, before, strict=True):
+        assert (row["inputs"], row["outputs"]) == (
+            ([], []) if row["task"] in old else (expected["inputs"], expected["outputs"])
+        )

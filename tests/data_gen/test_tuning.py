@@ -9,7 +9,7 @@ from torch import Tensor
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning import START_FILE, Tuning
-from soft2hard.data_gen.tuning.slots import embedding_scale, initial_prompt
+from soft2hard.data_gen.tuning.slots import SlotState, embedding_scale, initial_prompt
 from soft2hard.data_gen.tuning.tuner import Tuned, Tuner
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
@@ -119,9 +119,16 @@ def mean_loss(subject: Subject, prompt: Tensor, examples: tuple[Example, ...]) -
     return torch.cat(losses).mean()
 
 
+def pull_by_definition(subject: Subject, prompt: Tensor, start: Tensor, weight: float) -> Tensor:
+    """Mean squared distance from the start, in units of the mean squared length of the subject's embeddings."""
+    table = subject.model.get_input_embeddings().weight
+    return weight * (prompt - start).pow(2).sum(1).mean() / table.pow(2).sum(1).mean()
+
+
 def tuned_plainly(subject: Subject, task: Task, config: Tuning) -> tuple[Tensor, list[float]]:
     """PyTorch's Adam and scheduler on one prompt, all examples each step; the best prompt is kept."""
-    prompt = subject.embed_text(config.init.removeprefix("text:")).clone().requires_grad_()
+    start = subject.embed_text(config.init.removeprefix("text:")).detach()
+    prompt = start.clone().requires_grad_()
     scale = subject.model.get_input_embeddings().weight.pow(2).mean().sqrt().item()
     adam = torch.optim.Adam([prompt], lr=config.lr * scale, betas=(0.9, 0.98), eps=1e-8)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -133,18 +140,19 @@ def tuned_plainly(subject: Subject, task: Task, config: Tuning) -> tuple[Tensor,
             with torch.no_grad():
                 seen.append((mean_loss(subject, prompt, task.validation).item(), prompt.detach().clone()))
         adam.zero_grad()
-        mean_loss(subject, prompt, task.train).backward()
+        (mean_loss(subject, prompt, task.train) + pull_by_definition(subject, prompt, start, config.pull)).backward()
         adam.step()
         schedule.step()
     return min(seen, key=lambda pair: pair[0])[1], [loss for loss, _ in seen]
 
 
+@pytest.mark.parametrize("pull", [0.0, 30.0])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # with and without BOS
-def test_tuning_agrees_with_a_plain_loop_over_one_task(architecture):
-    subject = tiny_models.subject(architecture)
-    results = tuned(subject, TASKS)
+def test_tuning_agrees_with_a_plain_loop_over_one_task(architecture, pull):
+    subject, config = tiny_models.subject(architecture), replace(SHORT, pull=pull)
+    results = tuned(subject, TASKS, config)
     for t in TASKS[:2]:
-        prompt, losses = tuned_plainly(subject, t, SHORT)
+        prompt, losses = tuned_plainly(subject, t, config)
         result = results[t.name]
         assert result.initial_loss == pytest.approx(losses[0], abs=1e-4)
         assert result.validation_loss == pytest.approx(min(losses), abs=2e-3)
@@ -167,6 +175,56 @@ def test_the_subject_is_left_as_it_was():
     assert all(parameter.grad is None for parameter in subject.model.parameters())
     after = subject.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+# --- a pull towards the start -----------------------------------------------------------------
+
+
+def test_the_pull_is_the_gradient_of_its_definition_added_to_that_of_the_loss():
+    subject = tiny_models.subject("llama")
+    config = replace(SHORT, pull=3.0, steps=8, warmup=2)
+    generator = torch.Generator().manual_seed(0)
+    starts, *gradients = (torch.randn(2, 3, 16, generator=generator) for _ in range(6))
+    states = {pull: SlotState(subject, replace(config, pull=pull)) for pull in (0.0, config.pull)}
+    for state in states.values():
+        for start in starts:
+            state.add(start)
+        for gradient in gradients:
+            state.update(gradient)
+    expected = starts.clone().requires_grad_()
+    scale = subject.model.get_input_embeddings().weight.pow(2).mean().sqrt().item()
+    adam = torch.optim.Adam([expected], lr=1.0, betas=(0.9, 0.98), eps=1e-8)
+    for step, gradient in enumerate(gradients):
+        adam.param_groups[0]["lr"] = config.lr * scale * min((step + 1) / 2, 1 - step / 8, 1)
+        pulled = sum(pull_by_definition(subject, *pair, config.pull) for pair in zip(expected, starts, strict=True))
+        expected.grad = gradient + torch.autograd.grad(pulled, expected)[0]
+        adam.step()
+    moved = (expected.detach() - starts).norm()
+    assert (states[config.pull].prompts - expected.detach()).norm() < 1e-3 * moved
+    assert (states[0.0].prompts - expected.detach()).norm() > 0.01 * moved
+
+
+def test_the_harder_the_pull_the_nearer_vectors_stay_to_their_start():
+    subject = tiny_models.subject("llama")
+    start = subject.embed_text(TEXT.removeprefix("text:"))
+    tasks = [replace(t, validation=t.train) for t in TASKS]
+    distances = []
+    for pull in (0.0, 1.0, 100.0):
+        found = tuned(subject, tasks, replace(SHORT, steps=40, eval_every=40, lr=0.3, pull=pull))
+        assert {result.best_step for result in found.values()} == {40}
+        distances.append(sum((r.soft_prompt.embeddings - start).norm().item() for r in found.values()))
+    assert distances[2] < 0.5 * distances[1] < 0.5 * distances[0]
+
+
+def test_each_is_pulled_to_its_own_start_also_where_slots_are_refilled():
+    subject = tiny_models.subject("llama")
+    config = replace(SHORT, init="vocabulary", pull=1.0, slots=8)
+    losses = sorted(r.initial_loss for r in tuned(subject, TASKS, config).values())
+    config = replace(config, good_enough=(losses[0] + losses[1]) / 2)  # so that one task is done before the others
+    together = tuned(subject, TASKS, config)
+    assert len({result.steps for result in together.values()}) > 1
+    assert_same_prompts(tuned(subject, TASKS, replace(config, slots=2)), together)
+    assert_same_prompts({n: r for t in TASKS for n, r in tuned(subject, [t], config).items()}, together)
 
 
 # --- early stopping ---------------------------------------------------------------------------
@@ -317,7 +375,16 @@ def test_an_example_longer_than_the_context_is_refused_and_one_that_fits_is_not(
 
 @pytest.mark.parametrize(
     "setting",
-    [{"n_tokens": 0}, {"steps": 0}, {"batch_size": 0}, {"slots": -1}, {"eval_every": 0}, {"patience": 0}, {"lr": 0.0}],
+    [
+        {"n_tokens": 0},
+        {"steps": 0},
+        {"batch_size": 0},
+        {"slots": -1},
+        {"eval_every": 0},
+        {"patience": 0},
+        {"lr": 0.0},
+        {"pull": -0.1},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(setting):
     with pytest.raises(UserError, match="not a number (above|from) 0"):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from soft2hard.data_gen.tasks import Example
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator.search import Budget, Density, Effort, Search, _unlike, likeliest, near
+from soft2hard.translator.search import Budget, Density, Effort, Search, _unlike, likeliest, near, set_apart
+from soft2hard.translator.settings import Evidence
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier
 from tests import tiny_models
 
@@ -205,6 +208,71 @@ def test_the_rank_is_minus_the_log_posterior() -> None:
         expected = divergence - prior.log_probs([candidate.text])[0]
         assert candidate.rank == pytest.approx(expected, abs=0.01)
     assert [c.rank for c in found] == sorted(c.rank for c in found)
+
+
+def test_the_weight_of_the_evidence_multiplies_the_divergence_alone() -> None:
+    verifier, probes = probed(tiny_models.subject("llama"), n=6)
+    prior, texts = Planted(red=50.0, up=5.0), ["cat dog", "up", "red"]
+    found = {
+        weight: Search([prior], verifier, probes, Budget(), Evidence(weight)).best({"translator": texts}, Effort(0))
+        for weight in (0.0, 0.01, 1.0)
+    }
+    divergence = {c.text: c.divergence * c.n_positions for c in found[1.0]}
+    for weight, ranked in found.items():
+        expected = {text: weight * divergence[text] - prior.log_probs([text])[0] for text in texts}
+        assert {c.text: c.rank for c in ranked} == pytest.approx(expected, abs=1e-3)
+        assert [c.text for c in ranked] == sorted(texts, key=expected.__getitem__)
+    # Unbelieved, the subject decides nothing; believed, it finds the soft prompt's own words.
+    assert [c.text for c in found[0.0]] == ["red", "up", "cat dog"]
+    assert found[1.0][0].text == "cat dog"
+
+
+# --- demonstrations beside every text -----------------------------------------------------------------
+
+
+def unanswered(probes: Probes, *numbers: int) -> Probes:
+    """As if nothing was written for these inputs."""
+    return replace(probes, outputs=tuple("" if i in numbers else text for i, text in enumerate(probes.outputs)))
+
+
+def test_the_first_answered_inputs_become_demonstrations_and_the_others_stay() -> None:
+    verifier, probes = probed(tiny_models.subject("llama"), n=9)
+    answered = unanswered(probes, 0, 2)
+    taken = [i for i in range(9) if answered.outputs[i]][:3]
+    assert taken[0] == 1
+    shown, rest = set_apart(answered, 3, verifier)
+    assert shown == [Example(probes.inputs[i], probes.outputs[i]) for i in taken]
+    left = [i for i in range(9) if i not in taken]
+    assert rest.inputs == tuple(probes.inputs[i] for i in left) and rest.ids == tuple(probes.ids[i] for i in left)
+    assert torch.equal(rest.log_probs, verifier.some(probes, left).log_probs)
+    assert len(rest.log_probs) == sum(map(len, rest.ids))
+
+
+@pytest.mark.parametrize(("n_inputs", "n", "silent"), [(8, 3, ()), (9, 3, range(7)), (9, 0, ())])
+def test_none_are_taken_where_too_few_inputs_would_be_left_or_are_answered(
+    n_inputs: int, n: int, silent: Sequence[int]
+) -> None:
+    verifier, probes = probed(tiny_models.subject("llama"), n=n_inputs)
+    probes = unanswered(probes, *silent)
+    assert set_apart(probes, n, verifier) == ([], probes)
+
+
+def test_texts_are_compared_beside_the_same_demonstrations_on_the_inputs_that_lent_none() -> None:
+    subject = tiny_models.subject("llama")
+    verifier, probes = probed(subject, n=9)
+    search = Search([], verifier, probes, Budget(), Evidence(shots=2))
+    texts = ["up red", "cat dog", "four"]
+    found = {c.text: c for c in search.best({"translator": texts}, Effort(0))}
+    assert all(probes.outputs)  # so that the first two are shown
+    blocks = [f"Input: {probes.inputs[i]}\nOutput: {probes.outputs[i]}" for i in (0, 1)]
+    rest = verifier.some(probes, range(2, 9))
+    prompt = soft(subject, "cat dog")
+    without = summed_divergence(subject, prompt, "\n".join(blocks), rest)
+    for text in texts:
+        divergence = summed_divergence(subject, prompt, "\n".join([text, *blocks]), rest)
+        assert found[text].divergence * found[text].n_positions == pytest.approx(divergence, abs=0.01)
+        assert found[text].explained == pytest.approx(1 - divergence / without, abs=0.01)
+        assert found[text].n_positions == len(rest.log_probs)
 
 
 def test_of_two_densities_the_probability_is_the_mean_of_both() -> None:

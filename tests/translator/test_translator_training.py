@@ -2,9 +2,11 @@
 
 import copy
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from soft2hard.translator import training
 from soft2hard.translator.data import IGNORE, CorpusPairs, PairCollator
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import Design
-from soft2hard.translator.training import MuonWithAdamW, train_translator
+from soft2hard.translator.training import MuonWithAdamW, selected, train_translator
 from tests import tiny_training
 from tests.tiny_training import config, corpora, llama_subject, logged, loss
 
@@ -334,3 +336,144 @@ def test_zero3_with_hidden_states_of_a_lora_translators_subject_is_refused_befor
     with pytest.raises(UserError, match="ZeRO-3 shares out"):
         train_translator(made, *corpora(SUBJECT), config(deepspeed="zero3"), tmp_path / "out", subject=SUBJECT)
     assert not (tmp_path / "out").exists()
+
+
+# --- which tasks are trained on -------------------------------------------------------------------
+
+NAMES = {
+    "cat/red": "relation.plain(r=opposite)",  # like a test task of real-tasks
+    "cat/green": "relation.plain(r=successor)",  # like a validation task
+    "dog/red": "function-vectors/next_item",  # such a task itself
+    "bird/red": "relations/company_ceo",  # a training task
+}
+LITTLE = {"dog/green": 0.7, "dog/blue": 0.51, "cat/red": 0.9}
+"""Validation losses of those that tuning took away less than half of."""
+
+
+def told(corpus: datasets.Dataset) -> datasets.Dataset:
+    """Under these names, with these losses after tuning; half of the loss, or less, is left of the others."""
+    losses = {"bird/red": 0.0, "bird/green": 0.5}
+
+    def changed(row: dict) -> dict:
+        left = (losses | LITTLE).get(row["task"], 0.25)
+        return {"task": NAMES.get(row["task"], row["task"]), "validation_loss": 2 * left, "initial_loss": 2.0}
+
+    return corpus.map(changed)
+
+
+def tasks_of(corpus: datasets.Dataset) -> list[str]:
+    return list(dict.fromkeys(corpus["task"]))
+
+
+def without(tasks: list[str], *names: str) -> list[str]:
+    return [task for task in tasks if task not in {NAMES.get(name, name) for name in names}]
+
+
+def test_tasks_that_tuning_taught_too_little_are_left_out_with_all_their_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corpus = told(corpora(SUBJECT)[0])
+    capsys.readouterr()
+    found = selected(corpus, config(least_learned=0.5))
+    assert tasks_of(found) == without(tasks_of(corpus), *LITTLE)
+    assert found.to_list() == [row for row in corpus if row["task"] in tasks_of(found)]
+    said = capsys.readouterr().err
+    assert said == "left out of 9 tasks: 3 tuned too little, 0 like a held-out task of real-tasks\n"
+
+
+def test_tasks_that_are_like_real_validation_or_test_tasks_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = told(corpora(SUBJECT)[0])
+    apart = selected(corpus, config(apart_from_real=True))
+    assert tasks_of(apart) == without(tasks_of(corpus), "cat/red", "cat/green", "dog/red")
+    # To validate on, real validation tasks are there for.
+    to_validate = selected(corpus, config(apart_from_real=True), to_validate=True)
+    assert tasks_of(to_validate) == without(tasks_of(corpus), "cat/red")
+    capsys.readouterr()
+    both = selected(corpus, config(apart_from_real=True, least_learned=0.5))
+    assert tasks_of(both) == without(tasks_of(apart), *LITTLE)
+    said = capsys.readouterr().err
+    assert said == "left out of 9 tasks: 3 tuned too little, 3 like a held-out task of real-tasks\n"
+
+
+def test_by_default_all_stay_and_a_corpus_of_which_nothing_is_left_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = told(corpora(SUBJECT)[0])
+    capsys.readouterr()
+    assert selected(corpus, config()) is corpus and capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="No task of the corpus is left") as refused:
+        selected(corpus.select([0, 1]), config(apart_from_real=True))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_training_sees_what_is_left_alone_and_keeps_its_instructions(tmp_path: Path) -> None:
+    """Its weights are those of a training on a corpus that never had the others."""
+    corpus, validation = told(corpora(SUBJECT)[0]), corpora(SUBJECT)[1]
+    how = {"epochs": 1, "least_learned": 0.5, "apart_from_real": True}
+    made = train_translator(
+        tiny_training.translator(SUBJECT), corpus, validation, config(**how), tmp_path / "all", subject=SUBJECT
+    )
+    rows = [i for i, task in enumerate(corpus["task"]) if task in without(tasks_of(corpus), *NAMES, *LITTLE)]
+    rows += [i for i, task in enumerate(corpus["task"]) if task == NAMES["bird/red"]]
+    alone = train_translator(
+        tiny_training.translator(SUBJECT),
+        corpus.select(sorted(rows)),
+        validation,
+        config(epochs=1),
+        tmp_path / "alone",
+        subject=SUBJECT,
+    )
+    assert_same_weights(made, alone)
+    assert made.card.training["train_tasks"] == 4
+    assert set(made.trained_on) == {"blue cat", "red bird", "green bird", "blue bird"}
+    assert made.trained_on == alone.trained_on == Translator.from_pretrained(tmp_path / "all" / "translator").trained_on
+
+
+def test_a_share_of_the_tasks_is_trained_on_and_more_of_them_are_these_and_others(tmp_path: Path) -> None:
+    seen = {
+        share: set(train(tmp_path / str(share), epochs=1, share=share).trained_on) for share in (0.01, 0.34, 0.67, 1.0)
+    }
+    assert [len(texts) for texts in seen.values()] == [1, 3, 6, 9]
+    assert seen[0.01] < seen[0.34] < seen[0.67] < seen[1.0] == set(corpora(SUBJECT)[0]["instruction"])
+
+
+def test_instructions_are_kept_on_one_line_each_and_a_translator_may_come_without(
+    tmp_path: Path, one_epoch: tuple[Translator, Path]
+) -> None:
+    made = one_epoch[0]
+    assert made.trained_on == tuple(sorted(set(corpora(SUBJECT)[0]["instruction"])))
+    corpus = corpora(SUBJECT)[0].map(lambda row: {"instruction": f" {row['instruction']}\nred\u2028up "})
+    odd = train_translator(
+        tiny_training.translator(SUBJECT), corpus, corpora(SUBJECT)[1], config(epochs=1), tmp_path, subject=SUBJECT
+    )
+    assert odd.trained_on == tuple(f"{text} red up" for text in made.trained_on)
+    assert Translator.from_pretrained(tmp_path / "translator").trained_on == odd.trained_on
+    (tmp_path / "translator" / "trained_on.txt").unlink()
+    assert Translator.from_pretrained(tmp_path / "translator").trained_on == ()
+    assert (
+        train_translator(
+            tiny_training.translator(SUBJECT), corpus, corpora(SUBJECT)[1], config(epochs=1), tmp_path, subject=SUBJECT
+        ).trained_on
+        == ()
+    )
+
+
+LATER = ("least_learned", "apart_from_real", "share")
+"""Settings that trainings of the first versions do not record."""
+
+
+def test_a_training_begun_before_these_settings_were_there_is_resumed(
+    tmp_path: Path, kill_at: Callable[[int | None], None], whole: tuple[Translator, Path]
+) -> None:
+    kill_at(STEPS_AN_EPOCH + 1)
+    with pytest.raises(Killed):
+        train(tmp_path)
+    kill_at(None)
+    path = tmp_path / "training.json"
+    record = json.loads(path.read_text())
+    for name in LATER:
+        record["config"].pop(name, None)
+    record.pop("reads", None)
+    path.write_text(json.dumps(record))
+    for changes in ({"least_learned": 0.1}, {"apart_from_real": True}, {"share": 0.5}):
+        with pytest.raises(UserError, match=rf"other settings \(config.{next(iter(changes))}\)"):
+            train(tmp_path, **changes)
+    assert_same_weights(whole[0], train(tmp_path))
