@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,18 @@ class ApiGenerator:
         are sent.
         """
         self.model, self.ledger, self._log, self._announce = model, ledger, log, announce
+        self._kept, self._max_tokens = first_line, 64
         self._asker = Asker(model, ledger, read_prices(), concurrency, patience, max_cost)
         try:
             read_key(model)
         except UserError as error:
             raise UserError(error.problem, "Set it, or name another with key_env or --describer-key-env.") from None
+
+    def whole(self, max_new_tokens: int) -> "ApiGenerator":
+        """The same model, asked for whole answers of up to so many tokens."""
+        found = copy(self)
+        found._kept, found._max_tokens = str.strip, max_new_tokens
+        return found
 
     def check(self) -> None:
         """Ask one short question, unless the ledger shows that the model has answered before; nothing is stored.
@@ -82,27 +90,25 @@ class ApiGenerator:
             said = next(iter(asked.faults.values())).detail
             counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
             self._log(f"{self.model.title}: {len(asked.faults)} samples are not available ({counts}; {said})")
-        answers = [_text(asked.answers.get(request.key)) for request in requests]
+        answers = [self._text(asked.answers.get(request.key)) for request in requests]
         return [answers[i : i + n] for i in range(0, len(answers), n)]
 
     def _request(self, text: str, repeat: int, seed: int) -> Request:
         """One question as it is sent: the text and nothing besides. Repeats differ by `seed + repeat`."""
-        return text_request(self.model, text, {"seed": seed + repeat, **_defaults(self.model)}, repeat)
+        return text_request(self.model, text, {"seed": seed + repeat, **self._defaults()}, repeat)
+
+    def _defaults(self) -> Mapping[str, Any]:
+        """Plain sampling; a chat model may begin its answer with a line break, so that none ends it."""
+        defaults: dict[str, Any] = {"temperature": 1}
+        if not any(self.model.parameters.get(name) for name in OUTPUT_LIMITS):
+            defaults["max_tokens"] = self._max_tokens
+        if self.model.layout == "completion" and self._kept is first_line:
+            defaults["stop"] = ["\n"]
+        return defaults
+
+    def _text(self, answer: Answer | None) -> str:
+        return "" if answer is None or answer.refused else self._kept(answer.text)
 
     def _as_user_error(self, fault: Fault) -> UserError:
         error = as_user_error(fault, self.model)
         return UserError(error.problem, _REMEDIES.get(fault.kind, error.remedy))
-
-
-def _defaults(model: ApiModel) -> Mapping[str, Any]:
-    """Plain sampling of a short answer; a chat model may begin its answer with a line break, so that none ends it."""
-    defaults: dict[str, Any] = {"temperature": 1}
-    if not any(model.parameters.get(name) for name in OUTPUT_LIMITS):
-        defaults["max_tokens"] = 64
-    if model.layout == "completion":
-        defaults["stop"] = ["\n"]
-    return defaults
-
-
-def _text(answer: Answer | None) -> str:
-    return "" if answer is None or answer.refused else first_line(answer.text)

@@ -1,12 +1,13 @@
 """soft2hard optimize: the best text for a model behind an API, at a price agreed before."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from soft2hard.cli.common import AtLeast1, Output, flags_of, say
 from soft2hard.cli.transfer import Seconds, parsed_parameters
+from soft2hard.errors import UserError
 from soft2hard.eval.transfer.optimizing import OptimizeChoices
 
 
@@ -18,6 +19,11 @@ def optimize(
     output: Output,
     tasks: list[Path] | None = None,
     method: str = "translated",
+    by: Literal["halving", "gepa"] = "halving",
+    from_nothing: Annotated[bool, Parameter(negative=())] = False,
+    reflection_model: str | None = None,
+    reflection_url: str | None = None,
+    reflection_key_env: str | None = None,
     base_url: str = "https://api.openai.com/v1",
     key_env: str = "OPENAI_API_KEY",
     layout: str = "chat",
@@ -43,6 +49,13 @@ def optimize(
         output: JSON file for the prompts and all figures; soft2hard export reads it.
         tasks: Task files or folders of them; a translation is for the task of its soft prompt's name.
         method: Of a run, whose texts are taken.
+        by: halving: the candidates compete; gepa: the rival that rewrites each task's first candidate by reflection
+            (package gepa), with --max-calls answers.
+        from_nothing: gepa starts from a sentence that says nothing.
+        reflection_model: The model that reflects for gepa; the model itself if not given. What it is asked does not
+            count among --max-calls, but towards --max-cost.
+        reflection_url: Its endpoint; --base-url if not given.
+        reflection_key_env: Environment variable that holds its key; --key-env if not given.
         base_url: Endpoint of the model.
         key_env: Environment variable that holds the key.
         layout: 'chat': one user message; 'completion': plain text.
@@ -56,10 +69,12 @@ def optimize(
     from soft2hard.api.client import Patience, read_key
     from soft2hard.api.prices import read_prices
     from soft2hard.api.requests import ApiModel
+    from soft2hard.api.text_generation import ApiGenerator
     from soft2hard.cli.transfer import check_layout
     from soft2hard.data_gen.taskfiles import read_tasks
     from soft2hard.eval.transfer.candidates import read_candidates
     from soft2hard.eval.transfer.optimizing import Optimizer
+    from soft2hard.eval.transfer.reflecting import Reflective
 
     check_layout(layout)
     found, wanted = read_candidates(candidates, read_tasks(list(tasks)) if tasks else [], method)
@@ -67,6 +82,18 @@ def optimize(
     read_key(asked)
     patience = Patience(attempts, timeout)
     asker = Asker(asked, ledger, read_prices(prices), choices.concurrency, patience, choices.max_cost)
-    result = Optimizer(asker, choices, parsed_parameters(parameters or []), say).run(found, wanted)
+    how = (asker, choices, parsed_parameters(parameters or []), say)
+    if by == "gepa":
+        reflects = ApiModel(
+            reflection_model or model, reflection_url or base_url, "chat", reflection_key_env or key_env
+        )  # fmt: skip
+        writer = ApiGenerator(reflects, ledger, choices.concurrency, patience, say, choices.max_cost)
+        writer.check()
+        optimizer = Reflective(*how, writer=writer, from_nothing=from_nothing)
+    elif from_nothing or reflection_model:
+        raise UserError("--from-nothing and --reflection-model are for gepa.", "Add --by gepa, or leave them out.")
+    else:
+        optimizer = Optimizer(*how)
+    result = optimizer.run(found, wanted)
     result.save(output)
     print(result.text())

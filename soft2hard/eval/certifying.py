@@ -87,8 +87,8 @@ def certify(
         log: Hears what has been read.
 
     Raises:
-        UserError: there is no finished run or no translator, a translator is of another subject, or a rival reads soft
-            prompts as well.
+        UserError: there is no finished run or no translator, a translator is of another subject, it does not read soft
+            prompts, or a rival does.
     """
     record = load_run(run).record
     evaluation = parse_config(record.config, str(run / "run.json"))
@@ -99,9 +99,9 @@ def certify(
     main, *others = (Translator.from_pretrained(one, subject=harness.subject) for one in (named, *rivals))
     for rival in others:  # all are verified alike
         rival.card = replace(rival.card, evidence=main.card.evidence)
+    certifier = Certifier(main, harness.subject, others, asked, run / "certificate", log)
     decisive = {name: value for name, value in vars(asked).items() if name not in _CHANGE_NOTHING}
     claim(run / "certificate", _KIND, {"settings": decisive, "inputs": record.inputs} | made_with())
-    certifier = Certifier(main, harness.subject, others, asked, run / "certificate", log)
     cases = {seed: [c for c in harness.cases(seed, "test") if c.task.instruction] for seed in evaluation.seeds}
     readings = [reading for seed, of_seed in cases.items() for reading in certifier.readings(of_seed, seed)]
     soft_scores = {
@@ -167,7 +167,10 @@ def _with_rows(soft_prompt: SoftPrompt, rows: Float[Tensor, "n d"]) -> SoftPromp
 
 @dataclass(frozen=True)
 class Certifier:
-    """Makes the readings of a translator on one subject."""
+    """Makes the readings of a translator on one subject.
+
+    Raises UserError where it does not read soft prompts alone, or a rival does.
+    """
 
     translator: Translator
     subject: Subject
@@ -177,17 +180,25 @@ class Certifier:
     """Where readings are kept as they are made, a file for each thing that is read and seed."""
     log: Callable[[str], None] = lambda line: None
 
-    def readings(self, cases: Sequence[Case], seed: int) -> list[TaskReading]:
-        """All readings of the cases of one seed. Raises UserError where a rival reads soft prompts alone."""
-        found = self._kept(MATCHED, self.translator, cases, [case.soft_prompt for case in cases], seed)
-        for read, prompts in spoiled(cases, seed).items():
-            found += self._kept(read, self.translator, cases, prompts, seed)
+    def __post_init__(self) -> None:
+        if self.translator.card.reads != "vectors":
+            raise UserError(
+                f"The translator '{self.translator.name}' was trained to read {self.translator.card.reads}.",
+                "Certify one that reads soft prompts, and give this one with --rival.",
+            )
         for rival in self.rivals:
             if rival.card.reads == "vectors":
                 raise UserError(
                     f"The translator '{rival.name}' reads soft prompts, as the one that is certified does.",
                     "Give one trained with --reads examples, both or nothing.",
                 )
+
+    def readings(self, cases: Sequence[Case], seed: int) -> list[TaskReading]:
+        """All readings of the cases of one seed."""
+        found = self._kept(MATCHED, self.translator, cases, [case.soft_prompt for case in cases], seed)
+        for read, prompts in spoiled(cases, seed).items():
+            found += self._kept(read, self.translator, cases, prompts, seed)
+        for rival in self.rivals:
             view = View(self.subject, rival.card.reads)
             prompts = [view.of(case.soft_prompt, case.task, seed) for case in cases]
             found += self._kept(RIVALS[rival.card.reads], rival, cases, prompts, seed)

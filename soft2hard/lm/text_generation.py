@@ -30,6 +30,15 @@ class TextGenerator(Protocol):
         ...
 
 
+@runtime_checkable
+class WholeTextGenerator(TextGenerator, Protocol):
+    """One that writes more than a line, as both kinds here do."""
+
+    def whole(self, max_new_tokens: int) -> TextGenerator:
+        """The same model, which gives whole continuations of up to so many tokens."""
+        ...
+
+
 class LocalGenerator:
     """A causal language model on this machine, sampled at `temperature`.
 
@@ -53,8 +62,15 @@ class LocalGenerator:
                 f"{max_new_tokens}.",
                 "Use a model with a longer context.",
             )
-        self.lm, self.max_new_tokens, self.temperature = lm, max_new_tokens, temperature
+        self.lm, self.max_new_tokens, self.temperature, self._kept = lm, max_new_tokens, temperature, first_line
         self._turn = chat_template(lm.tokenizer) if chat and getattr(lm.tokenizer, "chat_template", None) else None
+
+    def whole(self, max_new_tokens: int) -> "LocalGenerator":
+        """The same model, in its chat template where it has one; half of a short context is left for what is asked."""
+        room = (self.lm.context_length or 2 * max_new_tokens) // 2
+        found = LocalGenerator(self.lm, min(max_new_tokens, room), self.temperature, chat=True)
+        found._kept = str.strip
+        return found
 
     @torch.no_grad()
     def sample(self, texts: Sequence[str], n: int, seed: int) -> list[list[str]]:
@@ -97,7 +113,7 @@ class LocalGenerator:
             eos_token_id=self.lm.eos_ids,
             pad_token_id=self.lm.eos_ids[0],
         )[:, ids.shape[1] :]
-        return [first_line(text) for text in self.lm.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        return [self._kept(text) for text in self.lm.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
 class _Drawing(LogitsProcessor):

@@ -92,6 +92,25 @@ class InductionOptions:
 
 
 @settings
+class GepaOptions:
+    """Reflection on wrong answers by the generator, which rewrites the prompt; the package `gepa` at its settings."""
+
+    max_metric_calls: PositiveInt = 150
+    """Answers of the subject that a search may ask for."""
+    start: Literal["nothing", "gold", "translation"] = "nothing"
+    """Where it starts: a sentence that says nothing, the gold instruction, or the translator's first text."""
+
+    name = "gepa"
+    source = "GEPA (Agrawal et al. 2025, arXiv 2507.19457), package gepa"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """A translator and soft prompts only where it starts from them."""
+        of_start = {"translation": {"translator", "soft_prompt"}, "gold": {"instruction"}, "nothing": set()}
+        return frozenset({"train", "validation", "generator", *of_start[self.start]})
+
+
+@settings
 class NearestTokenOptions:
     """Each virtual token's nearest neighbour in the frozen vocabulary, one after another, as text.
 

@@ -10,6 +10,7 @@ METHODS: dict[str, str] = {
     "none": "soft2hard.eval.methods.reference_points:NoPrompt",
     "few-shot": "soft2hard.eval.methods.reference_points:FewShot",
     "induction": "soft2hard.eval.methods.instruction_induction:InstructionInduction",
+    "gepa": "soft2hard.eval.methods.reflective:Gepa",
     "nearest-token": "soft2hard.eval.methods.nearest_token:NearestToken",
     "inspect": "soft2hard.eval.methods.inspect_patching:Inspect",
     "inspect-oracle": "soft2hard.eval.methods.inspect_patching:InspectOracle",

@@ -218,7 +218,7 @@ class Optimization:
 
 
 @dataclass
-class _Contest:
+class Contest:
     """The arms of one task and what is known of them."""
 
     task: Task
@@ -288,14 +288,14 @@ class Optimizer:
         if not (task.train or task.validation):
             raise UserError(f"The task '{task.name}' has no examples to choose on.", "Give it some besides the test's.")
 
-    def _contest(self, task: Task, arms: list[Arm]) -> _Contest:
+    def _contest(self, task: Task, arms: list[Arm]) -> Contest:
         distinct = list(dict.fromkeys((*task.train, *task.validation)))
         pool = Random(f"optimize/{self.choices.seed}/{task.name}").sample(distinct, len(distinct))
         most = max((k for k in self.choices.shots if 2 * k <= len(pool)), default=0)
         shown, pool = pool[:most], pool[most:]
         texts = list({arm.text: arm for arm in arms if arm.text.strip()}.values())[: self.choices.texts]
         asking = Asking(self.asker.model, task, self.choices.asking, self.parameters, self.choices.seed)
-        return _Contest(task, self._with_shown(texts, shown), pool, asking)
+        return Contest(task, self._with_shown(texts, shown), pool, asking)
 
     def _with_shown(self, texts: Sequence[Arm], shown: Sequence[Example]) -> list[Arm]:
         """Each text alone first, then each with demonstrations; as many arms as may be asked at least twice."""
@@ -303,7 +303,7 @@ class Optimizer:
         found = [replace(arm, shown=(*arm.shown, *shown[:k])) for k in counts for arm in texts]
         return found[: max(2, self.choices.max_calls // 2)]
 
-    def _check_price(self, contests: Sequence[_Contest]) -> None:
+    def _check_price(self, contests: Sequence[Contest]) -> None:
         requests = [c.asking.request(self._sent(c, a), c.pool[0].input) for c in contests for a in range(len(c.arms))]
         price = self.asker.prices.of(self.asker.model.base_url, self.asker.model.name)
         check_limit(self.asker.model, price, requests, self.choices.max_cost)
@@ -318,12 +318,12 @@ class Optimizer:
                 "Raise it, or try fewer --texts or --shots.",
             )
 
-    def _sent(self, contest: _Contest, arm: int) -> str:
+    def _sent(self, contest: Contest, arm: int) -> str:
         return contest.arms[arm].prompt(self.choices.asking.laid_out)
 
-    def _round(self, contests: Sequence[_Contest], name: str, rounds_left: int) -> None:
+    def _round(self, contests: Sequence[Contest], name: str, rounds_left: int) -> None:
         """Ask what is left of each task with further examples, and keep the better half."""
-        planned: list[tuple[_Contest, list[Example]]] = []
+        planned: list[tuple[Contest, list[Example]]] = []
         for contest in contests:
             calls = (self.choices.max_calls - contest.n_calls) // rounds_left
             n = min(calls // max(1, len(contest.left)), len(contest.pool) - contest.n_seen)
@@ -362,7 +362,7 @@ class Optimizer:
         if planned:
             self.log(f"{name}: {sum(c.stages[-1].calls for c, _ in planned)} requests")
 
-    def _paraphrase(self, contests: Sequence[_Contest]) -> None:
+    def _paraphrase(self, contests: Sequence[Contest]) -> None:
         """Further arms: the best text of each task in other words, by the model itself, where they pass the checks."""
         n = self.choices.paraphrases
         wanted = {
@@ -391,7 +391,7 @@ class Optimizer:
         defaults = {"temperature": 1, "max_tokens": _PARAPHRASE_TOKENS, "seed": self.choices.seed + number}
         return text_request(self.asker.model, _PARAPHRASE.format(text), {**defaults, **self.parameters}, number)
 
-    def _judge(self, contests: Sequence[_Contest]) -> Optimization:
+    def _judge(self, contests: Sequence[Contest]) -> Optimization:
         """What won and what each began with, on test examples."""
         tests = {id(c): c.task.test[: self.choices.judging] for c in contests}
         prompts = {id(c): (c.best.prompt(self.choices.asking.laid_out), c.arms[0].text) for c in contests}
@@ -425,7 +425,7 @@ class Optimizer:
             )
         return Optimization(self.asker.model, self.choices.template, tuple(tasks))
 
-    def _judged(self, contest: _Contest, prompt: str, examples: Sequence[Example], found: "_Answers") -> Judged:
+    def _judged(self, contest: Contest, prompt: str, examples: Sequence[Example], found: "Answers") -> Judged:
         scores = [
             self._score(contest.task, contest.asking.request(prompt, example.input), example, found)
             for example in examples
@@ -433,17 +433,17 @@ class Optimizer:
         had = [score for score in scores if score is not None]
         return Judged(fmean(had) if had else None, tuple(scores), len(scores) - len(had))
 
-    def _answers(self, requests: Sequence[Request]) -> "_Answers":
+    def _answers(self, requests: Sequence[Request]) -> "Answers":
         """What the model says, from the ledger or now. Raises UserError where it cannot be asked."""
         if not requests:
-            return _Answers({}, False)
+            return Answers({}, False)
         sent = self.asker.ask(requests)
         if sent.stop is not None:
             raise as_user_error(sent.stop, self.asker.model)
-        return _Answers(sent.answers, sent.over_budget)
+        return Answers(sent.answers, sent.over_budget)
 
     @staticmethod
-    def _score(task: Task, request: Request, example: Example, found: "_Answers") -> float | None:
+    def _score(task: Task, request: Request, example: Example, found: "Answers") -> float | None:
         """By the task's metric; None where there is no answer in words. A refusal is wrong."""
         text = found.text(request)
         # One answer has no F1 of classes: it is right or wrong.
@@ -452,7 +452,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class _Answers:
+class Answers:
     """Answers by the keys of their requests."""
 
     by_key: Mapping[str, Any]

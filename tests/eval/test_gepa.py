@@ -1,0 +1,100 @@
+"""GEPA through its adapter interface: on the subject, and on a model behind an API within the budget and ledger."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gepa", reason="needs gepa: pip install 'soft2hard[optimizers]'")
+
+from soft2hard.api.asking import Asker
+from soft2hard.api.prices import read_prices
+from soft2hard.api.requests import ApiModel
+from soft2hard.api.text_generation import ApiGenerator
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.eval.methods.base import Bench, Case
+from soft2hard.eval.methods.reflective import NOTHING, Gepa, search
+from soft2hard.eval.transfer.optimizing import Arm, OptimizeChoices
+from soft2hard.eval.transfer.reflecting import Reflective
+from soft2hard.lm.subject import Subject
+from tests.fault_server import KEY, FaultServer
+
+EXAMPLES = [Example(f"w{i}", f"w{i}w{i}") for i in range(30)]
+TASK = Task("double", "f", "Double it.", (), tuple(EXAMPLES[10:24]), tuple(EXAMPLES[24:]), tuple(EXAMPLES[:10]))
+
+
+def answers(prompt: str, examples: list[Example]) -> list[str]:
+    """A model that does the task where the prompt says Double."""
+    return [example.output if "Double" in prompt else "no" for example in examples]
+
+
+def test_a_search_takes_over_what_reflection_proposes_and_says_what_it_took() -> None:
+    shown: list[str] = []
+
+    def reflect(prompt: str) -> str:
+        shown.append(prompt)
+        return "The instruction:\n```\nDouble the word.\n```"
+
+    found = search(TASK, NOTHING, answers, reflect, max_metric_calls=60)
+    assert found.prompt == "Double the word." and found.score == 1.0
+    assert found.calls <= 60 + len(TASK.validation) and found.tried == 2
+    # Reflection sees wrong answers with what was wanted, and no test example.
+    assert "The answer should have been: w" in shown[0]
+    assert not any(f"{example.input}\n" in shown[0] for example in TASK.test)
+
+
+def test_no_better_prompt_leaves_the_start() -> None:
+    found = search(TASK, "Double.", answers, lambda prompt: "```\nSay no.\n```", max_metric_calls=40)
+    assert (found.prompt, found.score) == ("Double.", 1.0)
+
+
+class Writer:
+    """A generator that reflects well."""
+
+    def sample(self, texts: list[str], n: int, seed: int) -> list[list[str]]:
+        return [["```\nKeep only the animals.\n```"] * n for _ in texts]
+
+    def whole(self, max_new_tokens: int) -> "Writer":
+        return self
+
+
+def test_the_method_of_evaluate_runs_on_the_subject_and_scores_validation_examples_alone() -> None:
+    subject = Subject.from_pretrained("embedded")
+    examples = [
+        Example(f"{a} {b} {c}", a) for a in ("dog", "lion", "wolf") for b in ("iron", "gold") for c in ("oak", "pine")
+    ]
+    task = Task(
+        "animals", "f", "Keep only the animals.", (), tuple(examples[:6]), tuple(examples[6:9]), tuple(examples[9:])
+    )
+    [outcome] = Gepa(max_metric_calls=30).run([Case(task)], Bench(subject, generator=Writer()))
+    assert outcome.prompt == "Keep only the animals."
+    assert outcome.trace["start"] == NOTHING and outcome.trace["validation_score"] == 1.0
+    assert 0 < outcome.trace["metric_calls"] <= 30 + len(task.validation) and outcome.cost.model_calls > 0
+
+
+def test_on_an_api_model_it_keeps_every_answer_and_is_judged_as_optimize_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def says(text: str) -> str:
+        if "I provided an assistant" in text:
+            return "```\nDouble it, please.\n```"
+        word = text.split("Input:")[-1].split()[0]
+        return f"{word}{word}" if "Double" in text else "no"
+
+    with FaultServer(answer=says) as server:
+        model = ApiModel("m", server.url)
+
+        def run() -> object:
+            writer = ApiGenerator(model, tmp_path / "l.sqlite")
+            asker = Asker(model, tmp_path / "l.sqlite", read_prices())
+            how = Reflective(asker, OptimizeChoices(max_calls=60), writer=writer, from_nothing=True)
+            return how.run({"double": [Arm("Say it.")]}, [TASK])
+
+        first = run()
+        n = len(server.seen)
+        assert run() == first and len(server.seen) == n  # nothing is asked twice
+    [one] = first.tasks
+    assert (one.prompt, one.start, one.origin) == ("Double it, please.", NOTHING, "gepa")
+    assert one.judged.score == 1.0 and one.judged_start.score == 0.0
+    assert one.stages[0].name.startswith("gepa") and 0 < one.stages[0].calls <= 60 + len(TASK.validation)
