@@ -78,14 +78,14 @@ def train(
     if design.instruction_tokens != Design.instruction_tokens:
         settings |= {"instruction_tokens": design.instruction_tokens}
     if design.reads != "vectors":
-        settings |= {"reads": design.reads}
+        settings |= {"reads": design.reads, "shown": design.shown}
     kept = lm if needs_subject(translator, training) else None
     del lm
     free_memory()
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
         claim(output, {"command": "train"} | settings | loading.rounding)
         train_translator(translator, concatenate(data[:-1]), data[-1], training, output, subject=kept)
-        load = partial(load_subject, subject, loading=loading)
+        load = partial(load_subject, subject, fast=True, loading=loading)
         found = calibrate_saved(
             output / "translator", load, selected(data[-1], training, to_validate=True), calibration_tasks
         )

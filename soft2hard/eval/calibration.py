@@ -29,10 +29,10 @@ from soft2hard.translator.verification import Candidate, Probes, Verifier
 WEIGHTS = (0.0, *(10 ** (-step / 4) for step in range(12, -1, -1)))
 """Tried: none, then four to a factor of ten, from 0.001 to 1."""
 N_TASKS = 32
-_SHOTS = 4
+_SHOTS = 4  # a third of the inputs at most, see `search.set_apart`
 _ABOUT = 0.015  # of ROUGE-L, within which weights are as good as each other
 _LEAST_GAIN = 0.01  # of ROUGE-L that demonstrations must gain: they make every text several times as long to run
-_N_CANDIDATES = 24
+_N_CANDIDATES, _N_PROBES = 24, 12
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def calibrate(
     rows = list(validation.select(usable).with_format("numpy"))
     prompts = [soft_prompt_of(row, subject.fingerprint, subject.template) for row in rows]
     verifier, proposed = Verifier(subject), propose(translator, prompts, _N_CANDIDATES)
-    probes = verifier.probe(prompts, [list(map(str, row["inputs"])) for row in rows])
+    probes = verifier.probe(prompts, [list(map(str, row["inputs"][:_N_PROBES])) for row in rows])
     readings = [Reading(translator, prompt) for prompt in prompts]
     plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
     shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))

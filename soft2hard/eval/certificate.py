@@ -33,7 +33,7 @@ OTHER, SAME_FAMILY, SHUFFLED, NOISE = (
     "its own, positions shuffled",
     "noise of the same norms",
 )
-RIVALS = {"examples": "8 examples instead", "both": "soft prompt and 8 examples", "nothing": "nothing"}
+RIVALS = {"examples": "examples instead", "both": "soft prompt and examples", "nothing": "nothing"}
 """What translators read that were trained for comparison, by `Design.reads`."""
 VERIFIED = (MATCHED, OTHER, *RIVALS.values())
 """What is read where texts are verified too; the other ways to spoil a soft prompt only show in what is written."""

@@ -199,7 +199,7 @@ class Certifier:
         for read, prompts in spoiled(cases, seed).items():
             found += self._kept(read, self.translator, cases, prompts, seed)
         for rival in self.rivals:
-            view = View(self.subject, rival.card.reads)
+            view = View(self.subject, rival.card.reads, rival.card.shown)
             prompts = [view.of(case.soft_prompt, case.task, seed) for case in cases]
             found += self._kept(RIVALS[rival.card.reads], rival, cases, prompts, seed)
         return found

@@ -71,7 +71,7 @@ class CausalTranslator(TranslatorModel):
             target_modules="all-linear",  # but the head
             task_type="CAUSAL_LM",
         )
-        peft = get_peft_model(_sharing_weights(base.model), config)
+        peft = get_peft_model(_to_be_trained(base.model), config)
         reader = SoftPromptReader.between(subject, base.model, hidden)
         of_base = {"base": _base_name(base), "base_fingerprint": base.fingerprint}
         return cls(peft, reader, base, design.instruction_tokens), base.tokenizer, of_base
@@ -152,6 +152,14 @@ class CausalTranslator(TranslatorModel):
 
     def _embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
         return self.lm.get_input_embeddings()(ids)
+
+
+def _to_be_trained(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy for training. On a CPU in float32, from which autocast rounds as it goes: adapters are in float32, and
+    twice as slow beside weights of another precision."""
+    if model.device.type != "cpu" or model.dtype == torch.float32:
+        return _sharing_weights(model)
+    return copy.deepcopy(model).float()
 
 
 def _sharing_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -231,8 +231,9 @@ class TranslatorModel(nn.Module, ABC):
             logits = self.logits(memory, labels)
             return Seq2SeqLMOutput(loss=_summed_loss(logits, labels) / n_tokens, logits=logits)
         lengths = (labels != IGNORE).sum(1).tolist()
+        read = [n + m for n, m in zip(lengths, memory.mask.sum(1).tolist(), strict=True)]
         losses = []
-        for run in runs_of_like_length(lengths, n_runs(len(lengths))):
+        for run in runs_of_like_length(read, n_runs(len(lengths))):
             some = labels[run, : max(lengths[i] for i in run)]
             losses.append(_summed_loss(self.logits(memory.select(run), some), some))
         return Seq2SeqLMOutput(loss=torch.stack(losses).sum() / n_tokens)
@@ -356,6 +357,7 @@ class Translator:
             hidden_layers=tuple(design.hidden_layers),
             instruction_tokens=design.instruction_tokens,
             reads=design.reads,
+            shown=design.shown,
             **of_base,
         )
         translator = cls(model, tokenizer, card)

@@ -58,7 +58,9 @@ class Design:
     """Longest instruction that is learned and written, in tokens; what is longer is cut."""
     reads: Reads = "vectors"
     """vectors: the soft prompt. The others are for comparison (soft2hard certify), to find out what the vectors are
-    worth: eight of the task's training examples instead of them, both, or nothing."""
+    worth: training examples of the task instead of them, both, or nothing."""
+    shown: PositiveInt = 8
+    """Examples that are read where examples are."""
 
     def architecture_for(self, subject: "Subject") -> Architecture:
         """The architecture, 'auto' decided."""
@@ -194,6 +196,8 @@ class TranslatorCard:
     """Longest instruction that it has learned and writes, in tokens."""
     reads: Reads = "vectors"
     """What it reads, see `Design.reads`."""
+    shown: int = 8
+    """Examples of each task that it reads, where it reads examples."""
     evidence: Evidence = Evidence()
     """How far its subject's reactions to texts are to be believed."""
     training: dict = field(default_factory=dict)

@@ -44,7 +44,7 @@ from soft2hard.translator.settings import TranslatorCard, TranslatorTraining
 if TYPE_CHECKING:
     import datasets
 
-_DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads")
+_DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads", "shown")
 _LATER = ("least_learned", "apart_from_real", "share")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 # Adapters are factors of a matrix, which Muon would treat as matrices.
@@ -82,7 +82,7 @@ def train_translator(
         print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)
     view = None
     if translator.card.reads != "vectors":
-        view = View(subject, translator.card.reads)
+        view = View(subject, translator.card.reads, translator.card.shown)
     if config.pretrain_pairs:
         _pretrain(translator, corpus, subject, view, config, folder / "pretraining")
     drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}

@@ -80,7 +80,7 @@ def _translator(name: str | None, bench: Bench) -> Translator | None:
 
 def _read(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
     """What a translator is given of each case: the soft prompt, unless it was trained to read other things."""
-    view = View(bench.subject, translator.card.reads)
+    view = View(bench.subject, translator.card.reads, translator.card.shown)
     return [view.of(case.soft_prompt, case.task, bench.seed) for case in cases]
 
 
