@@ -64,7 +64,8 @@ def transfer(
         layout: 'chat': one user message; 'completion': plain text.
         tasks: Task files or folders of them; the embedded world's if not given.
         n_tasks: Without --tasks: test tasks of the embedded world.
-        references: Reference points asked for each task, where PROMPTS lacks them; '' for none.
+        references: Reference points asked for each task, where PROMPTS lacks them: none, gold, few-shot, few-shot-all
+            (every training example); '' for none.
         parameters: NAME=VALUE (JSON or text) sent with every request; null leaves a default (temperature, max_tokens,
             seed, stop) out. Repeatable.
         seed: Seed sent with the first asking; of the examples shown, too.

@@ -72,7 +72,7 @@ class TransferSettings(TransferChoices):
     """A model served on this machine and asked like the others: 'embedded' (the API-side model) or a folder."""
     port: int = Field(8642, ge=1, le=65535)
     """Of the served model; its answers in the ledger are known by it."""
-    references: tuple[Literal["none", "gold", "few-shot"], ...] = ()
+    references: tuple[Literal["none", "gold", "few-shot", "few-shot-all"], ...] = ()
     """Reference points asked for each task, where the evaluation lacks them."""
 
     @model_validator(mode="after")

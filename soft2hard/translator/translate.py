@@ -149,6 +149,8 @@ def translate(
             f"The translator '{translator.name}' was trained to read {translator.card.reads} for comparison.",
             "Give one that reads soft prompts; soft2hard certify compares the two.",
         )
+    if translator is not None and subject is not None:
+        translator.bind(subject)  # before its soft prompts are looked at: they may be of another rounding
     for prompt in prompts:
         if translator is not None:
             translator.check(prompt)

@@ -260,12 +260,14 @@ def _transfer(run: Run, results: Sequence["TransferResult"]) -> Section | None:
             points.append((row.model, row.method, row.subject_score, score.interval))
     columns = ["method", "model", "on the subject", "on the model", "answers", "refused", "unavailable"]
     columns += ["input tokens", "output tokens", "cost"]
+    from soft2hard.eval.transfer.results import verdicts as said_of
+
     axes, models = ("Score on the subject", "Score on the API model"), list(dict.fromkeys(row.model for row in found))
     return Section(
         "Transfer to API models",
         "Score of the same prompts on the subject and on models behind an API. Refusals count as wrong; unavailable "
         "answers are in no mean. The cost is that of the answers.",
-        [Table(columns, rows)],
+        [Table(columns, rows), Table(["in words"], [[sentence] for result in results for sentence in said_of(result)])],
         [charts.diagonal(charts.scatter("Score by score on the subject", points, axes, models))] if points else [],
     )
 

@@ -13,6 +13,8 @@ from soft2hard.prompts.template import Template, read_template
 FIELDS = ("id", "method", "task", "prompt")
 REFERENCES = ("none", "gold", "few-shot")
 """Methods that come from the task itself: no prompt, its instruction, solved training examples."""
+ALL_SHOTS = "few-shot-all"
+"""Another: as many training examples as tuning saw, all of them."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,16 @@ def gather(
         choices: Methods, numbers of examples.
         tasks: Task files or folders of them; none: the embedded world's test tasks. A run brings its own.
         n_tasks: Of the embedded world's.
-        references: Methods of REFERENCES, for tasks that lack prompts of these.
+        references: Methods of REFERENCES, or ALL_SHOTS, for tasks that lack prompts of these.
         seed: Of the examples that 'few-shot' shows.
 
     Raises:
         UserError: a file or run cannot be read, a reference point or method is unknown, or a run is given tasks besides
             its own.
     """
-    if unknown := [name for name in references if name not in REFERENCES]:
-        raise UserError(f"There is no reference point '{unknown[0]}'.", f"Choose among {', '.join(REFERENCES)}.")
+    known_names = (*REFERENCES, ALL_SHOTS)
+    if unknown := [name for name in references if name not in known_names]:
+        raise UserError(f"There is no reference point '{unknown[0]}'.", f"Choose among {', '.join(known_names)}.")
     if path is not None and path.is_dir():
         if tasks:
             raise UserError("A run brings its own tasks, so --tasks cannot be given.", "Leave it out.")
@@ -182,6 +185,7 @@ def reference_points(
         prompts["gold"] = task.instruction
     if shown := demonstrations(task, shots, seed):
         prompts["few-shot"] = template.few_shot_text(shown)
+        prompts[ALL_SHOTS] = template.few_shot_text(demonstrations(task, len(task.train), seed))
     return [
         PromptRow(f"{name}/{seed}/{task.name}", name, task.name, prompts[name], seed=seed)
         for name in names

@@ -299,6 +299,34 @@ def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, 
     )
 
 
+_RIVALS = ("gold", "few-shot", "few-shot-all", "none")
+_CLEAR = 0.05
+
+
+def verdicts(result: TransferResult) -> list[str]:
+    """One sentence for each method that is no reference point against each that is, and against the soft prompts."""
+    said = []
+    for model, tests in result.tests.items():
+        for test in tests:
+            first, second, value = test.first, test.second, test.difference
+            if first in _RIVALS and second not in _RIVALS:
+                first, second = second, first
+                ends = [None if end is None else -end for end in (value.high, value.low)]
+                value = Interval(-value.value, *ends)
+            if first not in _RIVALS and second in _RIVALS:
+                which = "no clear difference" if test.p_value >= _CLEAR else "better" if value.value > 0 else "worse"
+                said.append(f"{model}: {first} against {second}, {which}: {value} (p = {test.p_value:.2g}).")
+        if result.soft_prompt is not None:
+            own = result.soft_prompt.value
+            said += [
+                f"{model}: {row.method} keeps {row.score.interval.value / own:.2f} of the score that the soft prompts "
+                "have on their own subject."
+                for row in result.rows
+                if row.model == model and row.method not in _RIVALS and row.score.interval and own
+            ]
+    return said
+
+
 # --- text for people: Markdown tables, methods by models -----------------------------------------
 
 
@@ -342,7 +370,8 @@ def result_text(result: TransferResult) -> str:
     ]
     if tests:
         lines += ["", *table(("model", "difference", "value [95 % interval]", "p (Holm)", "pairs"), tests)]
-    return "\n".join([*lines, "", _spent(result.spent)])
+    said = verdicts(result)
+    return "\n".join([*lines, *(["", *said] if said else []), "", _spent(result.spent)])
 
 
 def _shown(score: Score) -> str:
