@@ -1,5 +1,6 @@
 """What the commands share: options, loading of models, progress bars, and folders that a rerun resumes."""
 
+import json
 import os
 import shutil
 import sys
@@ -167,6 +168,20 @@ def no_remains(folder: Path, nothing_to_keep: bool = False) -> Iterator[None]:
         if not was_there and (nothing_to_keep or all(path.name in bookkeeping for path in files)):
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def parsed_pairs(pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """NAME=VALUE pairs of a flag; a value that is not JSON is a text. Raises UserError for what is no such pair."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"'{pair}' is not NAME=VALUE.", f"Write, say, {flag} top_p=0.9.")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
 
 
 def say(text: str) -> None:

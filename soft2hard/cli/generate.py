@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from soft2hard.cli.common import AtLeast1, Output, flags_of, progress_bar, say
-from soft2hard.cli.transfer import parsed_parameters
+from soft2hard.cli.common import AtLeast1, Output, flags_of, parsed_pairs, progress_bar, say
 from soft2hard.errors import UserError
 from soft2hard.settings import settings
 
@@ -171,7 +170,7 @@ def _teacher(name: str, asking: Asking) -> "Iterator[Teacher]":
     from soft2hard.data_gen.teacher import Teacher
 
     model = ApiModel(name, asking.base_url, key_env=asking.key_env)
-    parameters, prices = parsed_parameters(asking.parameter), read_prices(asking.prices)
+    parameters, prices = parsed_pairs(asking.parameter, "--parameter"), read_prices(asking.prices)
     patience = Patience(asking.attempts, asking.timeout)
     with progress_bar() as progress:
         bar = progress.add_task("Answers", total=0)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from soft2hard.cli.common import AtLeast1, Output, flags_of, say
-from soft2hard.cli.transfer import Seconds, parsed_parameters
+from soft2hard.cli.common import AtLeast1, Output, flags_of, parsed_pairs, say
+from soft2hard.cli.transfer import Seconds
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.optimizing import OptimizeChoices
 
@@ -82,7 +82,7 @@ def optimize(
     read_key(asked)
     patience = Patience(attempts, timeout)
     asker = Asker(asked, ledger, read_prices(prices), choices.concurrency, patience, choices.max_cost)
-    how = (asker, choices, parsed_parameters(parameters or []), say)
+    how = (asker, choices, parsed_pairs(parameters or [], "--parameter"), say)
     if by == "gepa":
         reflects = ApiModel(
             reflection_model or model, reflection_url or base_url, "chat", reflection_key_env or key_env

@@ -1,15 +1,13 @@
 """soft2hard transfer: prompts x tasks on models behind an API."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from soft2hard.cli.common import AtLeast1, Output, flags_of, progress_bar, say
+from soft2hard.cli.common import AtLeast1, Output, flags_of, parsed_pairs, progress_bar, say
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.settings import TransferChoices
 
@@ -93,7 +91,7 @@ def transfer(
     material = gather(prompts, choices, tasks=tasks or (), n_tasks=n_tasks, references=names, seed=seed)
     choices = material.choices
     judging = _judge(judge, judge_url or base_url, judge_key_env or key_env, judge_prompt)
-    named, sent = _models(models, models_file, base_url, key_env, layout), parsed_parameters(parameters or [])
+    named, sent = _models(models, models_file, base_url, key_env, layout), parsed_pairs(parameters or [], "--parameter")
     cells = plan(material.prompts, material.tasks, named, choices, sent, seed)
     table = read_prices(prices)
     if dry_run and not ledger.exists():
@@ -133,20 +131,6 @@ def _judge(name: str | None, url: str, key_env: str, prompt: Path | None) -> "Ju
             raise UserError("There is a --judge-prompt but no --judge.", "Name the model that is to judge.")
         return None
     return Judge(ApiModel(name, url, "chat", key_env, label=f"judge {name}"), read_judge_prompt(prompt))
-
-
-def parsed_parameters(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value that is not JSON is a text."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise UserError(f"'{pair}' is not NAME=VALUE.", "Write, say, --parameter top_p=0.9.")
-        try:
-            values[name] = json.loads(text)
-        except ValueError:
-            values[name] = text
-    return values
 
 
 def check_layout(layout: str) -> None:

@@ -17,6 +17,7 @@ from soft2hard.cli.common import (
     flags_of,
     load_subject,
     no_remains,
+    parsed_pairs,
     progress_bar,
     quiet,
     say,
@@ -44,6 +45,7 @@ def tune(
     format_: Annotated[Format, Parameter(name="--format")] = "safetensors",
     dod: Annotated[str | None, _CORPUS] = None,
     dod_folder: Annotated[Path | None, _CORPUS] = None,
+    dod_options: Annotated[list[str] | None, _CORPUS, Parameter(name="--dod-option")] = None,
     split: Annotated[Literal["train", "validation", "test"], _CORPUS] = "train",
     n_tasks: Annotated[AtLeast1, _CORPUS] = 512,
     task_seed: Annotated[int, _CORPUS] = 0,
@@ -71,6 +73,8 @@ def tune(
             docs/datasets.md with --dod-folder). The output is then a corpus, to train a translator on.
         dod_folder: Where the files of the collection lie; 'lexical' has none, and without it 'super-glue' and
             'super-natural-instructions' come from the hub.
+        dod_options: NAME=VALUE of the collection, such as max_words=60 or sizes.test=all (docs/datasets.md);
+            repeatable.
         split: Tasks of which split. Train translators on 'train', stop them by 'validation', score on 'test'.
         n_tasks: Tasks to take from the DoD.
         task_seed: Seed of the choice of tasks and examples.
@@ -79,8 +83,8 @@ def tune(
     """
     if bool(tasks) == (dod is not None):
         raise UserError("Give either task files or --dod.", "For instance: soft2hard tune kinds.csv --output prompts.")
-    if dod is None and (cluster is not None or dod_folder is not None):
-        raise UserError("--cluster and --dod-folder belong to --dod.", "Name the collection with --dod.")
+    if dod is None and (cluster is not None or dod_folder is not None or dod_options):
+        raise UserError("--cluster, --dod-folder and --dod-option belong to --dod.", "Name the collection with --dod.")
     quiet()
     if dod is None:
         _tune_files(tasks or [], subject, tuning, output, format_, loading)
@@ -88,8 +92,9 @@ def tune(
     from soft2hard.data_gen.corpus.maker import Maker, corpus_tasks
 
     corpus = CorpusSettings(
-        split, n_tasks, dod, dod_folder, snapshot_steps=snapshots, shard_size=shard_size, task_seed=task_seed
-    )
+        split, n_tasks, dod, dod_folder, parsed_pairs(dod_options or [], "--dod-option"), snapshot_steps=snapshots,
+        shard_size=shard_size, task_seed=task_seed,
+    )  # fmt: skip
     read = corpus_tasks(corpus)
     load = partial(load_subject, subject, fast=True, loading=loading)
     with no_remains(output), progress_bar() as progress:

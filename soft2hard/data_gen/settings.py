@@ -1,7 +1,7 @@
 """How soft prompts are tuned, and which tasks a corpus of them is made from."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -54,6 +54,8 @@ class CorpusSettings:
     """Collection (dataset of datasets) that they come from."""
     folder: Path | None = None
     """Where the published files of the collection lie; 'lexical' has none, and some come from the hub without one."""
+    dod_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the collection, such as {max_words: 60, sizes: {test: all}} (docs/datasets.md)."""
     tuning: some_of(Tuning) = Field(default_factory=dict)
     """Fields of `Tuning` over those that all corpora share."""
     snapshot_steps: Numbers = ()

@@ -108,7 +108,7 @@ def _read_tasks(choice: Tasks, split: Split, seed: int, dropped: Counter[str] | 
         drawn = LexicalDoD(for_translator=split != "test").draw(split, n, choice.seed)
         return [task.record(_EXAMPLES_SEED + seed, n_train=choice.n_train) for task in drawn]
     if choice.dod is not None:
-        dod = FOLDER_DODS[choice.dod](choice.folder)
+        dod = FOLDER_DODS[choice.dod](choice.folder, choice.dod_options)
         tasks = list(dod.tasks(split, n, seed))
         if dropped is not None:
             dropped.update(dod.dropped)

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from soft2hard.api.requests import ApiModel
-from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS, checked_options
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.registry import METHODS, method_of, options_of
@@ -49,6 +49,8 @@ class Tasks(_Strict):
     folder: Path | None = None
     """Where the published files of the collection lie; 'lexical' has none, and without one some come from the
     hub (`HUB_DODS`)."""
+    dod_options: dict[str, Any] = {}
+    """Options of the collection, such as {max_words: 60, sizes: {test: all}} (docs/datasets.md)."""
     files: tuple[Path, ...] = ()
     """Task files, or folders of them, instead of a DoD."""
     n: int = Field(100, ge=1)
@@ -67,11 +69,23 @@ class Tasks(_Strict):
     def _one_source(self) -> "Tasks":
         if (self.dod is None) == (not self.files):
             raise ValueError("give either dod or files")
+        if self.dod_options:
+            _check_dod_options(self.dod, self.dod_options)
         if self.folder is None and self.dod in HUB_DODS:
             return self
         if (self.dod in (None, "lexical")) != (self.folder is None):
             raise ValueError("give the folder of a published collection, and of nothing else")
         return self
+
+
+def _check_dod_options(dod: str | None, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that the collection has not."""
+    if dod not in FOLDER_DODS:
+        raise ValueError("dod_options are of a published collection")
+    try:
+        checked_options(dod, options)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 class MethodChoice(_Strict):

@@ -14,7 +14,7 @@ import yaml
 from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
 from soft2hard.data_gen.dods.published import FunctionVectors, read_wordings
-from soft2hard.data_gen.dods.registry import FOLDER_DODS, read_for_corpus
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, checked_options, read_for_corpus
 from soft2hard.data_gen.dods.super_glue import SETS, SuperGlue
 from soft2hard.data_gen.dods.super_natural_instructions import SuperNaturalInstructions
 from soft2hard.data_gen.tables import Records, read_records
@@ -750,3 +750,56 @@ def test_a_dataset_of_the_hub_that_is_no_natural_instructions_is_refused(tmp_pat
     write_hub_folder(tmp_path / "ni", "default", {"train": [{"a": "x"}], "test": [{"a": "x"}]}, {})
     with pytest.raises(UserError, match="has no column task_name"):
         list(SuperNaturalInstructions(hub_name=str(tmp_path / "ni")).tasks("test"))
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def relations(folder: Path, n: int = 100) -> Path:
+    samples = [{"subject": f"a{i}", "object": f"b{i}"} for i in range(n)]
+    folder.mkdir()
+    (folder / "adj_antonym.json").write_text(json.dumps({"name": "x", "samples": samples}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({}, (64, 16, 20)),
+        ({"sizes": {"train": 8, "validation": 4, "test": 4}}, (8, 4, 4)),
+        ({"sizes.test": "all", "sizes.train": 10}, None),
+    ],
+)
+def test_sizes_of_a_collection_are_options(tmp_path: Path, options: dict, sizes: tuple | None) -> None:
+    [task] = FOLDER_DODS["relations"](relations(tmp_path / "r", 100 if sizes != (64, 16, 20) else 100), options).tasks(
+        "test"
+    )
+    found = tuple(map(len, (task.train, task.validation, task.test)))
+    if sizes is None:
+        assert found[2] > 64
+    elif options:
+        assert found == sizes
+    assert sum(found) <= 100
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("relations", {"sample": "x"}, "no option 'sample'"),
+        ("relations", {"max_words": 0}, "cannot be 0"),
+        ("relations", {"max_words": "many"}, "cannot be 'many'"),
+        ("relations", {"sizes": {"test": 0}}, "sizes cannot be"),
+        ("relations", {"sizes": {"exam": 3}}, "sizes cannot be"),
+        ("super-glue", {"folder": "x"}, "no option 'folder'"),
+        ("manifests", {"max_words": 3}, "it has none"),
+    ],
+)
+def test_an_option_that_a_collection_has_not_or_out_of_range_is_refused(name: str, options: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        checked_options(name, options)
+
+
+def test_options_of_several_kinds_are_read_as_the_command_line_writes_them() -> None:
+    assert checked_options("super-glue", {"sets": "cb, rte"}) == {"sets": ("cb", "rte")}
+    found = checked_options("super-natural-instructions", {"max_share": 0.5, "english_only": False, "max_words": "all"})
+    assert found["max_share"] == 0.5 and found["english_only"] is False and found["max_words"] > 10**6

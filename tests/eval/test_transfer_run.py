@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from soft2hard.api.answers import Answer
-from soft2hard.api.ledger import SCHEMA_VERSION
+from soft2hard.api.ledger import SCHEMA_VERSION, Spent
 from soft2hard.api.requests import ApiModel
+from soft2hard.data_gen.taskfiles import read_tasks
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
+from soft2hard.eval.intervals import Interval
 from soft2hard.eval.transfer.material import PromptRow, read_prompts
 from soft2hard.eval.transfer.plan import JUDGE_PROMPT, Judge, judge_cells, plan
-from soft2hard.eval.transfer.results import TransferResult
+from soft2hard.eval.transfer.results import MethodRow, PairedTest, Score, TransferResult, verdicts
 from tests import command_line
 from tests.command_line import Result
 from tests.fault_server import KEY, FaultServer
@@ -375,3 +377,33 @@ def test_results_that_are_damaged_are_refused(tmp_path: Path):
         (tmp_path / "r.json").write_text(text)
         with pytest.raises(UserError):
             TransferResult.load(tmp_path / "r.json")
+
+
+def test_comparisons_are_said_in_words_and_every_training_example_may_be_shown(
+    go: Callable[..., Result], tmp_path: Path
+):
+    with FaultServer() as server:
+        found = go(server.url, "--references", "none,few-shot-all", "--output", tmp_path / "r.json")
+    assert found.exit_code == 0, found.stderr
+    shown = [body["messages"][0]["content"].count("Output:") for body in server.seen]
+    assert max(shown) == 1 + max(len(task.train) for task in read_tasks([tmp_path / "tasks"]))
+    said = verdicts(TransferResult.load(tmp_path / "r.json"))
+    assert {line.split(",")[0] for line in said} == {
+        f"m: {method} against {rival}" for method in ("mine", "other") for rival in ("none", "few-shot-all")
+    }
+    assert all(line in found.stdout for line in said)
+    # The server repeats each word whatever it is told: no method differs from any other.
+    assert all("no clear difference" in line for line in said if line.startswith("m: mine"))
+
+
+def test_a_method_that_is_worse_than_a_rival_is_said_to_be_worse():
+    def row(method: str, right: float) -> MethodRow:
+        return MethodRow("m", method, Score(Interval(right, right, right), 9, 9, 0, 0), None, None, None, None)
+
+    test = PairedTest("few-shot", "translated", Interval(0.2, 0.1, 0.3), 0.01, 9, "tasks")
+    result = TransferResult(
+        (row("few-shot", 0.8), row("translated", 0.6)), {"m": (test,)}, Spent(0, 0, 0), Interval(0.8, 0.7, 0.9), (), {}
+    )  # fmt: skip
+    first, second = verdicts(result)
+    assert first == "m: translated against few-shot, worse: -0.200 [-0.300, -0.100] (p = 0.01)."
+    assert second == "m: translated keeps 0.75 of the score that the soft prompts have on their own subject."

@@ -61,11 +61,11 @@ def corpus_tasks(settings: CorpusSettings) -> CorpusTasks:
     """Read or draw the tasks of a corpus. Raises UserError where there are fewer than asked for, and for bad files."""
     s = settings
     if s.dod != "lexical":
-        dod, dropped = read_for_corpus(s.dod, s.folder, s.split, s.n_tasks, s.task_seed)
+        dod, dropped = read_for_corpus(s.dod, s.folder, s.split, s.n_tasks, s.task_seed, s.dod_options)
         left_out = tuple(f"{count} {reason}" for reason, count in dropped.items())
         return CorpusTasks(s, dod, (content_hash(dod.read), dod.read), left_out)
-    if s.folder is not None:
-        raise UserError("'lexical' has no folder.", "Leave out --dod-folder.")
+    if s.folder is not None or s.dod_options:
+        raise UserError("'lexical' has no folder and no options.", "Leave out --dod-folder and --dod-option.")
     # Two families are kept from translators while they learn, to measure them on the unseen.
     dod = LexicalDoD(for_translator=s.split != "test", n_train=s.n_train)
     n_found = sum(1 for _ in dod.draw(s.split, s.n_tasks, s.task_seed))

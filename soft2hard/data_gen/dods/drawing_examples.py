@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -17,9 +17,13 @@ FEWEST_FOR_LABELS = 36
 """More than four of each where there are as many labels as may be."""
 
 
+ALL = 10**9
+"""A bound on examples or words that is none."""
+
+
 @dataclass(frozen=True)
 class Sizes:
-    """Examples of each part of a task, at most."""
+    """Examples of each part of a task, at most; `ALL` for all that the other parts leave."""
 
     train: int = 64
     validation: int = 16
@@ -116,6 +120,7 @@ def draw(examples: Sequence[Example], sizes: Sizes, rng: Random, test: Sequence[
     one. Raises UserError where that cannot be.
     """
     pool = rng.sample(list(examples), len(examples))
+    sizes = _bounded(sizes, len(pool))
     if test is None:
         n_test = _share(len(pool), sizes.test, sizes.train + sizes.validation + sizes.test)
         chosen, pool = pool[:n_test], pool[n_test:]
@@ -150,6 +155,14 @@ def labels_where_few(examples: Sequence[Example]) -> tuple[str, ...] | None:
 def in_fixed_order(names: Iterable[str]) -> list[str]:
     """Names by their hash: the first few are a mixture of kinds, and the same ones whatever else is there."""
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+
+
+def _bounded(sizes: Sizes, n: int) -> Sizes:
+    """With what the other parts leave of `n` examples, in equal shares, for each part that is to have all."""
+    wanted = vars(sizes)
+    greedy = [part for part, size in wanted.items() if size == ALL]
+    left = n - sum(size for size in wanted.values() if size != ALL)
+    return replace(sizes, **{part: max(1, left // len(greedy)) for part in greedy})
 
 
 def _share(n: int, size: int, all_sizes: int) -> int:

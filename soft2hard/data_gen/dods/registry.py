@@ -1,18 +1,19 @@
 """Collections of published files by name: all that are made from a folder alone, each imported when it is used."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
+from soft2hard.data_gen.dods.drawing_examples import ALL, Sizes
 from soft2hard.data_gen.tables import read_jsonl
 from soft2hard.data_gen.tasks import SPLITS, DoD, Split, Task
-from soft2hard.errors import UserError
+from soft2hard.errors import UserError, first_line
 
 _CLASSES = {
     "few-shot-classification": "published:FewShotClassification",
@@ -79,15 +80,68 @@ class WithParaphrases:
             yield replace(task, paraphrases=tuple(dict.fromkeys((*task.paraphrases, *more))))
 
 
-def _open(name: str, folder: Path | None) -> ReadableDoD:
+_NO_OPTIONS = frozenset({"folder", "dropped", "left_out"})
+
+
+def _class_of(name: str) -> type:
     module, of_name = _CLASSES[name].split(":")
-    dod = getattr(import_module(f"soft2hard.data_gen.dods.{module}"), of_name)(folder)
+    return getattr(import_module(f"soft2hard.data_gen.dods.{module}"), of_name)
+
+
+def checked_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a collection, such as `{"max_words": 60, "sizes": {"test": "all"}}` or `{"sizes.test": "all"}`.
+
+    They are checked against the fields of its class; 'all' is without a bound.
+
+    Raises UserError for an option that the collection has not, and for a value of another kind or out of range.
+    """
+    cls = _class_of(name)
+    known = {f.name: f for f in fields(cls) if f.name not in _NO_OPTIONS}
+    nested: dict[str, Any] = {}
+    for key, value in given.items():
+        outer, _, inner = key.partition(".")
+        if inner:
+            nested[outer] = {**nested.get(outer, {}), inner: value}
+        else:
+            nested[outer] = {**nested.get(outer, {}), **value} if isinstance(value, Mapping) else value
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        if key not in known:
+            there = f"its options are {', '.join(known)}" if known else "it has none"
+            raise UserError(f"The collection '{name}' has no option '{key}'.", f"Of '{name}', {there}.")
+        try:
+            found[key] = _option(getattr(cls, key), get_type_hints(cls)[key], value)
+        except (ValidationError, TypeError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
+            raise UserError(f"{name}: the option {key} cannot be {value!r} ({problem}).", _OPTION_REMEDY) from error
+    return found
+
+
+_OPTION_REMEDY = "docs/datasets.md has what each takes."
+
+
+def _option(default: Any, kind: Any, value: Any) -> Any:
+    if isinstance(default, Sizes):
+        asked = {part: ALL if n == "all" else TypeAdapter(PositiveInt).validate_python(n) for part, n in value.items()}
+        return replace(default, **asked)
+    if value == "all" and isinstance(default, int) and not isinstance(default, bool):
+        return ALL
+    if isinstance(default, tuple) and isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    found = TypeAdapter(kind).validate_python(value)
+    if isinstance(found, int | float) and not isinstance(found, bool) and found <= 0:
+        raise TypeError("it must be above 0")
+    return found
+
+
+def _open(name: str, folder: Path | None, options: Mapping[str, Any] | None = None) -> ReadableDoD:
+    dod = _class_of(name)(folder, **checked_options(name, options or {}))
     path = folder / "paraphrases.jsonl" if folder is not None else None
     return WithParaphrases(dod, path) if path is not None and path.is_file() else dod
 
 
-FOLDER_DODS: dict[str, Callable[[Path | None], ReadableDoD]] = {name: partial(_open, name) for name in _CLASSES}
-"""What makes a collection of its folder, with the `paraphrases.jsonl` that lies there, by name."""
+FOLDER_DODS: dict[str, Callable[..., ReadableDoD]] = {name: partial(_open, name) for name in _CLASSES}
+"""What makes a collection of its folder, with the `paraphrases.jsonl` that lies there, and its options, by name."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +158,7 @@ class TasksInMemory:
 
 
 def read_for_corpus(
-    name: str, folder: Path | None, split: Split, n: int, seed: int = 0
+    name: str, folder: Path | None, split: Split, n: int, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> tuple[TasksInMemory, dict[str, int]]:
     """Exactly `n` tasks of a split of a collection, and what was left out on the way, by reason.
 
@@ -119,7 +173,7 @@ def read_for_corpus(
         raise UserError(f"'{name}' is read from files.", "Give the folder that they lie in with --dod-folder.")
     if folder is not None and not folder.exists():
         raise UserError(f"No such file or folder: {folder}.", "docs/datasets.md says where to get the files.")
-    dod = FOLDER_DODS[name](folder)
+    dod = FOLDER_DODS[name](folder, options)
     tasks = tuple(dod.tasks(split, n, seed))
     dropped, origin = dict(+dod.dropped), folder or "The hub"
     if not tasks:
