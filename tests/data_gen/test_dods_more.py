@@ -765,21 +765,16 @@ def relations(folder: Path, n: int = 100) -> Path:
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
-        ({}, (64, 16, 20)),
         ({"sizes": {"train": 8, "validation": 4, "test": 4}}, (8, 4, 4)),
-        ({"sizes.test": "all", "sizes.train": 10}, None),
+        ({"sizes.test": "all", "sizes.train": 10}, (10, 16, 74)),
+        ({"sizes": {"train": "all", "validation": 10, "test": "all"}}, (45, 10, 45)),
     ],
 )
-def test_sizes_of_a_collection_are_options(tmp_path: Path, options: dict, sizes: tuple | None) -> None:
-    [task] = FOLDER_DODS["relations"](relations(tmp_path / "r", 100 if sizes != (64, 16, 20) else 100), options).tasks(
-        "test"
-    )
-    found = tuple(map(len, (task.train, task.validation, task.test)))
-    if sizes is None:
-        assert found[2] > 64
-    elif options:
-        assert found == sizes
-    assert sum(found) <= 100
+def test_sizes_of_a_collection_are_options_and_all_takes_what_the_others_leave(
+    tmp_path: Path, options: dict, sizes: tuple[int, ...]
+) -> None:
+    [task] = FOLDER_DODS["relations"](relations(tmp_path / "r"), options).tasks("test")
+    assert tuple(map(len, (task.train, task.validation, task.test))) == sizes
 
 
 @pytest.mark.parametrize(
