@@ -89,6 +89,16 @@ def translator(subject: Subject, seed: int = 0, dropout: float = 0.1) -> Transla
     )
 
 
+def stirred(of: Translator, seed: int = 2) -> Translator:
+    """As if trained: all that learns has moved. An untrained encoder-decoder writes the same whatever it reads."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in of.model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    of.model.eval()
+    return of
+
+
 @cache
 def trained() -> Translator:
     """A translator that reads its soft prompts; shared, so not to be changed."""

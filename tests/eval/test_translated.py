@@ -1,19 +1,25 @@
 """The method `translated`: which models it needs, what its options do, and what its rows and traces hold."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.config import Evaluation, parse_config
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.translation import VerifiedTranslation
+from soft2hard.eval.methods.translation import GreedyTranslation, VerifiedTranslation
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.candidates import propose
+from soft2hard.translator.data import View
+from soft2hard.translator.model import Translator
+from soft2hard.translator.settings import Design
 from tests import tiny_models, tiny_training
 
 WORDS = tiny_models.WORDS[3:]
@@ -160,3 +166,74 @@ def test_an_evaluation_without_a_translator_runs_and_says_what_it_used(tmp_path:
     assert alone[0].prompt == rows[0].prompt
     with pytest.raises(UserError, match="needs a translator, but none is set"):
         Harness(asked("translated", **raw), tmp_path / "other").run()
+
+
+# --- another translator than the evaluation's ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory, subject: Subject) -> dict[str, Path]:
+    """Translators on disk, by what they read."""
+    found = {}
+    for reads in ("vectors", "examples", "nothing"):
+        design = Design("encoder-decoder", instruction_tokens=16, reads=reads, shown=2)
+        made = tiny_training.stirred(Translator.for_subject(tiny_training.llama_subject(), design), len(reads))
+        found[reads] = tmp_path_factory.mktemp("others") / reads
+        made.save_pretrained(found[reads])
+    return found
+
+
+def read_by(subject: Subject, translator: Translator, case: Case, seed: int) -> SoftPrompt:
+    """What it is given of a case: two examples, if any."""
+    return View(subject, translator.card.reads, 2).of(case.soft_prompt, case.task, seed)
+
+
+@pytest.mark.parametrize("reads", ["vectors", "examples", "nothing"])
+def test_greedy_asks_the_translator_that_it_names_and_gives_it_what_it_reads(
+    reads: str, others: dict[str, Path], case: Case
+) -> None:
+    own = tiny_training.llama_subject()
+    bench = Bench(own, translator=tiny_training.fitted(), seed=4)
+    named = Translator.from_pretrained(others[reads])
+    [found] = GreedyTranslation(translator=str(others[reads])).run([case], bench)
+    texts, of_vectors = (propose(named, [read], 1)[0] for read in (read_by(own, named, case, 4), case.soft_prompt))
+    assert found.prompt == (texts[0] if texts else None)  # it may write nothing
+    assert (texts == of_vectors) == (reads == "vectors")
+    [usual] = GreedyTranslation().run([case], bench)
+    assert usual.prompt == propose(bench.translator, [case.soft_prompt], 1)[0][0] != found.prompt
+
+
+@pytest.mark.parametrize("reads", ["vectors", "examples", "nothing"])
+def test_translated_chooses_among_the_texts_of_the_translator_that_it_names(
+    reads: str, others: dict[str, Path], case: Case
+) -> None:
+    own = tiny_training.llama_subject()
+    bench = Bench(own, translator=tiny_training.fitted(), seed=4)
+    few = {"n_candidates": 6, "n_probes": 6, "n_checks": 4, "refine_rounds": 0}
+    named = Translator.from_pretrained(others[reads])
+    [found] = VerifiedTranslation(translator=str(others[reads]), **few).run([case], bench)
+    texts = propose(named, [read_by(own, named, case, 4)], 6, seed=4)[0]
+    assert found.prompt in texts and {candidate["text"] for candidate in found.trace["candidates"]} <= set(texts)
+    [usual] = VerifiedTranslation(**few).run([case], bench)
+    assert usual.prompt in propose(bench.translator, [case.soft_prompt], 6, seed=4)[0]
+
+
+def test_an_evaluation_sets_translators_side_by_side_and_knows_each_again(
+    others: dict[str, Path], tmp_path: Path
+) -> None:
+    models = tiny_training.save_models(tmp_path / "models")
+    tiny_training.write_task(tmp_path / "kinds.jsonl", "red green")
+    other = tmp_path / "other"
+    shutil.copytree(others["nothing"], other)
+    methods = ["greedy", {"name": "greedy", "label": "reads nothing", "translator": str(other)}]
+    raw = {"subject": str(models / "subject"), "translator": str(models / "translator"), "reference": "none"}
+    raw |= {"tasks": {"files": [str(tmp_path / "kinds.jsonl")]}, "tuning": TUNING, "seeds": [0], "generator": "none"}
+    rows = {row.method: row for row in Harness(asked(*methods, **raw), tmp_path / "run").run()}
+    named = Translator.from_pretrained(other)
+    zeros = SoftPrompt(torch.zeros(1, named.card.d_subject))
+    assert [rows["reads nothing"].prompt] == (propose(named, [zeros], 1)[0] or [None])
+    assert list(rows) == ["greedy", "reads nothing"]
+    named.model.reader.projection.weight.data.add_(1.0)  # as if trained on
+    named.save_pretrained(other)
+    with pytest.raises(UserError, match="has changed since: translator of reads nothing"):
+        Harness(asked(*methods, **raw), tmp_path / "run").run()

@@ -395,7 +395,9 @@ def test_tasks_that_are_like_real_validation_or_test_tasks_are_left_out(capsys: 
     assert said == "left out of 9 tasks: 3 tuned too little, 3 like a held-out task of real-tasks\n"
 
 
-def test_by_default_all_stay_and_a_corpus_of_which_nothing_is_left_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_by_default_all_stay_and_a_corpus_of_which_nothing_is_left_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     corpus = told(corpora(SUBJECT)[0])
     capsys.readouterr()
     assert selected(corpus, config()) is corpus and capsys.readouterr().err == ""
