@@ -122,20 +122,26 @@ def spoiled(cases: Sequence[Case], seed: int) -> dict[str, list[SoftPrompt | Non
     """For each way to spoil them, what is read in the place of each case's soft prompt; None where there is nothing."""
     rng = Random(f"certificate/{seed}")
     return {
-        OTHER: _others(cases, rng, lambda a, b: True),
-        SAME_FAMILY: _others(cases, rng, lambda a, b: a.family == b.family),
+        OTHER: _prompts(_others(cases, rng)),
+        SAME_FAMILY: _prompts(_others(cases, rng, lambda a, b: a.family == b.family)),
         SHUFFLED: [_with_rows(case.soft_prompt, _shuffled(case.soft_prompt.embeddings, rng)) for case in cases],
         NOISE: [_with_rows(case.soft_prompt, _noise(case.soft_prompt.embeddings, rng)) for case in cases],
     }
 
 
-def _others(cases: Sequence[Case], rng: Random, fits: Callable[[Task, Task], bool]) -> list[SoftPrompt | None]:
-    """For each case the soft prompt of another task that is not like its own."""
-    found: list[SoftPrompt | None] = []
+def _prompts(cases: Sequence[Case | None]) -> list[SoftPrompt | None]:
+    return [None if case is None else case.soft_prompt for case in cases]
+
+
+def _others(
+    cases: Sequence[Case], rng: Random, fits: Callable[[Task, Task], bool] = lambda task, other: True
+) -> list[Case | None]:
+    """For each case one of another task that is not like its own."""
+    found: list[Case | None] = []
     for case in cases:
         own = group_of(case.task.name)
         others = [
-            other.soft_prompt
+            other
             for other in cases
             if other.task.instruction != case.task.instruction
             and group_of(other.task.name) != own
@@ -186,6 +192,9 @@ class Certifier:
                 f"The translator '{self.translator.name}' was trained to read {self.translator.card.reads}.",
                 "Certify one that reads soft prompts, and give this one with --rival.",
             )
+        kinds = [rival.card.reads for rival in self.rivals]
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise UserError(f"Two rivals read {twice}.", "Give one of each kind.")
         for rival in self.rivals:
             if rival.card.reads == "vectors":
                 raise UserError(
@@ -278,15 +287,15 @@ class Certifier:
     # --- wayward prompts ----------------------------------------------------------------------------
 
     def wayward(self, cases: Sequence[Case], tuning: Tuning, seed: int) -> list[WaywardReading]:
-        """Each case's task tuned again, from the next task's instruction and with a pull towards it.
+        """Each case's task tuned again, from another task's instruction and with a pull towards it.
 
         Its tokens fill the soft prompt, cut or repeated to its length.
         """
+        found = zip(cases, _others(cases, Random(f"wayward/{seed}")), strict=True)
+        towards = {case.task.name: other.task for case, other in found if other is not None}
+        cases = [case for case in cases if case.task.name in towards]
         if not cases:
             return []
-        order = list(cases)
-        Random(f"wayward/{seed}").shuffle(order)
-        towards = dict(zip((c.task.name for c in order), (c.task for c in (*order[1:], order[0])), strict=True))
         tasks = [replace(case.task, instruction=towards[case.task.name].instruction) for case in cases]
         how = replace(tuning, init="instruction", pull=self.asked.pull)
         tuned = {one.task.name: one.soft_prompt for one in Tuner(self.subject, how).tune(tasks)}

@@ -317,8 +317,9 @@ def is_rounding(rows: dict[str, Tensor], subject: Subject) -> bool:
     table = subject.embedding.detach()
     if not rows or table.shape[1] != rows["rows"].shape[1] or len(table) <= int(rows["ids"].max()):
         return False
-    found = table[rows["ids"].to(table.device)].float().cpu()
-    return nn.functional.cosine_similarity(found, rows["rows"].float(), dim=1).mean().item() >= _SAME_ROWS
+    found, known = table[rows["ids"].to(table.device)].float().cpu(), rows["rows"].float()
+    used = known.any(1)  # padding of a table has no direction
+    return nn.functional.cosine_similarity(found[used], known[used], dim=1).mean().item() >= _SAME_ROWS
 
 
 class Translator:

@@ -120,6 +120,9 @@ class Search:
         self.densities, self.verifier, self.budget, self.weight = densities, verifier, budget, evidence.weight
         self.shown, self.probes = set_apart(probes, evidence.shots, verifier)
         without = verifier.compare([self._beside_shown("") or None], self.probes)[0]
+        if without is None and self.shown:  # no room for them: better without than nothing to choose by
+            self.shown, self.probes = [], probes
+            without = verifier.compare([None], probes)[0]
         self.without = None if without is None else without.mean_divergence
         """Mean KL(soft || no text), nats a position, beside the same demonstrations."""
         self._tried: set[str] = set()

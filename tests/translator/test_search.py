@@ -296,6 +296,18 @@ def test_a_text_is_run_once_and_is_credited_to_whom_it_came_from_first(monkeypat
     assert {c.text: c.proposer for c in found} == {"up": "describe", "cat dog": "describe", "red": "elicit"}
 
 
+def test_where_demonstrations_leave_no_room_texts_are_compared_without_them() -> None:
+    short = tiny_models.model("llama", max_position_embeddings=40)
+    subject = Subject(short, tiny_models.tokenizer("llama"), name="short")
+    verifier, probes = probed(subject, n=12)
+    assert len(subject.embed_text(subject.template.few_shot_text(set_apart(probes, 4, verifier)[0]))) > 32
+    plain, shown = (
+        Search([], verifier, probes, Budget(), Evidence(shots=shots)).best({"translator": ["up red", "cat"]}, Effort(0))
+        for shots in (0, 4)
+    )
+    assert len(plain) == 2 and shown == plain
+
+
 # --- texts near others ------------------------------------------------------------------------------------
 
 EVERYTHING = Effort(1, n_texts=10_000, n_branches=10_000)

@@ -333,7 +333,11 @@ class GreedyOptions:
 
     name = "greedy"
     source = "soft2hard translator, greedy decoding"
-    needs = frozenset({"soft_prompt", "translator"})
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The evaluation's translator only where none is named."""
+        return frozenset({"soft_prompt"} | ({"translator"} if self.translator is None else set()))
 
 
 @settings
@@ -365,7 +369,8 @@ class TranslatedOptions:
     def needs(self) -> frozenset[Need]:
         """Depends on the proposers."""
         asks = {"generator"} if "describe" in self.propose else set()
-        return frozenset({"soft_prompt", "train", "validation", *asks} | {"translator"} & {*self.propose})
+        own = {"translator"} & {*self.propose} if self.translator is None else set()
+        return frozenset({"soft_prompt", "train", "validation", *asks} | own)
 
     def __post_init__(self) -> None:
         if not self.propose:

@@ -21,7 +21,7 @@ def verdict_text(translation: Translation) -> str:
     if translation.judgement.explained is None or possible is None:
         return line
     return (
-        f"{line} (instructions that people wrote explain {explained_share_text(possible)} on this subject, on average)"
+        f"{line} (on this subject, a task's own instruction explains {explained_share_text(possible)}, by the median)"
     )
 
 

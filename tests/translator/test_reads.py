@@ -1,0 +1,254 @@
+"""Translators that read other things than soft prompts: what they are given, what they learn from, who refuses them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import datasets
+import pytest
+import torch
+from torch import Tensor
+
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.errors import UserError
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
+from soft2hard.translator.candidates import propose
+from soft2hard.translator.data import CorpusPairs, View
+from soft2hard.translator.model import Memory, Translator
+from soft2hard.translator.settings import Design, Reads, TranslateConfig
+from soft2hard.translator.training import needs_subject, train_translator
+from soft2hard.translator.translate import Helpers, in_random_order, translate
+from soft2hard.translator.verification import Verifier
+from tests import tiny_models, tiny_training
+from tests.tiny_training import config, corpora, llama_subject
+
+SUBJECT = llama_subject()
+WORDS = tiny_models.WORDS[3:]
+EXAMPLES = [Example(one, other) for one, other in zip(WORDS[:6], WORDS[6:12], strict=True)]
+VECTORS = torch.randn(3, SUBJECT.d_model, generator=torch.Generator().manual_seed(0))
+
+
+def words_of(rows: Tensor) -> list[str]:
+    """The words that these rows are the subject's embeddings of, exactly."""
+    distance, at = torch.cdist(rows, SUBJECT.embedding).min(1)
+    assert float(distance.max()) < 1e-3
+    return SUBJECT.tokenizer.convert_ids_to_tokens(at.tolist())
+
+
+def shown_in(rows: Tensor) -> list[tuple[str, str]]:
+    """Inputs and outputs of a few-shot text of single words, as the subject's template writes it."""
+    words = words_of(rows)
+    blocks = [words[i : i + 6] for i in range(0, len(words), 6)]
+    for block in blocks:
+        assert (block[:2], block[3:5]) == (["Input", ":"], ["Output", ":"])
+    return [(block[2], block[5]) for block in blocks]
+
+
+# --- what is given ----------------------------------------------------------------------------------
+
+
+def test_examples_are_read_as_a_few_shot_text_in_the_subjects_embeddings() -> None:
+    shown = shown_in(View(SUBJECT, "examples", 4)(VECTORS, EXAMPLES, Random(0)))
+    pairs = [(example.input, example.output) for example in EXAMPLES]
+    assert len(set(shown)) == 4 and set(shown) <= set(pairs)
+    assert {tuple(shown_in(View(SUBJECT, "examples", 1)(VECTORS, EXAMPLES[:1], Random(i)))) for i in range(3)} == {
+        (pairs[0],)
+    }
+    # Fewer where there are not as many.
+    assert sorted(shown_in(View(SUBJECT, "examples", 9)(VECTORS, EXAMPLES, Random(0)))) == sorted(pairs)
+
+
+def test_both_are_the_vectors_and_then_the_examples() -> None:
+    both = View(SUBJECT, "both", 2)(VECTORS, EXAMPLES, Random(3))
+    assert torch.equal(both[:3], VECTORS)
+    assert torch.equal(both[3:], View(SUBJECT, "examples", 2)(VECTORS, EXAMPLES, Random(3)))
+    assert len(both) == 3 + 2 * 6
+
+
+def test_nothing_is_one_row_of_zeros_and_vectors_are_read_as_they_are() -> None:
+    nothing = View(SUBJECT, "nothing")
+    for examples in (EXAMPLES, []):
+        assert torch.equal(nothing(VECTORS, examples, Random(0)), torch.zeros(1, SUBJECT.d_model))
+        assert torch.equal(View(SUBJECT, "vectors")(VECTORS, examples, Random(0)), VECTORS)
+
+
+@pytest.mark.parametrize("reads", ["examples", "both"])
+def test_an_imitation_which_has_no_examples_is_read_as_it_is(reads: Reads) -> None:
+    assert torch.equal(View(SUBJECT, reads)(VECTORS, [], Random(0)), VECTORS)
+
+
+def test_the_view_of_a_task_depends_on_its_name_and_the_seed_alone_and_stays_of_its_subject() -> None:
+    prompt = SoftPrompt(VECTORS, "llama-0", SUBJECT.fingerprint, {"source": "here"}, Template())
+
+    def read(name: str, seed: int) -> Tensor:
+        task = Task(name, "tiny", "Say it.", (), tuple(EXAMPLES), tuple(EXAMPLES[:1]), ())
+        found = View(SUBJECT, "examples", 2).of(prompt, task, seed)
+        assert (found.fingerprint, found.provenance) == (prompt.fingerprint, prompt.provenance)
+        return found.embeddings
+
+    assert torch.equal(read("a", 0), read("a", 0))
+    seen = {tuple(shown_in(read(name, seed))) for name in "abc" for seed in range(3)}
+    assert len(seen) > 5
+    assert torch.equal(View(SUBJECT).of(prompt, Task("a", "b", "c", (), (), (), ()), 0).embeddings, VECTORS)
+
+
+def readable(corpus: datasets.Dataset, word: str = "up") -> datasets.Dataset:
+    """With examples that the tiny tokenizer knows every word of."""
+    return corpus.map(lambda row: {"inputs": WORDS[4:8], "outputs": [row["task"].split("/")[0]] * 3 + [word]})
+
+
+def test_pairs_of_a_corpus_give_what_the_view_sees_and_draw_again_each_epoch() -> None:
+    corpus = readable(corpora(SUBJECT)[0])
+    plain = CorpusPairs(corpus)
+    pairs = {reads: CorpusPairs(corpus, view=View(SUBJECT, reads, 2)) for reads in ("examples", "both", "nothing")}
+    drawn: list[tuple] = []
+    for i, row in enumerate(corpus):
+        assert torch.equal(pairs["nothing"][i][0], torch.zeros(1, SUBJECT.d_model))
+        for epoch in range(3):
+            for of_kind in pairs.values():
+                of_kind.set_epoch(epoch)
+            both, examples = pairs["both"][i][0], pairs["examples"][i][0]
+            assert torch.equal(both, torch.cat([plain[i][0], examples]))
+            drawn.append(tuple(shown_in(examples)))
+            assert set(drawn[-1]) <= set(zip(row["inputs"], row["outputs"], strict=True))
+    assert all(pairs["nothing"][i][1] == plain[i][1] for i in range(len(corpus)))
+    assert len(set(drawn)) > len(corpus)  # not the same two of each task
+
+
+def test_noise_is_on_the_vectors_and_not_on_the_examples() -> None:
+    corpus = readable(corpora(SUBJECT)[0])
+    noisy, plain = (CorpusPairs(corpus, noise=noise, view=View(SUBJECT, "both", 2)) for noise in (0.5, 0.0))
+    n = tiny_training.N_TOKENS
+    for i in range(4):
+        assert not torch.equal(noisy[i][0][:n], plain[i][0][:n])
+        assert len(shown_in(noisy[i][0][n:])) == 2  # words, exactly
+
+
+# --- training ---------------------------------------------------------------------------------------
+
+
+def trained(
+    folder: Path, reads: Reads, change: Callable[[datasets.Dataset], datasets.Dataset] | None, shown: int = 8
+) -> Translator:
+    torch.manual_seed(0)
+    made = Translator.for_subject(SUBJECT, Design("encoder-decoder", instruction_tokens=16, reads=reads, shown=shown))
+    both = [readable(corpus) if change is None else change(readable(corpus)) for corpus in corpora(SUBJECT)]
+    return train_translator(made, *both, config(epochs=1), folder, subject=SUBJECT)
+
+
+def same_weights(first: Translator, second: Translator) -> bool:
+    found = second.model.state_dict()
+    return all(torch.equal(tensor, found[name]) for name, tensor in first.model.state_dict().items())
+
+
+def other_vectors(corpus: datasets.Dataset) -> datasets.Dataset:
+    return corpus.map(lambda row: {"embeddings": [[-x for x in vector] for vector in row["embeddings"]]})
+
+
+def other_examples(corpus: datasets.Dataset) -> datasets.Dataset:
+    return readable(corpus, "left").map(lambda row: {"inputs": WORDS[8:12]})
+
+
+@pytest.mark.parametrize("reads", ["vectors", "examples", "both", "nothing"])
+def test_a_translator_learns_from_what_it_reads_and_from_nothing_else(reads: Reads, tmp_path: Path) -> None:
+    first = trained(tmp_path / "first", reads, None)
+    vectors = same_weights(first, trained(tmp_path / "vectors", reads, other_vectors))
+    examples = same_weights(first, trained(tmp_path / "examples", reads, other_examples))
+    assert vectors == (reads in ("examples", "nothing"))
+    assert examples == (reads in ("vectors", "nothing"))
+    assert Translator.from_pretrained(tmp_path / "first" / "translator").card.reads == first.card.reads == reads
+
+
+def test_as_many_examples_are_learned_from_as_are_to_be_shown(tmp_path: Path) -> None:
+    """Each task of the corpus has four."""
+    usual, four, one = (trained(tmp_path / str(n), "examples", None, n) for n in (8, 4, 1))
+    assert same_weights(usual, four) and not same_weights(four, one)
+    assert [made.card.shown for made in (usual, four, one)] == [8, 4, 1]
+    assert Translator.from_pretrained(tmp_path / "1" / "translator").card.shown == 1
+
+
+def test_a_folder_of_a_translator_that_reads_something_else_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, "examples", None)
+    with pytest.raises(UserError, match=r"other settings \(reads\)"):
+        trained(tmp_path, "nothing", None)
+    with pytest.raises(UserError, match=r"other settings \(shown\)"):
+        trained(tmp_path, "examples", None, 4)
+
+
+def old(corpus: datasets.Dataset) -> datasets.Dataset:
+    """With a row that was made before corpora kept examples."""
+    return corpus.map(lambda row, i: {"inputs": [], "outputs": []} if i == 2 else {}, with_indices=True)
+
+
+@pytest.mark.parametrize("reads", ["examples", "both"])
+def test_a_corpus_from_before_examples_were_kept_is_refused_before_anything_is_written(
+    reads: Reads, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="before corpora kept examples.*Make it again") as refused:
+        trained(tmp_path / "out", reads, old)
+    assert "\n" not in str(refused.value) and not (tmp_path / "out").exists()
+
+
+def test_whoever_reads_something_else_needs_the_subject_in_training() -> None:
+    for reads in ("vectors", "examples", "both", "nothing"):
+        made = Translator.for_subject(SUBJECT, Design("encoder-decoder", instruction_tokens=16, reads=reads))
+        assert needs_subject(made, config()) == (reads != "vectors")
+
+
+# --- translating ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_examples(tmp_path_factory: pytest.TempPathFactory) -> Translator:
+    return trained(tmp_path_factory.mktemp("of_examples"), "examples", None)
+
+
+def test_soft_prompts_are_not_translated_by_whoever_reads_something_else(of_examples: Translator) -> None:
+    prompt = SoftPrompt(VECTORS, fingerprint=SUBJECT.fingerprint)
+    for verify in (True, False):
+        with pytest.raises(UserError, match="was trained to read examples for comparison") as refused:
+            translate(prompt, of_examples, SUBJECT, TranslateConfig(verify=verify))
+        assert "\n" not in str(refused.value)
+
+
+def test_given_what_it_reads_it_proposes_and_its_texts_are_verified_beside_the_soft_prompt(
+    of_examples: Translator,
+) -> None:
+    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
+    read = View(SUBJECT, "examples", 4).of(prompt, Task("a", "b", "c", (), tuple(EXAMPLES), (), ()), 0)
+    inputs = [f"{a} {b}" for a in WORDS[:3] for b in WORDS[3:6]]
+    how = TranslateConfig(6, 8, 0, refine_rounds=0, max_new_tokens=3)
+    found = translate(prompt, of_examples, SUBJECT, how, inputs=inputs, helpers=Helpers(read=[read]))
+    proposed = propose(of_examples, [read], 6)[0]
+    assert found.greedy == proposed[0]
+    assert {candidate.text for candidate in found.candidates} <= set(proposed)
+    verifier = Verifier(SUBJECT, 3)
+    [beside_prompt], [beside_read] = (verifier.probe([p], [in_random_order(inputs, 0)[:8]]) for p in (prompt, read))
+    texts = [candidate.text for candidate in found.candidates]
+    expected, other = (verifier.verify(texts, probes) for probes in (beside_prompt, beside_read))
+    shown = [candidate.divergence for candidate in found.candidates]
+    assert shown == pytest.approx([candidate.divergence for candidate in expected], abs=1e-3)
+    assert shown != pytest.approx([candidate.divergence for candidate in other], abs=0.05)
+
+
+# --- places that are padding ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("design", ["encoder-decoder", "causal-lora"])
+def test_places_that_are_padding_in_all_chosen_rows_are_dropped_and_change_nothing(design: str) -> None:
+    subject = llama_subject(max_position_embeddings=128)
+    made = tiny_training.stirred(Translator.for_subject(subject, Design(design, lora_rank=2)))
+    generator = torch.Generator().manual_seed(1)
+    prompts = [SoftPrompt(torch.randn(n, subject.d_model, generator=generator)) for n in (2, 7, 4, 2)]
+    model = made.model
+    with torch.no_grad():
+        memory = model.encode(*made.encode_batch(prompts))
+        longest = memory.mask.shape[1]
+        for rows, dropped in (([0, 3], 5), ([2, 0], 3), ([0, 0, 2], 3), ([1, 0], 0), ([1], 0)):
+            some = memory.select(rows)
+            assert some.states.shape[:2] == some.mask.shape == (len(rows), longest - dropped)
+            labels = torch.tensor([[5, 6, 7, 2], [8, 2, -100, -100], [9, 9, 2, -100]])[: len(rows)]
+            whole = model.logits(Memory(memory.states[rows], memory.mask[rows]), labels)
+            real = labels >= 0
+            torch.testing.assert_close(model.logits(some, labels)[real], whole[real], rtol=1e-4, atol=1e-4)
