@@ -1,6 +1,7 @@
 """The application: its commands, its help, and what becomes of errors."""
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ app.register_install_completion_command(add_to_startup=False, help="Install comp
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exits with status 2 and one line for what a user can fix. Bugs keep their traceback."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = _without_rank(sys.argv[1:] if arguments is None else arguments)
     command = next(iter(arguments), "")
     if command not in COMMANDS:
         for name in COMMANDS:
@@ -96,6 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resumes = command != "translate"
         kept = "What is finished is kept: run the same command again to resume." if resumes else "Nothing was saved."
         _end(f"Interrupted. {kept}", _INTERRUPTED)
+
+
+def _without_rank(arguments: Sequence[str]) -> list[str]:
+    """The arguments without the `--local_rank=N` that DeepSpeed's launcher adds; it stands in the environment."""
+    ranks = [argument for argument in arguments if argument.startswith("--local_rank=")]
+    for rank in ranks:
+        os.environ.setdefault("LOCAL_RANK", rank.partition("=")[2])
+    return [argument for argument in arguments if argument not in ranks]
 
 
 def _with_flags(line: str) -> str:

@@ -46,7 +46,7 @@ def train(
 
     **Example:** `soft2hard train runs/corpus --validation runs/validation -o runs/english`
 
-    On several GPUs: `accelerate launch -m soft2hard train ... --deepspeed zero2`
+    On several GPUs: `torchrun --nproc_per_node 4 -m soft2hard train ... --deepspeed zero2`
 
     Args:
         corpora: Corpora to train on, as made by soft2hard tune --dod --split train.
@@ -59,9 +59,11 @@ def train(
     from soft2hard.compute.memory import free_memory
     from soft2hard.eval.calibration import calibrate_saved
     from soft2hard.translator.model import Translator
-    from soft2hard.translator.processes import process_group_ended
+    from soft2hard.translator.processes import one_process_remark, process_group_ended
     from soft2hard.translator.training import needs_subject, selected, train_translator
 
+    if remark := one_process_remark():
+        say(remark)
     check_deepspeed(training.deepspeed)
     lm = load_subject(subject, loading=loading)
     data = load_corpora([*corpora, validation], lm)

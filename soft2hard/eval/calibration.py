@@ -92,8 +92,10 @@ def calibrate_saved(
     None, and nothing is done, where that was done before, for a translator that reads other things than soft prompts,
     and where a training runs in several processes.
     """
+    if not n_tasks or n_processes() > 1:
+        return None  # of several processes, one may still be writing
     card = read_card(folder)
-    if not n_tasks or card.evidence.n_tasks or card.reads != "vectors" or n_processes() > 1:
+    if card.evidence.n_tasks or card.reads != "vectors":
         return None
     subject = load_subject()
     found = calibrate(Translator.from_pretrained(folder, subject=subject), subject, validation, n_tasks)

@@ -15,6 +15,7 @@ through DeepSpeed's universal format (Lian et al., arXiv 2406.18820), to which i
 import json
 import os
 import shutil
+import socket
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -128,12 +129,37 @@ def _zero(stage: int, offloads: bool) -> dict[str, Any]:
 
 
 def check_deepspeed(config: str | None) -> None:
-    """Raise UserError where a configuration is asked for that cannot be used here."""
+    """Raise UserError where a configuration is asked for that cannot be used here.
+
+    A process that no launcher has begun is made a group of one: DeepSpeed would look for MPI otherwise.
+    """
     if config is None:
         return
     if find_spec("deepspeed") is None:
         raise UserError("DeepSpeed is not installed.", "Run pip install 'soft2hard[deepspeed]', or leave it out.")
     deepspeed_config(config)
+    if "WORLD_SIZE" not in os.environ:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone | {"MASTER_PORT": str(_free_port())})
+
+
+def one_process_remark() -> str:
+    """What to say where `accelerate launch` has begun one process on a CPU, as it always does; else nothing."""
+    import torch
+
+    is_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ) and "WORLD_SIZE" not in os.environ
+    if not is_accelerate or torch.accelerator.is_available():
+        return ""
+    return (
+        "accelerate launch begins one process on CPUs, whatever --num_processes says; for several: "
+        "torchrun --nproc_per_node 2 -m soft2hard train ..."
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def splits_weights(config: str | None) -> bool:

@@ -232,6 +232,11 @@ def _run(translator: Translator, train, validation, config: TranslatorTraining, 
     start = {name: t.detach().to("cpu", copy=True) for name, t in model.state_dict().items()} if alone else {}
     while True:
         trainer = _trainer(translator, train, validation, config, folder, share)
+        if config.deepspeed is not None and not trainer.is_deepspeed_enabled:
+            raise UserError(
+                "DeepSpeed was asked for and is not active.",
+                "Begin with torchrun --nproc_per_node N -m soft2hard train ..., or leave --deepspeed out.",
+            )
         if _fits(trainer, last_checkpoint(folder)):
             return trainer
         share = share.smaller() if alone else None

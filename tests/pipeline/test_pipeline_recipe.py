@@ -153,3 +153,51 @@ def test_the_recipes_tuning_serves_all_soft_prompts_unless_they_name_their_own(t
     recipe = read_recipe(write(tmp_path, raw))
     assert recipe.corpus_tuning("validation").steps == 2 and recipe.evaluation.tuning_of(0).steps == 9
     assert recipe.evaluation.tuning_of(0).n_tokens == 3 and recipe.evaluation.tuning_of(4).seed == 4
+
+
+# --- variants, comparisons, certificates ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [None, "trial"])
+def test_the_recipe_of_the_real_model_is_valid_in_both_sizes_and_keeps_test_tasks_apart(size: str | None) -> None:
+    recipe = read_recipe(RECIPES / "smollm2.yaml", size)
+    real = [corpus for corpus in recipe.corpora.values() if corpus.dod == "real-tasks"]
+    assert real and recipe.evaluation.tasks.dod == "real-tasks"
+    assert recipe.training.apart_from_real and recipe.certificate is not None
+    assert {recipe.comparison(name).reads for name in recipe.comparisons} >= {"examples", "nothing"}
+    n_prompts = sum(c.n_tasks for c in recipe.of_split("train").values())
+    assert n_prompts >= (1200 if size is None else 200)
+
+
+def test_a_variant_changes_what_it_names_and_null_takes_a_setting_out(tmp_path: Path) -> None:
+    raw = settings(tmp_path)
+    raw["corpora"]["more"] = dict(raw["corpora"]["train"])
+    raw["variants"] = {"small": {"corpora": {"train": {"n_tasks": 2}, "more": None}, "seed": 5}}
+    path = write(tmp_path, raw)
+    whole, small = read_recipe(path), read_recipe(path, "small")
+    assert set(whole.corpora) - set(small.corpora) == {"more"}
+    assert (small.corpora["train"].n_tasks, small.seed) == (2, 5)
+    assert small.corpora["train"].shard_size == whole.corpora["train"].shard_size
+    with pytest.raises(UserError, match="no size 'large'. Its sizes: small"):
+        read_recipe(path, "large")
+
+
+def test_a_comparison_is_the_translator_with_what_it_changes(tmp_path: Path) -> None:
+    raw = settings(tmp_path)
+    raw["translator"] = {"lora_rank": 4, "architecture": "causal-lora", "training": {"epochs": 3, "lr": 0.5}}
+    raw["comparisons"] = {"examples": {"reads": "examples", "training": {"lr": 0.25}}}
+    recipe = read_recipe(write(tmp_path, raw))
+    found = recipe.comparison("examples")
+    assert (found.reads, found.lora_rank, found.training) == ("examples", 4, {"epochs": 3, "lr": 0.25})
+    assert recipe.translator.reads == "vectors"
+
+
+def test_a_comparison_with_an_unknown_setting_is_refused(tmp_path: Path) -> None:
+    assert "'read'" in refusal(tmp_path, settings(tmp_path) | {"comparisons": {"a": {"read": "examples"}}})
+
+
+def test_options_of_a_collection_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    raw = settings(tmp_path)
+    raw["corpora"]["train"] = {"split": "train", "dod": "relations", "folder": str(tmp_path), "n_tasks": 1}
+    raw["corpora"]["train"]["dod_options"] = {"max_word": 3}
+    assert "no option 'max_word'" in refusal(tmp_path, raw)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soft2hard.eval import certificate
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
 from soft2hard.eval.transfer.serving import can_serve
@@ -56,11 +57,29 @@ def test_it_ends_in_a_report_whose_soft_prompts_and_gold_texts_work(resumed) -> 
     folder, _, said = resumed
     assert said.strip().endswith("report.html") and (folder / "report.html").stat().st_size > 10_000
     loaded = load_run(folder / "evaluation")
-    assert {row.method for row in loaded.rows if row.failure} <= {"greedy"}, "so poor a translator may write nothing"
+    failed = {row.method for row in loaded.rows if row.failure}
+    assert failed <= {"greedy", "nothing read"}, "so poor a translator may write nothing"
     rows = loaded.by_method
     scores = {name: np.mean([row.score for row in of if not row.failure]) for name, of in rows.items()}
     assert scores["gold"] > 0.8 and scores["soft"] > 0.6 and scores["none"] < 0.4
     assert {"few-shot", "nearest-token", "greedy", "translated"} <= scores.keys()
+
+
+def test_a_translator_that_reads_nothing_writes_the_same_for_every_task(resumed) -> None:
+    folder, _, _ = resumed
+    texts = {row.prompt for row in load_run(folder / "evaluation").by_method["nothing read"]}
+    assert len(texts) == 1
+
+
+def test_the_certificate_stands_in_the_report_beside_what_else_was_read(resumed) -> None:
+    folder, _, said = resumed
+    found = certificate.load(folder / "evaluation")
+    assert {certificate.MATCHED, certificate.OTHER, certificate.NOISE, certificate.RIVALS["nothing"]} <= set(
+        found.reads
+    )
+    assert len(found.values(certificate.MATCHED, "nll")) == 6 and len(found.wayward) == 2
+    assert "Does it read the vectors?" in (folder / "report.md").read_text()
+    assert all(f"certificate: {sentence}" in said for sentence in found.sentences())
 
 
 def test_the_translator_has_learnt_something(resumed) -> None:
