@@ -3,7 +3,7 @@ are ours, here and in the YAML files beside this one.
 """
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -113,7 +113,7 @@ class FunctionVectors(EvaluationDoD):
         if len(known) < len(files):
             self.dropped["files that are none of the 56 tasks"] = len(files) - len(known)
         for name in known:
-            examples = usable(_examples(files[name]), self.dropped, self.max_words)
+            examples = usable(_pairs(files[name], read_json, "input", "output"), self.dropped, self.max_words)
             parts = draw(examples, self.sizes, Random(f"{name}/{seed}"))
             kind = files[name].parent.name
             yield parts.task(name, kind, **wordings[name], labels=labels_where_few(examples))
@@ -125,9 +125,10 @@ def read_wordings(collection: str) -> dict[str, dict[str, Any]]:
     return {name: {"instruction": first, "paraphrases": tuple(rest)} for name, (first, *rest) in texts.items()}
 
 
-def _examples(path: Path) -> list[Example]:
+def _pairs(path: Path, read: Callable[[Path], Iterable[Mapping[str, Any]]], input: str, output: str) -> list[Example]:
+    """The records of a file as examples, by these fields. Raises UserError where they are of another kind."""
     try:
-        return [Example(str(record["input"]), str(record["output"])) for record in read_json(path)]
+        return [Example(str(record[input]), str(record[output])) for record in read(path)]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} has records of another kind.", "Get the file from its source again.") from error
 
@@ -145,14 +146,13 @@ class Relations(EvaluationDoD):
 
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """All tasks in a fixed order."""
-        yield from _with_our_wordings(self, "relations", "*.json", _related, seed)
-
-
-def _related(path: Path) -> list[Example]:
-    try:
-        return [Example(str(one["subject"]), str(one["object"])) for one in read_json(path)["samples"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} has records of another kind.", "Get the file from its source again.") from error
+        yield from _with_our_wordings(
+            self,
+            "relations",
+            "*.json",
+            lambda p: _pairs(p, lambda q: read_json(q)["samples"], "subject", "object"),
+            seed,
+        )
 
 
 @dataclass
@@ -165,14 +165,14 @@ class PersonaStatements(EvaluationDoD):
 
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """All tasks in a fixed order."""
-        yield from _with_our_wordings(self, "persona_statements", "*.jsonl", _stated, seed, metric="label_accuracy")
-
-
-def _stated(path: Path) -> list[Example]:
-    try:
-        return [Example(str(one["statement"]), str(one["matches"])) for _, one in read_jsonl(path)]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} has records of another kind.", "Get the file from its source again.") from error
+        yield from _with_our_wordings(
+            self,
+            "persona_statements",
+            "*.jsonl",
+            lambda p: _pairs(p, lambda q: [record for _, record in read_jsonl(q)], "statement", "matches"),
+            seed,
+            metric="label_accuracy",
+        )
 
 
 def _with_our_wordings(
