@@ -148,7 +148,8 @@ def imitation_pairs(subject: "Subject", instructions: list[str], rng: Random) ->
     embeddings of an instruction's words, made to look like that, train a translator without any tuning.
     """
     scale = subject.embedding.float().square().mean().sqrt().item()
-    embedded = [subject.embed_text(text).float().cpu() for text in instructions]
+    # Detached: else every step would work out gradients of the subject's whole table.
+    embedded = [subject.embed_text(text).detach().float().cpu() for text in instructions]
     while True:
         i = rng.randrange(len(instructions))
         yield _imitation(embedded[i], rng, scale), instructions[i]

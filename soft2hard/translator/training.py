@@ -84,7 +84,8 @@ def train_translator(
     if translator.card.reads != "vectors":
         view = View(subject, translator.card.reads, translator.card.shown)
     if config.pretrain_pairs:
-        _pretrain(translator, corpus, subject, view, config, folder / "pretraining")
+        with quick_attention(translator, config):
+            _pretrain(translator, corpus, subject, view, config, folder / "pretraining")
     drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
     train, held_out = CorpusPairs(corpus, view=view, **drawing), CorpusPairs(validation, view=view)
     with quick_attention(translator, config):
