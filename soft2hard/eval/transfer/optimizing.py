@@ -236,6 +236,11 @@ class Contest:
         self.left = list(range(len(self.arms)))
         self.scores = {i: [] for i in self.left}
 
+    def add(self, arms: Sequence[Arm]) -> None:
+        """Further arms, before the first round."""
+        self.arms += arms
+        self.__post_init__()
+
     def mean(self, arm: int) -> float:
         return fmean(self.scores[arm]) if self.scores[arm] else -1.0
 
@@ -379,9 +384,8 @@ class Optimizer:
                     kept.append(text)
             shown = max((arm.shown for arm in contest.arms), key=len)
             more = self._with_shown([Arm(text, origin="paraphrase") for text in kept], shown)
-            contest.arms += more[: max(0, self.choices.max_calls // 2 - len(contest.arms))]
+            contest.add(more[: max(0, self.choices.max_calls // 2 - len(contest.arms))])
             contest.n_calls += len(requests)
-            contest.__post_init__()
             price = total([found.price(request) for request in requests])
             contest.stages.append(
                 Stage("paraphrases", len(kept), 0, len(requests), price, None, sum(text is None for text in texts))
