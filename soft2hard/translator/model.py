@@ -231,9 +231,8 @@ class TranslatorModel(nn.Module, ABC):
             logits = self.logits(memory, labels)
             return Seq2SeqLMOutput(loss=_summed_loss(logits, labels) / n_tokens, logits=logits)
         lengths = (labels != IGNORE).sum(1).tolist()
-        read = [n + m for n, m in zip(lengths, memory.mask.sum(1).tolist(), strict=True)]
         losses = []
-        for run in runs_of_like_length(read, n_runs(len(lengths))):
+        for run in runs_of_like_length(_to_pad(lengths, memory), n_runs(len(lengths))):
             some = labels[run, : max(lengths[i] for i in run)]
             losses.append(_summed_loss(self.logits(memory.select(run), some), some))
         return Seq2SeqLMOutput(loss=torch.stack(losses).sum() / n_tokens)
@@ -274,6 +273,14 @@ class TranslatorModel(nn.Module, ABC):
 
 
 Made = tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]
+
+
+def _to_pad(lengths: list[int], memory: Memory) -> list[int]:
+    """What runs are formed by: lengths of instructions, and of what is read too where that differs more."""
+    read = memory.mask.sum(1).tolist()
+    if max(read) - min(read) <= max(lengths) - min(lengths):
+        return lengths
+    return [n + m for n, m in zip(lengths, read, strict=True)]
 
 
 def _summed_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:

@@ -402,7 +402,7 @@ def test_a_method_that_is_worse_than_a_rival_is_said_to_be_worse():
 
     test = PairedTest("few-shot", "translated", Interval(0.2, 0.1, 0.3), 0.01, 9, "tasks")
     result = TransferResult(
-        (row("few-shot", 0.8), row("translated", 0.6)), {"m": (test,)}, Spent(0, 0, 0), Interval(0.8, 0.7, 0.9), (), {}
+        (row("few-shot", 0.8), row("translated", 0.6)), {"m": (test,)}, Spent(0.0, 0, 0.0), Interval(0.8, 0.7, 0.9), (), {}
     )  # fmt: skip
     first, second = verdicts(result)
     assert first == "m: translated against few-shot, worse: -0.200 [-0.300, -0.100] (p = 0.01)."

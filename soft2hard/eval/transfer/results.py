@@ -357,12 +357,12 @@ def result_text(result: TransferResult) -> str:
         counts.append((row.method, row.model, *shown))
     lines += ["", *table(columns, counts)]
     if judged := result.judged:
-        verdicts = [
+        judgements = [
             (row.method, row.model, row.share or "nothing judged", row.n_judged, row.n_unclear, row.n_missing)
             for row in judged.rows
         ]
         columns = ("method", "model", f"right, says {judged.judge}", "judged", "unclear", "not judged")
-        lines += ["", *table(columns, verdicts)]
+        lines += ["", *table(columns, judgements)]
     tests = [
         (model, f"{t.first} - {t.second}", t.difference, f"{t.p_value:.2g}", f"{t.n_pairs} {t.unit}")
         for model, some in result.tests.items()
