@@ -204,6 +204,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "lora_rank": 4,
             "instruction_tokens": 6,
             "training": {"epochs": 1.0, "batch_size": 4},
+            "calibration_tasks": 1,
         },
         "evaluation": {
             "tasks": {"files": [str(tasks)], "n_test": 4},

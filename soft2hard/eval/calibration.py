@@ -24,7 +24,7 @@ from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import n_processes
 from soft2hard.translator.search import Budget, Search
 from soft2hard.translator.settings import Evidence, read_card, write_card
-from soft2hard.translator.verification import Candidate, Probes, Verifier
+from soft2hard.translator.verification import SHORT_OUTPUT, Candidate, Probes, Verifier
 
 WEIGHTS = (0.0, *(10 ** (-step / 4) for step in range(12, -1, -1)))
 """Tried: none, then four to a factor of ten, from 0.001 to 1."""
@@ -66,7 +66,7 @@ def calibrate(
         return Evidence()
     rows = list(validation.select(usable).with_format("numpy"))
     prompts = [soft_prompt_of(row, subject.fingerprint, subject.template) for row in rows]
-    verifier, proposed = Verifier(subject), propose(translator, prompts, _N_CANDIDATES)
+    verifier, proposed = Verifier(subject, SHORT_OUTPUT), propose(translator, prompts, _N_CANDIDATES)
     probes = verifier.probe(prompts, [list(map(str, row["inputs"][:_N_PROBES])) for row in rows])
     readings = [Reading(translator, prompt) for prompt in prompts]
     plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))

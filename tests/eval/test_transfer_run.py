@@ -401,9 +401,8 @@ def test_a_method_that_is_worse_than_a_rival_is_said_to_be_worse():
         return MethodRow("m", method, Score(Interval(right, right, right), 9, 9, 0, 0), None, None, None, None)
 
     test = PairedTest("few-shot", "translated", Interval(0.2, 0.1, 0.3), 0.01, 9, "tasks")
-    result = TransferResult(
-        (row("few-shot", 0.8), row("translated", 0.6)), {"m": (test,)}, Spent(0.0, 0, 0.0), Interval(0.8, 0.7, 0.9), (), {}
-    )  # fmt: skip
+    rows, soft = (row("few-shot", 0.8), row("translated", 0.6)), Interval(0.8, 0.7, 0.9)
+    result = TransferResult(rows, {"m": (test,)}, Spent(0.0, 0, 0.0), soft, (), {})
     first, second = verdicts(result)
     assert first == "m: translated against few-shot, worse: -0.200 [-0.300, -0.100] (p = 0.01)."
     assert second == "m: translated keeps 0.75 of the score that the soft prompts have on their own subject."
