@@ -101,7 +101,16 @@ def measure(subject: Subject, comparisons: Sequence[Comparison]) -> list[list[Me
     encoder = PairEncoder(subject)
     plans = [_Plan(encoder, comparison) for comparison in comparisons]
     _write(subject, [(plan, plan.soft_prompt) for plan in plans if plan.soft_prompt is not None])
-    _write(subject, [(p, prompt) for p in plans if p.generates for prompt in p.usable if prompt is not p.soft_prompt])
+    _write(
+        subject,
+        [
+            (p, prompt)
+            for p in plans
+            if p.generates
+            for prompt in p.usable
+            if prompt is None or prompt is not p.soft_prompt
+        ],
+    )
     scored: list[_Scored | None] = []
     size = lambda plan: subject.d_model * len(plan.runs) * sum(len(pair.output) for pair in plan.pairs)  # noqa: E731
     for chunk in constrained_batches(plans, _HIDDEN_AT_ONCE, get_len=size, strict=False):
