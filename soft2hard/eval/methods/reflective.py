@@ -14,7 +14,7 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.methods.options import GepaOptions
-from soft2hard.eval.metrics.task_score import BY_LABEL, grade
+from soft2hard.eval.metrics.task_score import grade_one
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.text_generation import TextGenerator, WholeTextGenerator
 from soft2hard.translator.candidates import propose
@@ -45,8 +45,7 @@ class Found:
 
 def score_of(task: Task, answer: str | None, example: Example) -> float:
     """One answer by the task's metric; nothing is wrong."""
-    metric = "exact_match" if task.metric in BY_LABEL else task.metric
-    return grade(metric, [answer or ""], [example.output])
+    return grade_one(task.metric, answer or "", example.output)
 
 
 @dataclass

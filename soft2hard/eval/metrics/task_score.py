@@ -98,5 +98,10 @@ def grade(metric: str, answers: Sequence[str], references: Sequence[str]) -> flo
     return scorer(_normalised(answers), _normalised(references))
 
 
+def grade_one(metric: str, answer: str, reference: str) -> float:
+    """The score of one written answer. One answer has no F1 of classes: it is right or wrong."""
+    return grade("exact_match" if metric in BY_LABEL else metric, [answer], [reference])
+
+
 def _normalised(texts: Sequence[str]) -> list[str]:
     return [_compared(text) for text in texts]

@@ -28,7 +28,7 @@ from soft2hard.data_gen.paraphrasing import Original, fault_of
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, PairedDifference, mean_interval, paired_difference
-from soft2hard.eval.metrics.task_score import BY_LABEL, check_metric, grade
+from soft2hard.eval.metrics.task_score import check_metric, grade_one
 from soft2hard.eval.transfer.plan import Asking
 from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.prompts.template import Template
@@ -450,9 +450,7 @@ class Optimizer:
     def _score(task: Task, request: Request, example: Example, found: "Answers") -> float | None:
         """By the task's metric; None where there is no answer in words. A refusal is wrong."""
         text = found.text(request)
-        # One answer has no F1 of classes: it is right or wrong.
-        metric = "exact_match" if task.metric in BY_LABEL else task.metric
-        return None if text is None else grade(metric, [text], [example.output])
+        return None if text is None else grade_one(task.metric, text, example.output)
 
 
 @dataclass(frozen=True)
