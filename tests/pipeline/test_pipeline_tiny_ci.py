@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soft2hard.checkpoints.install import install_real
 from soft2hard.eval import certificate
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
 from soft2hard.eval.transfer.serving import can_serve
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.model import Translator
 from tests.command_line import run
 from tests.paths import ROOT
 from tests.pipeline_runs import files_of
@@ -69,6 +72,18 @@ def test_a_translator_that_reads_nothing_writes_the_same_for_every_task(resumed)
     folder, _, _ = resumed
     texts = {row.prompt for row in load_run(folder / "evaluation").by_method["nothing read"]}
     assert len(texts) == 1
+
+
+def test_its_translator_is_shipped_with_soft_prompts_of_test_tasks_chosen_by_rule(resumed, tmp_path: Path) -> None:
+    folder, _, _ = resumed
+    install_real(folder, tmp_path, n_prompts=2)
+    of_run, about = load_run(folder / "evaluation"), json.loads((tmp_path / "soft_prompts" / "tasks.json").read_text())
+    names = [task.name for task in of_run.tasks]
+    assert [one["task"] for one in about] == names[:: len(names) // 2][:2]
+    translator = Translator.from_pretrained(tmp_path / "translator")
+    for one in about:
+        translator.check(SoftPrompt.from_pretrained(tmp_path / "soft_prompts" / one["file"]))
+    assert str(translator.card.training["train_pairs"]) in (tmp_path / "translator" / "README.md").read_text()
 
 
 def test_the_certificate_stands_in_the_report_beside_what_else_was_read(resumed) -> None:
