@@ -1,46 +1,58 @@
 """Soft prompts of test tasks, as examples of what a user has."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.data_gen.world import FINAL_EXAMPLES, FINAL_TUNING
 from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 
 
 def write_samples(
     subject: Subject, folder: Path, tuning: Tuning = FINAL_TUNING, n_tasks: int = 20, seed: int = 7
 ) -> None:
-    """Tune soft prompts for test tasks, families in turn, and save them as a folder that replaces the one there.
-
-    Beside each lie its task's test and validation examples as a task file; `tasks.json` says what each is.
-    """
+    """Tune soft prompts for test tasks, families in turn, and save them as `save_samples` does."""
     tasks = [task.record(seed, n_train=FINAL_EXAMPLES) for task in LexicalDoD().draw("test", n_tasks, seed)]
     found = {tuned.task.name: tuned for tuned in Tuner(subject, tuning).tune(tasks)}
+    in_order = [found[task.name] for task in tasks]
+    samples = [
+        (one.task, one.soft_prompt, {"validation_loss": round(one.validation_loss, 5), "steps": one.best_step})
+        for one in in_order
+    ]
+    # A path of this machine means nothing on another: the prompts name their subject by the role.
+    save_samples(samples, "embedded", folder)
+
+
+def save_samples(samples: Sequence[tuple[Task, SoftPrompt, Mapping[str, object]]], subject: str, folder: Path) -> None:
+    """Save soft prompts with their tasks, and what else is known of each, as a folder that replaces the one there.
+
+    Beside each prompt, which names its subject as `subject`, lie its task's test and validation examples as a task
+    file; `tasks.json` says what each is.
+    """
     about = []
     with atomic_folder(folder, overwrite=True) as temporary:
-        for number, task in enumerate(tasks):
-            tuned, file = found[task.name], f"{number:02d}-{task.family}.safetensors"
-            examples = [{"input": example.input, "output": example.output} for example in task.test]
-            # A path of this machine means nothing on another: the prompt names its subject by the role.
-            replace(tuned.soft_prompt, subject="embedded").save(temporary / file)
+        for number, (task, soft_prompt, more) in enumerate(samples):
+            file = f"{number:02d}-{task.family}.safetensors"
+            replace(soft_prompt, subject=subject).save(temporary / file)
             # Inputs enough to choose a text and to judge it; outputs of both splits are no training examples.
             shown = {example.input: example.output for example in (*task.test, *task.validation)}
-            lines = "".join(json.dumps({"input": i, "output": o}) + "\n" for i, o in shown.items())
-            (temporary / file).with_suffix(".jsonl").write_text(lines)
+            lines = "".join(json.dumps({"input": i, "output": o}, ensure_ascii=False) + "\n" for i, o in shown.items())
+            (temporary / file).with_suffix(".jsonl").write_text(lines, encoding="utf-8")
             about.append(
                 {
                     "file": file,
                     "task": task.name,
                     "family": task.family,
                     "instruction": task.instruction,
-                    "validation_loss": round(tuned.validation_loss, 5),
-                    "steps": tuned.best_step,
-                    "examples": examples,
+                    **more,
+                    "examples": [{"input": example.input, "output": example.output} for example in task.test],
                 }
             )
-        (temporary / "tasks.json").write_text(json.dumps(about, indent=2))
+        (temporary / "tasks.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
