@@ -3,8 +3,9 @@
     python benchmarks/optimize_kill.py
 
 Eight tasks with six candidates each, on a server on loopback that answers one request in five with a fault. One run
-goes through undisturbed. Another is killed (SIGKILL) at random moments and run to the end: it must find the same prompts
-with the same scores, every answer that the server gave must be in the ledger, and no more may be paid twice than was out.
+goes through undisturbed. Another is killed (SIGKILL) at random moments and run to the end: it must find the same
+prompts with the same scores, every answer that the server gave must be in the ledger, and no more may be paid twice
+than was out.
 """
 
 import multiprocessing
