@@ -14,17 +14,20 @@ from jinja2 import Template
 from soft2hard.checkpoints import EMBEDDED
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.world import FINAL_TUNING
-from soft2hard.data_gen.world.samples import save_samples, write_samples
+from soft2hard.data_gen.world.samples import save_inputs, write_samples
 from soft2hard.errors import UserError, run_script
 from soft2hard.eval.config import parse_config
 from soft2hard.eval.harness import Harness
 from soft2hard.eval.report.reading import load_run
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.storage.names import SMOLLM2
+from soft2hard.storage.yaml_files import read_yaml
 from soft2hard.translator.model import Translator
 
 REAL = EMBEDDED.parent / SMOLLM2
 """Where the translator of the real language model comes with the package."""
+REAL_INPUTS = Path(__file__).with_name("real_inputs.yaml")
+"""Inputs by task, for the soft prompts that come with it."""
 N_REAL = 10
 """Soft prompts of the real model that come with its translator."""
 
@@ -44,10 +47,11 @@ def install(run: Path, out: Path = EMBEDDED, tuning: Tuning = FINAL_TUNING) -> N
     write_samples(load_for_tuning(out / "subject"), out / "soft_prompts", tuning)
 
 
-def install_real(run: Path, out: Path = REAL, n_prompts: int = N_REAL) -> None:
-    """Copy the translator of a run of recipes/smollm2.yaml to `out`, and every n-th soft prompt of its evaluation.
+def install_real(run: Path, out: Path = REAL, inputs: Path = REAL_INPUTS, n_prompts: int = N_REAL) -> None:
+    """Copy the translator of a run of recipes/smollm2.yaml to `out`, and every n-th soft prompt of its evaluation
+    with inputs that were written for it.
 
-    Raises UserError where the run has not made them.
+    Raises UserError where the run has not made them, or a task has no inputs.
     """
     made = run / "translator" / "translator"
     if not made.exists():
@@ -57,8 +61,8 @@ def install_real(run: Path, out: Path = REAL, n_prompts: int = N_REAL) -> None:
     translator = _put_translator(made, out / "translator", "real_translator.md.jinja")
     # Of every n-th task, so that nobody chose them by what the translator makes of them.
     chosen = cases[:: max(1, len(cases) // n_prompts)][:n_prompts]
-    samples = [(case.task, case.soft_prompt, {}) for case in chosen]
-    save_samples(samples, translator.card.subject, out / "soft_prompts")
+    samples = [(case.task, case.soft_prompt) for case in chosen]
+    save_inputs(samples, read_yaml(inputs, "inputs by task"), translator.card.subject, out / "soft_prompts")
 
 
 def _put_translator(made: Path, out: Path, template: str) -> Translator:

@@ -201,15 +201,12 @@ def _check(
 
 
 def _translator(name: str | None, lm: "Subject | None", propose: "Sequence[str] | None") -> "Translator | None":
-    """The translator that was asked for; without verification, where nothing else could write, the one that comes
-    along. None: `translate` finds whether that fits."""
+    """The translator that was asked for. None: `translate` finds whether one that comes along fits."""
     from soft2hard.translator.model import Translator
 
     if name is not None and propose and "translator" not in propose:
         raise UserError("--translator is given, and --propose does not name it.", "Add translator to --propose.")
-    if name is None and lm is not None:
-        return None
-    return Translator.from_pretrained(name or "embedded", subject=lm)
+    return None if name is None else Translator.from_pretrained(name, subject=lm)
 
 
 def _describer_behind_api(helping: Helping) -> "TextGenerator | None":

@@ -136,7 +136,7 @@ def translate(
     if isinstance(prompts, SoftPrompt):
         return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
     if "translator" in config.propose or not config.propose:
-        translator = translator or _fitting_translator(prompts, subject)
+        translator = translator or _fitting_translator(prompts, subject, by_width=not config.verify)
     else:
         translator = None
     if "translator" in config.propose and translator is None and prompts:
@@ -413,12 +413,18 @@ def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
     return range(n_probes), range(n_probes, n_probes + n_checks)
 
 
-def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None) -> Translator | None:
+def _fitting_translator(
+    prompts: Sequence[SoftPrompt], subject: Subject | None, *, by_width: bool
+) -> Translator | None:
     """The translator of the package that was trained for the subject, or another rounding of its weights, or for the
-    one that the prompts name; None where there is none."""
+    one that the prompts name; where they name none and no subject is given, `by_width` of their vectors. None where
+    there is none."""
     wanted = subject.fingerprint if subject else next((p.fingerprint for p in prompts if p.fingerprint), None)
+    widths = {prompt.d_model for prompt in prompts} if by_width and wanted is None else set()
     for folder in shipped_translators():
-        if wanted == read_card(folder).fingerprint or (subject and is_rounding(read_rows(folder), subject)):
+        card = read_card(folder)
+        fits = wanted == card.fingerprint or widths == {card.d_subject}
+        if fits or (subject and is_rounding(read_rows(folder), subject)):
             return Translator.from_pretrained(folder, subject=subject)
     return None
 

@@ -76,13 +76,19 @@ def test_a_translator_that_reads_nothing_writes_the_same_for_every_task(resumed)
 
 def test_its_translator_is_shipped_with_soft_prompts_of_test_tasks_chosen_by_rule(resumed, tmp_path: Path) -> None:
     folder, _, _ = resumed
-    install_real(folder, tmp_path, n_prompts=2)
+    (inputs := tmp_path / "inputs.yaml").write_text(
+        json.dumps({task.name: [f"of {task.name}", "another"] for task in load_run(folder / "evaluation").tasks})
+    )
+    install_real(folder, tmp_path, inputs, n_prompts=2)
     of_run, about = load_run(folder / "evaluation"), json.loads((tmp_path / "soft_prompts" / "tasks.json").read_text())
     names = [task.name for task in of_run.tasks]
     assert [one["task"] for one in about] == names[:: len(names) // 2][:2]
     translator = Translator.from_pretrained(tmp_path / "translator")
     for one in about:
-        translator.check(SoftPrompt.from_pretrained(tmp_path / "soft_prompts" / one["file"]))
+        path = tmp_path / "soft_prompts" / one["file"]
+        translator.check(SoftPrompt.from_pretrained(path))
+        assert path.with_suffix(".txt").read_text().splitlines() == [f"of {one['task']}", "another"]
+        assert "examples" not in one, "collections of others are not passed on"
     assert str(translator.card.training["train_pairs"]) in (tmp_path / "translator" / "README.md").read_text()
 
 

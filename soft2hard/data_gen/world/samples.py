@@ -10,9 +10,11 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.data_gen.world import FINAL_EXAMPLES, FINAL_TUNING
+from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
+from soft2hard.storage.run_folders import write_json
 
 
 def write_samples(
@@ -39,20 +41,37 @@ def save_samples(samples: Sequence[tuple[Task, SoftPrompt, Mapping[str, object]]
     about = []
     with atomic_folder(folder, overwrite=True) as temporary:
         for number, (task, soft_prompt, more) in enumerate(samples):
-            file = f"{number:02d}-{task.family}.safetensors"
-            replace(soft_prompt, subject=subject).save(temporary / file)
+            file = _save_prompt(soft_prompt, task, subject, temporary, number)
             # Inputs enough to choose a text and to judge it; outputs of both splits are no training examples.
             shown = {example.input: example.output for example in (*task.test, *task.validation)}
             lines = "".join(json.dumps({"input": i, "output": o}, ensure_ascii=False) + "\n" for i, o in shown.items())
             (temporary / file).with_suffix(".jsonl").write_text(lines, encoding="utf-8")
-            about.append(
-                {
-                    "file": file,
-                    "task": task.name,
-                    "family": task.family,
-                    "instruction": task.instruction,
-                    **more,
-                    "examples": [{"input": example.input, "output": example.output} for example in task.test],
-                }
-            )
-        (temporary / "tasks.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+            examples = [{"input": example.input, "output": example.output} for example in task.test]
+            about.append(_about(file, task) | {**more, "examples": examples})
+        write_json(temporary / "tasks.json", about)
+
+
+def save_inputs(
+    samples: Sequence[tuple[Task, SoftPrompt]], inputs: Mapping[str, Sequence[str]], subject: str, folder: Path
+) -> None:
+    """As `save_samples` for tasks whose examples are not ours to pass on: beside each prompt lie `inputs` of its task,
+    one a line, and `tasks.json` says what each is and no more. Raises UserError for a task without inputs."""
+    about = []
+    with atomic_folder(folder, overwrite=True) as temporary:
+        for number, (task, soft_prompt) in enumerate(samples):
+            if task.name not in inputs:
+                raise UserError(f"There are no inputs for {task.name}.", "Write some in real_inputs.yaml.")
+            file = _save_prompt(soft_prompt, task, subject, temporary, number)
+            (temporary / file).with_suffix(".txt").write_text("\n".join(inputs[task.name]) + "\n", encoding="utf-8")
+            about.append(_about(file, task))
+        write_json(temporary / "tasks.json", about)
+
+
+def _save_prompt(soft_prompt: SoftPrompt, task: Task, subject: str, folder: Path, number: int) -> str:
+    file = f"{number:02d}-{task.family}.safetensors"
+    replace(soft_prompt, subject=subject).save(folder / file)
+    return file
+
+
+def _about(file: str, task: Task) -> dict[str, object]:
+    return {"file": file, "task": task.name, "family": task.family, "instruction": task.instruction}
