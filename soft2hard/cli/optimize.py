@@ -24,6 +24,7 @@ def optimize(
     reflection_model: str | None = None,
     reflection_url: str | None = None,
     reflection_key_env: str | None = None,
+    meta_prompt: str | None = None,
     base_url: str = "https://api.openai.com/v1",
     key_env: str = "OPENAI_API_KEY",
     layout: str = "chat",
@@ -56,6 +57,8 @@ def optimize(
             count among --max-calls, but towards --max-cost.
         reflection_url: Its endpoint; --base-url if not given.
         reflection_key_env: Environment variable that holds its key; --key-env if not given.
+        meta_prompt: For gepa, the request to a reflection model that is no chat model, with {examples} where pairs of
+            input and output go; GEPA's own request if not given.
         base_url: Endpoint of the model.
         key_env: Environment variable that holds the key.
         layout: 'chat': one user message; 'completion': plain text.
@@ -89,9 +92,10 @@ def optimize(
         )  # fmt: skip
         writer = ApiGenerator(reflects, ledger, choices.concurrency, patience, say, choices.max_cost)
         writer.check()
-        optimizer = Reflective(*how, writer=writer, from_nothing=from_nothing)
-    elif from_nothing or reflection_model:
-        raise UserError("--from-nothing and --reflection-model are for gepa.", "Add --by gepa, or leave them out.")
+        optimizer = Reflective(*how, writer=writer, from_nothing=from_nothing, meta_prompt=meta_prompt)
+    elif from_nothing or reflection_model or meta_prompt:
+        said = "--from-nothing, --reflection-model and --meta-prompt are for gepa."
+        raise UserError(said, "Add --by gepa, or leave them out.")
     else:
         optimizer = Optimizer(*how)
     result = optimizer.run(found, wanted)

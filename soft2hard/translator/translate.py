@@ -413,9 +413,7 @@ def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
     return range(n_probes), range(n_probes, n_probes + n_checks)
 
 
-def _fitting_translator(
-    prompts: Sequence[SoftPrompt], subject: Subject | None, *, by_width: bool
-) -> Translator | None:
+def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None, *, by_width: bool) -> Translator | None:
     """The translator of the package that was trained for the subject, or another rounding of its weights, or for the
     one that the prompts name; where they name none and no subject is given, `by_width` of their vectors. None where
     there is none."""

@@ -42,9 +42,7 @@ def test_their_tasks_are_test_tasks_that_were_not_trained_on() -> None:
         assert one["instruction"] not in trained_on
 
 
-@pytest.mark.skipif(
-    not (SMOLLM2 / "config.json").exists(), reason="needs the model that scripts/fetch_smollm2 fetches"
-)
+@pytest.mark.skipif(not (SMOLLM2 / "config.json").exists(), reason="needs the model that scripts/fetch_smollm2 fetches")
 def test_translate_finds_both_by_what_the_soft_prompts_say_of_their_subject(tmp_path: Path) -> None:
     result = run("translate", PROMPTS, "--no-verify", "--json")
     assert result.exit_code == 0, result.stderr

@@ -11,6 +11,7 @@ from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.reflective import NOTHING, Gepa, search
 from soft2hard.eval.transfer.optimizing import Arm, OptimizeChoices
@@ -98,3 +99,22 @@ def test_on_an_api_model_it_keeps_every_answer_and_is_judged_as_optimize_is(
     assert (one.prompt, one.start, one.origin) == ("Double it, please.", NOTHING, "gepa")
     assert one.judged.score == 1.0 and one.judged_start.score == 0.0
     assert one.stages[0].name.startswith("gepa") and 0 < one.stages[0].calls <= 60 + len(TASK.validation)
+
+
+def test_a_meta_prompt_shows_the_pairs_that_were_tried_among_training_examples_and_a_line_is_taken() -> None:
+    asked: list[str] = []
+
+    def reflect(prompt: str) -> str:
+        asked.append(prompt)
+        return "Double it."
+
+    found = search(TASK, NOTHING, answers, reflect, max_metric_calls=60, meta_prompt="{examples}\nTask:")
+    assert (found.prompt, found.score) == ("Double it.", 1.0)
+    shown = [line.split(": ")[1] for line in asked[0].splitlines() if line.startswith("Input: ")]
+    assert len(shown) == len(set(shown)) == 10 and asked[0].endswith("\nTask:")
+    assert set(shown) <= {example.input for example in TASK.train}
+
+
+def test_a_meta_prompt_without_a_place_for_examples_is_refused() -> None:
+    with pytest.raises(UserError, match="no place for examples"):
+        Gepa(meta_prompt="What is the task?")

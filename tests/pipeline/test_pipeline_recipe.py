@@ -164,8 +164,7 @@ def test_the_recipe_of_the_real_model_is_valid_in_all_sizes_and_keeps_test_tasks
     real = [corpus for corpus in recipe.corpora.values() if corpus.dod == "real-tasks"]
     assert real and recipe.evaluation.tasks.dod == "real-tasks"
     assert recipe.training.apart_from_real and recipe.certificate is not None
-    if size != "medium":  # which trains no rivals
-        assert {recipe.comparison(name).reads for name in recipe.comparisons} >= {"examples", "nothing"}
+    assert {recipe.comparison(name).reads for name in recipe.comparisons} >= {"examples", "nothing"}
     n_prompts = sum(c.n_tasks for c in recipe.of_split("train").values())
     assert n_prompts >= (200 if size == "trial" else 1200)
 

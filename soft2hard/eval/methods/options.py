@@ -71,6 +71,11 @@ class FewShotOptions:
     needs = frozenset({"train"})
 
 
+def _check_meta_prompt(text: str) -> None:
+    if "{examples}" not in text:
+        raise ValueError("the meta prompt has no place for examples; put {examples} where they go")
+
+
 @settings
 class InductionOptions:
     """`n` proposals from sets of `k` examples, the best of them by likelihood of the validation examples."""
@@ -87,8 +92,7 @@ class InductionOptions:
     needs = frozenset({"train", "validation", "generator"})
 
     def __post_init__(self) -> None:
-        if "{examples}" not in self.meta_prompt:
-            raise ValueError("the meta prompt has no place for examples; put {examples} where they go")
+        _check_meta_prompt(self.meta_prompt)
 
 
 @settings
@@ -99,9 +103,16 @@ class GepaOptions:
     """Answers of the subject that a search may ask for."""
     start: Literal["nothing", "gold", "translation"] = "nothing"
     """Where it starts: a sentence that says nothing, the gold instruction, or the translator's first text."""
+    meta_prompt: str | None = None
+    """The request to a generator that is no chat model, with `{examples}` in the place of the pairs that the text was
+    tried on and some others; None: GEPA's own request."""
 
     name = "gepa"
     source = "GEPA (Agrawal et al. 2025, arXiv 2507.19457), package gepa"
+
+    def __post_init__(self) -> None:
+        if self.meta_prompt is not None:
+            _check_meta_prompt(self.meta_prompt)
 
     @property
     def needs(self) -> frozenset[Need]:

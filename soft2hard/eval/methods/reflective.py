@@ -7,6 +7,7 @@ the subject here, or through the client and ledger of an API model (`eval.transf
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from soft2hard.compute.metering import listening, on_behalf_of
@@ -18,11 +19,14 @@ from soft2hard.eval.metrics.task_score import grade_one
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.text_generation import TextGenerator, WholeTextGenerator
 from soft2hard.translator.candidates import propose
+from soft2hard.translator.proposers.describe import pair, request
 
 NOTHING = "Write the output for the input."
 """Where a search starts that knows nothing of its task."""
 _COMPONENT = "instruction"
 _REFLECTION_TOKENS = 512
+_MORE_SHOWN = 7
+"""Examples in a meta prompt beside the three that the package tries a text on."""
 _LONGEST_ANSWER = 16
 _WANTED = "The answer should have been: {}"
 
@@ -54,9 +58,9 @@ class _Adapter:
 
     task: Task
     answers: Answers
+    propose_new_texts: Callable[..., dict[str, str]] | None = None
+    """Instead of the package's own request for a better text."""
     n_calls: int = 0
-
-    propose_new_texts = None  # the package's own way
 
     def evaluate(self, batch: Sequence[Example], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
         """Answers to a batch under a candidate, with their scores."""
@@ -83,12 +87,36 @@ class _Adapter:
         return {name: rows for name in components_to_update}
 
 
+def _proposing(task: Task, reflect: Callable[[str], str], meta_prompt: str, seed: int) -> Callable[..., dict[str, str]]:
+    """Asks by `meta_prompt`, with the examples that the current text was tried on and as many others."""
+    rng = Random(f"gepa/{seed}/{task.name}")
+    others = list(dict.fromkeys(task.train))
+
+    def propose_new_texts(
+        candidate: Mapping[str, str], rows: Mapping[str, Sequence[Mapping[str, str]]], components: Sequence[str]
+    ) -> dict[str, str]:
+        tried = [row["Inputs"] for row in rows[_COMPONENT]]
+        shown = [e for e in others if e.input in tried]
+        shown += rng.sample([e for e in others if e not in shown], min(_MORE_SHOWN, len(others) - len(shown)))
+        text = reflect(request(meta_prompt, [pair(e.input, e.output) for e in shown]))
+        return {_COMPONENT: text or candidate[_COMPONENT]}
+
+    return propose_new_texts
+
+
 def search(
-    task: Task, start: str, answers: Answers, reflect: Callable[[str], str], max_metric_calls: int, seed: int = 0
+    task: Task,
+    start: str,
+    answers: Answers,
+    reflect: Callable[[str], str],
+    max_metric_calls: int,
+    seed: int = 0,
+    meta_prompt: str | None = None,
 ) -> Found:
     """The best prompt that GEPA finds for a task from `start`, by its training and validation examples.
 
-    Raises UserError where the package is missing or there is nothing to learn from.
+    `meta_prompt` is as of `GepaOptions`. Raises UserError where the package is missing or there is nothing to learn
+    from.
     """
     try:
         import gepa
@@ -103,7 +131,7 @@ def search(
         def log(self, message: str) -> None:
             pass
 
-    adapter = _Adapter(task, answers)
+    adapter = _Adapter(task, answers, _proposing(task, reflect, meta_prompt, seed) if meta_prompt else None)
     found = gepa.optimize(
         {_COMPONENT: start},
         trainset=train,
@@ -127,12 +155,12 @@ class Gepa(GepaOptions):
 
     def check(self, bench: Bench) -> None:
         """Raise UserError where the generator writes single lines alone."""
-        if not isinstance(bench.generator, WholeTextGenerator):
+        if not self.meta_prompt and not isinstance(bench.generator, WholeTextGenerator):
             raise UserError("The generator cannot write whole texts.", "Give a local model or one behind an API.")
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """The best prompt for each case; the trace holds its score on the validation examples and what it took."""
-        writer = bench.generator.whole(_REFLECTION_TOKENS)
+        writer = bench.generator if self.meta_prompt else bench.generator.whole(_REFLECTION_TOKENS)
         starts = self._starts(cases, bench)
         for number, (case, start) in enumerate(zip(cases, starts, strict=True)):
             started = time.monotonic()
@@ -140,6 +168,7 @@ class Gepa(GepaOptions):
                 found = search(
                     case.task, start, self._answers(case, bench), _reflecting(writer, bench.seed),
                     min(self.max_metric_calls, bench.max_model_calls or self.max_metric_calls), bench.seed,
+                    self.meta_prompt,
                 )  # fmt: skip
             cost = Cost(time.monotonic() - started, heard.total.sequences, heard.total.tokens)
             trace = {"start": start, "validation_score": found.score, "metric_calls": found.calls, "kept": found.tried}

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from soft2hard.api.answers import as_user_error
 from soft2hard.api.prices import total
 from soft2hard.api.requests import Request
-from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.methods.reflective import NOTHING, search
 from soft2hard.eval.transfer.optimizing import Answers, Arm, Contest, Optimization, Optimizer, Stage
+from soft2hard.lm.text_generation import WholeTextGenerator
 
 _AT_ONCE = 8  # tasks: each search asks for little at a time
 _REFLECTION_TOKENS = 1024
@@ -24,10 +24,12 @@ class _OverBudget(Exception):
 class Reflective(Optimizer):
     """Starts from each task's first candidate; `choices.max_calls` is the budget in answers ("metric calls")."""
 
-    writer: ApiGenerator = field(kw_only=True)
+    writer: WholeTextGenerator = field(kw_only=True)
     """Reflects on wrong answers. What it is asked is no metric call, and its cost is in the ledger."""
     from_nothing: bool = False
     """Start from a sentence that says nothing instead of the candidates."""
+    meta_prompt: str | None = None
+    """As of `GepaOptions`."""
 
     def run(self, candidates: Mapping[str, Sequence[Arm]], tasks: Sequence[Task]) -> Optimization:
         """The best prompts of all tasks. Raises UserError as `Optimizer.run` does."""
@@ -44,7 +46,7 @@ class Reflective(Optimizer):
         asked: dict[str, Request] = {}
         start = contest.arms[0].text
         contest.arms, contest.left = [contest.arms[0]], [0]
-        writer = self.writer.whole(_REFLECTION_TOKENS)
+        writer = self.writer if self.meta_prompt else self.writer.whole(_REFLECTION_TOKENS)
         n_reflections = 0
 
         def answers(prompt: str, examples: Sequence[Example]) -> list[str | None]:
@@ -64,7 +66,8 @@ class Reflective(Optimizer):
             return writer.sample([prompt], 1, self.choices.seed + n_reflections)[0][0]
 
         try:
-            found = search(contest.task, start, answers, reflect, self.choices.max_calls, self.choices.seed)
+            choices = self.choices
+            found = search(contest.task, start, answers, reflect, choices.max_calls, choices.seed, self.meta_prompt)
             best, score, n = found.prompt, found.score, found.tried
         except _OverBudget:
             contest.stopped, best, score, n = True, start, None, 1
