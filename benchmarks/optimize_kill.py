@@ -8,19 +8,17 @@ prompts with the same scores, every answer that the server gave must be in the l
 than was out.
 """
 
-import multiprocessing
 import os
 import random
-import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from soft2hard.errors import run_script
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.killing import in_process, killed_and_run_again
 from soft2hard.api.asking import Asker
 from soft2hard.api.client import Patience
 from soft2hard.api.ledger import Ledger
@@ -55,12 +53,6 @@ def optimize(url: str, folder: Path, concurrency: int, n_tasks: int) -> None:
     Optimizer(asker, OptimizeChoices(shots=(0, 4))).run(candidates, drawn).save(folder / "best.json")
 
 
-def run_in_process(*arguments: object) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=optimize, args=arguments)
-    process.start()
-    return process
-
-
 def main(*, kills: int = 10, concurrency: int = 16, fault_rate: float = 0.2, n_tasks: int = 8, seed: int = 0) -> None:
     """Kill, rerun, and count.
 
@@ -77,28 +69,20 @@ def main(*, kills: int = 10, concurrency: int = 16, fault_rate: float = 0.2, n_t
         whole, killed = Path(name) / "whole", Path(name) / "killed"
         whole.mkdir(), killed.mkdir()
         with FaultServer(seed=seed, **serving) as server:
-            run_in_process(server.url, whole, concurrency, n_tasks).join()
+            in_process(optimize, server.url, whole, concurrency, n_tasks).join()
             n_requests = len(server.paid)
-        moments, in_flight, outcomes = sorted(rng.sample(range(1, n_requests), kills)), 0, []
+        moments = sorted(rng.sample(range(1, n_requests), kills))
         with FaultServer(seed=seed + 1, **serving) as server:
-            for moment in (*moments, n_requests + 1):
-                process = run_in_process(server.url, killed, concurrency, n_tasks)
-                while len(server.paid) < moment and process.is_alive():
-                    time.sleep(0.001)
-                if process.is_alive():
-                    in_flight += server.active
-                    process.kill()
-                process.join()
-                outcomes.append(process.exitcode)
-            twice = sum(n - 1 for n in server.paid.values())
+            killing = killed_and_run_again(server, moments, optimize, server.url, killed, concurrency, n_tasks)
             with Ledger(killed / "ledger.sqlite") as book:
                 stored = book.rows("SELECT count(*) FROM answer")[0][0]
             lost = len(server.paid) - stored
         results = [Optimization.load(folder / "best.json").tasks for folder in (whole, killed)]
     same = [(a.prompt, a.judged) == (b.prompt, b.judged) for a, b in zip(*results, strict=True)]
-    print(f"requests {n_requests}, kills {outcomes.count(-signal.SIGKILL)}, last exit {outcomes[-1]}")
+    print(f"requests {n_requests}, {killing.text}")
     print(f"answers lost {lost}")
-    print(f"paid twice {twice} (at most {kills * concurrency}: concurrency at each kill; at the server {in_flight})")
+    out = f"at most {kills * concurrency}: concurrency at each kill; at the server {killing.in_flight}"
+    print(f"paid twice {killing.paid_twice} ({out})")
     print(f"tasks with the same prompt and score as undisturbed: {sum(same)} of {len(same)}")
 
 

@@ -8,9 +8,7 @@ answered.
 """
 
 import asyncio
-import multiprocessing
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from soft2hard.errors import run_script
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.killing import killed_and_run_again
 from soft2hard.api.asking import Means, Sender
 from soft2hard.api.client import ApiClient, Patience
 from soft2hard.api.ledger import Ledger
@@ -73,29 +72,18 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
         with FaultServer(latency=latency, fault_rate=fault_rate, seed=seed) as server:
-            in_flight, outcomes = 0, []
-            for moment in (*moments, requests + 1):
-                arguments = (server.url, ledger, requests, concurrency)
-                process = multiprocessing.get_context("fork").Process(target=send_all, args=arguments)
-                process.start()
-                while len(server.paid) < moment and process.is_alive():
-                    time.sleep(0.002)
-                if process.is_alive():
-                    in_flight += server.active
-                    process.kill()
-                process.join()
-                outcomes.append(process.exitcode)
+            killing = killed_and_run_again(server, moments, send_all, server.url, ledger, requests, concurrency)
             wanted = all_requests(server.url, requests)
             with Ledger(ledger) as book:
                 answers = book.answers(request.key for request in wanted)
             faults = sum(outcome != "ok" for outcome in server.outcomes)
             n_asked = len(server.outcomes)
-            twice = sum(n - 1 for n in server.paid.values())
     right = sum(answers[r.key].text == f" word{i}" for i, r in enumerate(wanted) if r.key in answers)
-    print(f"requests {requests}, kills {outcomes.count(-signal.SIGKILL)}, last exit {outcomes[-1]}")
+    print(f"requests {requests}, {killing.text}")
     print(f"sent {n_asked}, of these faulted {faults}; {time.monotonic() - started:.0f} s")
     print(f"answers lost {requests - right}")
-    print(f"paid twice {twice} (at most {kills * concurrency}: concurrency at each kill; at the server {in_flight})")
+    out = f"at most {kills * concurrency}: concurrency at each kill; at the server {killing.in_flight}"
+    print(f"paid twice {killing.paid_twice} ({out})")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,15 @@ TRANSIENT = (
     "no_choices", "null_choices", "no_message", "reset", "drop",
 )  # fmt: skip
 """Faults after which asking again helps; 'hang' is another, which takes the client's time limit."""
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "reasoned_to_the_limit": ("length", {"content": None, "reasoning_content": "let me think"}),
+    "thinking_to_the_limit": ("length", {"content": "<think>Let me th"}),
+    "reasoning_alone": ("stop", {"content": "", "reasoning_content": "it is this"}),
+    "thinking_part_alone": ("stop", {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}),
+    "tool_call": ("tool_calls", {"content": None, "tool_calls": [{"function": {"name": "answer"}}]}),
+    "refusal": ("stop", {"content": None, "refusal": "I cannot help with that."}),
+}
+"""Chat replies without an answer: why they end, and what is in the message."""
 
 
 @dataclass
@@ -81,9 +90,11 @@ class FaultServer:
         answer: Callable[[str], str] = lambda text: " " + text.split("Input:")[-1].split()[0],
         headers: Callable[["FaultServer"], dict[str, str]] = lambda server: {},
         batches: list[BatchScript] | None = None, models: set[str] | None = None, key: str | None = None, port: int = 0,
+        kinds: Sequence[str] = TRANSIENT,
     ) -> None:  # fmt: skip
         self.script, self.latency, self.fault_rate = list(script or []), latency, fault_rate
         self.answer, self.headers, self.models, self.key, self.port = answer, headers, models, key, port
+        self.kinds = tuple(kinds)
         self.batch_scripts = list(batches or [])
         self.retry_after = "0.2"
         self.seen: list[dict[str, Any]] = []
@@ -157,7 +168,7 @@ class FaultServer:
             return "404"
         if self.script:
             return self.script.pop(0)
-        return self._random.choice(TRANSIENT) if self._random.random() < self.fault_rate else "ok"
+        return self._random.choice(self.kinds) if self._random.random() < self.fault_rate else "ok"
 
     async def _reply(self, request: web.Request, body: dict, fault: str) -> web.StreamResponse:
         if fault == "429_after":
@@ -195,8 +206,9 @@ class FaultServer:
         text = self.answer(asked)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
-        if fault == "refusal":
-            choice["message"] |= {"content": None, "refusal": "I cannot help with that."}
+        if fault in ODD:
+            choice["finish_reason"] = ODD[fault][0]
+            choice["message"] |= ODD[fault][1]
         if fault == "choice_error":
             choice |= {"finish_reason": "error", "error": {"code": 502, "message": "Provider returned error"}}
         if fault == "filtered":

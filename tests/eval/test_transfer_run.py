@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -25,7 +27,7 @@ from soft2hard.eval.transfer.plan import JUDGE_PROMPT, Judge, judge_cells, plan
 from soft2hard.eval.transfer.results import MethodRow, PairedTest, Score, TransferResult, verdicts
 from tests import command_line
 from tests.command_line import Result
-from tests.fault_server import KEY, FaultServer
+from tests.fault_server import KEY, ODD, FaultServer
 
 
 @pytest.fixture(autouse=True)
@@ -300,6 +302,35 @@ def test_replies_without_an_answer_are_counted_under_their_names_and_thinking_is
             n_lacking == sum(row.score.n_no_text for row in result.rows) == sum(s.score.n_missing for s in result.rows)
         )
     assert " no text) |" in first.stdout
+
+
+def test_of_a_thousand_requests_a_third_of_odd_replies_changes_no_score_and_each_is_counted_under_its_name(
+    tmp_path: Path,
+):
+    (folder := tmp_path / "tasks").mkdir()
+    for name in "abcde":
+        rows = [f"{name}{i},{f'{name}{i}' if i % 2 else 'no'}" for i in range(1000)]
+        (folder / f"{name}.csv").write_text("# instruction: Say it\ninput,output\n" + "\n".join(rows) + "\n")
+    passing, odd = ["choice_error", "no_usage", "500"], list(ODD)
+    with FaultServer(fault_rate=0.3, kinds=[*passing, *odd], seed=1) as server:
+        arguments = ("--model", "m", "--base-url", server.url, "--tasks", folder, "--references", "gold")
+        out = ("--ledger", tmp_path / "l.sqlite", "-o", tmp_path / "out.json", "--attempts", 12)
+        done = command_line.run("transfer", *arguments, *out)
+        seen = Counter(server.outcomes)
+    assert done.exit_code == 0, done.stderr
+    result = TransferResult.load(tmp_path / "out.json")
+    [row] = result.rows
+    cut_off = seen["reasoned_to_the_limit"] + seen["thinking_to_the_limit"]
+    no_text = seen["reasoning_alone"] + seen["thinking_part_alone"] + seen["tool_call"]
+    assert len(result.answers) == 1000 and min(seen[kind] for kind in (*passing, *odd)) > 10
+    assert (row.score.n_cut_off, row.score.n_no_text, row.score.n_refused) == (cut_off, no_text, seen["refusal"])
+    assert row.score.n_missing == cut_off + no_text
+    # Of what was answered in words, the right share is that of the inputs alone; a refusal is wrong.
+    shares = []
+    for name in "abcde":
+        answered = [one for one in result.answers if one.task == name and (one.answer is not None or one.refused)]
+        shares.append(fmean(one.wanted == one.input and not one.refused for one in answered))
+    assert row.score.interval.value == pytest.approx(fmean(shares))
 
 
 def test_the_key_is_nowhere_on_disk_or_in_the_output(go: Callable[..., Result], tmp_path: Path):
