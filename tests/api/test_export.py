@@ -45,6 +45,18 @@ def test_text_and_a_chat_completion_are_the_message_that_was_measured(best: Path
     assert body["model"] == "gpt-x" and body["messages"] == [{"role": "user", "content": message("{input}")}]
 
 
+def test_a_model_of_plain_text_at_an_address_of_its_own_is_exported_as_it_was_asked(tmp_path: Path) -> None:
+    model = ApiModel("mine", "http://127.0.0.1:9/v1", "completion", "MY_KEY")
+    prompt = Prompt("kinds", TEXT, SHOWN, PROMPT, model=model)
+    [path] = export([prompt], "openai", tmp_path / "p.json")
+    body = json.loads(path.read_text())
+    assert body["prompt"] == message("{input}") and "messages" not in body and body["stop"] == ["\n"]
+    [path] = export([prompt], "promptfoo", tmp_path / "p.yaml")
+    [provider] = yaml.safe_load(path.read_text())["providers"]
+    assert provider["id"] == "openai:completion:mine"
+    assert (provider["config"]["apiBaseUrl"], provider["config"]["apiKeyEnvar"]) == (model.base_url, "MY_KEY")
+
+
 def test_a_translation_is_exported_too_with_the_demonstrations_of_the_soft_prompt(tmp_path: Path) -> None:
     one = {"soft_prompt": "a/kinds.npy", "text": "Say it.", "demonstrated": {"text": "Say it.\nInput: a\nOutput: b"}}
     (tmp_path / "t.json").write_text(json.dumps({"translations": [one, {"soft_prompt": "b.npy", "text": "Other."}]}))

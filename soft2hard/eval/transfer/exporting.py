@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from soft2hard.api.requests import ApiModel, text_request
 from soft2hard.data_gen.tables import read_text
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
@@ -21,6 +22,8 @@ from soft2hard.storage.files import atomic_folder, write_text
 
 Form = Literal["text", "openai", "dspy", "gepa", "inspect", "promptfoo"]
 _PLACE = "{input}"
+_SOME_MODEL = "gpt-4.1-mini"
+"""Named where a prompt was chosen on no API model."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Prompt:
     prompt: str = ""
     """All that stands before an input, demonstrations among it."""
     template: Template = Template()
-    model: str | None = None
+    model: ApiModel | None = None
     """The model that it was chosen on."""
 
     @property
@@ -62,7 +65,7 @@ def read_exported(path: Path) -> list[Prompt]:
         raise UserError(f"{path} holds no prompts.", remedy)
     found = Optimization.load(path)
     template = read_template(found.template or "plain").template or Template()
-    return [Prompt(t.task, t.text, t.shown, t.prompt, template, found.model.name) for t in found.tasks]
+    return [Prompt(t.task, t.text, t.shown, t.prompt, template, found.model) for t in found.tasks]
 
 
 def _of_translation(translation: dict[str, Any]) -> Prompt:
@@ -80,9 +83,11 @@ def _text(prompt: Prompt, task: Task | None) -> str:
 
 
 def _openai(prompt: Prompt, task: Task | None) -> str:
-    """A body of a chat completion; {input} stands for the input."""
-    body = {"messages": [{"role": "user", "content": prompt.message(_PLACE)}], "temperature": 0}
-    return _json(({"model": prompt.model} if prompt.model else {}) | body)
+    """The body of a request, a chat completion where no model says otherwise; {input} stands for the input."""
+    if prompt.model is None:
+        return _json({"messages": [{"role": "user", "content": prompt.message(_PLACE)}], "temperature": 0})
+    stop = list(prompt.template.stops) if prompt.model.layout == "completion" else None
+    return _json(text_request(prompt.model, prompt.message(_PLACE), {"temperature": 0, "stop": stop}).body)
 
 
 def _dspy(prompt: Prompt, task: Task | None) -> str:
@@ -121,11 +126,16 @@ def _promptfoo(prompt: Prompt, task: Task | None) -> str:
         {"vars": {"input": e.input}, "assert": [{"type": "equals", "value": e.output, "transform": "output.trim()"}]}
         for e in (task.test if task else ())
     ]
-    provider = f"openai:chat:{prompt.model}" if prompt.model else "openai:chat:gpt-4.1-mini"
+    model = prompt.model or ApiModel(_SOME_MODEL)
+    config: dict[str, Any] = {"temperature": 0}
+    if model.layout == "completion":
+        config["stop"] = list(prompt.template.stops)
+    if model.base_url != ApiModel.base_url:
+        config |= {"apiBaseUrl": model.base_url, "apiKeyEnvar": model.key_env}
     found = {
         "description": f"{prompt.name}, exported by soft2hard",
         "prompts": [f"{template}{{{{input}}}}{after}"],
-        "providers": [{"id": provider, "config": {"temperature": 0}}],
+        "providers": [{"id": f"openai:{model.layout}:{model.name}", "config": config}],
         "tests": tests or [{"vars": {"input": "an input"}}],
     }
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)
@@ -133,7 +143,7 @@ def _promptfoo(prompt: Prompt, task: Task | None) -> str:
 
 _INSPECT = '''"""{doc}
 
-inspect eval {file} --model openai/gpt-4.1-mini
+inspect eval {file} --model {model}
 """
 
 from inspect_ai import Task, task
@@ -164,6 +174,7 @@ def _inspect(prompt: Prompt, task: Task | None) -> str:
     return _INSPECT.format(
         doc=f"The task {prompt.name!r} with the prompt that soft2hard found.".replace('"""', "'''"),
         file=f"{file_name(prompt.name)}.py",
+        model=f"openai/{prompt.model.name if prompt.model else _SOME_MODEL}",
         name=file_name(prompt.name).replace("-", "_"),
         prompt=repr(before),
         after=repr(after),
