@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.lm.sequences import Query
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.settings import Reads
 
@@ -67,6 +68,23 @@ class View:
         """The same in the form of a soft prompt, as translators are given it."""
         rows = self(soft_prompt.embeddings, task.train, Random(f"view/{seed}/{task.name}"))
         return replace(soft_prompt, embeddings=rows)
+
+    def of_outputs(
+        self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]], seed: int
+    ) -> list[SoftPrompt]:
+        """As `of`, with the outputs that the soft prompts themselves write for some of their `inputs`: no example is
+        needed, and none is shown that the soft prompt does otherwise."""
+        rngs = [Random(f"view/{seed}/{i}") for i in range(len(soft_prompts))]
+        chosen = [
+            rng.sample(list(some), min(self.n_examples, len(some))) for rng, some in zip(rngs, inputs, strict=True)
+        ]
+        queries = [Query(prompt, input) for prompt, some in zip(soft_prompts, chosen, strict=True) for input in some]
+        written = iter(self.subject.generate(queries))
+        found = []
+        for prompt, some, rng in zip(soft_prompts, chosen, rngs, strict=True):
+            shown = [Example(input, output) for input, output in zip(some, written, strict=False)]
+            found.append(replace(prompt, embeddings=self(prompt.embeddings, shown, rng)))
+        return found
 
 
 class CorpusPairs(Dataset):

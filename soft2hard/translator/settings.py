@@ -57,8 +57,8 @@ class Design:
     instruction_tokens: PositiveInt = 64
     """Longest instruction that is learned and written, in tokens; what is longer is cut."""
     reads: Reads = "vectors"
-    """vectors: the soft prompt. The others are for comparison (soft2hard certify), to find out what the vectors are
-    worth: training examples of the task instead of them, both, or nothing."""
+    """vectors: the soft prompt; examples: pairs of input and output instead, training examples of the task in training
+    and what the soft prompt writes in translation; both; or nothing, for comparison (soft2hard certify)."""
     shown: PositiveInt = 8
     """Examples that are read where examples are."""
 

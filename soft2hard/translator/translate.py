@@ -14,6 +14,7 @@ from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import embedded_path, shipped_translators
 from soft2hard.translator.candidates import Reading, propose
+from soft2hard.translator.data import View
 from soft2hard.translator.demonstrations import with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
@@ -120,7 +121,8 @@ def translate(
             seconds. What goes through the models is counted on behalf of each soft prompt, by its place, but for what
             they make of their inputs together.
         translator: If not given, the one that comes with the package, where it was trained for the prompts' subject
-            and `config.propose` does not leave it out.
+            and `config.propose` does not leave it out. One that was trained to read examples reads what the soft
+            prompts write for some of the inputs.
         subject: Runs candidates beside the soft prompts; if not given, the one that the translator was trained for or
             that the prompts name is loaded, unless `config.verify` is off.
         config: How much is tried and verified.
@@ -130,7 +132,8 @@ def translate(
         progress: Called after each translation.
 
     Raises:
-        UserError: soft prompts, translator and subject do not belong together; a proposer cannot work with them; no
+        UserError: soft prompts, translator and subject do not belong together; a translator that does not read
+            vectors has nothing to read; a proposer cannot work with them; no
             soft prompt's demonstrations fit the subject's context.
     """
     if isinstance(prompts, SoftPrompt):
@@ -143,11 +146,6 @@ def translate(
         raise UserError(
             "A translator is to propose, and none was given or fits the soft prompt's subject.",
             "Give one for its subject, or leave translator out of what proposes.",
-        )
-    if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
-        raise UserError(
-            f"The translator '{translator.name}' was trained to read {translator.card.reads} for comparison.",
-            "Give one that reads soft prompts; soft2hard certify compares the two.",
         )
     if translator is not None and subject is not None:
         translator.bind(subject)  # before its soft prompts are looked at: they may be of another rounding
@@ -162,6 +160,8 @@ def translate(
         subject = subject.for_prompts(prompts)
         for prompt in prompts:
             subject.check(prompt)
+    if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
+        helpers = replace(helpers, read=_behaviour(translator, prompts, subject, inputs, config.seed))
     labels = [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     if subject is None or not config.verify:
         if translator is None:
@@ -395,6 +395,34 @@ class _Translating:
         enough = {i: some for i, some in inputs.items() if len(some) >= fewest}
         found = self.verifier.probe([self.prompts[i] for i in enough], list(enough.values())) if enough else []
         return dict(zip(enough, found, strict=True))
+
+
+def _behaviour(
+    translator: Translator,
+    prompts: Sequence[SoftPrompt],
+    subject: Subject | None,
+    inputs: Sequence[str] | Sequence[Sequence[str]] | None,
+    seed: int,
+) -> list[SoftPrompt]:
+    """What a translator of examples reads of soft prompts: what they do on some inputs, given or invented under them.
+
+    Raises UserError without the subject or inputs, and for a translator that reads nothing.
+    """
+    card = translator.card
+    if card.reads == "nothing" or subject is None:
+        remedy = "Give one that reads soft prompts."
+        if card.reads != "nothing":
+            remedy = "Leave verification on, so that the subject shows what the soft prompt does."
+        raise UserError(f"The translator '{translator.name}' was trained to read {card.reads}.", remedy)
+    if inputs is None:
+        inputs = invented_inputs(subject, [[prompt] for prompt in prompts], card.shown, seed)
+    each = [inputs] * len(prompts) if inputs and isinstance(inputs[0], str) else inputs
+    if not all(each):
+        raise UserError(
+            f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
+            "Give some with --examples.",
+        )
+    return View(subject, card.reads, card.shown).of_outputs(prompts, each, seed)
 
 
 def in_random_order(inputs: Sequence[str], seed: int) -> list[str]:

@@ -203,6 +203,17 @@ def test_greedy_asks_the_translator_that_it_names_and_gives_it_what_it_reads(
     assert usual.prompt == propose(bench.translator, [case.soft_prompt], 1)[0][0] != found.prompt
 
 
+def test_a_translator_of_examples_may_read_what_the_soft_prompt_writes_for_the_inputs(
+    others: dict[str, Path], case: Case
+) -> None:
+    own = tiny_training.llama_subject()
+    bench, named = Bench(own, seed=4), Translator.from_pretrained(others["examples"])
+    [found] = GreedyTranslation(translator=str(others["examples"]), outputs="soft_prompt").run([case], bench)
+    inputs = [example.input for example in case.task.train]
+    [read] = View(own, "examples", 2).of_outputs([case.soft_prompt], [inputs], 4)
+    assert found.prompt == (propose(named, [read], 1)[0] or [None])[0]
+
+
 @pytest.mark.parametrize("reads", ["vectors", "examples", "nothing"])
 def test_translated_chooses_among_the_texts_of_the_translator_that_it_names(
     reads: str, others: dict[str, Path], case: Case

@@ -1,6 +1,8 @@
 """Translators that read other things than soft prompts: what they are given, what they learn from, who refuses them."""
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -11,11 +13,13 @@ from torch import Tensor
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
+from soft2hard.lm.sequences import Query
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.data import CorpusPairs, View
 from soft2hard.translator.model import Memory, Translator
+from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.settings import Design, Reads, TranslateConfig
 from soft2hard.translator.training import needs_subject, train_translator
 from soft2hard.translator.translate import Helpers, in_random_order, translate
@@ -204,12 +208,35 @@ def of_examples(tmp_path_factory: pytest.TempPathFactory) -> Translator:
     return trained(tmp_path_factory.mktemp("of_examples"), "examples", None)
 
 
-def test_soft_prompts_are_not_translated_by_whoever_reads_something_else(of_examples: Translator) -> None:
-    prompt = SoftPrompt(VECTORS, fingerprint=SUBJECT.fingerprint)
-    for verify in (True, False):
-        with pytest.raises(UserError, match="was trained to read examples for comparison") as refused:
-            translate(prompt, of_examples, SUBJECT, TranslateConfig(verify=verify))
+def test_without_the_subject_or_anything_to_read_it_translates_no_soft_prompt(of_examples: Translator) -> None:
+    prompt = SoftPrompt(VECTORS, template=SUBJECT.template)
+    of_nothing = copy(of_examples)
+    of_nothing.card = replace(of_examples.card, reads="nothing")
+    for translator, verify in ((of_examples, False), (of_nothing, True)):
+        subject = SUBJECT if verify else None
+        with pytest.raises(UserError, match=f"was trained to read {translator.card.reads}") as refused:
+            translate(prompt, translator, subject, TranslateConfig(verify=verify))
         assert "\n" not in str(refused.value)
+
+
+def test_of_a_soft_prompt_it_reads_what_that_writes_for_inputs(of_examples: Translator) -> None:
+    prompts = [SoftPrompt(SUBJECT.embed_text(text).clone(), template=SUBJECT.template) for text in ("cat dog", "up")]
+    how, inputs = TranslateConfig(6, 4, 0, refine_rounds=0, max_new_tokens=3), WORDS[:4]
+    found = translate(prompts, of_examples, SUBJECT, how, inputs=inputs)
+    read = View(SUBJECT, "examples", of_examples.card.shown).of_outputs(prompts, [inputs, inputs], 0)
+    for prompt, rows, translation in zip(prompts, read, found, strict=True):
+        # By its definition: the subject's greedy output under the soft prompt, laid out as a few-shot prompt.
+        outputs = SUBJECT.generate([Query(prompt, input) for input in inputs])
+        shown = " ".join(words_of(rows.embeddings))
+        assert all(" ".join(f"Input : {i} Output : {o}".split()) in shown for i, o in zip(inputs, outputs, strict=True))
+        assert translation.greedy == propose(of_examples, [rows], 6)[0][0]
+
+
+def test_where_no_input_can_be_invented_some_must_be_given(of_examples: Translator) -> None:
+    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
+    assert invented_inputs(SUBJECT, [[prompt]], 4) == [[]], "this subject never ends an input"
+    with pytest.raises(UserError, match="no inputs to show it.*--examples"):
+        translate(prompt, of_examples, SUBJECT, TranslateConfig(max_new_tokens=3))
 
 
 def test_given_what_it_reads_it_proposes_and_its_texts_are_verified_beside_the_soft_prompt(

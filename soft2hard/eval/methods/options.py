@@ -341,6 +341,8 @@ class GreedyOptions:
     translator: str | None = None
     """Another translator than the evaluation's: a folder or a name. One that was trained with --reads examples, both
     or nothing is given these."""
+    outputs: Literal["task", "soft_prompt"] = "task"
+    """Of the examples that it is given: the task's own, or what the soft prompt writes for their inputs."""
 
     name = "greedy"
     source = "soft2hard translator, greedy decoding"
@@ -371,6 +373,8 @@ class TranslatedOptions:
     demonstrations: NonNegativeInt = 0
     """Pairs of input and output under the soft prompt that stand behind the instruction; 0 for none."""
     translator: str | None = None
+    """As of greedy."""
+    outputs: Literal["task", "soft_prompt"] = "task"
     """As of greedy."""
 
     name = "translated"

@@ -25,9 +25,9 @@ class GreedyTranslation(GreedyOptions):
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One text a soft prompt."""
         translator = _translator(self.translator, bench)
-        read = _read(translator, cases, bench)
         started = time.monotonic()
         with listening() as heard:
+            read = _read(translator, cases, bench, self.outputs)
             texts = propose(translator, read, 1)
         costs = shares(Cost(time.monotonic() - started), len(cases), heard.own)
         yield from (_outcome(found[0] if found else "", cost, {}) for found, cost in zip(texts, costs, strict=True))
@@ -52,13 +52,14 @@ class VerifiedTranslation(TranslatedOptions):
             config = TranslateConfig(**options, max_seconds=left)
             inputs = [[e.input for e in (*case.task.validation, *case.task.train)] for case in chunk]
             with listening() as heard:
+                read = _read(translator, chunk, bench, self.outputs) if translator else None
                 translations = translate(
                     [case.soft_prompt for case in chunk],
                     translator,
                     bench.subject,
                     config,
                     inputs=inputs if self.inputs == "examples" else None,
-                    helpers=replace(helpers, read=_read(translator, chunk, bench)) if translator else helpers,
+                    helpers=replace(helpers, read=read),
                 )
             together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
             for found, cost in zip(translations, shares(together, len(chunk), heard.own), strict=True):
@@ -78,9 +79,12 @@ def _translator(name: str | None, bench: Bench) -> Translator | None:
     return bench.translator if name is None else Translator.from_pretrained(name, subject=bench.subject)
 
 
-def _read(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
+def _read(translator: Translator, cases: Sequence[Case], bench: Bench, outputs: str) -> list[SoftPrompt]:
     """What a translator is given of each case: the soft prompt, unless it was trained to read other things."""
     view = View(bench.subject, translator.card.reads, translator.card.shown)
+    if outputs == "soft_prompt" and view.reads in ("examples", "both"):
+        inputs = [[example.input for example in case.task.train] for case in cases]
+        return view.of_outputs([case.soft_prompt for case in cases], inputs, bench.seed)
     return [view.of(case.soft_prompt, case.task, bench.seed) for case in cases]
 
 
