@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from scripts.demo import demo_evaluation
+from scripts.optimize_embedded import all_that_fit
 from scripts.readme_figures import draw_families, draw_methods, markdown
 from scripts.transfer_embedded import markdown as transfer_table
 from scripts.transfer_embedded import of_gold
 from soft2hard.api.ledger import Spent
-from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, parse
+from soft2hard.checkpoints import embedded_path
+from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, LexicalDoD, parse
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report import load_run
@@ -81,3 +84,15 @@ def test_a_transfer_is_told_as_a_share_of_what_gold_instructions_do_there() -> N
     assert shares["gold"].value == 1 and shares["pez"].value == pytest.approx((0.5 + 0) / (1 + 0.5))
     table = transfer_table(result)
     assert f"| pez | 0.900 | {interval} | {shares['pez']} |" in table and f"| odd | 0.900 | {interval} | – |" in table
+
+
+def test_few_shot_with_all_that_fits_leaves_room_for_every_input_and_for_no_further_example() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(embedded_path("api_model"))
+    drawn = [drawn.record(7, n_train=256) for drawn in LexicalDoD().draw("test", 15, 7)]
+    task = next(task for task in drawn if task.family == "filter")
+    [row] = all_that_fit([task], embedded_path("api_model"))
+    shown = row.prompt.count("Input:")
+    assert 8 < shown < len(task.train)
+    sizes = [len(tokenizer.encode(f"{row.prompt}\nInput: {e.input}\nOutput:")) for e in task.test]
+    one = len(tokenizer.encode(row.prompt)) / shown
+    assert max(sizes) + 24 <= 1024 < max(sizes) + 24 + 3 * one
