@@ -20,7 +20,8 @@ from soft2hard.eval.intervals import Interval, mean_interval, ratio_interval
 from soft2hard.eval.report import Run, load_run, plain, write_report
 from soft2hard.eval.report.charts import soft_prompt_map
 from soft2hard.eval.report.figures import SCORE, compare, interval_text, number_text, per_task
-from soft2hard.eval.report.sections import Section, Table, contents
+from soft2hard.eval.report.parts import Section, Table
+from soft2hard.eval.report.sections import contents
 from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, Score, TransferResult
 from tests import command_line
