@@ -19,6 +19,7 @@ def evaluate(
     /,
     *,
     output: Output = Path("runs/evaluation"),
+    size: str | None = None,
     tasks: list[Path] | None = None,
     methods: Annotated[list[str] | None, Parameter(name="--method")] = None,
     n_tasks: AtLeast1 | None = None,
@@ -39,6 +40,7 @@ def evaluate(
     Args:
         config: YAML file of what to evaluate; docs/evaluation.md describes all settings.
         output: Folder of the run; the same folder again resumes it.
+        size: One of the CONFIG's variants by its name, such as embedded of recipes/towards-sst2.yaml.
         tasks: Without a CONFIG: task files or folders of them; the embedded world's tasks if not given.
         methods: Without a CONFIG: a method, repeatable (none, gold, soft, few-shot, greedy and translated if not
             given).
@@ -72,13 +74,15 @@ def evaluate(
         )
     if cluster is not None and workers > 1:
         raise UserError("--workers and --cluster exclude each other.", "Say --cluster-workers.")
+    if config is None and size is not None:
+        raise UserError("--size is of a CONFIG.", "Give a YAML file that has variants.")
     _check_output(output)
     quiet()
     from soft2hard.eval.config import parse_config, read_config
     from soft2hard.eval.fan_out import run_evaluation
 
     if config is not None:
-        evaluation = read_config(config)
+        evaluation = read_config(config, size)
     else:
         source = {"files": [str(path) for path in tasks]} if tasks else {"dod": "lexical"}
         named = {"subject": subject, "translator": translator, "reference": reference, "generator": generator}

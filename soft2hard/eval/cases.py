@@ -7,13 +7,14 @@ cases, one line each, so that a killed run loses at most the line that is being 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
+from more_itertools import chunked
 from safetensors.torch import load_file, save_file
 
 from soft2hard.data_gen.dods.lexical import LexicalDoD
@@ -87,14 +88,23 @@ class Draw:
 def drawn_tasks(choice: Tasks, split: Split, seed: int, dropped: Counter[str] | None = None) -> list[Task]:
     """The tasks of an evaluation with the examples of a seed; the tasks themselves are the same for every seed.
 
-    Of more test examples than asked for, as many are drawn.
+    Of more test examples than asked for, as many are drawn. Where several lengths of soft prompts are compared, each
+    task is there once for each length, with the same examples.
     Raises UserError where a task file has no test examples.
     """
     tasks, n = _read_tasks(choice, split, seed, dropped), choice.n_test
-    if n is None:
+    if n is not None:
+        drawn = [Random(f"{seed}/{task.name}/test").sample(task.test, min(n, len(task.test))) for task in tasks]
+        tasks = [replace(task, test=tuple(test)) for task, test in zip(tasks, drawn, strict=True)]
+    if not choice.lengths:
         return tasks
-    drawn = [Random(f"{seed}/{task.name}/test").sample(task.test, min(n, len(task.test))) for task in tasks]
-    return [replace(task, test=tuple(test)) for task, test in zip(tasks, drawn, strict=True)]
+    each = [(task, of_length(length)) for length in choice.lengths for task in tasks]
+    return [replace(task, name=f"{task.name}{end}", family=f"{task.family}{end}") for task, end in each]
+
+
+def of_length(n_tokens: int) -> str:
+    """What the name of a task ends in where its soft prompt is to have so many tokens."""
+    return f", {n_tokens} tokens"
 
 
 def _read_tasks(choice: Tasks, split: Split, seed: int, dropped: Counter[str] | None) -> list[Task]:
@@ -129,10 +139,13 @@ def _read_tasks(choice: Tasks, split: Split, seed: int, dropped: Counter[str] | 
 
 
 class SoftPromptStore:
-    """Soft prompts of one seed and split in a file, tuned in batches of tasks; those in it are not tuned again."""
+    """Soft prompts of one seed and split in a file, tuned in batches of tasks; those in it are not tuned again.
 
-    def __init__(self, path: Path, subject: Subject, tuning: Tuning):
-        self.path, self.subject, self.tuning = path, subject, tuning
+    Those of a task that is there for one of several `lengths` have that length.
+    """
+
+    def __init__(self, path: Path, subject: Subject, tuning: Tuning, lengths: Sequence[int] = ()):
+        self.path, self.subject, self.tuning, self.lengths = path, subject, tuning, lengths
         self.losses_path = path.with_suffix(".losses.json")
 
     def cases(self, tasks: Sequence[Task], log: Log = silent) -> list[Case]:
@@ -141,10 +154,10 @@ class SoftPromptStore:
         missing = [task for task in tasks if task.name not in found]
         what = f"seed {self.tuning.seed}: soft prompts of {self.path.stem.partition('-')[2]} tasks"
         n_found, pace = len(found), Pace(log, what)
-        for start in range(0, len(missing), _BATCH):
-            n = min(_BATCH, len(missing) - start)
-            log(f"seed {self.tuning.seed}: tuning {n} of {len(missing)} soft prompts, {start} are tuned")
-            for tuned in Tuner(self.subject, self.tuning).tune(missing[start : start + _BATCH]):
+        for tuning, batch in self._batches(missing):
+            n_tuned = len(found) - n_found
+            log(f"seed {self.tuning.seed}: tuning {len(batch)} of {len(missing)} soft prompts, {n_tuned} are tuned")
+            for tuned in Tuner(self.subject, tuning).tune(batch):
                 found[tuned.task.name] = tuned.soft_prompt.embeddings
                 losses[tuned.task.name] = list(tuned.losses)
                 pace(len(found) - n_found, len(missing))
@@ -153,6 +166,13 @@ class SoftPromptStore:
             with atomic_write(self.path) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in found.items()}, temporary)
         return [Case(task, self._soft_prompt(found[task.name], task)) for task in tasks]
+
+    def _batches(self, tasks: Sequence[Task]) -> Iterator[tuple[Tuning, list[Task]]]:
+        """The tasks that are tuned together, and how."""
+        for n_tokens in self.lengths or (self.tuning.n_tokens,):
+            alike = [task for task in tasks if not self.lengths or task.name.endswith(of_length(n_tokens))]
+            for batch in chunked(alike, _BATCH):
+                yield replace(self.tuning, n_tokens=n_tokens), batch
 
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """Validation losses of each task's tuning, nats a token, with their steps."""

@@ -15,6 +15,7 @@ from pydantic import (
     WrapValidator,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -26,7 +27,7 @@ from soft2hard.eval.methods.registry import METHODS, method_of, options_of
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import fields_of, some_of
 from soft2hard.storage.names import is_embedded_subject
-from soft2hard.storage.yaml_files import read_yaml
+from soft2hard.storage.yaml_files import of_size, read_yaml
 
 if TYPE_CHECKING:
     from soft2hard.eval.methods.base import Method
@@ -64,6 +65,21 @@ class Tasks(_Strict):
     """Test examples of each task at most, drawn anew for each seed; None for all that the source gives."""
     seed: int = 0
     """Of the choice of tasks."""
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Lengths of soft prompts to compare: every task is there once for each, as 'NAME, 5 tokens'. Empty: all soft
+    prompts have the `n_tokens` of the tuning."""
+
+    @field_validator("lengths")
+    @classmethod
+    def _distinct(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := list(duplicates_everseen(lengths)):
+            raise ValueError(f"{twice[0]} is there twice")
+        return lengths
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without `lengths` where there are none, as runs were recorded before, so that these are resumed."""
+        return {name: value for name, value in dump(self).items() if name != "lengths" or value}
 
     @model_validator(mode="after")
     def _one_source(self) -> "Tasks":
@@ -213,15 +229,15 @@ class Evaluation(_Strict):
         return Tuning(**self.tuning | {"seed": seed})
 
 
-def read_config(path: Path) -> Evaluation:
-    """An evaluation from a YAML file.
+def read_config(path: Path, size: str | None = None) -> Evaluation:
+    """An evaluation from a YAML file, or one of its `variants` by name.
 
     Raises UserError with all problems at once where the file is missing, is no YAML, or asks for what does not exist.
     """
     raw = read_yaml(path, "an evaluation's YAML file")
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no settings.", "It must be a mapping with at least tasks and methods.")
-    return parse_config(raw, str(path))
+    return parse_config(of_size(raw, size, path), str(path))
 
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> Evaluation:

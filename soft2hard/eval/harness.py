@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from soft2hard.errors import UserError
@@ -19,6 +20,9 @@ from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN, MethodRecord, Referen
 from soft2hard.lm.precision import rounding_of
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.run_folders import Kind, Record, claim, made_with
+
+_N_INPUTS = 128
+"""Test inputs whose perplexity stands beside that of prompts."""
 
 Progress = Callable[[int, int], None]
 """Told how many cells are done, and how many there are in all."""
@@ -134,15 +138,19 @@ class Harness:
 
     def _store(self, seed: int, split: str) -> SoftPromptStore:
         path = self.folder / "soft_prompts" / f"{seed}-{split}.safetensors"
-        return SoftPromptStore(path, self._models.tuning_subject, self.config.tuning_of(seed))
+        tuning, lengths = self.config.tuning_of(seed), self.config.tasks.lengths
+        return SoftPromptStore(path, self._models.tuning_subject, tuning, lengths)
 
     def _reference_perplexity(self, cases: Mapping[int, Sequence[Case]]) -> ReferencePerplexity | None:
-        """Of the gold instructions as they are and with their words shuffled, for the reader of perplexities."""
+        """Of the gold instructions as they are and with their words shuffled, and of test inputs, for the reader of
+        perplexities."""
         of_any_seed = next(iter(cases.values()))
         texts = [case.task.instruction for case in of_any_seed if case.task.instruction]
         if self._models.reference is None or not texts:
             return None
-        return reference_points(self._models.reference, texts)
+        inputs = sorted({example.input for case in of_any_seed for example in case.task.test})
+        some = Random(0).sample(inputs, min(_N_INPUTS, len(inputs)))
+        return reference_points(self._models.reference, texts, inputs=some)
 
     # --- cells --------------------------------------------------------------------------------
 

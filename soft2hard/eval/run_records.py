@@ -39,6 +39,9 @@ class ResultRow:
     """Share of target positions at which the likeliest token is the same as under the soft prompt."""
     loss: float | None = None
     """Mean negative log-likelihood of the test outputs, nats a token."""
+    performance_differential: float | None = None
+    """Distance of `loss` from the soft prompt's on the same test examples (arXiv 2504.02144); None in runs from before
+    it was measured."""
     agreement: float | None = None
     """Share of test inputs for which the subject writes the same as under the soft prompt."""
     kl: float | None = None
@@ -118,6 +121,8 @@ class ReferencePerplexity:
     """The same texts with their words in random order."""
     n_texts: int
     """Texts that both have a perplexity; the others are left out."""
+    inputs: float | None = None
+    """Test inputs of the tasks, as far as they have a perplexity; None also in runs from before it was measured."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
 from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import check_keys, checked, nearest, settings, some_of
-from soft2hard.storage.yaml_files import read_yaml
+from soft2hard.storage.yaml_files import of_size, read_yaml
 from soft2hard.translator.processes import deepspeed_config
 from soft2hard.translator.settings import Design, TranslatorTraining
 
@@ -198,28 +198,13 @@ def read_recipe(path: Path, size: str | None = None) -> Recipe:
     raw = read_yaml(path, "a recipe")
     if not isinstance(raw, dict):
         raise UserError(f"{path} is no recipe.", "Write a mapping with corpora and evaluation (docs/recipes.md).")
-    variants = raw.pop("variants", {})
-    if size is not None and (not isinstance(variants, dict) or size not in variants):
-        there = ", ".join(variants) if isinstance(variants, dict) and variants else "none"
-        raise UserError(f"{path} has no size '{size}'.", f"Its sizes: {there}; without --size it is run as it stands.")
+    raw = of_size(raw, size, path)
     try:
-        raw = raw if size is None else _changed(raw, variants[size])
         check_keys(raw, Recipe.__dataclass_fields__)
         found = raw | {"evaluation": _evaluation(raw, path)} if "evaluation" in raw else raw
     except ValueError as error:
         raise UserError(f"{path}: {error}.", _REMEDY) from error
     return checked(Recipe, found, str(path), _REMEDY)
-
-
-def _changed(values: Mapping[str, Any], changes: Any) -> dict[str, Any]:
-    """Values with those of a variant in their place: mappings are merged, a null takes a setting out."""
-    if not isinstance(changes, Mapping):
-        raise ValueError("variants: write each as a mapping of the settings that are otherwise")
-    found = dict(values)
-    for key, change in changes.items():
-        both = isinstance(change, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = _changed(found[key], change) if both else change
-    return {key: value for key, value in found.items() if value is not None or key not in changes}
 
 
 def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
@@ -230,6 +215,7 @@ def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
         given = read_yaml(path.parent / given, "an evaluation's YAML file")
     if not isinstance(given, dict):
         raise ValueError("evaluation: write its settings, or the path of an evaluation's YAML file")
+    given = of_size(given, None, path)
     check_keys(given, [key for key in Evaluation.model_fields if key not in NAMED_BY_RECIPE])
     own, shared = checked(some_of(Tuning), given.get("tuning") or {}, origin), raw.get("tuning") or {}
     shared = checked(some_of(Tuning), shared, f"{path}: tuning", _REMEDY)

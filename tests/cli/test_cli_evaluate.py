@@ -75,6 +75,19 @@ def test_flags_do_without_a_configuration(models: Path, tasks: Path, tmp_path: P
     assert list(record.seeds) == [3]
 
 
+def test_a_size_is_the_file_with_what_its_variant_changes(config: Path, tmp_path: Path) -> None:
+    config.write_text(
+        config.read_text() + "variants: {small: {methods: [none], tuning: {steps: 2, lr: null}}, odd: 3}\n"
+    )
+    assert run("evaluate", config, "-o", tmp_path / "run", "--size", "small").exit_code == 0
+    made, whole = load_run(tmp_path / "run"), read_config(config)
+    assert made.methods == ("none",) and len(whole.methods) == 5
+    assert made.record.config["tuning"] == {k: v for k, v in whole.tuning.items() if k != "lr"} | {"steps": 2}
+    assert_refused(run("evaluate", config, "--size", "large"), "no size 'large'", "Its sizes: small, odd")
+    assert_refused(run("evaluate", config, "--size", "odd"), "'odd' is no mapping")
+    assert_refused(run("evaluate", "--size", "small"), "--size is of a CONFIG")
+
+
 def test_failed_cells_are_made_again_when_asked_for(config: Path, tmp_path: Path) -> None:
     run("evaluate", config, "-o", tmp_path / "run")
     gold = tmp_path / "run" / "cells" / "0" / "gold.jsonl"

@@ -133,6 +133,35 @@ def test_scores_are_those_of_the_subject_itself(models: Path, tasks: Path, tmp_p
         assert [rows[label, task.name, 0].score for task in of_files] == expected
 
 
+def test_several_lengths_of_soft_prompts_stand_side_by_side_on_the_same_examples(
+    models: Path, tasks: Path, tmp_path: Path
+) -> None:
+    config = asked(models, tasks, "soft", "nearest-token", tasks={"files": [str(tasks)], "lengths": [1, 3]})
+    harness = Harness(config, tmp_path / "run")
+    harness.run()
+    drawn = {case.task.name: case for case in harness.cases(0, "test")}
+    assert set(drawn) == {f"{name}, {n} tokens" for name in ("kinds", "places") for n in (1, 3)}
+    for name in ("kinds", "places"):
+        short, long = (drawn[f"{name}, {n} tokens"] for n in (1, 3))
+        assert (short.soft_prompt.n_tokens, long.soft_prompt.n_tokens) == (1, 3)
+        assert (short.task.train, short.task.test) == (long.task.train, long.task.test)
+    run = load_run(tmp_path / "run")
+    assert {len(row.prompt.split()) for row in run.by_method["nearest-token"] if ", 3 tokens" in row.task} == {3}
+    assert "lengths" not in asked(models, tasks, "soft").model_dump()["tasks"]  # as runs have been recorded
+    for wrong in ([0], [2, 2]):
+        with pytest.raises(UserError, match="lengths"):
+            asked(models, tasks, "soft", tasks={"files": [str(tasks)], "lengths": wrong})
+
+
+def test_the_performance_differential_is_the_distance_of_losses_from_the_soft_prompts(
+    models: Path, tasks: Path, tmp_path: Path
+) -> None:
+    rows = by_cell(Harness(asked(models, tasks, "soft", "none", "gold"), tmp_path / "run").run())
+    for (_, task, seed), row in rows.items():
+        assert row.performance_differential == pytest.approx(abs(row.loss - rows["soft", task, seed].loss), abs=1e-9)
+    assert max(row.performance_differential for row in rows.values()) > 0
+
+
 @pytest.mark.parametrize("how", ["raise", "yield"])
 def test_a_failure_is_a_row_with_its_reason_and_leaves_the_others_intact(
     how: str, models: Path, tasks: Path, tmp_path: Path, fragile: None

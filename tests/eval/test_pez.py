@@ -18,7 +18,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.methods.discrete import Vocabulary
 from soft2hard.eval.methods.pez import Pez, StraightThroughFluency
-from soft2hard.eval.metrics.scrutability import log_perplexities
+from soft2hard.eval.metrics.scrutability import log_perplexities, perplexities
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -116,6 +116,93 @@ def test_the_straight_through_gradient_has_both_roles_of_a_token():
     expected[0, 1:] -= out.hidden_states[-1][0, :-1].detach() / 3
     assert value.item() == pytest.approx(nll.item(), abs=1e-5)
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
+
+
+@pytest.mark.parametrize("at", ["the tokens", "points near them"])
+def test_each_role_of_a_token_has_a_gradient_of_its_own_and_together_they_are_both(at: str):
+    """'read' alone is the gradient by what is read, with fixed tokens to predict, as the published code has it."""
+    subject, ids = tiny_models.subject("gpt2"), torch.tensor([[5, 9, 11, 20]])
+    real = torch.ones_like(ids, dtype=torch.bool)
+    away = torch.randn(1, 4, subject.d_model, generator=torch.Generator().manual_seed(0))
+    where = subject.embed_ids(ids) + (0.1 * away if at == "points near them" else 0)
+    found = {}
+    for roles in ("both", "read", "predicted"):
+        points = where.clone().requires_grad_()
+        value = StraightThroughFluency(Vocabulary(subject), subject, roles)(points, ids, real)
+        (found[roles],) = torch.autograd.grad(value.sum(), points)
+    read = where.clone().requires_grad_()
+    nll = torch.nn.functional.cross_entropy(subject.model(inputs_embeds=read).logits[0, :-1], ids[0, 1:])
+    torch.testing.assert_close(found["read"], torch.autograd.grad(nll, read)[0], atol=2e-4, rtol=2e-3)
+    if at == "the tokens":
+        torch.testing.assert_close(found["read"] + found["predicted"], found["both"], atol=1e-5, rtol=1e-4)
+    assert (
+        found["predicted"][0, 0].abs().max() == 0 < found["predicted"][0, 1:].abs().min()
+    )  # nothing predicts the first
+
+
+@pytest.mark.parametrize("options", [{"fluency": "perplexity"}, {"fluency_at": "copy"}, {"fluency_roles": "read"}])
+def test_every_kind_of_fluency_lowers_perplexity(options: dict[str, str]):
+    cases = [case(i, llama()) for i in range(8)]
+    weight = 0.3 if "fluency" in options else 3.0
+    plain, fluent = (run(m, cases, llama()) for m in (SMALL, replace(SMALL, perplexity_weight=weight, **options)))
+    of_plain, of_fluent = (log_perplexities(llama(), [o.prompt for o in outcomes]) for outcomes in (plain, fluent))
+    assert np.mean(of_fluent) < np.mean(of_plain) - 0.5
+
+
+def test_the_weight_multiplies_the_perplexity_or_its_logarithm():
+    for fluency, term in (("perplexity", np.exp), ("log_perplexity", float)):
+        method = replace(SMALL, steps=10, perplexity_weight=0.25, fluency=fluency)
+        [outcome] = run(method, [case(0, llama())], llama())
+        at = {point["step"]: point for point in outcome.trace["curve"]}
+        for best in outcome.trace["best"]:
+            point = at[best["step"]]
+            expected = -point["loss"] - 0.25 * term(point["log_perplexity"])
+            assert best["score"] == pytest.approx(expected, rel=1e-5)
+
+
+# --- optimizers, aims, lengths ------------------------------------------------------------------
+
+
+def test_each_optimizer_comes_with_its_published_settings_unless_others_are_given():
+    assert Pez().stepping == (0.1, 0.1, None)
+    assert Pez(optimizer="adafactor").stepping == (0.3, 0.0, 1.0)
+    assert Pez(optimizer="adafactor", lr=0.5, weight_decay=0.1, clip=2.0).stepping == (0.5, 0.1, 2.0)
+
+
+def test_adafactor_finds_what_is_to_be_found_and_batch_mates_change_nothing():
+    """Adafactor scales a step by all entries of a parameter: those of another case must not be among them."""
+    cases = [case(i, llama(), 2 + i % 2) for i in range(4)]
+    method = replace(SMALL, optimizer="adafactor", n_tokens="soft_prompt", steps=20)
+    together = run(method, cases, llama())
+    assert [o.trace["curve"] for o in together] == [run(method, [c], llama())[0].trace["curve"] for c in cases]
+    assert [len(Vocabulary(llama()).ids(o.prompt)) for o in together] == [2, 3, 2, 3]
+    assert all(min(losses) < losses[0] for losses in ([p["loss"] for p in o.trace["curve"]] for o in together))
+
+
+def test_the_least_is_made_of_the_task_by_wish():
+    cases = [case(i, llama()) for i in range(4)]
+    best, worst = (run(replace(SMALL, aim=aim), cases, llama()) for aim in ("maximise", "minimise"))
+    highest = [max(point["loss"] for point in o.trace["curve"]) for o in worst]
+    assert [-o.trace["best"][-1]["score"] for o in best] == final_losses(best)
+    assert [o.trace["best"][-1]["score"] for o in worst] == highest
+    assert np.mean(highest) > np.mean([o.trace["curve"][0]["loss"] for o in worst]) + 0.5 > np.mean(final_losses(best))
+
+
+# --- figures by step ----------------------------------------------------------------------------
+
+
+def test_every_look_has_the_score_and_the_perplexity_of_its_prompt_and_costs_nothing():
+    cases, reference = [case(i, llama()) for i in range(2)], tiny_models.subject("gpt2", seed=3)
+    outcomes = run(replace(SMALL, steps=10), cases, llama(), reference=reference)
+    for one, outcome in zip(cases, outcomes, strict=True):
+        examples = one.task.validation
+        assert [point["step"] for point in outcome.trace["curve"]] == [0, 5, 10]
+        for point in outcome.trace["curve"]:
+            written = llama().generate([Query(point["prompt"], e.input) for e in examples], max_new_tokens=16)
+            assert point["score"] == np.mean([w == e.output for w, e in zip(written, examples, strict=True)])
+            assert point["perplexity"] == pytest.approx(perplexities(reference, [point["prompt"]])[0])
+    assert {o.cost.model_calls for o in outcomes} == {10 * 6 + 3 * len(cases[0].task.validation)}
+    assert "perplexity" not in run(replace(SMALL, steps=5), cases[:1], llama())[0].trace["curve"][0]
 
 
 def test_another_reference_with_the_vocabulary_serves():
@@ -235,6 +322,7 @@ def test_options_out_of_range_are_refused_and_needs_follow_options():
         with pytest.raises(UserError):
             Pez(**wrong)
     assert "soft_prompt" not in Pez().needs and "soft_prompt" in Pez(objective="match").needs
+    assert "soft_prompt" in Pez(n_tokens="soft_prompt").needs
 
 
 def test_projection_is_to_the_writable_token_with_the_highest_cosine():

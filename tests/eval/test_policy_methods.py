@@ -231,9 +231,70 @@ def test_alpha_takes_perplexity_off_up_to_the_size_of_the_vocabulary():
         assert score(rewards(0.5), task, text) == pytest.approx(score(rewards(), task, text) - charge, rel=1e-4)
 
 
+def test_the_reward_by_cross_entropy_is_the_mean_log_probability_of_the_label_or_of_the_outputs_tokens():
+    labels = ("cat", "dog", "red")
+    by_cross_entropy = Rewards(llama(), llama(), replace(FAST, reward_form="cross_entropy"))
+    task = case(0, labels).task
+    values = []
+    for example in task.train:
+        found = {y: llama().target_scores([Query("up down", example.input, y)])[0].log_likelihood for y in labels}
+        values.append(found[example.output] - log(sum(map(exp, found.values()))))
+    assert score(by_cross_entropy, task, "up down", labels) == pytest.approx(np.mean(values), rel=1e-3)
+    task = case(1).task
+    scored = [llama().target_scores([Query("up down", e.input, e.output)])[0] for e in task.train]
+    n_tokens = [len(llama().encode_output(e.output)) for e in task.train]
+    expected = np.mean([one.log_likelihood / n for one, n in zip(scored, n_tokens, strict=True)])
+    assert score(by_cross_entropy, task, "up down") == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_weight_of_accuracy_and_the_aim_multiply_the_tasks_reward_alone():
+    task = case(1).task
+    plain, charge = (
+        score(rewards(), task, "up down"),
+        score(rewards(), task, "up down") - score(rewards(0.5), task, "up down"),
+    )
+    for changes, factor in (
+        ({"accuracy_weight": 0.25}, 0.25),
+        ({"aim": "minimise"}, -1),
+        ({"accuracy_weight": 0.0}, 0),
+    ):
+        trials = Trials.of(llama(), task.train, (), Meter(None))
+        Rewards(llama(), llama(), replace(FAST, perplexity_weight=0.5, **changes)).score([(trials, "up down")])
+        assert trials.rewards["up down"] == pytest.approx(factor * plain - charge, rel=1e-4)
+        assert trials.meter.calls == 1 + len(task.train) * (factor != 0)  # what counts for nothing is not run
+    with pytest.raises(UserError, match="nothing is rewarded"):
+        RLPrompt(accuracy_weight=0.0)
+
+
+def test_by_perplexity_alone_prompts_become_natural_and_by_the_other_aim_bad():
+    cases = [case(i) for i in range(3)]
+    plain, natural, bad = (
+        run(replace(FAST, **changes), cases)
+        for changes in ({}, {"accuracy_weight": 0.0, "perplexity_weight": 1.0}, {"aim": "minimise"})
+    )
+    before, after = (np.mean(log_perplexities(llama(), [o.prompt for o in x])) for x in (plain, natural))
+    assert after < before - 0.5
+    of_plain, of_bad = (
+        np.mean([score(rewards(), c.task, o.prompt) for c, o in zip(cases, found, strict=True)])
+        for found in (plain, bad)
+    )
+    assert of_bad < of_plain - 20
+
+
+def test_every_look_has_the_score_and_the_perplexity_of_its_prompt():
+    reference = tiny_models.subject("gpt2")
+    [outcome] = run(replace(FAST, steps=20), [case(1)], reference=reference)
+    assert [point["step"] for point in outcome.trace["curve"]] == [10, 20]
+    for point in outcome.trace["curve"]:
+        examples = case(1).task.validation
+        written = llama().generate([Query(point["prompt"], e.input) for e in examples], max_new_tokens=16)
+        assert point["score"] == np.mean([w == e.output for w, e in zip(written, examples, strict=True)])
+        assert point["perplexity"] == pytest.approx(exp(log_perplexities(reference, [point["prompt"]])[0]), rel=1e-4)
+
+
 def test_the_kind_of_reward_follows_labels_and_metric_and_can_be_set():
     labels = ("cat", "dog", "red")
-    cases = [case(0, labels, "accuracy"), case(1, labels), case(2)]
+    cases = [case(0, labels, "label_accuracy"), case(1, labels), case(2)]
     short = replace(FAST, steps=1, batch=2)
     calls = [o.cost.model_calls for o in run(short, cases)]
     assert calls[0] > 2 * calls[1]

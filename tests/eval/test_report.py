@@ -20,7 +20,8 @@ from soft2hard.eval.intervals import Interval, mean_interval, ratio_interval
 from soft2hard.eval.report import Run, load_run, plain, write_report
 from soft2hard.eval.report.charts import soft_prompt_map
 from soft2hard.eval.report.figures import SCORE, compare, interval_text, number_text, per_task
-from soft2hard.eval.report.sections import Section, Table, contents
+from soft2hard.eval.report.parts import Section, Table
+from soft2hard.eval.report.sections import contents
 from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, Score, TransferResult
 from tests import command_line
@@ -255,6 +256,52 @@ def test_the_perplexity_of_gold_instructions_stands_beside_that_of_prompts(tmp_p
     assert run.record.reference_perplexity == record.reference_perplexity
     for path in write_report([run], tmp_path / "report.html"):
         assert "gold instructions themselves have a perplexity of 9.600, words shuffled 471.0" in path.read_text()
+
+
+def searched(prompt: str, steps: list[int], scores: list[float], perplexities: list[float]) -> dict:
+    """The trace of a search."""
+    points = zip(steps, scores, perplexities, strict=True)
+    return {"curve": [{"step": i, "prompt": prompt, "score": s, "perplexity": p} for i, s, p in points]}
+
+
+def test_searches_are_shown_by_step_and_one_that_stopped_keeps_its_last_value(tmp_path: Path, run_of):
+    rows = of_method(rows_of(2, (0,)), "pez")
+    traces = [
+        searched("a", [0, 10, 20], [0.0, 0.5, 1.0], [100, 10, 4]),
+        searched("b", [0, 10], [0.0, 0.1], [400, 1000]),
+    ]
+    run = run_of([replace(row, trace=trace) for row, trace in zip(rows, traces, strict=True)])
+    found = section(run, "Searches by step")
+    [line] = lines(found.tables[0])
+    assert (line["looks"], line["first step"], line["last step"]) == (3, 0, 20)
+    assert [line["score, first"], line["score, last"]] == pytest.approx([0.0, 0.55])
+    # Geometric means: of 100 and 400, of 4 and 1000.
+    assert [line["perplexity, first"], line["perplexity, last"]] == pytest.approx([200.0, np.sqrt(4000.0)])
+    score, natural = found.charts
+    assert list(score.data[0].y) == pytest.approx([0.0, 0.3, 0.55]) and natural.layout.yaxis.type == "log"
+    assert "Searches by step" in write_report([run], tmp_path / "report.html")[1].read_text()
+    assert section(run_of(rows_of()), "Searches by step") is None  # a translator's trace is no search's
+
+
+def test_trials_of_few_tasks_are_shown_with_their_spread(run_of, run: Run):
+    rows = of_method(rows_of(1, (0, 1, 2)), "pez")
+    figures = [(0.2, 10.0, 0.5), (0.4, 1000.0, 0.1), (0.9, 100.0, 0.3)]
+    rows = [
+        replace(row, score=score, perplexity=perplexity, performance_differential=differential)
+        for row, (score, perplexity, differential) in zip(rows, figures, strict=True)
+    ]
+    record = replace(record_of(rows), reference_perplexity=ReferencePerplexity(9.6, 471.0, 1, 30.0))
+    found = section(run_of(rows, record), "Trials")
+    [line] = lines(found.tables[0])
+    assert line["trials"] == 3
+    assert line["score"] == pytest.approx(0.5) and line["deviation"] == pytest.approx(np.std([0.2, 0.4, 0.9], ddof=1))
+    assert (line["lowest"], line["highest"]) == (0.2, 0.9) and line["performance differential"] == pytest.approx(0.3)
+    assert [line[key] for key in ("perplexity", "least", "most")] == pytest.approx([100.0, 10.0, 1000.0])
+    marks, *natural = found.charts[0].data
+    assert sorted(marks.x) == [10.0, 100.0, 1000.0]
+    assert {trace.name: trace.x[0] for trace in natural} == {"gold instructions": 9.6, "test inputs": 30.0}
+    assert section(run_of(rows_of(2, (0,))), "Trials") is None  # one seed has no spread
+    assert section(run_of(rows_of(20)), "Trials") is None  # over many tasks means say more
 
 
 def transferred(model: str, task: str = "task-00") -> TransferResult:

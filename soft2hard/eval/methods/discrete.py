@@ -4,7 +4,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,15 +12,18 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from more_itertools import chunked
 from torch import Tensor
 
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
-from soft2hard.eval.metrics.scrutability import log_perplexities
+from soft2hard.eval.metrics.measurement import Comparison, measure
+from soft2hard.eval.metrics.scrutability import log_perplexities, perplexities
 from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.subject import Subject
 
 _JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
+_MEASURED_AT_ONCE = 64  # prompts of a curve
 
 
 class Vocabulary:
@@ -125,7 +128,7 @@ class SearchJob:
     best: list[dict[str, Any]] = field(default_factory=list)
     """Each improvement: step, score and prompt."""
     curve: list[dict[str, Any]] = field(default_factory=list)
-    """Figures of the steps that were looked at."""
+    """Figures of the steps that were looked at, each with its `prompt`; `follow` adds score and perplexity."""
 
     def offer(self, step: int, text: str, score: float) -> None:
         """Take note of a prompt; of equal ones the first stays."""
@@ -141,6 +144,30 @@ class SearchJob:
 
 
 Job = TypeVar("Job", bound=SearchJob)
+
+
+def follow(jobs: Sequence[SearchJob], subject: Subject, reference: Subject | None) -> None:
+    """Put into each point of the jobs' curves how its prompt does: its `score` by the task's metric on the validation
+    examples, and its `perplexity` under the reference LM, if there is one.
+
+    What this takes is no cost of the search, which never sees these figures. They are left out where a prompt has none,
+    perplexities also where the reference is an encoder-decoder model.
+    """
+    texts = [list(dict.fromkeys(point["prompt"] for point in job.curve)) for job in jobs]
+    wanted = [(i, chunk) for i, of_job in enumerate(texts) for chunk in chunked(of_job, _MEASURED_AT_ONCE)]
+    examined = [replace(job.case.task, test=job.case.task.validation) for job in jobs]
+    comparisons = [Comparison(examined[i], tuple(chunk)) for i, chunk in wanted]
+    found: dict[tuple[int, str], dict[str, float]] = {}
+    for (i, chunk), measured in zip(wanted, measure(subject, comparisons), strict=True):
+        found |= {(i, text): {"score": one.score} for text, one in zip(chunk, measured, strict=True) if one}
+    distinct = sorted({text for of_job in texts for text in of_job})
+    judges = reference is not None and not reference.is_encoder_decoder
+    natural = dict(zip(distinct, perplexities(reference, distinct), strict=True)) if judges else {}
+    for i, job in enumerate(jobs):
+        for point in job.curve:
+            point |= found.get((i, point["prompt"]), {})
+            if (value := natural.get(point["prompt"])) is not None:
+                point["perplexity"] = value
 
 
 class Search(ABC, Generic[Job]):
@@ -176,6 +203,8 @@ class Search(ABC, Generic[Job]):
             if jobs := [job for job in attempts if not isinstance(job, UserError)]:
                 self.search(jobs)
             seconds = (time.monotonic() - now) / len(group)
+            if jobs:
+                follow(jobs, self.subject, self.bench.reference)
             for job in attempts:
                 yield Outcome(None, failure=str(job)) if isinstance(job, UserError) else job.outcome(seconds)
 

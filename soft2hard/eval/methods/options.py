@@ -28,6 +28,14 @@ Layers = Annotated[tuple[int, ...], MinLen(1)] | None
 Reward = Literal["auto", "labels", "outputs"]
 Judge = Literal["reference", "subject"]
 """The model whose perplexity counts: the reference LM (the subject where there is none), or the subject."""
+Roles = Literal["both", "read", "predicted"]
+"""Through which of a token's two roles the gradient of a prompt's fluency flows: what later tokens are predicted from,
+what is itself predicted, or both."""
+Aim = Literal["maximise", "minimise"]
+"""Whether a prompt is wanted under which the task is done well, or one under which it is done badly."""
+
+_PUBLISHED_PEZ = {"adamw": (0.1, 0.1, None), "adafactor": (0.3, 0.0, 1.0)}
+"""Learning rate, weight decay and bound on the gradient that were published with each optimizer of PEZ."""
 
 
 @settings
@@ -206,24 +214,39 @@ class InspectOracleOptions(InspectOptions):
 @settings
 class PezOptions:
     """Hard Prompts Made Easy. Length, steps, batch and evaluation interval are those of the language-model experiments
-    published with arXiv 2302.03668, learning rate and weight decay those of the published AdamW configuration.
+    published with arXiv 2302.03668; their optimizer is 'adafactor', while 'adamw' is that of the published
+    configuration for images.
     """
 
-    n_tokens: PositiveInt = 10
-    """Tokens of the prompt; with `init` 'soft_prompt' it has as many as the soft prompt."""
+    n_tokens: PositiveInt | Literal["soft_prompt"] = 10
+    """Tokens of the prompt, or as many as the 'soft_prompt' has; with `init` 'soft_prompt' the latter in any case."""
     steps: PositiveInt = 5000
     batch_size: PositiveInt = 32
     """Examples a step."""
-    lr: PositiveFloat = 0.1
-    """AdamW's learning rate."""
-    weight_decay: NonNegativeFloat = 0.1
-    """AdamW's: a step shrinks the continuous copy by the factor 1 - lr * weight_decay."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """'adamw', or 'adafactor' without relative steps, as in the published code for language models."""
+    lr: PositiveFloat | None = None
+    """Learning rate; None: as published, 0.1 with adamw and 0.3 with adafactor."""
+    weight_decay: NonNegativeFloat | None = None
+    """A step shrinks the continuous copy by the factor 1 - lr * weight_decay; None: as published, 0.1 with adamw and 0
+    with adafactor."""
+    clip: PositiveFloat | None = None
+    """The most that the norm of a prompt's gradient may be; None: as published, 1 with adafactor and no bound with
+    adamw."""
     unit: Literal["absolute", "embedding"] = "absolute"
     """Unit of the learning rate: 1, as published, or the root mean square of the subject's 'embedding' entries, which
     suits subjects of any scale."""
     perplexity_weight: NonNegativeFloat = 0.0
-    """Lambda of arXiv 2504.02144: the weight at which the log-perplexity, nats a token, is added to the loss."""
+    """Lambda of arXiv 2504.02144: the weight at which the prompt's `fluency` term is added to the loss."""
     perplexity_lm: Judge = "reference"
+    fluency: Literal["log_perplexity", "perplexity"] = "log_perplexity"
+    """The term: 'log_perplexity', nats a token, as in the code of arXiv 2302.03668, or the 'perplexity' itself."""
+    fluency_at: Literal["projection", "copy"] = "projection"
+    """Where its gradient is taken: at the 'projection' to tokens, as that of the loss, or at the continuous 'copy'."""
+    fluency_roles: Roles = "both"
+    """'read' is that of the published code."""
+    aim: Aim = "maximise"
+    """'minimise' looks for the fluent prompt with the highest loss."""
     objective: Literal["task", "match"] = "task"
     """'task': the loss on training examples; 'match': KL from the soft prompt's output distributions on their inputs,
     along the outputs that the subject writes under the soft prompt."""
@@ -242,8 +265,14 @@ class PezOptions:
     @property
     def needs(self) -> frozenset[Need]:
         """Examples, and the soft prompt where the options ask for one."""
-        follows = self.objective == "match" or self.init == "soft_prompt"
+        follows = self.objective == "match" or "soft_prompt" in (self.init, self.n_tokens)
         return frozenset({"train", "validation", *(["soft_prompt"] * follows)})
+
+    @property
+    def stepping(self) -> tuple[float, float, float | None]:
+        """Learning rate, weight decay and bound on the gradient: those given, or as published with the optimizer."""
+        given = (self.lr, self.weight_decay, self.clip)
+        return tuple(p if g is None else g for g, p in zip(given, _PUBLISHED_PEZ[self.optimizer], strict=True))
 
 
 @settings
@@ -280,6 +309,13 @@ class PolicyOptions:
     reward: Reward = "auto"
     """'labels': the paper's reward by label words; 'outputs': its generalisation to any output; 'auto': by labels
     for tasks with label words that are not scored by exact match."""
+    reward_form: Literal["gap", "cross_entropy"] = "gap"
+    """'gap': the paper's piecewise gap of probabilities; 'cross_entropy': the mean log-probability of the right label
+    among all, or of the right output a token, nats (of arXiv 2504.02144)."""
+    accuracy_weight: NonNegativeFloat = 1.0
+    """Weight of this reward beside that of perplexity; with 0 the task counts for nothing (arXiv 2504.02144)."""
+    aim: Aim = "maximise"
+    """'minimise' takes this reward off instead of adding it."""
     perplexity_weight: NonNegativeFloat = 0.0
     """Alpha of arXiv 2504.02144: the weight at which the prompt's perplexity is taken off the reward."""
     perplexity_lm: Judge = "reference"
@@ -292,6 +328,10 @@ class PolicyOptions:
     """Steps between two looks at the validation examples."""
     slots: PositiveInt = 32
     """Policies trained at once."""
+
+    def __post_init__(self) -> None:
+        if not (self.accuracy_weight or self.perplexity_weight):
+            raise ValueError("accuracy_weight and perplexity_weight are both 0, so that nothing is rewarded")
 
     def n_allowed(self, vocab_size: int) -> int | None:
         """Number of tokens that the filter leaves at each position; None where there is no filter."""

@@ -98,6 +98,7 @@ class _Search(Search[_Job]):
     def _affords_step(self, job: _Job) -> bool:
         """True if another step and two looks at the validation examples are within the budget."""
         scored = self.method.batch * len(job.train.examples) + 4 * len(job.validation.examples)
+        scored *= self.method.accuracy_weight > 0
         perplexities = self.method.batch + 4 if self.method.perplexity_weight else 0
         return job.meter.affords(self.method.batch + 2 + scored + perplexities)
 
@@ -150,7 +151,7 @@ class _Search(Search[_Job]):
             for candidate in (text, job.favourite[1]):
                 job.offer(step, candidate, job.validation.rewards[candidate])
             point = {"step": step, "mean_reward": sampled.mean().item(), "best_reward": job.favourite[0]}
-            greedy_prompt = {"greedy": text, "greedy_reward": job.validation.rewards[text]}
+            greedy_prompt = {"prompt": text, "greedy_reward": job.validation.rewards[text]}
             job.curve.append(point | greedy_prompt | {"support": n_possible})
 
     def _texts(self, rollout: Rollout) -> list[list[str]]:
@@ -213,12 +214,15 @@ class Rewards:
 
     By labels: for each example, the gap between the probability of its label and that of the likeliest other label,
     times `right` where it is positive and `wrong` where not; the mean over examples. Labels' probabilities are those
-    of their whole outputs, EOS included, made to sum to 1.
+    of their whole outputs, EOS included, made to sum to 1. Where `reward_form` is cross_entropy, the mean logarithm of
+    the label's probability is the reward.
 
     By outputs, for tasks without labels: every token of an output is a classification over the vocabulary, so the gap
     is that between its probability and the likeliest other token's, and it is positive throughout exactly where
-    greedy search writes the output. The mean is over an output's tokens, EOS included, then over examples.
+    greedy search writes the output. The mean is over an output's tokens, EOS included, then over examples. Where
+    `reward_form` is cross_entropy, it is the mean of the tokens' log-probabilities.
 
+    Times `accuracy_weight`, with 0 of which nothing is run, it is added, or taken off where the aim is to minimise.
     With `perplexity_weight` (alpha of arXiv 2504.02144) the prompt's perplexity under the reference LM times this
     weight is taken off. Perplexities above the size of the vocabulary, worse than a uniform guess, count as that size:
     the worst prompts would otherwise decide the z-scores alone.
@@ -230,17 +234,25 @@ class Rewards:
     def score(self, wanted: Sequence[tuple[Trials, str]]) -> None:
         """Put the rewards of these texts where they are missing; all tasks share batches."""
         wanted = list({(id(t), text): (t, text) for t, text in wanted if text not in t.rewards}.values())
+        for trials, text in wanted:
+            trials.rewards[text] = 0.0
+        if self.options.accuracy_weight:
+            self._try(wanted)
+        if self.options.perplexity_weight:
+            self._charge(wanted)
+
+    def _try(self, wanted: Sequence[tuple[Trials, str]]) -> None:
+        """Run these texts on their examples."""
         prompts = [self.subject.prompt_embeddings(text) for _, text in wanted]
         lengths = []
         for (trials, _), prompt in zip(wanted, prompts, strict=True):
             trials.meter.count(len(prompt), trials.examples)
             lengths.append(len(prompt) + sum(example.n_read for example in trials.examples))
+        weight = self.options.accuracy_weight * (-1 if self.options.aim == "minimise" else 1)
         for batch in batches_by_length(lengths, _BATCH_TOKENS):
             rewards = self._rewards([prompts[i] for i in batch], [wanted[i][0] for i in batch])
             for i, reward in zip(batch, rewards, strict=True):
-                wanted[i][0].rewards[wanted[i][1]] = reward
-        if self.options.perplexity_weight:
-            self._charge(wanted)
+                wanted[i][0].rewards[wanted[i][1]] = weight * reward
 
     def _charge(self, wanted: Sequence[tuple[Trials, str]]) -> None:
         tokenizer, n = self.reference.tokenizer, len(self.reference.embedding)
@@ -253,17 +265,20 @@ class Rewards:
     def _rewards(self, prompts: Sequence[Float[Tensor, "_n d_model"]], trials: Sequence[Trials]) -> list[float]:
         targets = self.subject.scorer.run(prompts, [t.examples for t in trials])
         log_probs, gaps = self._of_tokens(targets)
+        by_gap = self.options.reward_form == "gap"
+        of_tokens = self._weighted(gaps) if by_gap else log_probs
         sizes = torch.bincount(targets.prompt, minlength=len(trials)).tolist()
-        parts = zip(trials, log_probs.split(sizes), gaps.split(sizes), targets.example.cpu().split(sizes), strict=True)
+        parts = (log_probs.split(sizes), of_tokens.split(sizes), targets.example.cpu().split(sizes))
         found = []
-        for of_prompt, own, gap, example in parts:
+        for of_prompt, own, of_token, example in zip(trials, *parts, strict=True):
             n = len(of_prompt.examples)
             if of_prompt.n_labels:
                 sums = torch.zeros(n).index_add(0, example, own).view(-1, of_prompt.n_labels)
                 probabilities = sums.softmax(dim=-1)
-                per_example = self._weighted(probabilities[:, 0] - probabilities[:, 1:].amax(dim=-1))
+                gap = probabilities[:, 0] - probabilities[:, 1:].amax(dim=-1)
+                per_example = self._weighted(gap) if by_gap else sums.log_softmax(dim=-1)[:, 0]
             else:
-                sums = torch.zeros(n).index_add(0, example, self._weighted(gap))
+                sums = torch.zeros(n).index_add(0, example, of_token)
                 per_example = sums / torch.bincount(example, minlength=n)
             found.append(per_example.mean().item())
         return found

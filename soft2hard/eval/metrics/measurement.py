@@ -7,8 +7,8 @@ subject writes under the soft prompt. Generated are these last, the answers of t
 begin as the wanted one but for its tokens: whether they are the same is a matter of their text.
 
 Faithfulness is measured by the differentials of arXiv 2504.02144, section 4: the distance of two prompts' embeddings,
-and that of the subject's outputs under them. The explained share sets the latter against what the soft prompt does at
-all: no prompt is therefore run beside every soft prompt, once a task.
+that of the subject's outputs under them, and that of its losses. The explained share sets the divergence of outputs
+against what the soft prompt does at all: no prompt is therefore run beside every soft prompt, once a task.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,6 +71,8 @@ class Measurement:
     any more ends in '...' where it parts from it."""
     kl: float | None = None
     """Mean KL(soft prompt || prompt) over the positions of the wanted outputs, nats."""
+    performance_differential: float | None = None
+    """|L - L'| of `loss` under the soft prompt and under the prompt, nats a token (arXiv 2504.02144)."""
     explained_share: float | None = None
     """1 - `kl` / KL(soft prompt || no prompt), on the same positions: how much of what the soft prompt makes of the
     subject the prompt makes of it too. At most 1, which the soft prompt itself has; no prompt has 0, and a prompt that
@@ -311,8 +313,10 @@ class _Scored:
         n = len(self.plan.wanted)
         exact = [bool(part.all()) for part in self.greedy[i].split(self.sizes)[:n]]
         score, answers = self._task_score(i)
-        loss = -float(self.log_probs[i, : self.n_wanted].double().mean())
-        return Measurement(score, loss, sum(exact) / n, answers, **self._against_soft_prompt(i))
+        return Measurement(score, self._loss(i), sum(exact) / n, answers, **self._against_soft_prompt(i))
+
+    def _loss(self, i: int) -> float:
+        return -float(self.log_probs[i, : self.n_wanted].double().mean())
 
     def unfinished(self) -> Iterator[tuple[int, int]]:
         """Prompts and test inputs, by number, whose answers may yet become the wanted one, or the soft prompt's."""
@@ -381,6 +385,7 @@ class _Scored:
         squared, cosine = distance_differential(self.plan.soft_prompt.embeddings, vectors.cpu()) or (None, None)
         return {
             "kl": self._kl(i),
+            "performance_differential": abs(self._loss(i) - self._loss(0)),  # the soft prompt stands first
             "explained_share": explained_share(self._kl(i), self._effect),
             "logit_distance": float(self.differential.squared[i].double().mean()),
             "top1_agreement": float(self.differential.same_top[i].double().mean()),

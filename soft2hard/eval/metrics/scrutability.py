@@ -5,6 +5,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from random import Random
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -99,8 +100,11 @@ def shuffled_words(text: str, seed: int = 0) -> str:
     return " ".join(words)
 
 
-def reference_points(reference: Subject, texts: Sequence[str], seed: int = 0) -> ReferencePerplexity:
-    """Perplexity of natural texts, such as the gold instructions of the tasks at hand, and of their shuffled words.
+def reference_points(
+    reference: Subject, texts: Sequence[str], seed: int = 0, inputs: Sequence[str] = ()
+) -> ReferencePerplexity:
+    """Perplexity of natural texts, such as the gold instructions of the tasks at hand, and of their shuffled words; and
+    that of the tasks' `inputs`.
 
     Raises UserError where not one text has a perplexity, and as `perplexities` does.
     """
@@ -113,4 +117,5 @@ def reference_points(reference: Subject, texts: Sequence[str], seed: int = 0) ->
             "Give texts of two tokens or more that fit its context.",
         )
     natural, shuffled = (math.exp(sum(values) / len(logs)) for values in zip(*logs, strict=True))
-    return ReferencePerplexity(natural, shuffled, len(logs))
+    of_inputs = [value for value in log_perplexities(reference, inputs) if value is not None]
+    return ReferencePerplexity(natural, shuffled, len(logs), math.exp(fmean(of_inputs)) if of_inputs else None)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from soft2hard.errors import UserError
 from soft2hard.eval.report.figures import COLUMNS, EXPLAINED, RECOVERY, SCORE, compare, number_text, per_task
 from soft2hard.eval.report.html import render_page
+from soft2hard.eval.report.parts import Section, Table, cell_text
 from soft2hard.eval.report.reading import Run, load_run
-from soft2hard.eval.report.sections import Section, Table, cell_text, contents, heading, main_table
+from soft2hard.eval.report.sections import contents, heading, main_table
 from soft2hard.eval.run_records import ResultRow
 from soft2hard.storage.files import atomic_write
 

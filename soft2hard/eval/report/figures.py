@@ -35,6 +35,7 @@ class Figure:
 _GOLD = "F1 against the gold instruction, with stemming."
 _SAME = "Share of test inputs for which the subject writes the same as under the soft prompt."
 _EXPLAINED = "1 - KL(soft || prompt) / KL(soft || no prompt): 0 is as no prompt, negative is further away than that."
+_LOSSES = "|L - L'|: distance of the loss on the test outputs from that under the soft prompt, nats a token."
 _NEAR = "Distance differential: mean squared Euclidean distance from the soft prompt, position by position."
 SCORE = Figure("score", "Score", "more", "The task's own metric on its test examples, 0 to 1.", share=True, main=True)
 RECOVERY = Figure("recovery", "Recovery", "more", "Mean score over the soft prompts' on the same tasks.", main=True)
@@ -53,6 +54,7 @@ FIGURES = (
     Figure("rougeL", "ROUGE-L", "more", _GOLD, share=True, main=True),
     EXACT,
     Figure("loss", "Loss", "less", "Mean negative log-likelihood of the test outputs, nats a token."),
+    Figure("performance_differential", "Performance differential", "less", _LOSSES),
     Figure("top1_agreement", "Top-1 agreement", "more", "Share of positions with the same likeliest token.", True),
     Figure("logit_distance", "Logit distance", "less", "Output differential: mean squared difference of logits."),
     Figure("embedding_distance", "Embedding distance", "less", _NEAR),

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,13 @@ from soft2hard.api.prices import money
 from soft2hard.errors import UserError
 from soft2hard.eval import certificate
 from soft2hard.eval.intervals import Interval
-from soft2hard.eval.report import charts, figures
+from soft2hard.eval.report import charts, figures, searches
 from soft2hard.eval.report.figures import AGREEMENT, FIGURES, KL, PERPLEXITY, SCORE, Comparison, Figure, number_text
+from soft2hard.eval.report.parts import Section, Table, Value
 from soft2hard.eval.report.reading import Run
 from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure as Chart
-
     from soft2hard.eval.transfer.results import TransferResult
 
 CLEAR = 0.05
@@ -34,47 +32,17 @@ _COSTS = {"seconds": "Seconds", "model_calls": "Model calls", "tokens": "Tokens"
 _VERDICTS = ("faithful", "doubtful", "failed", "unverified")
 _NO_CURVES = ("step", "epoch", "runtime", "per_second", "flos", "seconds")
 
-Value = str | int | float | Interval | None
 Found = dict[tuple[str, Figure], Interval | None]
 """The figures of each method."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; its first column says what a row is about."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Value]]
-    folded: str = ""
-    """The words under which the page folds it away; empty: it is open."""
-    summary: bool = True
-    """Stands in the Markdown summary too."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report."""
-
-    title: str
-    text: str
-    tables: Sequence[Table] = ()
-    charts: Sequence["Chart"] = ()
-    notes: Sequence[str] = ()
-    code: str = ""
-
-
-def cell_text(value: Value) -> str:
-    """The words of a cell."""
-    if isinstance(value, Interval):
-        return figures.interval_text(value)
-    return number_text(value) if value is None or isinstance(value, float) else str(value)
 
 
 def contents(run: Run, comparisons: Sequence[Comparison], transfers: Sequence["TransferResult"]) -> list[Section]:
     """All that the run has something for. Raises UserError where transfers are not of this run."""
     found = {(method, figure): figures.estimate(run, method, figure) for method in run.methods for figure in FIGURES}
-    parts = [_methods(run, found), _differences(run), _tradeoff(run, found), _families(run), _calibration(run)]
+    parts = [_methods(run, found), searches.trials(run), _differences(run), _tradeoff(run, found), _families(run)]
     parts += [
+        _calibration(run),
+        searches.curves(run),
         _certificate(run),
         _transfer(run, transfers),
         _failures(run),
@@ -127,6 +95,8 @@ def _methods(run: Run, found: Found) -> Section:
     if points := run.record.reference_perplexity:
         natural, shuffled = number_text(points.natural), number_text(points.shuffled)
         notes.append(f"The gold instructions themselves have a perplexity of {natural}, words shuffled {shuffled}.")
+        if points.inputs is not None:
+            notes.append(f"The tasks' test inputs have a perplexity of {number_text(points.inputs)}.")
     meanings = [[f.title, f.meaning, f.better] for f in FIGURES if any(found[method, f] for method in run.methods)]
     meaning = Table(["figure", "meaning", "better is"], meanings, "What the figures mean", False)
     scores = {method: score for method in run.methods if (score := found[method, SCORE])}
