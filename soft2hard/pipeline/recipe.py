@@ -17,7 +17,7 @@ from soft2hard.eval.config import DODS, ApiChoice, Evaluation, parse_config
 from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import check_keys, checked, nearest, settings, some_of
-from soft2hard.storage.yaml_files import read_yaml
+from soft2hard.storage.yaml_files import read_sized_yaml, read_yaml
 from soft2hard.translator.processes import deepspeed_config
 from soft2hard.translator.settings import Design, TranslatorTraining
 
@@ -195,31 +195,15 @@ class Recipe:
 
 def read_recipe(path: Path, size: str | None = None) -> Recipe:
     """A recipe from a YAML file, or one of its `variants` by name. Raises UserError with all problems in one line."""
-    raw = read_yaml(path, "a recipe")
+    raw = read_sized_yaml(path, "a recipe", size, _REMEDY)
     if not isinstance(raw, dict):
         raise UserError(f"{path} is no recipe.", "Write a mapping with corpora and evaluation (docs/recipes.md).")
-    variants = raw.pop("variants", {})
-    if size is not None and (not isinstance(variants, dict) or size not in variants):
-        there = ", ".join(variants) if isinstance(variants, dict) and variants else "none"
-        raise UserError(f"{path} has no size '{size}'.", f"Its sizes: {there}; without --size it is run as it stands.")
     try:
-        raw = raw if size is None else _changed(raw, variants[size])
         check_keys(raw, Recipe.__dataclass_fields__)
         found = raw | {"evaluation": _evaluation(raw, path)} if "evaluation" in raw else raw
     except ValueError as error:
         raise UserError(f"{path}: {error}.", _REMEDY) from error
     return checked(Recipe, found, str(path), _REMEDY)
-
-
-def _changed(values: Mapping[str, Any], changes: Any) -> dict[str, Any]:
-    """Values with those of a variant in their place: mappings are merged, a null takes a setting out."""
-    if not isinstance(changes, Mapping):
-        raise ValueError("variants: write each as a mapping of the settings that are otherwise")
-    found = dict(values)
-    for key, change in changes.items():
-        both = isinstance(change, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = _changed(found[key], change) if both else change
-    return {key: value for key, value in found.items() if value is not None or key not in changes}
 
 
 def _evaluation(raw: Mapping[str, Any], path: Path) -> Evaluation:
