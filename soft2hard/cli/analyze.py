@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
 from soft2hard.cli.common import (
     AtLeast0,
     AtLeast1,
