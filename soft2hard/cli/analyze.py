@@ -111,9 +111,10 @@ def analyze(
     changed = [_flag(name) for name in chosen(counts) | chosen(tuning) if name != "seed"]
     if study is None:
         _check_options(paths, output, dod, dod_folder, examples, mapping, changed)
-    for name, section in (("k", "extraction"), ("orders", "positions"), ("experiment_tasks", "positions")):
-        if section not in wanted and name in chosen(sizes):
-            raise UserError(f"{_flag(name)} is about {section}, which is not made.", "Leave it out.")
+    about = {"k": ("extraction",), "orders": ("positions",), "experiment_tasks": ("positions", "readings")}
+    for name, sections in (about | {"reading_layers": ("readings",)}).items():
+        if study is None and not {*sections} & {*wanted} and name in chosen(sizes):
+            raise UserError(f"{_flag(name)} is about {' and '.join(sections)}, not made here.", "Leave it out.")
     # Given soft prompts may be of any number of tasks.
     n_tasks = None if paths else counts.n_tasks
     tasks = study.drawn() if study else _tasks(dod, dod_folder, examples, n_tasks, tuning.seed)

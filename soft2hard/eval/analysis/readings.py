@@ -11,12 +11,13 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy.stats import spearmanr
 
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.findings import ON_THE_WAY, Section, Tables, columns_of, known_mean
 from soft2hard.eval.analysis.inputs import Material
-from soft2hard.eval.intervals import Interval, percentile_interval
+from soft2hard.eval.intervals import Interval, Values, percentile_interval
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.inspect_patching import Describer, InspectOracle
 from soft2hard.eval.methods.options import InspectOracleOptions
@@ -94,27 +95,27 @@ def correlations_with_score(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     rows = []
     for measure in MEASURES:
         known = table[["task", "score", measure]].dropna()
-        groups = [group for _, group in known.groupby("task", sort=False)]
-        within = [_spearman(group["score"], group[measure]) for group in groups if len(group) >= _LEAST]
+        pairs = [group[["score", measure]].to_numpy(float) for _, group in known.groupby("task", sort=False)]
+        within = [_spearman(*own.T) for own in pairs if len(own) >= _LEAST]
         rows.append(
             {"measure": measure}
             | columns_of("within", known_mean(within, seed))
             | {"n_tasks": int(np.isfinite(within).sum())}
-            | columns_of("pooled", _pooled(groups, measure, seed))
+            | columns_of("pooled", _pooled(pairs, seed))
             | {"n_prompts": len(known)}
         )
     return pd.DataFrame(rows)
 
 
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
+def _spearman(first: Values, second: Values) -> float:
     """NaN where one side has one value only."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return np.nan
     return float(spearmanr(first, second).statistic)
 
 
-def _pooled(groups: Sequence[pd.DataFrame], measure: str, seed: int, n_resamples: int = 2000) -> Interval | None:
-    pairs = [group[["score", measure]].to_numpy() for group in groups]
+def _pooled(pairs: Sequence[Float[np.ndarray, "_n 2"]], seed: int, n_resamples: int = 2000) -> Interval | None:
+    """Of the pairs of all tasks together, an array a task."""
     observed = _spearman(*np.concatenate(pairs).T) if pairs else np.nan
     if np.isnan(observed):
         return None

@@ -50,7 +50,7 @@ class Sizes:
     k: PositiveInt = 3
     """Nearest tokens shown for each position; 3 in the study."""
     experiment_tasks: PositiveInt = 24
-    """Tasks at most whose prompts are masked and permuted."""
+    """Tasks at most whose prompts are masked and permuted, or read."""
     orders: PositiveInt = 5
     """Random orders of positions that are tried of each prompt."""
     common_positions: bool = False
