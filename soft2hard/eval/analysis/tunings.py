@@ -177,7 +177,8 @@ def tune_groups(
             facts = found.soft_prompt.provenance | {"steps_taken": str(found.steps)}
             made[one][name] = replace(found.soft_prompt, provenance=facts)
         if snapshots := [prompt for found in tuned.values() for prompt in _snapshots(found)]:
-            on_the_way[one] += snapshots
+            others = [prompt for prompt in on_the_way[one] if prompt.provenance["task"] not in tuned]
+            on_the_way[one] = others + snapshots  # a killed run may have saved these before the pass itself
             save_pass(one.file(folder, _ON_THE_WAY), on_the_way[one])
         save_pass(one.file(folder), list(made[one].values()))
     return _rows(groups, config.seed, made, on_the_way)
