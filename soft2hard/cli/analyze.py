@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import PositiveInt
 
 from soft2hard.cli.common import (
     AtLeast0,
@@ -26,31 +25,18 @@ from soft2hard.cli.common import (
 )
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.settings import Counts, Sizes
+from soft2hard.eval.analysis.settings import Counts, Sizes, StudyTuning
 from soft2hard.lm.settings import Loading
-from soft2hard.settings import chosen, settings
+from soft2hard.settings import chosen
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
     from soft2hard.eval.analysis.findings import Analysis
     from soft2hard.eval.analysis.inputs import Material, Table
+    from soft2hard.eval.analysis.study import Study
     from soft2hard.lm.subject import Subject
     from soft2hard.translator.model import Translator
     from soft2hard.workers.subject_workers import SubjectWorkers
-
-
-@settings
-class StudyTuning(Tuning):
-    """Tuning with the study's start and patience, and looks close enough together that it can end a tuning."""
-
-    init: str = "vocabulary"
-    """Where a prompt starts, as in soft2hard tune."""
-    eval_every: PositiveInt = 10
-    """Steps between two looks at the validation loss."""
-    patience: PositiveInt = 5
-    """Looks without improvement after which tuning stops."""
-    seed: int = 0
-    """Seed of the first tuning and of all else that is random; further tunings count on from it."""
 
 
 def analyze(
@@ -58,6 +44,7 @@ def analyze(
     /,
     *,
     output: Output | None = None,
+    size: str | None = None,
     subject: str | None = None,
     translator: str | None = None,
     table: str | None = None,
@@ -80,11 +67,15 @@ def analyze(
 
     `soft2hard analyze --dod lexical --n-tasks 50 --tunings 4 -o runs/analysis`
 
+    `soft2hard analyze recipes/superglue-study.yaml -o runs/superglue`
+
     Args:
-        paths: Soft prompts of one subject: files, PEFT adapter folders, or folders of them. Without, tasks of --dod or
-            --examples are tuned several times each, and these tunings are analysed.
+        paths: Soft prompts of one subject: files, PEFT adapter folders, or folders of them. Or the YAML file of a
+            study, which says all but where its output goes. Without, tasks of --dod or --examples are tuned several
+            times each, and these tunings are analysed.
         output: Folder for all figures: analysis.json, tables and the report. Run again to resume it. Needed for
             tunings; without it, soft prompts that are given are shown on the terminal alone.
+        size: One of the study's variants by its name, such as tiny of recipes/superglue-study.yaml.
         subject: The frozen language model that the soft prompts belong to, as in soft2hard tune; 'embedded' for
             tunings if not given. Given soft prompts can be analysed without one, in part.
         translator: Translator of the subject's soft prompts: 'embedded', a folder or a name; 'none' for none. If not
@@ -98,7 +89,7 @@ def analyze(
         dod: Collection to take tasks from, such as 'lexical'.
         dod_folder: Where the published files of the collection lie; 'lexical' has none.
         only: A section to make, with those that it needs: extraction, statistics, distances, maps, difficulty,
-            transfer, stability, positions or claims; repeatable. All by default.
+            transfer, stability, positions, readings or claims; repeatable. All but readings by default.
         positions: Positions of each soft prompt whose nearest tokens are printed.
         workers: Processes that tune and score side by side, each with the subject in its memory and an equal share of
             the cores. If not given, one a core for a subject of under 100 M parameters on a CPU, else 1.
@@ -108,22 +99,35 @@ def analyze(
     from soft2hard.eval.analysis.analysis_run import begin, run_analysis, wanted_sections
     from soft2hard.eval.analysis.page import write_analysis_page
 
+    if study := _study(paths, size):
+        flags = {"subject": subject, "translator": translator, "table": table, "examples": examples, "only": only}
+        flags |= {"mapping": mapping, "dod": dod, "dod_folder": dod_folder}
+        flags |= {name: True for given in (counts, sizes, tuning, loading) for name in chosen(given)}
+        _check_study([_flag(name) for name, value in flags.items() if value], output)
+        paths, subject, translator, only = None, study.subject, study.translator, list(study.only)
+        counts, sizes = Counts(**study.counts), Sizes(**study.sizes)
+        tuning, loading = StudyTuning(**study.tuning), Loading(**study.loading)
     wanted = wanted_sections(only or ())
     changed = [_flag(name) for name in chosen(counts) | chosen(tuning) if name != "seed"]
-    _check_options(paths, output, dod, dod_folder, examples, mapping, changed)
-    for name, section in (("k", "extraction"), ("orders", "positions"), ("experiment_tasks", "positions")):
-        if section not in wanted and name in chosen(sizes):
-            raise UserError(f"{_flag(name)} is about {section}, which is not made.", "Leave it out.")
+    if study is None:
+        _check_options(paths, output, dod, dod_folder, examples, mapping, changed)
+    about = {"k": ("extraction",), "orders": ("positions",), "experiment_tasks": ("positions", "readings")}
+    for name, sections in (about | {"reading_layers": ("readings",)}).items():
+        if study is None and not {*sections} & {*wanted} and name in chosen(sizes):
+            raise UserError(f"{_flag(name)} is about {' and '.join(sections)}, not made here.", "Leave it out.")
     # Given soft prompts may be of any number of tasks.
-    tasks = _tasks(dod, dod_folder, examples, None if paths else counts.n_tasks, tuning.seed)
+    n_tasks = None if paths else counts.n_tasks
+    tasks = study.drawn() if study else _tasks(dod, dod_folder, examples, n_tasks, tuning.seed)
     name = subject or (None if paths else "embedded")
     lm = None if name is None else load_subject(name, fast=True, loading=loading)
     models = {"subject": lm, "translator": chosen_translator(translator, name, lm), "table": _table(table)}
     settings = {"paths": paths, "mapping": mapping, "table": table, "sizes": vars(sizes), **_identities(tasks, models)}
     settings |= loading.rounding | ({"seed": tuning.seed} if paths else {"tuning": vars(tuning), **vars(counts)})
+    settings |= {"starts": study.plain["starts"], "readings": study.readings} if study else {}
     with TemporaryDirectory() as passing, _workers(name, lm, loading, workers) as crew:
         folder = output or Path(passing)
         common = models | {"sizes": sizes, "seed": tuning.seed, "workers": crew}
+        common |= {"readings": study.inspect_options()} if study else {}
         with no_remains(folder, nothing_to_keep=bool(paths)):
             started = time.perf_counter()
             if paths:
@@ -133,7 +137,7 @@ def analyze(
                 if only and "stability" in only and models["translator"] is None:
                     raise UserError("No translator was given, and stability needs one.", "Give --translator.")
                 claim(folder, settings)
-                material = _tuned(tasks, counts, tuning, common, folder)
+                material = _tuned(tasks, counts, tuning, common, folder, study)
             seconds = None if paths else time.perf_counter() - started
             analysis, material = begin(material, folder, settings, seconds)
             with progress_bar() as progress:
@@ -148,6 +152,29 @@ def analyze(
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _study(paths: list[Path] | None, size: str | None) -> "Study | None":
+    """The study that the only path names; None for soft prompts."""
+    from soft2hard.eval.analysis.study import read_study
+
+    if paths is not None and any(path.suffix.lower() in (".yaml", ".yml") for path in paths):
+        if len(paths) > 1:
+            raise UserError("A study's YAML file stands alone.", "Give one study, or soft prompts.")
+        return read_study(paths[0], size)
+    if size is not None:
+        raise UserError("--size names a variant of a study, and none is given.", "Give the study's YAML file.")
+    return None
+
+
+def _check_study(flags: Sequence[str], output: Path | None) -> None:
+    """`flags`: options that the study itself has."""
+    if flags:
+        raise UserError(
+            f"The study's file and {', '.join(flags)} exclude each other.", "Put these settings in the file."
+        )
+    if output is None:
+        raise UserError("Tunings need a folder.", "Give --output.")
 
 
 def _check_options(
@@ -265,19 +292,31 @@ def _given(
 
 
 def _tuned(
-    tasks: tuple["Task", ...], counts: Counts, config: Tuning, models: Mapping[str, Any], folder: Path
+    tasks: tuple["Task", ...],
+    counts: Counts,
+    config: Tuning,
+    models: Mapping[str, Any],
+    folder: Path,
+    study: "Study | None" = None,
 ) -> "Material":
-    """Soft prompts that are tuned now."""
+    """Soft prompts that are tuned now; a study says where each task starts."""
     from soft2hard.eval.analysis.inputs import Material
     from soft2hard.eval.analysis.tunings import has_common_start, plan_groups, tune_groups
 
     models = _for_outputs(models, models["subject"], tasks)
-    groups = plan_groups(tasks, config.init, counts, has_common_start(models["subject"], config.n_tokens))
+    starts = study.starts_of(models["subject"], tasks) if study else {}
+    common = has_common_start(models["subject"], config.n_tokens) and not starts
+    groups = plan_groups(tasks, config.init, counts, common, starts)
     with progress_bar() as progress:
         total = sum(len(group.tasks) * group.n for group in groups) * config.steps
         bar = progress.add_task("Tuning (steps)", total=total)
         rows, prompts = tune_groups(
-            models["workers"], groups, config, folder / "tunings", on_step=lambda n: progress.advance(bar, n)
+            models["workers"],
+            groups,
+            config,
+            folder / "tunings",
+            on_step=lambda n: progress.advance(bar, n),
+            snapshot_steps=counts.snapshot_steps,
         )
     return Material(rows, prompts, tasks, groups=tuple(group.row() for group in groups), **models)
 

@@ -169,7 +169,7 @@ _OF_TASKS = {
     "labels": "label words",
     "instruction": "an instruction",
 }
-_OF_SETTINGS = ("translator", "reference", "generator")
+_OF_SETTINGS = ("translator", "reference", "generator", "encoder")
 
 
 def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method]], tasks_of: TasksOf) -> list[str]:
@@ -182,7 +182,7 @@ def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method
                 problems.append(f"{choice.label} needs {_OF_TASKS[need]}, {which}")
         for need in _OF_SETTINGS:
             if need in method.needs and getattr(config, need) is None:
-                problems.append(f"{choice.label} needs a {need}, but none is set")
+                problems.append(f"{choice.label} needs {'an' if need[0] == 'e' else 'a'} {need}, but none is set")
         if "validation_cases" in method.needs and not tasks_of("validation", config.seeds[0]):
             problems.append(f"{choice.label} needs validation tasks, of which there are none")
     unlabelled = [task.name for task in tasks if not task.labels]

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from soft2hard.data_gen.tasks import Task
 from soft2hard.eval.cases import kind_of
 from soft2hard.eval.methods.base import Bench, Case, Outcome
+from soft2hard.eval.metrics.descriptions import BestReadings, keyword_scores
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.scrutability import perplexities
 from soft2hard.eval.metrics.text import class_rate, closest_text, exact_task, overlap, rouge
@@ -72,6 +73,7 @@ def _row(label: str, seed: int, case: Case, outcome: Outcome, measured: Measurem
     figures = {name: value for name, value in vars(measured).items() if name in _COLUMNS} if measured else {}
     if kind == "hard":
         figures |= _text_figures(outcome.prompt, case.task)
+    figures |= {field.name: outcome.trace.get(field.name) for field in fields(BestReadings)}
     return ResultRow(
         method=label,
         task=case.task.name,
@@ -97,6 +99,8 @@ def _text_figures(text: str, task: Task) -> dict[str, object]:
         figures["nearest_rougeL"] = rouge(text, [gold, *task.paraphrases]).rougeL
     if task.labels:
         figures["class_rate"] = class_rate(text, task.labels)
+    if keywords := keyword_scores(text, task):
+        figures |= {name: value for name, value in vars(keywords).items() if name in _COLUMNS}
     return figures
 
 

@@ -73,6 +73,18 @@ class ResultRow:
     nearest_cosine: float | None = None
     class_rate: float | None = None
     """Share of the task's label words that stand in the prompt (InSPEcT)."""
+    keyword_precision: float | None = None
+    """Share of the prompt's different words that are keywords of the task: words of its labels and its instruction,
+    stop words apart, by their stems."""
+    keyword_f1: float | None = None
+    """Harmonic mean of the precision and of the share of the keywords that the prompt names."""
+    max_rouge1: float | None = None
+    """The oracle columns of InSPEcT's released code, of methods that describe a soft prompt under several pairs of
+    layers: the best ROUGE-1 (without stop words) and class rate of all these, each by itself, with its description.
+    Nobody could choose by them, since they see the answer."""
+    max_class_rate: float | None = None
+    best_rouge1_output: str | None = None
+    best_class_rate_output: str | None = None
     exact_task: bool | None = None
     """Whether the prompt parses to the very task; only in DoDs whose instructions parse."""
     verdict: str | None = None

@@ -6,8 +6,10 @@ a *target layer*, and greedy search continues from there.
 
 *Layer l* is the hidden state that **enters** block l, for l = 0 ... n - 1 with n blocks: layer 0 is what the model
 makes of its input embeddings before the first block (learned position embeddings, projections and norms included),
-layer l what block l - 1 has left. The published code counts layers by what *leaves* a block (from -1, the
-embeddings): its layer l is l + 1 here. Blocks are found by what they do, not by the name of the architecture.
+layer l what block l - 1 has left. The published code counts layers by what *leaves* a block: its layer l is l + 1
+here. It also lets a soft prompt enter its own pass there: not as embeddings, but in the place of what the first block
+makes of placeholders (`Entry` 'first_block'), so that layer 1 is the soft prompt itself and layer 0 knows nothing of
+it. Blocks are found by what they do, not by the name of the architecture.
 
 A patch changes the target prompt's keys and values once and for all, so one pass over the prompt (with the patch) fills
 a key-value cache, and every further token costs one position. Soft prompts and layer pairs are rows of one batch; the
@@ -20,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,6 +39,10 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 
 Pair = tuple[int, int]
 """Source layer and target layer."""
+
+Entry = Literal["embeddings", "first_block"]
+"""Where a soft prompt enters its own pass: as embeddings, as it was tuned; or in the place of the first block's output,
+as in the published code."""
 
 CACHE_TOKENS = 65536
 """Default number of tokens in the cache of one batch: 8 GB for a Llama of 8 billion parameters in bfloat16."""
@@ -70,6 +77,12 @@ def put(
 ) -> Float[Tensor, "batch length d_hidden"]:
     """Hidden states with others in the place of some; columns are counted without a cached prefix."""
     return hidden.index_put((rows, columns), states.to(hidden))
+
+
+def _entered(found: list[Tensor], enter: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """Hidden states with what enters here in its place; they are kept like those of other layers."""
+    found.append(enter(hidden))
+    return found[-1]
 
 
 def _find_blocks(lm: FrozenModel) -> list[nn.Module]:
@@ -135,16 +148,31 @@ class Patcher:
     """Writes the subject's texts under patched soft prompts.
 
     A row ends at a stop token (`stop_ids`), or after `max_new_tokens`; stop tokens that come before anything else are
-    written and passed over. Raises UserError for a subject whose blocks cannot be found.
+    written and passed over. Raises UserError for a subject whose blocks cannot be found, and for the entry
+    'first_block' where there is no second block or blocks are not as wide as embeddings.
     """
 
     def __init__(
-        self, subject: Subject, stop_ids: Sequence[int], max_new_tokens: int, batch_tokens: int = CACHE_TOKENS
+        self,
+        subject: Subject,
+        stop_ids: Sequence[int],
+        max_new_tokens: int,
+        batch_tokens: int = CACHE_TOKENS,
+        entry: Entry = "embeddings",
     ) -> None:
         self.subject, self.max_new_tokens, self.batch_tokens = subject, max_new_tokens, batch_tokens
         self.model = FrozenModel(subject.model)
         self.blocks = _find_blocks(self.model)
         """The decoder blocks, in order."""
+        self.first_source = 1 if entry == "first_block" else 0
+        """The lowest layer that knows of the soft prompt."""
+        width = self.model.config.get_text_config().hidden_size
+        if self.first_source and (len(self.blocks) < 2 or width != subject.d_model):
+            raise UserError(
+                f"The blocks of '{subject.name}' are {len(self.blocks)} of width {width}, and its embeddings are"
+                f" {subject.d_model} wide: a soft prompt cannot take the place of the first block's output.",
+                "Set the option entry to 'embeddings'.",
+            )
         self.stop = torch.tensor(list(stop_ids), device=subject.device)
         self.n_sequences = 0
         """Sequences run so far."""
@@ -152,28 +180,42 @@ class Patcher:
         """Tokens of these, a shared beginning counted once."""
 
     def pairs(self, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None) -> list[Pair]:
-        """All pairs of these source and target layers, or of all layers."""
+        """All pairs of these source and target layers, or of all layers that know of the soft prompt and all others."""
         layers = range(len(self.blocks))
-        return list(product(layers if sources is None else sources, layers if targets is None else targets))
+        known = layers[self.first_source :]
+        return list(product(known if sources is None else sources, layers if targets is None else targets))
 
     @torch.no_grad()
-    def source_states(self, soft_prompts: Sequence[SoftPrompt]) -> list[Float[Tensor, "n_layers _n d_hidden"]]:
-        """Each soft prompt's hidden states at every layer, run behind BOS alone."""
+    def source_states(
+        self, soft_prompts: Sequence[SoftPrompt], placeholder: Float[Tensor, "1 d_model"] | None = None
+    ) -> list[Float[Tensor, "n_layers _n d_hidden"]]:
+        """Each soft prompt's hidden states at every layer, run behind BOS alone.
+
+        For the entry 'first_block' the pass is over placeholders, and the soft prompts enter the second block.
+        """
         rows = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
+        own = [slice(len(row) - prompt.n_tokens, len(row)) for row, prompt in zip(rows, soft_prompts, strict=True)]
         lengths = torch.tensor([len(row) for row in rows], device=self.subject.device)
         mask = torch.arange(max(map(len, rows)), device=self.subject.device) < lengths[:, None]
         found: list[Tensor] = []
-        with hooked(self.blocks, [found.append] * len(self.blocks)):
-            self.model.decode(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask, positions(mask))
+        hooks: list[Callable[[Tensor], Tensor | None]] = [found.append] * len(self.blocks)
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        if self.first_source:
+            places = torch.tensor([(i, k) for i, part in enumerate(own) for k in range(part.start, part.stop)])
+            i, k = places.to(padded.device).T
+            hooks[self.first_source] = partial(_entered, found, partial(put, i, k, padded[i, k]))
+            padded = put(i, k, placeholder.expand(len(i), -1), padded)
+        with hooked(self.blocks, hooks):
+            self.model.decode(padded, mask, positions(mask))
         self._count(len(rows), int(mask.sum()))
         layers = torch.stack(found)
-        own = [slice(len(row) - prompt.n_tokens, len(row)) for row, prompt in zip(rows, soft_prompts, strict=True)]
         return [layers[:, i, part] for i, part in enumerate(own)]
 
     @torch.no_grad()
     def write(self, prompts: Sequence[PatchedPrompt], pairs: Sequence[Pair]) -> list[list[list[int]]]:
         """Tokens that greedy search writes for each prompt under each pair of layers, stop tokens included."""
-        sources = self.source_states([prompt.soft_prompt for prompt in prompts]) if prompts else []
+        own = [prompt.soft_prompt for prompt in prompts]
+        sources = self.source_states(own, prompts[0].placeholder) if prompts else []
         written: list[list[list[int]]] = [[[] for _ in pairs] for _ in prompts]
         for group in _alike(prompts):
             prefix = Prefix(self.model, prompts[group[0]].before)

@@ -169,10 +169,10 @@ def test_difficulty_is_by_the_metric_of_the_task() -> None:
     prompts = [spoken(SUBJECT, text) for text in ("cat red up", "dog blue down")]
     tasks = [own_task(SUBJECT, name, prompt) for name, prompt in zip("ab", prompts, strict=True)]
     given = with_subject({"a": [3], "b": [3]}, *tasks)
-    scored, baseline = replace(given, soft_prompts=tuple(prompts)).scored()
+    scored = replace(given, soft_prompts=tuple(prompts)).scored()
     assert [row.score for row in scored.prompts] == [1, 1]
     exact = transfer_matrix(SUBJECT, prompts, tasks)
-    assert np.diag(exact.accuracy).max() < 1 and set(baseline) == {"a", "b"}
+    assert np.diag(exact.accuracy).max() < 1 and set(scored.baseline) == {"a", "b"}
 
 
 def test_statistics_are_of_prompts_tasks_and_groups() -> None:

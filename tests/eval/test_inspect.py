@@ -1,7 +1,9 @@
 """InSPEcT: patched generation against transformers run plainly, and what the methods make of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,10 +21,14 @@ from soft2hard.eval.methods.inspect_patching import (
     demonstration,
     description,
     description_score,
+    description_scores,
     encode_target,
     few_shot_target,
+    released_description,
     stop_ids,
 )
+from soft2hard.eval.metrics.descriptions import content_rouge1
+from soft2hard.eval.metrics.text import class_rate
 from soft2hard.lm.patching import PatchedPrompt, Patcher
 from tests import tiny_models
 from tests.tiny_models import WORDS
@@ -104,6 +110,40 @@ def test_source_states_are_transformers_own_hidden_states(architecture):
     found = Patcher(subject, STOPS, N_NEW).source_states(prompts)
     for states, prompt in zip(found, prompts, strict=True):
         torch.testing.assert_close(states, hidden_states(subject, prompt), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def states_from_the_first_blocks_output(architecture: str, soft_prompt: SoftPrompt) -> torch.Tensor:
+    """As the released code has it: a pass over placeholders whose first block's output is overwritten."""
+    subject = tiny_models.subject(architecture)
+    ids = torch.tensor([[*BOS.get(architecture, []), *token_ids("one") * soft_prompt.n_tokens]])
+
+    def overwrite(module: torch.nn.Module, args: tuple, output: object) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden[0, -soft_prompt.n_tokens :] = soft_prompt.embeddings
+
+    handle = BLOCKS[architecture](subject.model)[0].register_forward_hook(overwrite)
+    try:
+        output = subject.model(ids, output_hidden_states=True)
+    finally:
+        handle.remove()
+    return torch.cat(output.hidden_states[1:-1])[:, -soft_prompt.n_tokens :]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "bloom"])
+def test_a_soft_prompt_may_enter_in_the_place_of_the_first_blocks_output_as_in_the_released_code(architecture):
+    subject = tiny_models.subject(architecture)
+    prompts = noisy_prompts(subject, (3, 5, 1))
+    patcher = Patcher(subject, STOPS, N_NEW, entry="first_block")
+    found = patcher.source_states(prompts, patched(subject, prompts[0]).placeholder)
+    for states, prompt in zip(found, prompts, strict=True):
+        torch.testing.assert_close(states[1], prompt.embeddings.to(states), atol=0, rtol=0)
+        expected = states_from_the_first_blocks_output(architecture, prompt)
+        torch.testing.assert_close(states[1:], expected, atol=1e-5, rtol=1e-5)
+    assert patcher.pairs() == [(1, 0), (1, 1)]  # layer 0 knows nothing of the soft prompt
+    written = patcher.write([patched(subject, prompt) for prompt in prompts], [(1, 1)])
+    other = Patcher(subject, STOPS, N_NEW).write([patched(subject, prompt) for prompt in prompts], [(1, 1)])
+    assert written != other
 
 
 @pytest.mark.parametrize("architecture", BLOCKS)
@@ -193,6 +233,20 @@ def test_a_description_ends_at_its_first_stop(embedded, written, text):
     assert description(embedded, embedded.tokenizer(written, add_special_tokens=False)["input_ids"]) == text
 
 
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("Count the birds. Say", "Count the birds"),
+        (". Count the birds in it. Say", "Count the birds in it"),
+        ("Count the birds", "Count the birds"),
+        (". Count", ". Count"),  # the only stop is within the first fifth, so nothing is cut
+    ],
+)
+def test_the_released_cut_is_the_first_stretch_that_ends_after_a_fifth_of_the_text(embedded, written, text):
+    ids = embedded.tokenizer(written, add_special_tokens=False)["input_ids"]
+    assert released_description(embedded, ids) == text
+
+
 def test_stop_tokens_are_eos_and_those_with_a_stop_in_them(embedded):
     assert embedded.tokenizer.convert_ids_to_tokens(stop_ids(embedded)) == sorted(
         ["</s>", "."], key=embedded.tokenizer.convert_tokens_to_ids
@@ -263,6 +317,60 @@ def test_the_oracle_takes_each_cases_own_best_pair_and_says_so():
     assert "ORACLE" in InspectOracle.source
 
 
+def of_letters(texts: Sequence[str]) -> np.ndarray:
+    """A stand-in for a sentence encoder: how often each letter is there."""
+    return np.array([[text.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts], dtype=float)
+
+
+def letters_cosine(text: str, task: Task) -> float:
+    a, b = of_letters([text, task.instruction])
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) if text else 0.0
+
+
+MEASURES = {
+    "rouge1": lambda text, task: content_rouge1(text, [task.instruction, *task.paraphrases]),
+    "class_rate": lambda text, task: class_rate(text, task.labels),
+    "cosine": letters_cosine,
+}
+
+
+@pytest.mark.parametrize("select", MEASURES)
+def test_the_pair_of_layers_may_be_chosen_by_rouge1_class_rate_or_cosine(select):
+    subject = tiny_models.subject("gpt2")
+    bench, validation, cases = Bench(subject, encoder=of_letters), tiny_cases(subject, 6, 1), tiny_cases(subject, 4, 2)
+    alone = under_each_pair(validation, bench, **TINY)
+    measure = MEASURES[select]
+    means = {
+        pair: sum(measure(o.prompt or "", c.task) for o, c in zip(outcomes, validation, strict=True)) / 6
+        for pair, outcomes in alone.items()
+    }
+    bench = replace(bench, validation=validation)
+    outcomes = list(Inspect(select=select, **TINY).run(cases, bench))
+    assert {(s, t): score for s, t, score in outcomes[0].trace["validation_scores"]} == pytest.approx(means, abs=1e-4)
+    alone = under_each_pair(cases, bench, **TINY)
+    for i, outcome in enumerate(InspectOracle(select=select, **TINY).run(cases, bench)):
+        scores = [measure(o[i].prompt or "", cases[i].task) for o in alone.values()]
+        assert measure(outcome.prompt or "", cases[i].task) == pytest.approx(max(scores))
+
+
+def test_the_oracles_columns_are_each_measures_own_best_over_all_pairs():
+    subject = tiny_models.subject("llama")
+    cases = tiny_cases(subject, 4, 3)
+    alone = under_each_pair(cases, Bench(subject), **TINY)
+    for i, outcome in enumerate(InspectOracle(**TINY).run(cases, Bench(subject))):
+        texts = [o[i].prompt or "" for o in alone.values()]
+        for column in ("rouge1", "class_rate"):
+            best = max(MEASURES[column](text, cases[i].task) for text in texts)
+            assert outcome.trace[f"max_{column}"] == pytest.approx(best)
+            assert MEASURES[column](outcome.trace[f"best_{column}_output"], cases[i].task) == pytest.approx(best)
+
+
+def test_a_choice_by_cosine_needs_an_encoder():
+    assert "encoder" in Inspect(select="cosine").needs and "encoder" not in Inspect().needs
+    with pytest.raises(UserError, match="no encoder"):
+        description_scores(["red"], tiny_cases(tiny_models.subject("llama"), 1, 0)[0].task, "cosine")
+
+
 def test_a_chain_of_thought_prompt_asks_about_a_training_input_after_the_placeholders():
     subject = tiny_models.subject("llama")
     cases = tiny_cases(subject, 3, 4)
@@ -304,6 +412,8 @@ def test_cases_that_cannot_be_described_fail_alone_and_costs_are_shared():
         ({"target": "chain_of_thought", "reasoning": "Label:"}, "{input}"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"sources": ()}, r"sources is \[\]"),
+        ({"entry": "first_block", "sources": (0, 1)}, "source layer 0"),
+        ({"select": "bleu"}, "'bleu'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, problem):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, apart, draw, usable
 from soft2hard.data_gen.tables import read_hub, read_jsonl
@@ -52,6 +52,8 @@ class SuperGlue(EvaluationDoD):
     sets: tuple[str, ...] = tuple(SETS)
     """Which of them, by their names on the hub."""
     hub_name: str = HUB_NAME
+    metric: Literal["label_accuracy", "exact_match"] = "label_accuracy"
+    """'exact_match': whether the subject writes the label, as studies that generate have it."""
 
     name = "super-glue"
     licence = "differs by set; see super.gluebenchmark.com"
@@ -76,7 +78,7 @@ class SuperGlue(EvaluationDoD):
                 usable(self._examples(name, part), self.dropped, self.max_words) for part in ("train", "val")
             )
             parts = draw(apart(train, test, self.dropped), self.sizes, Random(f"{name}/{seed}"), test=test)
-            yield parts.task(name, self.name, one.instruction, labels=tuple(one.words), metric="label_accuracy")
+            yield parts.task(name, self.name, one.instruction, labels=tuple(one.words), metric=self.metric)
 
     def _examples(self, name: str, part: str) -> Iterator[Example]:
         if self.folder is None:

@@ -13,6 +13,7 @@ from soft2hard.eval.analysis.claims import claims_section
 from soft2hard.eval.analysis.comparisons import difficulty_section, distances_section, maps_section, statistics_section
 from soft2hard.eval.analysis.experiments import positions_section, stability_section
 from soft2hard.eval.analysis.findings import (
+    BY_WISH,
     FILE_NAME,
     SECTIONS,
     Analysis,
@@ -28,6 +29,7 @@ from soft2hard.eval.analysis.findings import (
 from soft2hard.eval.analysis.geometry import MAPS, no_map
 from soft2hard.eval.analysis.inputs import Material, Table, check_comparable
 from soft2hard.eval.analysis.nearest_tokens import extraction_section
+from soft2hard.eval.analysis.readings import readings_section
 from soft2hard.eval.analysis.transfer_matrix import transfer_section
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.run_folders import now, versions
@@ -41,14 +43,16 @@ _MAKERS: dict[SectionName, Callable[..., tuple[Section, Tables]]] = {
     "transfer": transfer_section,
     "stability": stability_section,
     "positions": positions_section,
+    "readings": readings_section,
 }
 _ON_DISTANCES = ("maps", "difficulty")
 """Sections made of the material and the tables of 'distances', and not of the material alone."""
 _NEEDS = {"maps": ("distances",), "difficulty": ("distances",), "claims": ("distances", "difficulty", "transfer")}
 
 
-def wanted_sections(only: Collection[str]) -> tuple[SectionName, ...]:
-    """Those asked for with those that they build on, in order; all where none is named.
+def wanted_sections(only: Collection[str], also: Collection[str] = ()) -> tuple[SectionName, ...]:
+    """Those asked for with those that they build on, in order; where none is named, all but those that are made by wish
+    alone, of which `also` names some.
 
     Raises UserError for an unknown section.
     """
@@ -56,7 +60,8 @@ def wanted_sections(only: Collection[str]) -> tuple[SectionName, ...]:
     if unknown:
         raise UserError(f"There is no section '{unknown[0]}'.", f"The sections are {', '.join(SECTIONS)}.")
     needed = {*only, *(need for name in only for need in _NEEDS.get(name, ()))}
-    return tuple(name for name in SECTIONS if not only or name in needed)
+    usual = {*SECTIONS} - {*BY_WISH} | {*also}
+    return tuple(name for name in SECTIONS if name in (needed if only else usual))
 
 
 def begin(
@@ -65,12 +70,13 @@ def begin(
     """The analysis of a folder so far, or a new one, with the material whose prompts are scored on their own tasks."""
     if (folder / FILE_NAME).exists():
         analysis = load_analysis(folder)
-        return analysis, replace(material, prompts=analysis.prompts)
-    material, baseline = material.scored()
+        baseline = {task.name: task.baseline for task in analysis.tasks if task.baseline is not None}
+        return analysis, replace(material, prompts=analysis.prompts, baseline=baseline)
+    material = material.scored()
     tasks = []
     for name in dict.fromkeys(row.task for row in material.prompts if row.task is not None):
         instruction = getattr(material.task_by_name.get(name), "instruction", "")
-        known = {"family": material.family(name), "instruction": instruction, "baseline": baseline.get(name)}
+        known = {"family": material.family(name), "instruction": instruction, "baseline": material.baseline.get(name)}
         tasks.append(TaskRow(name=name, **known))
     analysis = Analysis(
         created=now(),
@@ -97,7 +103,7 @@ def run_analysis(
 
     A section that cannot be run is recorded with the reason. Raises UserError where it was asked for by name (`only`).
     """
-    for name in wanted_sections(only):
+    for name in wanted_sections(only, ("readings",) if material.readings is not None else ()):
         if _is_done(name, analysis, material, folder):
             continue
         on_section(name)
@@ -147,7 +153,7 @@ def _check(name: SectionName, material: Material) -> None:
         material.stacked()
     if name == "stability":
         material.need_translator(name)
-    if at_least := {"difficulty": 3, "transfer": 2, "positions": 1}.get(name):
+    if at_least := {"difficulty": 3, "transfer": 2, "positions": 1, "readings": 1}.get(name):
         material.need_subject(name)
         material.need_tasks(name, material.experimental if name == "positions" else material.main, at_least)
 

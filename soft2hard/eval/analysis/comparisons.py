@@ -19,7 +19,7 @@ from soft2hard.eval.analysis.correlations import (
     variation_between,
     within_between,
 )
-from soft2hard.eval.analysis.findings import Section, Tables, columns_of, known_mean
+from soft2hard.eval.analysis.findings import ON_THE_WAY, Section, Tables, columns_of, known_mean
 from soft2hard.eval.analysis.geometry import (
     MAPS,
     MEASURES,
@@ -40,6 +40,7 @@ _FIGURES = (
     *((x, y) for x in ("error", "validation_loss", "steps") for y in ("mean_distance", "reordered_distance")),
     ("error", "distance_by_norm"),
     ("error", "noise_distance"),
+    ("gap", "mean_distance"),
     ("error", "mean_norm"),
     ("mean_norm", "mean_distance"),
     ("error", "mean_distance", "mean_norm"),
@@ -52,10 +53,12 @@ _FIGURES = (
 
 def statistics_section(material: Material) -> tuple[Section, Tables]:
     """`prompts`: every soft prompt by itself (`prompt_statistics`). `tasks`: the soft prompts of each task in each
-    group (`task_geometry`), with the mean and the unbiased deviation of their scores. `groups`: means over tasks of
+    group (`task_geometry`), with their scores: mean, median, maximum and unbiased deviation, that of the task without a
+    prompt (`baseline`), and the mean's `change` against it. `groups`: means over tasks of
     the norm, the distance within a task, as it is and after the best permutation of positions, and the score."""
     notes, tasks = [], []
-    for group, task in dict.fromkeys((row.group, row.task or "") for row in material.prompts):
+    compared = ((row.group, row.task or "") for row in material.prompts if row.group != ON_THE_WAY)
+    for group, task in dict.fromkeys(compared):
         own = [i for i, row in enumerate(material.prompts) if (row.group, row.task or "") == (group, task)]
         try:
             prompts = stacked(material.of(own), 1)  # those of different tasks may differ in length
@@ -65,7 +68,10 @@ def statistics_section(material: Material) -> tuple[Section, Tables]:
         scores = pd.Series([material.prompts[i].score for i in own], dtype=float)
         row = {"task": task, "family": material.family(task), "group": group} | task_geometry(prompts)
         row["reordered_distance"] = _pairs_mean(reordered_distances(prompts)[0])
-        tasks.append(row | {"mean_score": scores.mean(), "score_deviation": scores.std()})  # of those that are known
+        baseline = material.baseline.get(task, np.nan)
+        row |= {"mean_score": scores.mean(), "median_score": scores.median(), "max_score": scores.max()}
+        row |= {"score_deviation": scores.std(), "baseline": baseline, "change": scores.mean() - baseline}
+        tasks.append(row)  # of those scores that are known
     groups = []
     for group, own in pd.DataFrame(tasks, columns=None if tasks else ["group"]).groupby("group", sort=False):
         row = {"group": group, "n_tasks": len(own)}
@@ -120,9 +126,16 @@ def distances_section(material: Material) -> tuple[Section, Tables]:
             "variation_within": known_mean(variation),
             "variation_noise": known_mean(noise_variation),
             "variation_between": variation_between(found["frobenius"], names),
-        }
+        },
+        notes=_cut(material, prompts.shape[1]),
     )
     return section, {"measures": pd.DataFrame(rows), "pairs": pairs}
+
+
+def _cut(material: Material, n: int) -> tuple[str, ...]:
+    """A note where soft prompts of several lengths are compared over their first `n` positions."""
+    most = max(prompt.n_tokens for prompt in material.of(material.main))
+    return (f"Soft prompts of {n} to {most} tokens are compared over their first {n} positions.",) if most > n else ()
 
 
 def _variations(prompts: Prompts, names: Sequence[str]) -> list[float]:
@@ -157,6 +170,8 @@ def difficulty_section(material: Material, tables: Tables) -> tuple[Section, Tab
     that of noise with the prompts' norms, which knows nothing else of the tasks.
 
     `tasks`, those with two prompts or more and a score: `error` is 1 less the mean score by the task's metric,
+    `median_score` and `max_score` are over the tunings, and `gap` is 1 less the median by the maximum: 0 where a usual
+    tuning is as good as the best (a reading of the study's difficulty, median to maximum), none where all score 0;
     `validation_loss` (nats a token) and `steps` are means over its prompts, `distance_by_norm` is the mean distance by
     the mean norm, `noise_distance` that between prompts of pure noise with the same norms. `correlations`:
     `correlation_row`, over the tasks that have all of the figures.
@@ -186,7 +201,11 @@ def _difficulties(material: Material, pairs: pd.DataFrame) -> pd.DataFrame:
     columns = ["task", "score", "validation_loss", "steps"]
     facts = pd.DataFrame([[row.task or "", row.score, row.validation_loss, row.steps] for row in main], columns=columns)
     facts = facts.astype(dict.fromkeys(columns[1:], float)).assign(mean_norm=np.linalg.norm(prompts, axis=(1, 2)))
-    rows = facts.groupby("task", sort=False).mean().reset_index()  # of the values that are known
+    by_task = facts.groupby("task", sort=False)
+    rows = by_task.mean().reset_index()  # of the values that are known
+    for name in ("median", "max"):
+        rows[f"{name}_score"] = by_task["score"].agg(name).to_numpy()
+    rows["gap"] = 1 - (rows["median_score"] / rows["max_score"]).where(rows["max_score"] > 0)
     for name, matrix in matrices.items():
         rows[name] = np.diag(task_means(matrix, names)[1])
     rows.insert(1, "family", rows["task"].map(material.family))

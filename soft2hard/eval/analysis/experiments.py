@@ -20,7 +20,7 @@ from soft2hard.data_gen.dods.lexical import parse
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.analysis.correlations import other_tasks_mean, task_means
-from soft2hard.eval.analysis.findings import Section, Tables, columns_of, known_mean
+from soft2hard.eval.analysis.findings import ON_THE_WAY, Section, Tables, columns_of, known_mean
 from soft2hard.eval.analysis.geometry import Square
 from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.intervals import Interval, by_task
@@ -69,7 +69,7 @@ def stability_section(material: Material) -> tuple[Section, Tables]:
     the translation of every prompt.
     """
     translator = material.need_translator("stability")
-    numbers = [i for i, row in enumerate(material.prompts) if row.task is not None]
+    numbers = [i for i, row in enumerate(material.prompts) if row.task is not None and row.group != ON_THE_WAY]
     texts = dict(zip(numbers, greedy_translation(translator)(material.of(numbers)), strict=True))
     subject = material.subject
     # The subject's own hidden states at the last token, where it can read a text alone.

@@ -2,7 +2,8 @@
 
 - `analysis.json` (`Analysis`): what was analysed, and each section's figures, or the reason why it was not run;
 - `tables/<section>-<name>.parquet`: the rows of the sections;
-- `tunings/<start>-<seed of start>-<seed of order>.safetensors`: the soft prompts that the analysis tuned (`tunings`).
+- `tunings/<start>-<seed of start>-<seed of order>.safetensors`: the soft prompts that the analysis tuned (`tunings`);
+  with the number of virtual tokens at the end where tasks have lengths of their own, and `-on-the-way` for snapshots.
 
 `analysis.json` is replaced after each section, so a killed analysis is resumed with the next one. A figure with an
 interval takes three columns of a table: its name, and the same with `_low` and `_high`.
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 
 from soft2hard.errors import UserError
+from soft2hard.eval.analysis.settings import Varies
 from soft2hard.eval.intervals import Interval, mean_interval
 from soft2hard.prompts.files import read_tensors
 from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -30,17 +32,29 @@ from soft2hard.storage.files import atomic_write
 SCHEMA_VERSION = 3
 FILE_NAME = "analysis.json"
 SectionName = Literal[
-    "extraction", "statistics", "distances", "maps", "difficulty", "transfer", "stability", "positions", "claims"
+    "extraction",
+    "statistics",
+    "distances",
+    "maps",
+    "difficulty",
+    "transfer",
+    "stability",
+    "positions",
+    "readings",
+    "claims",
 ]
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
+BY_WISH: tuple[SectionName, ...] = ("readings",)
+"""Sections that are made where they are asked for alone: they take long."""
 Verdict = Literal["confirmed", "refuted", "undecided", "not tested"]
-Varies = Literal["both", "init", "order"]
 Tables = dict[str, pd.DataFrame]
 """Of one section, by name."""
 MAIN = "main"
 """The group that distances, maps and transfer are of."""
 COMMON = "from the common start"
 """The group whose prompts start as those did that the subject's translator was trained on."""
+ON_THE_WAY = "on the way"
+"""The group of soft prompts that the main tunings had at earlier steps."""
 GIVEN = "given"
 """The group of prompts that were read."""
 _KEY = "prompts"

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from soft2hard.data_gen.tables import read_table
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
-from soft2hard.eval.analysis.findings import COMMON, GIVEN, MAIN, GroupRow, PromptRow, is_pass, load_pass
+from soft2hard.eval.analysis.findings import COMMON, GIVEN, MAIN, ON_THE_WAY, GroupRow, PromptRow, is_pass, load_pass
 from soft2hard.eval.analysis.settings import Sizes
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.lm.subject import Subject
@@ -26,6 +26,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.workers.subject_workers import SubjectWorkers
 
 if TYPE_CHECKING:
+    from soft2hard.eval.methods.options import InspectOracleOptions
     from soft2hard.translator.model import Translator
 
 GENERIC = frozenset(
@@ -34,7 +35,11 @@ GENERIC = frozenset(
 )
 """Names of files, or of runs, that name no task: the folder's name is looked at then."""
 
+SNAPSHOT = "snapshot"
+"""In the provenance of a soft prompt that a tuning had on its way."""
+
 _COUNTED = re.compile(r"(?:[-_. ]+|^)(?:seed|run|tuning|checkpoint|step)[-_. #]*\d+$", re.IGNORECASE)
+_TEXT = "text:"
 _NUMBERED = re.compile(r"[-_. #]+(\d+)$")
 
 
@@ -77,6 +82,10 @@ class Material:
     seed: int = 0
     workers: SubjectWorkers | None = None
     """They share the work on the subject; None: this process alone."""
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    """Scores of tasks without a prompt, by the task's metric, where they are known."""
+    readings: "InspectOracleOptions | None" = None
+    """How soft prompts are read by InSPEcT, where they are to be."""
 
     @cached_property
     def main(self) -> tuple[int, ...]:
@@ -116,7 +125,15 @@ class Material:
 
     def stacked(self) -> Float[np.ndarray, "n_main n_tokens d_model"]:
         """The main prompts; raises UserError as `stacked` does."""
-        return stacked(self.of(self.main), names=self.labels(self.main))
+        return self.comparable(self.main)
+
+    def comparable(self, numbers: Sequence[int]) -> Float[np.ndarray, "n_prompts n_tokens d_model"]:
+        """These prompts, over the positions that all have where `sizes` ask for it; raises UserError as `stacked`."""
+        prompts = self.of(numbers)
+        if self.sizes.common_positions and prompts:
+            n = min(prompt.n_tokens for prompt in prompts)
+            prompts = [replace(prompt, embeddings=prompt.embeddings[:n]) for prompt in prompts]
+        return stacked(prompts, names=self.labels(numbers))
 
     def need_subject(self, what: str) -> Subject:
         if self.subject is None:
@@ -142,14 +159,14 @@ class Material:
             )
         return found
 
-    def scored(self) -> tuple["Material", dict[str, float]]:
+    def scored(self) -> "Material":
         """The same with the score of every prompt on its own task, by its metric, and every task's without a prompt.
 
         Nothing is scored without a subject, without examples, or without room for a task's longest one.
         """
         tested = {task.name: task for task in self.tasks if task.test}
         if self.subject is None or not tested:
-            return self, {}
+            return self
         numbers = {name: [i for i, row in enumerate(self.prompts) if row.task == name] for name in tested}
         comparisons = [Comparison(task, (None, *self.of(numbers[name]))) for name, task in tested.items()]
         rows, baseline = list(self.prompts), {}
@@ -158,7 +175,7 @@ class Material:
                 baseline[name] = found[0].score
             for i, one in zip(numbers[name], found[1:], strict=True):
                 rows[i] = rows[i].model_copy(update={"score": None if one is None else one.score})
-        return replace(self, prompts=tuple(rows)), baseline
+        return replace(self, prompts=tuple(rows), baseline=baseline)
 
 
 def stacked(
@@ -175,7 +192,7 @@ def stacked(
             raise UserError(
                 f"Their lengths differ: {called[0]} has {prompts[0].n_tokens} tokens and {name} has {prompt.n_tokens},"
                 " and distances are between prompts of one length.",
-                "Give prompts of one length; nearest tokens, statistics and the transfer matrix take any.",
+                "Give --common-positions; nearest tokens, statistics and the transfer matrix take any lengths.",
             )
     return np.stack([prompt.embeddings.numpy() for prompt in prompts]).astype(np.float64)
 
@@ -234,7 +251,8 @@ def read_given(
         for prompt in load_pass(path) if several else [SoftPrompt.from_pretrained(path)]:
             label = f"{name} {prompt.provenance['task']}" if several else name
             task = by_mapping.get(path) or prompt.provenance.get("task") or by_name[path]
-            rows.append(prompt_row(label, task, GIVEN, numbers[task], prompt))
+            group = ON_THE_WAY if SNAPSHOT in prompt.provenance else GIVEN
+            rows.append(prompt_row(label, task, group, numbers[task], prompt))
             numbers[task] += 1
             prompts.append(prompt)
     return _grouped(rows), tuple(prompts)
@@ -242,18 +260,26 @@ def read_given(
 
 def _grouped(rows: Sequence[PromptRow]) -> tuple[PromptRow, ...]:
     """Tunings of an analysis, grouped as there: those of the commonest start whose two seeds moved together are the
-    ones that are compared; where starts or seeds are unknown, all are."""
-    known = [row.init for row in rows if None not in (row.init, row.init_seed, row.order_seed)]
+    ones that are compared, of texts all; where starts or seeds are unknown, all are."""
+    known = [_kind(row) for row in rows if None not in (row.init, row.init_seed, row.order_seed)]
     if len(known) < len(rows):
         return tuple(rows)
     ((init, _),) = Counter(known).most_common(1)
 
     def group(row: PromptRow) -> str:
-        if row.init != init:
+        if row.group == ON_THE_WAY:
+            return row.group
+        if _kind(row) != init:
             return f"from {row.init}"
+        if init == _TEXT:
+            return GIVEN
         return GIVEN if row.init_seed == row.order_seed else f"from {init}, one seed moved"
 
     return tuple(row.model_copy(update={"group": group(row)}) for row in rows)
+
+
+def _kind(row: PromptRow) -> str | None:
+    return _TEXT if row.init and row.init.startswith(_TEXT) else row.init
 
 
 def content_hash_of(prompts: Sequence[SoftPrompt]) -> str:

@@ -51,6 +51,7 @@ TITLES: dict[SectionName, str] = {
     "extraction": "Nearest tokens",
     "stability": "Translations",
     "positions": "Positions",
+    "readings": "Readings",
 }
 CHANGES = {
     "mean": "one position masked by the mean",
@@ -69,6 +70,9 @@ _LABELS = {
     "frobenius": "Frobenius distance",
     "value": "share, or likeness",
     "meaning_changed": "share of translations that change",
+    "max_rouge1": "ROUGE-1, best pair of layers",
+    "max_class_rate": "class rate, best pair of layers",
+    "gap": "1 - median score / best score",
 }
 _BARE = {"showticklabels": False, "title": "", "showgrid": False, "showline": True, "mirror": True}
 _BARE |= {"linecolor": "#d9dee3"}
@@ -137,6 +141,7 @@ def listings(analysis: Analysis, folder: Path, n_positions: int) -> Iterator[Lis
         ("distances-measures", "Distances and likeness", "all_pairs"),
         ("difficulty-correlations", "Difficulty", "first"),
         ("transfer-correlations", "Closeness with transfer", "first"),
+        ("readings-correlations", "Score with the quality of readings", "measure"),
     ):
         if name in tables and tables[name][column].notna().any():
             columns = _MEASURED if name == "distances-measures" else ()
@@ -287,6 +292,18 @@ def _charts(analysis: Analysis, tables: Tables) -> Iterator[tuple[str, "Figure"]
         title = "How far tunings lie apart, by difficulty: error is 1 less the mean score"
         marks = {"color": "family", "symbol": "family", "hover_name": "task"}
         yield "difficulty", drawn("scatter", tables["difficulty-tasks"], ("error", "mean_distance"), title, **marks)
+        title = "How far tunings lie apart, by how far the median tuning stays below the best"
+        known = tables["difficulty-tasks"].dropna(subset=["gap"])
+        yield "difficulty gap", drawn("scatter", known, ("gap", "mean_distance"), title, **marks)
+    if main["score"].notna().any():
+        yield "scores", _scores(main.dropna(subset="score"), analysis)
+    if "readings-prompts" in tables:
+        read, marks = tables["readings-prompts"], {"color": "task", "symbol": "task", "hover_name": "prompt"}
+        for name in ("max_rouge1", "max_class_rate"):
+            if read[name].notna().any():
+                title = f"{_LABELS[name].capitalize()} of a soft prompt's readings, by its score"
+                hover = {"hover_data": [f"best_{name.removeprefix('max_')}_output", "step"]}
+                yield f"readings {name}", drawn("scatter", read, ("score", name), title, **marks, **hover)
     if "transfer-pairs" in tables:
         yield from _transfer(tables["transfer-pairs"], family)
     if section := analysis.found("stability"):
@@ -304,6 +321,15 @@ def _charts(analysis: Analysis, tables: Tables) -> Iterator[tuple[str, "Figure"]
                     f"positions {name}",
                     drawn("line", effects, ("position", name), f"{title}, by position", **options),
                 )
+
+
+def _scores(main: pd.DataFrame, analysis: Analysis) -> "Figure":
+    """Scores of all tunings of each task, beside that without a prompt."""
+    baseline = {task.name: task.baseline for task in analysis.tasks if task.baseline is not None}
+    rows = [*main[["prompt", "task", "score"]].assign(which="tuned").to_dict("records")]
+    rows += [{"prompt": name, "task": name, "score": score, "which": "no prompt"} for name, score in baseline.items()]
+    marks = {"color": "which", "symbol": "which", "hover_name": "prompt"}
+    return drawn("scatter", pd.DataFrame(rows), ("task", "score"), "Scores of every tuning by task", **marks)
 
 
 def _transfer(pairs: pd.DataFrame, family: Mapping[str, str]) -> Iterator[tuple[str, "Figure"]]:

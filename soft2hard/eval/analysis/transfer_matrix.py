@@ -21,7 +21,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.correlations import BOTH_TASKS, correlation_row, mantel, other_tasks_mean, task_means
 from soft2hard.eval.analysis.findings import Section, Tables
 from soft2hard.eval.analysis.geometry import measures
-from soft2hard.eval.analysis.inputs import Material, stacked
+from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.intervals import mean_interval
 from soft2hard.eval.metrics.measurement import Job, Pair, PairEncoder
 from soft2hard.lm.batching import EncodedExample
@@ -101,9 +101,9 @@ def transfer_section(material: Material) -> tuple[Section, Tables]:
     pairs = pd.DataFrame({"tuned_on": np.repeat(names, len(names)), "used_on": np.tile(names, len(names))})
     pairs["change"] = change.ravel()
     tables = {"accuracy": accuracy, "pairs": pairs}
-    if len({prompt.n_tokens for prompt in material.of(numbers)}) > 1:
+    if len({prompt.n_tokens for prompt in material.of(numbers)}) > 1 and not material.sizes.common_positions:
         return section, tables
-    of_prompts = measures(stacked(material.of(numbers)))
+    of_prompts = measures(material.comparable(numbers))
     close = {name: task_means(of_prompts[name], material.names(numbers))[1] for name in _SIGNS}
     for name, matrix in close.items():
         pairs[name] = matrix.ravel()

@@ -8,15 +8,18 @@ for a subject that knows other words, demonstrations are made from tasks it know
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from random import Random
 from typing import Any
 
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
-from soft2hard.eval.methods.options import InspectOptions, InspectOracleOptions
+from soft2hard.eval.methods.options import InspectOptions, InspectOracleOptions, Selection
+from soft2hard.eval.metrics.descriptions import best_readings, content_rouge1
 from soft2hard.eval.metrics.text import class_rate, rouge
 from soft2hard.lm.patching import Pair, PatchedPrompt, Patcher
+from soft2hard.lm.sentences import Encoder, embedding_cosines
 from soft2hard.translator.proposers.elicit import (
     BUILT_IN,
     TargetText,
@@ -24,6 +27,7 @@ from soft2hard.translator.proposers.elicit import (
     encode_target,
     few_shot_target,
     placeholder_embedding,
+    released_description,
     stop_ids,
 )
 
@@ -36,7 +40,7 @@ class _Patching:
     def check(self, bench: Bench) -> None:
         """Raise UserError for a subject without blocks to patch, without these layers, or that does not know the
         placeholder."""
-        self.check_layers(len(Patcher(bench.subject, [], self.max_new_tokens).blocks))
+        self.check_layers(len(Patcher(bench.subject, [], self.max_new_tokens, entry=self.entry).blocks))
         placeholder_embedding(bench.subject, self.placeholder)
 
     def check_layers(self, n_layers: int) -> None:
@@ -64,7 +68,7 @@ class _Patching:
                 yield Outcome(None, cost, failure=described)
                 continue
             target, texts = described
-            best, of_best = self._best(texts, pairs, case.task)
+            best, of_best = self._best(texts, pairs, describer, case.task)
             trace = dict(zip(("source_layer", "target_layer"), pairs[best], strict=True))
             trace |= of_pairs | of_best | {"target_prompt": target}
             text = texts[best]
@@ -73,8 +77,7 @@ class _Patching:
 
 class Inspect(_Patching, InspectOptions):
     """The pair of layers is the one whose descriptions score best, on average, on the bench's validation cases
-    (`description_score`; the first of equals). Where `sources` and `targets` leave one pair there is nothing to choose.
-    """
+    (`description_scores`; the first of equals). Where `sources` and `targets` leave one pair, nothing is chosen."""
 
     def _pairs(self, describer: "Describer") -> tuple[list[Pair], dict[str, Any]]:
         """The pairs of layers that all cases are described under, and what the trace says of their choice."""
@@ -86,22 +89,28 @@ class Inspect(_Patching, InspectOptions):
         grid = [[*pair, round(score, 4)] for pair, score in zip(pairs, scores, strict=True)]
         return [pairs[best]], trace | {"validation_score": scores[best], "validation_scores": grid}
 
-    def _best(self, texts: Sequence[str], pairs: Sequence[Pair], task: Task) -> tuple[int, dict[str, Any]]:
+    def _best(
+        self, texts: Sequence[str], pairs: Sequence[Pair], describer: "Describer", task: Task
+    ) -> tuple[int, dict[str, Any]]:
         """The number of the pair whose description is a case's prompt, and what the trace says of this choice."""
         return 0, {}
 
 
 class InspectOracle(_Patching, InspectOracleOptions):
-    """The description with the highest `description_score` against the case itself; the trace says `oracle`."""
+    """The description with the highest of `description_scores` against the case itself.
+
+    The trace says `oracle`, and has the `BestReadings` of all pairs."""
 
     def _pairs(self, describer: "Describer") -> tuple[list[Pair], dict[str, Any]]:
         return describer.pairs, {"oracle": True}
 
-    def _best(self, texts: Sequence[str], pairs: Sequence[Pair], task: Task) -> tuple[int, dict[str, Any]]:
-        scores = [description_score(text, task) for text in texts]
+    def _best(
+        self, texts: Sequence[str], pairs: Sequence[Pair], describer: "Describer", task: Task
+    ) -> tuple[int, dict[str, Any]]:
+        scores = describer.scores(texts, task)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         kept = [{"layers": list(pairs[i]), "text": texts[i], "score": round(scores[i], 4)} for i in order[:_KEPT]]
-        return order[0], {"best": kept}
+        return order[0], {"best": kept} | asdict(best_readings(texts, task))
 
 
 class Describer:
@@ -113,7 +122,10 @@ class Describer:
 
     def __init__(self, method: Inspect | InspectOracle, bench: Bench) -> None:
         self.method, self.bench, self.subject = method, bench, bench.subject
-        self.patcher = Patcher(bench.subject, stop_ids(bench.subject), method.max_new_tokens)
+        released = method.cut == "released"
+        self._said = released_description if released else description
+        stops = list(bench.subject.eos_ids) if released else stop_ids(bench.subject)
+        self.patcher = Patcher(bench.subject, stops, method.max_new_tokens, entry=method.entry)
         method.check_layers(len(self.patcher.blocks))
         self.pairs: list[Pair] = self.patcher.pairs(method.sources, method.targets)
         self._demonstrations = [] if method.target == "chain_of_thought" else self._choose_demonstrations()
@@ -140,7 +152,7 @@ class Describer:
         usable = [case for case in self.bench.validation if self._scores(case)][: self.method.n_validation]
         found = self.describe(usable, self.pairs)
         rows = [
-            [description_score(text, case.task) for text in described[1]]
+            self.scores(described[1], case.task)
             for case, described in zip(usable, found, strict=True)
             if not isinstance(described, str)
         ]
@@ -151,17 +163,23 @@ class Describer:
             )
         return [sum(scores) / len(rows) for scores in zip(*rows, strict=True)]
 
+    def scores(self, texts: Sequence[str], task: Task) -> list[float]:
+        """Those of `description_scores` under the method's `select`."""
+        return description_scores(texts, task, self.method.select, self.bench.encoder)
+
     def _scores(self, case: Case) -> bool:
         task = case.task
         shown = self.method.demonstrations == "validation" and demonstration(task, self.method.target)
-        return bool(case.soft_prompt and (task.instruction or task.labels) and shown not in self._demonstrations)
+        needed = {"score": task.instruction or task.labels, "class_rate": task.labels}
+        known = needed.get(self.method.select, task.instruction)
+        return bool(case.soft_prompt and known and shown not in self._demonstrations)
 
     def describe(self, cases: Sequence[Case], pairs: Sequence[Pair]) -> list[tuple[str, list[str]] | str]:
         """All cases in shared batches: the target prompt, and a text for each pair of layers, empty where the subject
         wrote no words; for a case that cannot be described, the reason."""
         prepared = [self._prepared(case) for case in cases]
         written = iter(self.patcher.write([found[0] for found in prepared if not isinstance(found, str)], pairs))
-        texts = lambda: [description(self.subject, ids) for ids in next(written)]  # noqa: E731
+        texts = lambda: [self._said(self.subject, ids) for ids in next(written)]  # noqa: E731
         return [found if isinstance(found, str) else (found[1], texts()) for found in prepared]
 
     def _prepared(self, case: Case) -> tuple[PatchedPrompt, str] | str:
@@ -180,6 +198,27 @@ class Describer:
         if limit is not None and needed > limit:
             return f"the target prompt needs {needed} tokens and the subject has room for {limit}"
         return prompt, f"{text.before} [soft prompt]{text.after}".strip()
+
+
+def description_scores(
+    texts: Sequence[str], task: Task, select: Selection = "score", encoder: Encoder | None = None
+) -> list[float]:
+    """How well each text describes a task by one measure (`InspectOptions.select`); 0 where the task lacks what the
+    measure needs. A text without words has a cosine of 0. Raises UserError for 'cosine' without an encoder."""
+    if select == "score":
+        return [description_score(text, task) for text in texts]
+    if select == "class_rate":
+        return [class_rate(text, task.labels) if task.labels else 0.0 for text in texts]
+    if not task.instruction:
+        return [0.0] * len(texts)
+    if select == "rouge1":
+        return [content_rouge1(text, [task.instruction, *task.paraphrases]) for text in texts]
+    if encoder is None:
+        raise UserError("Layers are to be chosen by cosine, and there is no encoder.", "Name an encoder.")
+    said = [text for text in dict.fromkeys(texts) if text]
+    cosines = embedding_cosines(said, [task.instruction] * len(said), encoder) if said else []
+    of_text = dict(zip(said, cosines, strict=True))
+    return [of_text.get(text, 0.0) for text in texts]
 
 
 def description_score(text: str, task: Task) -> float:

@@ -13,7 +13,7 @@ from soft2hard.settings import settings
 from soft2hard.translator.settings import META_PROMPT, ProposerName, TranslateConfig
 
 CaseNeed = Literal["soft_prompt", "train", "validation", "labels", "instruction"]
-BenchNeed = Literal["translator", "reference", "generator", "validation_cases"]
+BenchNeed = Literal["translator", "reference", "generator", "encoder", "validation_cases"]
 Need = CaseNeed | BenchNeed
 """What a method may need of a case (a soft prompt, examples, label words, the gold instruction) or of the bench."""
 
@@ -23,6 +23,8 @@ REASONING = " Input: {input} Answer: To begin with, the possible answers are the
 
 _PUBLISHED_VOCABULARY = 50272  # OPT-125m, the policy LM whose k is published
 
+Selection = Literal["score", "rouge1", "class_rate", "cosine"]
+"""By what InSPEcT chooses a pair of layers."""
 Share = Annotated[float, Interval(ge=0, le=1)]
 Layers = Annotated[tuple[int, ...], MinLen(1)] | None
 Reward = Literal["auto", "labels", "outputs"]
@@ -168,9 +170,20 @@ class InspectOptions:
     """The text after the placeholders of 'chain_of_thought'; {input} is a training input of the task."""
     max_new_tokens: PositiveInt = 60
     sources: Layers = None
-    """Source layers; None: all. Layer l is what enters block l."""
+    """Source layers; None: all. Layer l is what enters block l; the released code counts what leaves one, so that its
+    layer l is l + 1 here."""
     targets: Layers = None
     """Target layers, likewise."""
+    entry: Literal["embeddings", "first_block"] = "embeddings"
+    """Where the soft prompt enters its own pass: 'embeddings', as it was tuned, or 'first_block', as in the released
+    code: in the place of the first block's output, so that source layers begin at 1."""
+    cut: Literal["first_stop", "released"] = "first_stop"
+    """Which part of what the subject writes is the description: up to the first stop, or as in the released code, where
+    writing goes on to `max_new_tokens`, and the first stretch between stops that ends after a fifth of it counts."""
+    select: Selection = "score"
+    """What chooses the pair of layers: 'rouge1' with the instruction (its best paraphrase, without stop words, as in
+    the released code), 'class_rate', 'cosine' of sentence embeddings with the instruction (the run's encoder), or
+    'score', the mean of ROUGE-1 and class rate."""
     n_validation: PositiveInt = 32
     """Validation cases that choose a pair of layers."""
 
@@ -182,6 +195,8 @@ class InspectOptions:
             raise ValueError("there are no built-in demonstrations that repeat; set demonstrations to 'validation'")
         if self.target == "chain_of_thought" and "{input}" not in self.reasoning:
             raise ValueError("reasoning has no {input}; say where the input stands")
+        if self.entry == "first_block" and 0 in (self.sources or ()):
+            raise ValueError("source layer 0 knows nothing of a soft prompt that enters behind the first block")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -192,14 +207,16 @@ class InspectOptions:
     def _needs(self, more: set[Need]) -> frozenset[Need]:
         reasons = self.target == "chain_of_thought"
         shows = self.demonstrations == "validation" and not reasons
-        return frozenset({"soft_prompt", *more, *(["validation_cases"] * shows), *(["train"] * reasons)})
+        given = {"validation_cases": shows, "train": reasons, "encoder": self.select == "cosine"}
+        return frozenset({"soft_prompt", *more, *(need for need, is_one in given.items() if is_one)})
 
 
 @settings
 class InspectOracleOptions(InspectOptions):
     """InSPEcT at its upper bound: the pair of layers that suits each case best *by its own gold instruction*.
 
-    Nobody could use it, as it sees the answer; it says how much of InSPEcT's loss is the choice of layers.
+    Nobody could use it, as it sees the answer; it says how much of InSPEcT's loss is the choice of layers. The released
+    code reports this alone: the best ROUGE-1 and the best class rate over all pairs (`max_rouge1`, `max_class_rate`).
     """
 
     name = "inspect-oracle"
@@ -208,7 +225,7 @@ class InspectOracleOptions(InspectOptions):
     @property
     def needs(self) -> frozenset[Need]:
         """Depends on the options: validation cases to show, a training input to reason about."""
-        return self._needs({"instruction"})
+        return self._needs({"labels" if self.select == "class_rate" else "instruction"})
 
 
 @settings

@@ -67,6 +67,12 @@ FIGURES = (
     Figure("nearest_rougeL", "ROUGE-L, nearest", "more", "With the nearest of gold and paraphrases.", share=True),
     Figure("nearest_cosine", "Cosine, nearest", "more", "Of sentence embeddings, likewise."),
     Figure("class_rate", "Class rate", "more", "Share of the task's label words that stand in the prompt.", share=True),
+    Figure("keyword_precision", "Keyword precision", "more", "Share of its words that are the task's keywords.", True),
+    Figure("keyword_f1", "Keyword F1", "more", "Of the prompt's words with the task's keywords.", share=True),
+    Figure(
+        "max_rouge1", "ROUGE-1, best pair", "more", "Of all pairs of layers, by the answer (InSPEcT's oracle).", True
+    ),
+    Figure("max_class_rate", "Class rate, best pair", "more", "Likewise.", share=True),
 )
 COLUMNS = tuple(figure for figure in FIGURES if figure is not RECOVERY)
 """Those that each row has for itself."""

@@ -139,8 +139,22 @@ def stop_ids(subject: Subject) -> list[int]:
 def description(subject: Subject, ids: Sequence[int]) -> str:
     """The text of what was written up to its first stop, a full stop kept; empty where there are no words.
 
-    The published code instead takes the first stretch between stops that begins after a fifth of the text.
+    `released_description` cuts as the published code does.
     """
     text = subject.tokenizer.decode(list(ids), skip_special_tokens=True).lstrip(f"{STOPS} ")
     end = min((i for i in map(text.find, STOPS) if i >= 0), default=len(text))
     return text[: end + 1 if text[end : end + 1] == "." else end].strip()
+
+
+def released_description(subject: Subject, ids: Sequence[int]) -> str:
+    """The text of what was written as InSPEcT's published code cuts it.
+
+    It ends at the first stop that is not within its first fifth, and begins behind the last stop before that; without
+    such a stop it is the whole text.
+    """
+    text = subject.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+    stops = [i for i, character in enumerate(text) if character in STOPS]
+    end = next((i for i in stops if i >= len(text) / 5), None)
+    if end is None:
+        return text
+    return text[max((i + 1 for i in stops if i < end), default=0) : end].strip()
