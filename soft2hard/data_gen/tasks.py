@@ -56,7 +56,7 @@ class StyleTask(Task):
     wanted: str = ""
     """Style that outputs are to have."""
     labelled: tuple[Example, ...] = ()
-    """Sentences of both styles, each with the name of its style as output; no validation or test input is among them."""
+    """Sentences of both styles, each with the name of its style as output; no validation or test input is there."""
 
     @property
     def sources(self) -> tuple[str, ...]:

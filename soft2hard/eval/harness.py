@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from soft2hard.data_gen.tasks import StyleTask
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import CellFile, Draw, Log, Pace, SoftPromptStore, silent
 from soft2hard.eval.config import Evaluation, MethodChoice
@@ -114,7 +115,10 @@ class Harness:
 
     @cached_property
     def _models(self) -> Models:
-        return Models(self.config, self._needs, self.folder, self.log, self._outputs)
+        return Models(self.config, self._needs, self.folder, self.log, self._outputs, self._style_tasks)
+
+    def _style_tasks(self) -> list[StyleTask]:
+        return [task for task in self._draw("test", self.config.seeds[0]) if isinstance(task, StyleTask)]
 
     def _outputs(self) -> Iterator[str]:
         for seed in self.config.seeds:
