@@ -48,7 +48,8 @@ class _Job(SearchJob):
     validation: "Trials | StyleTrials"
     generator: Generator
     favourite: tuple[float, str] | None = None
-    """The sampled prompt with the highest reward on training examples, and that reward."""
+    """The sampled prompt with the highest reward on training examples, and that reward; where rewards of two steps
+    cannot be compared, of the last step."""
     is_active: bool = True
 
 
@@ -123,7 +124,7 @@ class _Search(Search[_Job]):
         for (row, job, of_task), (rewards, scores) in zip(going, sampled, strict=True):
             job.meter.add(len(of_task), len(of_task) * self._n_read)
             best = max(zip(rewards, of_task, strict=True))
-            job.favourite = max(job.favourite or best, best)
+            job.favourite = max(job.favourite or best, best) if self.rewards.are_comparable else best
             found[row], standardised[row] = torch.tensor(rewards), torch.tensor(scores)
         return found, standardised
 
@@ -227,6 +228,9 @@ class Rewards:
     With `perplexity_weight` (alpha of arXiv 2504.02144) the prompt's perplexity under the reference LM times this
     weight is taken off (`perplexity_charges`).
     """
+
+    are_comparable: ClassVar = True
+    """Those of two steps: they are on the same examples."""
 
     def __init__(self, subject: Subject, reference: Subject, options: PolicyOptions):
         self.subject, self.reference, self.options = subject, reference, options

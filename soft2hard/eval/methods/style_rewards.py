@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from random import Random
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -57,6 +57,9 @@ class StyleRewards:
 
     Raises UserError where the bench has nothing to tell styles by.
     """
+
+    are_comparable: ClassVar = False
+    """Those of two steps: each has other sentences."""
 
     def __init__(self, bench: Bench, reference: Subject, options: PolicyOptions):
         if bench.style is None:
