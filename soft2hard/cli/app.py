@@ -52,6 +52,7 @@ COMMANDS = {
     "pull": "hub",
     "analyze": "analyze",
     "generate": "generate",
+    "classifier": "classifier",
     "run": "run",
 }
 """Every command with its module, which is imported when the command or its help is asked for."""

@@ -43,6 +43,27 @@ class Task:
     """How outputs of this task are scored."""
 
 
+@dataclass(frozen=True)
+class StyleTask(Task):
+    """Rewriting sentences of one style in another, which is learnt from sentences of both that are no pairs.
+
+    The examples are pairs, a sentence and how people rewrote it: they tune soft prompts and are what answers are set
+    beside. Rewards read the inputs of `validation` and `labelled` alone (arXiv 2205.12548, section 3.2).
+    """
+
+    given: str = ""
+    """Style of the inputs."""
+    wanted: str = ""
+    """Style that outputs are to have."""
+    labelled: tuple[Example, ...] = ()
+    """Sentences of both styles, each with the name of its style as output; no validation or test input is there."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Sentences to rewrite whose rewritings nobody knows."""
+        return tuple(example.input for example in self.labelled if example.output == self.given)
+
+
 _LEAD = re.compile(r"^(?:(?:answer|output) ?: ?)+")
 _CLOSING = " .,;:!?"
 

@@ -104,6 +104,24 @@ def _check_dod_options(dod: str | None, options: Mapping[str, Any]) -> None:
         raise ValueError(str(error)) from error
 
 
+TRAINED = "trained"
+"""The name of a classifier that an evaluation trains itself."""
+
+
+class Style(_Strict):
+    """How rewritings of style-transfer tasks are sampled, rewarded and measured."""
+
+    classifier: str = TRAINED
+    """Rewards: what soft2hard classifier has saved, or a sequence classifier of transformers, by name or folder;
+    'trained': a linear one over the encoder, trained on half of the tasks' sentences without pairs."""
+    judge: str = TRAINED
+    """Measures, likewise; 'trained': on the other half."""
+    samples: int = Field(32, ge=1)
+    """Rewritings sampled of each sentence, of which the best by reward counts."""
+    top_k: int = Field(10, ge=1)
+    """Tokens that the subject draws from."""
+
+
 class MethodChoice(_Strict):
     """A method with its options and a label to tell it by."""
 
@@ -171,6 +189,8 @@ class Evaluation(_Strict):
     encoder: str | None = None
     """Sentence-embedding model (sentence-transformers, by name or folder) for the cosine of prompts with gold
     instructions; 'reference' takes the reference LM's last hidden state; None for no such figure."""
+    style: Style | None = None
+    """For style-transfer tasks: their rewritings are rewarded and measured with it and the encoder; None: neither."""
     tuning: some_of(Tuning) = {}
     """Fields of `Tuning` that differ from its defaults."""
     loading: some_of(Loading) = {}
@@ -222,6 +242,8 @@ class Evaluation(_Strict):
             raise ValueError(f"two methods are labelled '{twice[0]}'; give one another label")
         if not self.methods or not self.seeds:
             raise ValueError("name at least one method and one seed")
+        if self.style is not None and self.encoder is None:
+            raise ValueError("style needs an encoder to tell the content of rewritings by; set encoder, such as minilm")
         return self
 
     def tuning_of(self, seed: int) -> Tuning:
@@ -252,7 +274,7 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> Evaluation:
 def _said(error: Mapping[str, Any]) -> str:
     """A message of pydantic's in the words of a YAML file."""
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = {"tasks": Tasks, "generator": ApiModel}.get(error["loc"][0], Evaluation)
+        known = {"tasks": Tasks, "generator": ApiModel, "style": Style}.get(error["loc"][0], Evaluation)
         return f"there is no such setting; there are {', '.join(known.__pydantic_fields__)}"
     said = error["msg"].removeprefix("Value error, ").rstrip(".")
     return said.replace("a valid tuple", "a list, such as [0, 1]")

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from soft2hard.data_gen.tasks import StyleTask
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import CellFile, Draw, Log, Pace, SoftPromptStore, silent
 from soft2hard.eval.config import Evaluation, MethodChoice
@@ -15,7 +16,7 @@ from soft2hard.eval.loaded_models import Models, inputs_of, problems_of, unknown
 from soft2hard.eval.methods.base import Bench, Case, Method, Outcome
 from soft2hard.eval.methods.registry import options_of
 from soft2hard.eval.metrics.scrutability import reference_points
-from soft2hard.eval.results import score_seed, write_results
+from soft2hard.eval.results import score_seed, style_points, write_results
 from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN, MethodRecord, ReferencePerplexity, ResultRow, RunRecord
 from soft2hard.lm.precision import rounding_of
 from soft2hard.lm.subject import Subject
@@ -68,7 +69,8 @@ class Harness:
         cases = {seed: self.cases(seed, "test") for seed in self.config.seeds}
         losses = {seed: self._store(seed, "test").losses() for seed in self.config.seeds}
         self.log("writing the results")
-        record = replace(self._record, reference_perplexity=self._reference_perplexity(cases))
+        points = style_points(cases, self._models.style, self._models.reference)
+        record = replace(self._record, reference_perplexity=self._reference_perplexity(cases), style_points=points)
         seconds = time.monotonic() - started if self.n_done() > n_before else None
         trained_on = self._models.translator.trained_on if self._models.translator is not None else ()
         write_results(self.folder, _finished(record, begun, seconds), rows, cases, losses, trained_on)
@@ -118,7 +120,10 @@ class Harness:
 
     @cached_property
     def _models(self) -> Models:
-        return Models(self.config, self._needs, self.folder, self.log, self._outputs)
+        return Models(self.config, self._needs, self.folder, self.log, self._outputs, self._style_tasks)
+
+    def _style_tasks(self) -> list[StyleTask]:
+        return [task for task in self._draw("test", self.config.seeds[0]) if isinstance(task, StyleTask)]
 
     def _outputs(self) -> Iterator[str]:
         for seed in self.config.seeds:

@@ -13,13 +13,15 @@ import torch
 from soft2hard.api.requests import ApiModel
 from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.data_gen.taskfiles import content_hash
-from soft2hard.data_gen.tasks import Split, Task
+from soft2hard.data_gen.tasks import Split, StyleTask, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.config import Evaluation, MethodChoice
+from soft2hard.eval.classifiers import LinearClassifier, TextClassifier, check_labels, text_classifier
+from soft2hard.eval.config import TRAINED, Evaluation, MethodChoice
 from soft2hard.eval.methods.base import Bench, Case, Method
 from soft2hard.eval.methods.discrete import check_decoder_only
 from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.task_score import check_metric
+from soft2hard.eval.rewriting import Remembering, Styling
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.sentences import Encoder, sentence_encoder
@@ -43,6 +45,8 @@ class Models:
     log: Callable[[str], None] = lambda line: None
     outputs: Callable[[], Iterable[str]] = tuple
     """Gives the outputs of all tasks, within which no output may end."""
+    style_tasks: Callable[[], Sequence[StyleTask]] = tuple
+    """Gives the tasks of style transfer, whose sentences train classifiers."""
 
     @cached_property
     def subject(self) -> Subject:
@@ -57,7 +61,7 @@ class Models:
 
     def bench(self, seed: int, validation: Sequence[Case] = ()) -> Bench:
         """The models and the budget under a seed."""
-        roles = ("subject", "tuning_subject", "translator", "reference", "generator", "encoder")
+        roles = ("subject", "tuning_subject", "translator", "reference", "generator", "encoder", "style")
         budget = {"max_seconds": self.config.max_seconds, "max_model_calls": self.config.max_model_calls}
         models = {role: getattr(self, role) for role in roles}
         return Bench(**models, **budget, validation=validation, seed=seed, log=self.log)
@@ -104,6 +108,23 @@ class Models:
             raise UserError("The encoder is to be the reference LM, but there is none.", "Name one of them.")
         return subject_encoder(self.reference)
 
+    @cached_property
+    def style(self) -> Styling | None:
+        """Raises UserError for a classifier that cannot be loaded or trained, or does not know the tasks' styles."""
+        asked, tasks = self.config.style, self.style_tasks()
+        if asked is None or not tasks:
+            return None
+        encoder = Remembering(self.encoder)
+        labelled = list(dict.fromkeys(example for task in tasks for example in task.labelled))
+        found: dict[str, TextClassifier] = {}
+        for number, (role, name) in enumerate({"classifier": asked.classifier, "judge": asked.judge}.items()):
+            if name == TRAINED:
+                found[role] = LinearClassifier.train(labelled[number::2], encoder, f"{role}, trained")
+            else:
+                found[role] = text_classifier(name, self.config.encoder, encoder)
+            check_labels(found[role], {style for task in tasks for style in (task.given, task.wanted)})
+        return Styling(**found, encoder=encoder, samples=asked.samples, top_k=asked.top_k)
+
     def _language_model(self, name: str | None, role: str) -> Subject | None:
         """'embedded' is the API-side model, 'subject' the subject itself."""
         if name is None:
@@ -130,6 +151,9 @@ def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str
     for choice in config.methods:
         if name := choice.options.get("translator"):
             found[f"translator of {choice.label}"] = translator_fingerprint(Translator.from_pretrained(name))
+    if models.style is not None:
+        named = {"classifier": config.style.classifier, "judge": config.style.judge}
+        found |= {role: getattr(models.style, role).fingerprint for role, name in named.items() if name != TRAINED}
     for seed in config.seeds:
         for split in ("test", "validation"):
             if tasks := tasks_of(split, seed):
@@ -168,8 +192,9 @@ _OF_TASKS = {
     "validation": "validation examples",
     "labels": "label words",
     "instruction": "an instruction",
+    "wanted": "a style to write in",
 }
-_OF_SETTINGS = ("translator", "reference", "generator", "encoder")
+_OF_SETTINGS = ("translator", "reference", "generator", "encoder", "style")
 
 
 def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method]], tasks_of: TasksOf) -> list[str]:
@@ -177,7 +202,7 @@ def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method
     tasks, problems = tasks_of("test", config.seeds[0]), []
     for choice, method in methods:
         for need in sorted(method.needs & _OF_TASKS.keys()):
-            if lacking := [task.name for task in tasks if not getattr(task, need)]:
+            if lacking := [task.name for task in tasks if not getattr(task, need, None)]:
                 which = f"which {len(lacking)} tasks lack, such as '{lacking[0]}'"
                 problems.append(f"{choice.label} needs {_OF_TASKS[need]}, {which}")
         for need in _OF_SETTINGS:
@@ -185,6 +210,8 @@ def problems_of(config: Evaluation, methods: Sequence[tuple[MethodChoice, Method
                 problems.append(f"{choice.label} needs {'an' if need[0] == 'e' else 'a'} {need}, but none is set")
         if "validation_cases" in method.needs and not tasks_of("validation", config.seeds[0]):
             problems.append(f"{choice.label} needs validation tasks, of which there are none")
+    if config.style is not None and not any(isinstance(task, StyleTask) for task in tasks):
+        problems.append("style is set, but no task is one of style transfer")
     unlabelled = [task.name for task in tasks if not task.labels]
     if config.tuning.get("init") == "labels" and unlabelled:
         problems.append(f"tuning cannot start from labels, which {len(unlabelled)} tasks lack, as '{unlabelled[0]}'")

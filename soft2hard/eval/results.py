@@ -13,15 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import save_file
 
-from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tasks import StyleTask, Task
 from soft2hard.eval.cases import kind_of
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.metrics.descriptions import BestReadings, keyword_scores
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.scrutability import perplexities
+from soft2hard.eval.metrics.style import StyleScores
 from soft2hard.eval.metrics.text import class_rate, closest_text, exact_task, overlap, rouge
+from soft2hard.eval.rewriting import Styling
 from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
 from soft2hard.lm.sentences import embedding_cosines
+from soft2hard.lm.subject import Subject
 from soft2hard.storage.files import atomic_write
 from soft2hard.storage.run_folders import write_json
 
@@ -65,7 +68,7 @@ def score_seed(
             by_label = dict(zip(labels, measured, strict=True))
             rows += [_row(label, seed, case, outcome, by_label.get(label)) for label, outcome in of_case.items()]
     on_scored(len(cases), len(cases))
-    return _with_cosines(_with_perplexities(rows, bench), cases, bench)
+    return _with_style(_with_cosines(_with_perplexities(rows, bench), cases, bench), cases, outcomes, bench)
 
 
 def _row(label: str, seed: int, case: Case, outcome: Outcome, measured: Measurement | None) -> ResultRow:
@@ -127,6 +130,43 @@ def _with_cosines(rows: list[ResultRow], cases: Sequence[Case], bench: Bench) ->
         replace(row, sentence_cosine=of_row[i][0], nearest_cosine=max(of_row[i])) if i in of_row else row
         for i, row in enumerate(rows)
     ]
+
+
+def _with_style(
+    rows: list[ResultRow], cases: Sequence[Case], outcomes: Mapping[str, Mapping[str, Outcome]], bench: Bench
+) -> list[ResultRow]:
+    """Scores of the rewritings of test sentences under each prompt, for style-transfer tasks."""
+    tasks = {case.task.name: case.task for case in cases if isinstance(case.task, StyleTask)}
+    if bench.style is None or not tasks:
+        return rows
+    found: dict[tuple[str, str], dict[str, float | None]] = {}
+    for name, task in tasks.items():
+        # A row without a score has no prompt, or one that does not fit the context.
+        labels = [row.method for row in rows if row.task == name and row.score is not None]
+        texts = bench.style.best_rewritings(
+            bench.subject, task, [outcomes[label][name].prompt for label in labels], bench.seed
+        )
+        scores = bench.style.scores(task, texts, bench.reference)
+        found |= {(label, name): asdict(one) for label, one in zip(labels, scores, strict=True)}
+    return [replace(row, **found.get((row.method, row.task), {})) for row in rows]
+
+
+def style_points(
+    cases: Mapping[int, Sequence[Case]], style: Styling | None, reference: Subject | None
+) -> dict[str, dict[str, float | None]]:
+    """Scores of the human references of style-transfer tasks, and of their sentences unchanged; means over tasks and
+    seeds."""
+    tasks = [case.task for of_seed in cases.values() for case in of_seed if isinstance(case.task, StyleTask)]
+    if style is None or not tasks:
+        return {}
+    both = [style.scores(t, ([e.output for e in t.test], [e.input for e in t.test]), reference) for t in tasks]
+    names = ("human references", "unchanged sentences")
+    return {name: _mean_scores(scores) for name, scores in zip(names, zip(*both, strict=True), strict=True)}
+
+
+def _mean_scores(scores: Sequence[StyleScores]) -> dict[str, float | None]:
+    columns = {name: [getattr(one, name) for one in scores] for name in asdict(scores[0])}
+    return {name: None if None in values else fmean(values) for name, values in columns.items()}
 
 
 # --- files ------------------------------------------------------------------------------------

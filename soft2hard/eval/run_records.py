@@ -87,6 +87,15 @@ class ResultRow:
     best_class_rate_output: str | None = None
     exact_task: bool | None = None
     """Whether the prompt parses to the very task; only in DoDs whose instructions parse."""
+    content: float | None = None
+    """Of a style transfer: how much the rewritings of test sentences keep of their sources (`metrics.style`); 0 to 1,
+    likewise the next three."""
+    style: float | None = None
+    """Share of the rewritings in the wanted style."""
+    fluency: float | None = None
+    """Share of them that the reference LM finds as natural as real sentences."""
+    joint: float | None = None
+    """Mean of the product of the three, sentence by sentence."""
     verdict: str | None = None
     """What the method itself says of its prompt: faithful, doubtful, failed, unverified."""
     confidence: float | None = None
@@ -160,4 +169,7 @@ class RunRecord:
     """What a published collection leaves out of its examples, by reason, over all seeds."""
     reference_perplexity: ReferencePerplexity | None = None
     """None without a reference LM or gold instructions, and while the run is unfinished."""
+    style_points: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Content, style, fluency and joint score of texts that no prompt made, over style-transfer tasks and seeds:
+    the human references, and the sentences unchanged. Empty without such, and while the run is unfinished."""
     schema_version: int = SCHEMA_VERSION

@@ -1,11 +1,12 @@
-"""Generation over a batch, with a key-value cache: greedy, or by a choice of one's own.
+"""Generation over a batch, with a key-value cache: greedy, sampled, or by a choice of one's own.
 
 transformers' own `generate` could be called with embeddings too, but pads and stops by token ids, keeps finished rows
 until the last one ends, and applies whatever a model's generation_config holds; here every row is plain greedy
 search, and agreement with `generate(do_sample=False)` is tested.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -103,19 +104,69 @@ def generate_greedily(
     An ending is left out, but for a token with text before it. `embeddings` are padded on the left for a decoder-only
     model, on the right for an encoder-decoder model's encoder; the mask is True at real tokens.
     """
+    decoding = _decoding(model, embeddings, mask)
+    written = write_greedily(model, decoding, decoding.start(), _ended_by(endings, mask.device), max_new_tokens)
+    return [_until_end(row, set(endings.ids)) for row in written]
+
+
+@torch.no_grad()
+def generate_samples(
+    model: FrozenModel,
+    embeddings: Float[Tensor, "batch length d_model"],
+    mask: Bool[Tensor, "batch length"],
+    endings: Endings,
+    max_new_tokens: int,
+    choose: "TopKSampling",
+) -> list[list[int]]:
+    """As `generate_greedily`, but tokens are drawn; rows of the result are the samples of the first sequence, then
+    those of the next. A sequence is read once for all its samples."""
+    decoding, n = _decoding(model, embeddings, mask), len(choose.seeds) // len(embeddings)
+    hidden = decoding.start()
+    each = torch.arange(len(embeddings), device=mask.device).repeat_interleave(n)
+    decoding.keep(each)
+    written = write_rows(decoding, hidden[each], choose, _ended_by(endings, mask.device), max_new_tokens)
+    return [_until_end(row, set(endings.ids)) for row in written]
+
+
+class TopKSampling:
+    """Draws each token from the softmax of the `top_k` likeliest, every row from a random stream of its own, so that
+    rows beside it change nothing."""
+
+    def __init__(self, model: FrozenModel, seeds: Sequence[str], top_k: int):
+        self.model, self.seeds, self.top_k = model, seeds, top_k
+        self._streams = [torch.Generator(model.device).manual_seed(Random(seed).getrandbits(63)) for seed in seeds]
+
+    def __call__(
+        self, hidden: Float[Tensor, "rows d_out"], rows: Int[Tensor, " rows"], step: int
+    ) -> Int[Tensor, " rows"]:
+        logits = self.model.head(hidden).float()
+        best = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1)
+        waits = torch.empty_like(best.values)
+        for wait, row in zip(waits, rows.tolist(), strict=True):
+            wait.exponential_(generator=self._streams[row])
+        # argmax(logits + Gumbel noise) is distributed as their softmax.
+        drawn = (best.values - waits.clamp_min(torch.finfo(torch.float32).tiny).log()).argmax(dim=-1)
+        return best.indices.gather(-1, drawn[:, None])[:, 0]
+
+
+def _decoding(
+    model: FrozenModel, embeddings: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"]
+) -> _Decoding:
     if model.is_encoder_decoder:
-        decoding: _Decoding = _CrossDecoding(model, embeddings, mask)
-    else:
-        decoding = CausalDecoding(model, embeddings, mask, positions(mask))
-    stop = torch.tensor(endings.closing_ids, device=mask.device)
+        return _CrossDecoding(model, embeddings, mask)
+    return CausalDecoding(model, embeddings, mask, positions(mask))
+
+
+def _ended_by(
+    endings: Endings, device: torch.device
+) -> Callable[[Int[Tensor, "rows n_written"]], Bool[Tensor, "rows"]]:
+    stop = torch.tensor(endings.closing_ids, device=device)
 
     def has_ended(written: Int[Tensor, "rows n_written"]) -> Bool[Tensor, "rows"]:
         closed = torch.isin(written[:, -1], stop)
         return closed | _have_stopped(written, endings) if endings.long_stops else closed
 
-    ends = set(endings.ids)
-    written = write_greedily(model, decoding, decoding.start(), has_ended, max_new_tokens)
-    return [_until_end(row, ends) for row in written]
+    return has_ended
 
 
 def write_greedily(

@@ -25,7 +25,7 @@ from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample, Side, batches_by_length, pad_rows, positions
 from soft2hard.lm.endings import Endings
 from soft2hard.lm.frozen_model import FrozenModel
-from soft2hard.lm.generation import CausalDecoding, generate_greedily
+from soft2hard.lm.generation import CausalDecoding, TopKSampling, generate_greedily, generate_samples
 from soft2hard.lm.loading import (
     Loading,
     LoadingNames,
@@ -418,6 +418,30 @@ class Subject:
         """
         rows = self.generate_ids(queries, max_new_tokens, batch_tokens)
         return [self.output_text(row) for row in rows]
+
+    def sample(self, queries: Rows[Query], seeds: Rows[Rows[str]], top_k: int, max_new_tokens: int) -> list[list[str]]:
+        """Texts sampled for each query from the `top_k` likeliest tokens, one for each of its seeds, in order.
+
+        Every query needs as many seeds. A sample depends on its seed and query alone, beyond rounding. Raises
+        UserError as `generate_ids` does.
+        """
+        if not queries:
+            return []
+        n = len(seeds[0])
+        prefixes, examples = self._encoded(queries, n_new=max_new_tokens)
+
+        def write(indices: Rows[int]) -> list[list[list[int]]]:
+            parts = [(prefixes[i], self._embed_list(examples[i].body)) for i in indices]
+            embeddings, mask = pad_rows([torch.cat(pair) for pair in parts], self._padding_side)
+            choose = TopKSampling(self._lm, [seed for i in indices for seed in seeds[i]], top_k)
+            rows = generate_samples(self._lm, embeddings, mask, self.endings, max_new_tokens, choose)
+            metering.count(len(rows), int(mask.sum()) + sum(map(len, rows)))
+            return [rows[i : i + n] for i in range(0, len(rows), n)]
+
+        lengths = [len(prefix) + len(example.body) for prefix, example in zip(prefixes, examples, strict=True)]
+        # Each query is written on in n rows at once.
+        found = self.in_batches(lengths, max_new_tokens, write, max(1, self.batch_tokens // n))
+        return [[self.output_text(row) for row in rows] for rows in found]
 
     @property
     def _padding_side(self) -> Side:

@@ -179,6 +179,18 @@ def test_sentences_go_with_the_rewriting_on_their_line_and_no_test_sentence_is_t
     assert list(dod.tasks("train")) == [] and len(list(dod.tasks("test", 2))) == 2
 
 
+def test_rewriting_tasks_bring_sentences_of_both_styles_without_pairs_and_none_that_is_tested(tmp_path: Path) -> None:
+    worse, better, _ = StyleTransfer(write_sentences(tmp_path)).tasks("test")
+    assert (worse.given, worse.wanted, better.given, better.wanted) == (*SENTIMENTS, *SENTIMENTS[::-1])
+    assert set(worse.labelled) == {Example(f"{name} meal", name) for name in SENTIMENTS} == set(better.labelled)
+    assert worse.sources == ("negative meal",) and better.sources == ("positive meal",)
+    write_sentences(tmp_path, dev=[f"sentence {i}" for i in range(9)])
+    (tmp_path / "sentiment.dev.1.clean").write_text("\n".join(f"another {i}" for i in range(3)))
+    task = next(StyleTransfer(tmp_path, labelled=4).tasks("test", seed=1))
+    assert [sum(e.output == name for e in task.labelled) for name in SENTIMENTS] == [4, 3]
+    assert task != next(StyleTransfer(tmp_path, labelled=4).tasks("test", seed=2))
+
+
 def test_another_folder_and_files_that_do_not_match_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no sentiment.test.0.clean"):
         list(StyleTransfer(tmp_path).tasks("test"))

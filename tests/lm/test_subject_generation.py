@@ -108,3 +108,35 @@ def test_the_largest_generation_that_fits_the_context_runs_and_one_more_token_is
 def test_generating_no_tokens_is_refused() -> None:
     with pytest.raises(UserError, match="0 tokens"):
         tiny_models.subject("llama").generate([Query(None, "cat")], max_new_tokens=0)
+
+
+# --- sampling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", [*CONFIGS, "bart"])
+def test_the_likeliest_token_alone_is_what_greedy_search_writes(architecture: str) -> None:
+    subject = tiny_models.subject(architecture)
+    seeds = [[f"{i}/{n}" for n in range(2)] for i in range(len(QUERIES))]
+    found = subject.sample(QUERIES, seeds, 1, N_NEW)
+    assert found == [[text, text] for text in subject.generate(QUERIES, N_NEW)]
+
+
+def test_tokens_are_drawn_by_the_probabilities_of_the_likeliest(subject: Subject) -> None:
+    query, n, k = QUERIES[5], 2000, 3
+    drawn = Counter(subject.sample([query], [[str(i) for i in range(n)]], k, 1)[0])
+    [row] = subject.target_distributions([replace(query, output="cat")])
+    best = row[0].topk(k)
+    expected = Counter()
+    for id_, share in zip(best.indices.tolist(), best.values.softmax(0).tolist(), strict=True):
+        expected[subject.output_text([id_])] += share
+    assert set(drawn) == set(expected)
+    assert all(abs(drawn[text] / n - share) < 4 * (share * (1 - share) / n) ** 0.5 for text, share in expected.items())
+
+
+def test_a_sample_depends_on_its_seed_and_query_alone(subject: Subject) -> None:
+    seeds = [[f"{i}/{n}" for n in range(3)] for i in range(len(QUERIES))]
+    together = subject.sample(QUERIES, seeds, 5, N_NEW)
+    alone = [subject.sample([query], [own], 5, N_NEW)[0] for query, own in zip(QUERIES, seeds, strict=True)]
+    assert together == alone
+    assert subject.sample(QUERIES[:1], [["other", "0/1"]], 5, N_NEW)[0][1] == together[0][1]
+    assert len({text for texts in together for text in texts}) > len(QUERIES)

@@ -3,6 +3,7 @@ are ours, here and in the YAML files beside this one.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from soft2hard.data_gen.dods.drawing_examples import (
     usable,
 )
 from soft2hard.data_gen.tables import read_json, read_jsonl, read_text
-from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.data_gen.tasks import Example, StyleTask, Task
 from soft2hard.errors import UserError
 from soft2hard.storage.yaml_files import read_yaml
 
@@ -283,7 +284,11 @@ class StyleTransfer(EvaluationDoD):
     """Sentences of Yelp reviews: `sentiment.dev.0.clean`, `sentiment.test.0.clean`, `sentiment.ref.0.clean`, and of 1.
 
     References are what people wrote. Three tasks: rewriting in either direction, and telling the sentiments apart.
+    The rewriting tasks come with sentences of the development files, for rewards without pairs.
     """
+
+    labelled: int = 2000
+    """Sentences of each sentiment, from the development files, for rewards and the training of classifiers."""
 
     name = "style-transfer"
     licence = "MIT"
@@ -292,9 +297,9 @@ class StyleTransfer(EvaluationDoD):
     def test_tasks(self, seed: int) -> Iterator[Task]:
         """Both rewritings, then the classification."""
         yield from (self._rewriting(number, seed) for number in range(2))
-        test = self._labelled("test")
+        test = self._labelled("test", self.dropped)
         # The published development files hold the test sentences too.
-        train = apart(self._labelled("dev"), test, self.dropped)
+        train = apart(self._labelled("dev", self.dropped), test, self.dropped)
         parts = draw(train, self.sizes, Random(f"sentiment/{seed}"), test=test)
         yield parts.task("sentiment", self.name, _CLASSIFY, labels=SENTIMENTS, metric="label_accuracy")
 
@@ -310,11 +315,31 @@ class StyleTransfer(EvaluationDoD):
         pairs = [Example(sentence, text) for sentence, text in zip(sentences, rewritten, strict=True)]
         name = f"{given}-to-{wanted}"
         parts = draw(usable(pairs, self.dropped, self.max_words), self.sizes, Random(f"{name}/{seed}"))
-        return parts.task(name, self.name, _REWRITE.format(given, wanted), metric="rougeL")
+        return StyleTask(
+            **vars(parts),
+            name=name,
+            family=self.name,
+            instruction=_REWRITE.format(given, wanted),
+            paraphrases=(),
+            metric="rougeL",
+            given=given,
+            wanted=wanted,
+            labelled=self._unpaired(seed),
+        )
 
-    def _labelled(self, part: str) -> list[Example]:
+    def _unpaired(self, seed: int) -> tuple[Example, ...]:
+        """Development sentences of both sentiments, as many of one as of the other where the files have as many."""
+        # What falls out of these files is told with the classification task, once.
+        known = apart(self._labelled("dev", Counter()), self._labelled("test", Counter()), Counter())
+        found: list[Example] = []
+        for name in SENTIMENTS:
+            of_name = [example for example in known if example.output == name]
+            found += Random(f"{name}/{seed}").sample(of_name, min(self.labelled, len(of_name)))
+        return tuple(found)
+
+    def _labelled(self, part: str, dropped: Counter[str]) -> list[Example]:
         examples = [Example(line, name) for of, name in enumerate(SENTIMENTS) for line in self._lines(part, of)]
-        return usable(examples, self.dropped, self.max_words)
+        return usable(examples, dropped, self.max_words)
 
     def _lines(self, part: str, of: int) -> Sequence[str]:
         path = self._path(part, of)

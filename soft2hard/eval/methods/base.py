@@ -13,6 +13,7 @@ from soft2hard.compute.metering import Count
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.options import Need
+from soft2hard.eval.rewriting import Styling
 from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import TextGenerator
@@ -87,6 +88,8 @@ class Bench:
     """Reference LM, for perplexity."""
     encoder: Encoder | None = None
     """Embeds texts, for the likeness of prompts to gold instructions; used in scoring alone."""
+    style: Styling | None = None
+    """Samples, rewards and measures what is rewritten in another style."""
     generator: TextGenerator | None = None
     """A language model, local or behind an API, that is asked for instructions."""
     validation: Sequence[Case] = ()

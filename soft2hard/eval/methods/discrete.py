@@ -97,6 +97,13 @@ def perplexity_terms(reference: Subject, texts: Sequence[str]) -> list[float]:
     return [value or 0.0 for value in log_perplexities(reference, texts, _JUDGED_AT_ONCE)]
 
 
+def perplexity_charges(reference: Subject, texts: Sequence[str]) -> list[float]:
+    """Perplexity of each text as rewards are charged for it: at most the size of the vocabulary, that of a uniform
+    guess, lest the worst prompts decide the z-scores alone."""
+    n = float(len(reference.embedding))
+    return [min(math.exp(min(value, 80.0)), n) for value in perplexity_terms(reference, texts)]
+
+
 @dataclass
 class Meter:
     """Counts what a case costs, and says when its budget is spent."""

@@ -7,15 +7,16 @@ from math import ceil
 from typing import Annotated, Literal
 
 from annotated_types import Interval, MinLen
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictBool
+from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictBool
 
 from soft2hard.settings import settings
 from soft2hard.translator.settings import META_PROMPT, ProposerName, TranslateConfig
 
-CaseNeed = Literal["soft_prompt", "train", "validation", "labels", "instruction"]
-BenchNeed = Literal["translator", "reference", "generator", "encoder", "validation_cases"]
+CaseNeed = Literal["soft_prompt", "train", "validation", "labels", "instruction", "wanted"]
+BenchNeed = Literal["translator", "reference", "generator", "encoder", "validation_cases", "style"]
 Need = CaseNeed | BenchNeed
-"""What a method may need of a case (a soft prompt, examples, label words, the gold instruction) or of the bench."""
+"""What a method may need of a case (a soft prompt, examples, label words, the gold instruction, a style to write in) or
+of the bench."""
 
 REASONING = " Input: {input} Answer: To begin with, the possible answers are these:"
 """The text after the placeholders in the chain-of-thought prompt, in the form of the InSPEcT baseline of arXiv
@@ -27,7 +28,7 @@ Selection = Literal["score", "rouge1", "class_rate", "cosine"]
 """By what InSPEcT chooses a pair of layers."""
 Share = Annotated[float, Interval(ge=0, le=1)]
 Layers = Annotated[tuple[int, ...], MinLen(1)] | None
-Reward = Literal["auto", "labels", "outputs"]
+Reward = Literal["auto", "labels", "outputs", "style"]
 Judge = Literal["reference", "subject"]
 """The model whose perplexity counts: the reference LM (the subject where there is none), or the subject."""
 Roles = Literal["both", "read", "predicted"]
@@ -319,13 +320,21 @@ class PolicyOptions:
     """Weight of the path-consistency losses with network and target exchanged (Guo et al., arXiv 2106.07704)."""
     reward_scale: PositiveFloat = 5.0
     """Factor of the z-scores; the inverse of the entropy's weight."""
+    reward_shift: FiniteFloat = 0.0
+    """Added to them."""
     right: PositiveFloat = 200.0
     """Lambda 2: times positive gaps."""
     wrong: PositiveFloat = 180.0
     """Lambda 1: times negative gaps."""
     reward: Reward = "auto"
     """'labels': the paper's reward by label words; 'outputs': its generalisation to any output; 'auto': by labels
-    for tasks with label words that are not scored by exact match."""
+    for tasks with label words that are not scored by exact match; 'style': the paper's reward for text style transfer,
+    from sentences without pairs, by the evaluation's classifier and encoder."""
+    sentences: PositiveInt = 2
+    """With reward 'style': sentences a step, among which its prompts are shared out; two prompts each at least."""
+    bootstraps: PositiveInt = 4
+    """With reward 'style': how often the best of as many samples as the evaluation's style says is taken; their mean
+    counts."""
     reward_form: Literal["gap", "cross_entropy"] = "gap"
     """'gap': the paper's piecewise gap of probabilities; 'cross_entropy': the mean log-probability of the right label
     among all, or of the right output a token, nats (of arXiv 2504.02144)."""
@@ -346,18 +355,24 @@ class PolicyOptions:
     slots: PositiveInt = 32
     """Policies trained at once."""
 
-    def __post_init__(self) -> None:
-        if not (self.accuracy_weight or self.perplexity_weight):
-            raise ValueError("accuracy_weight and perplexity_weight are both 0, so that nothing is rewarded")
-
     def n_allowed(self, vocab_size: int) -> int | None:
         """Number of tokens that the filter leaves at each position; None where there is no filter."""
         return None
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Examples, and label words where `reward` asks for them."""
+        """Examples, and label words where `reward` asks for them; or a style and what tells it."""
+        if self.reward == "style":
+            return frozenset({"validation", "wanted", "style"})
         return frozenset({"train", "validation", *(["labels"] * (self.reward == "labels"))})
+
+    def __post_init__(self) -> None:
+        if not (self.accuracy_weight or self.perplexity_weight):
+            raise ValueError("accuracy_weight and perplexity_weight are both 0, so that nothing is rewarded")
+        if self.reward == "style" and 2 * self.sentences > self.batch:
+            raise ValueError(f"{self.sentences} sentences need a batch of {2 * self.sentences} prompts, two each")
+        if self.reward == "style" and (self.reward_form, self.accuracy_weight, self.aim) != ("gap", 1.0, "maximise"):
+            raise ValueError("reward_form, accuracy_weight and aim are of the other rewards, not of style")
 
 
 @settings

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import exp
 from random import Random
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ from torch import Generator, Tensor
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
-from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, perplexity_terms
+from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, perplexity_charges
 from soft2hard.eval.methods.options import PinOptions, PolicyOptions, RLPromptOptions
 from soft2hard.eval.methods.q_learning import (
     Entropy,
@@ -28,6 +27,7 @@ from soft2hard.eval.methods.q_learning import (
     sample,
     z_scores,
 )
+from soft2hard.eval.methods.style_rewards import StyleRewards, StyleTrials
 from soft2hard.lm.batching import EncodedExample, batches_by_length
 from soft2hard.lm.scoring import Targets
 from soft2hard.lm.subject import Subject
@@ -44,11 +44,12 @@ class _Job(SearchJob):
     reward on validation examples, and how many tokens its policy might have written, mean over positions.
     """
 
-    train: "Trials"
-    validation: "Trials"
+    train: "Trials | StyleTrials"
+    validation: "Trials | StyleTrials"
     generator: Generator
     favourite: tuple[float, str] | None = None
-    """The sampled prompt with the highest reward on training examples, and that reward."""
+    """The sampled prompt with the highest reward on training examples, and that reward; where rewards of two steps
+    cannot be compared, of the last step."""
     is_active: bool = True
 
 
@@ -60,20 +61,18 @@ class _Search(Search[_Job]):
         self.lm = PolicyLM(policy, self.vocabulary.writable, method.start)
 
     @cached_property
-    def rewards(self) -> "Rewards":
+    def rewards(self) -> "Rewards | StyleRewards":
         reference = self.bench.reference if self.method.perplexity_lm == "reference" else None
+        if self.method.reward == "style":
+            return StyleRewards(self.bench, reference or self.bench.subject, self.method)
         return Rewards(self.subject, reference or self.bench.subject, self.method)
 
     def prepare(self, case: Case) -> _Job:
         """Draw the examples that prompts are rewarded on."""
         task, method = case.task, self.method
-        labels = labels_rewarded(method.reward, task)
-        if not task.train or not task.validation:
-            raise UserError(f"Task '{task.name}' lacks training or validation examples.", "Give it some.")
         seed = f"{self.bench.seed}/{task.name}"
-        shown = Random(seed).sample(task.train, min(method.examples, len(task.train)))
         meter = Meter(self.bench.max_model_calls)
-        train, validation = (Trials.of(self.subject, s, labels, meter) for s in (shown, task.validation))
+        train, validation = self.rewards.trials(task, seed, meter)
         self.vocabulary.check_room(task.name, method.n_tokens, train.examples + validation.examples)
         generator = Generator(device=self.lm.model.device).manual_seed(Random(f"policy {seed}").getrandbits(63))
         return _Job(case=case, meter=meter, train=train, validation=validation, generator=generator)
@@ -97,7 +96,7 @@ class _Search(Search[_Job]):
 
     def _affords_step(self, job: _Job) -> bool:
         """True if another step and two looks at the validation examples are within the budget."""
-        scored = self.method.batch * len(job.train.examples) + 4 * len(job.validation.examples)
+        scored = self.method.batch * job.train.n_calls + 4 * job.validation.n_calls
         scored *= self.method.accuracy_weight > 0
         perplexities = self.method.batch + 4 if self.method.perplexity_weight else 0
         return job.meter.affords(self.method.batch + 2 + scored + perplexities)
@@ -107,8 +106,8 @@ class _Search(Search[_Job]):
         method, generators = self.method, [job.generator for job in jobs]
         choose = lambda q: sample(self.method.entropy.policy(q), generators)  # noqa: E731
         rollout = policies.roll_out(len(jobs), method.batch, method.n_tokens, choose)
-        rewards = self._sampled_rewards(jobs, self._texts(rollout))
-        shaped = method.reward_scale * z_scores(rewards)
+        rewards, standardised = self._sampled_rewards(jobs, self._texts(rollout))
+        shaped = method.reward_scale * standardised + method.reward_shift
         with torch.no_grad():
             target = policies.q_values(rollout, of_target=True)
         q = policies.q_values(rollout)
@@ -116,17 +115,19 @@ class _Search(Search[_Job]):
         policies.networks.step(losses.mean(dim=-1))
         return rewards
 
-    def _sampled_rewards(self, jobs: Sequence[_Job], texts: Sequence[Sequence[str]]) -> Float[Tensor, "tasks batch"]:
-        """Rewards of sampled texts on training examples; 0 for all of a job that has ended."""
+    def _sampled_rewards(
+        self, jobs: Sequence[_Job], texts: Sequence[Sequence[str]]
+    ) -> tuple[Float[Tensor, "tasks batch"], Float[Tensor, "tasks batch"]]:
+        """Rewards of sampled texts on training examples, and z-scores of these; 0 for all of a job that has ended."""
         going = [(row, job, texts[row]) for row, job in enumerate(jobs) if job.is_active]
-        self.rewards.score([(job.train, text) for _, job, of_task in going for text in of_task])
-        found = torch.zeros(len(jobs), self.method.batch, device=self.lm.model.device)
-        for row, job, of_task in going:
+        sampled = self.rewards.sampled([(job.train, of_task) for _, job, of_task in going])
+        found, standardised = torch.zeros(2, len(jobs), self.method.batch, device=self.lm.model.device)
+        for (row, job, of_task), (rewards, scores) in zip(going, sampled, strict=True):
             job.meter.add(len(of_task), len(of_task) * self._n_read)
-            best = max((job.train.rewards[text], text) for text in of_task)
-            job.favourite = max(job.favourite or best, best)
-            found[row] = torch.tensor([job.train.rewards[text] for text in of_task])
-        return found
+            best = max(zip(rewards, of_task, strict=True))
+            job.favourite = max(job.favourite or best, best) if self.rewards.are_comparable else best
+            found[row], standardised[row] = torch.tensor(rewards), torch.tensor(scores)
+        return found, standardised
 
     def _look(
         self,
@@ -208,6 +209,11 @@ class Trials:
             rows += [subject.encode_example(example.input, output, "hard") for output in (example.output, *others)]
         return cls(rows, len(labels), meter)
 
+    @property
+    def n_calls(self) -> int:
+        """Sequences that it takes to try a prompt."""
+        return len(self.examples)
+
 
 class Rewards:
     """Piecewise gap rewards (arXiv 2205.12548, section 3.1), and what perplexity takes from them.
@@ -224,12 +230,31 @@ class Rewards:
 
     Times `accuracy_weight`, with 0 of which nothing is run, it is added, or taken off where the aim is to minimise.
     With `perplexity_weight` (alpha of arXiv 2504.02144) the prompt's perplexity under the reference LM times this
-    weight is taken off. Perplexities above the size of the vocabulary, worse than a uniform guess, count as that size:
-    the worst prompts would otherwise decide the z-scores alone.
+    weight is taken off (`perplexity_charges`).
     """
+
+    are_comparable: ClassVar = True
+    """Those of two steps: they are on the same examples."""
 
     def __init__(self, subject: Subject, reference: Subject, options: PolicyOptions):
         self.subject, self.reference, self.options = subject, reference, options
+
+    def trials(self, task: Task, seed: str, meter: Meter) -> tuple[Trials, Trials]:
+        """The examples of a task that prompts are rewarded on, drawn by the seed, and those that choose among prompts.
+
+        Raises UserError where there are none, and as `labels_rewarded` does.
+        """
+        labels = labels_rewarded(self.options.reward, task)
+        if not task.train or not task.validation:
+            raise UserError(f"Task '{task.name}' lacks training or validation examples.", "Give it some.")
+        shown = Random(seed).sample(task.train, min(self.options.examples, len(task.train)))
+        return tuple(Trials.of(self.subject, some, labels, meter) for some in (shown, task.validation))
+
+    def sampled(self, batches: Sequence[tuple[Trials, Sequence[str]]]) -> list[tuple[list[float], list[float]]]:
+        """For each task's prompts of a step their rewards, and the z-scores of these."""
+        self.score([(trials, text) for trials, texts in batches for text in texts])
+        rows = [[trials.rewards[text] for text in texts] for trials, texts in batches]
+        return [(row, z_scores(torch.tensor([row]))[0].tolist()) for row in rows]
 
     def score(self, wanted: Sequence[tuple[Trials, str]]) -> None:
         """Put the rewards of these texts where they are missing; all tasks share batches."""
@@ -255,11 +280,11 @@ class Rewards:
                 wanted[i][0].rewards[wanted[i][1]] = weight * reward
 
     def _charge(self, wanted: Sequence[tuple[Trials, str]]) -> None:
-        tokenizer, n = self.reference.tokenizer, len(self.reference.embedding)
-        values = perplexity_terms(self.reference, [text for _, text in wanted])
-        for (trials, text), value in zip(wanted, values, strict=True):
+        tokenizer, texts = self.reference.tokenizer, [text for _, text in wanted]
+        charges = perplexity_charges(self.reference, texts)
+        for (trials, text), charge in zip(wanted, charges, strict=True):
             trials.meter.add(1, len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-            trials.rewards[text] -= self.options.perplexity_weight * min(exp(min(value, 80.0)), n)
+            trials.rewards[text] -= self.options.perplexity_weight * charge
 
     @torch.no_grad()
     def _rewards(self, prompts: Sequence[Float[Tensor, "_n d_model"]], trials: Sequence[Trials]) -> list[float]:

@@ -44,6 +44,16 @@ AGREEMENT = Figure("agreement", "Agreement", "more", _SAME, share=True, main=Tru
 KL = Figure("kl", "KL", "less", "Mean KL(soft || prompt) over target positions, nats.", main=True)
 PERPLEXITY = Figure("perplexity", "Perplexity", "less", "Under the reference LM; geometric mean.", log=True, main=True)
 EXACT = Figure("exact_task", "Exact task", "more", "Share of prompts that parse to the very task.", True, main=True)
+_KEPT = "Of rewritings in another style: cosine of their sentence embeddings with their sources'."
+_WANTED = "Of these: the share in the wanted style, as the judge tells it."
+_FLUENT = "Of these: the share that the reference LM finds no less likely than all but 5 % of real sentences."
+_JOINT = "Mean over sentences of content * style * fluency, the last two 1 or 0 (arXiv 2205.12548)."
+STYLE = (
+    Figure("content", "Content", "more", _KEPT, share=True, main=True),
+    Figure("style", "Style", "more", _WANTED, share=True, main=True),
+    Figure("fluency", "Fluency", "more", _FLUENT, share=True, main=True),
+    Figure("joint", "Joint", "more", _JOINT, share=True, main=True),
+)
 FIGURES = (
     SCORE,
     RECOVERY,
@@ -52,6 +62,7 @@ FIGURES = (
     KL,
     PERPLEXITY,
     Figure("rougeL", "ROUGE-L", "more", _GOLD, share=True, main=True),
+    *STYLE,
     EXACT,
     Figure("loss", "Loss", "less", "Mean negative log-likelihood of the test outputs, nats a token."),
     Figure("performance_differential", "Performance differential", "less", _LOSSES),

@@ -43,6 +43,7 @@ def contents(run: Run, comparisons: Sequence[Comparison], transfers: Sequence["T
     parts += [
         _calibration(run),
         searches.curves(run),
+        _style(run, found),
         _certificate(run),
         _transfer(run, transfers),
         _failures(run),
@@ -146,6 +147,27 @@ def _tradeoff(run: Run, found: Found) -> Section | None:
         "a low divergence, a high agreement."
     )
     return Section("Naturalness and faithfulness", text, charts=drawn) if drawn else None
+
+
+def _style(run: Run, found: Found) -> Section | None:
+    methods = [method for method in run.methods if any(found[method, figure] for figure in figures.STYLE)]
+    if not methods:
+        return None
+    shown = (*figures.STYLE, PERPLEXITY)
+    rows = [[method, *(found[method, figure] for figure in shown)] for method in methods]
+    points = run.record.style_points
+    rows += [[name, *(scores.get(figure.key) for figure in figures.STYLE), None] for name, scores in points.items()]
+    joint = figures.STYLE[-1]
+    drawn = [(m, m, found[m, PERPLEXITY], found[m, joint]) for m in methods if found[m, PERPLEXITY] and found[m, joint]]
+    axes = (f"{PERPLEXITY.title} of the prompt (log)", joint.title)
+    return Section(
+        "Style transfer",
+        "Of the rewritings that the subject samples for a test sentence under a prompt, the one with the highest "
+        "reward is measured (arXiv 2205.12548). Below the methods stand texts that no prompt made: what people wrote, "
+        "and the sentences as they are.",
+        [Table(["method", *(figure.title for figure in shown)], rows)],
+        [charts.scatter("Joint score by perplexity of the prompt", drawn, axes, methods, log_x=True)] if drawn else [],
+    )
 
 
 def _families(run: Run) -> Section:
