@@ -174,7 +174,11 @@ def test_adafactor_finds_what_is_to_be_found_and_batch_mates_change_nothing():
     cases = [case(i, llama(), 2 + i % 2) for i in range(4)]
     method = replace(SMALL, optimizer="adafactor", n_tokens="soft_prompt", steps=20)
     together = run(method, cases, llama())
-    assert [o.trace["curve"] for o in together] == [run(method, [c], llama())[0].trace["curve"] for c in cases]
+    alone = [run(method, [c], llama())[0] for c in cases]
+    for one, other in zip(together, alone, strict=True):
+        points = zip(one.trace["curve"], other.trace["curve"], strict=True)
+        # But for rounding, which differs with the size of a batch.
+        assert all(a["prompt"] == b["prompt"] and a["loss"] == pytest.approx(b["loss"], rel=1e-4) for a, b in points)
     assert [len(Vocabulary(llama()).ids(o.prompt)) for o in together] == [2, 3, 2, 3]
     assert all(min(losses) < losses[0] for losses in ([p["loss"] for p in o.trace["curve"]] for o in together))
 
