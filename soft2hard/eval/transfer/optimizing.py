@@ -162,9 +162,12 @@ class Optimization:
         return paired_difference(won, began) if pairs else None
 
     def mean(self, which: str) -> Interval | None:
-        """Mean score over tasks of 'judged' or 'judged_start'."""
-        found = [one.score for task in self.tasks if (one := getattr(task, which)) and one.score is not None]
-        return mean_interval(found) if found else None
+        """Mean score of 'judged' or 'judged_start': over tasks; with a single one, over its examples."""
+        judged = [one for task in self.tasks if (one := getattr(task, which)) and one.score is not None]
+        scores = [one.score for one in judged]
+        if len(judged) == 1:
+            scores = [score for score in judged[0].by_example if score is not None]
+        return mean_interval(scores) if scores else None
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
