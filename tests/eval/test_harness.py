@@ -67,6 +67,12 @@ def asked(models: Path, tasks: Path, *methods: object, **more: object) -> Evalua
     return parse_config(raw | more, "test")
 
 
+def with_lengths(models: Path, tasks: Path, lengths: list[int]) -> Evaluation:
+    """Soft prompts of several lengths, and what they are read as."""
+    raw = asked(models, tasks, "soft", "nearest-token").model_dump(mode="json")
+    return parse_config(raw | {"tasks": {"files": [str(tasks)], "lengths": lengths}}, "test")
+
+
 def by_cell(rows: Sequence[ResultRow]) -> dict[tuple[str, str, int], ResultRow]:
     return {(row.method, row.task, row.seed): row for row in rows}
 
@@ -136,7 +142,7 @@ def test_scores_are_those_of_the_subject_itself(models: Path, tasks: Path, tmp_p
 def test_several_lengths_of_soft_prompts_stand_side_by_side_on_the_same_examples(
     models: Path, tasks: Path, tmp_path: Path
 ) -> None:
-    config = asked(models, tasks, "soft", "nearest-token", tasks={"files": [str(tasks)], "lengths": [1, 3]})
+    config = with_lengths(models, tasks, [1, 3])
     harness = Harness(config, tmp_path / "run")
     harness.run()
     drawn = {case.task.name: case for case in harness.cases(0, "test")}
@@ -150,7 +156,7 @@ def test_several_lengths_of_soft_prompts_stand_side_by_side_on_the_same_examples
     assert "lengths" not in asked(models, tasks, "soft").model_dump()["tasks"]  # as runs have been recorded
     for wrong in ([0], [2, 2]):
         with pytest.raises(UserError, match="lengths"):
-            asked(models, tasks, "soft", tasks={"files": [str(tasks)], "lengths": wrong})
+            with_lengths(models, tasks, wrong)
 
 
 def test_the_performance_differential_is_the_distance_of_losses_from_the_soft_prompts(

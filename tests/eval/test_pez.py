@@ -174,11 +174,10 @@ def test_adafactor_finds_what_is_to_be_found_and_batch_mates_change_nothing():
     cases = [case(i, llama(), 2 + i % 2) for i in range(4)]
     method = replace(SMALL, optimizer="adafactor", n_tokens="soft_prompt", steps=20)
     together = run(method, cases, llama())
-    alone = [run(method, [c], llama())[0] for c in cases]
-    for one, other in zip(together, alone, strict=True):
-        points = zip(one.trace["curve"], other.trace["curve"], strict=True)
-        # But for rounding, which differs with the size of a batch.
-        assert all(a["prompt"] == b["prompt"] and a["loss"] == pytest.approx(b["loss"], rel=1e-4) for a, b in points)
+    for one, other in zip(together, [run(method, [c], llama())[0] for c in cases], strict=True):
+        assert [p["prompt"] for p in one.trace["curve"]] == [p["prompt"] for p in other.trace["curve"]]
+        losses = [[p["loss"] for p in o.trace["curve"]] for o in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-3)
     assert [len(Vocabulary(llama()).ids(o.prompt)) for o in together] == [2, 3, 2, 3]
     assert all(min(losses) < losses[0] for losses in ([p["loss"] for p in o.trace["curve"]] for o in together))
 
@@ -204,7 +203,7 @@ def test_every_look_has_the_score_and_the_perplexity_of_its_prompt_and_costs_not
         for point in outcome.trace["curve"]:
             written = llama().generate([Query(point["prompt"], e.input) for e in examples], max_new_tokens=16)
             assert point["score"] == np.mean([w == e.output for w, e in zip(written, examples, strict=True)])
-            assert point["perplexity"] == pytest.approx(perplexities(reference, [point["prompt"]])[0])
+            assert point["perplexity"] == pytest.approx(perplexities(reference, [point["prompt"]])[0], rel=1e-4)
     assert {o.cost.model_calls for o in outcomes} == {10 * 6 + 3 * len(cases[0].task.validation)}
     assert "perplexity" not in run(replace(SMALL, steps=5), cases[:1], llama())[0].trace["curve"][0]
 

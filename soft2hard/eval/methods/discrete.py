@@ -211,7 +211,9 @@ class Search(ABC, Generic[Job]):
                 self.search(jobs)
             seconds = (time.monotonic() - now) / len(group)
             if jobs:
+                searched = time.monotonic()
                 follow(jobs, self.subject, self.bench.reference)
+                begun += time.monotonic() - searched  # no search pays for what readers alone see
             for job in attempts:
                 yield Outcome(None, failure=str(job)) if isinstance(job, UserError) else job.outcome(seconds)
 
