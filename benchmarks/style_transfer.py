@@ -11,9 +11,11 @@ the same sentences, and as many looks at the validation sentences, which choose;
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from random import Random
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from cyclopts import Parameter
@@ -95,42 +97,61 @@ def best_random(tasks: Sequence[StyleTask], bench: Bench, like: RLPrompt) -> lis
     return [max(validation.rewards, key=validation.rewards.get) for _, validation in trials]
 
 
-def joint_scores(task: StyleTask, bench: Bench, prompts: Sequence[str | None]) -> list[float]:
-    texts = bench.style.best_rewritings(bench.subject, task, prompts, bench.seed)
-    return [scores.joint for scores in bench.style.scores(task, texts, bench.reference)]
+class Settings(NamedTuple):
+    """What a seed of the benchmark runs."""
+
+    n_tasks: int
+    steps: int
+    samples: int
+
+    def method(self, name: str) -> RLPrompt | Pin:
+        """PIN, or RLPrompt, at settings for a small vocabulary and few steps."""
+        options = {"n_tokens": 4, "steps": self.steps, "batch": 16, "hidden": 256, "polyak": 0.1, "reward": "style"}
+        options |= {"sentences": 1, "bootstraps": 1, "eval_every": 10}
+        if name == "rlprompt":
+            return RLPrompt(**options, lr=6e-3, reward_scale=15.0, clip=50.0)
+        return Pin(**options, lr=4e-3, k=40_000, reward_scale=3.0)
+
+
+def scores_of(name: str, seed: int, settings: Settings) -> list[tuple[str, float]]:
+    """Joint scores on test sentences, by task, of the prompts of one kind under a seed; printed with the prompts."""
+    tasks, begun = drawn_tasks(settings.n_tasks), time.process_time()
+    bench = style_bench(tasks, seed, settings.samples)
+    if name in ("none", "gold"):
+        prompts = [task.instruction if name == "gold" else None for task in tasks]
+    elif name == "random":
+        prompts = best_random(tasks, bench, settings.method("pin"))
+    else:
+        prompts = [outcome.prompt for outcome in settings.method(name).run(list(map(Case, tasks)), bench)]
+    found = []
+    for task, prompt in zip(tasks, prompts, strict=True):
+        [texts] = bench.style.best_rewritings(bench.subject, task, [prompt], bench.seed)
+        [scores] = bench.style.scores(task, [texts], bench.reference)
+        found.append((task.name, scores.joint))
+        print(f"{name}, {task.name}, seed {seed}: {scores.joint:.3f} '{prompt}'", flush=True)
+    print(f"{name}, seed {seed}: {time.process_time() - begun:.0f} s of one core", flush=True)
+    return found
 
 
 def main(
-    n_tasks: AtLeast1 = 8,
-    n_seeds: AtLeast1 = 1,
-    steps: AtLeast1 = 200,
-    samples: AtLeast1 = 4,
+    n_tasks: AtLeast1 = 6,
+    n_seeds: AtLeast1 = 2,
+    steps: AtLeast1 = 150,
+    samples: AtLeast1 = 3,
     methods: Annotated[list[Literal["pin", "rlprompt"]] | None, Parameter(name="--method")] = None,
+    workers: AtLeast1 = 1,
 ) -> None:
     """Joint scores of trained and random prompts, by task, and their difference with its 95 % interval."""
-    options = {"n_tokens": 5, "steps": steps, "batch": 16, "hidden": 256, "polyak": 0.1, "reward": "style"}
-    options |= {"sentences": 1, "bootstraps": 1, "eval_every": 10}
-    pin = Pin(**options, lr=4e-3, k=40_000, reward_scale=5.0)
-    made = {"pin": pin, "rlprompt": RLPrompt(**options, lr=6e-3, reward_scale=15.0, clip=50.0)}
-    tasks, begun = drawn_tasks(n_tasks), time.monotonic()
-    found: dict[str, list[tuple[str, float]]] = {}
-    for seed in range(n_seeds):
-        bench = style_bench(tasks, seed, samples)
-        for name in ("none", "gold", "random", *(methods or ["pin"])):
-            prompts = {"none": [None] * n_tasks, "gold": [task.instruction for task in tasks]}.get(name)
-            if name == "random":
-                prompts = best_random(tasks, bench, pin)
-            elif prompts is None:
-                prompts = [outcome.prompt for outcome in made[name].run(list(map(Case, tasks)), bench)]
-            for task, prompt in zip(tasks, prompts, strict=True):
-                [score] = joint_scores(task, bench, [prompt])
-                found.setdefault(name, []).append((task.name, score))
-                print(f"{name}, {task.name}, seed {seed}: {score:.3f} '{prompt}'", flush=True)
+    settings, kinds = Settings(n_tasks, steps, samples), ["random", *(methods or ["pin"]), "gold", "none"]
+    found: dict[str, list[tuple[str, float]]] = {kind: [] for kind in kinds}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [(kind, pool.submit(scores_of, kind, seed, settings)) for seed in range(n_seeds) for kind in kinds]
+        for kind, job in jobs:
+            found[kind] += job.result()
     print({name: round(fmean(score for _, score in rows), 3) for name, rows in found.items()})
     for name in methods or ["pin"]:
         pair = paired_difference(by_task(found[name]), by_task(found["random"]))
         print(f"{name} less random, joint score: {pair.difference} (p {pair.p_value:.2g}, {pair.n_tasks} tasks)")
-    print(f"{time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":
