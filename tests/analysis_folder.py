@@ -25,6 +25,7 @@ from soft2hard.eval.analysis.findings import (
 )
 from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.analysis.page import CHANGES
+from soft2hard.eval.analysis.readings import MEASURES, correlations_with_score
 from soft2hard.eval.intervals import Interval
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from tests.report_runs import HOSTILE
@@ -82,6 +83,7 @@ def write_analysis(folder: Path, **sections: NotRun | None) -> Path:
         "transfer": _transfer,
         "stability": _stability,
         "positions": _positions,
+        "readings": _readings,
         "claims": lambda: claims_section(analysis, lambda name: load_tables(folder, analysis, name)),
     }
     for name, make in makers.items():
@@ -129,6 +131,19 @@ def _stability() -> tuple[Section, Tables]:
     said = pd.DataFrame({"prompt": NAMES, "group": "main", "text": texts})
     groups = pd.DataFrame([{"group": HOSTILE, "n_tasks": 6} | columns_of("agreement", _MIDDLE)])
     return Section(figures=figures), {"tasks": tasks, "texts": said, "groups": groups}
+
+
+def _readings() -> tuple[Section, Tables]:
+    texts = {"best_rouge1_output": HOSTILE, "best_class_rate_output": HOSTILE}
+    rows = [
+        {"prompt": name, "task": task, "group": "main", "step": 9, "score": 0.5 + i / 10, "other_rouge1": 0.1}
+        | {measure: i / 5 for measure in MEASURES}
+        | texts
+        for name, (task, i) in zip(NAMES, PROMPTS, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    figures = {"max_rouge1": _MIDDLE, "other_rouge1": _MIDDLE, "n_pairs": 25, "n_unread": 0}
+    return Section(figures=figures), {"prompts": table, "correlations": correlations_with_score(table)}
 
 
 def _positions() -> tuple[Section, Tables]:

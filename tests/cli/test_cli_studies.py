@@ -135,7 +135,7 @@ def test_soft_prompts_on_their_way_are_read_beside_those_they_became(read: Path)
     scores = {row.name: row.score for row in analysis.prompts}
     assert table["score"].tolist() == [scores[name] for name in table["prompt"]]
     assert analysis.sections["readings"].figures["n_pairs"] == 4
-    assert "ROUGE-1, best pair of layers of a soft prompt" in (read / "analysis.html").read_text()
+    assert "ROUGE-1, best pair of layers, of a soft prompt" in (read / "analysis.html").read_text()
 
 
 def test_sections_that_compare_tunings_leave_those_on_their_way_out(read: Path) -> None:

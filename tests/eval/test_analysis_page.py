@@ -54,9 +54,9 @@ def numbers(packed: dict) -> np.ndarray:
 
 def test_every_section_is_there_with_its_charts(text: str, charts: dict[str, dict]) -> None:
     assert set(re.findall(r'<section id="(\w+)"', text)) == {*TITLES, "provenance"}
-    for name in ("distances", "maps", "difficulty", "transfer", "stability", "positions"):
+    for name in ("distances", "maps", "difficulty", "transfer", "stability", "positions", "readings"):
         assert 'class="chart"' in section(text, name)
-    assert len(charts) == text.count('class="chart"') == 15
+    assert len(charts) == text.count('class="chart"') == 19
 
 
 def test_heat_maps_hold_the_matrices_and_their_orders_lose_no_row(folder: Path, charts: dict[str, dict]) -> None:

@@ -66,7 +66,7 @@ def opened(browser: webdriver.Chrome, page: Path) -> webdriver.Chrome:
 
 
 def test_everything_is_drawn_nothing_is_requested_and_the_console_is_silent(opened: webdriver.Chrome) -> None:
-    assert len(find(opened, "div.plot")) == 15 and len(find(opened, ".heatmaplayer image")) == 6
+    assert len(find(opened, "div.plot")) == 19 and len(find(opened, ".heatmaplayer image")) == 6
     assert [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"] == []
     opened.get_log("performance")
     opened.refresh()

@@ -301,7 +301,8 @@ def _charts(analysis: Analysis, tables: Tables) -> Iterator[tuple[str, "Figure"]
         read, marks = tables["readings-prompts"], {"color": "task", "symbol": "task", "hover_name": "prompt"}
         for name in ("max_rouge1", "max_class_rate"):
             if read[name].notna().any():
-                title = f"{_LABELS[name].capitalize()} of a soft prompt's readings, by its score"
+                label = _LABELS[name]
+                title = f"{label[0].upper()}{label[1:]}, of a soft prompt's readings, by its score"
                 hover = {"hover_data": [f"best_{name.removeprefix('max_')}_output", "step"]}
                 yield f"readings {name}", drawn("scatter", read, ("score", name), title, **marks, **hover)
     if "transfer-pairs" in tables:
