@@ -130,6 +130,8 @@ def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str
     for choice in config.methods:
         if name := choice.options.get("translator"):
             found[f"translator of {choice.label}"] = translator_fingerprint(Translator.from_pretrained(name))
+        if (name := choice.options.get("policy")) not in (None, "reference"):
+            found[f"policy of {choice.label}"] = Subject.from_pretrained(name).fingerprint
     for seed in config.seeds:
         for split in ("test", "validation"):
             if tasks := tasks_of(split, seed):

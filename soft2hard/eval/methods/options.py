@@ -273,8 +273,8 @@ class PolicyOptions:
     """Alpha of arXiv 2504.02144: the weight at which the prompt's perplexity is taken off the reward."""
     perplexity_lm: Judge = "reference"
     policy: str | None = None
-    """The frozen policy LM: None for the subject itself, 'reference', or another model with the subject's vocabulary,
-    by name or folder."""
+    """The frozen policy LM, of any vocabulary: None for the subject itself, 'reference', or another model by name or
+    folder. One of another vocabulary must write all letters and digits of the subject's tokens."""
     start: Annotated[str, MinLen(1)] | None = None
     """The text that the policy LM reads first; None: its BOS token, or EOS where it has none."""
     eval_every: PositiveInt = 10
