@@ -1,4 +1,4 @@
-"""Q-values that are learned against true ones: a problem small enough for backward induction (PIN, arXiv 2407.14733)."""
+"""Learned Q-values against true ones, on a problem small enough for backward induction (PIN, arXiv 2407.14733)."""
 
 from itertools import product
 

@@ -19,6 +19,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.metrics.scrutability import log_perplexities
 from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.clip import Clip
 from soft2hard.lm.subject import Subject
 
 _JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
@@ -26,9 +27,10 @@ _LONGEST_PIECE = 8  # tokens as which one token of another vocabulary may be rea
 
 
 class Vocabulary:
-    """The writable tokens of a subject: all but special tokens and rows of the embedding table without a token."""
+    """The writable tokens of a subject, or of a CLIP's text side: all but special tokens and rows of the embedding
+    table without a token."""
 
-    def __init__(self, subject: Subject):
+    def __init__(self, subject: Subject | Clip):
         self.subject = subject
         special = set(subject.tokenizer.all_special_ids)
         n_tokens = min(len(subject.tokenizer), len(subject.embedding))

@@ -28,7 +28,6 @@ from soft2hard.eval.methods.q_learning import (
     ShannonEntropy,
     TaskNetworks,
     TsallisEntropy,
-    path_consistency_loss,
     sample,
     z_scores,
 )
@@ -112,12 +111,7 @@ class _Search(Search[_Job]):
         choose = lambda q: sample(self.method.entropy.policy(q), generators)  # noqa: E731
         rollout = policies.roll_out(len(jobs), method.batch, method.n_tokens, choose)
         rewards = self._sampled_rewards(jobs, self._texts(rollout))
-        shaped = method.reward_scale * z_scores(rewards)
-        with torch.no_grad():
-            target = policies.q_values(rollout, of_target=True)
-        q = policies.q_values(rollout)
-        losses = path_consistency_loss(q, target, rollout.actions, shaped, method.entropy, method.reverse)
-        policies.networks.step(losses.mean(dim=-1))
+        policies.learn(rollout, method.reward_scale * z_scores(rewards), method.entropy, method.reverse)
         return rewards
 
     def _sampled_rewards(self, jobs: Sequence[_Job], texts: Sequence[Sequence[str]]) -> Float[Tensor, "tasks batch"]:
