@@ -17,15 +17,20 @@ _EOS_AROUND = {"t5": "</s>"}
 _WITHOUT_PAD = ("gpt2", "llama", "mistral")
 
 
-def tokenizer(architecture: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One of the architecture's kind for these texts; ids 0 to 3 are pad, BOS, EOS and unknown."""
+def tokenizer(architecture: str, texts: Iterable[str], vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """One of the architecture's kind for these texts; ids 0 to 3 are pad, BOS, EOS and unknown.
+
+    `vocab_size` is of byte-level BPE.
+    """
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     if architecture in BYTE_LEVEL:
         made = Tokenizer(BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        trainer = BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
     else:
         scheme = "never" if architecture.startswith("gemma") else "always"
         made = Tokenizer(Unigram())

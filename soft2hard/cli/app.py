@@ -51,6 +51,7 @@ COMMANDS = {
     "push": "hub",
     "pull": "hub",
     "analyze": "analyze",
+    "invert": "invert",
     "generate": "generate",
     "classifier": "classifier",
     "run": "run",

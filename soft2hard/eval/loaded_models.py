@@ -151,6 +151,8 @@ def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str
     for choice in config.methods:
         if name := choice.options.get("translator"):
             found[f"translator of {choice.label}"] = translator_fingerprint(Translator.from_pretrained(name))
+        if (name := choice.options.get("policy")) not in (None, "reference"):
+            found[f"policy of {choice.label}"] = Subject.from_pretrained(name).fingerprint
     if models.style is not None:
         named = {"classifier": config.style.classifier, "judge": config.style.judge}
         found |= {role: getattr(models.style, role).fingerprint for role, name in named.items() if name != TRAINED}

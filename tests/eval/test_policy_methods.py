@@ -1,8 +1,10 @@
 """RLPrompt and PIN: their losses and policies by definition, their rewards by hand, and that they learn."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import exp, log
 from random import Random
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.cases import drawn_tasks
 from soft2hard.eval.config import Tasks
 from soft2hard.eval.methods.base import Bench, Case, Outcome
-from soft2hard.eval.methods.discrete import Meter, Vocabulary
+from soft2hard.eval.methods.discrete import Meter, Vocabulary, Writing
+from soft2hard.eval.methods.options import PolicyOptions
 from soft2hard.eval.methods.policies import Pin, Rewards, RLPrompt, Trials
 from soft2hard.eval.methods.q_learning import (
     Policies,
@@ -30,7 +33,7 @@ from soft2hard.eval.metrics.scrutability import log_perplexities
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
-from tests import tiny_models
+from tests import tiny_models, tiny_tokenizers
 
 WORDS = tiny_models.WORDS[3:]
 SMALL = {"n_tokens": 3, "steps": 60, "batch": 8, "examples": 6, "lr": 5e-3, "hidden": 32, "polyak": 0.05}
@@ -321,7 +324,8 @@ def test_each_raises_its_reward_well_above_the_best_of_as_many_random_prompts():
         found[method.name], support[method.name], sampled[method.name] = (
             np.mean([end[key] for end in ends]) for key in ("best_reward", "support", "mean_reward")
         )
-    best, mean = np.mean([random_rewards(task, bench, rlprompt) for task in tasks], axis=0)
+    own = Writing(bench.subject, bench.subject.tokenizer)
+    best, mean = np.mean([random_rewards(task, bench, rlprompt, own) for task in tasks], axis=0)
     print(f"best {found}, support {support}, sampled {sampled}; random: best {best}, mean {mean}")
     # Over four seeds RLPrompt was 27 to 52 above random prompts, PIN 32 to 50; means 38, standard deviations 11 and 8.
     # 15 is two of them below, and about what 3.5 times as many random prompts gain (8 to 21).
@@ -331,18 +335,81 @@ def test_each_raises_its_reward_well_above_the_best_of_as_many_random_prompts():
     assert support["pin"] < 100 < support["rlprompt"]  # of 557 tokens that are not ignorable, of the top 256
 
 
-def random_rewards(task: Task, bench: Bench, like: RLPrompt) -> tuple[float, float]:
+def random_rewards(task: Task, bench: Bench, like: PolicyOptions, writing: Writing) -> tuple[float, float]:
     """The best and the mean reward of as many random prompts as a method samples, on the examples that it learns from.
 
-    Tokens are drawn from all that a policy may write.
+    Tokens are drawn from all that the policy may write.
     """
-    subject, rng = bench.fast_subject, Random(f"random {bench.seed}/{task.name}")
-    vocabulary = Vocabulary(subject)
+    subject, rng, tokens = bench.fast_subject, Random(f"random {bench.seed}/{task.name}"), writing.tokens.tolist()
     shown = Random(f"{bench.seed}/{task.name}").sample(task.train, like.examples)
     trials = Trials.of(subject, shown, (), Meter(None))
-    texts = [vocabulary.text(vocabulary.random(like.n_tokens, rng)) for _ in range(like.steps * like.batch)]
+    texts = [writing.text(rng.choices(tokens, k=like.n_tokens)) for _ in range(like.steps * like.batch)]
     Rewards(subject, subject, like).score([(trials, text) for text in texts])
     return max(trials.rewards.values()), float(np.mean(list(trials.rewards.values())))
+
+
+# --- policies of other vocabularies -----------------------------------------------------------
+
+
+SENTENCES = [" ".join(Random(i).choices(WORDS, k=6)) for i in range(200)]
+
+
+def opt(texts: Iterable[str], vocab_size: int = 400, **changes: object) -> Subject:
+    """A random OPT that writes byte-level pieces of these texts."""
+    tokenizer = tiny_tokenizers.tokenizer("opt", texts, vocab_size)
+    return Subject(tiny_models.model("opt", vocab_size=len(tokenizer), **changes), tokenizer, name="tiny-opt")
+
+
+def test_pin_with_a_random_opt_of_another_vocabulary_rewards_above_as_many_random_prompts():
+    """Means over three tasks and three seeds; OPT writes bytes and pieces of words, the subject reads its 20 words."""
+    policy = opt(SENTENCES, hidden_size=64, word_embed_proj_dim=64, ffn_dim=64)
+    settings = {"n_tokens": 6, "steps": 150, "batch": 8, "examples": 6, "hidden": 32, "polyak": 0.1, "eval_every": 150}
+    pin = Pin(**settings, lr=3e-4, k=K_OF_OPT, reward_scale=5.0, policy="reference")
+    cases = [case(i) for i in range(3)]
+    found, random = [], []
+    for seed in range(3):
+        bench = Bench(llama(), reference=policy, seed=seed)
+        ends = [outcome.trace["curve"][-1] for outcome in pin.run(cases, bench)]
+        found += [(end["best_reward"], end["mean_reward"]) for end in ends]
+        random += [random_rewards(c.task, bench, pin, Writing(policy, llama().tokenizer)) for c in cases]
+    better, sampled = np.mean(np.array(found) - np.array(random), axis=0)
+    print(f"best and mean reward above those of random prompts by {better:.1f} and {sampled:.1f} of 200")
+    assert better > 0
+    assert sampled > 15
+
+
+def test_prompts_cross_three_vocabularies_as_texts():
+    policy = opt([" ".join(WORDS)])
+    judge = Subject(tiny_models.model("gpt2", vocab_size=400), tiny_tokenizers.tokenizer("gpt2", WORDS), name="judge")
+    search = replace(FAST_PIN, steps=4, k=50_272, perplexity_weight=2.0, start="cat")
+    bench = Bench(llama(), reference=judge)
+    with patch("soft2hard.eval.methods.policies._policy_model", return_value=policy):
+        outcome = list(replace(search, policy="an OPT").run([case(1)], bench))[0]
+    trials = Trials.of(llama(), case(1).task.validation, (), Meter(None))
+    Rewards(llama(), judge, replace(FAST, perplexity_weight=0.0)).score([(trials, outcome.prompt)])
+    charge = 2 * min(exp(log_perplexities(judge, [outcome.prompt])[0] or 0.0), 400)
+    expected = trials.rewards[outcome.prompt] - charge
+    assert outcome.trace["best"][-1]["score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_policy_of_another_vocabulary_writes_what_the_subject_reads_as_few_tokens():
+    policy = opt([" ".join(WORDS), "cat cat cat cat cat cat cat cat cat cat cat " * 9])
+    writing, words = Writing(policy, llama().tokenizer), llama().tokenizer
+    sizes = [len(words(writing.text([i]), add_special_tokens=False)["input_ids"]) for i in writing.tokens.tolist()]
+    assert max(sizes) == writing.longest <= 8
+    left_out = set(Vocabulary(policy).writable.tolist()) - set(writing.tokens.tolist())
+    assert all(len(words(writing.text([i]), add_special_tokens=False)["input_ids"]) > 8 for i in left_out)
+    own = Writing(tiny_models.subject("gpt2"), words)
+    assert own.longest == 1 and own.tokens.tolist() == Vocabulary(llama()).writable.tolist()
+
+
+def test_a_policy_that_cannot_write_the_subjects_characters_is_refused_before_anything_runs():
+    byte_level, subject = opt(WORDS), llama()
+    assert len(Writing(byte_level, subject.tokenizer).tokens)
+    bench = Bench(byte_level, reference=subject)  # its words have no letter but those of cat, dog, ...
+    with pytest.raises(UserError, match="policy LM 'tiny-llama' cannot write .* such as '0'") as caught:
+        replace(FAST_PIN, policy="reference").check(bench)
+    assert "\n" not in str(caught.value)
 
 
 def test_batch_mates_change_nothing_and_seeds_reproduce():

@@ -14,22 +14,26 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from more_itertools import chunked
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.eval.metrics.scrutability import log_perplexities, perplexities
 from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.clip import Clip
 from soft2hard.lm.subject import Subject
 
 _JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
 _MEASURED_AT_ONCE = 64  # prompts of a curve
+_LONGEST_PIECE = 8  # tokens as which one token of another vocabulary may be read
 
 
 class Vocabulary:
-    """The writable tokens of a subject: all but special tokens and rows of the embedding table without a token."""
+    """The writable tokens of a subject, or of a CLIP's text side: all but special tokens and rows of the embedding
+    table without a token."""
 
-    def __init__(self, subject: Subject):
+    def __init__(self, subject: Subject | Clip):
         self.subject = subject
         special = set(subject.tokenizer.all_special_ids)
         n_tokens = min(len(subject.tokenizer), len(subject.embedding))
@@ -43,8 +47,7 @@ class Vocabulary:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prompt; the subject reads it as `ids` of this text."""
-        tokenizer = self.subject.tokenizer
-        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return token_text(self.subject.tokenizer, ids)
 
     def ids(self, text: str) -> list[int]:
         """The tokens as which the subject reads a text: often, but not always, those it was made of."""
@@ -71,19 +74,70 @@ class Vocabulary:
                 f"Take a {role} with the subject's tokenizer, or the subject itself.",
             )
 
-    def check_room(self, task: str, n_prompt: int, examples: Sequence[EncodedExample]) -> None:
+    def check_room(self, task: str, n_prompt: int, examples: Sequence[EncodedExample], longest: int = 1) -> None:
         """Raise UserError where the longest example of a task does not fit the context beside a prompt.
 
-        A text may be split into more tokens than it was made of, so twice `n_prompt` tokens are kept free.
+        A prompt has `n_prompt` tokens, each read by itself as `longest` at most. A text may be split into more tokens
+        than it was made of, so one more is kept free for each.
         """
         subject, n_read = self.subject, max(example.n_read for example in examples)
-        needed = len(subject.lead_embeddings("hard")) + 2 * n_prompt + n_read
+        needed = len(subject.lead_embeddings("hard")) + (longest + 1) * n_prompt + n_read
         if subject.context_length is not None and needed > subject.context_length:
             raise UserError(
                 f"An example of task '{task}' needs {needed} tokens with its prompt; the subject reads "
                 f"{subject.context_length}.",
                 "Shorten the example or the prompt, or use a subject with a longer context.",
             )
+
+
+class Writing:
+    """What a policy LM writes, in tokens of its own, for a model that reads the text in tokens of its own.
+
+    With the reader's vocabulary it may write every writable token. With another, those whose text the reader reads as
+    a few tokens: a row of sixty dashes would leave no room for examples.
+
+    Raises UserError for a policy LM that does not continue texts, or cannot write all letters and digits of which the
+    reader's tokens are made.
+    """
+
+    def __init__(self, policy: Subject, reader: PreTrainedTokenizerBase):
+        check_decoder_only(policy, "policy LM")
+        self.tokenizer = policy.tokenizer
+        self.tokens, self.longest = Vocabulary(policy).writable, 1
+        """Token ids that may be written, and the most tokens as which one of them is read by itself."""
+        if self.tokenizer.get_vocab() == reader.get_vocab():
+            return
+        texts = [self.text([i]) for i in self.tokens.tolist()]
+        if missing := self._unwritable(_alphabet(reader) - set("".join(texts))):
+            raise UserError(
+                f"The policy LM '{policy.name}' cannot write {len(missing)} letters and digits of the vocabulary that "
+                f"its prompts are read in, such as '{missing[0]}'.",
+                "Take one that writes every byte, such as OPT or GPT-2, or one with the vocabulary of the reader.",
+            )
+        sizes = torch.tensor([len(ids) for ids in reader(texts, add_special_tokens=False)["input_ids"]])
+        short = sizes <= _LONGEST_PIECE
+        self.tokens, self.longest = self.tokens[short.to(policy.device)], max(1, int(sizes[short].max()))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens that were written."""
+        return token_text(self.tokenizer, ids)
+
+    def _unwritable(self, characters: set[str]) -> list[str]:
+        """Of characters that stand in no token, those that it cannot spell either, in bytes for instance."""
+        asked = sorted(characters)
+        rows = self.tokenizer(asked, add_special_tokens=False)["input_ids"] if asked else []
+        return [character for character, ids in zip(asked, rows, strict=True) if character not in self.text(ids)]
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of tokens, special ones left out."""
+    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _alphabet(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Letters and digits that stand in a tokenizer's tokens."""
+    texts = (token_text(tokenizer, [i]) for i in range(len(tokenizer)))
+    return {character for text in texts for character in text if character.isalnum()}
 
 
 def check_decoder_only(model: Subject, role: str) -> None:

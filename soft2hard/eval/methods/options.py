@@ -294,7 +294,7 @@ class PezOptions:
 
 
 @settings
-class PolicyOptions:
+class PolicyTraining:
     """A frozen policy LM with a small trained network before its output layer writes prompts and learns from rewards.
 
     The defaults are those published with RLPrompt (arXiv 2205.12548, section 3.1, appendix A, and its code for
@@ -306,8 +306,6 @@ class PolicyOptions:
     steps: PositiveInt = 12000
     batch: PositiveInt = 16
     """Prompts sampled a step."""
-    examples: PositiveInt = 32
-    """Training examples that a prompt is rewarded on, drawn once for each task: 16 for each of two classes."""
     lr: PositiveFloat = 5e-5
     """Adam's learning rate."""
     clip: PositiveFloat = 5.0
@@ -317,11 +315,32 @@ class PolicyOptions:
     polyak: Share = 0.001
     """Share of the way that the target network moves towards the network at every step."""
     reverse: Share = 0.5
-    """Weight of the path-consistency losses with network and target exchanged (Guo et al., arXiv 2106.07704)."""
+    """Weight of the path-consistency losses with network and target exchanged (Guo et al., arXiv 2106.07704). The
+    published code of RLPrompt and PIN leaves them out: 0. Without them the losses hold Q-values only less the value of
+    their state, and nothing moves the level of a state's Q-values (recipes/pin-ablations.yaml)."""
     reward_scale: PositiveFloat = 5.0
-    """Factor of the z-scores; the inverse of the entropy's weight."""
+    """Factor of the z-scores; the inverse of alpha, the entropy's weight."""
     reward_shift: FiniteFloat = 0.0
     """Added to them."""
+    policy: str | None = None
+    """The frozen policy LM, of any vocabulary: None for the subject itself, 'reference', or another model by name or
+    folder. One of another vocabulary must write all letters and digits of the subject's tokens."""
+    start: Annotated[str, MinLen(1)] | None = None
+    """The text that the policy LM reads first; None: its BOS token, or EOS where it has none."""
+    eval_every: PositiveInt = 10
+    """Steps between two looks at the validation examples."""
+
+    def n_allowed(self, vocab_size: int) -> int | None:
+        """Number of tokens that the filter leaves at each position; None where there is no filter."""
+        return None
+
+
+@settings
+class PolicyOptions(PolicyTraining):
+    """Policies that write prompts for tasks, with the rewards of RLPrompt (arXiv 2205.12548, section 3.1)."""
+
+    examples: PositiveInt = 32
+    """Training examples that a prompt is rewarded on, drawn once for each task: 16 for each of two classes."""
     right: PositiveFloat = 200.0
     """Lambda 2: times positive gaps."""
     wrong: PositiveFloat = 180.0
@@ -345,19 +364,8 @@ class PolicyOptions:
     perplexity_weight: NonNegativeFloat = 0.0
     """Alpha of arXiv 2504.02144: the weight at which the prompt's perplexity is taken off the reward."""
     perplexity_lm: Judge = "reference"
-    policy: str | None = None
-    """The frozen policy LM: None for the subject itself, 'reference', or another model with the subject's vocabulary,
-    by name or folder."""
-    start: Annotated[str, MinLen(1)] | None = None
-    """The text that the policy LM reads first; None: its BOS token, or EOS where it has none."""
-    eval_every: PositiveInt = 10
-    """Steps between two looks at the validation examples."""
     slots: PositiveInt = 32
     """Policies trained at once."""
-
-    def n_allowed(self, vocab_size: int) -> int | None:
-        """Number of tokens that the filter leaves at each position; None where there is no filter."""
-        return None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -393,7 +401,7 @@ class PinOptions(PolicyOptions):
     steps: PositiveInt = 6000
     """As published."""
     reward_scale: PositiveFloat = 1.0
-    """As published: z-scores as they are."""
+    """As published (alpha = 1): z-scores as they are."""
     k: PositiveInt = 10_000
     """A token is ignorable where its logit under the frozen policy LM is below the k-th largest. For vocabularies
     smaller than the published policy LM's, the same share of the vocabulary: k * size / 50272, rounded up."""
@@ -403,7 +411,12 @@ class PinOptions(PolicyOptions):
 
     def n_allowed(self, vocab_size: int) -> int:
         """Tokens left at each position: k, or as large a share of a smaller vocabulary."""
-        return ceil(self.k * min(1.0, vocab_size / _PUBLISHED_VOCABULARY))
+        return n_not_ignorable(self.k, vocab_size)
+
+
+def n_not_ignorable(k: int, vocab_size: int) -> int:
+    """PIN's k for a vocabulary: k, or as large a share of one that is smaller than the published policy LM's."""
+    return ceil(k * min(1.0, vocab_size / _PUBLISHED_VOCABULARY))
 
 
 @settings

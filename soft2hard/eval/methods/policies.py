@@ -1,4 +1,8 @@
-"""RLPrompt and PIN: a policy for each case, which writes prompts and learns from rewards; many are trained at once."""
+"""RLPrompt and PIN: a policy for each case, which writes prompts and learns from rewards; many are trained at once.
+
+A prompt is a text between the models: the policy LM writes it in its tokens, the subject reads it in its own, and the
+reference LM judges it in its own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +17,7 @@ from torch import Generator, Tensor
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
-from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, perplexity_charges
+from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, Writing, perplexity_charges
 from soft2hard.eval.methods.options import PinOptions, PolicyOptions, RLPromptOptions
 from soft2hard.eval.methods.q_learning import (
     Entropy,
@@ -23,7 +27,6 @@ from soft2hard.eval.methods.q_learning import (
     ShannonEntropy,
     TaskNetworks,
     TsallisEntropy,
-    path_consistency_loss,
     sample,
     z_scores,
 )
@@ -57,8 +60,8 @@ class _Search(Search[_Job]):
     def __init__(self, method: PolicyOptions, bench: Bench) -> None:
         super().__init__(method, bench)
         policy = _policy_model(method.policy, bench)
-        self.vocabulary.check_serves(policy, "policy LM")
-        self.lm = PolicyLM(policy, self.vocabulary.writable, method.start)
+        self.writing = Writing(policy, self.subject.tokenizer)
+        self.lm = PolicyLM(policy, self.writing.tokens, method.start)
 
     @cached_property
     def rewards(self) -> "Rewards | StyleRewards":
@@ -73,7 +76,8 @@ class _Search(Search[_Job]):
         seed = f"{self.bench.seed}/{task.name}"
         meter = Meter(self.bench.max_model_calls)
         train, validation = self.rewards.trials(task, seed, meter)
-        self.vocabulary.check_room(task.name, method.n_tokens, train.examples + validation.examples)
+        examples = train.examples + validation.examples
+        self.vocabulary.check_room(task.name, method.n_tokens, examples, self.writing.longest)
         generator = Generator(device=self.lm.model.device).manual_seed(Random(f"policy {seed}").getrandbits(63))
         return _Job(case=case, meter=meter, train=train, validation=validation, generator=generator)
 
@@ -81,7 +85,7 @@ class _Search(Search[_Job]):
         """Train a policy for each job."""
         method = self.method
         networks = TaskNetworks([j.generator for j in jobs], self.lm.d_out, method.hidden, method.lr, method.clip)
-        policies = Policies(self.lm, networks, method.n_allowed(len(self.subject.embedding)))
+        policies = Policies(self.lm, networks, method.n_allowed(self.lm.model.vocab_size))
         for step in range(1, method.steps + 1):
             networks.follow(method.polyak)
             rewards = self._step(policies, jobs)
@@ -108,11 +112,7 @@ class _Search(Search[_Job]):
         rollout = policies.roll_out(len(jobs), method.batch, method.n_tokens, choose)
         rewards, standardised = self._sampled_rewards(jobs, self._texts(rollout))
         shaped = method.reward_scale * standardised + method.reward_shift
-        with torch.no_grad():
-            target = policies.q_values(rollout, of_target=True)
-        q = policies.q_values(rollout)
-        losses = path_consistency_loss(q, target, rollout.actions, shaped, method.entropy, method.reverse)
-        policies.networks.step(losses.mean(dim=-1))
+        policies.learn(rollout, shaped, method.entropy, method.reverse)
         return rewards
 
     def _sampled_rewards(
@@ -156,7 +156,7 @@ class _Search(Search[_Job]):
             job.curve.append(point | greedy_prompt | {"support": n_possible})
 
     def _texts(self, rollout: Rollout) -> list[list[str]]:
-        return [[self.vocabulary.text(ids) for ids in of_task] for of_task in rollout.actions.tolist()]
+        return [[self.writing.text(ids) for ids in of_task] for of_task in rollout.actions.tolist()]
 
     @property
     def _n_read(self) -> int:

@@ -216,6 +216,13 @@ class Policies:
         q = self.lm.logits(self.networks(rollout.states.flatten(1, 2), of_target))
         return q.unflatten(1, rollout.actions.shape[1:]).masked_fill(~rollout.allowed, -torch.inf)
 
+    def learn(self, rollout: Rollout, rewards: Float[Tensor, "tasks batch"], entropy: Entropy, reverse: float) -> None:
+        """One step of Q-learning on a rollout, whose rewards are in units of the temperature."""
+        with torch.no_grad():
+            target = self.q_values(rollout, of_target=True)
+        losses = path_consistency_loss(self.q_values(rollout), target, rollout.actions, rewards, entropy, reverse)
+        self.networks.step(losses.mean(dim=-1))
+
     @torch.no_grad()
     def roll_out(self, n_tasks: int, batch: int, length: int, choose: Choice) -> Rollout:
         """`batch` prompts of `length` tokens for every task, in one batch of the policy LM."""

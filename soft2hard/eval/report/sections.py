@@ -13,6 +13,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval import certificate
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.report import charts, figures, searches
+from soft2hard.eval.report.ablations import ablations
 from soft2hard.eval.report.figures import AGREEMENT, FIGURES, KL, PERPLEXITY, SCORE, Comparison, Figure, number_text
 from soft2hard.eval.report.parts import Section, Table, Value
 from soft2hard.eval.report.reading import Run
@@ -39,8 +40,10 @@ Found = dict[tuple[str, Figure], Interval | None]
 def contents(run: Run, comparisons: Sequence[Comparison], transfers: Sequence["TransferResult"]) -> list[Section]:
     """All that the run has something for. Raises UserError where transfers are not of this run."""
     found = {(method, figure): figures.estimate(run, method, figure) for method in run.methods for figure in FIGURES}
-    parts = [_methods(run, found), searches.trials(run), _differences(run), _tradeoff(run, found), _families(run)]
+    parts = [_methods(run, found), searches.trials(run), _differences(run), _tradeoff(run, found)]
     parts += [
+        _options(run, found),
+        _families(run),
         _calibration(run),
         searches.curves(run),
         _style(run, found),
@@ -168,6 +171,23 @@ def _style(run: Run, found: Found) -> Section | None:
         [Table(["method", *(figure.title for figure in shown)], rows)],
         [charts.scatter("Joint score by perplexity of the prompt", drawn, axes, methods, log_x=True)] if drawn else [],
     )
+
+
+def _options(run: Run, found: Found) -> Section | None:
+    """Score by the value of an option, where several methods differ in that option alone."""
+    rows, drawn = [], []
+    for one in ablations(run.record.methods):
+        pairs = [(label, value) for label, value in zip(one.labels, one.values, strict=True) if found[label, SCORE]]
+        rows += [[one.method, one.option, str(v), m, found[m, SCORE], found[m, PERPLEXITY]] for m, v in pairs]
+        if one.is_numeric and pairs:
+            points = [(one.method, label, float(value), found[label, SCORE]) for label, value in pairs]
+            log = one.spans_magnitudes
+            axes = (one.option + " (log)" * log, "Score")
+            chart = charts.scatter(f"Score of {one.method} by {one.option}", points, axes, [one.method], log_x=log)
+            drawn.append(chart.update_traces(mode="lines+markers").update_layout(showlegend=False))
+    columns = ["method", "option", "value", "label", "score", "perplexity"]
+    text = "Methods that differ in one option alone, all else being the same."
+    return Section("Options", text, [Table(columns, rows)], drawn) if rows else None
 
 
 def _families(run: Run) -> Section:
