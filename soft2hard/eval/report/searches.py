@@ -56,8 +56,9 @@ def curves(run: Run) -> Section | None:
     columns = ["method", "looks", "first step", "last step", "score, first", "score, last"]
     return Section(
         "Searches by step",
-        "The prompts that a search would have given at each step that it looked at, on the validation examples: their "
-        "mean score, and the geometric mean of their perplexity under the reference LM. The search sees neither.",
+        "The prompts of each step that a search looked at, of PEZ the projection, of a policy what it writes greedily: "
+        "their mean score on the validation examples, and the geometric mean of their perplexity under the reference "
+        "LM. The search sees neither.",
         [Table([*columns, "perplexity, first", "perplexity, last"], rows)],
         list(_drawn(by_key)),
     )
