@@ -212,6 +212,8 @@ def asked(sentences: Path, models: Path) -> dict[str, Any]:
     found["style"] |= {"samples": 2}
     found["tuning"] = {"init": "vocabulary", "n_tokens": 2, "steps": 2, "batch_size": 4, "eval_every": 2}
     for method in found["methods"]:
+        if isinstance(method, dict) and method["name"] == "few-shot":
+            method |= {"k": 1}  # of 64 tokens
         if isinstance(method, dict) and method["name"] == "rlprompt":
             method |= {"policy": None, "steps": 2, "bootstraps": 2, "hidden": 8, "eval_every": 1, "n_tokens": 2}
     return found

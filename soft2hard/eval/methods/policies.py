@@ -6,7 +6,6 @@ reference LM judges it in its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from random import Random
 from typing import ClassVar
 
@@ -62,13 +61,12 @@ class _Search(Search[_Job]):
         policy = _policy_model(method.policy, bench)
         self.writing = Writing(policy, self.subject.tokenizer)
         self.lm = PolicyLM(policy, self.writing.tokens, method.start)
-
-    @cached_property
-    def rewards(self) -> "Rewards | StyleRewards":
-        reference = self.bench.reference if self.method.perplexity_lm == "reference" else None
-        if self.method.reward == "style":
-            return StyleRewards(self.bench, reference or self.bench.subject, self.method)
-        return Rewards(self.subject, reference or self.bench.subject, self.method)
+        reference = (bench.reference if method.perplexity_lm == "reference" else None) or bench.subject
+        self.rewards: Rewards | StyleRewards = (
+            StyleRewards(bench, reference, method)
+            if method.reward == "style"
+            else Rewards(self.subject, reference, method)
+        )
 
     def prepare(self, case: Case) -> _Job:
         """Draw the examples that prompts are rewarded on."""
