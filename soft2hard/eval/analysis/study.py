@@ -54,7 +54,7 @@ class Study:
 
     @field_validator("only")
     @classmethod
-    def _known(cls, only: tuple[str, ...]) -> tuple[str, ...]:
+    def _sections(cls, only: tuple[str, ...]) -> tuple[str, ...]:
         for name in only:
             if name not in SECTIONS:
                 raise ValueError(f"there is no section '{name}'{nearest(name, SECTIONS)}")
