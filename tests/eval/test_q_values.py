@@ -39,7 +39,7 @@ def true_q_values(rewards: np.ndarray, entropy: Entropy) -> list[np.ndarray]:
 
 
 def learned(rewards: np.ndarray, entropy: Entropy, reverse: float, steps: int = 600) -> list[np.ndarray]:
-    """Tables of Q-values trained on all prompts by the losses of the methods, whose target is the table of the step before."""
+    """Tables of Q-values trained on all prompts by the methods' losses; the target is the table of the step before."""
     tables = [torch.zeros(N_TOKENS**t, N_TOKENS, requires_grad=True) for t in range(LENGTH)]
     targets = [table.detach().clone() for table in tables]
     actions, shaped = torch.tensor(PROMPTS), torch.tensor(rewards, dtype=torch.float32)
