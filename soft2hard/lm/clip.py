@@ -1,6 +1,6 @@
 """A frozen CLIP: texts and images as directions in one space, from any CLIP of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def _check_projection(model: object, name: str) -> None:
         raise _no_projection(name)
 
 
-def _check_weights(name: str, missing: Sequence[str]) -> None:
+def _check_weights(name: str, missing: Collection[str]) -> None:
     """Raise UserError where a checkpoint lacks weights, which would be random instead."""
     if any("text_projection" in key for key in missing):
         raise _no_projection(name)

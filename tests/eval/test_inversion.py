@@ -48,9 +48,9 @@ def n_found(texts: list[str], found: list[Inversion]) -> int:
 
 def test_pez_finds_planted_sequences_again():
     texts = planted(10)
-    found = inverted(texts, PezInversion(n_tokens=LENGTH, steps=200, restarts=48, eval_every=100))
+    found = inverted(texts, PezInversion(n_tokens=LENGTH, steps=150, restarts=32, eval_every=100))
     assert n_found(texts, found) >= 8
-    assert all([point["step"] for point in one.curve] == [0, 100, 200] for one in found)
+    assert all([point["step"] for point in one.curve] == [0, 100, 150] for one in found)
 
 
 def test_pin_finds_planted_sequences_again_where_as_many_random_prompts_find_few():

@@ -364,7 +364,7 @@ def test_pin_with_a_random_opt_of_another_vocabulary_rewards_above_as_many_rando
     """Means over three tasks and three seeds; OPT writes bytes and pieces of words, the subject reads its 20 words."""
     policy = opt(SENTENCES, hidden_size=64, word_embed_proj_dim=64, ffn_dim=64)
     settings = {"n_tokens": 6, "steps": 150, "batch": 8, "examples": 6, "hidden": 32, "polyak": 0.1, "eval_every": 150}
-    pin = Pin(**settings, lr=3e-4, k=K_OF_OPT, reward_scale=5.0, policy="reference")
+    pin = Pin(**settings, lr=3e-4, k=50_272, reward_scale=5.0, policy="reference")
     cases = [case(i) for i in range(3)]
     found, random = [], []
     for seed in range(3):

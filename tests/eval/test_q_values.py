@@ -39,7 +39,7 @@ def true_q_values(rewards: np.ndarray, entropy: Entropy) -> list[np.ndarray]:
 
 
 def learned(rewards: np.ndarray, entropy: Entropy, reverse: float, steps: int = 600) -> list[np.ndarray]:
-    """Tables of Q-values trained on all prompts by the losses of the methods, with a target that follows."""
+    """Tables of Q-values trained on all prompts by the methods' losses; the target is the table of the step before."""
     tables = [torch.zeros(N_TOKENS**t, N_TOKENS, requires_grad=True) for t in range(LENGTH)]
     targets = [table.detach().clone() for table in tables]
     actions, shaped = torch.tensor(PROMPTS), torch.tensor(rewards, dtype=torch.float32)
@@ -52,7 +52,7 @@ def learned(rewards: np.ndarray, entropy: Entropy, reverse: float, steps: int = 
         adam.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
         with torch.no_grad():
             for old, new in zip(targets, tables, strict=True):
-                old.lerp_(new, 0.1)
+                old.copy_(new)
     return [table.detach().numpy() for table in tables]
 
 
@@ -67,7 +67,7 @@ def test_learned_q_values_are_those_of_backward_induction(entropy: Entropy, seed
     true = true_q_values(rewards, entropy)
     assert error([np.zeros_like(q) for q in true], true) > 2  # where they start
     found = learned(rewards, entropy, reverse=0.5)
-    assert error(found, true) < 0.02
+    assert error(found, true) < 0.01
     if isinstance(entropy, TsallisEntropy):  # the sparse policy's support is that of the true values, clear cases
         for q, expected in zip(found, true, strict=True):
             policy, best = (entropy.policy(torch.tensor(x, dtype=torch.float32)) for x in (q, expected))
@@ -93,4 +93,4 @@ def test_without_reversed_losses_nothing_moves_the_level_of_a_states_q_values(en
 def test_without_reversed_losses_q_values_stay_away_from_the_true_ones():
     rewards = 1.5 * np.random.default_rng(0).standard_normal(N_TOKENS**LENGTH)
     true = true_q_values(rewards, TsallisEntropy())
-    assert error(learned(rewards, TsallisEntropy(), reverse=0.0), true) > 0.2
+    assert error(learned(rewards, TsallisEntropy(), reverse=0.0), true) > 2

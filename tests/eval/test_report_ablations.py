@@ -28,7 +28,9 @@ RECORDS = [
 
 
 def test_curves_are_the_settings_alike_but_for_one_option_defaults_filled_in():
-    by_k, by_policy = ablations(RECORDS)
+    found = {one.option: one for one in ablations(RECORDS)}
+    by_k, by_policy = found["k"], found["policy"]
+    assert len(found) == 2
     assert (by_k.option, by_k.values, by_k.labels) == ("k", (10_000, 20_000, 50_272), ("base", "wide", "all"))
     assert by_k.is_numeric and not by_k.spans_magnitudes
     assert (by_policy.option, by_policy.values) == ("policy", (None, "reference", "opt"))

@@ -19,7 +19,7 @@ from soft2hard.eval.methods.q_learning import Policies, PolicyLM, TaskNetworks, 
 from soft2hard.lm.clip import Clip
 from soft2hard.lm.subject import Subject
 
-Target = Float[Tensor, "n_images d"]
+Target = Float[Tensor, "_n_images d"]
 Tick = Callable[[int, int], None]
 """Hears how many steps are done, and how many there are."""
 
