@@ -103,14 +103,17 @@ class Settings(NamedTuple):
     n_tasks: int
     steps: int
     samples: int
+    n_tokens: int
+    scale: float
+    """Of PIN's rewards: the lower, the longer it explores."""
 
     def method(self, name: str) -> RLPrompt | Pin:
         """PIN, or RLPrompt, at settings for a small vocabulary and few steps."""
-        options = {"n_tokens": 4, "steps": self.steps, "batch": 16, "hidden": 256, "polyak": 0.1, "reward": "style"}
-        options |= {"sentences": 1, "bootstraps": 1, "eval_every": 10}
+        options = {"n_tokens": self.n_tokens, "steps": self.steps, "batch": 16, "hidden": 256, "polyak": 0.1}
+        options |= {"reward": "style", "sentences": 1, "bootstraps": 1, "eval_every": 10}
         if name == "rlprompt":
             return RLPrompt(**options, lr=6e-3, reward_scale=15.0, clip=50.0)
-        return Pin(**options, lr=4e-3, k=40_000, reward_scale=3.0)
+        return Pin(**options, lr=4e-3, k=40_000, reward_scale=self.scale)
 
 
 def scores_of(name: str, seed: int, settings: Settings) -> list[tuple[str, float]]:
@@ -134,15 +137,20 @@ def scores_of(name: str, seed: int, settings: Settings) -> list[tuple[str, float
 
 
 def main(
-    n_tasks: AtLeast1 = 6,
+    n_tasks: AtLeast1 = 8,
     n_seeds: AtLeast1 = 2,
-    steps: AtLeast1 = 150,
-    samples: AtLeast1 = 3,
+    steps: AtLeast1 = 200,
+    samples: AtLeast1 = 8,
+    n_tokens: AtLeast1 = 5,
+    scale: float = 5.0,
     methods: Annotated[list[Literal["pin", "rlprompt"]] | None, Parameter(name="--method")] = None,
     workers: AtLeast1 = 1,
 ) -> None:
     """Joint scores of trained and random prompts, by task, and their difference with its 95 % interval."""
-    settings, kinds = Settings(n_tasks, steps, samples), ["random", *(methods or ["pin"]), "gold", "none"]
+    settings, kinds = (
+        Settings(n_tasks, steps, samples, n_tokens, scale),
+        ["random", *(methods or ["pin"]), "gold", "none"],
+    )
     found: dict[str, list[tuple[str, float]]] = {kind: [] for kind in kinds}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = [(kind, pool.submit(scores_of, kind, seed, settings)) for seed in range(n_seeds) for kind in kinds]
