@@ -1,5 +1,6 @@
 """PEZ finds what is there to be found, one case at a time or many at once, within its budget."""
 
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -280,24 +281,25 @@ def test_what_the_reference_reads_for_perplexity_is_part_of_the_cost():
     subject, reference = tiny_models.subject("gpt2"), tiny_models.subject("gpt2", seed=3)
     cases = [case(i, subject, 2 + i) for i in range(2)]
     method = replace(SMALL, steps=10, init="soft_prompt")
-    n_rows = n_tokens = 0
+    read = Counter()
 
     def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        nonlocal n_rows, n_tokens
-        n_rows += len(kwargs["inputs_embeds"])
         mask = kwargs["attention_mask"]
+        read["model_calls"] += len(kwargs["inputs_embeds"])
         # Of four dimensions it is added to the attention; the last token of a row attends to all that is no padding.
-        n_tokens += int((mask[:, 0] == 0).sum(-1).amax(-1).sum() if mask.ndim == 4 else mask.sum())
+        read["tokens"] += int((mask[:, 0] == 0).sum(-1).amax(-1).sum() if mask.ndim == 4 else mask.sum())
 
-    plain = run(method, cases, subject, reference=reference)
     _ = reference.scorer.shares_prefixes  # the trial behind it is no case's cost
     hook = reference.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    plain = run(method, cases, subject, reference=reference)
+    of_curves = read.copy()  # for the reader alone, and no part of the search
     fluent = run(replace(method, perplexity_weight=1e-9), cases, subject, reference=reference)  # the same search
     hook.remove()
     assert [o.prompt for o in fluent] == [o.prompt for o in plain]
-    for what, read in (("model_calls", n_rows), ("tokens", n_tokens)):
-        assert sum(getattr(o.cost, what) for o in fluent) - sum(getattr(o.cost, what) for o in plain) == read
-    assert n_rows == 2 * (10 + 3)  # a gradient a step, and three looks
+    for what in ("model_calls", "tokens"):
+        more = sum(getattr(o.cost, what) for o in fluent) - sum(getattr(o.cost, what) for o in plain)
+        assert more == read[what] - 2 * of_curves[what]
+    assert read["model_calls"] - 2 * of_curves["model_calls"] == 2 * (10 + 3)  # a gradient a step, and three looks
     limited = run(replace(method, perplexity_weight=1.0), cases, subject, reference=reference, max_model_calls=60)
     assert all(40 < o.cost.model_calls <= 60 for o in limited)
 
