@@ -22,8 +22,8 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs Chromium and its driver")
 N_TASKS = 8
-N_CHARTS = 11
-"""Scores, differences, three trade-offs, families, two reliability diagrams, cost, training, map."""
+N_CHARTS = 12
+"""Scores, differences, three trade-offs, families, two reliability diagrams, cost, training, searches by step, map."""
 FLAGS = (
     "--headless --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1200,900"
