@@ -59,6 +59,8 @@ class CausalTranslator(TranslatorModel):
         pad_id = base.tokenizer.pad_token_id
         self._pad_id = self.eos_id if pad_id is None else pad_id
         self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
+        # As the card has it; PEFT would write where this machine keeps the base.
+        self.peft.peft_config["default"].base_model_name_or_path = _base_name(base)
 
     @classmethod
     def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:

@@ -23,6 +23,8 @@ def test_translator_and_soft_prompts_are_at_most_25_megabytes_and_no_pickles() -
     files = [path for path in REAL.rglob("*") if path.is_file()]
     assert 1e6 < sum(path.stat().st_size for path in files) <= 25e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    adapter = json.loads((REAL / "translator" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "smollm2", "no path of the machine that trained it"
 
 
 def test_the_soft_prompts_are_of_the_translators_subject_and_come_with_inputs_enough_to_judge() -> None:
