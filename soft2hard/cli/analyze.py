@@ -316,7 +316,7 @@ def _tuned(
             config,
             folder / "tunings",
             on_step=lambda n: progress.advance(bar, n),
-            snapshot_steps=counts.snapshot_steps,
+            snapshot_steps=counts.snapshots,
         )
     return Material(rows, prompts, tasks, groups=tuple(group.row() for group in groups), **models)
 

@@ -24,7 +24,7 @@ FLAGS = (
 DRAWN = (
     "return [...document.querySelectorAll('div.plot')].every((plot) => plot.querySelector('.cartesianlayer .subplot'))"
 )
-LABELS = "return document.querySelectorAll('div.plot')[0]._fullLayout.xaxis._categories.slice(0, 4)"
+LABELS = "return document.querySelector('.heatmaplayer').closest('div.plot')._fullLayout.xaxis._categories.slice(0, 4)"
 
 
 @pytest.fixture(scope="module")

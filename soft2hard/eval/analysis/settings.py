@@ -39,7 +39,7 @@ class Counts:
     """Tunings of each of these."""
     varies: Varies = "both"
     """What differs between the tunings of a task: their start ('init'), the 'order' of examples, or 'both'."""
-    snapshot_steps: Numbers = ()
+    snapshots: Numbers = ()
     """Steps at which the soft prompts of all tunings of a task are kept on their way as well, to be read (readings)."""
 
 
