@@ -363,14 +363,8 @@ class _Translating:
         """The inputs of each soft prompt; None where they are to be invented."""
         if inputs is None:
             return None
-        if inputs and isinstance(inputs[0], str):
-            inputs = [inputs] * len(self.prompts)
-        if len(inputs) != len(self.prompts):
-            raise UserError(
-                f"{len(inputs)} lists of inputs for {len(self.prompts)} soft prompts.", "Give one list each."
-            )
         n = self.config.n_probes + self.config.n_checks
-        return [in_random_order(of_prompt, self.config.seed)[:n] for of_prompt in inputs]
+        return [in_random_order(of_prompt, self.config.seed)[:n] for of_prompt in _for_each(self.prompts, inputs)]
 
     def _invented(self, numbers: Sequence[int], read: Sequence[Sequence[str]]) -> dict[int, Probes]:
         """Inputs that texts which a translator read invite tell these texts apart. Without any, those that other
@@ -415,14 +409,26 @@ def _behaviour(
             remedy = "Leave verification on, so that the subject shows what the soft prompt does."
         raise UserError(f"The translator '{translator.name}' was trained to read {card.reads}.", remedy)
     if inputs is None:
-        inputs = invented_inputs(subject, [[prompt] for prompt in prompts], card.shown, seed)
-    each = [inputs] * len(prompts) if inputs and isinstance(inputs[0], str) else inputs
+        each = invented_inputs(subject, [[prompt] for prompt in prompts], card.shown, seed)
+    else:
+        each = _for_each(prompts, inputs)
     if not all(each):
         raise UserError(
             f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
             "Give some with --examples.",
         )
     return View(subject, card.reads, card.shown).of_outputs(prompts, each, seed)
+
+
+def _for_each(
+    prompts: Sequence[SoftPrompt], inputs: Sequence[str] | Sequence[Sequence[str]]
+) -> Sequence[Sequence[str]]:
+    """The inputs of each soft prompt, where one list is for all. Raises UserError for another number of lists."""
+    if inputs and isinstance(inputs[0], str):
+        return [inputs] * len(prompts)
+    if len(inputs) != len(prompts):
+        raise UserError(f"{len(inputs)} lists of inputs for {len(prompts)} soft prompts.", "Give one list each.")
+    return inputs
 
 
 def in_random_order(inputs: Sequence[str], seed: int) -> list[str]:

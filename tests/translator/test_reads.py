@@ -232,6 +232,12 @@ def test_of_a_soft_prompt_it_reads_what_that_writes_for_inputs(of_examples: Tran
         assert translation.greedy == propose(of_examples, [rows], 6)[0][0]
 
 
+def test_inputs_of_another_number_of_soft_prompts_are_refused(of_examples: Translator) -> None:
+    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
+    with pytest.raises(UserError, match="2 lists of inputs for 1 soft prompts"):
+        translate([prompt], of_examples, SUBJECT, TranslateConfig(max_new_tokens=3), inputs=[["cat"], ["dog"]])
+
+
 def test_where_no_input_can_be_invented_some_must_be_given(of_examples: Translator) -> None:
     prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
     assert invented_inputs(SUBJECT, [[prompt]], 4) == [[]], "this subject never ends an input"
