@@ -42,6 +42,11 @@ class Task:
     metric: str = "exact_match"
     """How outputs of this task are scored."""
 
+    @property
+    def phrasings(self) -> list[str]:
+        """The reference instruction and its paraphrases."""
+        return [self.instruction, *self.paraphrases]
+
 
 @dataclass(frozen=True)
 class StyleTask(Task):

@@ -260,15 +260,15 @@ class Certifier:
                 seed=seed,
                 nll=nll,
                 text=text,
-                rougeL=rouge(text, phrasings(case.task)).rougeL,
+                rougeL=rouge(text, case.task.phrasings).rougeL,
                 score=scores[0],
                 verified_text=best,
-                verified_rougeL=None if best is None else rouge(best, phrasings(case.task)).rougeL,
+                verified_rougeL=None if best is None else rouge(best, case.task.phrasings).rougeL,
                 verified_score=None if best is None else scores[1],
             )
             for case, nll, text, best, scores in zip(
                 cases,
-                nlls(translator, prompts, [phrasings(case.task) for case in cases]),
+                nlls(translator, prompts, [case.task.phrasings for case in cases]),
                 texts,
                 verified,
                 self._scores(cases, texts, verified),
@@ -303,12 +303,12 @@ class Certifier:
         measured = measure(self.subject, [Comparison(c.task, (p,)) for c, p in zip(cases, prompts, strict=True)])
         texts = [found[0] if found else "" for found in propose(self.translator, prompts, 1)]
         near = self._still_near(prompts, [towards[case.task.name].instruction for case in cases])
-        of_own = nlls(self.translator, prompts, [phrasings(case.task) for case in cases])
-        of_other = nlls(self.translator, prompts, [phrasings(towards[case.task.name]) for case in cases])
+        of_own = nlls(self.translator, prompts, [case.task.phrasings for case in cases])
+        of_other = nlls(self.translator, prompts, [towards[case.task.name].phrasings for case in cases])
         found = []
         for case, [score], text, share, *both in zip(cases, measured, texts, near, of_own, of_other, strict=True):
             other = towards[case.task.name]
-            own_rouge, other_rouge = (rouge(text, phrasings(task)).rougeL for task in (case.task, other))
+            own_rouge, other_rouge = (rouge(text, task.phrasings).rougeL for task in (case.task, other))
             found.append(
                 WaywardReading(
                     case.task.name,
@@ -331,11 +331,6 @@ class Certifier:
             ids = self.subject.tokenizer.encode(text, add_special_tokens=False)
             wanted = (ids * prompt.n_tokens)[: prompt.n_tokens]
             yield fmean(float(a == b) for a, b in zip(rows[:, 0].tolist(), wanted, strict=True))
-
-
-def phrasings(task: Task) -> list[str]:
-    """The reference instruction and its paraphrases."""
-    return [task.instruction, *task.paraphrases]
 
 
 @torch.no_grad()

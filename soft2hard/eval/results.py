@@ -118,7 +118,7 @@ def _with_perplexities(rows: list[ResultRow], bench: Bench) -> list[ResultRow]:
 def _with_cosines(rows: list[ResultRow], cases: Sequence[Case], bench: Bench) -> list[ResultRow]:
     """Cosines of each prompt's embedding with those of its gold instruction and paraphrases, where there is an
     encoder."""
-    golds = {c.task.name: [c.task.instruction, *c.task.paraphrases] for c in cases if c.task.instruction}
+    golds = {c.task.name: c.task.phrasings for c in cases if c.task.instruction}
     pairs = [(i, gold) for i, row in enumerate(rows) if row.prompt for gold in golds.get(row.task, ())]
     if bench.encoder is None or not pairs:
         return rows

@@ -212,7 +212,7 @@ def description_scores(
     if not task.instruction:
         return [0.0] * len(texts)
     if select == "rouge1":
-        return [content_rouge1(text, [task.instruction, *task.paraphrases]) for text in texts]
+        return [content_rouge1(text, task.phrasings) for text in texts]
     if encoder is None:
         raise UserError("Layers are to be chosen by cosine, and there is no encoder.", "Name an encoder.")
     said = [text for text in dict.fromkeys(texts) if text]
@@ -229,7 +229,7 @@ def description_score(text: str, task: Task) -> float:
     """
     scores = [class_rate(text, task.labels)] if task.labels else []
     if task.instruction:
-        scores.append(rouge(text, [task.instruction, *task.paraphrases]).rouge1)
+        scores.append(rouge(text, task.phrasings).rouge1)
     return sum(scores) / len(scores) if scores else 0.0
 
 

@@ -42,7 +42,7 @@ class BestReadings:
 
 def best_readings(texts: Sequence[str], task: Task) -> BestReadings:
     """Of one description or more."""
-    references = [task.instruction, *task.paraphrases] if task.instruction else []
+    references = task.phrasings if task.instruction else []
     by_rouge1 = [content_rouge1(text, references) for text in texts] if references else []
     by_classes = [class_rate(text, task.labels) for text in texts] if task.labels else []
     return BestReadings(*_first_best(by_rouge1, texts), *_first_best(by_classes, texts))
