@@ -59,27 +59,35 @@ def all_that_fit(tasks: Sequence[Task], model: Path) -> Iterator[PromptRow]:
 def searched(
     asker: Asker, choices: OptimizeChoices, candidates: Candidates, tasks: Sequence[Task], factor: int
 ) -> Iterator[tuple[str, Optimization]]:
-    """What each search finds, by its name. GEPA from nothing may ask `factor` times as often."""
+    """What each search finds, by its name. GEPA from nothing may ask `factor` times as often; from our translation, as
+    often, and with as many tokens.
+    """
     writer = LocalGenerator(Subject.from_pretrained("embedded"))
     gold = {task.name: [Arm(task.instruction, origin="gold")] for task in tasks}
 
-    def gepa(times: int, starts: Candidates, from_nothing: bool = False) -> Optimization:
-        how = replace(choices, max_calls=choices.max_calls * times)
+    def gepa(times: float, starts: Candidates, from_nothing: bool = False) -> Optimization:
+        how = replace(choices, max_calls=round(choices.max_calls * times))
         search = Reflective(asker, how, log=print, writer=writer, from_nothing=from_nothing, meta_prompt=_META_PROMPT)
         return search.run(starts, tasks)
 
-    searches: dict[str, Callable[[], Optimization]] = {
-        "optimized": lambda: Optimizer(asker, choices, log=print).run(candidates, tasks),
-        f"gepa from nothing, {factor} times the calls": lambda: gepa(factor, candidates, from_nothing=True),
-        "gepa from our translation": lambda: gepa(1, candidates),
-        "gepa from gold": lambda: gepa(1, gold),
-    }
-    for name, search in searches.items():
+    def timed(name: str, search: Callable[[], Optimization]) -> tuple[str, Optimization]:
         started = time.monotonic()
         found = search()
-        n_calls = sum(stage.calls for task in found.tasks for stage in task.stages if stage.name != "judging")
-        print(f"{name}: {n_calls / len(tasks):.0f} calls a task, {time.monotonic() - started:.0f} s", flush=True)
-        yield name, found
+        calls, tokens = (chosen_by(found, of) / len(tasks) for of in ("calls", "tokens"))
+        print(f"{name}: {calls:.0f} calls, {tokens:.0f} tokens a task, {time.monotonic() - started:.0f} s", flush=True)
+        return name, found
+
+    yield (optimized := timed("optimized", lambda: Optimizer(asker, choices, log=print).run(candidates, tasks)))
+    yield timed(f"gepa from nothing, {factor} times the calls", lambda: gepa(factor, candidates, from_nothing=True))
+    yield (alike := timed("gepa from our translation", lambda: gepa(1, candidates)))
+    dearer = chosen_by(optimized[1], "tokens") / chosen_by(alike[1], "tokens")
+    yield timed("gepa from our translation, as many tokens", lambda: gepa(dearer, candidates))
+    yield timed("gepa from gold", lambda: gepa(1, gold))
+
+
+def chosen_by(found: Optimization, what: str) -> int:
+    """Calls or tokens of the API model that choosing took; what the local model reflected is not among them."""
+    return sum(getattr(stage, what) for task in found.tasks for stage in task.stages if stage.name != "judging")
 
 
 def main(

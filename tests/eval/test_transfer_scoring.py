@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
+from soft2hard.eval.transfer.material import SoftScores
 from soft2hard.eval.transfer.results import Scored, paired_tests, score
 
 
-def scored(task: str, right: list[bool | None], metric: str = "exact_match") -> list[Scored]:
+def scored(task: str, right: list[bool | None], metric: str = "exact_match", seed: int = 0) -> list[Scored]:
     """One answer an example: right, wrong, or missing (None)."""
     texts = {True: "Answer: Yes.", False: "no", None: None}
-    return [Scored((task, 0, i, 0), metric, texts[r], False, "yes") for i, r in enumerate(right)]
+    return [Scored((task, seed, i, 0), metric, texts[r], False, "yes") for i, r in enumerate(right)]
 
 
 def test_the_score_is_the_mean_over_tasks_and_lacking_answers_are_counted_apart():
@@ -56,3 +57,30 @@ def test_several_comparisons_are_adjusted_by_holm_and_pairs_are_tasks_where_ther
     p = 2 / 2**8
     assert [t.p_value for t in tests] == pytest.approx([3 * p, 3 * p, 1.0])
     assert {(t.n_pairs, t.unit) for t in tests} == {(8, "tasks")}
+
+
+def test_a_method_is_compared_with_soft_prompts_over_tasks_whose_answers_are_all_there():
+    answers = [
+        *scored("a", [True, False]),
+        *scored("b", [True, True]),
+        *scored("c", [True, None]),
+        *scored("d", [True]),
+    ]
+    soft = SoftScores({("a", 0): 1.0, ("b", 0): 0.5, ("c", 0): 0.0})
+    [test] = paired_tests({"mine": answers}, soft)
+    # Task c lacks an answer, task d has no soft prompt: (0.5 - 1 + 1 - 0.5) / 2.
+    assert (test.first, test.second, test.n_pairs, test.unit) == ("mine", "soft prompt", 2, "tasks")
+    assert test.difference.value == pytest.approx(0.0) and test.p_value == 1.0
+
+
+def test_soft_prompts_scored_on_other_examples_are_not_compared_with():
+    answers = [*scored("a", [True]), *scored("b", [True])]
+    values = {("a", 0): 1.0, ("b", 0): 1.0}
+    assert len(paired_tests({"mine": answers}, SoftScores(values))) == 1
+    assert paired_tests({"mine": answers}, SoftScores(values, same_examples=False)) == []
+
+
+def test_tasks_not_seeds_are_what_soft_prompts_are_compared_over():
+    answers = [*scored("a", [True], seed=0), *scored("a", [True], seed=1), *scored("b", [False])]
+    [test] = paired_tests({"mine": answers}, SoftScores({("a", 0): 0.0, ("a", 1): 1.0, ("b", 0): 0.5}))
+    assert test.n_pairs == 2 and test.difference.value == pytest.approx((0.5 - 0.5) / 2)

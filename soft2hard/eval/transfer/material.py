@@ -1,7 +1,7 @@
 """The prompts of a transfer and their tasks: a user's file or a run of `soft2hard evaluate`, and reference points."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from soft2hard.data_gen.tables import read_records
@@ -34,14 +34,23 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
+class SoftScores:
+    """Scores of soft prompts, which cannot be sent, on their own subject."""
+
+    values: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """By task and seed."""
+    same_examples: bool = True
+    """Whether they are over the very examples that are asked; if these are fewer, no difference can be paired."""
+
+
+@dataclass(frozen=True)
 class Material:
     """Prompts and the tasks they are for."""
 
     prompts: tuple[PromptRow, ...]
     tasks: dict[int, list[Task]]
     """By the seed of their examples."""
-    soft_scores: tuple[float, ...] = ()
-    """Of soft prompts, which cannot be sent, on their own subject: one a task and seed."""
+    soft_scores: SoftScores = SoftScores()
     choices: TransferChoices = TransferChoices()
     """As they were given, under the template of the run."""
 
@@ -90,7 +99,8 @@ def gather(
     ]
     prompts = _chosen([*found.prompts, *points], choices.methods)
     cut = {s: [replace(t, test=t.test[: choices.n_examples]) for t in some] for s, some in found.tasks.items()}
-    return Material(tuple(prompts), cut, found.soft_scores, choices)
+    soft = replace(found.soft_scores, same_examples=cut == found.tasks)
+    return Material(tuple(prompts), cut, soft, choices)
 
 
 def _tasks(files: Sequence[Path], n: int, names: set[str]) -> list[Task]:
@@ -169,8 +179,8 @@ def read_evaluated_run(folder: Path, choices: TransferChoices = TransferChoices(
     if not prompts:
         raise UserError(f"The run in {folder} has no text prompts.", "Evaluate a method that makes some.")
     drawn = {seed: drawn_tasks(tasks, "test", seed) for seed in run.record.seeds}
-    soft = tuple(row.score for row in run.rows if row.kind == "soft" and row.score is not None)
-    return Material(prompts, drawn, soft, choices.under(made))
+    soft = {(row.task, row.seed): row.score for row in run.rows if row.kind == "soft" and row.score is not None}
+    return Material(prompts, drawn, SoftScores(soft), choices.under(made))
 
 
 def reference_points(

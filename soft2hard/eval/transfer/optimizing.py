@@ -101,10 +101,12 @@ class Stage:
     calls: int
     price: float | None
     """USD; None where unknown."""
-    best: float | None
+    best: float | None = None
     """Mean score of the best arm over all examples that it was asked with by then."""
     missing: int = 0
     """Requests without an answer in words; they are in no mean."""
+    tokens: int | None = None
+    """Of the requests and their answers; None where a reply does not say, or a file is from before this was kept."""
 
 
 @dataclass(frozen=True)
@@ -200,11 +202,12 @@ class Optimization:
                     sum(stage.arms for stage in of_name),
                     sum(stage.calls for stage in of_name),
                     sum(stage.missing for stage in of_name),
+                    "unknown" if (n := total([stage.tokens for stage in of_name])) is None else n,
                     money(total([stage.price for stage in of_name])),
                     f"{fmean(best):.3f}" if best else "",
                 )
             )
-        lines = table(("stage", "prompts", "requests", "no answer", "cost", "best, on what chose it"), rows)
+        lines = table(("stage", "prompts", "requests", "no answer", "tokens", "cost", "best, on what chose it"), rows)
         lines += [
             "",
             f"Judged on examples that chose nothing: {self.mean('judged')} (began with {self.mean('judged_start')})",
@@ -359,12 +362,10 @@ class Optimizer:
             contest.n_seen += len(examples)
             contest.stopped = found.over_budget
             ranked = contest.ranked()
-            price = total([found.price(request) for _, _, request in calls])
             missing = sum(score is None for _, score in scores)
-            best = contest.mean(ranked[0])
-            contest.stages.append(
-                Stage(name, len(contest.left), len(examples), len(calls), price, best if best >= 0 else None, missing)
-            )
+            best = contest.mean(ranked[0]) if contest.scores[ranked[0]] else None
+            cost = found.cost([request for _, _, request in calls])
+            contest.stages.append(Stage(name, len(contest.left), len(examples), best=best, missing=missing, **cost))
             if not found.over_budget:
                 contest.left = ranked[: ceil(len(ranked) / 2)]
         if planned:
@@ -389,10 +390,8 @@ class Optimizer:
             more = self._with_shown([Arm(text, origin="paraphrase") for text in kept], shown)
             contest.add(more[: max(0, self.choices.max_calls // 2 - len(contest.arms))])
             contest.n_calls += len(requests)
-            price = total([found.price(request) for request in requests])
-            contest.stages.append(
-                Stage("paraphrases", len(kept), 0, len(requests), price, None, sum(text is None for text in texts))
-            )
+            missing = sum(text is None for text in texts)
+            contest.stages.append(Stage("paraphrases", len(kept), 0, missing=missing, **found.cost(requests)))
 
     def _paraphrase_request(self, text: str, number: int) -> Request:
         defaults = {"temperature": 1, "max_tokens": _PARAPHRASE_TOKENS, "seed": self.choices.seed + number}
@@ -410,9 +409,9 @@ class Optimizer:
             examples, (won, began) = tests[id(contest)], prompts[id(contest)]
             judged, judged_start = (self._judged(contest, prompt, examples, found) for prompt in (won, began))
             requests = {r.key: r for p in (won, began) for e in examples for r in [contest.asking.request(p, e.input)]}
-            price = total([found.price(request) for request in requests.values()])
+            cost = found.cost(list(requests.values()))
             stage = Stage(
-                "judging", 2 - (won == began), len(examples), len(requests), price, judged.score, judged.missing
+                "judging", 2 - (won == began), len(examples), best=judged.score, missing=judged.missing, **cost
             )
             best = contest.best
             tasks.append(
@@ -469,10 +468,11 @@ class Answers:
             return None
         return "" if answer.refused else request.cut(answer.text).strip()
 
-    def price(self, request: Request) -> float | None:
-        """USD; 0 for what was not sent."""
-        answer = self.by_key.get(request.key)
-        return 0.0 if answer is None else answer.price
+    def cost(self, requests: Sequence[Request]) -> dict[str, Any]:
+        """What requests came to, as a Stage has it; what was not sent costs nothing."""
+        had = [answer for request in requests if (answer := self.by_key.get(request.key)) is not None]
+        tokens = [total([answer.input_tokens, answer.output_tokens]) for answer in had]
+        return {"calls": len(requests), "price": total([answer.price for answer in had]), "tokens": total(tokens)}
 
 
 def copied_runs(text: str, examples: Sequence[Example], n: int = _COPIED_WORDS) -> Iterator[str]:

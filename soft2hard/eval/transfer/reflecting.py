@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from soft2hard.api.answers import as_user_error
-from soft2hard.api.prices import total
 from soft2hard.api.requests import Request
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.methods.reflective import NOTHING, search
@@ -74,6 +73,6 @@ class Reflective(Optimizer):
         if best != start:
             contest.arms, contest.left = [contest.arms[0], Arm(best, origin="gepa")], [1]
         paid = Answers(self.asker.stored(list(asked.values())), over_budget=False)
-        price = total([paid.price(request) for request in asked.values()])
         contest.n_calls = len(asked)
-        contest.stages.append(Stage(f"gepa, {n_reflections} reflections", n, 0, len(asked), price, score))
+        cost = paid.cost(list(asked.values()))
+        contest.stages.append(Stage(f"gepa, {n_reflections} reflections", n, 0, best=score, **cost))

@@ -28,10 +28,12 @@ from soft2hard.eval.intervals import (
     sign_flip_p_value,
 )
 from soft2hard.eval.metrics.task_score import grade, normalise_answer
+from soft2hard.eval.transfer.material import SoftScores
 from soft2hard.eval.transfer.plan import Cell, Judged
 from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
+SOFT_PROMPT = "soft prompt"
 
 Unit = tuple[str, int, int, int]
 """Task, seed of its examples, example, repeat: what two prompts are compared on."""
@@ -110,13 +112,28 @@ def _over_examples(answers: Sequence[Scored]) -> Interval:
     return percentile_interval(_task_score(answers), np.array(values))
 
 
-def paired_tests(answers: Mapping[str, Sequence[Scored]]) -> list[PairedTest]:
-    """All pairs of methods on one model, each over the examples that both have answers to.
+def paired_tests(answers: Mapping[str, Sequence[Scored]], soft: SoftScores = SoftScores()) -> list[PairedTest]:
+    """All pairs of methods on one model, each over the examples that both have answers to; and each method against the
+    soft prompts on their own subject, where it has an answer to every example of several tasks.
 
     Pairs are of tasks, since the examples of one task are not independent; of examples where there is one task.
     """
-    pairs = (_paired(first, second, answers) for first, second in combinations(answers, 2))
+    pairs = [_paired(first, second, answers) for first, second in combinations(answers, 2)]
+    if soft.same_examples:
+        pairs += [_against_soft(method, of_method, soft) for method, of_method in answers.items()]
     return _holm([pair for pair in pairs if pair is not None])
+
+
+def _against_soft(method: str, answers: Sequence[Scored], soft: SoftScores) -> PairedTest | None:
+    """A soft prompt's answers to single examples are not kept: only a task with all answers can be compared."""
+    tasks = map_reduce(answers, lambda a: a.unit[:2])
+    whole = {at: some for at, some in tasks.items() if at in soft.values and all(a.answer is not None for a in some)}
+    ours = by_task((task, _task_score(some)) for (task, _), some in whole.items())
+    theirs = by_task((task, soft.values[task, seed]) for task, seed in whole)
+    if len(ours) < 2:
+        return None
+    x, y = np.array(list(ours.values())), np.array(list(theirs.values()))
+    return PairedTest(method, SOFT_PROMPT, difference_interval(x, y), sign_flip_p_value(x - y), len(x), "tasks")
 
 
 def _paired(first: str, second: str, answers: Mapping[str, Sequence[Scored]]) -> PairedTest | None:
@@ -236,7 +253,7 @@ class TransferResult:
             raise UserError(f"{path} is no result of a transfer.", remedy) from error
 
 
-def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] = ()) -> TransferResult:
+def collect(cells: Sequence[Cell], ledger: Ledger, soft: SoftScores = SoftScores()) -> TransferResult:
     """Score what the ledger holds of a plan; nothing is sent."""
     stored = ledger.answers(cell.request.key for cell in cells)
     faults = ledger.last_faults(cell.request.key for cell in cells if cell.request.key not in stored)
@@ -246,15 +263,20 @@ def collect(cells: Sequence[Cell], ledger: Ledger, soft_scores: Sequence[float] 
         methods = map_reduce(of_model, lambda cell: cell.prompt.method)
         scored = {method: [_scored(c, stored.get(c.request.key)) for c in some] for method, some in methods.items()}
         rows += [_row(model, method, some, stored, score(scored[method])) for method, some in methods.items()]
-        tests[model] = tuple(paired_tests(scored))
+        tests[model] = tuple(paired_tests(scored, soft))
     return TransferResult(
         rows=tuple(rows),
         tests=tests,
         spent=ledger.spent(),
-        soft_prompt=mean_interval(list(soft_scores)) if soft_scores else None,
+        soft_prompt=_soft_score(soft),
         answers=tuple(_answer_row(cell, stored.get(cell.request.key), faults) for cell in cells),
         requests={model: of_model[0].request.canonical for model, of_model in by_model.items()},
     )
+
+
+def _soft_score(soft: SoftScores) -> Interval | None:
+    of_tasks = by_task((task, value) for (task, _), value in soft.values.items())
+    return mean_interval(list(of_tasks.values())) if of_tasks else None
 
 
 def _scored(cell: Cell, answer: Answer | None) -> Scored:
@@ -299,7 +321,7 @@ def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, 
     )
 
 
-_RIVALS = ("gold", "few-shot", "few-shot-all", "none")
+_RIVALS = ("gold", "few-shot", "few-shot-all", "none", SOFT_PROMPT)
 _CLEAR = 0.05
 
 
@@ -340,7 +362,7 @@ def result_text(result: TransferResult) -> str:
     """Scores, answers that are lacking, costs, and differences between methods."""
     models = list(dict.fromkeys(row.model for row in result.rows))
     methods = map_reduce(result.rows, lambda row: row.method)
-    scores: list[tuple] = [("soft prompt", result.soft_prompt, *["cannot be sent"] * len(models))]
+    scores: list[tuple] = [(SOFT_PROMPT, result.soft_prompt, *["cannot be sent"] * len(models))]
     scores = scores if result.soft_prompt else []
     for method, rows in methods.items():
         at, on_subject = {row.model: _shown(row.score) for row in rows}, rows[0].subject_score
