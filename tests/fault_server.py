@@ -90,11 +90,12 @@ class FaultServer:
         answer: Callable[[str], str] = lambda text: " " + text.split("Input:")[-1].split()[0],
         headers: Callable[["FaultServer"], dict[str, str]] = lambda server: {},
         batches: list[BatchScript] | None = None, models: set[str] | None = None, key: str | None = None, port: int = 0,
-        kinds: Sequence[str] = TRANSIENT,
+        kinds: Sequence[str] = TRANSIENT, reject: Callable[[dict], str | None] = lambda body: None,
     ) -> None:  # fmt: skip
+        """`reject` names the fault that a body meets whatever else holds; None for none."""
         self.script, self.latency, self.fault_rate = list(script or []), latency, fault_rate
         self.answer, self.headers, self.models, self.key, self.port = answer, headers, models, key, port
-        self.kinds = tuple(kinds)
+        self.kinds, self.reject = tuple(kinds), reject
         self.batch_scripts = list(batches or [])
         self.retry_after = "0.2"
         self.seen: list[dict[str, Any]] = []
@@ -166,6 +167,8 @@ class FaultServer:
             return "401"
         if self.models is not None and body["model"] not in self.models:
             return "404"
+        if (fault := self.reject(body)) is not None:
+            return fault
         if self.script:
             return self.script.pop(0)
         return self._random.choice(self.kinds) if self._random.random() < self.fault_rate else "ok"

@@ -65,6 +65,14 @@ class Asker:
         with Ledger(self.ledger) as ledger:
             return ledger.answers(request.key for request in requests)
 
+    def spent(self) -> float:
+        """USD that the ledger's requests have cost so far, as far as that is known; lost answers at their most."""
+        if not self.ledger.exists():
+            return 0.0
+        with Ledger(self.ledger) as ledger:
+            spent = ledger.spent()
+            return spent.known + spent.possible
+
     def estimate(self, requests: Sequence[Request], title: str) -> Estimate:
         """Number, length and price of distinct requests, one at least; nothing is sent."""
         return estimate(title, requests, self.stored(requests), self._price)

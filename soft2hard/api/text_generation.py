@@ -12,16 +12,18 @@ from typing import Any
 from soft2hard.api.answers import Answer, Fault, as_user_error
 from soft2hard.api.asking import Asker
 from soft2hard.api.client import Patience, read_key
-from soft2hard.api.prices import Estimate, read_prices
+from soft2hard.api.prices import Estimate, PriceTable, read_prices, total
 from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
 from soft2hard.errors import UserError
 from soft2hard.lm.text_generation import first_line, numbered
 
 _PROBE = "Say hello."
-_REMEDIES = {
+REMEDIES: Mapping[str, str] = {
     "rejected": "Set what it wants under 'parameters' of the generator; null leaves a default out.",
     "too_long": "Use a model with a longer context.",
+    "key": "Set it, or name another with key_env or --describer-key-env.",
 }
+"""What a user can do about a fault, by its kind, and about a key that is missing."""
 
 
 class ApiGenerator:
@@ -39,25 +41,39 @@ class ApiGenerator:
         log: Callable[[str], None] = lambda line: None,
         max_cost: float | None = None,
         announce: Callable[[Estimate], None] = lambda estimate: None,
+        prices: PriceTable | None = None,
+        remedies: Mapping[str, str] = REMEDIES,
     ) -> None:
         """`ledger` is made with the first answer; `log` is told of samples that are not available.
 
         `max_cost`: USD that all requests of the ledger may cost. `announce` is told the price of requests before they
-        are sent.
+        are sent. `remedies`: where its settings are another command's.
         """
         self.model, self.ledger, self._log, self._announce = model, ledger, log, announce
-        self._kept, self._max_tokens = first_line, 64
-        self._asker = Asker(model, ledger, read_prices(), concurrency, patience, max_cost)
+        self._kept, self._max_tokens, self._remedies = first_line, 64, remedies
+        self._answered: list[Answer] = []
+        self._asker = Asker(model, ledger, prices or read_prices(), concurrency, patience, max_cost)
         try:
             read_key(model)
         except UserError as error:
-            raise UserError(error.problem, "Set it, or name another with key_env or --describer-key-env.") from None
+            raise UserError(error.problem, remedies["key"]) from None
 
     def whole(self, max_new_tokens: int) -> "ApiGenerator":
         """The same model, asked for whole answers of up to so many tokens."""
         found = copy(self)
         found._kept, found._max_tokens = str.strip, max_new_tokens
         return found
+
+    def apart(self) -> "ApiGenerator":
+        """The same model, whose cost is counted anew, with that of what `whole` makes of it."""
+        found = copy(self)
+        found._answered = []
+        return found
+
+    def spent(self) -> dict[str, float | int | None]:
+        """`price` (USD) and `tokens` of all answers so far, those of the ledger among them; None where unknown."""
+        tokens = [total([answer.input_tokens, answer.output_tokens]) for answer in self._answered]
+        return {"price": total([0.0, *(answer.price for answer in self._answered)]), "tokens": total(tokens)}
 
     def check(self) -> None:
         """Ask one short question, unless the ledger shows that the model has answered before; nothing is stored.
@@ -90,6 +106,7 @@ class ApiGenerator:
             said = next(iter(asked.faults.values())).detail
             counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
             self._log(f"{self.model.title}: {len(asked.faults)} samples are not available ({counts}; {said})")
+        self._answered += asked.answers.values()
         answers = [self._text(asked.answers.get(request.key)) for request in requests]
         return [answers[i : i + n] for i in range(0, len(answers), n)]
 
@@ -111,4 +128,4 @@ class ApiGenerator:
 
     def _as_user_error(self, fault: Fault) -> UserError:
         error = as_user_error(fault, self.model)
-        return UserError(error.problem, _REMEDIES.get(fault.kind, error.remedy))
+        return UserError(error.problem, self._remedies.get(fault.kind, error.remedy))

@@ -1,5 +1,6 @@
 """soft2hard optimize: the best text for a model behind an API, at a price agreed before."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,12 @@ from soft2hard.cli.transfer import Seconds
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.optimizing import OptimizeChoices
 
+_REMEDIES = {
+    "rejected": "Set what it wants with --reflection-parameter; null leaves a default out.",
+    "too_long": "Name a model with a longer context with --reflection-model.",
+    "key": "Set it, or name another with --reflection-key-env.",
+}
+
 
 def optimize(
     candidates: Path,
@@ -19,11 +26,12 @@ def optimize(
     output: Output,
     tasks: list[Path] | None = None,
     method: str = "translated",
-    by: Literal["halving", "gepa"] = "halving",
+    by: Literal["halving", "gepa", "mipro"] = "halving",
     from_nothing: Annotated[bool, Parameter(negative=())] = False,
     reflection_model: str | None = None,
     reflection_url: str | None = None,
     reflection_key_env: str | None = None,
+    reflection_parameters: Annotated[list[str] | None, Parameter(name="--reflection-parameter")] = None,
     meta_prompt: str | None = None,
     base_url: str = "https://api.openai.com/v1",
     key_env: str = "OPENAI_API_KEY",
@@ -50,15 +58,18 @@ def optimize(
         output: JSON file for the prompts and all figures; soft2hard export reads it.
         tasks: Task files or folders of them; a translation is for the task of its soft prompt's name.
         method: Of a run, whose texts are taken.
-        by: halving: the candidates compete; gepa: the rival that rewrites each task's first candidate by reflection
-            (package gepa), with --max-calls answers.
-        from_nothing: gepa starts from a sentence that says nothing.
-        reflection_model: The model that reflects for gepa; the model itself if not given. What it is asked does not
-            count among --max-calls, but towards --max-cost.
+        by: halving: the candidates compete; gepa, mipro: a rival that rewrites each task's first candidate, with
+            --max-calls answers: by reflection on wrong answers (package gepa), or by proposals and a Bayesian search
+            over them and demonstrations (MIPROv2, package dspy).
+        from_nothing: The rival starts from a sentence that says nothing.
+        reflection_model: The model that writes for the rival; the model itself if not given. What it is asked does
+            not count among --max-calls, but towards --max-cost.
         reflection_url: Its endpoint; --base-url if not given.
         reflection_key_env: Environment variable that holds its key; --key-env if not given.
-        meta_prompt: For gepa, the request to a reflection model that is no chat model, with {examples} where pairs of
-            input and output go; GEPA's own request if not given.
+        reflection_parameters: NAME=VALUE sent with its requests alone; repeatable. Without --reflection-model, those of
+            --parameter hold for it too.
+        meta_prompt: The request to a reflection model that is no chat model, with {examples} where pairs of input and
+            output go; the rival's own request if not given.
         base_url: Endpoint of the model.
         key_env: Environment variable that holds the key.
         layout: 'chat': one user message; 'completion': plain text.
@@ -75,29 +86,48 @@ def optimize(
     from soft2hard.api.text_generation import ApiGenerator
     from soft2hard.cli.transfer import check_layout
     from soft2hard.data_gen.taskfiles import read_tasks
+    from soft2hard.eval.methods.options import SearchOptions
     from soft2hard.eval.transfer.candidates import read_candidates
     from soft2hard.eval.transfer.optimizing import Optimizer
     from soft2hard.eval.transfer.reflecting import Reflective
 
     check_layout(layout)
-    found, wanted = read_candidates(candidates, read_tasks(list(tasks)) if tasks else [], method)
+    rival_alone = {
+        "--from-nothing": from_nothing, "--reflection-model": reflection_model, "--reflection-url": reflection_url,
+        "--reflection-key-env": reflection_key_env, "--reflection-parameter": reflection_parameters,
+        "--meta-prompt": meta_prompt,
+    }  # fmt: skip
+    if by == "halving" and (useless := [flag for flag, value in rival_alone.items() if value]):
+        raise UserError(f"{useless[0]} is for rivals.", "Add --by gepa or --by mipro, or leave it out.")
+    if by != "halving" and choices.paraphrases:
+        raise UserError(f"--paraphrases is for halving, and {by} writes texts itself.", "Leave it out.")
+    SearchOptions(meta_prompt=meta_prompt)  # refuses one without a place for examples
+    found, wanted, made_under = read_candidates(candidates, read_tasks(list(tasks)) if tasks else [], method)
+    choices = replace(choices, template=choices.asking.under(made_under).template)
+    if left_out := [name for name in found if name not in {task.name for task in wanted}]:
+        say(f"{len(left_out)} candidates are for none of the tasks and are left out, such as '{left_out[0]}'.")
     asked = ApiModel(model, base_url, layout, key_env)
     read_key(asked)
-    patience = Patience(attempts, timeout)
-    asker = Asker(asked, ledger, read_prices(prices), choices.concurrency, patience, choices.max_cost)
-    how = (asker, choices, parsed_pairs(parameters or [], "--parameter"), say)
-    if by == "gepa":
-        reflects = ApiModel(
-            reflection_model or model, reflection_url or base_url, "chat", reflection_key_env or key_env
-        )  # fmt: skip
-        writer = ApiGenerator(reflects, ledger, choices.concurrency, patience, say, choices.max_cost)
-        writer.check()
-        optimizer = Reflective(*how, writer=writer, from_nothing=from_nothing, meta_prompt=meta_prompt)
-    elif from_nothing or reflection_model or meta_prompt:
-        said = "--from-nothing, --reflection-model and --meta-prompt are for gepa."
-        raise UserError(said, "Add --by gepa, or leave them out.")
-    else:
+    patience, table, sent = (
+        Patience(attempts, timeout),
+        read_prices(prices),
+        parsed_pairs(parameters or [], "--parameter"),
+    )
+    asker = Asker(asked, ledger, table, choices.concurrency, patience, choices.max_cost)
+    how = (asker, choices, sent, say)
+    if by == "halving":
         optimizer = Optimizer(*how)
+    else:
+        of_reflection = parsed_pairs(reflection_parameters or [], "--reflection-parameter")
+        reflects = ApiModel(
+            reflection_model or model, reflection_url or base_url, "chat", reflection_key_env or key_env,
+            parameters=of_reflection if reflection_model else {**sent, **of_reflection},
+        )  # fmt: skip
+        writer = ApiGenerator(
+            reflects, ledger, choices.concurrency, patience, say, choices.max_cost, prices=table, remedies=_REMEDIES
+        )
+        writer.check()
+        optimizer = Reflective(*how, writer=writer, from_nothing=from_nothing, meta_prompt=meta_prompt, by=by)
     result = optimizer.run(found, wanted)
     result.save(output)
     print(result.text())

@@ -112,7 +112,8 @@ def translate(
         json_: Print JSON, with all scores and candidates.
         card: Also write an offline page about the soft prompt; of one alone.
         examples: Inputs of the soft prompt's task to verify on: .jsonl or .csv with a column input, or .txt with one a
-            line. The closer to real use, the surer the verdict. Without them the subject makes up its own.
+            line. The closer to real use, the surer the verdict. Without them the subject makes up its own. Of a task
+            file, the test examples are left out, which judge the text later.
         propose: Where texts come from: translator (one that reads the vectors), describe (a language model that is
             shown what the soft prompt does), elicit (the subject itself, asked by patching), search (swaps and new ends
             under the subject's own prior); several may follow. By default the translator where one fits, else describe
@@ -173,7 +174,7 @@ def translate(
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
-        write(_as_json(results) if json_ else "\n\n".join(map(_as_text, results)))
+        write(_as_json(results, loading.template) if json_ else "\n\n".join(map(_as_text, results)))
 
 
 def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
@@ -270,9 +271,10 @@ def _write_card(path: Path, translation: "Translation", soft_prompt: "SoftPrompt
         temporary.write_text(translation_card(translation, soft_prompt, lm, seed=seed), encoding="utf-8")
 
 
-def _as_json(translations: list["Translation"]) -> str:
+def _as_json(translations: list["Translation"], template: str | None) -> str:
     records = [t.to_json() for t in translations]
-    return json.dumps({"schema_version": SCHEMA_VERSION, "translations": records}, indent=2, ensure_ascii=False)
+    document = {"schema_version": SCHEMA_VERSION, "template": template, "translations": records}
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def _as_text(translation: "Translation") -> str:

@@ -102,7 +102,8 @@ def read_task(path: str | Path, seed: int = 0) -> Task:
 def read_inputs(path: str | Path) -> list[str]:
     """The distinct inputs of a file, in order: a task file, of which `output` may be missing, or a .txt, one a line.
 
-    Raises UserError where it cannot be read or has no input.
+    Where `read_task` sets test examples aside, their inputs are left out: what is chosen or verified by the others can
+    be tested on them. Raises UserError where it cannot be read or has no input.
     """
     path = Path(path)
     if path.suffix.lower() == ".txt":
@@ -111,7 +112,17 @@ def read_inputs(path: str | Path) -> list[str]:
             raise UserError(f"{path} has no inputs.", "Write one input a line.")
     else:
         inputs = [row["input"] for row in read_table(path, ("input",)).rows]
+        tested = _test_inputs(path)
+        inputs = [text for text in inputs if text not in tested]
     return list(dict.fromkeys(inputs))
+
+
+def _test_inputs(path: Path) -> set[str]:
+    """Those that `read_task` sets aside; none of a file that is no task."""
+    try:
+        return {example.input for example in read_task(path).test}
+    except UserError:
+        return set()
 
 
 def read_outputs(path: str | Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,17 @@ from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.optimizing import Arm, Optimization, OptimizeChoices, Optimizer, copied_runs
+from soft2hard.eval.transfer.optimizing import (
+    Arm,
+    Contest,
+    Optimization,
+    OptimizeChoices,
+    Optimizer,
+    copied_runs,
+    most_arms,
+)
+from soft2hard.eval.transfer.plan import Asking
+from soft2hard.eval.transfer.settings import TransferChoices
 from tests.command_line import run as run_command
 from tests.fault_server import KEY, FaultServer
 
@@ -151,6 +162,125 @@ def test_an_unknown_price_with_a_limit_on_cost_is_refused(tmp_path: Path) -> Non
     assert not server.seen
 
 
+def contest_of(arms: list[Arm], name: str = "double") -> Contest:
+    return Contest(task(name=name), arms, [], Asking(ApiModel("m"), task(), TransferChoices(), {}))
+
+
+def test_which_of_equal_candidates_go_on_does_not_depend_on_their_places() -> None:
+    """Of eight equals, each place is among the four that go on in about half of many tasks."""
+    kept = [0] * 8
+    for i in range(200):
+        contest = contest_of([Arm(f"text {j}") for j in range(8)], f"t{i}")
+        contest.keep_half(seed=0)
+        assert len(contest.left) == 4
+        for arm in contest.left:
+            kept[arm] += 1
+    assert all(abs(n / 200 - 0.5) < 0.15 for n in kept)  # more than four standard errors
+
+
+def test_candidates_learn_from_those_with_the_same_text_and_as_many_demonstrations() -> None:
+    shown = tuple(Example(f"w{i}", "x") for i in range(4))
+    contest = contest_of([Arm(text, some) for some in ((), shown) for text in ("a", "b", "c")])
+    # One example each: with demonstrations all but one are right, without them one is.
+    for arm, score in enumerate([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]):
+        contest.scores[arm].append(score)
+    order = contest.ranked()
+    assert order[0] == 3 and order.index(5) < order.index(2)  # 'c' with demonstrations stands before 'c' without
+
+
+def test_a_task_is_optimised_alike_whatever_stands_beside_it(tmp_path: Path) -> None:
+    many, few = [Arm(f"text {i}") for i in range(8)], [Arm("Say."), Arm("Double.")]
+    with FaultServer(answer=obeys("Double")) as server:
+        how = optimizer(server, tmp_path)
+        [alone] = how.run({"few": few}, [task(name="few")]).tasks
+        both = how.run({"many": many, "few": few}, [task(name="many"), task(name="few")]).tasks
+    assert both[1] == alone
+
+
+def test_every_candidate_is_asked_and_one_is_left_however_few_requests_there_are(tmp_path: Path) -> None:
+    with FaultServer(answer=obeys("Double")) as server:
+        for max_calls in (2, 20, 64):
+            [one] = optimizer(server, tmp_path, max_calls=max_calls, texts=64).run(
+                arms(*(f"text {i}" for i in range(64))), [task(400)]
+            ).tasks  # fmt: skip
+            rounds = [stage for stage in one.stages if stage.name.startswith("round")]
+            assert all(stage.examples for stage in rounds) and rounds[-1].arms == 2
+    assert [most_arms(n) for n in (1, 2, 8, 24, 128)] == [1, 2, 4, 8, 25]
+
+
+def test_silence_is_a_wrong_answer_while_choosing(tmp_path: Path) -> None:
+    """One text gets no words on most inputs, the other is nearly always right."""
+
+    def answer(text: str) -> str:
+        word = text.split("Input:")[-1].split()[0]
+        if "Quiet" in text:
+            return f"{word}{word}" if int(word[1:]) % 5 == 0 else ""
+        return "no" if int(word[1:]) % 10 == 0 else f"{word}{word}"
+
+    with FaultServer(answer=answer) as server:
+        found = optimizer(server, tmp_path, shots="0").run(arms("Quiet.", "Loud."), [task()])
+    [one] = found.tasks
+    assert one.text == "Loud." and one.judged_start.missing == sum(i % 5 != 0 for i in range(12))
+    # Both have words on three test inputs (0, 5, 10), and there the quiet one is right every time.
+    assert found.gain.n_tasks == 3 and found.gain.difference.value == pytest.approx(-2 / 3)
+
+
+def test_a_prompt_that_the_model_does_not_take_loses_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    def reject(body: dict) -> str | None:
+        return "too_long" if "Long" in body["messages"][0]["content"] else None
+
+    with FaultServer(answer=obeys("Double"), reject=reject) as server:
+        found = optimizer(server, tmp_path, shots="0").run(arms("A Long Double.", "Double.", "Say."), [task()])
+    [one] = found.tasks
+    assert one.text == "Double." and one.judged.score == 1.0 and one.judged_start.missing == 12
+    assert found.faults == {"too_long": sum(found.faults.values())} and "were given up (too long)" in found.text()
+
+
+def test_a_model_that_takes_no_request_is_asked_once(tmp_path: Path) -> None:
+    with FaultServer(script=["400"] * 500) as server, pytest.raises(UserError, match="rejects the request"):
+        optimizer(server, tmp_path).run(arms("Say.", "Double."), [task()])
+    assert len(server.seen) == 1
+
+
+def test_a_limit_counts_what_the_ledger_has_cost_before(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(PRICES)
+    with FaultServer(answer=obeys("Double")) as server:
+        optimizer(server, tmp_path, prices, max_cost=1.0, shots="0").run(arms("Say.", "Double."), [task()])
+        with pytest.raises(UserError, match="of this ledger so far"):
+            optimizer(server, tmp_path, prices, max_cost=0.0004, shots="0").run(arms("Other.", "Double."), [task()])
+
+
+def test_more_paraphrases_than_there_are_requests_for_are_refused(tmp_path: Path) -> None:
+    with FaultServer() as server, pytest.raises(UserError, match="leave no room for a text"):
+        optimizer(server, tmp_path, paraphrases=50, max_calls=8).run(arms("Say."), [task()])
+    assert not server.seen
+
+
+def test_a_limit_on_tokens_of_ones_own_goes_for_paraphrases_too(tmp_path: Path) -> None:
+    with FaultServer(answer=obeys("Double")) as server:
+        how = replace(
+            optimizer(server, tmp_path, shots="0", paraphrases=2), parameters={"max_completion_tokens": 50}
+        )  # fmt: skip
+        how.run(arms("Write it double."), [task()])
+    assert all("max_tokens" not in body and body["max_completion_tokens"] == 50 for body in server.seen)
+
+
+def test_candidates_without_words_or_tasks_are_refused(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        with pytest.raises(UserError, match="no candidate for the task 'double'"):
+            optimizer(server, tmp_path).run(arms(" ", "\n"), [task()])
+        with pytest.raises(UserError, match="no task"):
+            optimizer(server, tmp_path).run({}, [])
+    assert not server.seen
+
+
+@pytest.mark.parametrize("flag", ["--reflection-url", "--reflection-parameter", "--meta-prompt"])
+def test_flags_of_rivals_are_refused_without_one(tmp_path: Path, flag: str) -> None:
+    found = run_command("optimize", tmp_path, "--model", "m", flag, "a={examples}", "-o", tmp_path / "b.json")
+    assert found.exit_code == 2 and f"{flag} is for rivals" in found.stderr
+
+
 def test_runs_of_five_words_that_stand_in_training_examples_are_named() -> None:
     examples = [Example("the quick brown fox jumps over it", "yes")]
     assert list(copied_runs("Say: The quick brown fox jumps!", examples)) == []
@@ -189,7 +319,7 @@ def test_candidates_of_other_tasks_and_files_that_hold_none_are_one_line(tmp_pat
     (tmp_path / "other.csv").write_text("input,output\n" + "".join(f"w{i},x{i}\n" for i in range(40)))
     (tmp_path / "t.json").write_text(json.dumps({"translations": [{"soft_prompt": "cat.npy", "text": "a"}]}))
     (tmp_path / "bad.json").write_text("[]")
-    for name, says in (("t.json", "none of the tasks"), ("bad.json", "no translations")):
+    for name, says in (("t.json", "no candidate for the task 'double'"), ("bad.json", "no translations")):
         found = run_command(
             "optimize", tmp_path / name, "--tasks", tmp_path, "--model", "m", "-o", tmp_path / "out" / "best.json"
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """GEPA through its adapter interface: on the subject, and on a model behind an API within the budget and ledger."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
-from soft2hard.eval.methods.reflective import NOTHING, Gepa, search
+from soft2hard.eval.methods.gepa import Gepa, search
+from soft2hard.eval.methods.reflective import NOTHING, OutOfBudget
 from soft2hard.eval.transfer.optimizing import Arm, OptimizeChoices
 from soft2hard.eval.transfer.reflecting import Reflective
 from soft2hard.lm.subject import Subject
@@ -36,7 +38,7 @@ def test_a_search_takes_over_what_reflection_proposes_and_says_what_it_took() ->
         return "The instruction:\n```\nDouble the word.\n```"
 
     found = search(TASK, NOTHING, answers, reflect, max_metric_calls=60)
-    assert found.prompt == "Double the word." and found.score == 1.0
+    assert found.text == "Double the word." and found.score == 1.0
     assert found.calls <= 60 + len(TASK.validation) and found.tried == 2
     # Reflection sees wrong answers with what was wanted, and no test example.
     assert "The answer should have been: w" in shown[0]
@@ -45,7 +47,7 @@ def test_a_search_takes_over_what_reflection_proposes_and_says_what_it_took() ->
 
 def test_no_better_prompt_leaves_the_start() -> None:
     found = search(TASK, "Double.", answers, lambda prompt: "```\nSay no.\n```", max_metric_calls=40)
-    assert (found.prompt, found.score) == ("Double.", 1.0)
+    assert (found.text, found.score) == ("Double.", 1.0)
 
 
 class Writer:
@@ -109,7 +111,7 @@ def test_a_meta_prompt_shows_the_pairs_that_were_tried_among_training_examples_a
         return "Double it."
 
     found = search(TASK, NOTHING, answers, reflect, max_metric_calls=60, meta_prompt="{examples}\nTask:")
-    assert (found.prompt, found.score) == ("Double it.", 1.0)
+    assert (found.text, found.score) == ("Double it.", 1.0)
     shown = [line.split(": ")[1] for line in asked[0].splitlines() if line.startswith("Input: ")]
     assert len(shown) == len(set(shown)) == 10 and asked[0].endswith("\nTask:")
     assert set(shown) <= {example.input for example in TASK.train}
@@ -118,3 +120,68 @@ def test_a_meta_prompt_shows_the_pairs_that_were_tried_among_training_examples_a
 def test_a_meta_prompt_without_a_place_for_examples_is_refused() -> None:
     with pytest.raises(UserError, match="no place for examples"):
         Gepa(meta_prompt="What is the task?")
+
+
+def test_a_reflection_model_that_fails_ends_the_search_and_is_no_wrong_answer() -> None:
+    def reflect(prompt: str) -> str:
+        raise UserError("No quota.", "Raise it.")
+
+    with pytest.raises(UserError, match="No quota"):
+        search(TASK, NOTHING, answers, reflect, max_metric_calls=60)
+
+
+def test_the_best_so_far_is_kept_where_the_budget_ends() -> None:
+    n = 0
+
+    def until_spent(prompt: str, examples: list[Example]) -> list[str]:
+        nonlocal n
+        n += len(examples)
+        if n > 40:
+            raise OutOfBudget
+        return answers(prompt, examples)
+
+    found = search(TASK, NOTHING, until_spent, lambda prompt: "```\nDouble the word.\n```", max_metric_calls=500)
+    assert (found.text, found.score, found.stopped) == ("Double the word.", 1.0, True)
+
+
+def rival(server: FaultServer, folder: Path, prices: str | None = None, **choices: object) -> Reflective:
+    model = ApiModel("m", server.url)
+    table = read_prices(folder / prices if prices else None)
+    asked = OptimizeChoices(**{"max_calls": 60, **choices})
+    writer = ApiGenerator(model, folder / "l.sqlite", max_cost=asked.max_cost, prices=table)
+    asker = Asker(model, folder / "l.sqlite", table, asked.concurrency, max_cost=asked.max_cost)
+    return Reflective(asker, asked, writer=writer)
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def test_what_reflection_costs_stands_in_the_table_by_the_users_own_prices(tmp_path: Path, key: None) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "schema_version: 1\nmodels:\n"
+        "  - {model: m, input: 1.0, output: 1.0, date: 2026-01-01, source: a test}\n"
+    )  # fmt: skip
+    with FaultServer(answer=lambda text: "```\nDouble it.\n```" if "I provided" in text else "no") as server:
+        [one] = rival(server, tmp_path, "p.yaml", max_cost=1.0).run({"double": [Arm("Say.")]}, [TASK]).tasks
+    by_name = {stage.name: stage for stage in one.stages}
+    assert by_name["reflections"].calls > 0 and by_name["reflections"].price > 0 and by_name["gepa"].price > 0
+
+
+def test_a_reflection_model_that_says_nothing_is_refused(tmp_path: Path, key: None) -> None:
+    with (
+        FaultServer(answer=lambda text: "" if "I provided" in text else "no") as server,
+        pytest.raises(UserError, match="answered none of"),
+    ):
+        rival(server, tmp_path).run({"double": [Arm("Say.")]}, [TASK])
+
+
+def test_no_more_requests_are_out_at_once_than_were_allowed(tmp_path: Path, key: None) -> None:
+    def says(text: str) -> str:
+        return "```\nDouble it.\n```" if "I provided" in text else "no"
+
+    tasks = [replace(TASK, name=f"t{i}") for i in range(4)]
+    with FaultServer(answer=says, latency=0.02) as server:
+        rival(server, tmp_path, max_calls=30, concurrency=2).run({t.name: [Arm("Say.")] for t in tasks}, tasks)
+        assert server.most_active <= 2

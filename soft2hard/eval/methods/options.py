@@ -107,19 +107,16 @@ class InductionOptions:
 
 
 @settings
-class GepaOptions:
-    """Reflection on wrong answers by the generator, which rewrites the prompt; the package `gepa` at its settings."""
+class SearchOptions:
+    """What the prompt optimisers of other packages have in common."""
 
     max_metric_calls: PositiveInt = 150
     """Answers of the subject that a search may ask for."""
     start: Literal["nothing", "gold", "translation"] = "nothing"
     """Where it starts: a sentence that says nothing, the gold instruction, or the translator's first text."""
     meta_prompt: str | None = None
-    """The request to a generator that is no chat model, with `{examples}` in the place of the pairs that the text was
-    tried on and some others; None: GEPA's own request."""
-
-    name = "gepa"
-    source = "GEPA (Agrawal et al. 2025, arXiv 2507.19457), package gepa"
+    """The request to a generator that is no chat model, with `{examples}` in the place of training pairs; None: the
+    package's own request."""
 
     def __post_init__(self) -> None:
         if self.meta_prompt is not None:
@@ -130,6 +127,23 @@ class GepaOptions:
         """A translator and soft prompts only where it starts from them."""
         of_start = {"translation": {"translator", "soft_prompt"}, "gold": {"instruction"}, "nothing": set()}
         return frozenset({"train", "validation", "generator", *of_start[self.start]})
+
+
+@settings
+class GepaOptions(SearchOptions):
+    """Reflection on wrong answers by the generator, which rewrites the prompt; the package `gepa` at its settings."""
+
+    name = "gepa"
+    source = "GEPA (Agrawal et al. 2025, arXiv 2507.19457), package gepa"
+
+
+@settings
+class MiproOptions(SearchOptions):
+    """Instructions that the generator proposes, and demonstrations that the subject got right, combined by a Bayesian
+    search; the package `dspy` at the settings that it calls light."""
+
+    name = "mipro"
+    source = "MIPROv2 (Opsahl-Ong et al. 2024, arXiv 2406.11695), package dspy"
 
 
 @settings

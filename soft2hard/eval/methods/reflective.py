@@ -1,50 +1,114 @@
-"""GEPA (Agrawal et al. 2025, arXiv 2507.19457): a language model reflects on wrong answers and rewrites the prompt.
+"""What the prompt optimisers of other packages share: they ask models through our doors and give back a prompt.
 
-The search is that of the package `gepa`, at its own settings, through its adapter interface: what it asks goes through
-the subject here, or through the client and ledger of an API model (`eval.transfer.reflecting`).
+What such a search asks goes through the subject here, or through the client and ledger of an API model
+(`eval.transfer.reflecting`).
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import ClassVar, ParamSpec, Protocol, TypeVar
 
 from soft2hard.compute.metering import listening, on_behalf_of
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
-from soft2hard.eval.methods.options import GepaOptions
+from soft2hard.eval.methods.options import SearchOptions
 from soft2hard.eval.metrics.task_score import grade_one
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.text_generation import TextGenerator, WholeTextGenerator
+from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.proposers.describe import pair, request
 
+P, T = ParamSpec("P"), TypeVar("T")
+
 NOTHING = "Write the output for the input."
 """Where a search starts that knows nothing of its task."""
-_COMPONENT = "instruction"
 _REFLECTION_TOKENS = 512
-_MORE_SHOWN = 7
-"""Examples in a meta prompt beside the three that the package tries a text on."""
+_SHOWN = 10
+"""Examples in a meta prompt."""
 _LONGEST_ANSWER = 16
-_WANTED = "The answer should have been: {}"
 
 Answers = Callable[[str, Sequence[Example]], Sequence[str | None]]
 """What a model writes for each example's input under a prompt; None where there is no answer."""
+Reflect = Callable[[str], str]
+"""What a model writes when it is asked for a better text."""
+
+
+class OutOfBudget(Exception):
+    """Raised by `Answers` where nothing more may be asked: a search then gives the best that it has."""
 
 
 @dataclass(frozen=True)
 class Found:
     """The best prompt of a search."""
 
-    prompt: str
-    score: float
-    """Mean over the validation examples."""
+    text: str
+    """Its instruction."""
+    score: float | None
+    """Mean over the validation examples; None where the budget ended before any prompt was tried on all of them."""
     calls: int
     """Answers that it asked for."""
     tried: int
     """Prompts that it kept."""
+    shown: tuple[Example, ...] = ()
+    """Its demonstrations."""
+    stopped: bool = False
+    """Whether `OutOfBudget` ended the search."""
+
+    def prompt(self, template: Template) -> str:
+        """As it is sent."""
+        return template.few_shot_text(self.shown, self.text) if self.shown else self.text
+
+
+class Search(Protocol):
+    """The search of one package, by a task's training and validation examples."""
+
+    def __call__(
+        self,
+        task: Task,
+        start: str,
+        answers: Answers,
+        reflect: Reflect,
+        max_metric_calls: int,
+        seed: int = 0,
+        meta_prompt: str | None = None,
+        template: Template = Template(),
+    ) -> Found:
+        """The best prompt from the instruction `start`. `meta_prompt` is as of `SearchOptions`.
+
+        What `answers` and `reflect` raise ends the search, also where the package would take it for a wrong answer.
+        Raises UserError where the package is missing or there is nothing to learn from.
+        """
+
+
+@dataclass
+class Watched:
+    """Keeps the first error of the calls that a package makes, most of which take any error for a wrong answer."""
+
+    error: BaseException | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        if self.error is not None:
+            raise self.error
+        try:
+            yield
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def calling(self, call: Callable[P, T]) -> Callable[P, T]:
+        """The same call, watched."""
+
+        def watched(*args: P.args, **kwargs: P.kwargs) -> T:
+            with self():
+                return call(*args, **kwargs)
+
+        return watched
 
 
 def score_of(task: Task, answer: str | None, example: Example) -> float:
@@ -52,106 +116,30 @@ def score_of(task: Task, answer: str | None, example: Example) -> float:
     return grade_one(task.metric, answer or "", example.output)
 
 
-@dataclass
-class _Adapter:
-    """The task as the package `gepa` sees it (`gepa.GEPAAdapter`)."""
+def learning_examples(task: Task) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples, each once; the same ones for both where there is no validation.
 
-    task: Task
-    answers: Answers
-    propose_new_texts: Callable[..., dict[str, str]] | None = None
-    """Instead of the package's own request for a better text."""
-    n_calls: int = 0
-
-    def evaluate(self, batch: Sequence[Example], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
-        """Answers to a batch under a candidate, with their scores."""
-        from gepa.core.adapter import EvaluationBatch
-
-        self.n_calls += len(batch)
-        written = list(self.answers(candidate[_COMPONENT], batch))
-        scores = [score_of(self.task, answer, example) for answer, example in zip(written, batch, strict=True)]
-        traces = list(zip(batch, written, scores, strict=True)) if capture_traces else None
-        return EvaluationBatch(outputs=written, scores=scores, trajectories=traces)
-
-    def make_reflective_dataset(
-        self, candidate: Mapping[str, str], eval_batch: Any, components_to_update: Sequence[str]
-    ) -> dict[str, list[dict[str, str]]]:
-        """What the model that reflects is shown of a batch."""
-        rows = [
-            {
-                "Inputs": example.input,
-                "Generated Outputs": answer or "(no answer)",
-                "Feedback": "The answer is right." if score == 1 else _WANTED.format(example.output),
-            }
-            for example, answer, score in eval_batch.trajectories
-        ]
-        return {name: rows for name in components_to_update}
-
-
-def _proposing(task: Task, reflect: Callable[[str], str], meta_prompt: str, seed: int) -> Callable[..., dict[str, str]]:
-    """Asks by `meta_prompt`, with the examples that the current text was tried on and as many others."""
-    rng = Random(f"gepa/{seed}/{task.name}")
-    others = list(dict.fromkeys(task.train))
-
-    def propose_new_texts(
-        candidate: Mapping[str, str], rows: Mapping[str, Sequence[Mapping[str, str]]], components: Sequence[str]
-    ) -> dict[str, str]:
-        tried = [row["Inputs"] for row in rows[_COMPONENT]]
-        shown = [e for e in others if e.input in tried]
-        shown += rng.sample([e for e in others if e not in shown], min(_MORE_SHOWN, len(others) - len(shown)))
-        text = reflect(request(meta_prompt, [pair(e.input, e.output) for e in shown]))
-        return {_COMPONENT: text or candidate[_COMPONENT]}
-
-    return propose_new_texts
-
-
-def search(
-    task: Task,
-    start: str,
-    answers: Answers,
-    reflect: Callable[[str], str],
-    max_metric_calls: int,
-    seed: int = 0,
-    meta_prompt: str | None = None,
-) -> Found:
-    """The best prompt that GEPA finds for a task from `start`, by its training and validation examples.
-
-    `meta_prompt` is as of `GepaOptions`. Raises UserError where the package is missing or there is nothing to learn
-    from.
+    Raises UserError where there are none to learn from.
     """
-    try:
-        import gepa
-        from gepa.logging.logger import LoggerProtocol
-    except ImportError as error:
-        raise UserError("The method gepa needs the package gepa.", "pip install 'soft2hard[optimizers]'") from error
     train, validation = list(dict.fromkeys(task.train)), list(dict.fromkeys(task.validation))
     if not train:
         raise UserError(f"The task '{task.name}' has no training examples.", "Give it some.")
-
-    class Silent(LoggerProtocol):
-        def log(self, message: str) -> None:
-            pass
-
-    adapter = _Adapter(task, answers, _proposing(task, reflect, meta_prompt, seed) if meta_prompt else None)
-    found = gepa.optimize(
-        {_COMPONENT: start},
-        trainset=train,
-        valset=validation or train,
-        adapter=adapter,
-        reflection_lm=lambda prompt: reflect(prompt if isinstance(prompt, str) else str(prompt)),
-        max_metric_calls=max_metric_calls,
-        seed=seed,
-        logger=Silent(),
-        display_progress_bar=False,
-        raise_on_exception=True,
-    )
-    scores = found.val_aggregate_scores
-    best = max(range(len(scores)), key=lambda i: scores[i])
-    prompt = found.candidates[best][_COMPONENT]
-    return Found(prompt, float(scores[best]), adapter.n_calls, len(scores))
+    return train, validation or train
 
 
-class Gepa(GepaOptions):
+def asked_by(meta_prompt: str, task: Task, first: Sequence[str], rng: Random) -> str:
+    """A meta prompt with the training examples of the inputs `first` and as many others as make ten."""
+    train = list(dict.fromkeys(task.train))
+    shown = [e for e in train if e.input in first]
+    others = [e for e in train if e not in shown]
+    shown += rng.sample(others, min(max(0, _SHOWN - len(shown)), len(others)))
+    return request(meta_prompt, [pair(e.input, e.output) for e in shown])
+
+
+class Optimising(SearchOptions):
     """One search a case, on the subject; the bench's generator reflects."""
+
+    search: ClassVar[Search]
 
     def check(self, bench: Bench) -> None:
         """Raise UserError where the generator writes single lines alone."""
@@ -161,18 +149,18 @@ class Gepa(GepaOptions):
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """The best prompt for each case; the trace holds its score on the validation examples and what it took."""
         writer = bench.generator if self.meta_prompt else bench.generator.whole(_REFLECTION_TOKENS)
-        starts = self._starts(cases, bench)
+        starts, template = self._starts(cases, bench), bench.subject.template
         for number, (case, start) in enumerate(zip(cases, starts, strict=True)):
             started = time.monotonic()
             with listening() as heard, on_behalf_of(number):
-                found = search(
+                found = self.search(
                     case.task, start, self._answers(case, bench), _reflecting(writer, bench.seed),
                     min(self.max_metric_calls, bench.max_model_calls or self.max_metric_calls), bench.seed,
-                    self.meta_prompt,
+                    self.meta_prompt, template,
                 )  # fmt: skip
             cost = Cost(time.monotonic() - started, heard.total.sequences, heard.total.tokens)
             trace = {"start": start, "validation_score": found.score, "metric_calls": found.calls, "kept": found.tried}
-            yield Outcome(found.prompt, cost, trace)
+            yield Outcome(found.prompt(template), cost, trace)
 
     def _starts(self, cases: Sequence[Case], bench: Bench) -> list[str]:
         if self.start == "gold":

@@ -5,18 +5,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from more_itertools import duplicates_everseen
+
 from soft2hard.data_gen.tables import read_text
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.material import read_prompts
 from soft2hard.eval.transfer.optimizing import Arm
 
+_PROMPT_FILES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin")
+"""`prompts.files.SUFFIXES`, which cannot be read without PyTorch."""
 Candidates = Mapping[str, Sequence[Arm]]
 """By the names of tasks, the likeliest first."""
 
 
-def read_candidates(path: Path, tasks: Sequence[Task], method: str = "translated") -> tuple[Candidates, list[Task]]:
-    """The candidates in a file or run, and the tasks that they are for.
+def read_candidates(
+    path: Path, tasks: Sequence[Task], method: str = "translated"
+) -> tuple[Candidates, list[Task], str | None]:
+    """The candidates in a file or run, the tasks that they are for, and the template that they were made under, where
+    that is known.
 
     Args:
         path: What `soft2hard translate --json -o` wrote; a .jsonl or .csv file of prompts (id, method, task, prompt);
@@ -26,7 +33,8 @@ def read_candidates(path: Path, tasks: Sequence[Task], method: str = "translated
         method: Of a run, whose texts and other candidates are taken.
 
     Raises:
-        UserError: the file cannot be read, names no task that there is, or a run lacks the method.
+        UserError: the file cannot be read, two of its translations have one name, it lacks candidates of a task, or a
+            run lacks the method.
     """
     if path.is_dir():
         if tasks:
@@ -34,28 +42,38 @@ def read_candidates(path: Path, tasks: Sequence[Task], method: str = "translated
         return _of_run(path, method)
     if not tasks:
         raise UserError("Candidates of a file need their tasks.", "Give task files with --tasks.")
-    found = _of_translations(path, tasks) if path.suffix.lower() == ".json" else _of_prompts(path)
-    wanted = [task for task in tasks if task.name in found]
-    if not wanted:
-        names = ", ".join(list(found)[:3])
+    made_under = None
+    if path.suffix.lower() == ".json":
+        found, made_under = _of_translations(path, tasks)
+    else:
+        found = _of_prompts(path)
+    if without := [task.name for task in tasks if task.name not in found]:
         raise UserError(
-            f"{path} has candidates for {names}, which are none of the tasks ({', '.join(t.name for t in tasks[:3])}).",
-            "Name tasks as their files do.",
+            f"{path} has no candidate for the task '{without[0]}'; it has some for {', '.join(list(found)[:3])}.",
+            "Name tasks as their files do, or leave the task out.",
         )
-    return found, wanted
+    return found, list(tasks), made_under
 
 
-def _of_translations(path: Path, tasks: Sequence[Task]) -> dict[str, list[Arm]]:
+def _of_translations(path: Path, tasks: Sequence[Task]) -> tuple[dict[str, list[Arm]], str | None]:
     try:
-        translations = json.loads(read_text(path))["translations"]
-        of_prompt = {Path(str(t["soft_prompt"])).stem: _arms_of(t) for t in translations}
+        value = json.loads(read_text(path))
+        named = [(name_of_prompt(t), _arms_of(t)) for t in value["translations"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} holds no translations.", "Write them with soft2hard translate --json -o FILE."
         ) from error
-    if len(of_prompt) == len(tasks) == 1:
-        return {tasks[0].name: next(iter(of_prompt.values()))}
-    return of_prompt
+    if twice := list(duplicates_everseen(name for name, _ in named)):
+        raise UserError(f"{path} has two translations of the name '{twice[0]}'.", "Name the soft prompts otherwise.")
+    if len(named) == len(tasks) == 1:
+        named = [(tasks[0].name, named[0][1])]
+    return dict(named), value.get("template")
+
+
+def name_of_prompt(translation: Mapping[str, Any]) -> str:
+    """The name of a translation's soft prompt: that of its file without a known ending, or of its folder."""
+    path = Path(str(translation["soft_prompt"]))
+    return path.stem if path.suffix.lower() in _PROMPT_FILES else path.name
 
 
 def _arms_of(translation: Mapping[str, Any]) -> list[Arm]:
@@ -74,7 +92,7 @@ def _of_prompts(path: Path) -> dict[str, list[Arm]]:
     return found
 
 
-def _of_run(folder: Path, method: str) -> tuple[dict[str, list[Arm]], list[Task]]:
+def _of_run(folder: Path, method: str) -> tuple[dict[str, list[Arm]], list[Task], str | None]:
     from soft2hard.eval.cases import drawn_tasks  # these load PyTorch, which nothing else here needs
     from soft2hard.eval.config import Tasks
     from soft2hard.eval.report.reading import load_run
@@ -89,4 +107,5 @@ def _of_run(folder: Path, method: str) -> tuple[dict[str, list[Arm]], list[Task]
         if row.seed == seed and row.prompt
     }
     drawn = drawn_tasks(Tasks.model_validate(run.record.config["tasks"]), "test", seed)
-    return found, [task for task in drawn if task.name in found]
+    template = run.record.config.get("loading", {}).get("template")
+    return found, [task for task in drawn if task.name in found], template

@@ -1,12 +1,14 @@
 """Prompts in the forms in which other programs read them.
 
-Every form asks exactly what was measured: the prompt, then the text around the input, as one user message. Where a
-program writes that text itself (DSPy's signatures), instruction and demonstrations are handed over apart.
+`text` and `openai` are what was measured, word for word, and so is what promptfoo sends; Inspect sends the same message
+to any chat model. DSPy and GEPA's default adapter lay a prompt out themselves: they take instruction, demonstrations or
+the text before an input apart. Inspect and promptfoo score by exact match.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from soft2hard.api.requests import ApiModel, text_request
 from soft2hard.data_gen.tables import read_text
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
+from soft2hard.eval.transfer.candidates import name_of_prompt
 from soft2hard.eval.transfer.optimizing import Optimization
 from soft2hard.prompts.template import Template, read_template
 from soft2hard.storage.files import atomic_folder, write_text
@@ -41,6 +44,15 @@ class Prompt:
     template: Template = Template()
     model: ApiModel | None = None
     """The model that it was chosen on."""
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """What it was asked with, such as temperature, max_tokens, stop and seed; empty where it never was."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it is to be asked with: greedy decoding, and for plain completions the template's ends, if nothing
+        else is known."""
+        is_plain = self.model is not None and self.model.layout == "completion"
+        return dict(self.sent) or {"temperature": 0} | ({"stop": list(self.template.stops)} if is_plain else {})
 
     @property
     def whole(self) -> str:
@@ -58,21 +70,26 @@ def read_exported(path: Path) -> list[Prompt]:
     try:
         value = json.loads(read_text(path))
         if "translations" in value:
-            return [_of_translation(one) for one in value["translations"]]
+            made_under = _template(value.get("template"))
+            return [_of_translation(one, made_under) for one in value["translations"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no prompts.", remedy) from error
     if not (isinstance(value, dict) and "tasks" in value):
         raise UserError(f"{path} holds no prompts.", remedy)
     found = Optimization.load(path)
-    template = read_template(found.template or "plain").template or Template()
-    return [Prompt(t.task, t.text, t.shown, t.prompt, template, found.model) for t in found.tasks]
+    template = _template(found.template)
+    return [Prompt(t.task, t.text, t.shown, t.prompt, template, found.model, t.sent) for t in found.tasks]
 
 
-def _of_translation(translation: dict[str, Any]) -> Prompt:
-    name, text = Path(str(translation["soft_prompt"])).stem, str(translation["text"])
-    if demonstrated := translation.get("demonstrated"):
-        return Prompt(name, text, prompt=str(demonstrated["text"]))
-    return Prompt(name, text)
+def _template(name: str | None) -> Template:
+    """A chat turn is the API's own: the plain text stands in it."""
+    return read_template(name or "plain").template or Template()
+
+
+def _of_translation(translation: dict[str, Any], template: Template) -> Prompt:
+    name, text = name_of_prompt(translation), str(translation["text"])
+    whole = str(demonstrated["text"]) if (demonstrated := translation.get("demonstrated")) else ""
+    return Prompt(name, text, prompt=whole, template=template)
 
 
 # --- forms --------------------------------------------------------------------------------------
@@ -85,9 +102,8 @@ def _text(prompt: Prompt, task: Task | None) -> str:
 def _openai(prompt: Prompt, task: Task | None) -> str:
     """The body of a request, a chat completion where no model says otherwise; {input} stands for the input."""
     if prompt.model is None:
-        return _json({"messages": [{"role": "user", "content": prompt.message(_PLACE)}], "temperature": 0})
-    stop = list(prompt.template.stops) if prompt.model.layout == "completion" else None
-    return _json(text_request(prompt.model, prompt.message(_PLACE), {"temperature": 0, "stop": stop}).body)
+        return _json({"messages": [{"role": "user", "content": prompt.message(_PLACE)}], **prompt.settings})
+    return _json(text_request(prompt.model, prompt.message(_PLACE), prompt.settings).body)
 
 
 def _dspy(prompt: Prompt, task: Task | None) -> str:
@@ -120,30 +136,34 @@ def _gepa(prompt: Prompt, task: Task | None) -> str:
 def _promptfoo(prompt: Prompt, task: Task | None) -> str:
     """A configuration with the task's test examples, as far as they are known."""
     # Braces of the prompt are no placeholders of promptfoo's.
-    before, _, after = prompt.message("\0").partition("\0")
-    template = "".join(f"{{% raw %}}{part}{{% endraw %}}" if "{" in part else part for part in (before,))
+    before, _, after = (
+        f"{{% raw %}}{part}{{% endraw %}}" if "{" in part else part for part in prompt.message("\0").partition("\0")
+    )
     tests = [
         {"vars": {"input": e.input}, "assert": [{"type": "equals", "value": e.output, "transform": "output.trim()"}]}
         for e in (task.test if task else ())
     ]
     model = prompt.model or ApiModel(_SOME_MODEL)
-    config: dict[str, Any] = {"temperature": 0}
-    if model.layout == "completion":
-        config["stop"] = list(prompt.template.stops)
+    config = dict(prompt.settings)
     if model.base_url != ApiModel.base_url:
         config |= {"apiBaseUrl": model.base_url, "apiKeyEnvar": model.key_env}
     found = {
         "description": f"{prompt.name}, exported by soft2hard",
-        "prompts": [f"{template}{{{{input}}}}{after}"],
+        "prompts": [f"{before}{{{{input}}}}{after}"],
         "providers": [{"id": f"openai:{model.layout}:{model.name}", "config": config}],
         "tests": tests or [{"vars": {"input": "an input"}}],
     }
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)
 
 
+_OF_INSPECT = {
+    "temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "max_completion_tokens": "max_tokens",
+    "stop": "stop_seqs", "seed": "seed",
+}  # fmt: skip
+"""Inspect's names of settings."""
 _INSPECT = '''"""{doc}
 
-inspect eval {file} --model {model}
+{command}
 """
 
 from inspect_ai import Task, task
@@ -159,7 +179,7 @@ EXAMPLES = {examples}
 @task
 def {name}() -> Task:
     samples = [Sample(input=PROMPT + input + AFTER, target=output) for input, output in EXAMPLES]
-    return Task(dataset=MemoryDataset(samples), solver=generate(temperature=0), scorer=exact())
+    return Task(dataset=MemoryDataset(samples), solver=generate({settings}), scorer=exact())
 '''
 
 
@@ -169,13 +189,23 @@ def _inspect(prompt: Prompt, task: Task | None) -> str:
         raise UserError(
             f"An Inspect task of '{prompt.name}' needs examples to be scored on.", "Give its task file with --tasks."
         )
+    if prompt.model is not None and prompt.model.layout == "completion":
+        raise UserError(
+            f"'{prompt.name}' was chosen on plain completions, which Inspect does not ask for.",
+            "Export to promptfoo or openai, or optimise with --layout chat.",
+        )
     before, _, after = prompt.message("\0").partition("\0")
+    settings = {_OF_INSPECT[name]: value for name, value in prompt.settings.items() if name in _OF_INSPECT}
+    model = prompt.model or ApiModel(_SOME_MODEL)
+    command = f"inspect eval {file_name(prompt.name)}.py --model openai/{model.name}"
+    if model.base_url != ApiModel.base_url:
+        command += f" --model-base-url {model.base_url}"
     examples = [(example.input, example.output) for example in task.test]
     return _INSPECT.format(
         doc=f"The task {prompt.name!r} with the prompt that soft2hard found.".replace('"""', "'''"),
-        file=f"{file_name(prompt.name)}.py",
-        model=f"openai/{prompt.model.name if prompt.model else _SOME_MODEL}",
-        name=file_name(prompt.name).replace("-", "_"),
+        command=command,
+        settings=", ".join(f"{name}={value!r}" for name, value in settings.items()),
+        name=_function_name(prompt.name),
         prompt=repr(before),
         after=repr(after),
         examples=repr(examples),
@@ -198,9 +228,16 @@ _FORMS: dict[Form, tuple[str, Callable[[Prompt, Task | None], str]]] = {
 
 
 def file_name(name: str) -> str:
-    """The name of a task as that of a file, and of a Python function but for its dashes."""
+    """The name of a task as that of a file."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name) or "prompt"
     return safe if safe[0].isalpha() else f"task_{safe}"
+
+
+def _function_name(name: str) -> str:
+    """Of an Inspect task: no keyword, and none of the names that its file uses."""
+    safe = file_name(name).replace("-", "_")
+    taken = {"Task", "task", "MemoryDataset", "Sample", "exact", "generate", "PROMPT", "AFTER", "EXAMPLES"}
+    return f"task_{safe}" if iskeyword(safe) or safe in taken else safe
 
 
 def export(prompts: Sequence[Prompt], form: Form, output: Path, tasks: Sequence[Task] = ()) -> list[Path]:

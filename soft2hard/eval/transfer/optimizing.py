@@ -2,14 +2,21 @@
 
 Candidates are the texts of a translation and their paraphrases, each alone and with demonstrations. They compete on
 the API model itself by successive halving (Karnin et al. 2013; Jamieson and Talwalkar, arXiv 1502.07943): all are asked
-with the same few examples, the better half with some more, until one is left. What won is judged once, beside the text
-that it began with, on examples that chose nothing.
+with the same few examples, the better half with some more, until one is left. Since a first round shows each of them
+hardly one example, a candidate is ranked by its own answers together with those of its relatives: what shares its text,
+and what shares its number of demonstrations. What won is judged once, beside the text that it began with, on examples
+that chose nothing.
+
+While choosing, a reply without words is a wrong one, and so is a prompt that the model does not take (too long, against
+its policy): a prompt that leads there is no good prompt. Where a request was given up for a fault that passes, its
+example counts for no candidate. Judgement counts replies that are lacking apart.
 
 Every request goes through the ledger, and what is asked depends on the answers alone: after a kill the same command
 asks for nothing twice. All tasks of a round are asked together.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil, log2
@@ -20,11 +27,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter
 
-from soft2hard.api.answers import as_user_error
+from soft2hard.api.answers import FINAL, Fault, as_user_error
 from soft2hard.api.asking import Asker
 from soft2hard.api.prices import check_limit, money, table, total
-from soft2hard.api.requests import ApiModel, Request, text_request
-from soft2hard.data_gen.paraphrasing import Original, fault_of
+from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
+from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, PairedDifference, mean_interval, paired_difference
@@ -37,6 +44,8 @@ from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
 _COPIED_WORDS = 5
+_RELATIVES = 4
+"""Own answers that the relatives of a candidate are worth."""
 _PARAPHRASE = "Write the instruction below in other words. It must ask for exactly the same. Reply with it alone.\n\n{}"
 _PARAPHRASE_TOKENS = 96
 
@@ -137,9 +146,12 @@ class Optimized:
     judged: Judged | None
     judged_start: Judged | None
     copied: tuple[str, ...] = ()
-    """Runs of five words in the text that stand in training inputs or outputs: it may have learned these by heart."""
+    """Runs of five words in the text that stand in inputs or outputs of the task: it may have learned these by
+    heart."""
     stopped: bool = False
     """Whether the limit on cost ended the search."""
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """What a request holds beside model and prompt, such as temperature, max_tokens, stop and seed."""
 
 
 @dataclass(frozen=True)
@@ -149,19 +161,24 @@ class Optimization:
     model: ApiModel
     template: str | None
     tasks: tuple[Optimized, ...]
+    faults: Mapping[str, int] = field(default_factory=dict)
+    """Requests given up, by kind of their last fault."""
 
     @property
     def gain(self) -> PairedDifference | None:
-        """Of what won over what each began with: over tasks; with a single one, over its examples."""
+        """Of what won over what each began with, on examples that both have an answer to: over tasks; with a single
+        one, over its examples."""
         pairs = [(t.task, t.judged, t.judged_start) for t in self.tasks if t.judged and t.judged_start]
-        pairs = [(task, a, b) for task, a, b in pairs if a.score is not None and b.score is not None]
+        both = {
+            task: [(x, y) for x, y in zip(a.by_example, b.by_example, strict=True) if None not in (x, y)]
+            for task, a, b in pairs
+        }
         if len(pairs) == 1:
-            [(_, a, b)] = pairs
-            both = [(x, y) for x, y in zip(a.by_example, b.by_example, strict=True) if None not in (x, y)]
-            won, began = ({str(i): pair[side] for i, pair in enumerate(both)} for side in (0, 1))
-            return paired_difference(won, began) if both else None
-        won, began = {task: a.score for task, a, _ in pairs}, {task: b.score for task, _, b in pairs}
-        return paired_difference(won, began) if pairs else None
+            both = {str(i): [pair] for pairs in both.values() for i, pair in enumerate(pairs)}
+        won, began = (
+            {unit: fmean(pair[side] for pair in some) for unit, some in both.items() if some} for side in (0, 1)
+        )
+        return paired_difference(won, began) if won else None
 
     def mean(self, which: str) -> Interval | None:
         """Mean score of 'judged' or 'judged_start': over tasks; with a single one, over its examples."""
@@ -217,6 +234,10 @@ class Optimization:
         lines += [f"{t.task}: {len(t.copied)} runs of words stand in training examples" for t in self.tasks if t.copied]
         if any(task.stopped for task in self.tasks):
             lines.append("The limit on cost ended the search; raise --max-cost to go on from here.")
+        lines += [
+            f"{n} requests were given up ({kind.replace('_', ' ')}); run the same command again to ask them once more."
+            for kind, n in self.faults.items()
+        ]
         return "\n".join(lines)
 
 
@@ -247,16 +268,52 @@ class Contest:
         self.arms += arms
         self.__post_init__()
 
-    def mean(self, arm: int) -> float:
-        return fmean(self.scores[arm]) if self.scores[arm] else -1.0
+    def best_mean(self) -> float | None:
+        """Of the best arm over all examples that it was asked with."""
+        scores = self.scores[self.ranked()[0]]
+        return fmean(scores) if scores else None
 
     def ranked(self) -> list[int]:
         """The arms that are left, best first; of equals the one that stood first."""
-        return sorted(self.left, key=lambda arm: (-self.mean(arm), arm))
+        worth = self._worth()
+        return sorted(self.left, key=lambda arm: (-worth[arm], arm))
+
+    def keep_half(self, seed: int) -> None:
+        """Drop the worse half of the arms. Which of equals go on is drawn: many are equal after an example or two."""
+        worth, rng = self._worth(), Random(f"optimize/{seed}/{self.task.name}/{self.n_seen}")
+        order = rng.sample(self.left, len(self.left))
+        self.left = sorted(order, key=lambda arm: -worth[arm])[: ceil(len(order) / 2)]
+
+    def _worth(self) -> list[float]:
+        """Of every arm, its mean score with that of its relatives as prior: the mean of all, and what its text and
+        its number of demonstrations add to it. -1 where nothing was answered at all."""
+        means = {arm: fmean(scores) for arm, scores in self.scores.items() if scores}
+        if not means:
+            return [-1.0] * len(self.arms)
+        overall = fmean(means.values())
+
+        def added(key: Callable[[Arm], Any], arm: Arm) -> float:
+            alike = [mean for other, mean in means.items() if key(self.arms[other]) == key(arm)]
+            return fmean(alike) - overall if alike else 0.0
+
+        found = []
+        for i, arm in enumerate(self.arms):
+            prior = overall + added(lambda one: one.text, arm) + added(lambda one: len(one.shown), arm)
+            found.append((sum(self.scores[i]) + _RELATIVES * prior) / (len(self.scores[i]) + _RELATIVES))
+        return found
 
     @property
     def best(self) -> Arm:
         return self.arms[self.ranked()[0]]
+
+
+def most_arms(calls: int) -> int:
+    """The most arms that so many requests can halve down to one, with one example each in every round."""
+    return next((n for n in range(calls, 1, -1) if n * _n_rounds(n) <= calls), 1)
+
+
+def _n_rounds(n_arms: int) -> int:
+    return max(1, ceil(log2(n_arms)))
 
 
 @dataclass(frozen=True)
@@ -268,6 +325,8 @@ class Optimizer:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Sent with every request, as of transfer."""
     log: Callable[[str], None] = lambda line: None
+    faults: dict[str, Fault] = field(default_factory=dict, init=False)
+    """Of requests that were given up, by their keys."""
 
     def run(self, candidates: Mapping[str, Sequence[Arm]], tasks: Sequence[Task]) -> Optimization:
         """The best prompts of all tasks, whose candidates are given by their names, the likeliest first.
@@ -276,16 +335,29 @@ class Optimizer:
         on, or that cannot be scored; a limit on cost that is below the price of the first round or cannot be kept.
         And where the model cannot be asked.
         """
-        for task in tasks:
-            self._check(task, candidates.get(task.name, ()))
-        contests = [self._contest(task, list(candidates[task.name])) for task in tasks]
-        self._check_price(contests)
+        contests = self._contests(candidates, tasks)
         if self.choices.paraphrases:
             self._paraphrase(contests)
-        n_rounds = max(ceil(log2(max(2, len(contest.arms)))) for contest in contests)
-        for number in range(1, n_rounds + 1):
-            self._round(contests, f"round {number}", n_rounds - number + 1)
+        number = 0
+        while going := [c for c in contests if self._n_next(c)]:
+            number += 1
+            self._round(going, f"round {number}")
         return self._judge(contests)
+
+    def _contests(self, candidates: Mapping[str, Sequence[Arm]], tasks: Sequence[Task]) -> list[Contest]:
+        """One for each task, checked, and the model tried. Raises UserError as `run` does."""
+        if not tasks:
+            raise UserError("There is no task.", "Give candidates with their tasks.")
+        arms = {task.name: [arm for arm in candidates.get(task.name, ()) if arm.text.strip()] for task in tasks}
+        for task in tasks:
+            self._check(task, arms[task.name])
+        contests = [self._contest(task, arms[task.name]) for task in tasks]
+        first = [c.asking.request(self._sent(c, a), c.pool[0].input) for c in contests for a in range(len(c.arms))]
+        if self.choices.paraphrases:
+            first += [self._paraphrase_request(c, n) for c in contests for n in range(self.choices.paraphrases)]
+        self._check_price(first)
+        self._try_out(first)
+        return contests
 
     def _check(self, task: Task, arms: Sequence[Arm]) -> None:
         if not arms:
@@ -304,98 +376,127 @@ class Optimizer:
         pool = Random(f"optimize/{self.choices.seed}/{task.name}").sample(distinct, len(distinct))
         most = max((k for k in self.choices.shots if 2 * k <= len(pool)), default=0)
         shown, pool = pool[:most], pool[most:]
-        texts = list({arm.text: arm for arm in arms if arm.text.strip()}.values())[: self.choices.texts]
+        texts = list({arm.text: arm for arm in arms}.values())[: self._n_texts(len(self._counts(shown)))]
         asking = Asking(self.asker.model, task, self.choices.asking, self.parameters, self.choices.seed)
         return Contest(task, self._with_shown(texts, shown), pool, asking)
 
-    def _with_shown(self, texts: Sequence[Arm], shown: Sequence[Example]) -> list[Arm]:
-        """Each text alone first, then each with demonstrations; as many arms as may be asked at least twice."""
-        counts = sorted({k for k in self.choices.shots if k <= len(shown)}) or [0]
-        found = [replace(arm, shown=(*arm.shown, *shown[:k])) for k in counts for arm in texts]
-        return found[: max(2, self.choices.max_calls // 2)]
+    def _n_texts(self, n_counts: int) -> int:
+        """Texts that --max-calls leaves room for, each with every number of demonstrations, paraphrases apart.
 
-    def _check_price(self, contests: Sequence[Contest]) -> None:
-        requests = [c.asking.request(self._sent(c, a), c.pool[0].input) for c in contests for a in range(len(c.arms))]
+        Raises UserError where paraphrases leave room for none.
+        """
+        n = self.choices.paraphrases
+        room = most_arms(self.choices.max_calls - n) // n_counts - n
+        if n and room < 1:
+            raise UserError(
+                f"{n} paraphrases with {n_counts} numbers of demonstrations leave no room for a text among "
+                f"{self.choices.max_calls} requests.",
+                "Raise --max-calls, or ask for fewer --paraphrases or --shots.",
+            )
+        return min(self.choices.texts, max(1, room))
+
+    def _counts(self, shown: Sequence[Example]) -> list[int]:
+        return sorted({k for k in self.choices.shots if k <= len(shown)}) or [0]
+
+    def _with_shown(self, texts: Sequence[Arm], shown: Sequence[Example]) -> list[Arm]:
+        """Each text alone first, then each with demonstrations, as far as there are requests to choose by."""
+        found = [replace(arm, shown=(*arm.shown, *shown[:k])) for k in self._counts(shown) for arm in texts]
+        return found[: most_arms(self.choices.max_calls)]
+
+    def _check_price(self, requests: Sequence[Request]) -> None:
         price = self.asker.prices.of(self.asker.model.base_url, self.asker.model.name)
         check_limit(self.asker.model, price, requests, self.choices.max_cost)
         if self.choices.max_cost is None or price is None:
             return
-        stored = self.asker.stored(requests)
+        stored, spent = self.asker.stored(requests), self.asker.spent()
         needed = sum(price.bound(request) or 0.0 for request in requests if request.key not in stored)
-        if needed > self.choices.max_cost:
+        if needed + spent > self.choices.max_cost:
+            before = f" after the {money(spent)} of this ledger so far" if spent else ""
             raise UserError(
-                f"Asking every candidate once may cost {money(needed)}, which is above --max-cost "
+                f"Asking every candidate once may cost {money(needed)}{before}, which is above --max-cost "
                 f"{self.choices.max_cost:g}.",
-                "Raise it, or try fewer --texts or --shots.",
+                "Raise it, which is for all requests of the ledger, or try fewer --texts or --shots.",
             )
+
+    def _try_out(self, requests: Sequence[Request]) -> None:
+        """Ask the shortest request alone. Raises UserError for whatever keeps it from an answer."""
+        shortest = min(requests, key=lambda request: len(request.content))
+        found = self._answers([shortest])
+        if (fault := found.faults.get(shortest.key)) is not None:
+            raise as_user_error(fault, self.asker.model)
 
     def _sent(self, contest: Contest, arm: int) -> str:
         return contest.arms[arm].prompt(self.choices.asking.laid_out)
 
-    def _round(self, contests: Sequence[Contest], name: str, rounds_left: int) -> None:
+    def _n_next(self, contest: Contest) -> int:
+        """Examples of the next round; 0 where there is none."""
+        if len(contest.left) < 2 or contest.stopped:
+            return 0
+        calls = (self.choices.max_calls - contest.n_calls) // _n_rounds(len(contest.left))
+        return min(calls // len(contest.left), len(contest.pool) - contest.n_seen)
+
+    def _round(self, contests: Sequence[Contest], name: str) -> None:
         """Ask what is left of each task with further examples, and keep the better half."""
-        planned: list[tuple[Contest, list[Example]]] = []
-        for contest in contests:
-            calls = (self.choices.max_calls - contest.n_calls) // rounds_left
-            n = min(calls // max(1, len(contest.left)), len(contest.pool) - contest.n_seen)
-            if len(contest.left) > 1 and n > 0 and not contest.stopped:
-                planned.append((contest, contest.pool[contest.n_seen : contest.n_seen + n]))
-        found = self._answers(
-            [
-                contest.asking.request(self._sent(contest, arm), example.input)
-                for contest, examples in planned
-                for arm in contest.left
-                for example in examples
-            ]
-        )
+        planned = [
+            (contest, contest.pool[contest.n_seen : contest.n_seen + self._n_next(contest)]) for contest in contests
+        ]
+        requests = {
+            (contest.task.name, arm, e): contest.asking.request(self._sent(contest, arm), e.input)
+            for contest, examples in planned
+            for e in examples
+            for arm in contest.left
+        }
+        found = self._answers(list(requests.values()))
         for contest, examples in planned:
-            calls = [
-                (arm, e, contest.asking.request(self._sent(contest, arm), e.input))
-                for arm in contest.left
-                for e in examples
-            ]
-            scores = [(arm, self._score(contest.task, request, e, found)) for arm, e, request in calls]
-            for arm, score in scores:
-                if score is not None:
-                    contest.scores[arm].append(score)
+            asked = {e: {arm: requests[contest.task.name, arm, e] for arm in contest.left} for e in examples}
+            calls = [request for of_example in asked.values() for request in of_example.values()]
+            for example, of_example in asked.items():
+                self._note(contest, example, of_example, found)
             contest.n_calls += len(calls)
             contest.n_seen += len(examples)
             contest.stopped = found.over_budget
-            ranked = contest.ranked()
-            missing = sum(score is None for _, score in scores)
-            best = contest.mean(ranked[0]) if contest.scores[ranked[0]] else None
-            cost = found.cost([request for _, _, request in calls])
-            contest.stages.append(Stage(name, len(contest.left), len(examples), best=best, missing=missing, **cost))
+            missing = sum(found.text(request) is None for request in calls)
+            best, n = contest.best_mean(), len(contest.left)
+            contest.stages.append(Stage(name, n, len(examples), best=best, missing=missing, **found.cost(calls)))
             if not found.over_budget:
-                contest.left = ranked[: ceil(len(ranked) / 2)]
-        if planned:
-            self.log(f"{name}: {sum(c.stages[-1].calls for c, _ in planned)} requests")
+                contest.keep_half(self.choices.seed)
+        self.log(f"{name}: {len(requests)} requests")
+
+    def _note(self, contest: Contest, example: Example, asked: Mapping[int, Request], found: "Answers") -> None:
+        """The scores of all arms on one example; none where a request came to nothing that might have passed."""
+        if any(found.came_to_nothing(request) for request in asked.values()):
+            return
+        for arm, request in asked.items():
+            contest.scores[arm].append(self._score(contest.task, request, example, found) or 0.0)
 
     def _paraphrase(self, contests: Sequence[Contest]) -> None:
         """Further arms: the best text of each task in other words, by the model itself, where they pass the checks."""
         n = self.choices.paraphrases
         wanted = {
-            id(contest): [self._paraphrase_request(contest.arms[0].text, number) for number in range(n)]
-            for contest in contests
+            id(contest): [self._paraphrase_request(contest, number) for number in range(n)] for contest in contests
         }
         found = self._answers([request for requests in wanted.values() for request in requests])
         for contest in contests:
-            first, requests = contest.arms[0], wanted[id(contest)]
+            first, requests = contest.arms[0].text, wanted[id(contest)]
+            named = tuple(word for word in label_words(contest.task) if word.casefold() in first.casefold())
+            original = Original(first, named)
             texts = [found.text(request) for request in requests]
             kept: list[str] = []
             for text in filter(None, (" ".join((text or "").split()) for text in texts)):
-                if fault_of(text, Original(first.text), kept) is None:
+                if fault_of(text, original, kept) is None:
                     kept.append(text)
             shown = max((arm.shown for arm in contest.arms), key=len)
-            more = self._with_shown([Arm(text, origin="paraphrase") for text in kept], shown)
-            contest.add(more[: max(0, self.choices.max_calls // 2 - len(contest.arms))])
+            contest.add(self._with_shown([Arm(text, origin="paraphrase") for text in kept], shown))
             contest.n_calls += len(requests)
             missing = sum(text is None for text in texts)
             contest.stages.append(Stage("paraphrases", len(kept), 0, missing=missing, **found.cost(requests)))
 
-    def _paraphrase_request(self, text: str, number: int) -> Request:
-        defaults = {"temperature": 1, "max_tokens": _PARAPHRASE_TOKENS, "seed": self.choices.seed + number}
-        return text_request(self.asker.model, _PARAPHRASE.format(text), {**defaults, **self.parameters}, number)
+    def _paraphrase_request(self, contest: Contest, number: int) -> Request:
+        defaults: dict[str, Any] = {"temperature": 1, "seed": self.choices.seed + number}
+        if not any(self.parameters.get(name) for name in OUTPUT_LIMITS):
+            defaults["max_tokens"] = _PARAPHRASE_TOKENS
+        asked = _PARAPHRASE.format(contest.arms[0].text)
+        return text_request(self.asker.model, asked, {**defaults, **self.parameters}, number)
 
     def _judge(self, contests: Sequence[Contest]) -> Optimization:
         """What won and what each began with, on test examples."""
@@ -425,11 +526,13 @@ class Optimizer:
                     stages=(*contest.stages, stage),
                     judged=judged,
                     judged_start=judged_start,
-                    copied=tuple(copied_runs(best.text, (*contest.task.train, *contest.task.validation))),
+                    copied=tuple(copied_runs(best.text, all_examples(contest.task))),
                     stopped=contest.stopped or found.over_budget,
+                    sent=contest.asking.settings,
                 )
             )
-        return Optimization(self.asker.model, self.choices.template, tuple(tasks))
+        faults = Counter(fault.kind for fault in self.faults.values())
+        return Optimization(self.asker.model, self.choices.template, tuple(tasks), faults)
 
     def _judged(self, contest: Contest, prompt: str, examples: Sequence[Example], found: "Answers") -> Judged:
         scores = [
@@ -441,12 +544,11 @@ class Optimizer:
 
     def _answers(self, requests: Sequence[Request]) -> "Answers":
         """What the model says, from the ledger or now. Raises UserError where it cannot be asked."""
-        if not requests:
-            return Answers({}, False)
         sent = self.asker.ask(requests)
         if sent.stop is not None:
             raise as_user_error(sent.stop, self.asker.model)
-        return Answers(sent.answers, sent.over_budget)
+        self.faults.update(sent.faults)
+        return Answers(sent.answers, sent.over_budget, sent.faults)
 
     @staticmethod
     def _score(task: Task, request: Request, example: Example, found: "Answers") -> float | None:
@@ -460,7 +562,13 @@ class Answers:
     """Answers by the keys of their requests."""
 
     by_key: Mapping[str, Any]
-    over_budget: bool
+    over_budget: bool = False
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+
+    def came_to_nothing(self, request: Request) -> bool:
+        """Whether there is neither an answer nor a refusal of the request itself."""
+        fault = self.faults.get(request.key)
+        return request.key not in self.by_key and not (fault and fault.kind in FINAL)
 
     def text(self, request: Request) -> str | None:
         answer = self.by_key.get(request.key)
@@ -472,7 +580,16 @@ class Answers:
         """What requests came to, as a Stage has it; what was not sent costs nothing."""
         had = [answer for request in requests if (answer := self.by_key.get(request.key)) is not None]
         tokens = [total([answer.input_tokens, answer.output_tokens]) for answer in had]
-        return {"calls": len(requests), "price": total([answer.price for answer in had]), "tokens": total(tokens)}
+        return {
+            "calls": len(requests),
+            "price": total([0.0, *(answer.price for answer in had)]),
+            "tokens": total(tokens),
+        }
+
+
+def all_examples(task: Task) -> tuple[Example, ...]:
+    """Of every part."""
+    return (*task.train, *task.validation, *task.test)
 
 
 def copied_runs(text: str, examples: Sequence[Example], n: int = _COPIED_WORDS) -> Iterator[str]:

@@ -94,6 +94,12 @@ class Asking:
         template = choices.laid_out
         return make_request(self.model, prompt, input, sent, repeat=repeat, seed=self.seed, template=template)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What goes with every request beside its model and text, such as temperature, max_tokens, stop and seed."""
+        apart = ("model", "messages", "prompt")
+        return {name: value for name, value in self.request(None, "").body.items() if name not in apart}
+
 
 def _defaults(layout: Layout, task: Task, choices: TransferChoices, given: Mapping[str, Any]) -> dict[str, Any]:
     """Greedy decoding and a bound on the answer; plain completions also end where the next block would begin."""
