@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,7 +140,7 @@ def translate(
     found = find_soft_prompts(paths)
     if card is not None and len(found) > 1:
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
-    _check(verify, card, demonstrations, propose, helping)
+    _check(verify, card, demonstrations, propose, helping, examples)
     if propose is None and (helping.describer or helping.prior) and translator is None:
         propose = ["describe", "search"]
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
@@ -149,6 +150,8 @@ def translate(
         from soft2hard.translator.translate import translate as translate_all
 
         name = subject_of(soft_prompts, subject)
+        if subject is not None and not verify:  # no subject is loaded, whose name then tells which translator fits
+            soft_prompts = [replace(prompt, subject=subject) for prompt in soft_prompts]
         if loading.template is None:
             _say_template(soft_prompts)
         describer = _describer_behind_api(helping)
@@ -188,11 +191,16 @@ def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
 
 
 def _check(
-    verify: bool, card: Path | None, demonstrations: int, propose: "Sequence[str] | None", helping: Helping
+    verify: bool,
+    card: Path | None,
+    demonstrations: int,
+    propose: "Sequence[str] | None",
+    helping: Helping,
+    examples: Path | None,
 ) -> None:
     """Refuse what goes together with nothing that is asked for, before anything is loaded or sent."""
     helpers = {"describer": helping.describer, "prior": helping.prior, "encoder": helping.encoder}
-    asked = {"card": card, "demonstrations": demonstrations, "propose": propose, **helpers}
+    asked = {"card": card, "demonstrations": demonstrations, "propose": propose, "examples": examples, **helpers}
     if not verify and (useless := [f"--{name}" for name, value in asked.items() if value]):
         raise UserError(f"{useless[0]} needs texts to be run, and --no-verify runs none.", "Leave one of them out.")
     if propose and helping.describer and "describe" not in propose:
@@ -258,8 +266,6 @@ def _longest_output(examples: Path | None, lm: "Subject | None") -> int | None:
 
 
 def _named(translation: "Translation", path: Path) -> "Translation":
-    from dataclasses import replace
-
     return replace(translation, soft_prompt=str(path))
 
 

@@ -155,7 +155,7 @@ class Certificate:
             said.append(
                 "The gold text is clearly likelier given the soft prompt itself than given each of "
                 f"{len(worse)} of {len(spoiled)} things in its place"
-                + (f"; not than given {', '.join(rest)}." if rest else ": the translator reads the vectors.")
+                + (f", but not than given {', '.join(rest)}." if rest else ": the translator reads the vectors.")
             )
         said += [self._beside(name) for name in RIVALS.values() if name in self.reads]
         if self.wayward:
@@ -168,15 +168,13 @@ class Certificate:
 
     def _beside(self, name: str) -> str:
         paired = self.difference(name, "nll")
-        if not (_is_above(paired) or _is_below(paired)):
-            return f"Given {name}, the gold text is about as likely as given the soft prompt ({_more(paired)})."
-        which = "less" if paired.difference.value > 0 else "more"
-        return f"Given {name}, the gold text is clearly {which} likely than given the soft prompt ({_more(paired)})."
-
-
-def _more(paired: PairedDifference) -> str:
-    """A difference of negative log-likelihoods in words."""
-    return f"{paired.difference} nats a token more"
+        how = "about as likely as"
+        if _is_above(paired) or _is_below(paired):
+            how = f"clearly {'less' if _is_above(paired) else 'more'} likely than"
+        return (
+            f"Given {name}, the gold text is {how} given the soft prompt: its negative log-likelihood differs by "
+            f"{paired.difference} nats a token."
+        )
 
 
 def _is_above(paired: PairedDifference | None) -> bool:

@@ -11,6 +11,7 @@ its phrasings. The others are of texts: what is written, greedily and with verif
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -228,7 +229,8 @@ class Certifier:
     ) -> list[TaskReading]:
         """Readings that an earlier call has made, or those made now."""
         name = "".join(c if c.isalnum() else "-" for c in read)
-        name = f"{seed}-{name}-{translator_fingerprint(translator)[:8]}.json"
+        evidence = sha256(repr(translator.card.evidence).encode()).hexdigest()[:4]  # verified texts depend on it
+        name = f"{seed}-{name}-{translator_fingerprint(translator)[:8]}-{evidence}.json"
         path = None if self.folder is None else self.folder / name
         if path is not None and path.exists():
             return [TaskReading(**one) for one in json.loads(path.read_text(encoding="utf-8"))]

@@ -60,7 +60,9 @@ class View:
             return torch.zeros_like(vectors[:1])
         if self.reads == "vectors" or not examples:
             return vectors
-        shown = rng.sample(list(examples), min(self.n_examples, len(examples)))
+        return self._showing(vectors, rng.sample(list(examples), min(self.n_examples, len(examples))))
+
+    def _showing(self, vectors: Float[Tensor, "n d"], shown: Sequence[Example]) -> Float[Tensor, "n_read d"]:
         text = self.subject.embed_text(self.subject.template.few_shot_text(shown)).detach().to(vectors)
         return text if self.reads == "examples" else torch.cat([vectors, text])
 
@@ -74,17 +76,16 @@ class View:
     ) -> list[SoftPrompt]:
         """As `of`, with the outputs that the soft prompts themselves write for some of their `inputs`: no example is
         needed, and none is shown that the soft prompt does otherwise."""
-        rngs = [Random(f"view/{seed}/{i}") for i in range(len(soft_prompts))]
         chosen = [
-            rng.sample(list(some), min(self.n_examples, len(some))) for rng, some in zip(rngs, inputs, strict=True)
+            Random(f"view/{seed}/{i}").sample(list(some), min(self.n_examples, len(some)))
+            for i, some in enumerate(inputs)
         ]
         queries = [Query(prompt, input) for prompt, some in zip(soft_prompts, chosen, strict=True) for input in some]
         written = iter(self.subject.generate(queries))
-        found = []
-        for prompt, some, rng in zip(soft_prompts, chosen, rngs, strict=True):
-            shown = [Example(input, output) for input, output in zip(some, written, strict=False)]
-            found.append(replace(prompt, embeddings=self(prompt.embeddings, shown, rng)))
-        return found
+        return [
+            replace(prompt, embeddings=self._showing(prompt.embeddings, [Example(one, next(written)) for one in some]))
+            for prompt, some in zip(soft_prompts, chosen, strict=True)
+        ]
 
 
 class CorpusPairs(Dataset):

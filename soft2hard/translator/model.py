@@ -30,7 +30,8 @@ from soft2hard.translator.settings import CARD_FILE, Design, TranslatorCard, rea
 READER_FILE = "reader.safetensors"
 TRAINED_ON_FILE = "trained_on.txt"
 ROWS_FILE = "subject_rows.safetensors"
-"""Some rows of the subject's embeddings, by which another rounding of its weights is known again."""
+"""Some rows of the subject's embeddings, by which another rounding of its weights is known again, or a close relative
+such as its fine-tune, whose embeddings have hardly moved."""
 _N_ROWS = 64
 _SAME_ROWS = 0.98
 """Mean cosine of such rows from which two models are taken for roundings of one: 4 bits keep 0.99."""
@@ -303,8 +304,8 @@ def _restore_left_out(model: TranslatorModel, state: dict[str, Tensor], prefix: 
 
 
 _OTHER_ROUNDING = (
-    "'{}' has not the very weights that the translator was trained for ('{}'), but a rounding of the same: its texts "
-    "may be a little worse."
+    "'{}' has not the very weights that the translator was trained for ('{}'), but nearly its embeddings. Texts may be "
+    "a little worse for another rounding of the same weights, and much worse for a fine-tune of the model."
 )
 
 

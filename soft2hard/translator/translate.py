@@ -161,7 +161,7 @@ def translate(
         for prompt in prompts:
             subject.check(prompt)
     if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
-        helpers = replace(helpers, read=_behaviour(translator, prompts, subject, inputs, config.seed))
+        helpers = replace(helpers, read=_behaviour(translator, prompts, subject, inputs, config))
     labels = [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     if subject is None or not config.verify:
         if translator is None:
@@ -363,8 +363,7 @@ class _Translating:
         """The inputs of each soft prompt; None where they are to be invented."""
         if inputs is None:
             return None
-        n = self.config.n_probes + self.config.n_checks
-        return [in_random_order(of_prompt, self.config.seed)[:n] for of_prompt in _for_each(self.prompts, inputs)]
+        return [used(of_prompt, self.config) for of_prompt in _for_each(self.prompts, inputs)]
 
     def _invented(self, numbers: Sequence[int], read: Sequence[Sequence[str]]) -> dict[int, Probes]:
         """Inputs that texts which a translator read invite tell these texts apart. Without any, those that other
@@ -396,9 +395,10 @@ def _behaviour(
     prompts: Sequence[SoftPrompt],
     subject: Subject | None,
     inputs: Sequence[str] | Sequence[Sequence[str]] | None,
-    seed: int,
+    config: TranslateConfig,
 ) -> list[SoftPrompt]:
     """What a translator of examples reads of soft prompts: what they do on some inputs, given or invented under them.
+    Of those that are given, only what chooses texts is shown, so that the others can judge.
 
     Raises UserError without the subject or inputs, and for a translator that reads nothing.
     """
@@ -409,15 +409,15 @@ def _behaviour(
             remedy = "Leave verification on, so that the subject shows what the soft prompt does."
         raise UserError(f"The translator '{translator.name}' was trained to read {card.reads}.", remedy)
     if inputs is None:
-        each = invented_inputs(subject, [[prompt] for prompt in prompts], card.shown, seed)
+        each = invented_inputs(subject, [[prompt] for prompt in prompts], card.shown, config.seed)
     else:
-        each = _for_each(prompts, inputs)
+        each = [choosing(of_prompt, config) for of_prompt in _for_each(prompts, inputs)]
     if not all(each):
         raise UserError(
             f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
             "Give some with --examples.",
         )
-    return View(subject, card.reads, card.shown).of_outputs(prompts, each, seed)
+    return View(subject, card.reads, card.shown).of_outputs(prompts, each, config.seed)
 
 
 def _for_each(
@@ -437,6 +437,17 @@ def in_random_order(inputs: Sequence[str], seed: int) -> list[str]:
     return Random(f"inputs/{seed}").sample(distinct, len(distinct))
 
 
+def used(inputs: Sequence[str], config: TranslateConfig) -> list[str]:
+    """The inputs that choose and judge, in random order."""
+    return in_random_order(inputs, config.seed)[: config.n_probes + config.n_checks]
+
+
+def choosing(inputs: Sequence[str], config: TranslateConfig) -> list[str]:
+    """Of the inputs that are used, those that choose."""
+    some = used(inputs, config)
+    return [some[i] for i in divided(len(some), config)[0]]
+
+
 def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
     """Which of `n` inputs choose, and which judge; none judge where there are too few for both."""
     beside_the_first = n - min(config.n_probes, _CHOOSING, (n + 1) // 2)
@@ -449,16 +460,23 @@ def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
 
 def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None, *, by_width: bool) -> Translator | None:
     """The translator of the package that was trained for the subject, or another rounding of its weights, or for the
-    one that the prompts name; where they name none and no subject is given, `by_width` of their vectors. None where
-    there is none."""
+    one that the prompts name; where they have no fingerprint and no subject is given, `by_width` of their vectors and
+    the name of their subject, if they have one. None where there is none."""
     wanted = subject.fingerprint if subject else next((p.fingerprint for p in prompts if p.fingerprint), None)
-    widths = {prompt.d_model for prompt in prompts} if by_width and wanted is None else set()
     for folder in shipped_translators():
         card = read_card(folder)
-        fits = wanted == card.fingerprint or widths == {card.d_subject}
+        fits = wanted == card.fingerprint
+        if by_width and wanted is None:
+            fits = all(p.d_model == card.d_subject and _is_of(p.subject or card.subject, card.subject) for p in prompts)
         if fits or (subject and is_rounding(read_rows(folder), subject)):
             return Translator.from_pretrained(folder, subject=subject)
     return None
+
+
+def _is_of(name: str, family: str) -> bool:
+    """Whether a model's name or path begins as another's, but for its owner, case and punctuation."""
+    plain = ["".join(filter(str.isalnum, Path(one).name.casefold())) for one in (name, family)]
+    return plain[0].startswith(plain[1])
 
 
 def _own_subject(translator: Translator | None, prompts: Sequence[SoftPrompt]) -> Subject:

@@ -1,6 +1,7 @@
 """The translator that comes with the package for a real model, and the soft prompts beside it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,23 @@ def test_translate_finds_both_by_what_the_soft_prompts_say_of_their_subject(tmp_
     texts = {one["text"] for one in found}
     assert len(found) == N_REAL and len(texts) > N_REAL // 2, "one for each, not one for all"
     assert all(text.endswith((".", "?")) for text in texts)
+
+
+@pytest.mark.skipif(not (SMOLLM2 / "config.json").exists(), reason="needs the model that scripts/fetch_smollm2 fetches")
+@pytest.mark.parametrize(
+    ("named", "fits"),
+    [(None, True), ("HuggingFaceTB/SmolLM2-135M-Instruct", True), ("HuggingFaceTB/SmolLM-135M", False)],
+)
+def test_a_strangers_prompt_of_the_same_width_is_read_only_where_its_model_is_ours_by_name(
+    tmp_path: Path, named: str | None, fits: bool
+) -> None:
+    """Without a subject that could be looked at, width alone would have any model's prompt read as SmolLM2's."""
+    ours = SoftPrompt.from_pretrained(sorted(PROMPTS.glob("*.safetensors"))[0])
+    replace(ours, subject=named, fingerprint=None).save(tmp_path / "p.safetensors")
+    result = run("translate", tmp_path / "p.safetensors", "--no-verify")
+    if fits:
+        assert result.exit_code == 0, result.stderr
+    else:
+        assert result.exit_code == 2 and "No translator fits" in result.stderr
+    other = run("translate", tmp_path / "p.safetensors", "--no-verify", "--subject", "gpt2")
+    assert other.exit_code == 2 and "No translator fits" in other.stderr

@@ -213,6 +213,16 @@ def test_inputs_are_read_from_every_format_without_outputs_and_each_once(tmp_pat
         read_inputs(text(tmp_path / "empty.txt", "\n"))
 
 
+def test_the_inputs_of_a_task_file_are_those_that_are_not_set_aside_for_testing(tmp_path):
+    path = jsonl(tmp_path / "t.jsonl", ROWS)
+    task = read_task(path)
+    tested = {example.input for example in task.test}
+    assert len(tested) == 8
+    assert set(read_inputs(path)) == {row["input"] for row in ROWS} - tested
+    # Without outputs there is no task, and nothing is tested.
+    assert len(read_inputs(jsonl(tmp_path / "i.jsonl", [{"input": row["input"]} for row in ROWS]))) == 40
+
+
 def test_as_a_dod_the_tasks_fall_into_train_and_validation(tmp_path):
     for i in range(6):
         jsonl(tmp_path / f"t{i}.jsonl", ROWS)

@@ -232,6 +232,25 @@ def test_of_a_soft_prompt_it_reads_what_that_writes_for_inputs(of_examples: Tran
         assert translation.greedy == propose(of_examples, [rows], 6)[0][0]
 
 
+def test_what_judges_a_text_is_not_shown_to_the_translator(
+    of_examples: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
+    inputs = [f"{a} {b}" for a in WORDS[:4] for b in WORDS[4:8]]
+    shown: list[str] = []
+    whole = View.of_outputs
+
+    def noted(self: View, prompts: list[SoftPrompt], of_prompts: list[list[str]], seed: int) -> list[SoftPrompt]:
+        shown.extend(*of_prompts)
+        return whole(self, prompts, of_prompts, seed)
+
+    monkeypatch.setattr(View, "of_outputs", noted)
+    how = TranslateConfig(6, 8, 8, refine_rounds=0, max_new_tokens=3)
+    found = translate(prompt, of_examples, SUBJECT, how, inputs=inputs)
+    ordered = in_random_order(inputs, how.seed)
+    assert found.n_checks == 8 and shown == ordered[:8]  # the other half judges
+
+
 def test_inputs_of_another_number_of_soft_prompts_are_refused(of_examples: Translator) -> None:
     prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
     with pytest.raises(UserError, match="2 lists of inputs for 1 soft prompts"):

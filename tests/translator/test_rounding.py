@@ -27,7 +27,7 @@ DESIGNS = {
     "encoder-decoder": Design("encoder-decoder", instruction_tokens=16),
     "causal-lora": Design("causal-lora", lora_rank=2, instruction_tokens=16),
 }
-SAID = "a rounding of the same"
+SAID = "but nearly its embeddings"
 
 
 def llama(seed: int = 0, **changes: object) -> Subject:

@@ -13,7 +13,7 @@ from soft2hard.translator.candidates import propose
 from soft2hard.translator.data import View
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import Helpers, Translation, translate
+from soft2hard.translator.translate import Helpers, Translation, choosing, translate
 
 _LEAST_SECONDS = 0.001  # a budget that is spent
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
@@ -27,7 +27,8 @@ class GreedyTranslation(GreedyOptions):
         translator = _translator(self.translator, bench)
         started = time.monotonic()
         with listening() as heard:
-            read = _read(translator, cases, bench, self.outputs)
+            inputs = [[example.input for example in case.task.train] for case in cases]
+            read = _read(translator, cases, bench, self.outputs, inputs)
             texts = propose(translator, read, 1)
         costs = shares(Cost(time.monotonic() - started), len(cases), heard.own)
         yield from (_outcome(found[0] if found else "", cost, {}) for found, cost in zip(texts, costs, strict=True))
@@ -52,7 +53,8 @@ class VerifiedTranslation(TranslatedOptions):
             config = TranslateConfig(**options, max_seconds=left)
             inputs = [[e.input for e in (*case.task.validation, *case.task.train)] for case in chunk]
             with listening() as heard:
-                read = _read(translator, chunk, bench, self.outputs) if translator else None
+                shown = [choosing(of_case, config) for of_case in inputs]
+                read = _read(translator, chunk, bench, self.outputs, shown) if translator else None
                 translations = translate(
                     [case.soft_prompt for case in chunk],
                     translator,
@@ -79,11 +81,13 @@ def _translator(name: str | None, bench: Bench) -> Translator | None:
     return bench.translator if name is None else Translator.from_pretrained(name, subject=bench.subject)
 
 
-def _read(translator: Translator, cases: Sequence[Case], bench: Bench, outputs: str) -> list[SoftPrompt]:
-    """What a translator is given of each case: the soft prompt, unless it was trained to read other things."""
+def _read(
+    translator: Translator, cases: Sequence[Case], bench: Bench, outputs: str, inputs: Sequence[Sequence[str]]
+) -> list[SoftPrompt]:
+    """What a translator is given of each case: the soft prompt, unless it was trained to read other things. `inputs`
+    are what the soft prompt may show its outputs of."""
     view = View(bench.subject, translator.card.reads, translator.card.shown)
     if outputs == "soft_prompt" and view.reads in ("examples", "both"):
-        inputs = [[example.input for example in case.task.train] for case in cases]
         return view.of_outputs([case.soft_prompt for case in cases], inputs, bench.seed)
     return [view.of(case.soft_prompt, case.task, bench.seed) for case in cases]
 
