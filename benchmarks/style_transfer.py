@@ -19,6 +19,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from soft2hard.checkpoints import embedded_path
 from soft2hard.cli.common import AtLeast1
@@ -81,19 +82,19 @@ def style_bench(tasks: Sequence[StyleTask], seed: int, samples: int) -> Bench:
 
 
 def best_random(tasks: Sequence[StyleTask], bench: Bench, like: RLPrompt) -> list[str]:
-    """For each task the best of as many random prompts as a method samples, found as the method finds its own best."""
+    """For each task the best of as many random prompts as a method samples, found as the method finds its own best:
+    those with the highest rewards are tried on the validation sentences, which choose."""
     vocabulary, rewards = Vocabulary(bench.fast_subject), StyleRewards(bench, bench.reference, like)
     rngs = [Random(f"random {bench.seed}/{task.name}") for task in tasks]
     trials = [rewards.trials(task, f"{bench.seed}/{task.name}", Meter(None)) for task in tasks]
-    looked: list[tuple[int, str]] = []
-    for step in range(1, like.steps + 1):
+    for _ in range(like.steps):
         drawn = [[vocabulary.text(vocabulary.random(like.n_tokens, rng)) for _ in range(like.batch)] for rng in rngs]
-        sampled = rewards.sampled([(train, texts) for (train, _), texts in zip(trials, drawn, strict=True)])
-        if step % like.eval_every == 0 or step == like.steps:
-            # A policy is looked at with its greedy prompt and the best of the step: here the two best of the step.
-            for i, ((found, _), texts) in enumerate(zip(sampled, drawn, strict=True)):
-                looked += [(i, text) for _, text in sorted(zip(found, texts, strict=True))[-2:]]
-    rewards.score([(trials[i][1], text) for i, text in looked])
+        rewards.sampled([(train, texts) for (train, _), texts in zip(trials, drawn, strict=True)])
+    # A policy's greedy prompts are looked at too, so that random prompts have as many looks.
+    n = like.keep + like.steps // like.eval_every
+    for train, validation in trials:
+        best = sorted(train.rewards, key=train.rewards.get, reverse=True)[:n]
+        rewards.score([(validation, text) for text in best])
     return [max(validation.rewards, key=validation.rewards.get) for _, validation in trials]
 
 
@@ -106,14 +107,19 @@ class Settings(NamedTuple):
     n_tokens: int
     scale: float
     """Of PIN's rewards: the lower, the longer it explores."""
+    warm_up: float
+    mutate: float
+    """As of the methods."""
 
     def method(self, name: str) -> RLPrompt | Pin:
         """PIN, or RLPrompt, at settings for a small vocabulary and few steps."""
         options = {"n_tokens": self.n_tokens, "steps": self.steps, "batch": 16, "hidden": 256, "polyak": 0.1}
-        options |= {"reward": "style", "sentences": 1, "bootstraps": 1, "eval_every": 10}
+        options |= {"reward": "style", "sentences": 4, "fixed_sentences": True, "bootstraps": 1, "eval_every": 10}
+        options |= {"keep": 8, "warm_up": self.warm_up, "mutate": self.mutate}
         if name == "rlprompt":
             return RLPrompt(**options, lr=6e-3, reward_scale=15.0, clip=50.0)
-        return Pin(**options, lr=4e-3, k=40_000, reward_scale=self.scale)
+        # No filter: at the first place the policy LM's likeliest tokens leave out "Replace".
+        return Pin(**options, lr=4e-3, k=50_272, reward_scale=self.scale)
 
 
 def scores_of(name: str, seed: int, settings: Settings) -> list[tuple[str, float]]:
@@ -143,12 +149,14 @@ def main(
     samples: AtLeast1 = 8,
     n_tokens: AtLeast1 = 5,
     scale: float = 5.0,
+    warm_up: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.25,
+    mutate: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.5,
     methods: Annotated[list[Literal["pin", "rlprompt"]] | None, Parameter(name="--method")] = None,
     workers: AtLeast1 = 1,
 ) -> None:
     """Joint scores of trained and random prompts, by task, and their difference with its 95 % interval."""
     settings, kinds = (
-        Settings(n_tasks, steps, samples, n_tokens, scale),
+        Settings(n_tasks, steps, samples, n_tokens, scale, warm_up, mutate),
         ["random", *(methods or ["pin"]), "gold", "none"],
     )
     found: dict[str, list[tuple[str, float]]] = {kind: [] for kind in kinds}

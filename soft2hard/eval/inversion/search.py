@@ -15,7 +15,8 @@ from torch import Generator, Tensor
 from soft2hard.errors import UserError
 from soft2hard.eval.inversion.settings import PezInversion, PinInversion
 from soft2hard.eval.methods.discrete import Vocabulary, Writing
-from soft2hard.eval.methods.q_learning import Policies, PolicyLM, TaskNetworks, TsallisEntropy, sample, z_scores
+from soft2hard.eval.methods.policy_training import Elites, PolicyTrainer, Rewarded
+from soft2hard.eval.methods.q_learning import Policies, PolicyLM, Rollout, TaskNetworks, TsallisEntropy, z_scores
 from soft2hard.lm.clip import Clip
 from soft2hard.lm.subject import Subject
 
@@ -32,7 +33,8 @@ class Inversion:
     prompt: str = ""
     similarity: float = float("-inf")
     curve: list[dict[str, float | str]] = field(default_factory=list)
-    """By step: the best similarity so far, and that of the prompts of the step."""
+    """By step: the `best` similarity so far, and of the prompts of the step the best (`now`, of a descent) or the mean
+    (`mean`, of a policy)."""
 
     def offer(self, texts: Sequence[str], similarities: Float[Tensor, "n"]) -> None:
         """Take note of the best of these texts; of equal ones the first stays."""
@@ -121,23 +123,26 @@ def _look(
 def _by_reward(clip: Clip, jobs: Sequence[Inversion], options: PinInversion, seed: int, tick: Tick) -> None:
     """A policy for each target, trained as the method pin trains them."""
     policy = Subject.from_pretrained(options.policy)
-    writing, entropy = Writing(policy, clip.tokenizer), TsallisEntropy()
+    writing = Writing(policy, clip.tokenizer)
     lm = PolicyLM(policy, writing.tokens, options.start)
     device = lm.model.device
-    generators = [Generator(device=device).manual_seed(Random(f"{seed}/{i}").getrandbits(63)) for i in range(len(jobs))]
+    seeds = [Random(f"{seed}/{i}") for i in range(len(jobs))]
+    generators = [Generator(device=device).manual_seed(rng.getrandbits(63)) for rng in seeds]
     networks = TaskNetworks(generators, lm.d_out, options.hidden, options.lr, options.clip)
     policies = Policies(lm, networks, options.n_allowed(lm.model.vocab_size))
-    for step in range(1, options.steps + 1):
-        networks.follow(options.polyak)
-        choose = lambda q: sample(entropy.policy(q), generators)  # noqa: E731
-        rollout = policies.roll_out(len(jobs), options.batch, options.n_tokens, choose)
+    elites = Elites(seeds, writing.tokens.tolist())
+    trainer = PolicyTrainer(policies, TsallisEntropy(), options, generators, elites)
+
+    def rewarded(rollout: Rollout) -> Rewarded:
         rewards = torch.stack(_score(clip, jobs, _texts(writing, rollout.actions))).to(device)
-        policies.learn(rollout, options.reward_scale * z_scores(rewards), entropy, options.reverse)
+        return rewards, z_scores(rewards)
+
+    for step in range(1, options.steps + 1):
+        rewards = trainer.step(step, rewarded)
         if step % options.eval_every == 0 or step == options.steps:
-            rollout = policies.roll_out(len(jobs), 1, options.n_tokens, lambda q: q.argmax(dim=-1))
-            _score(clip, jobs, _texts(writing, rollout.actions))
+            _score(clip, jobs, _texts(writing, trainer.greedy().actions))
             for job, now in zip(jobs, rewards.mean(dim=-1).tolist(), strict=True):
-                job.curve.append({"step": step, "best": job.similarity, "now": now})
+                job.curve.append({"step": step, "best": job.similarity, "mean": now})
         tick(step, options.steps)
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from soft2hard.eval.methods.options import PolicyTraining, n_not_ignorable
+from soft2hard.eval.methods.options import PolicyTraining, Share, n_not_ignorable
 from soft2hard.settings import settings
 
 
@@ -41,6 +41,9 @@ class PinInversion(PolicyTraining):
     vocabularies, as of the method pin."""
     eval_every: PositiveInt = 100
     """Steps between two points of the curve."""
+    mutate: Share = 0.5
+    """Share of the prompts of every step after the warm-up that are one of the 8 best so far with another token in one
+    place. The published code learns from a replay buffer instead; 0 leaves the policy to itself."""
 
     def n_allowed(self, vocab_size: int) -> int:
         """Tokens left at each position."""

@@ -343,6 +343,11 @@ class PolicyTraining:
     """The text that the policy LM reads first; None: its BOS token, or EOS where it has none."""
     eval_every: PositiveInt = 10
     """Steps between two looks at the validation examples."""
+    warm_up: Share = 0.0
+    """Share of the steps, the first ones, whose prompts are drawn at random; 0: none, as published."""
+    mutate: Share = 0.0
+    """Share of the prompts of every later step that are one of the 8 best so far with another token in one place;
+    0: none, as published."""
 
     def n_allowed(self, vocab_size: int) -> int | None:
         """Number of tokens that the filter leaves at each position; None where there is no filter."""
@@ -368,6 +373,11 @@ class PolicyOptions(PolicyTraining):
     bootstraps: PositiveInt = 4
     """With reward 'style': how often the best of as many samples as the evaluation's style says is taken; their mean
     counts."""
+    fixed_sentences: StrictBool = False
+    """With reward 'style': every prompt is tried on the same sentences of its task, so that rewards of all steps can be
+    compared; else each step has others, as published, and a prompt is tried on one of them."""
+    keep: PositiveInt = 1
+    """Sampled prompts with the highest rewards that are tried on the validation examples in the end."""
     reward_form: Literal["gap", "cross_entropy"] = "gap"
     """'gap': the paper's piecewise gap of probabilities; 'cross_entropy': the mean log-probability of the right label
     among all, or of the right output a token, nats (of arXiv 2504.02144)."""
@@ -393,6 +403,8 @@ class PolicyOptions(PolicyTraining):
             raise ValueError("accuracy_weight and perplexity_weight are both 0, so that nothing is rewarded")
         if self.reward == "style" and 2 * self.sentences > self.batch:
             raise ValueError(f"{self.sentences} sentences need a batch of {2 * self.sentences} prompts, two each")
+        if self.reward == "style" and not self.fixed_sentences and (self.mutate or self.keep > 1):
+            raise ValueError("mutate and keep compare rewards of all steps: with reward style set fixed_sentences")
         if self.reward == "style" and (self.reward_form, self.accuracy_weight, self.aim) != ("gap", 1.0, "maximise"):
             raise ValueError("reward_form, accuracy_weight and aim are of the other rewards, not of style")
 

@@ -18,6 +18,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.discrete import Meter, Search, Searching, SearchJob, Writing, perplexity_charges
 from soft2hard.eval.methods.options import PinOptions, PolicyOptions, RLPromptOptions
+from soft2hard.eval.methods.policy_training import Elites, PolicyTrainer, Rewarded
 from soft2hard.eval.methods.q_learning import (
     Entropy,
     Policies,
@@ -26,7 +27,6 @@ from soft2hard.eval.methods.q_learning import (
     ShannonEntropy,
     TaskNetworks,
     TsallisEntropy,
-    sample,
     z_scores,
 )
 from soft2hard.eval.methods.style_rewards import StyleRewards, StyleTrials
@@ -49,10 +49,15 @@ class _Job(SearchJob):
     train: "Trials | StyleTrials"
     validation: "Trials | StyleTrials"
     generator: Generator
-    favourite: tuple[float, str] | None = None
-    """The sampled prompt with the highest reward on training examples, and that reward; where rewards of two steps
-    cannot be compared, of the last step."""
+    pool: list[tuple[float, str]] = field(default_factory=list)
+    """The sampled prompts with the highest rewards on training examples, best first, with these; where rewards of two
+    steps cannot be compared, of the last step, with z-scores."""
     is_active: bool = True
+
+    def take(self, found: Sequence[tuple[float, str]], keep: int) -> None:
+        """The best `keep` of these and of those before."""
+        best = {text: reward for reward, text in [*self.pool, *found]}
+        self.pool = sorted(((reward, text) for text, reward in best.items()), reverse=True)[:keep]
 
 
 class _Search(Search[_Job]):
@@ -81,55 +86,49 @@ class _Search(Search[_Job]):
 
     def search(self, jobs: list[_Job]) -> None:
         """Train a policy for each job."""
-        method = self.method
-        networks = TaskNetworks([j.generator for j in jobs], self.lm.d_out, method.hidden, method.lr, method.clip)
+        method, generators = self.method, [job.generator for job in jobs]
+        networks = TaskNetworks(generators, self.lm.d_out, method.hidden, method.lr, method.clip)
         policies = Policies(self.lm, networks, method.n_allowed(self.lm.model.vocab_size))
+        rngs = [Random(f"elites {self.bench.seed}/{job.case.task.name}") for job in jobs]
+        elites = Elites(rngs, self.writing.tokens.tolist())
+        trainer = PolicyTrainer(policies, method.entropy, method, generators, elites)
         for step in range(1, method.steps + 1):
-            networks.follow(method.polyak)
-            rewards = self._step(policies, jobs)
+            rewards = trainer.step(step, lambda rollout: self._rewarded(jobs, self._texts(rollout)))
             is_last = step == method.steps or self.is_over
             active = [job for job in jobs if job.is_active]
             ended = [job for job in active if is_last or not self._affords_step(job)]
-            self._look(policies, jobs, active if step % method.eval_every == 0 else ended, step, rewards)
+            self._look(trainer, jobs, active if step % method.eval_every == 0 else ended, step, rewards)
             for job in ended:
+                self._offer(job, step, [text for _, text in job.pool])
                 job.is_active = False
             if len(ended) == len(active):
                 return
 
     def _affords_step(self, job: _Job) -> bool:
         """True if another step and two looks at the validation examples are within the budget."""
-        scored = self.method.batch * job.train.n_calls + 4 * job.validation.n_calls
+        looks = 4 + self.method.keep - 1
+        scored = self.method.batch * job.train.n_calls + looks * job.validation.n_calls
         scored *= self.method.accuracy_weight > 0
-        perplexities = self.method.batch + 4 if self.method.perplexity_weight else 0
+        perplexities = self.method.batch + looks if self.method.perplexity_weight else 0
         return job.meter.affords(self.method.batch + 2 + scored + perplexities)
 
-    def _step(self, policies: Policies, jobs: Sequence[_Job]) -> Float[Tensor, "tasks batch"]:
-        """One step of Q-learning on prompts sampled from the policies; their rewards."""
-        method, generators = self.method, [job.generator for job in jobs]
-        choose = lambda q: sample(self.method.entropy.policy(q), generators)  # noqa: E731
-        rollout = policies.roll_out(len(jobs), method.batch, method.n_tokens, choose)
-        rewards, standardised = self._sampled_rewards(jobs, self._texts(rollout))
-        shaped = method.reward_scale * standardised + method.reward_shift
-        policies.learn(rollout, shaped, method.entropy, method.reverse)
-        return rewards
-
-    def _sampled_rewards(
-        self, jobs: Sequence[_Job], texts: Sequence[Sequence[str]]
-    ) -> tuple[Float[Tensor, "tasks batch"], Float[Tensor, "tasks batch"]]:
+    def _rewarded(self, jobs: Sequence[_Job], texts: Sequence[Sequence[str]]) -> Rewarded:
         """Rewards of sampled texts on training examples, and z-scores of these; 0 for all of a job that has ended."""
         going = [(row, job, texts[row]) for row, job in enumerate(jobs) if job.is_active]
         sampled = self.rewards.sampled([(job.train, of_task) for _, job, of_task in going])
         found, standardised = torch.zeros(2, len(jobs), self.method.batch, device=self.lm.model.device)
         for (row, job, of_task), (rewards, scores) in zip(going, sampled, strict=True):
             job.meter.add(len(of_task), len(of_task) * self._n_read)
-            best = max(zip(rewards, of_task, strict=True))
-            job.favourite = max(job.favourite or best, best) if self.rewards.are_comparable else best
+            if self.rewards.are_comparable:
+                job.take(list(zip(rewards, of_task, strict=True)), self.method.keep)
+            else:
+                job.pool = [max(zip(scores, of_task, strict=True))]
             found[row], standardised[row] = torch.tensor(rewards), torch.tensor(scores)
         return found, standardised
 
     def _look(
         self,
-        policies: Policies,
+        trainer: PolicyTrainer,
         jobs: Sequence[_Job],
         due: Sequence[_Job],
         step: int,
@@ -138,20 +137,24 @@ class _Search(Search[_Job]):
         """Score the greedy prompt and the favourite of each job that is due on its validation examples."""
         if not due:
             return
-        rollout = policies.roll_out(len(jobs), 1, self.method.n_tokens, lambda q: q.argmax(dim=-1))
+        rollout = trainer.greedy()
         texts = [text for (text,) in self._texts(rollout)]
         with torch.no_grad():
-            probabilities = self.method.entropy.policy(policies.q_values(rollout))
+            probabilities = self.method.entropy.policy(trainer.policies.q_values(rollout))
         support = (probabilities > 0).sum(-1).float().mean((1, 2))
         looks = [look for look in zip(jobs, texts, rewards, support.tolist(), strict=True) if look[0] in due]
-        self.rewards.score([(job.validation, t) for job, text, *_ in looks for t in (text, job.favourite[1])])
+        self.rewards.score([(job.validation, t) for job, text, *_ in looks for t in (text, job.pool[0][1])])
         for job, text, sampled, n_possible in looks:
             job.meter.add(1, self._n_read)
-            for candidate in (text, job.favourite[1]):
-                job.offer(step, candidate, job.validation.rewards[candidate])
-            point = {"step": step, "mean_reward": sampled.mean().item(), "best_reward": job.favourite[0]}
+            self._offer(job, step, (text, job.pool[0][1]))
+            point = {"step": step, "mean_reward": sampled.mean().item(), "best_reward": job.pool[0][0]}
             greedy_prompt = {"prompt": text, "greedy_reward": job.validation.rewards[text]}
             job.curve.append(point | greedy_prompt | {"support": n_possible})
+
+    def _offer(self, job: _Job, step: int, texts: Sequence[str]) -> None:
+        self.rewards.score([(job.validation, text) for text in texts])
+        for text in texts:
+            job.offer(step, text, job.validation.rewards[text])
 
     def _texts(self, rollout: Rollout) -> list[list[str]]:
         return [[self.writing.text(ids) for ids in of_task] for of_task in rollout.actions.tolist()]

@@ -224,8 +224,19 @@ class Policies:
         self.networks.step(losses.mean(dim=-1))
 
     @torch.no_grad()
-    def roll_out(self, n_tasks: int, batch: int, length: int, choose: Choice) -> Rollout:
-        """`batch` prompts of `length` tokens for every task, in one batch of the policy LM."""
+    def roll_out(
+        self,
+        n_tasks: int,
+        batch: int,
+        length: int,
+        choose: Choice,
+        given: Int[Tensor, "tasks n length"] | None = None,
+    ) -> Rollout:
+        """`batch` prompts of `length` tokens for every task, in one batch of the policy LM.
+
+        The first `n` of them are those `given`, whose tokens then count as ones that might have stood there.
+        """
+        n, given = (0, None) if given is None else (given.shape[1], given.to(self.lm.model.device))
         states, actions, allowed = [], [], []
         hidden = self.lm.begin(n_tasks * batch)
         for position in range(length):
@@ -233,6 +244,9 @@ class Policies:
             allowed.append(self.allowed(states[-1]))
             q = self.lm.logits(self.networks(states[-1]))
             actions.append(choose(q.masked_fill(~allowed[-1], -torch.inf)))
+            if given is not None:
+                actions[-1][:, :n] = given[..., position]
+                allowed[-1] = allowed[-1].scatter(-1, actions[-1][..., None], True)
             if position + 1 < length:
                 hidden = self.lm.read(actions[-1].flatten())
         return Rollout(torch.stack(states, 2), torch.stack(actions, 2), torch.stack(allowed, 2))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from random import Random
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -58,9 +58,6 @@ class StyleRewards:
     Raises UserError where the bench has nothing to tell styles by.
     """
 
-    are_comparable: ClassVar = False
-    """Those of two steps: each has other sentences."""
-
     def __init__(self, bench: Bench, reference: Subject, options: PolicyOptions):
         if bench.style is None:
             raise UserError(
@@ -77,14 +74,22 @@ class StyleRewards:
         if not sources or not task.validation:
             raise UserError(f"Task '{task.name}' has no sentences to rewrite in another style.", "Reward its outputs.")
         shuffled = Random(seed).sample(sources, len(sources))
-        return self._trials(task, shuffled, meter, 1), self._trials(
-            task, [example.input for example in task.validation], meter, len(task.validation)
-        )
+        n_tried = 1
+        if self.are_comparable:
+            shuffled = shuffled[: self.options.sentences]
+            n_tried = len(shuffled)
+        inputs = [example.input for example in task.validation]
+        return self._trials(task, shuffled, meter, n_tried), self._trials(task, inputs, meter, len(inputs))
 
     def _trials(self, task: StyleTask, sentences: Sequence[str], meter: Meter, n_tried: int) -> StyleTrials:
         room = [0] * max(most_new_tokens(self.subject, sentence) for sentence in sentences)
         examples = [EncodedExample(self.subject.encode_body(sentence, "hard"), room) for sentence in sentences]
         return StyleTrials(task.wanted, tuple(sentences), examples, n_tried * self._n_samples, meter)
+
+    @property
+    def are_comparable(self) -> bool:
+        """Whether the rewards of two steps are: on other sentences they are not."""
+        return self.options.fixed_sentences
 
     @property
     def _n_samples(self) -> int:
@@ -93,6 +98,8 @@ class StyleRewards:
     def score(self, wanted: Sequence[tuple[StyleTrials, str]]) -> None:
         """Put the mean rewards over all sentences where they are missing; all tasks share batches."""
         wanted = list({(id(t), text): (t, text) for t, text in wanted if text not in t.rewards}.values())
+        if not wanted:
+            return
         maxima = self._maxima([_Trial(t, text, sentence) for t, text in wanted for sentence in t.sentences])
         sizes = np.cumsum([len(trials.sentences) for trials, _ in wanted])[:-1]
         for (trials, text), own in zip(wanted, np.split(maxima, sizes), strict=True):
@@ -103,8 +110,11 @@ class StyleRewards:
     ) -> list[tuple[Sequence[float], Sequence[float]]]:
         """For each task's prompts of a step their rewards, and these standardised for each sentence.
 
-        The prompts are shared out among the task's next sentences, in order.
+        The prompts are shared out among the task's next sentences, in order; with `fixed_sentences` each is tried on
+        all of them.
         """
+        if self.are_comparable:
+            return self._on_all(batches)
         asked, numbers = [], []
         for trials, texts in batches:
             own = [i * self.options.sentences // len(texts) for i in range(len(texts))]
@@ -113,6 +123,14 @@ class StyleRewards:
             numbers.append(np.array(own))
         found = np.split(self._maxima(asked), np.cumsum([len(own) for own in numbers])[:-1])
         return [(m.mean(axis=1).tolist(), source_z_scores(m, n).tolist()) for m, n in zip(found, numbers, strict=True)]
+
+    def _on_all(
+        self, batches: Sequence[tuple[StyleTrials, Sequence[str]]]
+    ) -> list[tuple[Sequence[float], Sequence[float]]]:
+        """Mean rewards on the trials' sentences, and these standardised; no prompt is run twice."""
+        self.score([(trials, text) for trials, texts in batches for text in texts])
+        found = [np.array([trials.rewards[text] for text in texts]) for trials, texts in batches]
+        return [(own.tolist(), source_z_scores(own[:, None], np.zeros(len(own), int)).tolist()) for own in found]
 
     def _maxima(self, asked: Sequence[_Trial]) -> Float[np.ndarray, "n_asked bootstraps"]:
         """Of each prompt on its sentence; the same is not run twice in one call."""
