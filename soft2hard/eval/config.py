@@ -78,8 +78,8 @@ class Tasks(_Strict):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without `lengths` where there are none, as runs were recorded before, so that these are resumed."""
-        return {name: value for name, value in dump(self).items() if name != "lengths" or value}
+        """Without what runs were recorded without before it could be asked for, so that these are resumed."""
+        return {name: value for name, value in dump(self).items() if name not in ("lengths", "dod_options") or value}
 
     @model_validator(mode="after")
     def _one_source(self) -> "Tasks":

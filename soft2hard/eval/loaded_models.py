@@ -123,6 +123,11 @@ class Models:
             else:
                 found[role] = text_classifier(name, self.config.encoder, encoder)
             check_labels(found[role], {style for task in tasks for style in (task.given, task.wanted)})
+        if asked.classifier == asked.judge != TRAINED:
+            raise UserError(
+                f"'{asked.judge}' is to reward prompts and to judge them: what it gets wrong would count twice.",
+                f"Name another judge, or '{TRAINED}'.",
+            )
         return Styling(**found, encoder=encoder, samples=asked.samples, top_k=asked.top_k)
 
     def _language_model(self, name: str | None, role: str) -> Subject | None:

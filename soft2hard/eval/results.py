@@ -21,7 +21,7 @@ from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
 from soft2hard.eval.metrics.scrutability import perplexities
 from soft2hard.eval.metrics.style import StyleScores
 from soft2hard.eval.metrics.text import class_rate, closest_text, exact_task, overlap, rouge
-from soft2hard.eval.rewriting import Styling
+from soft2hard.eval.rewriting import Styling, has_room
 from soft2hard.eval.run_records import ResultRow, RunRecord, TaskRecord
 from soft2hard.lm.sentences import embedding_cosines
 from soft2hard.lm.subject import Subject
@@ -141,8 +141,16 @@ def _with_style(
         return rows
     found: dict[tuple[str, str], dict[str, float | None]] = {}
     for name, task in tasks.items():
-        # A row without a score has no prompt, or one that does not fit the context.
-        labels = [row.method for row in rows if row.task == name and row.score is not None]
+        # A row without a score has no prompt, or one that does not fit the context; a rewriting takes more room.
+        labels = [
+            row.method
+            for row in rows
+            if row.task == name
+            and row.score is not None
+            and has_room(bench.subject, outcomes[row.method][name].prompt, [example.input for example in task.test])
+        ]
+        if not labels:
+            continue
         texts = bench.style.best_rewritings(
             bench.subject, task, [outcomes[label][name].prompt for label in labels], bench.seed
         )

@@ -124,6 +124,15 @@ def most_new_tokens(subject: Subject, sentence: str) -> int:
     return _LIMITS * ceil(max(1.5 * n, n + 10) / _LIMITS)
 
 
+def has_room(subject: Subject, prompt: Prompt, sentences: Sequence[str]) -> bool:
+    """Whether the longest sentence and its rewriting fit the subject's context beside a prompt."""
+    if subject.context_length is None:
+        return True
+    n_prompt = len(subject.prompt_embeddings(prompt))
+    needed = (len(subject.encode_body(s, "hard")) + most_new_tokens(subject, s) for s in sentences)
+    return n_prompt + max(needed) <= subject.context_length
+
+
 def first_sentence(text: str) -> str:
     """A text up to its first full stop, exclamation or question mark."""
     return _FIRST_SENTENCE.match(text)[0].strip()

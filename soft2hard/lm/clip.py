@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -88,7 +88,7 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Directions (unit vectors) of texts; what does not fit the context is cut off."""
+        """Directions (unit vectors) of texts; what does not fit the context (`fits`) is cut off."""
         found = []
         for start in range(0, len(texts), _AT_ONCE):
             rows = self.tokenizer(
@@ -101,6 +101,11 @@ class Clip:
             ids, mask = (torch.tensor(x, device=self.device) for x in (ids, mask))
             found.append(self._directions(self.model.get_text_features(input_ids=ids, attention_mask=mask)))
         return torch.cat(found)
+
+    def fits(self, texts: Sequence[str]) -> Bool[Tensor, "n"]:
+        """Which texts are read to their ends."""
+        rows = self.tokenizer(list(texts), truncation=False)["input_ids"]
+        return torch.tensor([len(row) <= self.context_length for row in rows], device=self.device)
 
     def prompts(
         self, ids: Int[Tensor, "batch n"], points: Float[Tensor, "batch n d_model"]

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from soft2hard.data_gen.dods.drawing_examples import Sizes, apart, draw, in_fixed_order, labels_where_few, usable
+from soft2hard.data_gen.dods.drawing_examples import ALL, Sizes, apart, draw, in_fixed_order, labels_where_few, usable
 from soft2hard.data_gen.dods.manifest import Manifest, Manifests
 from soft2hard.data_gen.dods.published import FunctionVectors, read_wordings
 from soft2hard.data_gen.dods.registry import FOLDER_DODS, checked_options, read_for_corpus
@@ -69,6 +69,29 @@ def test_test_examples_come_from_what_the_source_sets_aside() -> None:
     train, test = [Example(str(i), "x") for i in range(10)], [Example(f"t{i}", "x") for i in range(5)]
     parts = draw(train, Sizes(100, 2, 3), Random(0), test=test)
     assert {*parts.train, *parts.validation} <= set(train) and set(parts.test) < set(test) and len(parts.test) == 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n", "n_test", "expected"),
+    [
+        # A test part of its own takes nothing from the others, nor they from it.
+        (Sizes(ALL, 32, ALL), 400, 500, (368, 32, 500)),
+        (Sizes(64, 32, ALL), 400, 500, (64, 32, 500)),
+        (Sizes(ALL, 32, 100), 400, 500, (368, 32, 100)),
+        # Without one, all is what the others leave ...
+        (Sizes(64, 16, ALL), 400, None, (64, 16, 320)),
+        # ... and where they leave little, as large a share as the largest of them.
+        (Sizes(64, 16, ALL), 82, None, (37, 9, 36)),
+        (Sizes(64, 16, ALL), 9, None, (4, 1, 4)),
+    ],
+)
+def test_a_part_of_all_the_examples_has_what_the_others_leave_and_never_next_to_nothing(
+    sizes: Sizes, n: int, n_test: int | None, expected: tuple[int, ...]
+) -> None:
+    examples = [Example(f"i{i}", "o") for i in range(n)]
+    test = None if n_test is None else [Example(f"t{i}", "o") for i in range(n_test)]
+    parts = draw(examples, sizes, Random(0), test)
+    assert tuple(map(len, (parts.train, parts.validation, parts.test))) == expected
 
 
 def test_too_few_examples_and_sizes_of_zero_are_refused() -> None:

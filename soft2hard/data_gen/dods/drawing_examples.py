@@ -117,10 +117,13 @@ def draw(examples: Sequence[Example], sizes: Sizes, rng: Random, test: Sequence[
     """Disjoint parts, drawn at random; `test` is what test examples come from where the source sets some aside.
 
     All inputs must be distinct. Where there are fewer than asked for, each part has its share of them, and at least
-    one. Raises UserError where that cannot be.
+    one. A part of all the examples has what the others leave, or as many as the largest of them if that is more.
+    Raises UserError where that cannot be.
     """
     pool = rng.sample(list(examples), len(examples))
-    sizes = _bounded(sizes, len(pool))
+    if test is not None and sizes.test == ALL:
+        sizes = replace(sizes, test=len(test))
+    sizes = _bounded(sizes, len(pool), ("train", "validation") if test is not None else ("train", "validation", "test"))
     if test is None:
         n_test = _share(len(pool), sizes.test, sizes.train + sizes.validation + sizes.test)
         chosen, pool = pool[:n_test], pool[n_test:]
@@ -157,12 +160,12 @@ def in_fixed_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 
-def _bounded(sizes: Sizes, n: int) -> Sizes:
-    """With what the other parts leave of `n` examples, in equal shares, for each part that is to have all."""
-    wanted = vars(sizes)
+def _bounded(sizes: Sizes, n: int, parts: Sequence[str]) -> Sizes:
+    """With numbers for those of the `parts` of `n` examples that are to have all."""
+    wanted = {part: getattr(sizes, part) for part in parts}
     greedy = [part for part, size in wanted.items() if size == ALL]
-    left = n - sum(size for size in wanted.values() if size != ALL)
-    return replace(sizes, **{part: max(1, left // len(greedy)) for part in greedy})
+    others = [size for size in wanted.values() if size != ALL]
+    return replace(sizes, **{part: max((n - sum(others)) // len(greedy), *others, 1) for part in greedy})
 
 
 def _share(n: int, size: int, all_sizes: int) -> int:

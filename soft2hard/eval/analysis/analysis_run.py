@@ -51,8 +51,8 @@ _NEEDS = {"maps": ("distances",), "difficulty": ("distances",), "claims": ("dist
 
 
 def wanted_sections(only: Collection[str], also: Collection[str] = ()) -> tuple[SectionName, ...]:
-    """Those asked for with those that they build on, in order; where none is named, all but those that are made by wish
-    alone, of which `also` names some.
+    """Those asked for with those that they build on, in order; where none is named, all but those that are made only
+    on request, of which `also` names some.
 
     Raises UserError for an unknown section.
     """

@@ -117,7 +117,7 @@ def shown(value: Any) -> str:
 
 
 def listings(analysis: Analysis, folder: Path, n_positions: int) -> Iterator[Listing]:
-    """The summary of an analysis, the most telling last; nearest tokens of the first `n_positions` positions."""
+    """The summary of an analysis, the most important last; nearest tokens of the first `n_positions` positions."""
     tables = all_tables(folder, analysis)
     given = Counter(row.task for row in analysis.prompts if row.group == GIVEN)
     if given:  # how prompts were told apart by task, for people to see that it is right

@@ -57,7 +57,8 @@ def readings_section(material: Material) -> tuple[Section, Tables]:
         other = tasks[names[(names.index(own.name) + 1) % len(names)]]
         best = best_readings(described[1], own)
         facts = {"prompt": row.name, "task": own.name, "group": row.group, "step": row.steps, "score": row.score}
-        facts |= asdict(best) | vars(keyword_scores(best.best_rouge1_output, own))
+        keywords = keyword_scores(best.best_rouge1_output, own)
+        facts |= asdict(best) | (vars(keywords) if keywords else dict.fromkeys(("keyword_precision", "keyword_f1")))
         rows.append(facts | {"other_rouge1": best_readings(described[1], other).max_rouge1 if len(names) > 1 else None})
     if not rows:
         raise UserError("No soft prompt fits the subject's context with the text that asks.", "Shorten the prompts.")

@@ -64,6 +64,8 @@ class Study:
     def _counted_once(self) -> "Study":
         if "n_tasks" in self.counts:
             raise ValueError("counts: the number of tasks is n under tasks")
+        if self.tasks.lengths:
+            raise ValueError("tasks.lengths: a study has lengths of its own, n_tokens of the tuning and of each start")
         return self
 
     @property

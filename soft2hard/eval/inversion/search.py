@@ -67,12 +67,16 @@ def invert(
 
 
 def _score(clip: Clip, jobs: Sequence[Inversion], texts: Sequence[Sequence[str]]) -> list[Float[Tensor, "n"]]:
-    """Similarities of each job's texts, which are offered to it; every text is read once."""
+    """Similarities of each job's texts, which are offered to it; every text is read once.
+
+    A text that the CLIP does not read to its end has -1, the least there is: what it says there would not count.
+    """
     each = list(dict.fromkeys(text for of_job in texts for text in of_job))
-    directions = dict(zip(each, clip.texts(each), strict=True))
+    read = dict(zip(each, zip(clip.texts(each), clip.fits(each), strict=True), strict=True))
     found = []
     for job, of_job in zip(jobs, texts, strict=True):
-        found.append(similarity(torch.stack([directions[text] for text in of_job]), job.target))
+        directions, fits = (torch.stack(part) for part in zip(*(read[text] for text in of_job), strict=True))
+        found.append(torch.where(fits, similarity(directions, job.target), -1.0))
         job.offer(of_job, found[-1])
     return found
 

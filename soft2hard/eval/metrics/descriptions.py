@@ -24,8 +24,16 @@ def without_stop_words(text: str) -> str:
 
 
 def content_rouge1(text: str, references: Sequence[str]) -> float:
-    """ROUGE-1 F1 with stemming and without stop words, with the best of the references: the released code's ROUGE-1."""
-    return rouge(without_stop_words(text), [without_stop_words(one) for one in references]).rouge1
+    """ROUGE-1 F1 with stemming and without stop words, with the best of the references: the released code's ROUGE-1.
+
+    A reference of stop words alone ("Name the last one.") is compared with all its words.
+    """
+    content = {one: without_stop_words(one) for one in references}
+    whole = [one for one, kept in content.items() if not kept.strip()]
+    scores = [rouge(text, whole).rouge1] if whole else []
+    if kept := [one for one in content.values() if one.strip()]:
+        scores.append(rouge(without_stop_words(text), kept).rouge1)
+    return max(scores, default=0.0)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Text style transfer: rewards and scores of rewritings, after RLPrompt (arXiv 2205.12548, section 3.2, and its code).
 
-A rewriting has a content score (is it about the same?), a style (has it the wanted one?) and is fluent or not. All are
+A rewriting has a content score (is it about the same?), a style (is it the wanted one?) and is fluent or not. All are
 shares from 0 to 1 here; the published code gives rewards from 0 to 100, and so does `sum_rewards`.
 """
 
