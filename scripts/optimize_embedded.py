@@ -116,7 +116,7 @@ def main(
     """
     choices = TransferChoices(n_examples=examples, max_tokens=_ANSWER_TOKENS)
     material = gather(run, choices, references=("none", "few-shot"))
-    candidates, wanted = read_candidates(run, [])
+    candidates, wanted, _ = read_candidates(run, [])
     wanted = wanted[:tasks]
     names = {task.name for task in wanted}
     prompts = [row for row in material.prompts if row.task in names and row.seed == 0]
