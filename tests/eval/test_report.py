@@ -19,7 +19,16 @@ from soft2hard.errors import UserError
 from soft2hard.eval.intervals import Interval, mean_interval, ratio_interval
 from soft2hard.eval.report import Run, load_run, plain, write_report
 from soft2hard.eval.report.charts import soft_prompt_map
-from soft2hard.eval.report.figures import SCORE, compare, interval_text, number_text, per_task
+from soft2hard.eval.report.figures import (
+    RECOVERY,
+    SCORE,
+    compare,
+    differences,
+    estimate,
+    interval_text,
+    number_text,
+    per_task,
+)
 from soft2hard.eval.report.parts import Section, Table
 from soft2hard.eval.report.sections import contents
 from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
@@ -136,6 +145,15 @@ def test_the_main_table_averages_seeds_first_and_bootstraps_tasks(run: Run, tmp_
         assert line["Recovery"] == ratio
         assert f"{expected.value:.3f} <small>[{expected.low:.3f}, {expected.high:.3f}]</small>" in page.read_text()
         assert f"| {plain(line['method'])} | 0 of 24 | {interval_text(expected)} |" in summary.read_text()
+
+
+def test_a_task_at_several_lengths_is_one_task_to_an_interval(run: Run):
+    """What does not depend on the length would otherwise look the surer the more lengths there are."""
+    twice = [replace(row, task=f"{row.task}, {n} tokens") for n in (5, 20) for row in rows_of()]
+    of_lengths = replace(run, rows=tuple(twice), record=replace(run.record, config={"tasks": {"lengths": [5, 20]}}))
+    for figure in (SCORE, RECOVERY):
+        assert estimate(of_lengths, "pez", figure) == estimate(run, "pez", figure)
+    assert [test for *_, test in differences(of_lengths)] == [test for *_, test in differences(run)]
 
 
 def test_perplexities_are_averaged_geometrically(run: Run):

@@ -107,11 +107,18 @@ def per_task(run: Run, method: str, figure: Figure) -> dict[str, float]:
     return values.groupby(cells["task"].loc[values.index], sort=False).mean().to_dict()
 
 
+def over_lengths(run: Run, values: Mapping[str, float]) -> dict[str, float]:
+    """The values of tasks with those of one task at several lengths averaged: they are one task to an interval."""
+    if not run.has_lengths:
+        return dict(values)
+    return intervals.by_task((name.rpartition(", ")[0], value) for name, value in values.items())
+
+
 def estimate(run: Run, method: str, figure: Figure) -> Interval | None:
     """Mean over tasks with its interval; None where no task has the figure."""
     if figure is RECOVERY:
         return recovery(run, method)
-    values = list(per_task(run, method, figure).values())
+    values = list(over_lengths(run, per_task(run, method, figure)).values())
     if not values:
         return None
     return exponential(intervals.mean_interval(values)) if figure.log else intervals.mean_interval(values)
@@ -131,10 +138,11 @@ def recovery(run: Run, method: str, tasks: set[str] | None = None) -> Interval |
         return None
     scores, soft = per_task(run, method, SCORE), per_task(run, run.soft_label, SCORE)
     common = [task for task in scores if task in soft and (tasks is None or task in tasks)]
-    if not any(soft[task] for task in common):
+    scores, soft = (over_lengths(run, {task: of[task] for task in common}) for of in (scores, soft))
+    if not any(soft.values()):
         return None
     with np.errstate(divide="ignore", invalid="ignore"):  # resamples of tasks on which the soft prompts score 0
-        return intervals.ratio_interval([scores[task] for task in common], [soft[task] for task in common])
+        return intervals.ratio_interval(list(scores.values()), list(soft.values()))
 
 
 def by_family(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -161,7 +169,7 @@ def differences(run: Run) -> list[tuple[str, str, intervals.PairedDifference]]:
     """The better of two methods by mean score, the other, and how their scores differ; of all pairs with a common task,
     in the order of the ranking."""
     order = ranked(run)
-    scores = {method: per_task(run, method, SCORE) for method in order}
+    scores = {method: over_lengths(run, per_task(run, method, SCORE)) for method in order}
     return [
         (first, second, intervals.paired_difference(scores[first], scores[second]))
         for first, second in combinations(order, 2)

@@ -51,6 +51,11 @@ class Run:
         """In order of appearance among the tasks."""
         return tuple(dict.fromkeys(task.family for task in self.tasks))
 
+    @property
+    def has_lengths(self) -> bool:
+        """Whether its tasks stand there once for each of several lengths of soft prompts, as 'NAME, 5 tokens'."""
+        return bool(self.record.config.get("tasks", {}).get("lengths"))
+
     @cached_property
     def by_method(self) -> dict[str, tuple[ResultRow, ...]]:
         """The rows of each label."""
