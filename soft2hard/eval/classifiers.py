@@ -112,7 +112,7 @@ class ClassifierCard:
     encoder: str
     """As `named_encoder` reads it."""
     n_sentences: int
-    """It was trained on, and judged on the last `HELD_OUT` of."""
+    """It was trained on; `n_held_out` others, the share `HELD_OUT` of all, judged it."""
     accuracy: float
     """On held-out sentences."""
     n_held_out: int

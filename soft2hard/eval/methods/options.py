@@ -300,6 +300,13 @@ class PezOptions:
         follows = self.objective == "match" or "soft_prompt" in (self.init, self.n_tokens)
         return frozenset({"train", "validation", *(["soft_prompt"] * follows)})
 
+    def __post_init__(self) -> None:
+        fluent = {"fluency": "log_perplexity", "fluency_at": "projection", "fluency_roles": "both"}
+        if not self.perplexity_weight:
+            for name, default in fluent.items():
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name} does nothing with a perplexity_weight of 0")
+
     @property
     def stepping(self) -> tuple[float, float, float | None]:
         """Learning rate, weight decay and bound on the gradient: those given, or as published with the optimizer."""
@@ -354,6 +361,11 @@ class PolicyTraining:
         return None
 
 
+_OF_STYLE = ("sentences", "bootstraps", "fixed_sentences")
+_OF_OUTPUTS = ("examples", "right", "wrong", "reward_form", "accuracy_weight", "aim")
+"""Options of `PolicyOptions` that only the reward 'style', or only the others, look at."""
+
+
 @settings
 class PolicyOptions(PolicyTraining):
     """Policies that write prompts for tasks, with the rewards of RLPrompt (arXiv 2205.12548, section 3.1)."""
@@ -405,8 +417,11 @@ class PolicyOptions(PolicyTraining):
             raise ValueError(f"{self.sentences} sentences need a batch of {2 * self.sentences} prompts, two each")
         if self.reward == "style" and not self.fixed_sentences and (self.mutate or self.keep > 1):
             raise ValueError("mutate and keep compare rewards of all steps: with reward style set fixed_sentences")
-        if self.reward == "style" and (self.reward_form, self.accuracy_weight, self.aim) != ("gap", 1.0, "maximise"):
-            raise ValueError("reward_form, accuracy_weight and aim are of the other rewards, not of style")
+        idle = _OF_OUTPUTS if self.reward == "style" else _OF_STYLE
+        if changed := [name for name in idle if getattr(self, name) != type(self).__dataclass_fields__[name].default]:
+            raise ValueError(f"{changed[0]} does nothing with the reward '{self.reward}'")
+        if self.aim == "minimise" and not self.accuracy_weight:
+            raise ValueError("aim does nothing with an accuracy_weight of 0")
 
 
 @settings

@@ -89,8 +89,8 @@ def trials(run: Run) -> Section | None:
     return Section(
         "Trials",
         "Every task by itself. A trial is a seed: other examples, another tuning, other random choices. The deviation "
-        "is the standard deviation of the score over trials, of which failed ones count as 0; the perplexity is a "
-        "geometric mean, with the least and the most.",
+        "is the standard deviation of the score over trials, of which failed ones count as 0; differential and "
+        "perplexity leave these out. The perplexity is a geometric mean, with the least and the most.",
         [Table([*columns, "perplexity", "least", "most"], rows)],
         list(_scattered(run)),
     )

@@ -55,6 +55,13 @@ class Reflective(Optimizer):
             except BaseException:
                 searching.interrupted.set()  # the other searches ask for nothing more
                 raise
+        reflections = [stage for contest in contests for stage in contest.stages if stage.name == REFLECTIONS]
+        n = sum(stage.calls for stage in reflections)
+        if n and n == sum(stage.missing for stage in reflections):
+            raise UserError(
+                f"The model that reflects answered none of {n} requests.",
+                "See what it says with a smaller --max-calls, or name another --reflection-model.",
+            )
         return self._judge(contests)
 
     def _search(self, contest: Contest) -> None:
@@ -87,11 +94,6 @@ class Reflective(Optimizer):
         choices, search = self.choices, {"gepa": gepa.search, "mipro": mipro.search}[self.by]
         how = (choices.max_calls, choices.seed, self.meta_prompt, choices.asking.laid_out)
         found = search(contest.task, start, answers, reflect, *how)
-        if texts and not any(texts):
-            raise UserError(
-                f"The model that reflects answered none of {len(texts)} requests for '{contest.task.name}'.",
-                "See what it says with a smaller --max-calls, or name another --reflection-model.",
-            )
         contest.stopped = found.stopped
         if (found.text, found.shown) != (start, ()):
             contest.arms, contest.left = [contest.arms[0], Arm(found.text, found.shown, origin=self.by)], [1]
