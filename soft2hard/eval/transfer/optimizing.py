@@ -299,7 +299,8 @@ class Contest:
         found = []
         for i, arm in enumerate(self.arms):
             prior = overall + added(lambda one: one.text, arm) + added(lambda one: len(one.shown), arm)
-            found.append((sum(self.scores[i]) + _RELATIVES * prior) / (len(self.scores[i]) + _RELATIVES))
+            n = len(self.scores[i]) + _RELATIVES
+            found.append((sum(self.scores[i]) + _RELATIVES * prior) / n if n else prior)
         return found
 
     @property
