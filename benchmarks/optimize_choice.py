@@ -78,7 +78,7 @@ def main(n: AtLeast1 = 200) -> None:
         best = fmean(float(accuracy.max() - accuracy[0, 0]) for accuracy in tasks)
         more = mean_interval(np.subtract(with_relatives, without))
         print(
-            f"{kind}: gain {fmean(with_relatives):.3f}, without relatives {fmean(without):.3f}, best there is {best:.3f}"
+            f"{kind}: gain {fmean(with_relatives):.3f}, without relatives {fmean(without):.3f}, at best {best:.3f}"
         )
         print(f"  by relatives: {more}", flush=True)
 
