@@ -160,7 +160,6 @@ def test_the_first_tasks_with_examples_are_calibrated_on_by_their_best_prompts(
     found = calibrate(tiny_training.fitted(), subject, without, 2)
     tasks = [row["task"] for row in corpus if row["is_best"]]
     assert seen == [tasks[1:3]] and found.n_tasks == 2
-    assert found.weight in WEIGHTS and found.shots in (0, 4)
     assert calibrate(tiny_training.fitted(), subject, corpus.select([0, 1, 2]), 99).n_tasks == 2
 
 

@@ -309,7 +309,7 @@ def test_a_case_that_cannot_be_searched_leaves_the_others_alone():
     long = Example(" ".join(["cat"] * 70), "dog")
     bad = Case(replace(bad.task, train=(long,)))
     outcomes = run(replace(SMALL, steps=5), [bad, good], llama())
-    assert "64" in outcomes[0].failure and outcomes[0].prompt is None
+    assert "the subject reads 64" in outcomes[0].failure and outcomes[0].prompt is None
     assert outcomes[1].prompt == run(replace(SMALL, steps=5), [good], llama())[0].prompt
 
 

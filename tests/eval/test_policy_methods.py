@@ -447,7 +447,7 @@ def test_a_policy_that_cannot_serve_is_refused_before_anything_runs():
     bench = Bench(llama(), reference=tiny_models.subject("t5"))
     with pytest.raises(UserError, match="encoder-decoder"):
         replace(FAST, policy="reference").run([case(0)], bench)
-    with pytest.raises(UserError, match="no"):
+    with pytest.raises(UserError, match="is to be the reference LM, but there is none"):
         replace(FAST, policy="reference").run([case(0)], Bench(llama()))
     other = replace(FAST, policy="reference", steps=2, start="cat dog")
     assert run(other, [case(0)], reference=tiny_models.subject("gpt2"))[0].prompt
