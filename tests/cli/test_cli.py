@@ -634,3 +634,13 @@ def test_finetune_refuses_a_mix_of_other_prompt_lengths(subject, translator, cor
     command = ["finetune", kinds, other, "--subject", subject, "--translator", translator, "--mix", corpora["train"]]
     assert_refused(run(*command, "--output", tmp_path / "out"), "--tuning-n-tokens 2")
     assert not (tmp_path / "out").exists()
+
+
+def test_where_no_sentence_does_what_a_soft_prompt_does_demonstrations_are_offered(tmp_path: Path) -> None:
+    noise = torch.randn(8, 192, generator=torch.Generator().manual_seed(0))
+    SoftPrompt(noise, template=Template()).save(tmp_path / "noise.safetensors")
+    (tmp_path / "inputs.txt").write_text("\n".join(f"{a} {b}" for a in ("dog", "oak") for b in ("red", "iron", "rose")))
+    asked = ("translate", tmp_path / "noise.safetensors", "--examples", tmp_path / "inputs.txt", "--candidates", 2)
+    plain, shown = run(*asked), run(*asked, "--demonstrations", 2)
+    assert "failed" in plain.stdout and "try --demonstrations 8" in plain.stderr
+    assert shown.exit_code == 0 and "try --demonstrations" not in shown.stderr
