@@ -77,9 +77,7 @@ def main(n: AtLeast1 = 200) -> None:
             without = [gain(accuracy, i) for i, accuracy in enumerate(tasks)]
         best = fmean(float(accuracy.max() - accuracy[0, 0]) for accuracy in tasks)
         more = mean_interval(np.subtract(with_relatives, without))
-        print(
-            f"{kind}: gain {fmean(with_relatives):.3f}, without relatives {fmean(without):.3f}, at best {best:.3f}"
-        )
+        print(f"{kind}: gain {fmean(with_relatives):.3f}, without relatives {fmean(without):.3f}, at best {best:.3f}")
         print(f"  by relatives: {more}", flush=True)
 
 

@@ -25,6 +25,7 @@ def optimize(
     model: Annotated[str, Parameter(alias="-m")],
     output: Output,
     tasks: list[Path] | None = None,
+    n_tasks: AtLeast1 | None = None,
     method: str = "translated",
     by: Literal["halving", "gepa", "mipro"] = "halving",
     from_nothing: Annotated[bool, Parameter(negative=())] = False,
@@ -57,6 +58,7 @@ def optimize(
         model: Name of the model, as its endpoint calls it.
         output: JSON file for the prompts and all figures; soft2hard export reads it.
         tasks: Task files or folders of them; a translation is for the task of its soft prompt's name.
+        n_tasks: Tasks at most, the first ones; all if not given.
         method: Of a run, whose texts are taken.
         by: halving: the candidates compete; gepa, mipro: a rival that rewrites each task's first candidate, with
             --max-calls answers: by reflection on wrong answers (package gepa), or by proposals and a Bayesian search
@@ -103,6 +105,7 @@ def optimize(
         raise UserError(f"--paraphrases is for halving, and {by} writes texts itself.", "Leave it out.")
     SearchOptions(meta_prompt=meta_prompt)  # refuses one without a place for examples
     found, wanted, made_under = read_candidates(candidates, read_tasks(list(tasks)) if tasks else [], method)
+    wanted = wanted[:n_tasks]
     choices = replace(choices, template=choices.asking.under(made_under).template)
     if left_out := [name for name in found if name not in {task.name for task in wanted}]:
         say(f"{len(left_out)} candidates are for none of the tasks and are left out, such as '{left_out[0]}'.")

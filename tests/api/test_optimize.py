@@ -314,6 +314,20 @@ def test_from_a_translation_to_the_best_prompt_on_the_command_line(tmp_path: Pat
     assert Optimization.load(tmp_path / "best.json").tasks[0].text == "Double."
 
 
+def test_some_of_the_tasks_are_optimised_and_candidates_of_the_others_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("input,output\n" + "".join(f"w{i},w{i}w{i}\n" for i in range(40)))
+    rows = [f'{{"id": "{name}", "method": "mine", "task": "{name}", "prompt": "Double."}}\n' for name in "abc"]
+    (tmp_path / "p.jsonl").write_text("".join(rows))
+    asked = ["--tasks", tmp_path / "a.csv", "--tasks", tmp_path / "b.csv", "--n-tasks", 1, "--model", "m"]
+    asked += ["--ledger", tmp_path / "l.sqlite", "-o", tmp_path / "b.json"]
+    with FaultServer(answer=obeys("Double")) as server:
+        found = run_command("optimize", tmp_path / "p.jsonl", *asked, "--base-url", server.url)
+    assert found.exit_code == 0, found.stderr
+    assert [one.task for one in Optimization.load(tmp_path / "b.json").tasks] == ["a"]
+    assert "2 candidates are for none of the tasks" in found.stderr
+
+
 def test_candidates_of_other_tasks_and_files_that_hold_none_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "double.csv").write_text("input,output\n" + "".join(f"w{i},x{i}\n" for i in range(40)))
     (tmp_path / "other.csv").write_text("input,output\n" + "".join(f"w{i},x{i}\n" for i in range(40)))
