@@ -22,8 +22,9 @@ from soft2hard.cli.common import AtLeast1
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import mean_interval
-from soft2hard.eval.transfer import optimizing
-from soft2hard.eval.transfer.optimizing import Arm, OptimizeChoices, Optimizer
+from soft2hard.eval.transfer import contests
+from soft2hard.eval.transfer.optimized import Arm
+from soft2hard.eval.transfer.optimizing import OptimizeChoices, Optimizer
 
 SHOTS = (0, 4, 8)
 SPREADS = {"texts differ": (1.0, 0.3), "demonstrations differ": (0.3, 1.2), "both differ": (1.0, 0.8)}
@@ -73,7 +74,7 @@ def main(n: AtLeast1 = 200) -> None:
         rng = np.random.default_rng(0)
         tasks = [accuracies(rng, *spreads) for _ in range(n)]
         with_relatives = [gain(accuracy, i) for i, accuracy in enumerate(tasks)]
-        with patch.object(optimizing, "_RELATIVES", 0):
+        with patch.object(contests, "_RELATIVES", 0):
             without = [gain(accuracy, i) for i, accuracy in enumerate(tasks)]
         best = fmean(float(accuracy.max() - accuracy[0, 0]) for accuracy in tasks)
         more = mean_interval(np.subtract(with_relatives, without))

@@ -25,7 +25,8 @@ from soft2hard.api.ledger import Ledger
 from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.eval.transfer.optimizing import Arm, Optimization, OptimizeChoices, Optimizer
+from soft2hard.eval.transfer.optimized import Arm, Optimization
+from soft2hard.eval.transfer.optimizing import OptimizeChoices, Optimizer
 from tests.fault_server import KEY, FaultServer
 
 

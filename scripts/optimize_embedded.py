@@ -23,7 +23,8 @@ from soft2hard.errors import run_script
 from soft2hard.eval.transfer.candidates import Candidates, read_candidates
 from soft2hard.eval.transfer.delivery import Transfer
 from soft2hard.eval.transfer.material import PromptRow, gather, reference_points
-from soft2hard.eval.transfer.optimizing import Arm, Optimization, OptimizeChoices, Optimizer
+from soft2hard.eval.transfer.optimized import Arm, Optimization
+from soft2hard.eval.transfer.optimizing import OptimizeChoices, Optimizer
 from soft2hard.eval.transfer.plan import plan
 from soft2hard.eval.transfer.reflecting import Reflective
 from soft2hard.eval.transfer.results import collect, result_text

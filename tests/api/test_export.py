@@ -13,7 +13,7 @@ from soft2hard.api.requests import ApiModel, make_request
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.exporting import Prompt, export, file_name, read_exported
-from soft2hard.eval.transfer.optimizing import Optimization, Optimized
+from soft2hard.eval.transfer.optimized import Optimization, Optimized
 from soft2hard.prompts.template import Template
 from tests.command_line import run
 from tests.fault_server import KEY, FaultServer

@@ -12,15 +12,9 @@ from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.transfer.optimizing import (
-    Arm,
-    Contest,
-    Optimization,
-    OptimizeChoices,
-    Optimizer,
-    copied_runs,
-    most_arms,
-)
+from soft2hard.eval.transfer.contests import Contest, most_arms
+from soft2hard.eval.transfer.optimized import Arm, Optimization
+from soft2hard.eval.transfer.optimizing import OptimizeChoices, Optimizer, copied_runs
 from soft2hard.eval.transfer.plan import Asking
 from soft2hard.eval.transfer.settings import TransferChoices
 from tests.command_line import run as run_command

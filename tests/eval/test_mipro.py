@@ -16,7 +16,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.mipro import Mipro, quiet, search
 from soft2hard.eval.methods.reflective import NOTHING
-from soft2hard.eval.transfer.optimizing import Arm, OptimizeChoices
+from soft2hard.eval.transfer.optimized import Arm
+from soft2hard.eval.transfer.optimizing import OptimizeChoices
 from soft2hard.eval.transfer.reflecting import Reflective
 from soft2hard.lm.subject import Subject
 from tests.fault_server import KEY, FaultServer

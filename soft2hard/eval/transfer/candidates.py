@@ -11,7 +11,7 @@ from soft2hard.data_gen.tables import read_text
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.material import read_prompts
-from soft2hard.eval.transfer.optimizing import Arm
+from soft2hard.eval.transfer.optimized import Arm
 
 _PROMPT_FILES = (".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin")
 """`prompts.files.SUFFIXES`, which cannot be read without PyTorch."""

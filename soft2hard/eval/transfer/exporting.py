@@ -19,7 +19,7 @@ from soft2hard.data_gen.tables import read_text
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.transfer.candidates import name_of_prompt
-from soft2hard.eval.transfer.optimizing import Optimization
+from soft2hard.eval.transfer.optimized import Optimization
 from soft2hard.prompts.template import Template, read_template
 from soft2hard.storage.files import atomic_folder, write_text
 

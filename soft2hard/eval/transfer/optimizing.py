@@ -15,37 +15,30 @@ Every request goes through the ledger, and what is asked depends on the answers 
 asks for nothing twice. All tasks of a round are asked together.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from math import ceil, log2
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import fmean
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter
+from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from soft2hard.api.answers import FINAL, Fault, as_user_error
+from soft2hard.api.answers import Fault, as_user_error
 from soft2hard.api.asking import Asker
-from soft2hard.api.prices import check_limit, money, table, total
-from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
+from soft2hard.api.prices import check_limit, money
+from soft2hard.api.requests import OUTPUT_LIMITS, Request, text_request
 from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
-from soft2hard.eval.intervals import Interval, PairedDifference, mean_interval, paired_difference
 from soft2hard.eval.metrics.task_score import check_metric, grade_one
+from soft2hard.eval.transfer.contests import Answers, Contest, most_arms, n_rounds
+from soft2hard.eval.transfer.optimized import Arm, Judged, Optimization, Optimized, Stage
 from soft2hard.eval.transfer.plan import Asking
 from soft2hard.eval.transfer.settings import TransferChoices
-from soft2hard.prompts.template import Template
 from soft2hard.settings import settings
-from soft2hard.storage.files import atomic_write
 
-SCHEMA_VERSION = 1
 _COPIED_WORDS = 5
-_RELATIVES = 4
-"""Own answers that the relatives of a candidate are worth."""
 _PARAPHRASE = "Write the instruction below in other words. It must ask for exactly the same. Reply with it alone.\n\n{}"
 _PARAPHRASE_TOKENS = 96
 
@@ -83,238 +76,6 @@ class OptimizeChoices:
     def asking(self) -> TransferChoices:
         """How the model is asked."""
         return TransferChoices(max_tokens=self.max_tokens, template=self.template)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A candidate prompt."""
-
-    text: str
-    shown: tuple[Example, ...] = ()
-    origin: str = "translation"
-    """'translation', 'paraphrase', or what else the text comes from."""
-
-    def prompt(self, template: Template) -> str:
-        """As it is sent."""
-        return template.few_shot_text(self.shown, self.text) if self.shown else self.text
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One round."""
-
-    name: str
-    arms: int
-    examples: int
-    """New ones."""
-    calls: int
-    price: float | None
-    """USD; None where unknown."""
-    best: float | None = None
-    """Mean score of the best arm over all examples that it was asked with by then."""
-    missing: int = 0
-    """Requests without an answer in words; they are in no mean."""
-    tokens: int | None = None
-    """Of the requests and their answers; None where a reply does not say, or a file is from before this was kept."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A prompt on the examples that chose nothing."""
-
-    score: float | None
-    """None where there is no answer."""
-    by_example: tuple[float | None, ...]
-    missing: int = 0
-
-
-@dataclass(frozen=True)
-class Optimized:
-    """What came of one task."""
-
-    task: str
-    prompt: str
-    """As it is sent before an input."""
-    text: str
-    """Its instruction."""
-    shown: tuple[tuple[str, str], ...]
-    """Its demonstrations."""
-    origin: str
-    start: str
-    """The text that it began with: the first of the candidates, alone."""
-    stages: tuple[Stage, ...]
-    judged: Judged | None
-    judged_start: Judged | None
-    copied: tuple[str, ...] = ()
-    """Runs of five words in the text that stand in inputs or outputs of the task: it may have learned these by
-    heart."""
-    stopped: bool = False
-    """Whether the limit on cost ended the search."""
-    sent: Mapping[str, Any] = field(default_factory=dict)
-    """What a request holds beside model and prompt, such as temperature, max_tokens, stop and seed."""
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """All tasks on one model."""
-
-    model: ApiModel
-    template: str | None
-    tasks: tuple[Optimized, ...]
-    faults: Mapping[str, int] = field(default_factory=dict)
-    """Requests given up, by kind of their last fault."""
-
-    @property
-    def gain(self) -> PairedDifference | None:
-        """Of what won over what each began with, on examples that both have an answer to: over tasks; with a single
-        one, over its examples."""
-        pairs = [(t.task, t.judged, t.judged_start) for t in self.tasks if t.judged and t.judged_start]
-        both = {
-            task: [(x, y) for x, y in zip(a.by_example, b.by_example, strict=True) if None not in (x, y)]
-            for task, a, b in pairs
-        }
-        if len(pairs) == 1:
-            both = {str(i): [pair] for pairs in both.values() for i, pair in enumerate(pairs)}
-        won, began = (
-            {unit: fmean(pair[side] for pair in some) for unit, some in both.items() if some} for side in (0, 1)
-        )
-        return paired_difference(won, began) if won else None
-
-    def mean(self, which: str) -> Interval | None:
-        """Mean score of 'judged' or 'judged_start': over tasks; with a single one, over its examples."""
-        judged = [one for task in self.tasks if (one := getattr(task, which)) and one.score is not None]
-        scores = [one.score for one in judged]
-        if len(judged) == 1:
-            scores = [score for score in judged[0].by_example if score is not None]
-        return mean_interval(scores) if scores else None
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        with atomic_write(path) as temporary:
-            record = {"schema_version": SCHEMA_VERSION} | asdict(self)
-            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> "Optimization":
-        """Read what `save` wrote. Raises UserError where the file is damaged or newer."""
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if value.pop("schema_version") > SCHEMA_VERSION:
-                raise UserError(f"{path} was written by a later soft2hard.", "Update soft2hard.")
-            return TypeAdapter(cls).validate_python(value)
-        except OSError as error:
-            raise UserError(f"Cannot read {path}: {error.strerror}.", "Give the file that optimize wrote.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no result of optimize.", "Give the file that optimize wrote.") from error
-
-    def text(self) -> str:
-        """For the terminal: what each stage cost and what it found, and what won."""
-        rows = []
-        for name in dict.fromkeys(stage.name for task in self.tasks for stage in task.stages):
-            of_name = [stage for task in self.tasks for stage in task.stages if stage.name == name]
-            best = [stage.best for stage in of_name if stage.best is not None]
-            rows.append(
-                (
-                    name,
-                    sum(stage.arms for stage in of_name),
-                    sum(stage.calls for stage in of_name),
-                    sum(stage.missing for stage in of_name),
-                    "unknown" if (n := total([stage.tokens for stage in of_name])) is None else n,
-                    money(total([stage.price for stage in of_name])),
-                    f"{fmean(best):.3f}" if best else "",
-                )
-            )
-        lines = table(("stage", "prompts", "requests", "no answer", "tokens", "cost", "best, on what chose it"), rows)
-        lines += [
-            "",
-            f"Judged on examples that chose nothing: {self.mean('judged')} (began with {self.mean('judged_start')})",
-        ]
-        if (gain := self.gain) is not None:
-            lines.append(f"Gain: {gain.difference}, p = {gain.p_value:.2g}")
-        lines += [f"{t.task}: {len(t.copied)} runs of words stand in training examples" for t in self.tasks if t.copied]
-        if any(task.stopped for task in self.tasks):
-            lines.append("The limit on cost ended the search; raise --max-cost to go on from here.")
-        lines += [
-            f"{n} requests were given up ({kind.replace('_', ' ')}); run the same command again to ask them once more."
-            for kind, n in self.faults.items()
-        ]
-        return "\n".join(lines)
-
-
-# --- the search ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Contest:
-    """The arms of one task and what is known of them."""
-
-    task: Task
-    arms: list[Arm]
-    pool: list[Example]
-    """Examples that choose, in the order in which they are used; none of them is shown."""
-    asking: Asking
-    n_calls: int = 0
-    n_seen: int = 0
-    scores: dict[int, list[float]] = field(default_factory=dict)
-    stages: list[Stage] = field(default_factory=list)
-    stopped: bool = False
-
-    def __post_init__(self) -> None:
-        self.left = list(range(len(self.arms)))
-        self.scores = {i: [] for i in self.left}
-
-    def add(self, arms: Sequence[Arm]) -> None:
-        """Further arms, before the first round."""
-        self.arms += arms
-        self.__post_init__()
-
-    def best_mean(self) -> float | None:
-        """Of the best arm over all examples that it was asked with."""
-        scores = self.scores[self.ranked()[0]]
-        return fmean(scores) if scores else None
-
-    def ranked(self) -> list[int]:
-        """The arms that are left, best first; of equals the one that stood first."""
-        worth = self._worth()
-        return sorted(self.left, key=lambda arm: (-worth[arm], arm))
-
-    def keep_half(self, seed: int) -> None:
-        """Drop the worse half of the arms. Which of equals go on is drawn: many are equal after an example or two."""
-        worth, rng = self._worth(), Random(f"optimize/{seed}/{self.task.name}/{self.n_seen}")
-        order = rng.sample(self.left, len(self.left))
-        self.left = sorted(order, key=lambda arm: -worth[arm])[: ceil(len(order) / 2)]
-
-    def _worth(self) -> list[float]:
-        """Of every arm, its mean score with that of its relatives as prior: the mean of all, and what its text and
-        its number of demonstrations add to it. -1 where nothing was answered at all."""
-        means = {arm: fmean(scores) for arm, scores in self.scores.items() if scores}
-        if not means:
-            return [-1.0] * len(self.arms)
-        overall = fmean(means.values())
-
-        def added(key: Callable[[Arm], Any], arm: Arm) -> float:
-            alike = [mean for other, mean in means.items() if key(self.arms[other]) == key(arm)]
-            return fmean(alike) - overall if alike else 0.0
-
-        found = []
-        for i, arm in enumerate(self.arms):
-            prior = overall + added(lambda one: one.text, arm) + added(lambda one: len(one.shown), arm)
-            n = len(self.scores[i]) + _RELATIVES
-            found.append((sum(self.scores[i]) + _RELATIVES * prior) / n if n else prior)
-        return found
-
-    @property
-    def best(self) -> Arm:
-        return self.arms[self.ranked()[0]]
-
-
-def most_arms(calls: int) -> int:
-    """The most arms that so many requests can halve down to one, with one example each in every round."""
-    return next((n for n in range(calls, 1, -1) if n * _n_rounds(n) <= calls), 1)
-
-
-def _n_rounds(n_arms: int) -> int:
-    return max(1, ceil(log2(n_arms)))
 
 
 @dataclass(frozen=True)
@@ -433,7 +194,7 @@ class Optimizer:
         """Examples of the next round; 0 where there is none."""
         if len(contest.left) < 2 or contest.stopped:
             return 0
-        calls = (self.choices.max_calls - contest.n_calls) // _n_rounds(len(contest.left))
+        calls = (self.choices.max_calls - contest.n_calls) // n_rounds(len(contest.left))
         return min(calls // len(contest.left), len(contest.pool) - contest.n_seen)
 
     def _round(self, contests: Sequence[Contest], name: str) -> None:
@@ -463,7 +224,7 @@ class Optimizer:
                 contest.keep_half(self.choices.seed)
         self.log(f"{name}: {len(requests)} requests")
 
-    def _note(self, contest: Contest, example: Example, asked: Mapping[int, Request], found: "Answers") -> None:
+    def _note(self, contest: Contest, example: Example, asked: Mapping[int, Request], found: Answers) -> None:
         """The scores of all arms on one example; none where a request came to nothing that might have passed."""
         if any(found.came_to_nothing(request) for request in asked.values()):
             return
@@ -535,7 +296,7 @@ class Optimizer:
         faults = Counter(fault.kind for fault in self.faults.values())
         return Optimization(self.asker.model, self.choices.template, tuple(tasks), faults)
 
-    def _judged(self, contest: Contest, prompt: str, examples: Sequence[Example], found: "Answers") -> Judged:
+    def _judged(self, contest: Contest, prompt: str, examples: Sequence[Example], found: Answers) -> Judged:
         scores = [
             self._score(contest.task, contest.asking.request(prompt, example.input), example, found)
             for example in examples
@@ -543,7 +304,7 @@ class Optimizer:
         had = [score for score in scores if score is not None]
         return Judged(fmean(had) if had else None, tuple(scores), len(scores) - len(had))
 
-    def _answers(self, requests: Sequence[Request]) -> "Answers":
+    def _answers(self, requests: Sequence[Request]) -> Answers:
         """What the model says, from the ledger or now. Raises UserError where it cannot be asked."""
         sent = self.asker.ask(requests)
         if sent.stop is not None:
@@ -552,40 +313,10 @@ class Optimizer:
         return Answers(sent.answers, sent.over_budget, sent.faults)
 
     @staticmethod
-    def _score(task: Task, request: Request, example: Example, found: "Answers") -> float | None:
+    def _score(task: Task, request: Request, example: Example, found: Answers) -> float | None:
         """By the task's metric; None where there is no answer in words. A refusal is wrong."""
         text = found.text(request)
         return None if text is None else grade_one(task.metric, text, example.output)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers by the keys of their requests."""
-
-    by_key: Mapping[str, Any]
-    over_budget: bool = False
-    faults: Mapping[str, Fault] = field(default_factory=dict)
-
-    def came_to_nothing(self, request: Request) -> bool:
-        """Whether there is neither an answer nor a refusal of the request itself."""
-        fault = self.faults.get(request.key)
-        return request.key not in self.by_key and not (fault and fault.kind in FINAL)
-
-    def text(self, request: Request) -> str | None:
-        answer = self.by_key.get(request.key)
-        if answer is None or answer.lack:
-            return None
-        return "" if answer.refused else request.cut(answer.text).strip()
-
-    def cost(self, requests: Sequence[Request]) -> dict[str, Any]:
-        """What requests came to, as a Stage has it; what was not sent costs nothing."""
-        had = [answer for request in requests if (answer := self.by_key.get(request.key)) is not None]
-        tokens = [total([answer.input_tokens, answer.output_tokens]) for answer in had]
-        return {
-            "calls": len(requests),
-            "price": total([0.0, *(answer.price for answer in had)]),
-            "tokens": total(tokens),
-        }
 
 
 def all_examples(task: Task) -> tuple[Example, ...]:

@@ -16,7 +16,9 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods import gepa, mipro
 from soft2hard.eval.methods.reflective import NOTHING, OutOfBudget
-from soft2hard.eval.transfer.optimizing import Answers, Arm, Contest, Optimization, Optimizer, Stage
+from soft2hard.eval.transfer.contests import Answers, Contest
+from soft2hard.eval.transfer.optimized import Arm, Optimization, Stage
+from soft2hard.eval.transfer.optimizing import Optimizer
 from soft2hard.lm.text_generation import WholeTextGenerator
 
 Rival = Literal["gepa", "mipro"]
