@@ -4,8 +4,8 @@
 
 Eight texts, each alone and with 4 or 8 demonstrations, have accuracies drawn from effects of text, of demonstrations
 and of both (log-odds); the first text is likelier to be good, as a verified one is. Shown is the accuracy of what was
-chosen over that of the first text alone, beside the best there is, with and without learning from a candidate's
-relatives (those of its text, and those with as many demonstrations).
+chosen over that of the first text alone, beside the best there is, and beside the obvious way: to ask all candidates
+with the same five examples.
 """
 
 from random import Random
@@ -22,7 +22,7 @@ from soft2hard.cli.common import AtLeast1
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import run_script
 from soft2hard.eval.intervals import mean_interval
-from soft2hard.eval.transfer import contests
+from soft2hard.eval.transfer import optimizing
 from soft2hard.eval.transfer.optimized import Arm
 from soft2hard.eval.transfer.optimizing import OptimizeChoices, Optimizer
 
@@ -73,13 +73,12 @@ def main(n: AtLeast1 = 200) -> None:
     for kind, spreads in SPREADS.items():
         rng = np.random.default_rng(0)
         tasks = [accuracies(rng, *spreads) for _ in range(n)]
-        with_relatives = [gain(accuracy, i) for i, accuracy in enumerate(tasks)]
-        with patch.object(contests, "_RELATIVES", 0):
-            without = [gain(accuracy, i) for i, accuracy in enumerate(tasks)]
+        halving = [gain(accuracy, i) for i, accuracy in enumerate(tasks)]
+        with patch.object(optimizing, "n_rounds", lambda n_arms: 1):  # all requests in the first round
+            alike = [gain(accuracy, i) for i, accuracy in enumerate(tasks)]
         best = fmean(float(accuracy.max() - accuracy[0, 0]) for accuracy in tasks)
-        more = mean_interval(np.subtract(with_relatives, without))
-        print(f"{kind}: gain {fmean(with_relatives):.3f}, without relatives {fmean(without):.3f}, at best {best:.3f}")
-        print(f"  by relatives: {more}", flush=True)
+        print(f"{kind}: gain {fmean(halving):.3f}, all alike {fmean(alike):.3f}, at best {best:.3f}")
+        print(f"  halving less all alike: {mean_interval(np.subtract(halving, alike))}", flush=True)
 
 
 if __name__ == "__main__":

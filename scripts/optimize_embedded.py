@@ -58,7 +58,7 @@ def all_that_fit(tasks: Sequence[Task], model: Path) -> Iterator[PromptRow]:
 
 
 def searched(
-    asker: Asker, choices: OptimizeChoices, candidates: Candidates, tasks: Sequence[Task], factor: int
+    asker: Asker, choices: OptimizeChoices, candidates: Candidates, tasks: Sequence[Task], factor: int, seeds: int
 ) -> Iterator[tuple[str, Optimization]]:
     """What each search finds, by its name. GEPA from nothing may ask `factor` times as often; from our translation, as
     often, and with as many tokens.
@@ -78,7 +78,12 @@ def searched(
         print(f"{name}: {calls:.0f} calls, {tokens:.0f} tokens a task, {time.monotonic() - started:.0f} s", flush=True)
         return name, found
 
-    yield (optimized := timed("optimized", lambda: Optimizer(asker, choices, log=print).run(candidates, tasks)))
+    def ours(seed: int) -> Optimization:
+        return Optimizer(asker, replace(choices, seed=seed), log=print).run(candidates, tasks)
+
+    yield (optimized := timed("optimized", lambda: ours(0)))
+    for seed in range(1, seeds):
+        yield timed(f"optimized, seed {seed}", lambda seed=seed: ours(seed))
     yield timed(f"gepa from nothing, {factor} times the calls", lambda: gepa(factor, candidates, from_nothing=True))
     yield (alike := timed("gepa from our translation", lambda: gepa(1, candidates)))
     dearer = chosen_by(optimized[1], "tokens") / chosen_by(alike[1], "tokens")
@@ -98,6 +103,7 @@ def main(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     max_calls: AtLeast1 = 128,
     factor: AtLeast1 = 5,
+    seeds: AtLeast1 = 3,
     tasks: AtLeast1 | None = None,
     examples: AtLeast1 = 32,
     port: AtLeast1 = 8643,
@@ -111,6 +117,7 @@ def main(
         output: JSON file for all results; RUN/optimize.json.
         max_calls: Requests of each task that may choose.
         factor: How many times as many GEPA may ask for when it starts from nothing.
+        seeds: Searches of ours, each with other examples; GEPA searches once.
         tasks: Tasks at most, the first ones; all if not given.
         examples: Test examples of each task at most.
         port: Port of the server; another one would not find earlier answers.
@@ -126,7 +133,7 @@ def main(
         model = ApiModel(server.name, server.base_url, "completion", label=LABEL)
         search = OptimizeChoices(max_calls, judging=examples, max_tokens=_ANSWER_TOKENS)
         asker = Asker(model, run / _LEDGER, read_prices())
-        for name, found in searched(asker, search, candidates, wanted, factor):
+        for name, found in searched(asker, search, candidates, wanted, factor, seeds):
             prompts += rows_of(found, name)
         with Ledger(run / _LEDGER) as ledger:
             of_tasks = {0: [task for task in material.tasks[0] if task.name in names]}

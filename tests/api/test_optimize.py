@@ -160,26 +160,20 @@ def contest_of(arms: list[Arm], name: str = "double") -> Contest:
     return Contest(task(name=name), arms, [], Asking(ApiModel("m"), task(), TransferChoices(), {}))
 
 
-def test_which_of_equal_candidates_go_on_does_not_depend_on_their_places() -> None:
-    """Of eight equals, each place is among the four that go on in about half of many tasks."""
-    kept = [0] * 8
+def test_of_equals_the_likelier_texts_go_on_with_any_number_of_demonstrations() -> None:
+    """Of four equal texts with three numbers of demonstrations six arms go on: the first two texts, all of them."""
+    shown = [tuple(Example(f"w{i}", "x") for i in range(n)) for n in (0, 4, 8)]
+    arms = [Arm(f"text {j}", some) for some in shown for j in range(4)]
+    left = []
     for i in range(200):
-        contest = contest_of([Arm(f"text {j}") for j in range(8)], f"t{i}")
+        contest = contest_of(arms, f"t{i}")
         contest.keep_half(seed=0)
-        assert len(contest.left) == 4
-        for arm in contest.left:
-            kept[arm] += 1
-    assert all(abs(n / 200 - 0.5) < 0.15 for n in kept)  # more than four standard errors
-
-
-def test_candidates_learn_from_those_with_the_same_text_and_as_many_demonstrations() -> None:
-    shown = tuple(Example(f"w{i}", "x") for i in range(4))
-    contest = contest_of([Arm(text, some) for some in ((), shown) for text in ("a", "b", "c")])
-    # One example each: with demonstrations all but one are right, without them one is.
-    for arm, score in enumerate([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]):
-        contest.scores[arm].append(score)
-    order = contest.ranked()
-    assert order[0] == 3 and order.index(5) < order.index(2)  # 'c' with demonstrations stands before 'c' without
+        assert {arms[arm].text for arm in contest.left} == {"text 0", "text 1"}
+        contest.keep_half(seed=1)  # one text with all three
+        contest.keep_half(seed=2)
+        left += contest.left
+    n = [sum(len(arms[arm].shown) == k for arm in left) for k in (0, 4, 8)]
+    assert sum(n) == 400 and all(abs(one - 400 / 3) < 40 for one in n)  # four standard errors
 
 
 def test_a_task_is_optimised_alike_whatever_stands_beside_it(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The candidates of one task while `optimize` chooses among them, and what the model has answered."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, log2
 from random import Random
@@ -13,9 +13,6 @@ from soft2hard.api.requests import Request
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.transfer.optimized import Arm, Stage
 from soft2hard.eval.transfer.plan import Asking
-
-_RELATIVES = 4
-"""Own answers that the relatives of a candidate are worth."""
 
 
 @dataclass
@@ -49,33 +46,20 @@ class Contest:
 
     def ranked(self) -> list[int]:
         """The arms that are left, best first; of equals the one that stood first."""
-        worth = self._worth()
-        return sorted(self.left, key=lambda arm: (-worth[arm], arm))
+        return sorted(self.left, key=lambda arm: (-self._mean(arm), arm))
 
     def keep_half(self, seed: int) -> None:
-        """Drop the worse half of the arms. Which of equals go on is drawn: many are equal after an example or two."""
-        worth, rng = self._worth(), Random(f"optimize/{seed}/{self.task.name}/{self.n_seen}")
+        """Drop the worse half of the arms. Many are equal after an example or two: of these the likelier texts go on,
+        which stood first, and of those with one text it is drawn, lest the most demonstrations be dropped always."""
+        rank = {text: place for place, text in enumerate(dict.fromkeys(arm.text for arm in self.arms))}
+        rng = Random(f"optimize/{seed}/{self.task.name}/{self.n_seen}")
         order = rng.sample(self.left, len(self.left))
-        self.left = sorted(order, key=lambda arm: -worth[arm])[: ceil(len(order) / 2)]
+        best_first = sorted(order, key=lambda arm: (-self._mean(arm), rank[self.arms[arm].text]))
+        self.left = best_first[: ceil(len(order) / 2)]
 
-    def _worth(self) -> list[float]:
-        """Of every arm, its mean score with that of its relatives as prior: the mean of all, and what its text and
-        its number of demonstrations add to it. -1 where nothing was answered at all."""
-        means = {arm: fmean(scores) for arm, scores in self.scores.items() if scores}
-        if not means:
-            return [-1.0] * len(self.arms)
-        overall = fmean(means.values())
-
-        def added(key: Callable[[Arm], Any], arm: Arm) -> float:
-            alike = [mean for other, mean in means.items() if key(self.arms[other]) == key(arm)]
-            return fmean(alike) - overall if alike else 0.0
-
-        found = []
-        for i, arm in enumerate(self.arms):
-            prior = overall + added(lambda one: one.text, arm) + added(lambda one: len(one.shown), arm)
-            n = len(self.scores[i]) + _RELATIVES
-            found.append((sum(self.scores[i]) + _RELATIVES * prior) / n if n else prior)
-        return found
+    def _mean(self, arm: int) -> float:
+        """-1 where nothing was answered at all."""
+        return fmean(self.scores[arm]) if self.scores[arm] else -1.0
 
     @property
     def best(self) -> Arm:

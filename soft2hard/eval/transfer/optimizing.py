@@ -2,10 +2,8 @@
 
 Candidates are the texts of a translation and their paraphrases, each alone and with demonstrations. They compete on
 the API model itself by successive halving (Karnin et al. 2013; Jamieson and Talwalkar, arXiv 1502.07943): all are asked
-with the same few examples, the better half with some more, until one is left. Since a first round shows each of them
-hardly one example, a candidate is ranked by its own answers together with those of its relatives: what shares its text,
-and what shares its number of demonstrations. What won is judged once, beside the text that it began with, on examples
-that chose nothing.
+with the same few examples, the better half with some more, until one is left. What won is judged once, beside the text
+that it began with, on examples that chose nothing.
 
 While choosing, a reply without words is a wrong one, and so is a prompt that the model does not take (too long, against
 its policy): a prompt that leads there is no good prompt. Where a request was given up for a fault that passes, its
