@@ -155,6 +155,8 @@ class StyleRewards:
         weight, tokenizer = self.options.perplexity_weight, self.reference.tokenizer
         if not weight:
             return np.zeros(len(asked))
-        for one in asked:
-            one.trials.meter.add(1, len(tokenizer(one.prompt, add_special_tokens=False)["input_ids"]))
-        return weight * np.array(perplexity_charges(self.reference, [one.prompt for one in asked]))
+        for trials, prompt in {(id(one.trials), one.prompt): (one.trials, one.prompt) for one in asked}.values():
+            trials.meter.add(1, len(tokenizer(prompt, add_special_tokens=False)["input_ids"]))
+        distinct = list(dict.fromkeys(one.prompt for one in asked))
+        charges = dict(zip(distinct, perplexity_charges(self.reference, distinct), strict=True))
+        return weight * np.array([charges[one.prompt] for one in asked])
