@@ -95,8 +95,8 @@ class Asker:
             sent = asyncio.run(self._send(ledger, missing))
             return replace(sent, answers=ledger.answers(request.key for request in requests))
 
-    def try_out(self, request: Request) -> None:
-        """Ask, unless the ledger shows that the model has ever answered; nothing is stored.
+    def try_out(self, request: Request, anew: bool = False) -> None:
+        """Ask, unless the ledger shows that the model has ever answered, or in any case (`anew`); nothing is stored.
 
         Raises Fault where there is no answer.
         """
@@ -105,7 +105,7 @@ class Asker:
             async with ApiClient(self.model, 1, self.patience) as client:
                 await client.ask(request)
 
-        if self.ledger.exists():
+        if self.ledger.exists() and not anew:
             with Ledger(self.ledger) as ledger:
                 if ledger.has_answer_of(self.model.base_url, self.model.name):
                     return

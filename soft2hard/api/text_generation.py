@@ -52,6 +52,7 @@ class ApiGenerator:
         self.model, self.ledger, self._log, self._announce = model, ledger, log, announce
         self._kept, self._max_tokens, self._remedies = first_line, 64, remedies
         self._answered: list[Answer] = []
+        self._is_strict = False
         self._asker = Asker(model, ledger, prices or read_prices(), concurrency, patience, max_cost)
         try:
             read_key(model)
@@ -65,9 +66,10 @@ class ApiGenerator:
         return found
 
     def apart(self) -> "ApiGenerator":
-        """The same model, whose cost is counted anew, with that of what `whole` makes of it."""
+        """The same model, whose cost is counted anew, with that of what `whole` makes of it; a sample that is not
+        available raises UserError."""
         found = copy(self)
-        found._answered = []
+        found._answered, found._is_strict = [], True
         return found
 
     def spent(self) -> dict[str, float | int | None]:
@@ -75,14 +77,15 @@ class ApiGenerator:
         tokens = [total([answer.input_tokens, answer.output_tokens]) for answer in self._answered]
         return {"price": total([0.0, *(answer.price for answer in self._answered)]), "tokens": total(tokens)}
 
-    def check(self) -> None:
-        """Ask one short question, unless the ledger shows that the model has answered before; nothing is stored.
+    def check(self, anew: bool = False) -> None:
+        """Ask one short question, unless the ledger shows that the model has answered before, or in any case (`anew`);
+        nothing is stored.
 
         Raises UserError where the model cannot be asked: a wrong key, an unknown model or parameter, no quota, an
         endpoint that is not there.
         """
         try:
-            self._asker.try_out(self._request(_PROBE, 0, 0))
+            self._asker.try_out(self._request(_PROBE, 0, 0), anew)
         except Fault as fault:
             raise self._as_user_error(fault) from None
 
@@ -101,6 +104,8 @@ class ApiGenerator:
             self._log(f"{self.model.title}: the limit on cost was reached before all samples were asked for")
         if asked.stop is not None:
             raise self._as_user_error(asked.stop)
+        if asked.faults and self._is_strict:
+            raise self._as_user_error(next(iter(asked.faults.values())))
         if asked.faults:
             kinds = Counter(fault.kind.replace("_", " ") for fault in asked.faults.values())
             said = next(iter(asked.faults.values())).detail

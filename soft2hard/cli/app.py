@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from pydantic import ValidationError
 
 from soft2hard import __version__
@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error.__cause__, ValidationError):
             _end(_with_flags(str(user_error(error.__cause__))), UserError.exit_code)
         shown = f" {command}" if command in COMMANDS else ""
+        if isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
+            _end(f"{error.argument.name} is missing. See soft2hard{shown} --help.", 2)
         _end(f"{' '.join(str(error).split())} See soft2hard{shown} --help.", 2)
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:

@@ -111,6 +111,8 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
     if asked is None and len(named) > 1:
         raise UserError(f"The soft prompts name several subjects: {', '.join(named[:3])}.", "Give one with --subject.")
     chosen = asked or (named[0] if named else "embedded")
+    if not asked and not named and soft_prompts and soft_prompts[0].fingerprint is None:
+        say(f"{soft_prompts[0].origin} does not name its subject: '{chosen}' is taken; --subject names another.")
     for prompt in soft_prompts:
         if prompt.fingerprint is None and prompt.subject and Path(prompt.subject).name != Path(chosen).name:
             say(f"{prompt.origin} names '{prompt.subject}' as its base model; it is run on '{chosen}'.")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from soft2hard.cli.common import Output
+from soft2hard.cli.common import Output, say
 from soft2hard.eval.transfer.exporting import Form
 
 
@@ -33,5 +33,7 @@ def export(
     from soft2hard.eval.transfer.exporting import export as write
     from soft2hard.eval.transfer.exporting import read_exported
 
+    if to == "promptfoo" and not tasks:
+        say("Without --tasks the configuration has no test examples, only a place for them.")
     for path in write(read_exported(prompts), to, output, read_tasks(list(tasks)) if tasks else []):
         print(path)

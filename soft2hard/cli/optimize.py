@@ -31,6 +31,7 @@ def optimize(
     from_nothing: Annotated[bool, Parameter(negative=())] = False,
     reflection_model: str | None = None,
     reflection_url: str | None = None,
+    reflection_layout: str | None = None,
     reflection_key_env: str | None = None,
     reflection_parameters: Annotated[list[str] | None, Parameter(name="--reflection-parameter")] = None,
     meta_prompt: str | None = None,
@@ -67,6 +68,7 @@ def optimize(
         reflection_model: The model that writes for the rival; the model itself if not given. What it is asked does
             not count among --max-calls, but towards --max-cost.
         reflection_url: Its endpoint; --base-url if not given.
+        reflection_layout: Its layout, chat or completion; chat if not given, or --layout where it is the model itself.
         reflection_key_env: Environment variable that holds its key; --key-env if not given.
         reflection_parameters: NAME=VALUE sent with its requests alone; repeatable. Without --reflection-model, those of
             --parameter hold for it too.
@@ -93,9 +95,11 @@ def optimize(
     from soft2hard.eval.transfer.optimizing import Optimizer
     from soft2hard.eval.transfer.reflecting import Reflective
 
-    check_layout(layout)
+    for one in filter(None, (layout, reflection_layout)):
+        check_layout(one)
     rival_alone = {
         "--from-nothing": from_nothing, "--reflection-model": reflection_model, "--reflection-url": reflection_url,
+        "--reflection-layout": reflection_layout,
         "--reflection-key-env": reflection_key_env, "--reflection-parameter": reflection_parameters,
         "--meta-prompt": meta_prompt,
     }  # fmt: skip
@@ -104,7 +108,7 @@ def optimize(
     if by != "halving" and choices.paraphrases:
         raise UserError(f"--paraphrases is for halving, and {by} writes texts itself.", "Leave it out.")
     SearchOptions(meta_prompt=meta_prompt)  # refuses one without a place for examples
-    found, wanted, made_under = read_candidates(candidates, read_tasks(list(tasks)) if tasks else [], method)
+    found, wanted, made_under = read_candidates(candidates, read_tasks(list(tasks)) if tasks else [], method, say)
     wanted = wanted[:n_tasks]
     choices = replace(choices, template=choices.asking.under(made_under).template)
     if left_out := [name for name in found if name not in {task.name for task in wanted}]:
@@ -123,14 +127,15 @@ def optimize(
     else:
         of_reflection = parsed_pairs(reflection_parameters or [], "--reflection-parameter")
         reflects = ApiModel(
-            reflection_model or model, reflection_url or base_url, "chat", reflection_key_env or key_env,
+            reflection_model or model, reflection_url or base_url,
+            reflection_layout or ("chat" if reflection_model else layout), reflection_key_env or key_env,
             parameters=of_reflection if reflection_model else {**sent, **of_reflection},
         )  # fmt: skip
         writer = ApiGenerator(
             reflects, ledger, choices.concurrency, patience, say, choices.max_cost, prices=table, remedies=_REMEDIES
         )
-        writer.check()
+        writer.check(anew=True)  # that the model answers in another layout says nothing
         optimizer = Reflective(*how, writer=writer, from_nothing=from_nothing, meta_prompt=meta_prompt, by=by)
     result = optimizer.run(found, wanted)
     result.save(output)
-    print(result.text())
+    print(f"{result.text()}\nAll of it is in {output}; soft2hard export writes the prompts for other programs.")

@@ -140,7 +140,7 @@ def _unreadable(folder: str, error: Exception) -> UserError:
     if isinstance(error, ImportError):
         return UserError(
             f"The subject '{folder}' needs a package that is not installed ({first_line(error)}).",
-            "Install it with pip (GGUF files need `gguf`), or take weights that are not quantised.",
+            "Install it with pip, or take weights that are not quantised.",
         )
     if pointer := _lfs_pointer(Path(folder)):
         return UserError(

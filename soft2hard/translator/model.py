@@ -430,7 +430,9 @@ class Translator:
 
     def check(self, soft_prompt: SoftPrompt) -> None:
         """Raise UserError if this translator was trained for the soft prompts of another subject."""
-        remedy = f"Use a translator trained for its subject (this one: '{self.card.subject}')."
+        remedy = (
+            f"Name its subject with --subject, or use a translator trained for it (this one: '{self.card.subject}')."
+        )
         if soft_prompt.d_model != self.card.d_subject:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide; this translator reads {self.card.d_subject}.", remedy

@@ -1,7 +1,7 @@
 """Candidate prompts for an API model, as translations, evaluations and people leave them, by task."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ Candidates = Mapping[str, Sequence[Arm]]
 
 
 def read_candidates(
-    path: Path, tasks: Sequence[Task], method: str = "translated"
+    path: Path, tasks: Sequence[Task], method: str = "translated", log: Callable[[str], None] = lambda line: None
 ) -> tuple[Candidates, list[Task], str | None]:
     """The candidates in a file or run, the tasks that they are for, and the template that they were made under, where
     that is known.
@@ -31,6 +31,7 @@ def read_candidates(
         tasks: Of the first two. A translation is for the task of its soft prompt's name; the only one is for the only
             task.
         method: Of a run, whose texts and other candidates are taken.
+        log: Hears where a translation's name is not that of the task that it is taken for.
 
     Raises:
         UserError: the file cannot be read, two of its translations have one name, it lacks candidates of a task, or a
@@ -44,7 +45,7 @@ def read_candidates(
         raise UserError("Candidates of a file need their tasks.", "Give task files with --tasks.")
     made_under = None
     if path.suffix.lower() == ".json":
-        found, made_under = _of_translations(path, tasks)
+        found, made_under = _of_translations(path, tasks, log)
     else:
         found = _of_prompts(path)
     if without := [task.name for task in tasks if task.name not in found]:
@@ -55,7 +56,9 @@ def read_candidates(
     return found, list(tasks), made_under
 
 
-def _of_translations(path: Path, tasks: Sequence[Task]) -> tuple[dict[str, list[Arm]], str | None]:
+def _of_translations(
+    path: Path, tasks: Sequence[Task], log: Callable[[str], None]
+) -> tuple[dict[str, list[Arm]], str | None]:
     try:
         value = json.loads(read_text(path))
         named = [(name_of_prompt(t), _arms_of(t)) for t in value["translations"]]
@@ -65,7 +68,8 @@ def _of_translations(path: Path, tasks: Sequence[Task]) -> tuple[dict[str, list[
         ) from error
     if twice := list(duplicates_everseen(name for name, _ in named)):
         raise UserError(f"{path} has two translations of the name '{twice[0]}'.", "Name the soft prompts otherwise.")
-    if len(named) == len(tasks) == 1:
+    if len(named) == len(tasks) == 1 and named[0][0] != tasks[0].name:
+        log(f"The translation of '{named[0][0]}' is taken for the task '{tasks[0].name}'.")
         named = [(tasks[0].name, named[0][1])]
     return dict(named), value.get("template")
 

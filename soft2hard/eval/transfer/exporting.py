@@ -185,14 +185,14 @@ def {name}() -> Task:
 
 def _inspect(prompt: Prompt, task: Task | None) -> str:
     """A file with a task of the Inspect framework."""
-    if task is None:
-        raise UserError(
-            f"An Inspect task of '{prompt.name}' needs examples to be scored on.", "Give its task file with --tasks."
-        )
     if prompt.model is not None and prompt.model.layout == "completion":
         raise UserError(
             f"'{prompt.name}' was chosen on plain completions, which Inspect does not ask for.",
             "Export to promptfoo or openai, or optimise with --layout chat.",
+        )
+    if task is None:
+        raise UserError(
+            f"An Inspect task of '{prompt.name}' needs examples to be scored on.", "Give its task file with --tasks."
         )
     before, _, after = prompt.message("\0").partition("\0")
     settings = {_OF_INSPECT[name]: value for name, value in prompt.settings.items() if name in _OF_INSPECT}

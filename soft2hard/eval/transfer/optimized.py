@@ -18,6 +18,8 @@ from soft2hard.prompts.template import Template
 from soft2hard.storage.files import atomic_write
 
 SCHEMA_VERSION = 1
+_SHOWN_TASKS = 10
+"""Whose prompts stand in the text for the terminal."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Optimization:
                     f"{fmean(best):.3f}" if best else "",
                 )
             )
-        lines = table(("stage", "prompts", "requests", "no answer", "tokens", "cost", "best, on what chose it"), rows)
+        lines = table(("stage", "prompts", "requests", "no words", "tokens", "cost", "best, on what chose it"), rows)
         lines += [
             "",
             f"Judged on examples that chose nothing: {self.mean('judged')} (began with {self.mean('judged_start')})",
@@ -167,6 +169,9 @@ class Optimization:
         if (gain := self.gain) is not None:
             lines.append(f"Gain: {gain.difference}, p = {gain.p_value:.2g}")
         lines += [f"{t.task}: {len(t.copied)} runs of words stand in training examples" for t in self.tasks if t.copied]
+        for one in self.tasks[:_SHOWN_TASKS]:
+            shown = f" with {len(one.shown)} demonstrations" if one.shown else ""
+            lines.append(f"{one.task}: {one.text}{shown}")
         if any(task.stopped for task in self.tasks):
             lines.append("The limit on cost ended the search; raise --max-cost to go on from here.")
         lines += [
