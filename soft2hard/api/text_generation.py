@@ -6,14 +6,13 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 from soft2hard.api.answers import Answer, Fault, as_user_error
 from soft2hard.api.asking import Asker
-from soft2hard.api.client import Patience, read_key
-from soft2hard.api.prices import Estimate, PriceTable, read_prices, total
-from soft2hard.api.requests import OUTPUT_LIMITS, ApiModel, Request, text_request
+from soft2hard.api.client import read_key
+from soft2hard.api.prices import Estimate, total
+from soft2hard.api.requests import OUTPUT_LIMITS, Request, text_request
 from soft2hard.errors import UserError
 from soft2hard.lm.text_generation import first_line, numbered
 
@@ -34,28 +33,20 @@ class ApiGenerator:
 
     def __init__(
         self,
-        model: ApiModel,
-        ledger: Path,
-        concurrency: int = 32,
-        patience: Patience = Patience(),
+        asker: Asker,
         log: Callable[[str], None] = lambda line: None,
-        max_cost: float | None = None,
         announce: Callable[[Estimate], None] = lambda estimate: None,
-        prices: PriceTable | None = None,
         remedies: Mapping[str, str] = REMEDIES,
     ) -> None:
-        """`ledger` is made with the first answer; `log` is told of samples that are not available.
-
-        `max_cost`: USD that all requests of the ledger may cost. `announce` is told the price of requests before they
-        are sent. `remedies`: where its settings are another command's.
+        """`log` is told of samples that are not available, `announce` the price of requests before they are sent.
+        `remedies`: where the settings are another command's.
         """
-        self.model, self.ledger, self._log, self._announce = model, ledger, log, announce
+        self.model, self._asker, self._log, self._announce = asker.model, asker, log, announce
         self._kept, self._max_tokens, self._remedies = first_line, 64, remedies
         self._answered: list[Answer] = []
         self._is_strict = False
-        self._asker = Asker(model, ledger, prices or read_prices(), concurrency, patience, max_cost)
         try:
-            read_key(model)
+            read_key(asker.model)
         except UserError as error:
             raise UserError(error.problem, remedies["key"]) from None
 

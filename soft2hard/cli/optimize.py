@@ -131,9 +131,7 @@ def optimize(
             reflection_layout or ("chat" if reflection_model else layout), reflection_key_env or key_env,
             parameters=of_reflection if reflection_model else {**sent, **of_reflection},
         )  # fmt: skip
-        writer = ApiGenerator(
-            reflects, ledger, choices.concurrency, patience, say, choices.max_cost, prices=table, remedies=_REMEDIES
-        )
+        writer = ApiGenerator(replace(asker, model=reflects), say, remedies=_REMEDIES)
         writer.check(anew=True)  # that the model answers in another layout says nothing
         optimizer = Reflective(*how, writer=writer, from_nothing=from_nothing, meta_prompt=meta_prompt, by=by)
     result = optimizer.run(found, wanted)

@@ -226,17 +226,15 @@ def _describer_behind_api(helping: Helping) -> "TextGenerator | None":
     is_local = name in ("subject", "embedded") or "/" in (name or "") or Path(name or "").exists()
     if name is None or (is_local and helping.describer_url is None):
         return None
-    from soft2hard.api.client import Patience
-    from soft2hard.api.prices import estimate_table
+    from soft2hard.api.asking import Asker
+    from soft2hard.api.prices import estimate_table, read_prices
     from soft2hard.api.requests import ApiModel
     from soft2hard.api.text_generation import ApiGenerator
 
     url = {} if helping.describer_url is None else {"base_url": helping.describer_url}
     model = ApiModel(name, **url, key_env=helping.describer_key_env)
-    describer = ApiGenerator(
-        model, helping.ledger, patience=Patience(), log=say, max_cost=helping.max_cost,
-        announce=lambda estimate: say(estimate_table([estimate], "describer")),
-    )  # fmt: skip
+    asker = Asker(model, helping.ledger, read_prices(), max_cost=helping.max_cost)
+    describer = ApiGenerator(asker, say, lambda estimate: say(estimate_table([estimate], "describer")))
     describer.check()
     return describer
 

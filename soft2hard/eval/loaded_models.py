@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from soft2hard.api.asking import Asker
+from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel
 from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.data_gen.taskfiles import content_hash
@@ -91,7 +93,7 @@ class Models:
         if "generator" not in self.needs:
             return None
         if isinstance(self.config.generator, ApiModel):
-            api = ApiGenerator(self.config.generator, self.folder / "generator.sqlite", log=self.log)
+            api = ApiGenerator(Asker(self.config.generator, self.folder / "generator.sqlite", read_prices()), self.log)
             api.check()
             return api
         lm = self._language_model(self.config.generator, "generator")

@@ -15,8 +15,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
+from soft2hard.api.asking import Asker
 from soft2hard.api.client import Patience
 from soft2hard.api.ledger import Ledger
+from soft2hard.api.prices import read_prices
 from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.errors import UserError
@@ -148,7 +150,7 @@ def ledger(tmp_path: Path) -> Path:
 
 
 def behind(url: str, ledger: Path, layout: Layout = "chat", **parameters: object) -> ApiGenerator:
-    return ApiGenerator(ApiModel("m", url, layout, parameters=parameters), ledger, 8, QUICK)
+    return ApiGenerator(Asker(ApiModel("m", url, layout, parameters=parameters), ledger, read_prices(), 8, QUICK))
 
 
 def echo(text: str) -> str:
@@ -191,7 +193,7 @@ def test_every_transient_fault_is_retried_and_a_rerun_sends_nothing(ledger: Path
 def test_answers_that_are_refused_or_cannot_be_had_are_empty_and_leave_the_others_intact(ledger: Path):
     lines: list[str] = []
     with FaultServer(["refusal", "policy", "filtered", "too_long", "422"], answer=echo) as server:
-        generator = ApiGenerator(ApiModel("m", server.url), ledger, 1, QUICK, lines.append)
+        generator = ApiGenerator(Asker(ApiModel("m", server.url), ledger, read_prices(), 1, QUICK), lines.append)
         samples = generator.sample(["a", "b", "c", "d", "e", "f"], 1, seed=0)
         assert samples == [[""]] * 5 + [["say f"]]
         n = len(server.seen)
@@ -233,7 +235,7 @@ def test_an_endpoint_that_is_not_there_and_a_key_that_is_missing_are_said_in_one
 
 def test_a_quota_that_ends_midway_stops_the_sending_and_a_rerun_asks_for_the_rest_alone(ledger: Path):
     with FaultServer(["ok", "ok", "quota"], answer=echo) as server:
-        generator = ApiGenerator(ApiModel("m", server.url), ledger, 1, QUICK)
+        generator = ApiGenerator(Asker(ApiModel("m", server.url), ledger, read_prices(), 1, QUICK))
         with pytest.raises(UserError, match="no quota"):
             generator.sample(["a", "b", "c", "d"], 1, seed=0)
         assert len(server.seen) == 3
@@ -264,7 +266,7 @@ def _interrupt_when(server: FaultServer, n: int) -> None:
 
 def test_the_key_is_in_no_file_sample_or_message(tmp_path: Path, ledger: Path):
     with FaultServer(["ok", "401"], answer=lambda text: f"the key is {KEY}") as server:
-        generator = ApiGenerator(ApiModel("m", server.url), ledger, 1, QUICK)
+        generator = ApiGenerator(Asker(ApiModel("m", server.url), ledger, read_prices(), 1, QUICK))
         with pytest.raises(UserError) as caught:
             generator.sample(["a", "b"], 1, seed=0)
         assert generator.sample(["a"], 1, seed=0) == [["the key is [key]"]]

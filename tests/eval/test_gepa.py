@@ -15,7 +15,7 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.gepa import Gepa, search
-from soft2hard.eval.methods.reflective import NOTHING, OutOfBudget
+from soft2hard.eval.methods.reflective import NOTHING, OutOfBudget, Terms
 from soft2hard.eval.transfer.optimized import Arm
 from soft2hard.eval.transfer.optimizing import OptimizeChoices
 from soft2hard.eval.transfer.reflecting import Reflective
@@ -38,7 +38,7 @@ def test_a_search_takes_over_what_reflection_proposes_and_says_what_it_took() ->
         shown.append(prompt)
         return "The instruction:\n```\nDouble the word.\n```"
 
-    found = search(TASK, NOTHING, answers, reflect, max_metric_calls=60)
+    found = search(TASK, NOTHING, answers, reflect, Terms(60))
     assert found.text == "Double the word." and found.score == 1.0
     assert found.calls <= 60 + len(TASK.validation) and found.tried == 2
     # Reflection sees wrong answers with what was wanted, and no test example.
@@ -47,7 +47,7 @@ def test_a_search_takes_over_what_reflection_proposes_and_says_what_it_took() ->
 
 
 def test_no_better_prompt_leaves_the_start() -> None:
-    found = search(TASK, "Double.", answers, lambda prompt: "```\nSay no.\n```", max_metric_calls=40)
+    found = search(TASK, "Double.", answers, lambda prompt: "```\nSay no.\n```", Terms(40))
     assert (found.text, found.score) == ("Double.", 1.0)
 
 
@@ -90,8 +90,8 @@ def test_on_an_api_model_it_keeps_every_answer_and_is_judged_as_optimize_is(
         model = ApiModel("m", server.url)
 
         def run() -> object:
-            writer = ApiGenerator(model, tmp_path / "l.sqlite")
             asker = Asker(model, tmp_path / "l.sqlite", read_prices())
+            writer = ApiGenerator(asker)
             how = Reflective(asker, OptimizeChoices(max_calls=60), writer=writer, from_nothing=True)
             return how.run({"double": [Arm("Say it.")]}, [TASK])
 
@@ -111,7 +111,7 @@ def test_a_meta_prompt_shows_the_pairs_that_were_tried_among_training_examples_a
         asked.append(prompt)
         return "Double it."
 
-    found = search(TASK, NOTHING, answers, reflect, max_metric_calls=60, meta_prompt="{examples}\nTask:")
+    found = search(TASK, NOTHING, answers, reflect, Terms(60, meta_prompt="{examples}\nTask:"))
     assert (found.text, found.score) == ("Double it.", 1.0)
     shown = [line.split(": ")[1] for line in asked[0].splitlines() if line.startswith("Input: ")]
     assert len(shown) == len(set(shown)) == 10 and asked[0].endswith("\nTask:")
@@ -128,7 +128,7 @@ def test_a_reflection_model_that_fails_ends_the_search_and_is_no_wrong_answer() 
         raise UserError("No quota.", "Raise it.")
 
     with pytest.raises(UserError, match="No quota"):
-        search(TASK, NOTHING, answers, reflect, max_metric_calls=60)
+        search(TASK, NOTHING, answers, reflect, Terms(60))
 
 
 def test_the_best_so_far_is_kept_where_the_budget_ends() -> None:
@@ -141,7 +141,7 @@ def test_the_best_so_far_is_kept_where_the_budget_ends() -> None:
             raise OutOfBudget
         return answers(prompt, examples)
 
-    found = search(TASK, NOTHING, until_spent, lambda prompt: "```\nDouble the word.\n```", max_metric_calls=500)
+    found = search(TASK, NOTHING, until_spent, lambda prompt: "```\nDouble the word.\n```", Terms(500))
     assert (found.text, found.score, found.stopped) == ("Double the word.", 1.0, True)
 
 
@@ -149,9 +149,8 @@ def rival(server: FaultServer, folder: Path, prices: str | None = None, **choice
     model = ApiModel("m", server.url)
     table = read_prices(folder / prices if prices else None)
     asked = OptimizeChoices(**{"max_calls": 60, **choices})
-    writer = ApiGenerator(model, folder / "l.sqlite", max_cost=asked.max_cost, prices=table)
     asker = Asker(model, folder / "l.sqlite", table, asked.concurrency, max_cost=asked.max_cost)
-    return Reflective(asker, asked, writer=writer)
+    return Reflective(asker, asked, writer=ApiGenerator(asker))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from soft2hard.eval.metrics.scrutability import perplexities, subject_encoder
 from soft2hard.eval.report import load_run
 from soft2hard.eval.results import tuning_curves
 from soft2hard.eval.run_records import ResultRow
-from soft2hard.eval.transfer.material import read_evaluated_run
+from soft2hard.eval.transfer.material import SoftScores, read_evaluated_run
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from tests import tiny_models, tiny_training
@@ -234,7 +234,8 @@ def test_a_finished_run_brings_its_prompts_tasks_and_scores_to_a_transfer(
     }
     assert all(p.subject_score == rows[p.method, p.task, p.seed].score for p in found.prompts)
     assert {p.prompt for p in found.prompts if p.method == "gold"} == {"red cat"}
-    assert sorted(found.soft_scores) == sorted(r.score for r in rows.values() if r.method == "soft")
+    soft = {(task, seed): row.score for (method, task, seed), row in rows.items() if method == "soft"}
+    assert found.soft_scores == SoftScores(soft, same_examples=True)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.mipro import Mipro, quiet, search
-from soft2hard.eval.methods.reflective import NOTHING
+from soft2hard.eval.methods.reflective import NOTHING, Terms
 from soft2hard.eval.transfer.optimized import Arm
 from soft2hard.eval.transfer.optimizing import OptimizeChoices
 from soft2hard.eval.transfer.reflecting import Reflective
@@ -53,7 +53,7 @@ def test_an_instruction_that_the_reflection_model_proposes_is_found(proposal: st
 
     model = Model()
     with quiet():
-        found = search(TASK, NOTHING, model, reflect, BUDGET)
+        found = search(TASK, NOTHING, model, reflect, Terms(BUDGET))
     assert (found.text, found.score) == ("Double the word.", 1.0)
     assert found.calls == len(model.asked) <= BUDGET and len(set(model.asked)) == len(model.asked)
     # What it sees are training examples; the model is asked with no test example.
@@ -65,7 +65,7 @@ def test_an_instruction_that_the_reflection_model_proposes_is_found(proposal: st
 
 def test_demonstrations_are_found_where_no_instruction_helps_and_none_is_a_validation_example() -> None:
     with quiet():
-        found = search(TASK, NOTHING, Model(n_shown=3), lambda text: "Say it.", BUDGET)
+        found = search(TASK, NOTHING, Model(n_shown=3), lambda text: "Say it.", Terms(BUDGET))
     assert found.score == 1.0 and len(found.shown) >= 3
     assert set(found.shown) <= set(TASK.train)
 
@@ -74,7 +74,7 @@ def test_the_start_is_kept_where_nothing_is_better_and_a_budget_is_never_passed(
     for budget in (10, 60):
         model = Model()
         with quiet():
-            found = search(TASK, "Double.", model, lambda text: "Say no.", budget)
+            found = search(TASK, "Double.", model, lambda text: "Say no.", Terms(budget))
         assert (found.text, found.shown, found.score) == ("Double.", (), 1.0)
         assert len(model.asked) <= budget
 
@@ -84,7 +84,7 @@ def test_what_the_model_raises_ends_the_search_and_is_no_wrong_answer() -> None:
         raise UserError("No key.", "Set one.")
 
     with quiet(), pytest.raises(UserError, match="No key"):
-        search(TASK, NOTHING, refuses, lambda text: "Say.", BUDGET)
+        search(TASK, NOTHING, refuses, lambda text: "Say.", Terms(BUDGET))
 
 
 def test_a_meta_prompt_is_all_that_a_model_is_asked_that_does_not_chat() -> None:
@@ -95,7 +95,7 @@ def test_a_meta_prompt_is_all_that_a_model_is_asked_that_does_not_chat() -> None
         return "Double it."
 
     with quiet():
-        found = search(TASK, NOTHING, Model(), reflect, BUDGET, meta_prompt="{examples}\nTask:")
+        found = search(TASK, NOTHING, Model(), reflect, Terms(BUDGET, meta_prompt="{examples}\nTask:"))
     assert found.text == "Double it."
     assert all(text.endswith("\nTask:") and text.count("Input:") == 10 for text in asked)
 
@@ -139,8 +139,8 @@ def test_on_an_api_model_it_keeps_every_answer_and_is_judged_as_optimize_is(
         model = ApiModel("m", server.url)
 
         def run() -> object:
-            writer = ApiGenerator(model, tmp_path / "l.sqlite")
             asker = Asker(model, tmp_path / "l.sqlite", read_prices())
+            writer = ApiGenerator(asker)
             how = Reflective(asker, OptimizeChoices(max_calls=BUDGET), writer=writer, from_nothing=True, by="mipro")
             return how.run({"double": [Arm("Say it.")]}, [TASK])
 

@@ -20,12 +20,12 @@ from soft2hard.eval.methods.reflective import (
     OutOfBudget,
     Reflect,
     Search,
+    Terms,
     Watched,
     asked_by,
     learning_examples,
     score_of,
 )
-from soft2hard.prompts.template import Template
 
 _COMPONENT = "instruction"
 _WANTED = "The answer should have been: {}"
@@ -84,16 +84,7 @@ def _proposing(task: Task, reflect: Reflect, meta_prompt: str, seed: int) -> Cal
     return propose_new_texts
 
 
-def search(
-    task: Task,
-    start: str,
-    answers: Answers,
-    reflect: Reflect,
-    max_metric_calls: int,
-    seed: int = 0,
-    meta_prompt: str | None = None,
-    template: Template = Template(),
-) -> Found:
+def search(task: Task, start: str, answers: Answers, reflect: Reflect, terms: Terms) -> Found:
     """As `Search` says; GEPA shows no demonstrations, so that the template is of no account."""
     try:
         import gepa
@@ -108,7 +99,7 @@ def search(
 
     watched = Watched()
     answers, reflect = watched.calling(answers), watched.calling(reflect)
-    proposing = _proposing(task, reflect, meta_prompt, seed) if meta_prompt else None
+    proposing = _proposing(task, reflect, terms.meta_prompt, terms.seed) if terms.meta_prompt else None
     adapter = _Adapter(task, answers, validation, proposing)
     with suppress(OutOfBudget):
         gepa.optimize(
@@ -117,8 +108,8 @@ def search(
             valset=validation,
             adapter=adapter,
             reflection_lm=lambda prompt: reflect(prompt if isinstance(prompt, str) else str(prompt)),
-            max_metric_calls=max_metric_calls,
-            seed=seed,
+            max_metric_calls=terms.max_metric_calls,
+            seed=terms.seed,
             logger=Silent(),
             display_progress_bar=False,
             raise_on_exception=True,

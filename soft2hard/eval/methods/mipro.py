@@ -23,6 +23,7 @@ from soft2hard.eval.methods.reflective import (
     OutOfBudget,
     Reflect,
     Search,
+    Terms,
     Watched,
     asked_by,
     learning_examples,
@@ -78,41 +79,32 @@ class _Model:
         return sum(scores) / len(scores)
 
 
-def search(
-    task: Task,
-    start: str,
-    answers: Answers,
-    reflect: Reflect,
-    max_metric_calls: int,
-    seed: int = 0,
-    meta_prompt: str | None = None,
-    template: Template = Template(),
-) -> Found:
+def search(task: Task, start: str, answers: Answers, reflect: Reflect, terms: Terms) -> Found:
     """As `Search` says. Half of the budget may go to training examples, of which demonstrations are made.
 
     With a meta prompt, instructions are proposed by it alone, without the package's summaries of data and program.
     """
-    dspy = _package()
+    dspy, n = _package(), terms.max_metric_calls
     train, validation = learning_examples(task)
-    validation = validation[: max(1, max_metric_calls // (_TRIALS + 1))]
+    validation = validation[: max(1, n // (_TRIALS + 1))]
     train = [e for e in train if e not in validation] or train
-    train = train[: max(2, max_metric_calls // 2 // _BOOTSTRAPS)]
+    train = train[: max(2, n // 2 // _BOOTSTRAPS)]
     watched = Watched()
-    model = _Model(task, watched.calling(answers), validation, max_metric_calls)
+    model = _Model(task, watched.calling(answers), validation, n)
     found: dict[str, Found] = {}
-    engine = _Engine(task, watched.calling(reflect), meta_prompt, seed)
+    engine = _Engine(task, watched.calling(reflect), terms.meta_prompt, terms.seed)
     lm = dspy.LM("reflection", engine=engine, cache=False)
     optimizer = dspy.MIPROv2(
         metric=watched.calling(model.metric), prompt_model=lm, task_model=lm, auto=None,
-        num_candidates=_CANDIDATES, seed=seed, num_threads=1,
+        num_candidates=_CANDIDATES, seed=terms.seed, num_threads=1,
         max_bootstrapped_demos=_DEMONSTRATIONS, max_labeled_demos=_DEMONSTRATIONS,
     )  # fmt: skip
     optimizer.num_instruct_candidates = _CANDIDATES // 2
     try:
         optimizer.compile(
-            _program(dspy, start, model, template, found), trainset=_examples(dspy, train), num_trials=_TRIALS,
+            _program(dspy, start, model, terms.template, found), trainset=_examples(dspy, train), num_trials=_TRIALS,
             valset=_examples(dspy, validation), minibatch=False, program_aware_proposer=False,
-            data_aware_proposer=meta_prompt is None, tip_aware_proposer=meta_prompt is None,
+            data_aware_proposer=terms.meta_prompt is None, tip_aware_proposer=terms.meta_prompt is None,
         )  # fmt: skip
     except Exception as error:
         if watched.error is None:

@@ -64,21 +64,23 @@ class Found:
         return template.few_shot_text(self.shown, self.text) if self.shown else self.text
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a search is given beside its task and its models."""
+
+    max_metric_calls: int
+    seed: int = 0
+    meta_prompt: str | None = None
+    """As of `SearchOptions`."""
+    template: Template = Template()
+    """By which demonstrations are laid out."""
+
+
 class Search(Protocol):
     """The search of one package, by a task's training and validation examples."""
 
-    def __call__(
-        self,
-        task: Task,
-        start: str,
-        answers: Answers,
-        reflect: Reflect,
-        max_metric_calls: int,
-        seed: int = 0,
-        meta_prompt: str | None = None,
-        template: Template = Template(),
-    ) -> Found:
-        """The best prompt from the instruction `start`. `meta_prompt` is as of `SearchOptions`.
+    def __call__(self, task: Task, start: str, answers: Answers, reflect: Reflect, terms: Terms) -> Found:
+        """The best prompt from the instruction `start`.
 
         What `answers` and `reflect` raise ends the search, also where the package would take it for a wrong answer.
         Raises UserError where the package is missing or there is nothing to learn from.
@@ -150,14 +152,13 @@ class Optimising(SearchOptions):
         """The best prompt for each case; the trace holds its score on the validation examples and what it took."""
         writer = bench.generator if self.meta_prompt else bench.generator.whole(_REFLECTION_TOKENS)
         starts, template = self._starts(cases, bench), bench.subject.template
+        n = min(self.max_metric_calls, bench.max_model_calls or self.max_metric_calls)
+        terms = Terms(n, bench.seed, self.meta_prompt, template)
         for number, (case, start) in enumerate(zip(cases, starts, strict=True)):
             started = time.monotonic()
             with listening() as heard, on_behalf_of(number):
-                found = self.search(
-                    case.task, start, self._answers(case, bench), _reflecting(writer, bench.seed),
-                    min(self.max_metric_calls, bench.max_model_calls or self.max_metric_calls), bench.seed,
-                    self.meta_prompt, template,
-                )  # fmt: skip
+                answers, reflect = self._answers(case, bench), _reflecting(writer, bench.seed)
+                found = self.search(case.task, start, answers, reflect, terms)
             cost = Cost(time.monotonic() - started, heard.total.sequences, heard.total.tokens)
             trace = {"start": start, "validation_score": found.score, "metric_calls": found.calls, "kept": found.tried}
             yield Outcome(found.prompt(template), cost, trace)

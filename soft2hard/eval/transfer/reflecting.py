@@ -15,7 +15,7 @@ from soft2hard.api.text_generation import ApiGenerator
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods import gepa, mipro
-from soft2hard.eval.methods.reflective import NOTHING, OutOfBudget
+from soft2hard.eval.methods.reflective import NOTHING, OutOfBudget, Terms
 from soft2hard.eval.transfer.contests import Answers, Contest
 from soft2hard.eval.transfer.optimized import Arm, Optimization, Stage
 from soft2hard.eval.transfer.optimizing import Optimizer
@@ -94,8 +94,8 @@ class Reflective(Optimizer):
             return texts[-1]
 
         choices, search = self.choices, {"gepa": gepa.search, "mipro": mipro.search}[self.by]
-        how = (choices.max_calls, choices.seed, self.meta_prompt, choices.asking.laid_out)
-        found = search(contest.task, start, answers, reflect, *how)
+        terms = Terms(choices.max_calls, choices.seed, self.meta_prompt, choices.asking.laid_out)
+        found = search(contest.task, start, answers, reflect, terms)
         contest.stopped = found.stopped
         if (found.text, found.shown) != (start, ()):
             contest.arms, contest.left = [contest.arms[0], Arm(found.text, found.shown, origin=self.by)], [1]
