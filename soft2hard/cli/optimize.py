@@ -87,13 +87,11 @@ def optimize(
     from soft2hard.api.client import Patience, read_key
     from soft2hard.api.prices import read_prices
     from soft2hard.api.requests import ApiModel
-    from soft2hard.api.text_generation import ApiGenerator
     from soft2hard.cli.transfer import check_layout
     from soft2hard.data_gen.taskfiles import read_tasks
     from soft2hard.eval.methods.options import SearchOptions
     from soft2hard.eval.transfer.candidates import read_candidates
     from soft2hard.eval.transfer.optimizing import Optimizer
-    from soft2hard.eval.transfer.reflecting import Reflective
 
     for one in filter(None, (layout, reflection_layout)):
         check_layout(one)
@@ -125,6 +123,9 @@ def optimize(
     if by == "halving":
         optimizer = Optimizer(*how)
     else:
+        from soft2hard.api.text_generation import ApiGenerator  # these load PyTorch
+        from soft2hard.eval.transfer.reflecting import Reflective
+
         of_reflection = parsed_pairs(reflection_parameters or [], "--reflection-parameter")
         reflects = ApiModel(
             reflection_model or model, reflection_url or base_url,
