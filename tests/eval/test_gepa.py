@@ -20,6 +20,8 @@ from soft2hard.eval.transfer.optimized import Arm
 from soft2hard.eval.transfer.optimizing import OptimizeChoices
 from soft2hard.eval.transfer.reflecting import Reflective
 from soft2hard.lm.subject import Subject
+from tests.command_line import Result
+from tests.command_line import run as run_command
 from tests.fault_server import KEY, FaultServer
 
 EXAMPLES = [Example(f"w{i}", f"w{i}w{i}") for i in range(30)]
@@ -185,3 +187,35 @@ def test_no_more_requests_are_out_at_once_than_were_allowed(tmp_path: Path, key:
     with FaultServer(answer=says, latency=0.02) as server:
         rival(server, tmp_path, max_calls=30, concurrency=2).run({t.name: [Arm("Say.")] for t in tasks}, tasks)
         assert server.most_active <= 2
+
+
+def by_gepa(server: FaultServer, folder: Path, *more: object) -> Result:
+    (folder / "double.csv").write_text("input,output\n" + "".join(f"w{i},w{i}w{i}\n" for i in range(40)))
+    (folder / "p.jsonl").write_text('{"id": "a", "method": "mine", "task": "double", "prompt": "Say it."}\n')
+    asked = ["--tasks", folder / "double.csv", "--model", "m", "--base-url", server.url, "--by", "gepa"]
+    asked += ["--ledger", folder / "l.sqlite", "--max-calls", 40, "-o", folder / "b.json"]
+    return run_command("optimize", folder / "p.jsonl", *asked, *more)
+
+
+def test_a_model_of_plain_text_reflects_in_plain_text_and_may_be_given_another_layout(
+    tmp_path: Path, key: None
+) -> None:
+    with FaultServer(answer=lambda text: "```\nDouble.\n```" if "I provided" in text else "no") as server:
+        for more, layouts in (((), {"prompt"}), (("--reflection-layout", "chat"), {"prompt", "messages"})):
+            server.seen.clear()
+            (tmp_path / "l.sqlite").unlink(missing_ok=True)
+            found = by_gepa(server, tmp_path, "--layout", "completion", *more)
+            assert found.exit_code == 0, found.stderr
+            assert {"prompt" if "prompt" in body else "messages" for body in server.seen} == layouts
+            assert "double: " in found.stdout  # what won is shown
+
+
+def test_a_reflection_model_that_does_not_answer_is_one_line_however_well_the_model_answers(
+    tmp_path: Path, key: None
+) -> None:
+    with FaultServer(answer=lambda text: "no") as server:
+        assert by_gepa(server, tmp_path, "--layout", "completion", "--meta-prompt", "{examples}").exit_code == 0
+        server.reject = lambda body: "400" if "messages" in body else None
+        found = by_gepa(server, tmp_path, "--layout", "completion", "--reflection-layout", "chat")
+    assert found.exit_code == 2 and "--reflection-parameter" in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
