@@ -179,7 +179,11 @@ def translate(
             say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
-        write(_as_json(results, loading.template) if json_ else "\n\n".join(map(_as_text, results)))
+        write(
+            _as_json(results, _made_under(loading.template, soft_prompts[0], lm))
+            if json_
+            else "\n\n".join(map(_as_text, results))
+        )
 
 
 def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
@@ -275,6 +279,17 @@ def _write_card(path: Path, translation: "Translation", soft_prompt: "SoftPrompt
 
     with atomic_write(path) as temporary:
         temporary.write_text(translation_card(translation, soft_prompt, lm, seed=seed), encoding="utf-8")
+
+
+def _made_under(asked: str | None, soft_prompt: "SoftPrompt", lm: "Subject | None") -> str | None:
+    """The template in the words of --template: the one asked for, or what the soft prompt records."""
+    from soft2hard.lm.templates import is_chat
+    from soft2hard.prompts.template import template_text
+
+    recorded = soft_prompt.template
+    if asked is not None or recorded is None:
+        return asked
+    return "chat" if lm is not None and is_chat(recorded, lm.tokenizer) else template_text(recorded)
 
 
 def _as_json(translations: list["Translation"], template: str | None) -> str:

@@ -53,6 +53,15 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     )
 
 
+def is_chat(template: Template, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a template is a turn of the tokenizer's chat template."""
+    try:
+        turn = chat_template(tokenizer)
+    except UserError:
+        return False
+    return all(getattr(template, name) == getattr(turn, name) for name in ("opening", "input_prefix", "output_prefix"))
+
+
 def _between_turns(tokenizer: PreTrainedTokenizerBase, turn: dict[str, str]) -> str | None:
     """The text between an answer and what the user says next; None where the chat template has but one turn."""
     try:

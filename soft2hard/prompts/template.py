@@ -151,8 +151,17 @@ class TemplateChoice:
     """Place of the virtual tokens where the user says it; else it is the soft prompt's own."""
 
 
+def template_text(template: Template) -> str:
+    """A text that `read_template` reads as the same template: 'plain', or its fields as JSON. The place of virtual
+    tokens is left out, which no text has."""
+    default = asdict(Template())
+    fields = {name: value for name, value in asdict(template).items() if name != "place" and value != default[name]}
+    return json.dumps(fields, ensure_ascii=False) if fields else "plain"
+
+
 def read_template(text: str) -> TemplateChoice:
-    r"""The template of a preset, a file (YAML or JSON with the fields of `Template`), or a string.
+    r"""The template of a preset, a file (YAML or JSON with the fields of `Template`), a string, or a JSON object of
+    these fields.
 
     A preset may say where the virtual tokens stand: 'plain:first', 'chat:after'. A string has the placeholder
     {input}, and may have {prompt} (where the prompt stands; else at the beginning), {bos} (the tokenizer's leading
@@ -164,6 +173,8 @@ def read_template(text: str) -> TemplateChoice:
     name, _, place = text.partition(":")
     if name in PRESETS and place in ("", "first", "after"):
         return TemplateChoice(Template() if name == "plain" else None, place or None)
+    if text.startswith('{"'):
+        return TemplateChoice(checked(Template, _json_fields(text), "the template", _REMEDY), None)
     if "{" in text:
         return _of_string(text)
     if not _is_file(text):
@@ -172,6 +183,13 @@ def read_template(text: str) -> TemplateChoice:
     if not isinstance(values, dict):
         raise UserError(f"{text} is no template: it does not hold fields.", _REMEDY)
     return TemplateChoice(checked(Template, values, text, _REMEDY), values.get("place"))
+
+
+def _json_fields(text: str) -> dict:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"The template '{text}' is no JSON object.", _REMEDY) from error
 
 
 def _is_file(text: str) -> bool:

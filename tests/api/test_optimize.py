@@ -302,6 +302,23 @@ def test_from_a_translation_to_the_best_prompt_on_the_command_line(tmp_path: Pat
     assert Optimization.load(tmp_path / "best.json").tasks[0].text == "Double."
 
 
+def test_the_template_that_a_translation_was_made_under_is_kept_to_and_another_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "double.csv").write_text("input,output\n" + "".join(f"w{i},w{i}w{i}\n" for i in range(40)))
+    made = json.dumps({"input_prefix": "Q: ", "output_prefix": "\nInput: A:"})
+    translations = [{"soft_prompt": "double.npy", "text": "Double.", "candidates": [{"text": "Say."}]}]
+    (tmp_path / "t.json").write_text(json.dumps({"template": made, "translations": translations}))
+    asked = ["--tasks", tmp_path / "double.csv", "--model", "m", "--ledger", tmp_path / "l.sqlite"]
+    asked += ["-o", tmp_path / "b.json"]
+    with FaultServer(answer=lambda text: text.split("Q: ")[-1].split()[0] * 2) as server:
+        found = run_command("optimize", tmp_path / "t.json", *asked, "--base-url", server.url)
+        assert found.exit_code == 0, found.stderr
+        assert all("Q: w" in body["messages"][0]["content"] for body in server.seen)
+    assert run_command("export", tmp_path / "b.json", "--to", "text", "-o", tmp_path / "p.txt").exit_code == 0
+    assert "Q: {input}\nInput: A:" in (tmp_path / "p.txt").read_text()
+    other = run_command("optimize", tmp_path / "t.json", *asked, "--template", "X {input} Y ")
+    assert other.exit_code == 2 and "were made under the template" in other.stderr
+
+
 def test_some_of_the_tasks_are_optimised_and_candidates_of_the_others_are_named(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("input,output\n" + "".join(f"w{i},w{i}w{i}\n" for i in range(40)))

@@ -18,7 +18,7 @@ from soft2hard.cli import app
 from soft2hard.cli.app import COMMANDS
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
-from soft2hard.prompts.template import Template
+from soft2hard.prompts.template import Template, read_template
 from soft2hard.translator.settings import Design, TranslatorTraining
 from soft2hard.translator.verification import Verifier
 from tests import tiny_models
@@ -644,3 +644,20 @@ def test_where_no_sentence_does_what_a_soft_prompt_does_demonstrations_are_offer
     plain, shown = run(*asked), run(*asked, "--demonstrations", 2)
     assert "failed" in plain.stdout and "try --demonstrations 8" in plain.stderr
     assert shown.exit_code == 0 and "try --demonstrations" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [(Template(), "plain"), (Template(input_prefix="Q: ", output_prefix="\nA:"), '{"input_prefix": "Q: "')],
+)
+def test_the_json_of_a_translation_says_the_template_that_the_soft_prompt_records(
+    tmp_path: Path, template: Template, named: str
+) -> None:
+    noise = torch.randn(8, 192, generator=torch.Generator().manual_seed(0))
+    SoftPrompt(noise, template=template).save(tmp_path / "p.safetensors")
+    (tmp_path / "inputs.txt").write_text("\n".join(f"{a} {b}" for a in ("dog", "oak") for b in ("red", "iron", "rose")))
+    asked = ("--examples", tmp_path / "inputs.txt", "--candidates", 2, "--json")
+    found = run("translate", tmp_path / "p.safetensors", *asked)
+    assert found.exit_code == 0, found.stderr
+    written = json.loads(found.stdout)["template"]
+    assert written.startswith(named) and read_template(written).template == template

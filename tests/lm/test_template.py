@@ -1,11 +1,11 @@
 """The template writes prompt, input and output as docs and design say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from soft2hard.errors import UserError
-from soft2hard.lm.templates import chat_template
+from soft2hard.lm.templates import chat_template, is_chat
 from soft2hard.prompts.template import Template, read_template
 from tests import tiny_models
 
@@ -91,6 +91,14 @@ def test_examples_under_a_chat_template_are_turns_of_it() -> None:
         [{"role": role, "content": text} for role, text in turns], tokenize=False, add_generation_prompt=True
     )
     assert template.opening + prompt + template.body_text("3", kind="hard") == expected
+
+
+def test_a_turn_of_the_chat_template_is_known_again_and_no_other_template_is() -> None:
+    tokenizer = tiny_models.tokenizer("qwen3")
+    assert not is_chat(Template(), tokenizer)  # it has no chat template
+    tokenizer.chat_template = TURNS
+    assert is_chat(replace(chat_template(tokenizer), stops=("\n",)), tokenizer)
+    assert not is_chat(Template(), tokenizer)
 
 
 def test_a_chat_template_that_fails_is_one_line() -> None:
