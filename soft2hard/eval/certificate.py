@@ -58,6 +58,9 @@ class CertificateSettings:
     """Inputs that they are verified on."""
     verify: bool = True
     """Also choose among candidates beside the soft prompt."""
+    score: bool = True
+    """Also have the subject act on what is written, which takes most of the time; without, likelihoods and texts are
+    all there is."""
     wayward: NonNegativeInt = 0
     """Tasks whose soft prompts are tuned again, close to another task's instruction."""
     pull: PositiveFloat = 0.3

@@ -102,6 +102,8 @@ def certify(
         rival.card = replace(rival.card, evidence=main.card.evidence)
     certifier = Certifier(main, harness.subject, others, asked, run / "certificate", log)
     decisive = {name: value for name, value in vars(asked).items() if name not in _CHANGE_NOTHING}
+    if asked.score:  # as certificates were recorded before it could be left out
+        del decisive["score"]
     claim(run / "certificate", _KIND, {"settings": decisive, "inputs": record.inputs} | made_with())
     cases = {seed: [c for c in harness.cases(seed, "test") if c.task.instruction] for seed in evaluation.seeds}
     readings = [reading for seed, of_seed in cases.items() for reading in certifier.readings(of_seed, seed)]
@@ -215,7 +217,9 @@ class Certifier:
         return found
 
     def soft_scores(self, cases: Sequence[Case], seed: int) -> dict[str, float]:
-        """Of the soft prompts themselves."""
+        """Of the soft prompts themselves; none where nothing is scored."""
+        if not self.asked.score:
+            return {}
         measured = measure(self.subject, [Comparison(case.task, (case.soft_prompt,)) for case in cases])
         return {f"{seed}/{case.task.name}": one.score for case, [one] in zip(cases, measured, strict=True) if one}
 
@@ -281,6 +285,9 @@ class Certifier:
     def _scores(
         self, cases: Sequence[Case], texts: Sequence[str], verified: Sequence[str | None]
     ) -> Iterator[list[float | None]]:
+        if not self.asked.score:
+            yield from ([None, None] for _ in cases)
+            return
         prompts = [(text or None, best or None) for text, best in zip(texts, verified, strict=True)]
         comparisons = [Comparison(case.task, of_case) for case, of_case in zip(cases, prompts, strict=True)]
         for of_case in measure(self.subject, comparisons):

@@ -12,6 +12,7 @@ from soft2hard.data_gen.dods.real_tasks import group_of
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
+from soft2hard.eval import certifying
 from soft2hard.eval.certificate import (
     MATCHED,
     NOISE,
@@ -225,6 +226,16 @@ def test_texts_are_chosen_among_those_of_what_is_read_where_they_are_chosen_at_a
 def test_verification_may_be_left_out(translator: Translator) -> None:
     found = Certifier(translator, SUBJECT, asked=replace(ASKED, verify=False)).readings(FEW[:1], 0)
     assert {one.verified_text for one in found} == {None}
+
+
+def test_without_scores_likelihoods_and_texts_are_the_same_and_the_subject_does_nothing(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Certifier(translator, SUBJECT, asked=replace(ASKED, verify=False)).readings(FEW[:2], 0)
+    monkeypatch.setattr(certifying, "measure", lambda *given: pytest.fail("nothing is to be scored"))
+    quick = Certifier(translator, SUBJECT, asked=replace(ASKED, verify=False, score=False))
+    assert quick.readings(FEW[:2], 0) == [replace(one, score=None) for one in whole]
+    assert quick.soft_scores(FEW[:2], 0) == {}
 
 
 def test_scores_of_the_soft_prompts_are_those_on_the_test_examples(translator: Translator) -> None:
