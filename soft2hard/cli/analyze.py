@@ -269,7 +269,7 @@ def _identities(tasks: tuple["Task", ...], models: Mapping[str, Any]) -> dict[st
 
 def _for_outputs(models: Mapping[str, Any], subject: "Subject", tasks: Sequence["Task"]) -> dict[str, Any]:
     """The models with this subject, under endings that no output of the tasks holds, here and in all processes."""
-    outputs = (example.output for task in tasks for example in (*task.train, *task.validation, *task.test))
+    outputs = (example.output for task in tasks for example in task.examples)
     subject = subject.for_outputs(outputs)
     models["workers"].use_template(subject.template)
     return {**models, "subject": subject}

@@ -60,7 +60,7 @@ def classifier(
 def _of_files(files: list[Path], seed: int) -> "list[Example]":
     from soft2hard.data_gen.taskfiles import read_tasks
 
-    return [example for task in read_tasks(files, seed) for example in (*task.train, *task.validation, *task.test)]
+    return [example for task in read_tasks(files, seed) for example in task.examples]
 
 
 def _of_collection(dod: str, folder: Path | None, options: dict[str, object], seed: int) -> "list[Example]":

@@ -113,12 +113,9 @@ def optimize(
         say(f"{len(left_out)} candidates are for none of the tasks and are left out, such as '{left_out[0]}'.")
     asked = ApiModel(model, base_url, layout, key_env)
     read_key(asked)
-    patience, table, sent = (
-        Patience(attempts, timeout),
-        read_prices(prices),
-        parsed_pairs(parameters or [], "--parameter"),
-    )
-    asker = Asker(asked, ledger, table, choices.concurrency, patience, choices.max_cost)
+    sent = parsed_pairs(parameters or [], "--parameter")
+    patience = Patience(attempts, timeout)
+    asker = Asker(asked, ledger, read_prices(prices), choices.concurrency, patience, choices.max_cost)
     how = (asker, choices, sent, say)
     if by == "halving":
         optimizer = Optimizer(*how)

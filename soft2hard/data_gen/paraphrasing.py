@@ -63,7 +63,7 @@ def label_words(task: Task) -> list[str]:
     """What a task's outputs may be: its labels, or without any the outputs of at least a tenth of its examples."""
     if task.labels is not None:
         return list(task.labels)
-    outputs = Counter(example.output for example in (*task.train, *task.validation, *task.test))
+    outputs = Counter(example.output for example in task.examples)
     return [output for output, count in outputs.items() if count >= max(2, _FREQUENT * outputs.total())]
 
 

@@ -43,6 +43,11 @@ class Task:
     """How outputs of this task are scored."""
 
     @property
+    def examples(self) -> tuple[Example, ...]:
+        """Of every part."""
+        return (*self.train, *self.validation, *self.test)
+
+    @property
     def phrasings(self) -> list[str]:
         """The reference instruction and its paraphrases."""
         return [self.instruction, *self.paraphrases]

@@ -128,7 +128,7 @@ class Harness:
     def _outputs(self) -> Iterator[str]:
         for seed in self.config.seeds:
             for task in self._draw("test", seed):
-                yield from (example.output for example in (*task.train, *task.validation, *task.test))
+                yield from (example.output for example in task.examples)
 
     @cached_property
     def _draw(self) -> Draw:

@@ -114,9 +114,7 @@ def search(task: Task, start: str, answers: Answers, reflect: Reflect, terms: Te
             display_progress_bar=False,
             raise_on_exception=True,
         )
-    stopped = isinstance(watched.error, OutOfBudget)
-    if watched.error is not None and not stopped:
-        raise watched.error
+    stopped = watched.out_of_budget()
     # Of equals the first: the start where nothing is better.
     best = max(adapter.whole, key=lambda text: adapter.whole[text], default=start)
     return Found(best, adapter.whole.get(best), adapter.n_calls, len(adapter.whole), stopped=stopped)

@@ -20,7 +20,6 @@ from soft2hard.eval.methods.reflective import (
     Answers,
     Found,
     Optimising,
-    OutOfBudget,
     Reflect,
     Search,
     Terms,
@@ -110,9 +109,7 @@ def search(task: Task, start: str, answers: Answers, reflect: Reflect, terms: Te
         if watched.error is None:
             remedy = "Give a reflection model that keeps to the fields that it is asked for."
             raise UserError(f"MIPROv2 ended: {error}", remedy) from error
-    stopped = isinstance(watched.error, OutOfBudget)
-    if watched.error is not None and not stopped:
-        raise watched.error
+    stopped = watched.out_of_budget()
     # Of equals the first: the start where nothing is better.
     best = max(found.values(), key=lambda one: one.score, default=Found(start, None, 0, 0))
     return replace(best, calls=model.n_calls, tried=len(found), stopped=stopped)

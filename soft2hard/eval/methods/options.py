@@ -3,6 +3,7 @@
 Defaults are those that the method's source published, where it published any.
 """
 
+from collections.abc import Iterable
 from math import ceil
 from typing import Annotated, Literal
 
@@ -80,6 +81,11 @@ class FewShotOptions:
     name = "few-shot"
     source = "Brown et al. 2020 (arXiv 2005.14165)"
     needs = frozenset({"train"})
+
+
+def _changed(options: object, names: Iterable[str]) -> list[str]:
+    """Those of some options that are not at their defaults."""
+    return [name for name in names if getattr(options, name) != type(options).__dataclass_fields__[name].default]
 
 
 def _check_meta_prompt(text: str) -> None:
@@ -301,11 +307,9 @@ class PezOptions:
         return frozenset({"train", "validation", *(["soft_prompt"] * follows)})
 
     def __post_init__(self) -> None:
-        fluent = {"fluency": "log_perplexity", "fluency_at": "projection", "fluency_roles": "both"}
-        if not self.perplexity_weight:
-            for name, default in fluent.items():
-                if getattr(self, name) != default:
-                    raise ValueError(f"{name} does nothing with a perplexity_weight of 0")
+        of_fluency = ("fluency", "fluency_at", "fluency_roles")
+        if not self.perplexity_weight and (changed := _changed(self, of_fluency)):
+            raise ValueError(f"{changed[0]} does nothing with a perplexity_weight of 0")
 
     @property
     def stepping(self) -> tuple[float, float, float | None]:
@@ -418,7 +422,7 @@ class PolicyOptions(PolicyTraining):
         if self.reward == "style" and not self.fixed_sentences and (self.mutate or self.keep > 1):
             raise ValueError("mutate and keep compare rewards of all steps: with reward style set fixed_sentences")
         idle = _OF_OUTPUTS if self.reward == "style" else _OF_STYLE
-        if changed := [name for name in idle if getattr(self, name) != type(self).__dataclass_fields__[name].default]:
+        if changed := _changed(self, idle):
             raise ValueError(f"{changed[0]} does nothing with the reward '{self.reward}'")
         if self.aim == "minimise" and not self.accuracy_weight:
             raise ValueError("aim does nothing with an accuracy_weight of 0")

@@ -6,7 +6,6 @@ What such a search asks goes through the subject here, or through the client and
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, ParamSpec, Protocol, TypeVar
@@ -93,24 +92,25 @@ class Watched:
 
     error: BaseException | None = None
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        if self.error is not None:
-            raise self.error
-        try:
-            yield
-        except BaseException as error:
-            self.error = error
-            raise
-
     def calling(self, call: Callable[P, T]) -> Callable[P, T]:
-        """The same call, watched."""
+        """The same call, watched: after an error every further one raises it again."""
 
         def watched(*args: P.args, **kwargs: P.kwargs) -> T:
-            with self():
+            if self.error is not None:
+                raise self.error
+            try:
                 return call(*args, **kwargs)
+            except BaseException as error:
+                self.error = error
+                raise
 
         return watched
+
+    def out_of_budget(self) -> bool:
+        """Whether `OutOfBudget` ended the search; raises any other error that did."""
+        if self.error is not None and not isinstance(self.error, OutOfBudget):
+            raise self.error
+        return self.error is not None
 
 
 def score_of(task: Task, answer: str | None, example: Example) -> float:

@@ -52,6 +52,11 @@ class Run:
         return tuple(dict.fromkeys(task.family for task in self.tasks))
 
     @property
+    def template(self) -> str | None:
+        """That its prompts were made under; None: the subject's own."""
+        return self.record.config.get("loading", {}).get("template")
+
+    @property
     def has_lengths(self) -> bool:
         """Whether its tasks stand there once for each of several lengths of soft prompts, as 'NAME, 5 tokens'."""
         return bool(self.record.config.get("tasks", {}).get("lengths"))

@@ -111,5 +111,4 @@ def _of_run(folder: Path, method: str) -> tuple[dict[str, list[Arm]], list[Task]
         if row.seed == seed and row.prompt
     }
     drawn = drawn_tasks(Tasks.model_validate(run.record.config["tasks"]), "test", seed)
-    template = run.record.config.get("loading", {}).get("template")
-    return found, [task for task in drawn if task.name in found], template
+    return found, [task for task in drawn if task.name in found], run.template

@@ -167,7 +167,7 @@ def read_evaluated_run(folder: Path, choices: TransferChoices = TransferChoices(
     from soft2hard.eval.report.reading import load_run
 
     run = load_run(folder)
-    made = run.record.config.get("loading", {}).get("template")
+    made = run.template
     is_chat = made is not None and read_template(made).template is None
     in_turns = {method.label for method in run.record.methods if is_chat and method.name == "few-shot"}
     tasks = Tasks.model_validate(run.record.config["tasks"])

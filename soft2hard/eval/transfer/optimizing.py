@@ -98,10 +98,9 @@ class Optimizer:
         contests = self._contests(candidates, tasks)
         if self.choices.paraphrases:
             self._paraphrase(contests)
-        number = 0
-        while going := [c for c in contests if self._n_next(c)]:
+        number = 1
+        while self._round(contests, f"round {number}"):
             number += 1
-            self._round(going, f"round {number}")
         return self._judge(contests)
 
     def _contests(self, candidates: Mapping[str, Sequence[Arm]], tasks: Sequence[Task]) -> list[Contest]:
@@ -195,11 +194,13 @@ class Optimizer:
         calls = (self.choices.max_calls - contest.n_calls) // n_rounds(len(contest.left))
         return min(calls // len(contest.left), len(contest.pool) - contest.n_seen)
 
-    def _round(self, contests: Sequence[Contest], name: str) -> None:
-        """Ask what is left of each task with further examples, and keep the better half."""
-        planned = [
-            (contest, contest.pool[contest.n_seen : contest.n_seen + self._n_next(contest)]) for contest in contests
-        ]
+    def _round(self, contests: Sequence[Contest], name: str) -> bool:
+        """Ask what is left of each task with further examples, and keep the better half; False where nothing is to be
+        asked any more."""
+        planned = [(contest, contest.pool[contest.n_seen :][: self._n_next(contest)]) for contest in contests]
+        planned = [(contest, examples) for contest, examples in planned if examples]
+        if not planned:
+            return False
         requests = {
             (contest.task.name, arm, e): contest.asking.request(self._sent(contest, arm), e.input)
             for contest, examples in planned
@@ -221,6 +222,7 @@ class Optimizer:
             if not found.over_budget:
                 contest.keep_half(self.choices.seed)
         self.log(f"{name}: {len(requests)} requests")
+        return True
 
     def _note(self, contest: Contest, example: Example, asked: Mapping[int, Request], found: Answers) -> None:
         """The scores of all arms on one example; none where a request came to nothing that might have passed."""
@@ -286,7 +288,7 @@ class Optimizer:
                     stages=(*contest.stages, stage),
                     judged=judged,
                     judged_start=judged_start,
-                    copied=tuple(copied_runs(best.text, all_examples(contest.task))),
+                    copied=tuple(copied_runs(best.text, contest.task.examples)),
                     stopped=contest.stopped or found.over_budget,
                     sent=contest.asking.settings,
                 )
@@ -315,11 +317,6 @@ class Optimizer:
         """By the task's metric; None where there is no answer in words. A refusal is wrong."""
         text = found.text(request)
         return None if text is None else grade_one(task.metric, text, example.output)
-
-
-def all_examples(task: Task) -> tuple[Example, ...]:
-    """Of every part."""
-    return (*task.train, *task.validation, *task.test)
 
 
 def copied_runs(text: str, examples: Sequence[Example], n: int = _COPIED_WORDS) -> Iterator[str]:

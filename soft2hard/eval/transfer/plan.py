@@ -6,6 +6,7 @@ Afterwards, where wanted, a language model as judge is asked about every answer,
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from soft2hard.eval.intervals import Interval, by_task, mean_interval
 from soft2hard.eval.metrics.task_score import check_metric, normalise_answer
 from soft2hard.eval.transfer.material import PromptRow
 from soft2hard.eval.transfer.settings import TransferChoices
+from soft2hard.prompts.template import Template
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,18 @@ class Asking:
 
     def request(self, prompt: str | None, input: str, repeat: int = 0) -> Request:
         """One input under one prompt."""
-        choices, given = self.choices, self.parameters
-        sent = {**_defaults(self.model.layout, self.task, choices, given), **given}
-        template = choices.laid_out
-        return make_request(self.model, prompt, input, sent, repeat=repeat, seed=self.seed, template=template)
+        return make_request(
+            self.model, prompt, input, self._sent, repeat=repeat, seed=self.seed, template=self._template
+        )
+
+    @cached_property
+    def _template(self) -> Template:
+        return self.choices.laid_out
+
+    @cached_property
+    def _sent(self) -> dict[str, Any]:
+        """Once for all requests: the ends of a plain completion depend on all of the task's outputs."""
+        return {**_defaults(self.model.layout, self.task, self.choices, self.parameters), **self.parameters}
 
     @property
     def settings(self) -> dict[str, Any]:
