@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -100,6 +100,10 @@ class Template:
         if blocks and self.block_separator is not None:
             shown += between.removesuffix(self.separator)
         return self.separator.join([instruction, shown] if instruction else [shown])
+
+    def prompt_text(self, instruction: str, examples: Sequence[InputOutput] = ()) -> str:
+        """An instruction as a hard prompt: alone, or with solved examples behind it."""
+        return self.few_shot_text(examples, instruction) if examples else instruction
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Found:
 
     def prompt(self, template: Template) -> str:
         """As it is sent."""
-        return template.few_shot_text(self.shown, self.text) if self.shown else self.text
+        return template.prompt_text(self.text, self.shown)
 
 
 @dataclass(frozen=True)
