@@ -83,7 +83,7 @@ def tuned_by_peft(task: Task, tuning: Tuning, folder: Path, init_text: str | Non
 
 def _batch(subject: Subject, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     """Rows as PEFT wants them, padded on the right; the loss is on the outputs alone."""
-    bodies = [subject.encode_body(e.input, "soft") for e in examples]
+    bodies = [subject.encode_input(e.input, "soft").body for e in examples]
     outputs = [subject.encode_output(e.output) for e in examples]
     pairs = list(zip(bodies, outputs, strict=True))
     rows = [torch.tensor(body + output) for body, output in pairs]

@@ -98,7 +98,7 @@ class Generate:
             "eos_token_id": subject.eos_ids,
             "pad_token_id": subject.eos_ids[0],
         }
-        bodies = [subject.encode_body(e.input, "none" if prompt is None else "soft") for e in task.test]
+        bodies = [subject.encode_input(e.input, "none" if prompt is None else "soft").body for e in task.test]
         rows = self._batch(subject, prompt, bodies, settings) if self.at_once else self._peft(prompt, bodies, settings)
         ends = set(subject.eos_ids)
         written = [list(takewhile(lambda token: token not in ends, row)) for row in rows]

@@ -9,11 +9,17 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AlbertConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     BartConfig,
+    BertConfig,
     BloomConfig,
     CohereConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -21,12 +27,14 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    ModernBertConfig,
     OPTConfig,
     PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    RobertaConfig,
     T5Config,
 )
 
@@ -110,6 +118,26 @@ OTHERS: dict[str, PreTrainedConfig] = {
 }
 """More architectures that people tune soft prompts on; two of them see no further back than a window."""
 
+_BERT = {
+    "vocab_size": VOCAB_SIZE + 1,  # a mask besides
+    "pad_token_id": 0,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT,
+}
+MASKED: dict[str, PreTrainedConfig] = {
+    "bert": BertConfig(**_BERT),
+    "roberta": RobertaConfig(**_BERT),
+    "albert": AlbertConfig(**_BERT, embedding_size=12),
+    "distilbert": DistilBertConfig(**_BERT, dim=16, hidden_dim=24, n_layers=2, n_heads=4),
+    "electra": ElectraConfig(**_BERT, embedding_size=12),
+    "modernbert": ModernBertConfig(**_BERT, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2),
+    "deberta-v2": DebertaV2Config(**_BERT),
+}
+"""Masked language models: each with another output head, and other ways to count positions."""
+
 _SEEDS = {
     "gpt2": 4,
     "bloom": 4,
@@ -118,24 +146,27 @@ _SEEDS = {
     "gemma2": 9,
     "cohere": 5,
 }  # where greedy outputs differ in words and in length; elsewhere 1
-_BEGINS_WITH_BOS = {"llama", "opt", "gemma", "gemma2", "gemma3", "mistral", "cohere", "bart"}
-_ENDS_WITH_EOS = {"t5", "t5_untied", "bart"}
+_BEGINS_WITH_BOS = {"llama", "opt", "gemma", "gemma2", "gemma3", "mistral", "cohere", "bart", *MASKED}
+_ENDS_WITH_EOS = {"t5", "t5_untied", "bart", *MASKED}
 
 
 def tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     """Splits at white space and punctuation; adds BOS and EOS around a text as the architecture's own tokenizers do."""
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, unk_token="<unk>"))
+    mask = ["<mask>"] if architecture in MASKED else []
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS, *mask])}, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
     begin = "<s> " if architecture in _BEGINS_WITH_BOS else ""
     end = " </s>" if architecture in _ENDS_WITH_EOS else ""
     words.post_processor = TemplateProcessing(single=f"{begin}$A{end}", special_tokens=[("<s>", 1), ("</s>", 2)])
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if mask:
+        names |= {"mask_token": "<mask>", "sep_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=words, **names)
 
 
 def config(architecture: str, **changes: object) -> PreTrainedConfig:
     """A configuration of one's own, with some of its fields changed, such as `vocab_size`."""
-    found = deepcopy((CONFIGS | ODD_HEADS | OTHERS)[architecture])
+    found = deepcopy((CONFIGS | ODD_HEADS | OTHERS | MASKED)[architecture])
     for name, value in changes.items():
         setattr(found, name, value)
     return found
@@ -149,6 +180,8 @@ def model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedMode
     """
     made_to = config(architecture, **changes)
     auto = AutoModelForSeq2SeqLM if made_to.is_encoder_decoder else AutoModelForCausalLM
+    if architecture in MASKED:
+        auto = AutoModelForMaskedLM
     made = auto.from_config(made_to).float()
     generator = torch.Generator().manual_seed(_SEEDS.get(architecture, 1) + seed)
     with torch.no_grad():

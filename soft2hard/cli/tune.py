@@ -121,6 +121,11 @@ def _tune_files(
             "PEFT puts virtual tokens before all others, and --template says after.",
             "Leave 'after' out, or choose --format safetensors.",
         )
+    if format_ == "peft" and (lm.is_masked or lm.template.input_first):
+        raise UserError(
+            "PEFT's prompt tuning knows neither masked language models nor prompts behind the input.",
+            "Choose --format safetensors.",
+        )
     if format_ == "peft" and lm.begins_with_tokens:
         lm = lm.with_template(replace(lm.template, place="first"))  # as PEFT runs them
     settings = {"tasks": content_hash(tasks), "subject": lm.fingerprint, "format": format_}

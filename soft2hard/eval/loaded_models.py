@@ -20,7 +20,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.classifiers import LinearClassifier, TextClassifier, check_labels, text_classifier
 from soft2hard.eval.config import TRAINED, Evaluation, MethodChoice
 from soft2hard.eval.methods.base import Bench, Case, Method
-from soft2hard.eval.methods.discrete import check_decoder_only
+from soft2hard.eval.methods.discrete import check_continues
 from soft2hard.eval.metrics.scrutability import subject_encoder
 from soft2hard.eval.metrics.task_score import check_metric
 from soft2hard.eval.rewriting import Remembering, Styling
@@ -84,7 +84,7 @@ class Models:
         """Raises UserError for one that cannot be read, or does not continue texts."""
         lm = self._language_model(self.config.reference, "reference")
         if lm is not None:
-            check_decoder_only(lm, "reference")
+            check_continues(lm, "reference")
         return lm
 
     @cached_property

@@ -129,7 +129,7 @@ def has_room(subject: Subject, prompt: Prompt, sentences: Sequence[str]) -> bool
     if subject.context_length is None:
         return True
     n_prompt = len(subject.prompt_embeddings(prompt))
-    needed = (len(subject.encode_body(s, "hard")) + most_new_tokens(subject, s) for s in sentences)
+    needed = (subject.encode_input(s, "hard").n_input + most_new_tokens(subject, s) for s in sentences)
     return n_prompt + max(needed) <= subject.context_length
 
 

@@ -1,7 +1,7 @@
 """Sequences of tokens, grouped by length into batches, and padded."""
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -26,12 +26,21 @@ class EncodedExample:
     body: list[int]
     """Separator, input and output prefix, as they stand after a prompt."""
     output: list[int]
-    """The output's tokens, EOS included."""
+    """The output's tokens, EOS included; the one token that a masked LM fills in."""
+    before: list[int] = field(default_factory=list)
+    """What stands before the prompt and is this example's own: all up to the input, where that comes first."""
+    after: list[int] | None = None
+    """What a masked LM reads after the output; None for models that read it from the left."""
+
+    @property
+    def n_input(self) -> int:
+        """Number of tokens that are read whatever the output, the prompt's apart."""
+        return len(self.before) + len(self.body) + len(self.after or ())
 
     @property
     def n_read(self) -> int:
-        """Number of tokens read to score the output (its last one is not among them)."""
-        return len(self.body) + len(self.output) - 1
+        """Number of tokens read to score the output: its last one is not among them, but for masks in its place."""
+        return self.n_input + len(self.output) - (self.after is None)
 
 
 def batches_by_length(

@@ -1,5 +1,8 @@
 """A frozen Hugging Face language model taken apart: embedding, backbone, output head.
 
+Causal, encoder-decoder and masked language models (BERT, RoBERTa) are known; a masked one fills in a token between
+what stands on both sides of it, and writes nothing else.
+
 Logits are only ever wanted at a few positions, and over a large vocabulary they cost more than the rest of a small
 model, so the backbone is run first and the head is applied to the rows that are wanted. Special treatment around
 heads is in `FrozenModel.head`, and is compared with the model's own logits whenever a model is taken up.
@@ -23,19 +26,36 @@ MOST_BATCH_TOKENS = 2**17
 """More in a batch makes nothing faster."""
 _TRIAL_LENGTH = 128  # tokens of each sequence of the trial
 _TRIAL_TOKENS, _SHORT_ROW = 8, 3  # vectors of the trial of an architecture: rows of 3 and 5
+_MASKED_HEADS = (
+    ("cls",),  # BERT, DeBERTa
+    ("lm_head",),  # RoBERTa, XLM-RoBERTa
+    ("predictions",),  # ALBERT
+    ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),  # DistilBERT
+    ("generator_predictions", "generator_lm_head"),  # ELECTRA
+    ("head", "decoder"),  # ModernBERT
+)
+"""Modules of masked language models that make logits of hidden states, one after the other."""
 _HASH_ROWS = 8192  # rows of the embedding table hashed at a time, to bound the float32 copy
 
 
+def is_masked_class(name: str) -> bool:
+    """Whether a class of transformers of this name is a masked language model."""
+    return name.endswith("ForMaskedLM")
+
+
 class FrozenModel:
-    """A causal or encoder-decoder language model in evaluation mode, with parameters that take no gradient.
+    """A causal, encoder-decoder or masked language model in evaluation mode; its parameters take no gradient.
 
     Raises UserError for an architecture whose logits `backbone` and `head` do not reproduce.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, mask_id: int | None = None) -> None:
+        """`mask_id`: the token that a masked LM reads in the place of an output's."""
         self.model = model.eval().requires_grad_(False)
         self.config = model.config.get_text_config()
         self.is_encoder_decoder: bool = bool(model.config.is_encoder_decoder)
+        self.is_masked: bool = not self.is_encoder_decoder and is_masked_class(type(model).__name__)
+        self.mask_id = mask_id
         self._refuse_unknown_architecture()
 
     @property
@@ -45,6 +65,11 @@ class FrozenModel:
     @property
     def dtype(self) -> torch.dtype:
         return self._table.dtype
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether it writes on after what it has read, token by token: a causal language model."""
+        return not (self.is_encoder_decoder or self.is_masked)
 
     @cached_property
     def stack(self) -> torch.nn.Module:
@@ -85,7 +110,13 @@ class FrozenModel:
     @property
     def context_length(self) -> int | None:
         """The most tokens a sequence may have; None where the architecture sets no limit (BLOOM, T5)."""
-        return getattr(self.config, "max_position_embeddings", None)
+        limit = getattr(self.config, "max_position_embeddings", None)
+        # RoBERTa counts positions from the one behind that of the padding.
+        table = (
+            getattr(getattr(self.stack, "embeddings", None), "position_embeddings", None) if self.is_masked else None
+        )
+        padding = getattr(table, "padding_idx", None)
+        return limit if padding is None or limit is None else limit - padding - 1
 
     @property
     def attention_window(self) -> int | None:
@@ -138,7 +169,7 @@ class FrozenModel:
         """Logits from the backbone's last hidden states, exactly as the model itself computes them."""
         if getattr(self.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
             hidden = hidden * self.config.d_model**-0.5
-        logits = self.model.get_output_embeddings()(hidden)
+        logits = self._masked_logits(hidden) if self.is_masked else self.model.get_output_embeddings()(hidden)
         if (bias := getattr(self.model, "final_logits_bias", None)) is not None:  # BART family
             logits = logits + bias[0]
         if (factor := getattr(self.config, "logit_scale", None)) is not None:  # Cohere
@@ -159,9 +190,12 @@ class FrozenModel:
         """Last hidden states, ready for the head; gradients flow to `inputs_embeds`.
 
         The mask is True at real tokens. `decoder_input_ids` is for encoder-decoder models, which need it (start token
-        and output but its last token; pad on the right): their hidden states are the decoder's. Decoder-only models
-        return those of `inputs_embeds`.
+        and output but its last token; pad on the right): their hidden states are the decoder's. Other models return
+        those of `inputs_embeds`; masked ones read what is padded on the right.
         """
+        if self.is_masked:  # they count positions themselves, from the left
+            mask = None if attention_mask is None else attention_mask.long()
+            return self.stack(inputs_embeds=inputs_embeds, attention_mask=mask).last_hidden_state
         if not self.is_encoder_decoder:
             return self.decode(inputs_embeds, attention_mask, position_ids)[0]
         encoded = self.encode(inputs_embeds, attention_mask)
@@ -227,13 +261,23 @@ class FrozenModel:
             ids = torch.zeros(shape, dtype=torch.long, device=self.device)
             mask = torch.ones(shape, dtype=torch.bool, device=self.device)
             embeddings = self.embed(ids)
-            if self.is_encoder_decoder:
+            if self.is_masked:
+                hidden = self.backbone(embeddings, mask)
+            elif self.is_encoder_decoder:
                 hidden, _ = self.cross_decode(embeddings[:, :1], self.encode(embeddings, mask), mask, use_cache=True)
             else:
                 hidden, _ = self.decode(embeddings, mask, None, use_cache=True)
             self.head(hidden[:, -1]).float().log_softmax(-1)
 
         return affordable(read, self.device, at_most=MOST_BATCH_TOKENS, unit=length)
+
+    def _masked_logits(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
+        chain = next((names for names in _MASKED_HEADS if all(hasattr(self.model, name) for name in names)), None)
+        if chain is None:
+            raise NotImplementedError("no output head is known")
+        for name in chain:
+            hidden = getattr(self.model, name)(hidden)
+        return hidden
 
     @cached_property
     def _takes_position_ids(self) -> bool:
@@ -247,7 +291,10 @@ class FrozenModel:
         change scores without a sign.
         """
         try:
-            problem = self._encoder_decoder_problem() if self.is_encoder_decoder else self._causal_problem()
+            if self.is_masked:
+                problem = self._masked_problem()
+            else:
+                problem = self._encoder_decoder_problem() if self.is_encoder_decoder else self._causal_problem()
         except UserError:
             raise
         except Exception as error:  # whatever an architecture raises, it cannot be run here
@@ -257,7 +304,8 @@ class FrozenModel:
         if problem is not None:
             raise UserError(
                 f"Subjects of type '{self.config.model_type}' {problem}, which is not supported.",
-                "Choose a subject of another architecture, such as Llama, Qwen, Mistral, Gemma, GPT-2, OPT, BLOOM, T5.",
+                "Choose a subject of another architecture, such as Llama, Qwen, Mistral, Gemma, GPT-2, OPT, BLOOM, T5, "
+                "RoBERTa.",
             )
 
     def _causal_problem(self) -> str | None:
@@ -294,6 +342,15 @@ class FrozenModel:
         last, _ = self.cross_decode(read[kept, -1:], encoded[kept], mask[kept], cache, use_cache=True)
         if not self._same(self.head(last)[0], alone[1][-1:]):
             return "give other answers step by step than in one pass"
+        return None
+
+    def _masked_problem(self) -> str | None:
+        rows = self._trial_rows()
+        alone = [self.model(inputs_embeds=row[None]).logits[0].float() for row in rows]
+        embeddings, mask = pad_rows(rows, "right")
+        for row, kept, expected in zip(self.head(self.backbone(embeddings, mask)), mask, alone, strict=True):
+            if not self._same(row[kept], expected):
+                return "compute their logits in a way of their own, or give other answers in a batch than alone"
         return None
 
     def _trial_rows(self) -> list[Float[Tensor, "_length d_model"]]:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -22,6 +23,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from soft2hard.errors import UserError, first_line
+from soft2hard.lm.frozen_model import is_masked_class
 from soft2hard.lm.settings import Loading
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -72,7 +74,8 @@ def _one_device(wanted: torch.device | str | dict) -> torch.device | str:
 def load_model(
     folder: str, loading: Loading = Loading(), quantization: QuantizationConfigMixin | None = None
 ) -> PreTrainedModel:
-    """A causal or encoder-decoder language model from a folder, or from a GGUF file, whose weights are dequantised.
+    """A causal, encoder-decoder or masked language model from a folder, or from a GGUF file, whose weights are
+    dequantised.
 
     `quantization` goes before that of `loading`. Weights are read from safetensors or GGUF, and code that comes with a
     model is never run. Raises UserError for what cannot be read, and where this machine lacks what `loading` asks for.
@@ -83,8 +86,7 @@ def load_model(
     where, gguf = _place(folder)
     try:
         config = _config(folder)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, loaded = auto.from_pretrained(
+        model, loaded = _auto_class(config).from_pretrained(
             where,
             config=config,
             dtype=loading.torch_dtype or "auto",
@@ -105,6 +107,14 @@ def load_model(
         )
     model = _plain(model) if gguf else model
     return model if "device_map" in settings else model.to(device)
+
+
+def _auto_class(config: PreTrainedConfig) -> type:
+    """The class that reads a model: the masked one where its own is one, for RoBERTa and others may be causal too."""
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    is_masked = any(map(is_masked_class, config.architectures or ()))
+    return AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
 
 
 def is_gguf(name_or_path: str) -> bool:
@@ -148,8 +158,8 @@ def _unreadable(folder: str, error: Exception) -> UserError:
         )
     return UserError(
         f"The subject model '{folder}' could not be read ({first_line(error)}).",
-        "Give a folder that holds config.json and model.safetensors, a GGUF file, or the name of a causal or "
-        "encoder-decoder language model in the local cache or on the hub.",
+        "Give a folder that holds config.json and model.safetensors, a GGUF file, or the name of a causal, "
+        "encoder-decoder or masked language model in the local cache or on the hub.",
     )
 
 

@@ -88,9 +88,9 @@ def _entered(found: list[Tensor], enter: Callable[[Tensor], Tensor], hidden: Ten
 def _find_blocks(lm: FrozenModel) -> list[nn.Module]:
     """The first list of modules, one a layer, that a pass runs through in order and with hidden states.
 
-    Raises UserError for an encoder-decoder model, and where there is none.
+    Raises UserError for a model that is not decoder-only, and where there is none.
     """
-    if lm.is_encoder_decoder:
+    if not lm.continues_text:
         raise UserError(
             "Hidden states can be patched in decoder-only subjects alone.",
             "Use a subject such as Llama, Qwen, GPT-2, OPT or BLOOM for this method.",
@@ -160,7 +160,7 @@ class Patcher:
         batch_tokens: int = CACHE_TOKENS,
         entry: Entry = "embeddings",
     ) -> None:
-        self.subject, self.max_new_tokens, self.batch_tokens = subject, max_new_tokens, batch_tokens
+        self.subject, self.max_new_tokens, self.batch_tokens = subject.prompts_first(), max_new_tokens, batch_tokens
         self.model = FrozenModel(subject.model)
         self.blocks = _find_blocks(self.model)
         """The decoder blocks, in order."""

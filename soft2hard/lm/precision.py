@@ -23,7 +23,7 @@ def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> S
     if plain and has_fast_bf16() and saved_dtype(subject.model.name_or_path) == torch.bfloat16:
         subject.model.to(torch.bfloat16)
     on_cpu_in_bf16 = subject.device.type == "cpu" and subject.embedding.dtype == torch.bfloat16
-    if on_cpu_in_bf16 and not subject.is_encoder_decoder and loading.attention == "auto":
+    if on_cpu_in_bf16 and subject.continues_text and loading.attention == "auto":
         subject.model.set_attn_implementation(ATTENTION)
     return subject
 

@@ -3,8 +3,8 @@
 Tuning, verification, methods and metrics all ask this. The obvious batch repeats the prompt before every example;
 where the architecture allows it, a prompt and its examples share one row instead: each example attends to the prompt
 and to itself alone, and its positions restart right after the prompt, so the numbers are those of separate sequences
-while the prompt is computed once. Architectures that take no four-dimensional mask (BLOOM) or read the prompt in an
-encoder (T5) get the obvious batch.
+while the prompt is computed once. Architectures that take no four-dimensional mask (BLOOM), read the prompt in an
+encoder (T5) or fill in masks (RoBERTa) get the obvious batch, and so do prompts that stand behind the input.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,9 +64,13 @@ class Scorer:
 
         Targets come in the order of prompts, then examples, then tokens.
         """
-        shared = self.shares_prefixes and not self._shared.outgrows(prompts, examples)
+        shared = self._may_share(examples) and not self._shared.outgrows(prompts, examples)
         metering.count(sum(map(len, examples)), self._n_read(prompts, examples, shared))
         return (self._shared if shared else self._repeated).run(prompts, examples)
+
+    def _may_share(self, examples: Sequence[Sequence[EncodedExample]]) -> bool:
+        """Whether examples may stand side by side behind a prompt: not behind inputs of their own."""
+        return self.shares_prefixes and not any(example.before for some in examples for example in some)
 
     def _n_read(self, prompts: Sequence[Embedded], examples: Sequence[Sequence[EncodedExample]], shared: bool) -> int:
         # A decoder of its own reads a start token where the last token of an output is left out.
@@ -149,9 +153,10 @@ class Scorer:
     def _rows(self, examples: Sequence[EncodedExample]) -> Iterator[list[EncodedExample]]:
         """Examples in order, as many a row as may share one."""
         row: list[EncodedExample] = []
+        shares = self._may_share([examples])
         for example in examples:
             full = row and sum(e.n_read for e in row) + example.n_read > ROW_TOKENS
-            if full or (row and not self.shares_prefixes):
+            if full or (row and not shares):
                 yield row
                 row = []
             row.append(example)
@@ -248,29 +253,41 @@ class RepeatedRows:
     def _hidden(self, prompts: list[Tensor], examples: list[EncodedExample]) -> Float[Tensor, "n_targets d_out"]:
         if self.model.is_encoder_decoder:
             return self._encoder_decoder(prompts, examples)
-        embeddings, mask = self._padded(prompts, [example.body + example.output[:-1] for example in examples])
+        is_masked = self.model.is_masked
+        read = self._masked if is_masked else lambda example: example.output[:-1]
+        embeddings, mask = self._padded(prompts, examples, [example.body + read(example) for example in examples])
         hidden = self.model.backbone(embeddings, mask, positions(mask))
         rows = []
         for row, (prompt, example) in enumerate(zip(prompts, examples, strict=True)):
-            first = len(prompt) + len(example.body) - 1
+            # A masked LM predicts a token where its mask is, others where the token before it is.
+            first = len(example.before) + len(prompt) + len(example.body) - (not is_masked)
             rows.append(hidden[row, first : first + len(example.output)])
         return torch.cat(rows)
+
+    def _masked(self, example: EncodedExample) -> list[int]:
+        return [self.model.mask_id] * len(example.output) + (example.after or [])
 
     def _encoder_decoder(
         self, prompts: list[Tensor], examples: list[EncodedExample]
     ) -> Float[Tensor, "n_targets d_out"]:
-        embeddings, mask = self._padded(prompts, [example.body for example in examples])
+        embeddings, mask = self._padded(prompts, examples, [example.body for example in examples])
         outputs = [example.output for example in examples]
         device, start = self.model.device, self.model.decoder_start_id
         _, real = pad(outputs, "right", device)
         read, _ = pad([[start, *output[:-1]] for output in outputs], "right", device)
         return self.model.backbone(embeddings, mask, decoder_input_ids=read)[real]
 
-    def _padded(self, prompts: list[Tensor], texts: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Prompt and text end to end, padded on the right, and the mask of real tokens."""
+    def _padded(
+        self, prompts: list[Tensor], examples: list[EncodedExample], texts: list[list[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """What stands before each prompt, the prompt and the text after it, end to end, padded on the right, and the
+        mask of real tokens."""
         device, dtype = self.model.device, self.model.dtype
-        embedded = [self.model.embed(torch.tensor(ids, dtype=torch.long, device=device)) for ids in texts]
-        rows = [torch.cat([p.to(device=device, dtype=dtype), t]) for p, t in zip(prompts, embedded, strict=True)]
+        embed = lambda ids: self.model.embed(torch.tensor(ids, dtype=torch.long, device=device))  # noqa: E731
+        rows = [
+            torch.cat([embed(example.before), prompt.to(device=device, dtype=dtype), embed(text)])
+            for prompt, example, text in zip(prompts, examples, texts, strict=True)
+        ]
         return pad_rows(rows, "right")
 
 
@@ -278,7 +295,7 @@ class RepeatedRows:
 def _shares_prefixes(model: FrozenModel) -> bool:
     if model.model.config._attn_implementation == "flash_attention_2":
         return False  # it takes no mask of four dimensions
-    if model.is_encoder_decoder or model.model.config.model_type == "gpt_neo":
+    if not model.continues_text or model.model.config.model_type == "gpt_neo":
         return False  # GPT-Neo's window is counted along the row, over other examples too
     generator = torch.Generator().manual_seed(0)
     scale = model.embedding.float().std().item()

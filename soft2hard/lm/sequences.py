@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,6 +12,9 @@ from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Kind, Template
+
+Reader = Literal["causal", "encoder-decoder", "masked"]
+"""How a subject reads what stands around an output."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +33,18 @@ class SequenceEncoder:
     """Turns text into token ids, piece by piece, as the template says.
 
     Tokens that the tokenizer puts around a text are kept: those before it (BOS; a language or mask token) before the
-    prompt, and for encoder-decoder subjects those after it (EOS for T5) after the body. Raises UserError where the
-    tokenizer has no EOS token, or no BOS token though the template asks for one, and for tokens beyond `vocab_size`.
+    prompt, and those after it (EOS for T5, SEP for BERT) after the body for encoder-decoder subjects, and after the
+    output for masked ones. Raises UserError where the tokenizer has no EOS token, or no BOS token though the template
+    asks for one, and for tokens beyond `vocab_size`.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: Template, is_encoder_decoder: bool, vocab_size: int
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, reader: Reader, vocab_size: int) -> None:
         self.tokenizer, self.template, self.vocab_size = tokenizer, template, vocab_size
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                "The subject's tokenizer has no end-of-sequence token, so outputs could not end.",
-                "Name one as eos_token in its tokenizer_config.json.",
-            )
-        self.eos_id: int = tokenizer.eos_token_id
+        self.is_masked = reader == "masked"
+        self.eos_id = self._end()
         self.leading = self._leading()
         """Ids of the tokens before a text, the opening left out."""
-        self._body_end = self.around[1] if is_encoder_decoder else []
+        self._body_end = self.around[1] if reader == "encoder-decoder" else []
 
     def texts(self, texts: Iterable[str]) -> dict[str, list[int]]:
         """Token ids of each distinct text, without special tokens around it."""
@@ -63,51 +62,98 @@ class SequenceEncoder:
         return self.texts([text])[text]
 
     def lead(self, kind: Kind) -> list[int]:
-        """Ids of all that stands before a prompt of this kind."""
-        if kind == "soft" and self.template.place == "first":
+        """Ids of all that stands before a prompt of this kind, whatever the input: none where that comes first."""
+        if self.template.input_first or (kind == "soft" and self.template.place == "first"):
             return []
         return self.leading + self.text(self.template.opening)
 
-    def body(self, input: str, kind: Kind) -> list[int]:
-        """Token ids of the body around one input, after a prompt of this kind."""
-        return self._body(self.texts([self._body_text(input, kind)]), self._body_text(input, kind), kind)
+    def example(self, input: str, output: Rows[int], kind: Kind) -> EncodedExample:
+        """An input after a prompt of this kind, or around it, and the token ids of its output."""
+        return self._example(self.texts(self._texts_around(input, kind)), input, output, kind)
 
     def begun(self, kind: Kind) -> list[int]:
         """Token ids of the body up to where an input stands, after a prompt of this kind.
 
         White space right before the input is left to the input's first token, as most tokenizers have it. With
-        nothing before the body it begins as after a hard prompt.
+        nothing before the body it begins as after a hard prompt. Where the input comes first, no prompt is read.
         """
+        if self.template.input_first:
+            return self.leading + self.text((self.template.opening + self.template.input_prefix).rstrip())
         first = kind == "soft" and self.template.place == "first"
         text = self.template.lead_of("soft" if kind == "soft" else "hard") + self.template.input_prefix.rstrip()
         return (self.leading if first else []) + self.text((self.template.opening if first else "") + text)
 
     def output(self, output: str) -> list[int]:
-        """Token ids of one output, EOS included."""
-        return [*self.text(self.template.output_text(output)), self.eos_id]
+        """Token ids of one output, EOS included; of a masked LM's the one token."""
+        return self._closed(self.text(self.template.output_text(output)), output)
 
     def examples(self, queries: Rows[Query]) -> list[EncodedExample]:
         """Bodies and outputs of queries; texts that several of them share are tokenised once.
 
         A query without an output gets an empty one.
         """
-        kinds = [kind_of(query.prompt) for query in queries]
-        bodies = [self._body_text(query.input, kind) for query, kind in zip(queries, kinds, strict=True)]
-        outputs = [None if query.output is None else self.template.output_text(query.output) for query in queries]
-        ids = self.texts([*bodies, *(output for output in outputs if output is not None)])
-        return [
-            EncodedExample(self._body(ids, body, kind), [] if output is None else [*ids[output], self.eos_id])
-            for body, kind, output in zip(bodies, kinds, outputs, strict=True)
-        ]
+        texts = [text for query in queries for text in self._texts_around(query.input, kind_of(query.prompt))]
+        written = (self.template.output_text(query.output) for query in queries if query.output is not None)
+        ids = self.texts([*texts, *written])
 
-    def _body_text(self, input: str, kind: Kind) -> str:
+        def output(query: Query) -> list[int]:
+            text = query.output
+            return [] if text is None else self._closed(ids[self.template.output_text(text)], text)
+
+        return [self._example(ids, query.input, output(query), kind_of(query.prompt)) for query in queries]
+
+    def closed(self, ids: Rows[int]) -> list[int]:
+        """The tokens of an output that ended: with EOS, which a masked LM has no place for."""
+        return list(ids) if self.is_masked else [*ids, self.eos_id]
+
+    def _closed(self, ids: list[int], output: str) -> list[int]:
+        if self.is_masked and len(ids) != 1:
+            raise UserError(
+                f"A masked language model fills in one token, and the output {output!r} is {len(ids)} for it.",
+                "Take tasks whose outputs are words of its vocabulary, such as great and terrible, or another subject.",
+            )
+        return self.closed(ids)
+
+    def _texts_around(self, input: str, kind: Kind) -> tuple[str, str]:
+        """The text before a prompt of this kind that is this input's own, and the text after it."""
+        if self.template.input_first:
+            return self.template.before_text(input), self.template.output_prefix
         # All that follows virtual tokens at the very beginning is one text, as PEFT's users tokenise it.
         first = kind == "soft" and self.template.place == "first"
-        return (self.template.opening if first else "") + self.template.body_text(input, kind)
+        return "", (self.template.opening if first else "") + self.template.body_text(input, kind)
 
-    def _body(self, ids: dict[str, list[int]], body: str, kind: Kind) -> list[int]:
+    def _example(self, ids: dict[str, list[int]], input: str, output: Rows[int], kind: Kind) -> EncodedExample:
+        before, body = (ids[text] for text in self._texts_around(input, kind))
         first = kind == "soft" and self.template.place == "first"
-        return (self.leading if first else []) + ids[body] + self._body_end
+        return EncodedExample(
+            (self.leading if first else []) + body + self._body_end,
+            list(output),
+            self.leading + before if self.template.input_first else [],
+            self._after if self.is_masked else None,
+        )
+
+    @cached_property
+    def _after(self) -> list[int]:
+        """What a masked LM reads behind the output."""
+        ending = next((stop for stop in self.template.stops if stop.strip()), "")
+        return self.text(ending) + self.around[1]
+
+    def _end(self) -> int:
+        tokenizer = self.tokenizer
+        end = tokenizer.eos_token_id
+        if end is None and self.is_masked:
+            end = tokenizer.sep_token_id
+        if end is None:
+            raise UserError(
+                "The subject's tokenizer has no end-of-sequence token, so outputs could not end.",
+                "Name one as eos_token in its tokenizer_config.json.",
+            )
+        if self.is_masked and tokenizer.mask_token_id is None:
+            raise UserError(
+                "The subject is a masked language model, and its tokenizer has no mask token.",
+                "Name one as mask_token in its tokenizer_config.json.",
+            )
+        return end
 
     def _leading(self) -> list[int]:
         found = [] if self.template.bos is False else self.around[0]

@@ -37,7 +37,7 @@ from soft2hard.lm.loading import (
     would_round,
 )
 from soft2hard.lm.scoring import REMEDY, Scorer
-from soft2hard.lm.sequences import Query, SequenceEncoder, kind_of
+from soft2hard.lm.sequences import Query, Reader, SequenceEncoder, kind_of
 from soft2hard.lm.smollm2 import fetched_smollm2
 from soft2hard.lm.templates import chosen_template, template_of_prompts
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
@@ -65,7 +65,7 @@ class TargetScore:
 
 
 class Subject:
-    """A frozen causal or encoder-decoder language model with its tokenizer.
+    """A frozen causal, encoder-decoder or masked language model with its tokenizer.
 
     Parameters take no gradient and the model stays in evaluation mode. Raises UserError for an architecture whose
     logits are computed in a way that is not supported, and for a tokenizer without EOS, or without BOS where the
@@ -81,7 +81,7 @@ class Subject:
         template: Template | TemplateChoice | str | None = None,
         loading: Loading = Loading(),
     ) -> None:
-        self._lm = FrozenModel(model)
+        self._lm = FrozenModel(model, tokenizer.mask_token_id)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -96,9 +96,12 @@ class Subject:
         return replace(template, stops=tuple(dict.fromkeys([*template.stops, *self.loading.stop])))
 
     def _set_template(self, template: Template) -> None:
-        self._encoder = SequenceEncoder(self.tokenizer, template, self.is_encoder_decoder, self._lm.vocab_size)
+        reader: Reader = "encoder-decoder" if self.is_encoder_decoder else "masked" if self.is_masked else "causal"
+        self._encoder = SequenceEncoder(self.tokenizer, template, reader, self._lm.vocab_size)
         self.template = template
-        self.endings = Endings(self.tokenizer, self._eos_ids(), template.stops, self._lm.vocab_size)
+        # A masked LM fills in a token and ends there: no ending is likely or not.
+        stops = () if self.is_masked else template.stops
+        self.endings = Endings(self.tokenizer, self._eos_ids(), stops, self._lm.vocab_size)
         self.scorer = Scorer(self._lm, self.endings)
         """The engine that runs examples under prompts on this subject."""
 
@@ -168,6 +171,23 @@ class Subject:
         return self._lm.is_encoder_decoder
 
     @property
+    def is_masked(self) -> bool:
+        """Whether it fills in one token, as BERT and RoBERTa do, instead of writing on."""
+        return self._lm.is_masked
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether it writes on after what it has read, token by token: a causal language model."""
+        return self._lm.continues_text
+
+    @property
+    def family(self) -> str:
+        """What it is, for people."""
+        if self.is_encoder_decoder:
+            return "an encoder-decoder"
+        return "a masked language model" if self.is_masked else "a causal language model"
+
+    @property
     def device(self) -> torch.device:
         return self._lm.device
 
@@ -227,22 +247,29 @@ class Subject:
         return self.endings.eos_ids
 
     def _eos_ids(self) -> list[int]:
-        other = getattr(self.model.generation_config, "eos_token_id", None)
+        other = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         others = other if isinstance(other, list) else [] if other is None else [other]
         known = [token for token in others if token < self._lm.vocab_size]
         return list(dict.fromkeys([self._encoder.eos_id, *known]))
 
-    def encode_body(self, input: str, kind: Kind) -> list[int]:
-        """Token ids of the body around one input, after a prompt of this kind."""
-        return self._encoder.body(input, kind)
+    def encode_input(self, input: str, kind: Kind, output: Rows[int] = ()) -> EncodedExample:
+        """One input as it stands after a prompt of this kind, or around it, and the token ids of its output."""
+        return self._encoder.example(input, output, kind)
 
     def encode_output(self, output: str) -> list[int]:
-        """Token ids of one output, EOS included."""
+        """Token ids of one output, EOS included; of a masked LM's the one token.
+
+        Raises UserError where it is not one token for a masked LM.
+        """
         return self._encoder.output(output)
 
+    def closed(self, ids: Rows[int]) -> list[int]:
+        """The tokens of an output that ended: with EOS, which a masked LM has no place for."""
+        return self._encoder.closed(ids)
+
     def encode_example(self, input: str, output: str, kind: Kind) -> EncodedExample:
-        """An example as it stands after a prompt of this kind."""
-        return EncodedExample(self.encode_body(input, kind), self.encode_output(output))
+        """An example as it stands after a prompt of this kind, or around it. Raises UserError as `encode_output`."""
+        return self.encode_input(input, kind, self.encode_output(output))
 
     def embed_ids(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
         """The vectors the model reads for these tokens."""
@@ -268,7 +295,8 @@ class Subject:
         return self._embed_list(self.leading_ids)
 
     def lead_embeddings(self, kind: Kind) -> Float[Tensor, "n d_model"]:
-        """All that comes before a prompt of this kind: leading tokens and the template's opening."""
+        """All that comes before a prompt of this kind whatever the input: leading tokens and the template's opening;
+        nothing where the input comes first."""
         return self._embed_list(self._encoder.lead(kind))
 
     def prompt_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
@@ -281,10 +309,18 @@ class Subject:
             self.check(prompt)
             factor = self.embedding_scale / prompt.scale if self._lm.scale_has_moved else 1.0
             return torch.cat([lead, (prompt.embeddings * factor if factor != 1.0 else prompt.embeddings).to(lead)])
-        return torch.cat([lead, self.embed_text(prompt or "")])
+        return torch.cat([lead, self.embed_text(self.template.hard_text(prompt or ""))])
+
+    def prompts_first(self) -> "Subject":
+        """This subject with prompts before inputs, so that what comes before a prompt or a text is what begins a
+        sequence."""
+        template = self.template
+        return self.with_template(replace(template, input_first=False)) if template.input_first else self
 
     def begun_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
         """All that comes before an input's own first word: `prompt_embeddings`, and the beginning of the body."""
+        if self.template.input_first:
+            return self._embed_list(self._encoder.begun("none"))
         return torch.cat([self.prompt_embeddings(prompt), self._embed_list(self._encoder.begun(kind_of(prompt)))])
 
     def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
@@ -375,8 +411,8 @@ class Subject:
         prefixes, examples = self._encoded(queries, n_new=max_new_tokens)
 
         def write(indices: Rows[int]) -> list[list[int]]:
-            parts = [(prefixes[i], self._embed_list(examples[i].body)) for i in indices]
-            embeddings, mask = pad_rows([torch.cat(pair) for pair in parts], self._padding_side)
+            read = [self._read(prefixes[i], examples[i]) for i in indices]
+            embeddings, mask = pad_rows(read, self._padding_side)
             rows = generate_greedily(self._lm, embeddings, mask, self.endings, max_new_tokens)
             # The last token allowed is written and not read; a decoder of its own reads a start token.
             n_read = [len(row) if len(row) < max_new_tokens else len(row) - 1 for row in rows]
@@ -384,8 +420,24 @@ class Subject:
             metering.count(len(rows), int(mask.sum()) + sum(n_read) + n_started)
             return rows
 
-        lengths = [len(prefix) + len(example.body) for prefix, example in zip(prefixes, examples, strict=True)]
+        if self.is_masked:
+            return self._fill_in(prefixes, examples, batch_tokens)
+        lengths = [len(prefix) + example.n_input for prefix, example in zip(prefixes, examples, strict=True)]
         return self.in_batches(lengths, max_new_tokens, write, batch_tokens)
+
+    def _fill_in(
+        self, prefixes: Rows[Tensor], examples: Rows[EncodedExample], batch_tokens: int | None
+    ) -> list[list[int]]:
+        """The likeliest token of a masked LM for each query."""
+        asked = [[replace(example, output=[self._lm.mask_id])] for example in examples]
+        found: list[list[int]] = [[] for _ in asked]
+        for i, hidden in self.scorer.hidden_states(prefixes, asked, batch_tokens or self.batch_tokens):
+            found[i] = self.scorer.likeliest(hidden).tolist()
+        return found
+
+    def _read(self, prefix: Float[Tensor, "n_prompt d_model"], example: EncodedExample) -> Float[Tensor, "n d_model"]:
+        """All that is read before an output."""
+        return torch.cat([self._embed_list(example.before), prefix, self._embed_list(example.body)])
 
     def in_batches(
         self, lengths: Rows[int], n_new: int, work: Callable[[Rows[int]], Rows[_R]], batch_tokens: int | None = None
@@ -427,18 +479,20 @@ class Subject:
         """
         if not queries:
             return []
+        if self.is_masked:
+            raise UserError(f"'{self.name}' is {self.family}, which writes no texts.", "Take a causal language model.")
         n = len(seeds[0])
         prefixes, examples = self._encoded(queries, n_new=max_new_tokens)
 
         def write(indices: Rows[int]) -> list[list[list[int]]]:
-            parts = [(prefixes[i], self._embed_list(examples[i].body)) for i in indices]
-            embeddings, mask = pad_rows([torch.cat(pair) for pair in parts], self._padding_side)
+            read = [self._read(prefixes[i], examples[i]) for i in indices]
+            embeddings, mask = pad_rows(read, self._padding_side)
             choose = TopKSampling(self._lm, [seed for i in indices for seed in seeds[i]], top_k)
             rows = generate_samples(self._lm, embeddings, mask, self.endings, max_new_tokens, choose)
             metering.count(len(rows), int(mask.sum()) + sum(map(len, rows)))
             return [rows[i : i + n] for i in range(0, len(rows), n)]
 
-        lengths = [len(prefix) + len(example.body) for prefix, example in zip(prefixes, examples, strict=True)]
+        lengths = [len(prefix) + example.n_input for prefix, example in zip(prefixes, examples, strict=True)]
         # Each query is written on in n rows at once.
         found = self.in_batches(lengths, max_new_tokens, write, max(1, self.batch_tokens // n))
         return [[self.output_text(row) for row in rows] for rows in found]
@@ -484,13 +538,13 @@ class Subject:
         prefixes = [made[q.prompt if isinstance(q.prompt, str) else id(q.prompt)] for q in queries]
         examples = self._encoder.examples(queries)
         for prefix, example in zip(prefixes, examples, strict=True):
-            self._check_context(len(prefix) + len(example.body), len(example.output) + n_new)
+            self._check_context(len(prefix) + example.n_input, len(example.output) + n_new)
         return prefixes, examples
 
     def _check_context(self, n_read: int, n_written: int) -> None:
         if n_read == 0:
             raise UserError("A query has no token for the subject to read.", "Give it a prompt or an input.")
-        longest = max(n_read, n_written) if self.is_encoder_decoder else n_read + n_written
+        longest = max(n_read, n_written) if self.is_encoder_decoder else n_read + (1 if self.is_masked else n_written)
         if self.context_length is not None and longest > self.context_length:
             raise UserError(
                 f"A query needs {longest} tokens, but the subject '{self.name}' has room for {self.context_length}.",

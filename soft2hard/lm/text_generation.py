@@ -42,16 +42,14 @@ class WholeTextGenerator(TextGenerator, Protocol):
 class LocalGenerator:
     """A causal language model on this machine, sampled at `temperature`.
 
-    Raises UserError for an encoder-decoder model, one whose context has no room for an answer, and for settings that
+    Raises UserError for a model of another kind, one whose context has no room for an answer, and for settings that
     cannot be sampled with.
     """
 
     def __init__(self, lm: Subject, max_new_tokens: int = 48, temperature: float = 0.9, *, chat: bool = False):
         """`chat`: each text is what a user says, in the model's chat template, where it has one."""
-        if lm.is_encoder_decoder:
-            raise UserError(
-                f"The generator '{lm.name}' is an encoder-decoder model.", "Give one that continues a text."
-            )
+        if not lm.continues_text:
+            raise UserError(f"The generator '{lm.name}' is {lm.family}.", "Give one that continues a text.")
         if temperature <= 0 or max_new_tokens < 1:
             raise UserError(
                 f"Cannot sample {max_new_tokens} tokens at temperature {temperature}.", "Both must be above 0."

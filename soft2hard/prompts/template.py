@@ -19,7 +19,8 @@ Kind = Literal["none", "soft", "hard"]
 PRESETS = ("plain", "chat")
 _REMEDY = (
     f"Give {', '.join(PRESETS)}, a file, or a string such as 'Tweet text : {{input}} Label : ', at most of the form "
-    "'{bos}... {prompt} ... {input} ... {output}...' or '{prompt}{bos}... {input} ... {output}...' (docs/templates.md)."
+    "'{bos}... {prompt} ... {input} ... {output}...' or '{prompt}{bos}... {input} ... {output}...', with "
+    "{prompt} between {input} and {output} if it stands there (docs/templates.md)."
 )
 
 
@@ -41,8 +42,11 @@ class Template:
     A decoder-only subject reads ``[leading] opening [prompt] body output``, where the leading tokens are those that
     its tokenizer puts before a text (BOS), the body is ``"\nInput: {input}\nOutput:"`` and the output ``" {output}"``.
     Without a prompt the body begins at ``"Input: "``. Where the virtual tokens come first (PEFT has them so), a soft
-    prompt is read as ``[prompt] [leading] opening body output``; hard prompts stand where they always do. An
-    encoder-decoder subject reads all but the output in its encoder and writes the output with its decoder.
+    prompt is read as ``[prompt] [leading] opening body output``; hard prompts stand where they always do. Where the
+    input comes first (arXiv 2205.12548 and 2407.14733 have it so), a subject reads ``[leading] opening "Input: {input}"
+    separator [prompt] "\nOutput:" output``; white space before the prompt is then part of a hard prompt's first token.
+    An encoder-decoder subject reads all but the output in its encoder and writes the output with its decoder. A masked
+    one reads a mask in the place of the output, and behind it the first ending that is no white space.
 
     Prompt, body and output are tokenised one by one and their token ids joined, so that the ids of an output never
     depend on the prompt, and those of a body on its kind alone.
@@ -69,8 +73,15 @@ class Template:
     BOS where the tokenizer has one and does not write it."""
     place: Place = "after"
     """Place of the virtual tokens of a soft prompt."""
+    input_first: bool = False
+    """Whether a prompt, soft or hard, stands between input and output instead of before the input."""
 
     def __post_init__(self) -> None:
+        if self.input_first and self.place == "first":
+            raise UserError(
+                "Virtual tokens cannot stand before everything where the template has them behind the input.",
+                "Leave ':first' or {bos} out.",
+            )
         if "" in self.stops:
             raise UserError("The template has an empty ending, which would end every output.", "Leave it out of stops.")
 
@@ -84,6 +95,16 @@ class Template:
             return self.soft_separator or ""
         return "" if kind == "none" else self.separator
 
+    def before_text(self, input: str) -> str:
+        """All that stands before a prompt, leading tokens apart, where the input comes first."""
+        return f"{self.opening}{self.input_prefix}{input}{self.separator.rstrip(' ')}"
+
+    def hard_text(self, prompt: str) -> str:
+        """A hard prompt as it is tokenised: behind an input, with the spaces that part it from that."""
+        if not self.input_first or not prompt or prompt[0].isspace():
+            return prompt
+        return self.separator[len(self.separator.rstrip(" ")) :] + prompt
+
     def output_text(self, output: str) -> str:
         """The text the subject has to write, its end apart."""
         return f"{self.output_lead}{output}" if output else ""
@@ -94,6 +115,11 @@ class Template:
         Each example is written exactly as a query without a prompt and its output would be. The separator that will
         stand behind the prompt, where it ends a block separator (a chat turn's opening), is left to the query.
         """
+        if self.input_first:
+            raise UserError(
+                "Solved examples stand before the input, and this template has the prompt behind it.",
+                "Use a template with {prompt} before {input}, or leave methods with examples out.",
+            )
         blocks = [self.body_text(example.input, "none") + self.output_text(example.output) for example in examples]
         between = self.separator if self.block_separator is None else self.block_separator
         shown = between.join(blocks)
@@ -126,7 +152,15 @@ class Template:
         `has_leading`: whether the tokenizer puts tokens before a text; without them and an opening, places are one.
         """
         one, two = (
-            (t.opening, t.lead_of("soft"), t.input_prefix, t.output_prefix, t.output_lead) for t in (self, other)
+            (
+                t.opening,
+                t.lead_of("soft"),
+                t.input_prefix,
+                t.output_prefix,
+                t.output_lead,
+                t.input_first and t.separator,
+            )
+            for t in (self, other)
         )
         matters = has_leading or self.opening
         return one == two and (not matters or (self.place, self.bos) == (other.place, other.bos))
@@ -169,7 +203,7 @@ def read_template(text: str) -> TemplateChoice:
 
     A preset may say where the virtual tokens stand: 'plain:first', 'chat:after'. A string has the placeholder
     {input}, and may have {prompt} (where the prompt stands; else at the beginning), {bos} (the tokenizer's leading
-    tokens; with {prompt} it says which come first) and {output}: white space before it belongs to the output, and
+    tokens; with {prompt} before {input} it says which come first) and {output}: white space before it belongs to the output, and
     text after it is an ending.
 
     Raises UserError for anything else.
@@ -206,27 +240,29 @@ def _is_file(text: str) -> bool:
 _STRING = re.compile(
     r"(?:(?P<first>\{prompt\}\{bos\})|(?P<bos>\{bos\}))?"
     r"(?:(?P<opening>[^{}]*)(?P<prompt>\{prompt\}))?"
-    r"(?P<prefix>[^{}]*)\{input\}(?P<suffix>[^{}]*)(?:(?P<output>\{output\})(?P<ending>[^{}]*))?"
+    r"(?P<prefix>[^{}]*)\{input\}(?:(?P<between>[^{}]*)(?P<behind>\{prompt\}))?(?P<suffix>[^{}]*)(?:(?P<output>\{output\})(?P<ending>[^{}]*))?"
 )
 
 
 def _of_string(text: str) -> TemplateChoice:
     found = _STRING.fullmatch(text.replace("\\n", "\n").replace("\\t", "\t"))
-    if found is None or (found["first"] and found["prompt"]):
+    if found is None or sum(found[name] is not None for name in ("first", "prompt", "behind")) > 1:
         problem = "has no {input}" if "{input}" not in text else "has placeholders that are unknown or out of order"
         raise UserError(f"The template '{text}' {problem}.", _REMEDY)
     suffix, prefix = found["suffix"], found["prefix"]
     # White space before the output is written with it, but for line breaks, which may end an output.
     lead = suffix[len(suffix.rstrip()) :].rpartition("\n")[2] if found["output"] else ""
+    is_behind = found["behind"] is not None
     template = Template(
-        separator="" if prefix[:1].isspace() else "\n",
+        separator=found["between"] if is_behind else "" if prefix[:1].isspace() else "\n",
         input_prefix=prefix,
         output_prefix=suffix[: len(suffix) - len(lead)],
         output_lead=lead,
         opening=found["opening"] or "",
         soft_separator="",
         stops=(found["ending"] or "\n",),
+        input_first=is_behind,
     )
-    begun = found["prompt"] and (found["bos"] or found["opening"])
+    begun = is_behind or (found["prompt"] and (found["bos"] or found["opening"]))
     place: Place | None = "first" if found["first"] else "after" if begun else None
     return TemplateChoice(template, place)

@@ -65,7 +65,7 @@ class CausalTranslator(TranslatorModel):
     @classmethod
     def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:
         base = subject if design.base is None else Subject.from_pretrained(design.base, loading=subject.loading)
-        _refuse_encoder_decoder(base)
+        _refuse_other_than_causal(base)
         config = LoraConfig(
             r=design.lora_rank,
             lora_alpha=2 * design.lora_rank,
@@ -84,7 +84,7 @@ class CausalTranslator(TranslatorModel):
     ) -> TranslatorModel:
         """Raises UserError where the base is not the model that the adapters were trained on."""
         lm = _saved_base(folder, card, base, subject)
-        _refuse_encoder_decoder(lm)
+        _refuse_other_than_causal(lm)
         if not _is_base(lm, folder, card):
             raise UserError(
                 f"The translator '{folder}' writes with another model than '{lm.name}'.",
@@ -186,10 +186,10 @@ def _saved_base(folder: Path, card: TranslatorCard, name: str | None, subject: S
     return Subject.from_pretrained(name or card.base, loading=loading)
 
 
-def _refuse_encoder_decoder(base: Subject) -> None:
-    if base.is_encoder_decoder:
+def _refuse_other_than_causal(base: Subject) -> None:
+    if not base.continues_text:
         raise UserError(
-            f"'{base.name}' is an encoder-decoder; a LoRA translator writes with a causal language model.",
+            f"'{base.name}' is {base.family}; a LoRA translator writes with a causal language model.",
             "Give one with --base, or choose the encoder-decoder architecture.",
         )
 

@@ -138,7 +138,7 @@ class HiddenStates:
         read = torch.cat([bos.expand(len(soft_prompts), -1, -1), soft_prompts.to(bos)], 1)
         seen = torch.cat([mask.new_ones(len(mask), len(bos)), mask], 1).long().to(read.device)
         model = subject.model.get_encoder() if subject.is_encoder_decoder else subject.model.base_model
-        extra = {} if subject.is_encoder_decoder else {"use_cache": False}
+        extra = {"use_cache": False} if subject.continues_text else {}
         states = model(inputs_embeds=read, attention_mask=seen, output_hidden_states=True, **extra).hidden_states
         return [states[layer][:, len(bos) :].float().to(home) for layer in self.layers]
 

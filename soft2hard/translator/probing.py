@@ -46,10 +46,10 @@ def invented_inputs(
     """Up to `n_probes` distinct inputs for each list of prompts, which take turns, sampled from the subject itself.
 
     The subject reads a prompt and the template up to where an input stands, and writes until the template's next
-    part begins. Encoder-decoder subjects do not continue their input, so they give none; neither does a subject
-    that never closes its input. What is drawn for a list depends on the seed and on its prompts alone.
+    part begins. Encoder-decoder and masked subjects do not continue their input, so they give none; neither does a
+    subject that never closes its input. What is drawn for a list depends on the seed and on its prompts alone.
     """
-    if subject.is_encoder_decoder:
+    if not subject.continues_text:
         return [[] for _ in prompts]
     found: list[dict[str, None]] = [{} for _ in prompts]
     numbers = [own_uniforms(_TRIES * n_probes, MAX_INPUT_TOKENS, seed, *of_list) for of_list in prompts]

@@ -206,7 +206,7 @@ class _Translating:
         if set(self.names) <= {"translator"}:
             return None
         lm = self.helpers.prior or self.subject
-        if lm.is_encoder_decoder and self.helpers.prior is None and "search" not in self.names:
+        if not lm.continues_text and self.helpers.prior is None and "search" not in self.names:
             return None
         if lm is not self.subject and lm.tokenizer.get_vocab() != self.subject.tokenizer.get_vocab():
             raise UserError(

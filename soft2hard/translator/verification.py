@@ -159,7 +159,7 @@ class Verifier:
         inputs, longest = probes.inputs, max(map(len, probes.ids), default=1)
         kind = kind_of(prompt)
         if not len(self.subject.prompt_embeddings(prompt)) and not all(
-            self.subject.encode_body(i, kind) for i in inputs
+            self.subject.encode_input(i, kind).n_input for i in inputs
         ):
             return [""] * len(inputs)
         limit = self._room(prompt, inputs, longest)
@@ -176,7 +176,9 @@ class Verifier:
         n_before = len(self.subject.prompt_embeddings(prompt))
         if isinstance(prompt, SoftPrompt):
             n_before += max(_TEXT_TOKENS - prompt.n_tokens, 0)
-        n_read = n_before + max((len(self.subject.encode_body(input, kind_of(prompt))) for input in inputs), default=0)
+        n_read = n_before + max(
+            (self.subject.encode_input(input, kind_of(prompt)).n_input for input in inputs), default=0
+        )
         return min(most, context - (1 if self.subject.is_encoder_decoder else n_read))  # a decoder reads its start
 
     def verify(self, candidates: Sequence[str], probes: Probes) -> list[Candidate]:
@@ -202,7 +204,7 @@ class Verifier:
         fitting = [
             i
             for i, (kind, rows) in enumerate(embedded)
-            if self._fits(rows, longest[kind]) and (len(rows) or all(example.body for example in examples[kind]))
+            if self._fits(rows, longest[kind]) and (len(rows) or all(example.n_input for example in examples[kind]))
         ]
         of_token = _probe_of_token(examples[kind_of(prompts[0])]).to(probes.log_probs.device) if prompts else None
         found: list[Comparison | None] = [None] * len(prompts)
@@ -221,7 +223,8 @@ class Verifier:
         """
         examples = self._examples(probes.inputs, probes.ids, "hard")
         scorer, table = self.subject.scorer, self.subject.embedding
-        lead, words = self.subject.lead_embeddings("hard"), [self.subject.embed_text(text) for text in texts]
+        lead = self.subject.lead_embeddings("hard")
+        words = [self.subject.embed_text(text) for text in texts]
         leaves = [vectors.detach().clone().requires_grad_() for vectors in words]
         targets = scorer.run([torch.cat([lead, leaf]) for leaf in leaves], [examples] * len(leaves))
         of_soft = probes.log_probs.exp().repeat(len(leaves), 1)
@@ -266,11 +269,11 @@ class Verifier:
         ids = next(own, None)
         if ids is None:
             ids = self.subject.encode_output(text)[:-1]
-        return tuple([*ids, self.subject.endings.eos_id] if ended or not ids else ids)
+        return tuple(self.subject.closed(ids) if ended or not ids else ids)
 
     def _examples(self, inputs: Sequence[str], outputs: Sequence[tuple[int, ...]], kind: Kind) -> list[EncodedExample]:
-        bodies = [self.subject.encode_body(input, kind) for input in inputs]
-        return [EncodedExample(body, list(output)) for body, output in zip(bodies, outputs, strict=True)]
+        encode = self.subject.encode_input
+        return [encode(input, kind, output) for input, output in zip(inputs, outputs, strict=True)]
 
     def _fits(self, rows: Float[Tensor, "n d_model"], n_read: int) -> bool:
         limit = self.subject.context_length

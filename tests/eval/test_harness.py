@@ -578,7 +578,7 @@ def test_a_reference_that_does_not_continue_texts_or_is_not_there_is_refused_bef
     t5 = tiny_models.subject("t5")
     t5.model.save_pretrained(tmp_path / "t5")
     t5.tokenizer.save_pretrained(tmp_path / "t5")
-    with pytest.raises(UserError, match="reference .* is an encoder-decoder model"):
+    with pytest.raises(UserError, match="reference .* is an encoder-decoder"):
         Harness(asked(models, tasks, "gold", reference=str(tmp_path / "t5")), tmp_path / "run").run()
     with pytest.raises(
         UserError, match="^reference: .*nowhere.* could not be read.* Name another as reference, or none"

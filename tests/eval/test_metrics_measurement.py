@@ -148,7 +148,7 @@ def test_the_logit_distance_is_of_the_models_own_logits_at_target_positions(arch
     measured = one(subject, task(), "up down", soft_prompt)
     distances = []
     for example in task().test:
-        body, output = subject.encode_body(example.input, "hard"), subject.encode_output(example.output)
+        body, output = subject.encode_input(example.input, "hard").body, subject.encode_output(example.output)
         tail = subject.embed_ids(torch.tensor(body + output[:-1]))
         logits = []
         for prompt in (soft_prompt, "up down"):

@@ -269,7 +269,7 @@ def test_costs_are_counted_and_calls_and_seconds_stop_the_search():
     )
     assert free[0].cost.model_calls == 40 * 6 + 9 * n
     examples = [
-        len(llama().encode_body(e.input, "hard")) + len(llama().encode_output(e.output)) - 1
+        len(llama().encode_input(e.input, "hard").body) + len(llama().encode_output(e.output)) - 1
         for e in (*cases[0].task.train, *cases[0].task.validation)
     ]
     assert free[0].cost.tokens == 40 * 4 + 24 * sum(examples[:10]) + 9 * (4 + sum(examples[10:]))

@@ -46,7 +46,7 @@ def test_endings_are_eos_and_every_token_that_begins_with_a_stop(subject: Subjec
 def test_likelihoods_count_the_probability_of_all_endings_where_an_output_ends(subject: Subject) -> None:
     for prompt in ("red", None):
         [score] = subject.target_scores([Query(prompt, "cat", "dog")])
-        body = subject.encode_body("cat", "hard" if prompt else "none")
+        body = subject.encode_input("cat", "hard" if prompt else "none").body
         output = subject.encode_output("dog")
         ids = torch.tensor([[*subject.tokenizer.encode(prompt or ""), *body, *output[:-1]]])
         with torch.no_grad():
@@ -80,7 +80,7 @@ def test_generation_stops_at_the_first_ending_of_transformers_own(subject: Subje
     written = subject.generate(QUERIES, max_new_tokens=12)
     n_cut = 0
     for query, text in zip(QUERIES, written, strict=True):
-        body = subject.encode_body(query.input, "hard" if query.prompt else "none")
+        body = subject.encode_input(query.input, "hard" if query.prompt else "none").body
         ids = torch.tensor([[*subject.tokenizer.encode(query.prompt or ""), *body]])
         mask = torch.ones_like(ids)
         row = subject.model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
@@ -96,7 +96,7 @@ def test_what_is_generated_matches_its_own_greedy_tokens(subject: Subject) -> No
     assert any(len(row) > 1 for _, row in ended)
     prompts = [subject.prompt_embeddings(query.prompt) for query, _ in ended]
     kinds = ["hard" if query.prompt else "none" for query, _ in ended]
-    bodies = [subject.encode_body(query.input, kind) for (query, _), kind in zip(ended, kinds, strict=True)]
+    bodies = [subject.encode_input(query.input, kind).body for (query, _), kind in zip(ended, kinds, strict=True)]
     examples = [[EncodedExample(body, row)] for body, (_, row) in zip(bodies, ended, strict=True)]
     for number, hidden in subject.scorer.hidden_states(prompts, examples):
         assert subject.scorer.likeliest(hidden).tolist() == ended[number][1]

@@ -143,7 +143,7 @@ def test_no_queries_have_no_scores() -> None:
 def test_the_body_does_not_depend_on_the_prompt_and_the_output_ends_with_eos() -> None:
     subject = tiny_models.subject("gpt2")
     ids = {word: 4 + i for i, word in enumerate(tiny_models.WORDS)}
-    assert subject.encode_body("cat", "hard") == [ids["Input"], ids[":"], ids["cat"], ids["Output"], ids[":"]]
+    assert subject.encode_input("cat", "hard").body == [ids["Input"], ids[":"], ids["cat"], ids["Output"], ids[":"]]
     assert subject.encode_output("dog up") == [ids["dog"], ids["up"], 2]
 
 
@@ -221,7 +221,7 @@ def test_a_soft_prompt_of_another_model_is_refused_and_its_own_subject_named() -
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "opt", "bart"])
 def test_a_query_longer_than_the_context_is_refused(architecture: str) -> None:
     subject = tiny_models.subject(architecture)
-    around = len(subject.prompt_embeddings(None)) + len(subject.encode_body("", "hard"))
+    around = len(subject.prompt_embeddings(None)) + len(subject.encode_input("", "hard").body)
     answer = 0 if subject.is_encoder_decoder else len(subject.encode_output("dog"))
     room = CONTEXT - around - answer
     subject.target_scores([Query("cat " * room, "", "dog")])

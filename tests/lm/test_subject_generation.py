@@ -30,7 +30,9 @@ def reference(subject: Subject, query: Query) -> list[int]:
     """What transformers' own greedy search writes after the same ids, up to EOS."""
     prompt = subject.tokenizer(query.prompt or "", add_special_tokens=False)["input_ids"]
     bos = [1] if subject.tokenizer("cat")["input_ids"][0] == 1 else []
-    ids = torch.tensor([[*bos, *prompt, *subject.encode_body(query.input, "none" if query.prompt is None else "hard")]])
+    ids = torch.tensor(
+        [[*bos, *prompt, *subject.encode_input(query.input, "none" if query.prompt is None else "hard").body]]
+    )
     out = subject.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=N_NEW)
     written = out[0, 1 if subject.is_encoder_decoder else ids.shape[1] :].tolist()
     return written[: written.index(2)] if 2 in written else written
@@ -99,7 +101,7 @@ def test_rows_that_end_early_leave_the_others_as_they_were(architecture: str) ->
 
 def test_the_largest_generation_that_fits_the_context_runs_and_one_more_token_is_refused() -> None:
     subject = tiny_models.subject("gpt2")
-    room = CONTEXT - len(subject.encode_body("cat", "none"))
+    room = CONTEXT - len(subject.encode_input("cat", "none").body)
     subject.generate([Query(None, "cat")], max_new_tokens=room)
     with pytest.raises(UserError, match=f"{CONTEXT + 1} tokens.*{CONTEXT}"):
         subject.generate([Query(None, "cat")], max_new_tokens=room + 1)

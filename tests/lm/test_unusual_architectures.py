@@ -99,7 +99,7 @@ def test_an_unusual_architecture_writes_in_batches_what_the_model_writes_by_itse
     for query, found in zip(queries, together, strict=True):
         before = subject.prompt_embeddings(query.prompt)
         kind = "none" if query.prompt is None else "hard" if isinstance(query.prompt, str) else "soft"
-        body = subject.embed_ids(torch.tensor(subject.encode_body(query.input, kind)))
+        body = subject.embed_ids(torch.tensor(subject.encode_input(query.input, kind).body))
         rows = torch.cat([before, body])[None]
         mask = torch.ones(rows.shape[:2], dtype=torch.long)
         if model.config.is_encoder_decoder:

@@ -106,7 +106,7 @@ def test_a_written_adapter_gives_the_log_probabilities_under_peft_that_the_subje
         task_type="SEQ_2_SEQ_LM" if subject.is_encoder_decoder else "CAUSAL_LM",
     )
     adapted = PeftModel.from_pretrained(tiny_models.model(architecture), str(tmp_path / "adapter")).eval()
-    body, output = subject.encode_body("cat dog", kind="soft"), subject.encode_output("red green up")
+    body, output = subject.encode_input("cat dog", kind="soft").body, subject.encode_output("red green up")
     if subject.is_encoder_decoder:
         ids, more = torch.tensor([body]), {"decoder_input_ids": torch.tensor([[0, *output[:-1]]])}
     else:

@@ -76,7 +76,7 @@ def cross_entropy(subject: Subject, model: torch.nn.Module, words: Tensor, probe
     of_soft, total = iter(probes.log_probs.double().exp()), torch.zeros((), dtype=torch.float64)
     lead = subject.lead_embeddings("hard").double()
     for text, ids in zip(probes.inputs, probes.ids, strict=True):
-        body = subject.embed_ids(torch.tensor(subject.encode_body(text, "hard"))).double()
+        body = subject.embed_ids(torch.tensor(subject.encode_input(text, "hard").body)).double()
         if subject.is_encoder_decoder:
             start = model.config.decoder_start_token_id
             read = torch.cat([lead, words, body])[None]
@@ -190,7 +190,7 @@ def summed_divergence(subject: Subject, prompt: SoftPrompt, text: str, probes: P
     total, rows = 0.0, iter(probes.log_probs)
     for input, ids in zip(probes.inputs, probes.ids, strict=True):
         read = [*subject.leading_ids, *subject.tokenizer.encode(text, add_special_tokens=False)]
-        read += [*subject.encode_body(input, "hard"), *ids[:-1]]
+        read += [*subject.encode_input(input, "hard").body, *ids[:-1]]
         log_q = subject.endings.merged(subject.model(torch.tensor([read])).logits[0, -len(ids) :]).log_softmax(-1)
         for q in log_q:
             p = next(rows)

@@ -583,7 +583,7 @@ def test_long_outputs_leave_the_context_room_for_texts_longer_than_the_soft_prom
     verifier = Verifier(subject)
     probes = probe(verifier, soft_prompt)
     assert 16 < max(map(len, probes.ids)) < context
-    longest = max(len(subject.encode_body(text, "soft")) for text in INPUTS)
+    longest = max(len(subject.encode_input(text, "soft").body) for text in INPUTS)
     text = " ".join(WORDS[3 + i % 8] for i in range(24))
     assert verifier.verify([text], probes) != []
     assert verifier.verify([" ".join([text] * 2)], probes) == []
@@ -597,7 +597,7 @@ def test_outputs_under_a_text_that_just_fits_are_written_as_far_as_there_is_room
     subject = tiny_training.llama_subject()
     verifier = Verifier(subject, 16)
     probes = probe(verifier, soft(subject))
-    n_body = max(len(subject.encode_body(text, "hard")) for text in INPUTS)
+    n_body = max(len(subject.encode_input(text, "hard").body) for text in INPUTS)
     room = tiny_models.CONTEXT - len(subject.lead_embeddings("hard")) - n_body - 15
     text = " ".join(WORDS[3 + i % 8] for i in range(room))
     [found] = verifier.compare([text], probes)

@@ -73,7 +73,7 @@ def stability_section(material: Material) -> tuple[Section, Tables]:
     texts = dict(zip(numbers, greedy_translation(translator)(material.of(numbers)), strict=True))
     subject = material.subject
     # The subject's own hidden states at the last token, where it can read a text alone.
-    encoder = None if subject is None or subject.is_encoder_decoder else subject_encoder(subject, unread=True)
+    encoder = None if subject is None or not subject.continues_text else subject_encoder(subject, unread=True)
     of_tasks = {task.name: task for task in material.tasks}
 
     def of_prompts(numbers: Iterable[int]) -> tuple[dict[str, Interval | int | None], pd.DataFrame]:

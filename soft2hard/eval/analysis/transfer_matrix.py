@@ -8,7 +8,7 @@ The first tokens of all outputs are looked at before the rest: a wrong one settl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -223,7 +223,7 @@ def _exact(
     asked = fits
     # A wrong first token settles an output, and most outputs under another task's prompt begin wrong.
     for n_tokens in (1, None):
-        cut = [EncodedExample(example.body[n_common:], example.output[:n_tokens]) for example in examples]
+        cut = [replace(e, body=e.body[n_common:], output=e.output[:n_tokens]) for e in examples]
         written = np.zeros(asked.shape, bool)
         chosen = [[cut[i] for i in np.flatnonzero(of_prompt)] for of_prompt in asked]
         for p, hidden in subject.scorer.hidden_states(prefixes, chosen, batch_tokens):
@@ -235,7 +235,10 @@ def _exact(
 
 
 def _n_common(examples: Sequence[EncodedExample]) -> int:
-    """Tokens that all bodies begin with; each keeps one of its own, for the first output token is predicted there."""
+    """Tokens that all bodies begin with; each keeps one of its own, for the first output token is predicted there. None
+    where something stands before the prompt."""
+    if any(example.before for example in examples):
+        return 0
     bodies = [example.body for example in examples]
     first, last = min(bodies), max(bodies)  # in order, whatever all share these two share
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))

@@ -66,8 +66,8 @@ class Vocabulary:
         return F.normalize(self.subject.embedding[self.writable].float(), dim=-1)
 
     def check_serves(self, model: Subject, role: str) -> None:
-        """Raise UserError for an encoder-decoder model, or one whose tokens are not those of the subject."""
-        check_decoder_only(model, role)
+        """Raise UserError for a model that continues no text, or one whose tokens are not those of the subject."""
+        check_continues(model, role)
         if self.subject.tokenizer.get_vocab() != model.tokenizer.get_vocab():
             raise UserError(
                 f"The {role} '{model.name}' has another vocabulary than the subject '{self.subject.name}'.",
@@ -101,7 +101,7 @@ class Writing:
     """
 
     def __init__(self, policy: Subject, reader: PreTrainedTokenizerBase):
-        check_decoder_only(policy, "policy LM")
+        check_continues(policy, "policy LM")
         self.tokenizer = policy.tokenizer
         self.tokens, self.longest = Vocabulary(policy).writable, 1
         """Token ids that may be written, and the most tokens as which one of them is read by itself."""
@@ -140,10 +140,10 @@ def _alphabet(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {character for text in texts for character in text if character.isalnum()}
 
 
-def check_decoder_only(model: Subject, role: str) -> None:
-    """Raise UserError for an encoder-decoder model, which does not continue a text."""
-    if model.is_encoder_decoder:
-        raise UserError(f"The {role} '{model.name}' is an encoder-decoder model.", "Take a decoder-only model.")
+def check_continues(model: Subject, role: str) -> None:
+    """Raise UserError for a model that does not continue a text: an encoder-decoder, a masked language model."""
+    if not model.continues_text:
+        raise UserError(f"The {role} '{model.name}' is {model.family}.", "Take a causal language model.")
 
 
 def perplexity_terms(reference: Subject, texts: Sequence[str]) -> list[float]:
@@ -212,7 +212,7 @@ def follow(jobs: Sequence[SearchJob], subject: Subject, reference: Subject | Non
     examples, and its `perplexity` under the reference LM, if there is one.
 
     What this takes is no cost of the search, which never sees these figures. They are left out where a prompt has none,
-    perplexities also where the reference is an encoder-decoder model.
+    perplexities also where the reference is no causal language model.
     """
     texts = [list(dict.fromkeys(point["prompt"] for point in job.curve)) for job in jobs]
     wanted = [(i, chunk) for i, of_job in enumerate(texts) for chunk in chunked(of_job, _MEASURED_AT_ONCE)]
@@ -222,7 +222,7 @@ def follow(jobs: Sequence[SearchJob], subject: Subject, reference: Subject | Non
     for (i, chunk), measured in zip(wanted, measure(subject, comparisons), strict=True):
         found |= {(i, text): {"score": one.score} for text, one in zip(chunk, measured, strict=True) if one}
     distinct = sorted({text for of_job in texts for text in of_job})
-    judges = reference is not None and not reference.is_encoder_decoder
+    judges = reference is not None and reference.continues_text
     natural = dict(zip(distinct, perplexities(reference, distinct), strict=True)) if judges else {}
     for i, job in enumerate(jobs):
         for point in job.curve:

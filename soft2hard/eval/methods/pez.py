@@ -86,13 +86,14 @@ class _Search(Search[_Job]):
         for part in ("train", "validation"):
             inputs = [[example.input for example in getattr(job.case.task, part)] for job in jobs]
             queries = [Query(job.case.soft_prompt, x) for job, some in zip(jobs, inputs, strict=True) for x in some]
-            most, end = self.method.max_new_tokens, self.subject.endings.eos_id
+            most = self.method.max_new_tokens
             rows = iter(self.subject.generate_ids(queries, max_new_tokens=most))
             for job, some in zip(jobs, inputs, strict=True):
                 # As they were written: the same text tokenised again may be tokens that the soft prompt never writes.
-                outputs = [[*row, end] if len(row) < most else row for row in (next(rows) for _ in some)]
+                written = (next(rows) for _ in some)
+                outputs = [self.subject.closed(row) if len(row) < most else row for row in written]
                 examples, soft = (
-                    [EncodedExample(self.subject.encode_body(x, kind), y) for x, y in zip(some, outputs, strict=True)]
+                    [self.subject.encode_input(x, kind, y) for x, y in zip(some, outputs, strict=True)]
                     for kind in ("hard", "soft")
                 )
                 job.as_soft |= zip(map(id, examples), soft, strict=True)

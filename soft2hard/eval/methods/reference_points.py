@@ -59,6 +59,6 @@ def _room(case: Case, bench: Bench) -> int | None:
     if subject.context_length is None:
         return None
     lengths = [
-        len(subject.encode_body(e.input, "hard")) + len(subject.encode_output(e.output)) for e in case.task.train
+        subject.encode_input(e.input, "hard", subject.encode_output(e.output)).n_read + 1 for e in case.task.train
     ]
     return subject.context_length - max(lengths) * 3 // 2

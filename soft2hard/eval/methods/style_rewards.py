@@ -83,7 +83,7 @@ class StyleRewards:
 
     def _trials(self, task: StyleTask, sentences: Sequence[str], meter: Meter, n_tried: int) -> StyleTrials:
         room = [0] * max(most_new_tokens(self.subject, sentence) for sentence in sentences)
-        examples = [EncodedExample(self.subject.encode_body(sentence, "hard"), room) for sentence in sentences]
+        examples = [self.subject.encode_input(sentence, "hard", room) for sentence in sentences]
         return StyleTrials(task.wanted, tuple(sentences), examples, n_tried * self._n_samples, meter)
 
     @property
@@ -145,7 +145,7 @@ class StyleRewards:
         maxima = bootstrapped_maxima(rewards, self.options.bootstraps) - self._charges(distinct)[:, None]
         for one, own in zip(distinct, texts, strict=True):
             n_read = len(self.subject.prompt_embeddings(one.prompt))
-            n_read += len(self.subject.encode_body(one.sentence, "hard"))
+            n_read += self.subject.encode_input(one.sentence, "hard").n_input
             n_written = sum(map(len, self.subject.tokenizer(own, add_special_tokens=False)["input_ids"]))
             one.trials.meter.add(self._n_samples, n_read + n_written)
         number = {key: i for i, key in enumerate(place)}

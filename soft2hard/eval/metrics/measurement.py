@@ -12,7 +12,7 @@ against what the soft prompt does at all: no prompt is therefore run beside ever
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from statistics import fmean
 from typing import NamedTuple
@@ -161,7 +161,7 @@ class PairEncoder:
     """Token ids of pairs as they stand after a prompt; a body that several jobs share is tokenised once."""
 
     def __init__(self, subject: Subject):
-        self.subject, self._body = subject, cache(subject.encode_body)
+        self.subject, self._input = subject, cache(subject.encode_input)
 
     def output(self, text: str) -> tuple[int, ...]:
         """An output's tokens, EOS included."""
@@ -170,18 +170,19 @@ class PairEncoder:
     def examples(self, job: Job) -> list[EncodedExample]:
         """The pairs of a job as tokens."""
         kind = kind_of(job.prompt)
-        return [EncodedExample(self._body(pair.input, kind), list(pair.output)) for pair in job.pairs]
+        return [replace(self._input(pair.input, kind), output=list(pair.output)) for pair in job.pairs]
 
     def reads(self, job: Job) -> bool:
         """True if the subject reads a token at least before each output of a job."""
         before = len(self.subject.prompt_embeddings(job.prompt))
-        return all(before + len(example.body) for example in self.examples(job))
+        return all(before + example.n_input for example in self.examples(job))
 
     def fits(self, job: Job, n_new: int = 0) -> bool:
         """True if the context has room for the longest pair of a job, and for `n_new` tokens written to its input."""
         limit, together = self.subject.context_length, max if self.subject.is_encoder_decoder else sum
+        n_new = 1 if self.subject.is_masked else n_new
         before = len(self.subject.prompt_embeddings(job.prompt))
-        read = ((before + len(e.body), max(len(e.output), n_new)) for e in self.examples(job))
+        read = ((before + e.n_input, max(len(e.output), n_new)) for e in self.examples(job))
         return limit is None or max(map(together, read)) <= limit
 
 
@@ -250,7 +251,7 @@ class _Plan:
         subject = self.encoder.subject
         self.answers[_key(prompt)] = tuple(map(subject.output_text, rows))
         if prompt is self.soft_prompt:
-            outputs = (tuple(row + subject.eos_ids[:1] if len(row) < self.limit else row) for row in rows)
+            outputs = (tuple(subject.closed(row) if len(row) < self.limit else row) for row in rows)
             self.written = tuple(Pair(e.input, output) for e, output in zip(self.task.test, outputs, strict=True))
 
 

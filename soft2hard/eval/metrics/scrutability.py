@@ -29,11 +29,11 @@ def _hidden_states(
     says), and nothing else; without BOS the first token is only read. Texts without a token, and texts longer than the
     context, are left out.
 
-    Raises UserError for an encoder-decoder model.
+    Raises UserError for a model of another kind.
     """
-    if model.is_encoder_decoder:
+    if not model.continues_text:
         raise UserError(
-            f"'{model.name}' reads and writes apart, so it gives a text no probability.",
+            f"'{model.name}' is {model.family}, so it gives a text no probability.",
             "Take a causal language model, such as GPT-2, as the reference.",
         )
     begin, limit = model.leading_embeddings, model.context_length

@@ -55,17 +55,18 @@ Choose = Callable[[Float[Tensor, "rows vocab"], Int[Tensor, " rows"], int], Int[
 class InstructionPrior:
     """log p(text) under a causal language model, by default the soft prompt's own subject.
 
-    Raises UserError for an encoder-decoder, which continues no text.
+    Raises UserError for a model that continues no text: an encoder-decoder, a masked language model.
     """
 
     def __init__(self, lm: Subject):
-        if lm.is_encoder_decoder:
+        if not lm.continues_text:
             raise UserError(
-                f"'{lm.name}' is an encoder-decoder, which continues no text, so texts cannot be searched for with it.",
+                f"'{lm.name}' is {lm.family}, which continues no text, so texts cannot be searched for with it.",
                 "Give a translator for it, or propose by describe with a --describer.",
             )
         # A line break ends a text; the template's own words do so where a line break is no token.
-        self.lm = lm.with_template(replace(lm.template, stops=("\n", *lm.template.words)))
+        stops = ("\n", *lm.template.words)
+        self.lm = lm.with_template(replace(lm.template, stops=stops, input_first=False))
         self.eos_id = self.lm.endings.eos_id
         self._known: dict[tuple[int, ...], float] = {}
 

@@ -1,0 +1,191 @@
+"""Masked language models as subjects, and prompts behind the input: the numbers are those of the model's own logits."""
+
+import pytest
+import torch
+
+from soft2hard.data_gen.settings import Tuning
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.data_gen.tuning.tuner import Tuner
+from soft2hard.errors import UserError
+from soft2hard.eval.metrics.measurement import Comparison, measure
+from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import read_template
+from soft2hard.translator.translate import TranslateConfig, translate
+from soft2hard.translator.verification import Verifier
+from tests import tiny_models
+
+BEHIND = "{input} {prompt} two {output} three"
+CAUSAL = "{input} {prompt} two {output}"
+QUERIES = [
+    Query("red big", "cat dog up", "left"),
+    Query("red big", "fish", "right"),
+    Query("four", "bird fish cat", "left"),
+    Query(None, "one", "down"),
+]
+"""Of unlike lengths, so that batches are padded."""
+
+
+def subject(architecture: str, template: str = BEHIND) -> Subject:
+    return Subject(tiny_models.model(architecture), tiny_models.tokenizer(architecture), name="tiny", template=template)
+
+
+def logits(of: Subject, text: str) -> torch.Tensor:
+    """The model's own, where the mask of a text is."""
+    ids = of.tokenizer(text, return_tensors="pt")["input_ids"]
+    at = (ids[0] == of.tokenizer.mask_token_id).nonzero().item()
+    with torch.no_grad():
+        return of.model(input_ids=ids).logits[0, at]
+
+
+def text(query: Query) -> str:
+    """As arXiv 2205.12548 has it: input, prompt, and here a word of the template, before the mask."""
+    return " ".join(filter(None, [query.input, query.prompt, "two <mask> three"]))
+
+
+@pytest.mark.parametrize("architecture", tiny_models.MASKED)
+def test_a_masked_subject_gives_the_models_own_probabilities_at_the_mask(architecture: str):
+    lm = subject(architecture)
+    for query, score in zip(QUERIES, lm.target_scores(QUERIES), strict=True):
+        expected = logits(lm, text(query)).log_softmax(-1)
+        token = lm.tokenizer.convert_tokens_to_ids(query.output)
+        assert score.log_likelihood == pytest.approx(expected[token].item(), abs=1e-4)
+        assert score.n_tokens == 1
+        assert score.greedy_match == (expected.argmax().item() == token)
+
+
+@pytest.mark.parametrize("architecture", tiny_models.MASKED)
+def test_a_masked_subject_writes_the_likeliest_token(architecture: str):
+    lm = subject(architecture)
+    written = lm.generate_ids(QUERIES, max_new_tokens=5)
+    assert written == [[logits(lm, text(query)).argmax().item()] for query in QUERIES]
+
+
+def test_the_plain_template_reads_no_ending_behind_the_mask():
+    lm = subject("bert", "plain")
+    query = Query("red big", "cat", "left")
+    own = logits(lm, "red big Input: cat Output: <mask>").log_softmax(-1)
+    token = lm.tokenizer.convert_tokens_to_ids("left")
+    assert lm.target_scores([query])[0].log_likelihood == pytest.approx(own[token].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_a_soft_prompt_of_a_texts_embeddings_acts_as_the_text(architecture: str):
+    lm = subject(architecture)
+    vectors = lm.embed_text("red big").detach()
+    soft = [Query(SoftPrompt(vectors), query.input, query.output) for query in QUERIES[:2]]
+    found, expected = lm.target_scores(soft), lm.target_scores(QUERIES[:2])
+    assert [s.log_likelihood for s in found] == pytest.approx([s.log_likelihood for s in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_causal_subject_reads_the_prompt_behind_the_input(architecture: str):
+    lm = subject(architecture, CAUSAL)
+    for query, score in zip(QUERIES, lm.target_scores(QUERIES), strict=True):
+        read = lm.tokenizer(text(query).removesuffix(" <mask> three"))["input_ids"]
+        left = lm.tokenizer.convert_tokens_to_ids(query.output)
+        with torch.no_grad():
+            own = lm.model(torch.tensor([[*read, left]])).logits[0, len(read) - 1 :].log_softmax(-1)
+        expected = own[0, left] + own[1, lm.tokenizer.eos_token_id]
+        assert score.log_likelihood == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_an_encoder_reads_the_prompt_behind_the_input():
+    lm = subject("t5", CAUSAL)
+    for query, score in zip(QUERIES, lm.target_scores(QUERIES), strict=True):
+        read = lm.tokenizer(text(query).removesuffix(" <mask> three"), return_tensors="pt")["input_ids"]
+        left = lm.tokenizer.convert_tokens_to_ids(query.output)
+        with torch.no_grad():
+            own = lm.model(read, decoder_input_ids=torch.tensor([[0, left]])).logits[0].log_softmax(-1)
+        expected = own[0, left] + own[1, lm.tokenizer.eos_token_id]
+        assert score.log_likelihood == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_what_is_written_behind_an_input_and_a_prompt_is_the_models_own():
+    lm = subject("gpt2", CAUSAL)
+    for query, ids in zip(QUERIES, lm.generate_ids(QUERIES, max_new_tokens=4), strict=True):
+        read = lm.tokenizer(text(query).removesuffix(" <mask> three"), return_tensors="pt")["input_ids"]
+        out = lm.model.generate(read, attention_mask=torch.ones_like(read), do_sample=False, max_new_tokens=4)
+        own = out[0, read.shape[1] :].tolist()
+        ends = [i for i, token in enumerate(own) if token in lm.endings.ids]
+        assert ids == own[: ends[0] if ends else None]
+
+
+def labelled_task() -> Task:
+    """Animals and colours, named by a word each."""
+    kinds = {"cat": "one", "dog": "one", "bird": "one", "fish": "one", "red": "two", "green": "two", "blue": "two"}
+    examples = tuple(Example(word, label) for word, label in kinds.items())
+    return Task(
+        "kinds", "made up", "Say one for an animal.", (), examples, examples, examples, ("one", "two"), "label_accuracy"
+    )
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "gpt2"])
+def test_a_soft_prompt_behind_the_input_is_tuned_and_measured(architecture: str):
+    lm = subject(architecture, "{input} {prompt} Output {output} three")
+    config = Tuning(n_tokens=4, steps=60, batch_size=7, eval_every=20, lr=1.0, init="vocabulary")
+    (tuned,) = Tuner(lm, config).tune([labelled_task()])
+    assert tuned.validation_loss < tuned.initial_loss - 0.3
+    assert tuned.soft_prompt.template.input_first
+    comparison = Comparison(labelled_task(), ("red", None, tuned.soft_prompt), tuned.soft_prompt)
+    text, none, soft = measure(lm, [comparison])[0]
+    assert soft.score >= max(text.score, none.score)
+    assert soft.kl == pytest.approx(0, abs=1e-5) and soft.agreement == 1
+
+
+def test_texts_for_a_masked_subjects_soft_prompt_are_verified_on_it():
+    """Candidates come from elsewhere; the text whose vectors the soft prompt has wins, and is faithful."""
+    lm = subject("roberta")
+    vectors = lm.embed_text("red big").detach()
+    inputs = [f"{a} {b}" for a in ("cat", "dog", "bird", "fish") for b in ("one", "two", "three", "four")]
+    verifier = Verifier(lm)
+    (probes,) = verifier.probe([SoftPrompt(vectors, template=lm.template)], [inputs])
+    found = verifier.verify(["green small", "red big", "four"], probes)
+    best = min(found, key=lambda one: one.divergence)
+    assert best.text == "red big" and best.agreement == 1
+    assert best.divergence == pytest.approx(0, abs=1e-4)
+
+
+def test_search_and_sampling_refuse_a_masked_subject_in_one_line():
+    lm = subject("roberta")
+    prompt = SoftPrompt(lm.embed_text("red big").detach(), template=lm.template)
+    with pytest.raises(UserError, match="is a masked language model, which continues no text"):
+        translate([prompt], subject=lm, inputs=[["cat", "dog"]], config=TranslateConfig(propose=("search",)))
+    with pytest.raises(UserError, match="masked language model, which writes no texts"):
+        lm.sample([Query("red", "cat")], [["a"]], 3, 2)
+
+
+def test_outputs_of_several_tokens_are_refused():
+    with pytest.raises(UserError, match="fills in one token, and the output 'left right' is 2"):
+        subject("bert").target_scores([Query("red", "cat", "left right")])
+
+
+def test_a_subject_saved_as_masked_is_read_as_masked(tmp_path):
+    lm = subject("roberta")
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    read = Subject.from_pretrained(tmp_path, template=BEHIND)
+    assert read.is_masked
+    assert read.context_length == tiny_models.CONTEXT - 1  # positions begin behind that of the padding
+    assert read.target_scores(QUERIES)[0].log_likelihood == pytest.approx(
+        lm.target_scores(QUERIES)[0].log_likelihood, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("text", ["{prompt} {input} {prompt} {output}", "{prompt}{bos}{input} {prompt} {output}"])
+def test_a_template_has_one_place_for_the_prompt(text: str):
+    with pytest.raises(UserError, match="placeholders"):
+        read_template(text)
+
+
+def test_a_template_with_the_input_first_takes_no_solved_examples():
+    with pytest.raises(UserError, match="has the prompt behind it"):
+        read_template(BEHIND).template.few_shot_text([Example("cat", "one")])
+
+
+def test_spaces_before_a_prompt_behind_the_input_are_part_of_it():
+    template = read_template("{input} {prompt}{output} .").template
+    assert template.before_text("cat") == "cat"
+    assert template.hard_text("Great") == " Great"
+    assert template.hard_text(" Great") == " Great"
+    assert template.hard_text("") == ""
