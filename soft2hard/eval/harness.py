@@ -16,7 +16,7 @@ from soft2hard.eval.loaded_models import Models, inputs_of, problems_of, unknown
 from soft2hard.eval.methods.base import Bench, Case, Method, Outcome
 from soft2hard.eval.methods.registry import options_of
 from soft2hard.eval.metrics.scrutability import reference_points
-from soft2hard.eval.results import score_seed, style_points, write_results
+from soft2hard.eval.results import mauve_points, score_seed, style_points, write_results
 from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN, MethodRecord, ReferencePerplexity, ResultRow, RunRecord
 from soft2hard.lm.precision import rounding_of
 from soft2hard.lm.subject import Subject
@@ -70,7 +70,9 @@ class Harness:
         losses = {seed: self._store(seed, "test").losses() for seed in self.config.seeds}
         self.log("writing the results")
         points = style_points(cases, self._models.style, self._models.reference)
-        record = replace(self._record, reference_perplexity=self._reference_perplexity(cases), style_points=points)
+        natural = self._reference_perplexity(cases)
+        kinds = mauve_points(rows, cases, self._models.reference)
+        record = replace(self._record, reference_perplexity=natural, style_points=points, mauve=kinds)
         seconds = time.monotonic() - started if self.n_done() > n_before else None
         trained_on = self._models.translator.trained_on if self._models.translator is not None else ()
         write_results(self.folder, _finished(record, begun, seconds), rows, cases, losses, trained_on)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from random import Random
 from statistics import fmean
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from soft2hard.eval.cases import kind_of
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.metrics.descriptions import BestReadings, keyword_scores
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
-from soft2hard.eval.metrics.scrutability import perplexities
+from soft2hard.eval.metrics.scrutability import has_mauve, mauve, perplexities, shuffled_words, subject_encoder
 from soft2hard.eval.metrics.style import StyleScores
 from soft2hard.eval.metrics.text import class_rate, closest_text, exact_task, overlap, rouge
 from soft2hard.eval.rewriting import Styling, has_room
@@ -170,6 +171,35 @@ def style_points(
     both = [style.scores(t, ([e.output for e in t.test], [e.input for e in t.test]), reference) for t in tasks]
     names = ("human references", "unchanged sentences")
     return {name: _mean_scores(scores) for name, scores in zip(names, zip(*both, strict=True), strict=True)}
+
+
+def mauve_points(
+    rows: Sequence[ResultRow], cases: Mapping[int, Sequence[Case]], reference: Subject | None
+) -> dict[str, dict[str, float]]:
+    """MAUVE of each method's hard prompts, over tasks and seeds, with the phrasings that people wrote for the tasks.
+
+    Likewise of one half of these with the other, and of their words in random order: what can be reached, and what is
+    poor.
+
+    Each with its number of `texts`; empty where there are too few, and without a reference LM or the package.
+    """
+    if reference is None or not has_mauve():
+        return {}
+    of_any_seed = next(iter(cases.values()))
+    natural = list(dict.fromkeys(text for c in of_any_seed if c.task.instruction for text in c.task.phrasings))
+    Random(0).shuffle(natural)  # for the halves
+    asked = {
+        label: [r.prompt for r in rows if r.method == label and r.prompt] for label in {r.method: None for r in rows}
+    }
+    encoder = subject_encoder(reference, unread=True)
+    found = {label: (len(texts), mauve(texts, natural, encoder)) for label, texts in asked.items()}
+    found[HALVES] = (len(natural[::2]), mauve(natural[::2], natural[1::2], encoder))
+    found[SHUFFLED] = (len(natural), mauve([shuffled_words(text) for text in natural], natural, encoder))
+    return {name: {"texts": float(n), "mauve": value} for name, (n, value) in found.items() if value is not None}
+
+
+HALVES, SHUFFLED = "phrasings, half against half", "phrasings, words shuffled"
+"""What `mauve_points` measures beside methods."""
 
 
 def _mean_scores(scores: Sequence[StyleScores]) -> dict[str, float | None]:

@@ -203,8 +203,8 @@ def read_template(text: str) -> TemplateChoice:
 
     A preset may say where the virtual tokens stand: 'plain:first', 'chat:after'. A string has the placeholder
     {input}, and may have {prompt} (where the prompt stands; else at the beginning), {bos} (the tokenizer's leading
-    tokens; with {prompt} before {input} it says which come first) and {output}: white space before it belongs to the output, and
-    text after it is an ending.
+    tokens; with {prompt} before {input} it says which come first) and {output}: white space before it belongs to the
+    output, and text after it is an ending.
 
     Raises UserError for anything else.
     """

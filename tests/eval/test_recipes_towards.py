@@ -1,4 +1,5 @@
-"""The recipes of Towards Interpretable Soft Prompts (arXiv 2504.02144), run as a user runs them, at a tiny size."""
+"""The recipes of Towards Interpretable Soft Prompts (arXiv 2504.02144) and of PIN (arXiv 2407.14733), run as a user
+runs them, at a tiny size."""
 
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from soft2hard.eval.config import read_config
 from soft2hard.eval.report import Run, load_run
 from soft2hard.eval.report.sections import contents
-from tests import command_line, tiny_models
+from tests import command_line, tiny_models, tiny_tokenizers
 from tests.paths import ROOT
 from tests.tiny_models import WORDS
 
@@ -24,7 +25,9 @@ def tiny(name: str, folder: Path, **changes: Any) -> Path:
     few = {
         "pez": {"steps": 4, "batch_size": 2, "eval_every": 2},
         "rlprompt": {"steps": 4, "batch": 2, "examples": 2, "hidden": 8, "eval_every": 2, "policy": None},
+        "pin": {"steps": 4, "batch": 2, "examples": 2, "hidden": 8, "eval_every": 2},
     }
+    few |= changes.pop("methods", {})
     methods = [m if isinstance(m, str) else m | few.get(m["name"], {}) for m in raw["methods"]]
     tuning = raw["tuning"] | {"steps": 4, "batch_size": 2, "eval_every": 2}
     tasks = raw["tasks"] | changes.pop("tasks")
@@ -113,6 +116,45 @@ def test_sst2_sets_rewards_of_two_lengths_and_several_coefficients_side_by_side(
             assert len(row.prompt.split()) == options[row.method]["n_tokens"]
             assert [point["step"] for point in row.trace["curve"]] == [2, 4]
     assert {row["method"] for row in of_title(run, "Searches by step")} == set(options)
+
+
+def test_pin_and_rlprompt_write_prompts_behind_the_input_for_a_masked_subject_with_policies_of_another_vocabulary(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "16-shot" / "sst-2" / "16-100"
+    folder.mkdir(parents=True)
+    for part, shift in (("train", 0), ("dev", 4), ("test", 8)):
+        rows = [f"{WORDS[6 + (shift + i) % 12]} {WORDS[3 + i]}\t{i % 2}\n" for i in range(8)]
+        (folder / f"{part}.tsv").write_text("sentence\tlabel\n" + "".join(rows))
+    words = tiny_tokenizers.tokenizer("gpt2", [f"{' '.join(WORDS)} great terrible ."] * 9, vocab_size=420)
+    words.add_special_tokens({"mask_token": "<mask>", "sep_token": "</s>"})
+    roberta = tiny_models.model("roberta", vocab_size=len(words))
+    for saved in (roberta, words):
+        saved.save_pretrained(tmp_path / "roberta")
+    gpt2 = str(tmp_path / "gpt2")
+    for saved in (tiny_models.model("gpt2", vocab_size=400), tiny_tokenizers.tokenizer("gpt2", [" ".join(WORDS)] * 9)):
+        saved.save_pretrained(gpt2)
+    tiny_policy = {"policy": gpt2, "steps": 4, "batch": 2, "examples": 2, "hidden": 8, "eval_every": 2}
+    recipe = tiny(
+        "pin-roberta.yaml",
+        tmp_path,
+        subject=str(tmp_path / "roberta"),
+        reference=gpt2,
+        seeds=[0],
+        tasks={"folder": str(tmp_path / "16-shot")},
+        methods={"rlprompt": tiny_policy, "pin": tiny_policy},
+    )
+    run = evaluated(recipe, tmp_path / "run")
+    assert not any(row.failure for row in run.rows)
+    written = {row.method: row.prompt for row in run.rows if row.method in ("pin", "rlprompt")}
+    assert len(written) == 2 and all(written.values())
+    assert all(row.score in {n / 8 for n in range(9)} for row in run.rows)
+    assert {
+        m.options["policy"] for m in read_config(RECIPES / "pin-roberta.yaml").methods if "policy" in m.options
+    } == {
+        "distilgpt2",
+        "facebook/opt-125m",
+    }
 
 
 @pytest.mark.parametrize("name", ["towards-boolq.yaml", "towards-sst2.yaml"])

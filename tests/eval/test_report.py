@@ -31,6 +31,7 @@ from soft2hard.eval.report.figures import (
 )
 from soft2hard.eval.report.parts import Section, Table
 from soft2hard.eval.report.sections import contents
+from soft2hard.eval.results import HALVES, SHUFFLED
 from soft2hard.eval.run_records import ReferencePerplexity, ResultRow
 from soft2hard.eval.transfer.results import AnswerRow, MethodRow, Score, TransferResult
 from tests import command_line
@@ -280,6 +281,22 @@ def searched(prompt: str, steps: list[int], scores: list[float], perplexities: l
     """The trace of a search."""
     points = zip(steps, scores, perplexities, strict=True)
     return {"curve": [{"step": i, "prompt": prompt, "score": s, "perplexity": p} for i, s, p in points]}
+
+
+def test_kinds_of_text_stand_in_the_order_of_their_mauve(tmp_path: Path):
+    """105 gold instructions of the lexical world are of the kind of its phrasings; their shuffled words are not."""
+    config = "tasks: {dod: lexical, n: 105, n_test: 1, n_validation: 1, n_train: 8}\ntuning: {steps: 1}\nseeds: [0]\nmethods: [none, gold]\n"
+    (tmp_path / "gold.yaml").write_text(config)
+    done = command_line.run("evaluate", tmp_path / "gold.yaml", "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    run = load_run(tmp_path / "run")
+    kinds = run.record.mauve
+    assert list(kinds) == ["gold", "phrasings, half against half", "phrasings, words shuffled"]  # none writes no text
+    assert kinds["gold"]["texts"] == 105
+    assert min(kinds["gold"]["mauve"], kinds[HALVES]["mauve"]) > 0.6 > kinds[SHUFFLED]["mauve"]
+    [section] = [part for part in contents(run, [], ()) if part.title == "Kind of text"]
+    values = [row[2] for row in section.tables[0].rows]
+    assert values == sorted(values, reverse=True) and len(values) == 3
 
 
 def test_searches_are_shown_by_step_and_one_that_stopped_keeps_its_last_value(tmp_path: Path, run_of):

@@ -83,6 +83,20 @@ class FewShotOptions:
     needs = frozenset({"train"})
 
 
+@settings
+class InfluenceOptions:
+    """`k` training examples, those on which the soft prompt rests most or least by products of gradients."""
+
+    k: PositiveInt = 8
+    """Examples shown; fewer where a task has fewer or the context has no room for more."""
+    rank: Literal["most", "least"] = "most"
+    """Which end of the order of influence is shown."""
+
+    name = "few-shot-influence"
+    source = "an open question of arXiv 2504.02144; influence as in TracIn (arXiv 2002.08484)"
+    needs = frozenset({"train", "validation", "soft_prompt"})
+
+
 def _changed(options: object, names: Iterable[str]) -> list[str]:
     """Those of some options that are not at their defaults."""
     return [name for name in names if getattr(options, name) != type(options).__dataclass_fields__[name].default]

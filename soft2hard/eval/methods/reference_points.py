@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from soft2hard.data_gen.tasks import demonstrations
+from soft2hard.data_gen.tasks import Example, demonstrations
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.methods.options import FewShotOptions, GoldOptions, NoneOptions, SoftOptions
 
@@ -39,15 +39,23 @@ class FewShot(FewShotOptions):
         yield from (self._outcome(case, bench) for case in cases)
 
     def _outcome(self, case: Case, bench: Bench) -> Outcome:
-        task, subject = case.task, bench.subject
-        shown = demonstrations(task, self.k, bench.seed)
+        task = case.task
         instruction = task.instruction if self.with_instruction else None
-        room = _room(case, bench)
-        for n in range(len(shown), 0, -1):
-            text = subject.template.few_shot_text(shown[:n], instruction)
-            if room is None or len(subject.prompt_embeddings(text)) <= room:
-                return Outcome(text, trace={"k": n})
-        return Outcome(None, failure="not one example fits the subject's context")
+        text, n = shown_text(case, bench, demonstrations(task, self.k, bench.seed), instruction)
+        failure = None if text else "not one example fits the subject's context"
+        return Outcome(text, trace={"k": n} if text else {}, failure=failure)
+
+
+def shown_text(
+    case: Case, bench: Bench, shown: Sequence[Example], instruction: str | None = None
+) -> tuple[str | None, int]:
+    """As many of these examples, in order, as have room in a prompt, and how many; None where not one has."""
+    subject, room = bench.subject, _room(case, bench)
+    for n in range(len(shown), 0, -1):
+        text = subject.template.few_shot_text(shown[:n], instruction)
+        if room is None or len(subject.prompt_embeddings(text)) <= room:
+            return text, n
+    return None, 0
 
 
 def _room(case: Case, bench: Bench) -> int | None:

@@ -9,6 +9,7 @@ METHODS: dict[str, str] = {
     "gold": "soft2hard.eval.methods.reference_points:GoldInstruction",
     "none": "soft2hard.eval.methods.reference_points:NoPrompt",
     "few-shot": "soft2hard.eval.methods.reference_points:FewShot",
+    "few-shot-influence": "soft2hard.eval.methods.influence:InfluentialFewShot",
     "induction": "soft2hard.eval.methods.instruction_induction:InstructionInduction",
     "gepa": "soft2hard.eval.methods.gepa:Gepa",
     "mipro": "soft2hard.eval.methods.mipro:Mipro",

@@ -4,6 +4,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
 from random import Random
 from statistics import fmean
 
@@ -93,11 +95,42 @@ def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bo
     return encode
 
 
+MAUVE_FROM = 100
+"""Texts of either kind from which on distributions are compared."""
+
+
 def shuffled_words(text: str, seed: int = 0) -> str:
     """The words of a text, split at white space, in random order."""
     words = text.split()
     Random(f"{seed}/{text}").shuffle(words)
     return " ".join(words)
+
+
+def mauve(texts: Sequence[str], natural: Sequence[str], encoder: Encoder, n_seeds: int = 5) -> float | None:
+    """How alike two sets of texts are as distributions (MAUVE, Pillutla et al. 2021, arXiv 2102.01454), 0 to 1.
+
+    It is the area under the curve of the two divergences from their mixtures, over clusters of the texts' embeddings,
+    with the published settings: a tenth as many clusters as there are texts of the smaller set, scale 5. The mean over
+    `n_seeds` clusterings. It says whether texts are of the kind of the natural ones, not whether each is right.
+
+    None where a set has less than `MAUVE_FROM` texts with an embedding. Raises UserError where the package is missing.
+    """
+    if not has_mauve():
+        raise UserError("MAUVE needs a package of its own.", "Run pip install 'soft2hard[mauve]'.")
+    if min(len(texts), len(natural)) < MAUVE_FROM:
+        return None
+    from mauve.compute_mauve import compute_mauve
+
+    ours, theirs = (found[np.isfinite(found).all(1)] for found in (encoder(texts), encoder(natural)))
+    if min(len(ours), len(theirs)) < MAUVE_FROM:
+        return None
+    measure = partial(compute_mauve, p_features=ours, q_features=theirs, verbose=False)
+    return fmean(float(measure(seed=seed).mauve) for seed in range(n_seeds))
+
+
+def has_mauve() -> bool:
+    """Whether the package is installed."""
+    return find_spec("mauve") is not None
 
 
 def reference_points(

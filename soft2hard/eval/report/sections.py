@@ -47,6 +47,7 @@ def contents(run: Run, comparisons: Sequence[Comparison], transfers: Sequence["T
         _calibration(run),
         searches.curves(run),
         _style(run, found),
+        _kinds(run),
         _certificate(run),
         _transfer(run, transfers),
         _failures(run),
@@ -170,6 +171,22 @@ def _style(run: Run, found: Found) -> Section | None:
         "and the sentences as they are.",
         [Table(["method", *(figure.title for figure in shown)], rows)],
         [charts.scatter("Joint score by perplexity of the prompt", drawn, axes, methods, log_x=True)] if drawn else [],
+    )
+
+
+def _kinds(run: Run) -> Section | None:
+    """Whether a method's prompts are of the kind of what people write, all of them together."""
+    if not run.record.mauve:
+        return None
+    ordered = sorted(run.record.mauve.items(), key=lambda one: -one[1]["mauve"])
+    rows = [[name, int(of["texts"]), of["mauve"]] for name, of in ordered]
+    return Section(
+        "Kind of text",
+        "MAUVE (arXiv 2102.01454): how alike a method's prompts, over all tasks and seeds, and the phrasings that "
+        "people wrote for these tasks are as two distributions of texts, 0 to 1, by the reference LM's last hidden states. It "
+        "says whether prompts are of the same kind, not whether each is right; one half of the phrasings against the "
+        "other shows what can be reached with so many texts.",
+        [Table(["texts", "how many", "MAUVE"], rows)],
     )
 
 
