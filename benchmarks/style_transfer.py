@@ -53,16 +53,16 @@ def style_task(category: str, label: str, n_labelled: int = 200) -> StyleTask:
     """Lists with words of a category, which are to be written with a label word in their place."""
     rng = Random(f"{category} as {label}")
     pairs: dict[str, str] = {}
-    while len(pairs) < 2 * n_labelled + 48:
+    while len(pairs) < 2 * n_labelled + 136:
         length = rng.choice((3, 4))
         words = word_list(rng, (category,), rng.choice((1, 1, 2)), length)
         pairs[" ".join(words)] = " ".join(label if CATEGORY_OF[word] == category else word for word in words)
     examples = [Example(*pair) for pair in pairs.items()]
-    labelled = [Example(e.input, category) for e in examples[48 : 48 + n_labelled]]
-    labelled += [Example(e.output, label) for e in examples[48 + n_labelled :]]
+    labelled = [Example(e.input, category) for e in examples[136 : 136 + n_labelled]]
+    labelled += [Example(e.output, label) for e in examples[136 + n_labelled :]]
     return StyleTask(
         f"{category} as {label}", "style", f"Replace the {PLURALS[category]} with {label}.", (), tuple(examples[:16]),
-        tuple(examples[16:24]), tuple(examples[24:48]), None, "rougeL", category, label, tuple(labelled),
+        tuple(examples[16:40]), tuple(examples[40:136]), None, "rougeL", category, label, tuple(labelled),
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ class Settings(NamedTuple):
         """PIN, or RLPrompt, at settings for a small vocabulary and few steps."""
         options = {"n_tokens": self.n_tokens, "steps": self.steps, "batch": 16, "hidden": 256, "polyak": 0.1}
         options |= {"reward": "style", "sentences": 4, "fixed_sentences": True, "bootstraps": 1, "eval_every": 10}
-        options |= {"keep": 8, "warm_up": self.warm_up, "mutate": self.mutate}
+        options |= {"keep": 24, "warm_up": self.warm_up, "mutate": self.mutate}
         if name == "rlprompt":
             return RLPrompt(**options, lr=6e-3, reward_scale=15.0, clip=50.0)
         # No filter: at the first place the policy LM's likeliest tokens leave out "Replace".

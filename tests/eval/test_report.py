@@ -285,7 +285,8 @@ def searched(prompt: str, steps: list[int], scores: list[float], perplexities: l
 
 def test_kinds_of_text_stand_in_the_order_of_their_mauve(tmp_path: Path):
     """105 gold instructions of the lexical world are of the kind of its phrasings; their shuffled words are not."""
-    config = "tasks: {dod: lexical, n: 105, n_test: 1, n_validation: 1, n_train: 8}\ntuning: {steps: 1}\nseeds: [0]\nmethods: [none, gold]\n"
+    tasks = "tasks: {dod: lexical, n: 105, n_test: 1, n_validation: 1, n_train: 8}"
+    config = f"{tasks}\ntuning: {{steps: 1}}\nseeds: [0]\nmethods: [none, gold]\n"
     (tmp_path / "gold.yaml").write_text(config)
     done = command_line.run("evaluate", tmp_path / "gold.yaml", "-o", tmp_path / "run")
     assert done.exit_code == 0, done.stderr
