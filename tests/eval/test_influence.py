@@ -1,10 +1,12 @@
 """Influence of training examples on a soft prompt: its definition, and examples that are known to be wrong."""
 
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+import yaml
 
 from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.settings import Tuning
@@ -12,12 +14,14 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.influence import InfluentialFewShot, influences
+from soft2hard.eval.report import load_run
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from tests import tiny_models
+from tests import command_line, tiny_models
 from tests.oracles import held_out_tasks
+from tests.paths import ROOT
 from tests.tiny_models import WORDS
 
 
@@ -87,3 +91,21 @@ def test_a_soft_prompt_of_another_subject_fails_its_case_alone():
     cases = [Case(tiny_task(), SoftPrompt(torch.zeros(2, 5))), Case(tiny_task(), tiny_prompt())]
     wide, own = method.run(cases, Bench(subject))
     assert "5 wide" in wide.failure and own.failure is None
+
+
+def test_the_recipe_sets_both_ends_of_the_order_beside_examples_drawn_at_random(tmp_path: Path):
+    settings = yaml.safe_load((ROOT / "recipes" / "influence.yaml").read_text())
+    settings["tasks"] |= {"n": 2, "n_test": 4, "n_train": 24}
+    settings["tuning"] |= {"steps": 2}
+    settings["methods"] = settings["methods"][:5]  # without the translator, which has tests of its own
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    done = command_line.run("evaluate", tmp_path / "tiny.yaml", "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    by_method = load_run(tmp_path / "run").by_method
+    shown = {
+        name: [one["influence"] for row in by_method[name] for one in row.trace["shown"]]
+        for name in by_method
+        if name.endswith("influential")
+    }
+    assert len(shown["most influential"]) == len(shown["least influential"]) == 16
+    assert min(shown["most influential"][:8]) > max(shown["least influential"][:8])

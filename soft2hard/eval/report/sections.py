@@ -184,8 +184,8 @@ def _kinds(run: Run) -> Section | None:
         "Kind of text",
         "MAUVE (arXiv 2102.01454): how alike a method's prompts, over all tasks and seeds, and the phrasings that "
         "people wrote for these tasks are as two distributions of texts, 0 to 1, by the reference LM's last hidden "
-        "states. It says whether prompts are of the same kind, not whether each is right; one half of the phrasings against the "
-        "other shows what can be reached with so many texts.",
+        "states. It says whether prompts are of the same kind, not whether each is right; one half of the phrasings "
+        "against the other shows what can be reached with so many texts.",
         [Table(["texts", "how many", "MAUVE"], rows)],
     )
 
