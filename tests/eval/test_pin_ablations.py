@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from soft2hard.eval.config import read_config
 from soft2hard.eval.report import load_run
 from soft2hard.eval.report.ablations import ablations
 from tests.command_line import run
@@ -31,3 +32,10 @@ def test_the_recipe_of_ablations_runs_and_its_report_draws_the_score_by_every_op
     assert curves["reverse"] == (0, 0.5, 1)
     page = (tmp_path / "run" / "report.html").read_text()
     assert all(f"Score of pin by {option}" in page for option in curves)
+
+
+def test_the_recipe_has_policies_of_three_sizes_all_else_being_the_same():
+    [searches] = [read_config(RECIPE, "policies").methods]
+    options = [dict(method.options) for method in searches]
+    assert [o.pop("policy", None) for o in options] == [None, "reference", "smollm2"]
+    assert options[0] == options[1] == options[2]
