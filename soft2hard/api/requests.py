@@ -147,10 +147,11 @@ def make_request(
 ) -> Request:
     """One input under one prompt, laid out by the same template as on the subject.
 
-    The text is `prompt`, then the body (`"\\nInput: ...\\nOutput:"`), as one user message or as a plain prompt; there
-    is no system message. Repeats differ by `seed + repeat`, unless the parameters take the seed out (a value of None).
+    The text is `prompt`, then the body (`"\\nInput: ...\\nOutput:"`), or the input first where the template has it so,
+    as one user message or as a plain prompt; there is no system message. Repeats differ by `seed + repeat`, unless the
+    parameters take the seed out (a value of None).
     """
-    text = (prompt or "") + template.body_text(input, "hard" if prompt else "none")
+    text = template.query_text(prompt, input)
     return text_request(model, text, {"seed": seed + repeat, **parameters}, repeat)
 
 

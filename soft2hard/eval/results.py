@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import save_file
@@ -19,7 +20,14 @@ from soft2hard.eval.cases import kind_of
 from soft2hard.eval.methods.base import Bench, Case, Outcome
 from soft2hard.eval.metrics.descriptions import BestReadings, keyword_scores
 from soft2hard.eval.metrics.measurement import Comparison, Measurement, measure
-from soft2hard.eval.metrics.scrutability import has_mauve, mauve, perplexities, shuffled_words, subject_encoder
+from soft2hard.eval.metrics.scrutability import (
+    MAUVE_OF,
+    has_mauve,
+    mauve,
+    perplexities,
+    shuffled_words,
+    subject_encoder,
+)
 from soft2hard.eval.metrics.style import StyleScores
 from soft2hard.eval.metrics.text import class_rate, closest_text, exact_task, overlap, rouge
 from soft2hard.eval.rewriting import Styling, has_room
@@ -176,26 +184,34 @@ def style_points(
 def mauve_points(
     rows: Sequence[ResultRow], cases: Mapping[int, Sequence[Case]], reference: Subject | None
 ) -> dict[str, dict[str, float]]:
-    """MAUVE of each method's hard prompts, over tasks and seeds, with the phrasings that people wrote for the tasks.
+    """MAUVE of each method's distinct hard prompts with the phrasings that come with the tasks, its own left out.
 
-    Likewise of one half of these with the other, and of their words in random order: what can be reached, and what is
-    poor.
-
-    Each with its number of `texts`; empty where there are too few, and without a reference LM or the package.
+    Likewise of one half of the phrasings with the other, and of the first half with their words in random order: what
+    natural texts reach, and what is poor. All compare the same number of texts. Each with the number of its `texts`;
+    empty where there are too few, and without a reference LM or the package.
     """
     if reference is None or not has_mauve():
         return {}
-    of_any_seed = next(iter(cases.values()))
-    natural = list(dict.fromkeys(text for c in of_any_seed if c.task.instruction for text in c.task.phrasings))
+    tasks = {c.task.name: c.task for of_seed in cases.values() for c in of_seed if c.task.instruction}
+    natural = list(dict.fromkeys(text for task in tasks.values() for text in task.phrasings))
     Random(0).shuffle(natural)  # for the halves
-    asked = {
+    half = len(natural) // 2
+    sets = {
         label: [r.prompt for r in rows if r.method == label and r.prompt] for label in {r.method: None for r in rows}
     }
-    encoder = subject_encoder(reference, unread=True)
-    found = {label: (len(texts), mauve(texts, natural, encoder)) for label, texts in asked.items()}
-    found[HALVES] = (len(natural[::2]), mauve(natural[::2], natural[1::2], encoder))
-    found[SHUFFLED] = (len(natural), mauve([shuffled_words(text) for text in natural], natural, encoder))
-    return {name: {"texts": float(n), "mauve": value} for name, (n, value) in found.items() if value is not None}
+    sets |= {HALVES: natural[:half], SHUFFLED: [shuffled_words(text) for text in natural[:half]]}
+    every = sorted({text for texts in (natural, *sets.values()) for text in texts})
+    embedded = dict(zip(every, subject_encoder(reference, unread=True)(every), strict=True)) if every else {}
+    embedded = {text: vector for text, vector in embedded.items() if np.isfinite(vector).all()}
+    found: dict[str, dict[str, float]] = {}
+    for name, texts in sets.items():
+        ours = [text for text in dict.fromkeys(texts) if text in embedded]
+        others = natural[half:] if name in (HALVES, SHUFFLED) else natural
+        theirs = [text for text in others if text in embedded and text not in set(ours)]
+        if min(len(ours), len(theirs)) >= MAUVE_OF:
+            both = (np.stack([embedded[text] for text in some]) for some in (ours, theirs))
+            found[name] = {"texts": float(len(ours)), "mauve": mauve(*both)}
+    return found
 
 
 HALVES, SHUFFLED = "phrasings, half against half", "phrasings, words shuffled"

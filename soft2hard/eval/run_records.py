@@ -173,7 +173,7 @@ class RunRecord:
     """Content, style, fluency and joint score of texts that no prompt made, over style-transfer tasks and seeds:
     the human references, and the sentences unchanged. Empty without such, and while the run is unfinished."""
     mauve: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By method the number of its hard `texts` and their `mauve` with the phrasings that people wrote, over tasks and
-    seeds; and likewise of these phrasings themselves. Empty with fewer than 100 texts, without a reference LM or the
-    package, and while the run is unfinished."""
+    """By method the number of its distinct hard `texts` and their `mauve` with the phrasings that come with the tasks;
+    and likewise of these phrasings themselves. Empty with fewer than 100 texts, without a reference LM or the package,
+    and while the run is unfinished."""
     schema_version: int = SCHEMA_VERSION

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -113,8 +114,15 @@ def _auto_class(config: PreTrainedConfig) -> type:
     """The class that reads a model: the masked one where its own is one, for RoBERTa and others may be causal too."""
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    is_masked = any(map(is_masked_class, config.architectures or ()))
-    return AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
+    return AutoModelForMaskedLM if is_masked_config(config) else AutoModelForCausalLM
+
+
+def is_masked_config(config: PreTrainedConfig) -> bool:
+    """Whether a model is a masked LM, by its class, or by its type where the configuration names no class."""
+    if config.architectures:
+        return any(map(is_masked_class, config.architectures))
+    of_type = MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(config.model_type, "")
+    return is_masked_class(of_type) and not getattr(config, "is_decoder", False)
 
 
 def is_gguf(name_or_path: str) -> bool:

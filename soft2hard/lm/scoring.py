@@ -265,7 +265,7 @@ class RepeatedRows:
         return torch.cat(rows)
 
     def _masked(self, example: EncodedExample) -> list[int]:
-        return [self.model.mask_id] * len(example.output) + (example.after or [])
+        return [self.model.mask_id] * len(example.output) + example.after
 
     def _encoder_decoder(
         self, prompts: list[Tensor], examples: list[EncodedExample]
@@ -283,12 +283,14 @@ class RepeatedRows:
         """What stands before each prompt, the prompt and the text after it, end to end, padded on the right, and the
         mask of real tokens."""
         device, dtype = self.model.device, self.model.dtype
-        embed = lambda ids: self.model.embed(torch.tensor(ids, dtype=torch.long, device=device))  # noqa: E731
         rows = [
-            torch.cat([embed(example.before), prompt.to(device=device, dtype=dtype), embed(text)])
+            torch.cat([self._embedded(example.before), prompt.to(device=device, dtype=dtype), self._embedded(text)])
             for prompt, example, text in zip(prompts, examples, texts, strict=True)
         ]
         return pad_rows(rows, "right")
+
+    def _embedded(self, ids: list[int]) -> Float[Tensor, "n d_model"]:
+        return self.model.embed(torch.tensor(ids, dtype=torch.long, device=self.model.device))
 
 
 @torch.no_grad()

@@ -135,8 +135,7 @@ class SequenceEncoder:
     @cached_property
     def _after(self) -> list[int]:
         """What a masked LM reads behind the output."""
-        ending = next((stop for stop in self.template.stops if stop.strip()), "")
-        return self.text(ending) + self.around[1]
+        return self.text(self.template.output_suffix) + self.around[1]
 
     def _end(self) -> int:
         tokenizer = self.tokenizer

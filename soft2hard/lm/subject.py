@@ -54,7 +54,7 @@ BATCH_TOKENS = Loading.batch_tokens
 
 @dataclass(frozen=True)
 class TargetScore:
-    """How likely a subject finds the output of a query, EOS included."""
+    """How likely a subject finds the output of a query, EOS included; a masked LM has no EOS to find."""
 
     log_likelihood: float
     """Sum over the output's tokens of log p(token | everything before it), in nats."""
@@ -275,6 +275,10 @@ class Subject:
         """The vectors the model reads for these tokens."""
         return self._lm.embed(ids)
 
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a hard prompt, as it stands in its place in the template."""
+        return self._encoder.text(self.template.hard_text(text))
+
     def embed_text(self, text: str) -> Float[Tensor, "n d_model"]:
         """The vectors the model reads for a text, without special tokens."""
         return self._embed_list(self._encoder.text(text))
@@ -300,7 +304,8 @@ class Subject:
         return self._embed_list(self._encoder.lead(kind))
 
     def prompt_embeddings(self, prompt: Prompt) -> Float[Tensor, "n d_model"]:
-        """All that comes before the body: leading tokens and opening as the template has them, and the prompt.
+        """All that comes before the body: leading tokens and opening as the template has them, and the prompt. Where
+        the input comes first, the prompt alone.
 
         Raises UserError for a soft prompt of another subject.
         """
@@ -309,7 +314,7 @@ class Subject:
             self.check(prompt)
             factor = self.embedding_scale / prompt.scale if self._lm.scale_has_moved else 1.0
             return torch.cat([lead, (prompt.embeddings * factor if factor != 1.0 else prompt.embeddings).to(lead)])
-        return torch.cat([lead, self.embed_text(self.template.hard_text(prompt or ""))])
+        return torch.cat([lead, self._embed_list(self.prompt_ids(prompt or ""))])
 
     def prompts_first(self) -> "Subject":
         """This subject with prompts before inputs, so that what comes before a prompt or a text is what begins a
@@ -371,7 +376,7 @@ class Subject:
 
     @torch.no_grad()
     def target_scores(self, queries: Rows[Query], batch_tokens: int | None = None) -> list[TargetScore]:
-        """How likely each query's output is, EOS included.
+        """How likely each query's output is, EOS included but for masked LMs.
 
         Raises UserError for a query without output, longer than the context, or with another subject's soft prompt,
         and where one query alone does not fit the memory.
@@ -390,7 +395,7 @@ class Subject:
     ) -> list[Float[Tensor, "n_target vocab"]]:
         """Log-probabilities, in nats and float32, over the vocabulary where each token of an output is predicted.
 
-        The last row is where EOS is. Raises UserError as `target_scores` does.
+        The last row is where EOS is, but for masked LMs, which have one row. Raises UserError as `target_scores` does.
         """
 
         def distributions(hidden: Tensor, examples: list[EncodedExample]) -> list[Tensor]:
@@ -461,7 +466,8 @@ class Subject:
 
     def output_text(self, ids: list[int]) -> str:
         """The text of an output's tokens up to its ending, stripped of white space around it."""
-        return self.template.cut(self.tokenizer.decode(ids, skip_special_tokens=True))
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip() if self.is_masked else self.template.cut(text)
 
     def generate(self, queries: Rows[Query], max_new_tokens: int = 16, batch_tokens: int | None = None) -> list[str]:
         """The text that greedy search writes for each query up to its ending, stripped of white space around it.

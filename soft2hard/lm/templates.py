@@ -99,7 +99,7 @@ def template_of_prompts(
             template = _recorded(soft_prompt.template, asked, chosen, has_leading)
         else:
             template = _implied(soft_prompt, asked, chosen, has_leading)
-        if found and not (template.frames_alike(found, has_leading) and set(template.stops) == set(found.stops)):
+        if found and not (template.frames_alike(found, has_leading) and _ends(template) == _ends(found)):
             raise UserError(
                 "The soft prompts were tuned under different templates.", "Give those of one template at a time."
             )
@@ -107,10 +107,14 @@ def template_of_prompts(
     return found
 
 
+def _ends(template: Template) -> tuple[frozenset[str], str]:
+    return frozenset(template.stops), template.output_suffix
+
+
 def _recorded(own: Template, asked: TemplateChoice | Template | None, chosen: Template, has_leading: bool) -> Template:
     if asked is None:
         return own
-    wanted = replace(chosen, place=asked.place or own.place, stops=own.stops)
+    wanted = replace(chosen, place=asked.place or own.place, stops=own.stops, output_suffix=own.output_suffix)
     if not wanted.frames_alike(own, has_leading):
         raise UserError(
             "The soft prompt was tuned under another template than the one asked for.",

@@ -18,6 +18,7 @@ from soft2hard.data_gen.tuning import START_FILE
 from soft2hard.data_gen.world.training import make_world
 from soft2hard.errors import UserError, first_line
 from soft2hard.eval.calibration import calibrate_saved
+from soft2hard.lm.loading import is_masked_config
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.recipe import Recipe, TranslatorSettings
@@ -147,9 +148,12 @@ class TranslatorStage(Stage):
         if self.recipe.makes(name):
             return  # every subject of a world is a causal LM
         config = AutoConfig.from_pretrained(self.path_of("subject", name), trust_remote_code=False, **reading)
-        if config.is_encoder_decoder and design.architecture == "causal-lora":
+        kind = (
+            "an encoder-decoder" if config.is_encoder_decoder else "a masked LM" if is_masked_config(config) else None
+        )
+        if kind and design.architecture == "causal-lora":
             raise UserError(
-                f"{of}: '{name}' is an encoder-decoder, and a translator of causal-lora writes with a causal LM.",
+                f"{of}: '{name}' is {kind}, and a translator of causal-lora writes with a causal LM.",
                 "Name a causal LM as base, or choose the architecture encoder-decoder.",
             )
         if not config.is_encoder_decoder and design.architecture != "causal-lora":

@@ -278,6 +278,8 @@ The virtual tokens were tuned before exactly this text.{remark}
 
 def _how_to_call(template: Template | None, base_model: str, with_bos: bool, task_type: str) -> str:
     template = template or Template()
+    if template.input_first:
+        raise UserError("PEFT knows no virtual tokens behind the input.", "Save the soft prompt as safetensors.")
     seq2seq = task_type == "SEQ_2_SEQ_LM"
     return _README.format(
         base=base_model,

@@ -46,7 +46,7 @@ class Template:
     input comes first (arXiv 2205.12548 and 2407.14733 have it so), a subject reads ``[leading] opening "Input: {input}"
     separator [prompt] "\nOutput:" output``; white space before the prompt is then part of a hard prompt's first token.
     An encoder-decoder subject reads all but the output in its encoder and writes the output with its decoder. A masked
-    one reads a mask in the place of the output, and behind it the first ending that is no white space.
+    one reads a mask in the place of the output, and ``output_suffix`` behind it.
 
     Prompt, body and output are tokenised one by one and their token ids joined, so that the ids of an output never
     depend on the prompt, and those of a body on its kind alone.
@@ -75,6 +75,8 @@ class Template:
     """Place of the virtual tokens of a soft prompt."""
     input_first: bool = False
     """Whether a prompt, soft or hard, stands between input and output instead of before the input."""
+    output_suffix: str = ""
+    """What a masked LM, which sees both sides, reads behind the output."""
 
     def __post_init__(self) -> None:
         if self.input_first and self.place == "first":
@@ -88,6 +90,12 @@ class Template:
     def body_text(self, input: str, kind: Kind) -> str:
         """The text around one input, beginning with what separates it from a prompt of this kind."""
         return f"{self.lead_of(kind)}{self.input_prefix}{input}{self.output_prefix}"
+
+    def query_text(self, prompt: str | None, input: str) -> str:
+        """A hard prompt or none, and one input, as one text: what is read but for leading tokens and opening."""
+        if not self.input_first:
+            return (prompt or "") + self.body_text(input, "hard" if prompt else "none")
+        return f"{self.input_prefix}{input}{self.separator if prompt else ''}{prompt or ''}{self.output_prefix}"
 
     def lead_of(self, kind: Kind) -> str:
         """The text between a prompt of this kind and the body."""
@@ -115,17 +123,21 @@ class Template:
         Each example is written exactly as a query without a prompt and its output would be. The separator that will
         stand behind the prompt, where it ends a block separator (a chat turn's opening), is left to the query.
         """
-        if self.input_first:
-            raise UserError(
-                "Solved examples stand before the input, and this template has the prompt behind it.",
-                "Use a template with {prompt} before {input}, or leave methods with examples out.",
-            )
+        self.check_shows()
         blocks = [self.body_text(example.input, "none") + self.output_text(example.output) for example in examples]
         between = self.separator if self.block_separator is None else self.block_separator
         shown = between.join(blocks)
         if blocks and self.block_separator is not None:
             shown += between.removesuffix(self.separator)
         return self.separator.join([instruction, shown] if instruction else [shown])
+
+    def check_shows(self) -> None:
+        """Raise UserError where solved examples have no place in a prompt."""
+        if self.input_first:
+            raise UserError(
+                "Solved examples stand before the input, and this template has the prompt behind it.",
+                "Use a template with {prompt} before {input}, or leave out what shows examples.",
+            )
 
     def prompt_text(self, instruction: str, examples: Sequence[InputOutput] = ()) -> str:
         """An instruction as a hard prompt: alone, or with solved examples behind it."""
@@ -142,7 +154,8 @@ class Template:
         inside = [stop for stop in self.stops if any(stop in text for text in texts)]
         if not inside:
             return self
-        following = f"{self.separator}{self.input_prefix}".rstrip()
+        between = "\n" if self.input_first else self.separator
+        following = f"{between}{self.input_prefix}".rstrip()
         ends = [stop for stop in (*self.stops, following) if stop and not any(stop in text for text in texts)]
         return replace(self, stops=tuple(dict.fromkeys(ends)))
 
@@ -262,6 +275,7 @@ def _of_string(text: str) -> TemplateChoice:
         soft_separator="",
         stops=(found["ending"] or "\n",),
         input_first=is_behind,
+        output_suffix=found["ending"] or "",
     )
     begun = is_behind or (found["prompt"] and (found["bos"] or found["opening"]))
     place: Place | None = "first" if found["first"] else "after" if begun else None

@@ -46,10 +46,12 @@ def invented_inputs(
     """Up to `n_probes` distinct inputs for each list of prompts, which take turns, sampled from the subject itself.
 
     The subject reads a prompt and the template up to where an input stands, and writes until the template's next
-    part begins. Encoder-decoder and masked subjects do not continue their input, so they give none; neither does a
-    subject that never closes its input. What is drawn for a list depends on the seed and on its prompts alone.
+    part begins. Where the input comes first it reads no prompt, and none are invented where nothing stands before it.
+    Encoder-decoder and masked subjects do not continue their input, so they give none; neither does a subject that
+    never closes its input. What is drawn for a list depends on the seed and on its prompts alone.
     """
-    if not subject.continues_text:
+    reads_nothing = subject.template.input_first and not len(subject.begun_embeddings(None))
+    if not subject.continues_text or reads_nothing:
         return [[] for _ in prompts]
     found: list[dict[str, None]] = [{} for _ in prompts]
     numbers = [own_uniforms(_TRIES * n_probes, MAX_INPUT_TOKENS, seed, *of_list) for of_list in prompts]
@@ -81,7 +83,8 @@ class Closing:
     def __init__(self, subject: Subject):
         self._tokenizer = subject.tokenizer
         template = subject.template
-        after = template.output_prefix.strip() or (template.stops[0] if template.stops else "")
+        after = template.separator.strip() if template.input_first else ""
+        after = after or template.output_prefix.strip() or (template.stops[0] if template.stops else "")
         # Some tokenizers do not give back the very same text: "Output:" may become "Output :".
         ids = subject.tokenizer.encode(after, add_special_tokens=False) or subject.eos_ids[:1]
         self._special = ids[0] if ids[0] in subject.tokenizer.all_special_ids else None

@@ -159,6 +159,8 @@ def translate(
         if translator is not None:
             translator.bind(subject)
         subject = subject.for_prompts(prompts)
+        if config.demonstrations:
+            subject.template.check_shows()
         for prompt in prompts:
             subject.check(prompt)
     if translator is not None and translator.card.reads != "vectors" and helpers.read is None:

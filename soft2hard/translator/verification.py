@@ -219,7 +219,8 @@ class Verifier:
     def swaps(self, texts: Sequence[str], probes: Probes) -> list[Float[Tensor, "n_ids vocab"]]:
         """For each text, how the summed KL(soft || text) would change, in nats, were a token replaced by another.
 
-        To first order: the change of the vector times the gradient (HotFlip, Ebrahimi et al., arXiv 1712.06751).
+        To first order: the change of the vector times the gradient (HotFlip, Ebrahimi et al., arXiv 1712.06751). Tokens
+        are those of the text by itself.
         """
         examples = self._examples(probes.inputs, probes.ids, "hard")
         scorer, table = self.subject.scorer, self.subject.embedding
@@ -254,7 +255,7 @@ class Verifier:
     def _outputs(self, rows: Sequence[list[int]], limit: int) -> list["_Output"]:
         """What was written, up to where it ends or goes round."""
         texts = [self.subject.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-        cut = [self.subject.template.cut(text) for text in texts]
+        cut = [self.subject.output_text(row) for row in rows]
         ended = [len(r) < limit or c != t.strip() for r, c, t in zip(rows, cut, texts, strict=True)]
         kept = _without_rounds(cut, ended)
         return [
@@ -264,6 +265,8 @@ class Verifier:
 
     def _ids(self, row: list[int], text: str, ended: bool) -> tuple[int, ...]:
         """The tokens of an output as they were written; tokenised again where a token reaches beyond its text."""
+        if self.subject.is_masked:
+            return tuple(row)  # one token, which nothing cuts
         decode = self.subject.tokenizer.decode
         own = (row[:n] for n in range(len(row), -1, -1) if decode(row[:n], skip_special_tokens=True).strip() == text)
         ids = next(own, None)

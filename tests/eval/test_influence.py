@@ -12,6 +12,7 @@ from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning.tuner import Tuner
+from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case
 from soft2hard.eval.methods.influence import InfluentialFewShot, influences
 from soft2hard.eval.report import load_run
@@ -74,16 +75,34 @@ def test_wrong_examples_are_the_least_influential_of_a_tuned_soft_prompt():
     assert len(lowest & set(wrong)) >= 6
 
 
-@pytest.mark.parametrize("rank", ["most", "least"])
-def test_the_prompt_shows_the_examples_at_one_end_of_the_order(rank: str):
+@pytest.mark.parametrize("rank", ["most", "least", "opposed"])
+def test_the_prompt_shows_the_examples_that_the_rank_asks_for(rank: str):
     subject, task = tiny_models.subject("llama"), tiny_task()
     method = InfluentialFewShot(k=3, rank=rank)
     (outcome,) = method.run([Case(task, tiny_prompt())], Bench(subject))
-    order = influences(subject, tiny_prompt(), task).argsort(descending=rank == "most")[:3].tolist()
+    found = influences(subject, tiny_prompt(), task)
+    by_rank = {"most": -found, "least": found.abs(), "opposed": found}[rank]
     shown = [block.split("\n")[0].strip() for block in outcome.prompt.split("Input: ")[1:]]
-    assert sorted(shown) == sorted(task.train[i].input for i in order)
+    assert sorted(shown) == sorted(task.train[i].input for i in by_rank.argsort()[:3].tolist())
     assert [one["input"] for one in outcome.trace["shown"]] == shown
     assert outcome.cost.model_calls == len(task.train) + len(task.validation)
+    assert outcome.cost.tokens > 0 and outcome.cost.seconds > 0
+
+
+def test_gemmas_scale_in_a_soft_prompts_vectors_changes_no_influence():
+    """Vectors with the factor of the embeddings in them, and the same without, are read alike."""
+    subject, task = tiny_models.subject("gemma"), tiny_task()
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    scale = subject.embedding_scale
+    with_it, without = SoftPrompt(vectors * scale, scale=scale), SoftPrompt(vectors, scale=1.0)
+    torch.testing.assert_close(influences(subject, with_it, task), influences(subject, without, task))
+
+
+def test_a_template_without_a_place_for_examples_is_refused_before_anything_runs():
+    tiny = tiny_models.subject("llama")
+    behind = Subject(tiny.model, tiny.tokenizer, name="tiny", template="{input} {prompt} {output}")
+    with pytest.raises(UserError, match="has the prompt behind it"):
+        InfluentialFewShot().check(Bench(behind))
 
 
 def test_a_soft_prompt_of_another_subject_fails_its_case_alone():
@@ -97,7 +116,7 @@ def test_the_recipe_sets_both_ends_of_the_order_beside_examples_drawn_at_random(
     settings = yaml.safe_load((ROOT / "recipes" / "influence.yaml").read_text())
     settings["tasks"] |= {"n": 2, "n_test": 4, "n_train": 24}
     settings["tuning"] |= {"steps": 2}
-    settings["methods"] = settings["methods"][:5]  # without the translator, which has tests of its own
+    settings["methods"] = settings["methods"][:6]  # without the translator, which has tests of its own
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
     done = command_line.run("evaluate", tmp_path / "tiny.yaml", "-o", tmp_path / "run")
     assert done.exit_code == 0, done.stderr
@@ -105,7 +124,9 @@ def test_the_recipe_sets_both_ends_of_the_order_beside_examples_drawn_at_random(
     shown = {
         name: [one["influence"] for row in by_method[name] for one in row.trace["shown"]]
         for name in by_method
-        if name.endswith("influential")
+        if "shown" in by_method[name][0].trace
     }
-    assert len(shown["most influential"]) == len(shown["least influential"]) == 16
-    assert min(shown["most influential"][:8]) > max(shown["least influential"][:8])
+    assert {name: len(values) for name, values in shown.items()} == dict.fromkeys(
+        ("most influential", "least influential", "opposed"), 16
+    )
+    assert min(shown["most influential"][:8]) > max(shown["opposed"][:8])

@@ -1,19 +1,28 @@
 """Masked language models as subjects, and prompts behind the input: the numbers are those of the model's own logits."""
 
+import json
+
 import pytest
 import torch
+from transformers import AddedToken
 
+from soft2hard.api.requests import ApiModel, make_request
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
+from soft2hard.eval.methods.base import Bench, Case
+from soft2hard.eval.methods.pez import Pez
 from soft2hard.eval.metrics.measurement import Comparison, measure
+from soft2hard.eval.transfer.exporting import Prompt
+from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import read_template
+from soft2hard.translator.probing import Closing, invented_inputs
 from soft2hard.translator.translate import TranslateConfig, translate
 from soft2hard.translator.verification import Verifier
-from tests import tiny_models
+from tests import tiny_models, tiny_tokenizers
 
 BEHIND = "{input} {prompt} two {output} three"
 CAUSAL = "{input} {prompt} two {output}"
@@ -189,3 +198,118 @@ def test_spaces_before_a_prompt_behind_the_input_are_part_of_it():
     assert template.hard_text("Great") == " Great"
     assert template.hard_text(" Great") == " Great"
     assert template.hard_text("") == ""
+
+
+# --- byte-level BPE, where a leading space is part of a token -------------------------------------
+
+
+def with_bpe(architecture: str) -> Subject:
+    words = tiny_tokenizers.tokenizer("gpt2", [f"{' '.join(tiny_models.WORDS)} great . It was"] * 9, vocab_size=440)
+    template = "{input} It was {prompt} {output} ."
+    if architecture in tiny_models.MASKED:
+        mask = AddedToken("<mask>", lstrip=True, special=True)  # as RoBERTa's
+        words.add_special_tokens({"mask_token": mask, "sep_token": "</s>"})
+    return Subject(tiny_models.model(architecture, vocab_size=len(words)), words, name="tiny", template=template)
+
+
+def test_a_text_behind_the_input_is_tokenised_as_in_the_whole_text():
+    lm = with_bpe("roberta")
+    query = Query("big fish", "red cat", "great")
+    own = logits(lm, "red cat It was big fish <mask> .").log_softmax(-1)
+    [token] = lm.tokenizer(" great", add_special_tokens=False)["input_ids"]
+    assert lm.target_scores([query])[0].log_likelihood == pytest.approx(own[token].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
+def test_pez_judges_a_text_behind_the_input_as_it_is_measured(architecture: str):
+    lm = with_bpe(architecture)
+    examples = tuple(Example(word, "great" if i % 2 else "cat") for i, word in enumerate(tiny_models.WORDS[5:17]))
+    task = Task("t", "f", "", (), examples[:8], examples[8:], (), None, "exact_match")
+    search = Pez(n_tokens=3, steps=6, batch_size=4, eval_every=2)
+    (outcome,) = search.run([Case(task)], Bench(lm))
+    for point in outcome.trace["curve"]:
+        scores = lm.target_scores([Query(point["prompt"], e.input, e.output) for e in task.validation])
+        own = [-score.log_likelihood / score.n_tokens for score in scores]
+        assert point["loss"] == pytest.approx(sum(own) / len(own), rel=1e-3)
+
+
+# --- endings --------------------------------------------------------------------------------------
+
+
+def test_a_token_that_is_the_ending_is_an_answer_of_a_masked_subject():
+    """Texts under which it is as likely as under the soft prompt differ from those under which it is not."""
+    lm = subject("roberta", "{input} {prompt} two {output}three")
+    three = lm.tokenizer.convert_tokens_to_ids("three")
+    with torch.no_grad():
+        lm.model.lm_head.bias[three] += 30
+    verifier = Verifier(lm)
+    soft = SoftPrompt(lm.embed_text("red big").detach(), template=lm.template)
+    (probes,) = verifier.probe([soft], [["cat", "dog", "bird one"]])
+    assert probes.ids == ((three,),) * 3 and probes.outputs == ("three",) * 3
+    same, other = verifier.verify(["red big", "fish"], probes)
+    assert same.divergence == pytest.approx(0, abs=1e-6) and other.n_positions == 3
+    with torch.no_grad():
+        lm.model.lm_head.bias[three] -= 30
+
+
+def test_stops_and_outputs_that_hold_them_change_nothing_of_what_a_masked_subject_reads():
+    plain, stopped = (
+        subject("bert"),
+        Subject(
+            tiny_models.model("bert"),
+            tiny_models.tokenizer("bert"),
+            name="tiny",
+            template=BEHIND,
+            loading=Loading(stop=("four",)),
+        ),
+    )
+    expected = [score.log_likelihood for score in plain.target_scores(QUERIES)]
+    for other in (stopped, plain.for_outputs(["one three"])):
+        assert [score.log_likelihood for score in other.target_scores(QUERIES)] == pytest.approx(expected)
+
+
+# --- the input first: what else must know ---------------------------------------------------------
+
+
+def test_requests_and_exports_have_the_prompt_behind_the_input():
+    template = read_template("{input} It was {prompt} {output} .").template
+    assert template.query_text("PROMPT", "INPUT") == "INPUT It was PROMPT"
+    assert template.query_text(None, "INPUT") == "INPUT"
+    model = ApiModel(name="m", layout="completion", base_url="http://127.0.0.1:1/v1")
+    request = make_request(model, "PROMPT", "INPUT", {}, template=template)
+    assert request.body["prompt"] == "INPUT It was PROMPT"
+    assert Prompt("t", "PROMPT", template=template).message("INPUT") == "INPUT It was PROMPT"
+
+
+def test_inputs_are_invented_up_to_what_stands_between_input_and_prompt():
+    lm = subject("gpt2", "Input {input} : {prompt} two {output}")
+    assert Closing(lm).input(lm.tokenizer("cat dog : red two")["input_ids"]) == "cat dog"
+    nothing_before = subject("gpt2", CAUSAL)
+    assert invented_inputs(nothing_before, [["red", "big"]], 3) == [[]]
+
+
+def test_demonstrations_are_refused_before_anything_is_searched():
+    lm = subject("gpt2", CAUSAL)
+    prompt = SoftPrompt(lm.embed_text("red big").detach(), template=lm.template)
+    with pytest.raises(UserError, match="has the prompt behind it"):
+        translate(
+            [prompt], subject=lm, inputs=[["cat", "dog"]], config=TranslateConfig(propose=("search",), demonstrations=2)
+        )
+
+
+def test_an_adapter_for_peft_cannot_hold_virtual_tokens_behind_the_input(tmp_path):
+    template = read_template(CAUSAL).template
+    with pytest.raises(UserError, match="PEFT knows no virtual tokens behind the input"):
+        SoftPrompt(torch.zeros(2, 16), template=template).save_pretrained(tmp_path / "adapter", base_model="m")
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
+def test_a_folder_that_names_no_class_is_read_as_masked_where_its_type_is(tmp_path, architecture: str):
+    lm = subject(architecture)
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Subject.from_pretrained(tmp_path, template=BEHIND).is_masked

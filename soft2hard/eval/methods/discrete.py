@@ -51,6 +51,8 @@ class Vocabulary:
 
     def ids(self, text: str) -> list[int]:
         """The tokens as which the subject reads a text: often, but not always, those it was made of."""
+        if isinstance(self.subject, Subject):
+            return self.subject.prompt_ids(text)
         return list(self.subject.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def nearest(self, vectors: Float[Tensor, "*n d_model"]) -> Int[Tensor, "*n"]:

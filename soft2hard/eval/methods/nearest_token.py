@@ -1,7 +1,7 @@
 """Nearest token: each vector of a soft prompt read as the vocabulary's token whose embedding lies closest to it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -68,10 +68,13 @@ def allowed_ids(tokenizer: PreTrainedTokenizerBase, n_rows: int, vocabulary: str
     return [i for i, is_text in zip(named, readable, strict=True) if is_text]
 
 
-def as_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, bool]:
+def as_text(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], read: Callable[[str], list[int]] | None = None
+) -> tuple[str, bool]:
     """The text of some tokens that is tokenised most nearly into these tokens again; True if into these exactly.
 
-    Tokenizers clean up and drop spaces in different ways when they decode, so several joints are tried.
+    `read` says how a text is tokenised; None: by itself. Tokenizers clean up and drop spaces in different ways when
+    they decode, so several joints are tried.
     """
     wanted = list(ids)
     single = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in wanted]
@@ -83,7 +86,7 @@ def as_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str
     ]
 
     def closeness(text: str) -> float:
-        again = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        again = (read(text) if read else tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
         return 1.0 if again == wanted else SequenceMatcher(None, wanted, again, autojunk=False).ratio() - 1e-9
 
     best = max(dict.fromkeys(texts), key=closeness)  # the first of equals
@@ -91,7 +94,7 @@ def as_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str
 
 
 def _outcome(subject: Subject, ids: Int[Tensor, "n k"], distances: Float[Tensor, "n k"]) -> Outcome:
-    text, exact = as_text(subject.tokenizer, ids[:, 0].tolist())
+    text, exact = as_text(subject.tokenizer, ids[:, 0].tolist(), subject.prompt_ids)
     distinct = ids.unique().tolist()
     tokens = dict(zip(distinct, subject.tokenizer.convert_ids_to_tokens(distinct), strict=True))
     nearest = [

@@ -85,12 +85,13 @@ class FewShotOptions:
 
 @settings
 class InfluenceOptions:
-    """`k` training examples, those on which the soft prompt rests most or least by products of gradients."""
+    """`k` training examples chosen by their influence on the soft prompt, a product of gradients."""
 
     k: PositiveInt = 8
     """Examples shown; fewer where a task has fewer or the context has no room for more."""
-    rank: Literal["most", "least"] = "most"
-    """Which end of the order of influence is shown."""
+    rank: Literal["most", "least", "opposed"] = "most"
+    """most: the examples whose own steps lower the validation loss most; opposed: those whose steps raise it most, such
+    as wrong labels; least: those whose steps change it least, either way."""
 
     name = "few-shot-influence"
     source = "an open question of arXiv 2504.02144; influence as in TracIn (arXiv 2002.08484)"

@@ -34,6 +34,10 @@ class NoPrompt(NoneOptions):
 class FewShot(FewShotOptions):
     """Solved examples as text before the input."""
 
+    def check(self, bench: Bench) -> None:
+        """Raise UserError for a template without a place for examples."""
+        bench.subject.template.check_shows()
+
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """Demonstrations as one text; the trace says how many there was room for."""
         yield from (self._outcome(case, bench) for case in cases)

@@ -382,7 +382,11 @@ class _Scored:
         if self.differential is None:
             return {}
         prompt = self.plan.usable[i]
-        vectors = prompt.embeddings if isinstance(prompt, SoftPrompt) else self.subject.embed_text(prompt or "")
+        if isinstance(prompt, SoftPrompt):
+            vectors = prompt.embeddings
+        else:
+            ids = torch.tensor(self.subject.prompt_ids(prompt or ""), dtype=torch.long, device=self.subject.device)
+            vectors = self.subject.embed_ids(ids)
         squared, cosine = distance_differential(self.plan.soft_prompt.embeddings, vectors.cpu()) or (None, None)
         return {
             "kl": self._kl(i),

@@ -3,9 +3,10 @@
 """
 
 import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
-from importlib.util import find_spec
+from contextlib import contextmanager
 from random import Random
 from statistics import fmean
 
@@ -95,10 +96,6 @@ def subject_encoder(model: Subject, batch_tokens: int = BATCH_TOKENS, unread: bo
     return encode
 
 
-MAUVE_FROM = 100
-"""Texts of either kind from which on distributions are compared."""
-
-
 def shuffled_words(text: str, seed: int = 0) -> str:
     """The words of a text, split at white space, in random order."""
     words = text.split()
@@ -106,31 +103,58 @@ def shuffled_words(text: str, seed: int = 0) -> str:
     return " ".join(words)
 
 
-def mauve(texts: Sequence[str], natural: Sequence[str], encoder: Encoder, n_seeds: int = 5) -> float | None:
+def mauve(
+    ours: Float[np.ndarray, "n_ours width"], natural: Float[np.ndarray, "n_natural width"], n_draws: int = 5
+) -> float | None:
     """How alike two sets of texts are as distributions (MAUVE, Pillutla et al. 2021, arXiv 2102.01454), 0 to 1.
 
-    It is the area under the curve of the two divergences from their mixtures, over clusters of the texts' embeddings,
-    with the published settings: a tenth as many clusters as there are texts of the smaller set, scale 5. The mean over
-    `n_seeds` clusterings. It says whether texts are of the kind of the natural ones, not whether each is right.
+    It is the area under the curve of the two divergences from their mixtures, over clusters of the texts' embeddings.
+    The figure depends on how many texts there are, so always `MAUVE_OF` of either set are drawn, without replacement,
+    and put into a tenth as many clusters, with scale 5, as published; the mean over `n_draws` draws.
 
-    None where a set has less than `MAUVE_FROM` texts with an embedding. Raises UserError where the package is missing.
+    None where a set has less than `MAUVE_OF` texts. Raises UserError where the package is missing.
     """
+    if min(len(ours), len(natural)) < MAUVE_OF:
+        return None
     if not has_mauve():
         raise UserError("MAUVE needs a package of its own.", "Run pip install 'soft2hard[mauve]'.")
-    if min(len(texts), len(natural)) < MAUVE_FROM:
-        return None
     from mauve.compute_mauve import compute_mauve
 
-    ours, theirs = (found[np.isfinite(found).all(1)] for found in (encoder(texts), encoder(natural)))
-    if min(len(ours), len(theirs)) < MAUVE_FROM:
-        return None
-    measure = partial(compute_mauve, p_features=ours, q_features=theirs, verbose=False)
-    return fmean(float(measure(seed=seed).mauve) for seed in range(n_seeds))
+    def drawn(seed: int) -> float:
+        rng = np.random.default_rng(seed)
+        both = (found[rng.choice(len(found), MAUVE_OF, replace=False)] for found in (ours, natural))
+        features = dict(zip(("p_features", "q_features"), both, strict=True))
+        return float(compute_mauve(**features, num_buckets=MAUVE_OF // 10, seed=seed, verbose=False).mauve)
+
+    with silent_stderr():  # its clustering warns of few texts each time
+        return fmean(map(drawn, range(n_draws)))
+
+
+MAUVE_OF = 100
+"""Texts of either set that are compared."""
 
 
 def has_mauve() -> bool:
-    """Whether the package is installed."""
-    return find_spec("mauve") is not None
+    """Whether the package is there and can be loaded."""
+    try:
+        import mauve.compute_mauve  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keeps what is written to this process's standard error, by libraries in C too, from being seen."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def reference_points(

@@ -182,11 +182,12 @@ def _kinds(run: Run) -> Section | None:
     rows = [[name, int(of["texts"]), of["mauve"]] for name, of in ordered]
     return Section(
         "Kind of text",
-        "MAUVE (arXiv 2102.01454): how alike a method's prompts, over all tasks and seeds, and the phrasings that "
-        "people wrote for these tasks are as two distributions of texts, 0 to 1, by the reference LM's last hidden "
-        "states. It says whether prompts are of the same kind, not whether each is right; one half of the phrasings "
-        "against the other shows what can be reached with so many texts.",
-        [Table(["texts", "how many", "MAUVE"], rows)],
+        "MAUVE (arXiv 2102.01454): how alike a method's distinct prompts, over all tasks and seeds, and the phrasings "
+        "that come with these tasks (its own left out) are as two distributions of texts, 0 to 1, by the reference "
+        "LM's last hidden states, always with 100 texts drawn of either. It says whether prompts are natural "
+        "instructions, not whether each is right; one half of the phrasings against the other shows what natural "
+        "texts reach, the same with words shuffled what is poor.",
+        [Table(["texts", "distinct", "MAUVE"], rows)],
     )
 
 

@@ -61,7 +61,7 @@ class Prompt:
 
     def message(self, input: str) -> str:
         """The user message for an input."""
-        return self.whole + self.template.body_text(input, "hard")
+        return self.template.query_text(self.whole, input)
 
 
 def read_exported(path: Path) -> list[Prompt]:
