@@ -175,7 +175,8 @@ def translate(
                 "Give more inputs of its task with --examples.",
             )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
-        if not demonstrations and any(result.verdict == "failed" for result in results):
+        has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
+        if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
             say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
