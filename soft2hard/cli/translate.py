@@ -170,9 +170,12 @@ def translate(
             advance = functools.partial(progress.advance, bar)
             results = translate_all(soft_prompts, model, lm, config, inputs=inputs, helpers=helpers, progress=advance)
         if results and not any(result.text for result in results):
+            given = (
+                "given: this subject invents none" if lm is not None and not lm.continues_text else "given or invented"
+            )
             raise UserError(
-                f"No text could be run beside {found[0]}: {MIN_PROBES} inputs at least are needed, given or invented.",
-                "Give more inputs of its task with --examples.",
+                f"No text could be run beside {found[0]}: {MIN_PROBES} inputs at least are needed, {given}.",
+                "Give inputs of its task with --examples.",
             )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)

@@ -108,9 +108,11 @@ class SequenceEncoder:
 
     def _closed(self, ids: list[int], output: str) -> list[int]:
         if self.is_masked and len(ids) != 1:
+            remedy = "Take tasks whose outputs are words of its vocabulary, such as great and terrible."
+            if not self.template.output_lead and len(self.text(f" {output}")) == 1:
+                remedy = "Write a space before {output} in the template: with it, the output is one."
             raise UserError(
-                f"A masked language model fills in one token, and the output {output!r} is {len(ids)} for it.",
-                "Take tasks whose outputs are words of its vocabulary, such as great and terrible, or another subject.",
+                f"A masked language model fills in one token, and the output {output!r} is {len(ids)} for it.", remedy
             )
         return self.closed(ids)
 

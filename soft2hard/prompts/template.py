@@ -136,7 +136,7 @@ class Template:
         if self.input_first:
             raise UserError(
                 "Solved examples stand before the input, and this template has the prompt behind it.",
-                "Use a template with {prompt} before {input}, or leave out what shows examples.",
+                "Leave out what shows examples (--demonstrations, few-shot), or tune under one with {prompt} first.",
             )
 
     def prompt_text(self, instruction: str, examples: Sequence[InputOutput] = ()) -> str:
@@ -260,7 +260,11 @@ _STRING = re.compile(
 def _of_string(text: str) -> TemplateChoice:
     found = _STRING.fullmatch(text.replace("\\n", "\n").replace("\\t", "\t"))
     if found is None or sum(found[name] is not None for name in ("first", "prompt", "behind")) > 1:
-        problem = "has no {input}" if "{input}" not in text else "has placeholders that are unknown or out of order"
+        problem = "has placeholders that are unknown or out of order"
+        if "{input}" not in text:
+            problem = "has no {input}"
+        elif text.count("{prompt}") > 1:
+            problem = "has {prompt} twice"
         raise UserError(f"The template '{text}' {problem}.", _REMEDY)
     suffix, prefix = found["suffix"], found["prefix"]
     # White space before the output is written with it, but for line breaks, which may end an output.

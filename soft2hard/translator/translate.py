@@ -197,11 +197,25 @@ class _Translating:
     ):
         self.prompts, self.labels, self.translator, self.subject = prompts, labels, translator, subject
         self.config, self.helpers, self.read = config, helpers, helpers.read or prompts
-        self.names = config.propose or (("translator",) if translator else ("describe", "search"))
+        self.names = config.propose or (("translator",) if translator else self._usual())
         self.verifier = Verifier(subject, config.max_new_tokens)
         self.budget = Budget(config.max_seconds, config.max_calls)
         self.prior = self._prior()
         self.proposers = self._proposers()
+
+    def _usual(self) -> tuple[ProposerName, ...]:
+        """What proposes without a translator: no search under a prior that continues no text.
+
+        Raises UserError where nothing does.
+        """
+        if not self.subject.is_masked or self.helpers.prior is not None:
+            return ("describe", "search")
+        if self.helpers.describer is None:
+            raise UserError(
+                f"'{self.subject.name}' is {self.subject.family}, which writes no texts: no candidates come from it.",
+                "Name a model that describes what the soft prompt does with --describer, such as embedded.",
+            )
+        return ("describe",)
 
     def _prior(self) -> InstructionPrior | None:
         """What texts without a translator are weighed by; a subject that continues no text has none to offer."""

@@ -89,6 +89,17 @@ def test_the_prompt_shows_the_examples_that_the_rank_asks_for(rank: str):
     assert outcome.cost.tokens > 0 and outcome.cost.seconds > 0
 
 
+@pytest.mark.parametrize("rank", ["most", "least", "opposed"])
+def test_no_example_is_shown_twice(rank: str):
+    """Copies have the same influence, and would else stand together at an end of the order."""
+    task = replace(tiny_task(), train=tiny_task().train[:5] * 4)
+    (outcome,) = InfluentialFewShot(k=8, rank=rank).run(
+        [Case(task, tiny_prompt())], Bench(tiny_models.subject("llama"))
+    )
+    shown = [one["input"] for one in outcome.trace["shown"]]
+    assert sorted(shown) == sorted({e.input for e in task.train})
+
+
 def test_gemmas_scale_in_a_soft_prompts_vectors_changes_no_influence():
     """Vectors with the factor of the embeddings in them, and the same without, are read alike."""
     subject, task = tiny_models.subject("gemma"), tiny_task()

@@ -164,6 +164,14 @@ def test_search_and_sampling_refuse_a_masked_subject_in_one_line():
         lm.sample([Query("red", "cat")], [["a"]], 3, 2)
 
 
+def test_without_a_translator_a_masked_subject_is_described_by_another_model_alone():
+    lm = subject("roberta")
+    prompt = SoftPrompt(lm.embed_text("red big").detach(), template=lm.template)
+    inputs = [f"{a} {b}" for a in ("cat", "dog", "bird", "fish") for b in ("one", "two", "three", "four")]
+    with pytest.raises(UserError, match="writes no texts: no candidates come from it. Name a model .* --describer"):
+        translate([prompt], subject=lm, inputs=[inputs])
+
+
 def test_outputs_of_several_tokens_are_refused():
     with pytest.raises(UserError, match="fills in one token, and the output 'left right' is 2"):
         subject("bert").target_scores([Query("red", "cat", "left right")])
@@ -183,8 +191,15 @@ def test_a_subject_saved_as_masked_is_read_as_masked(tmp_path):
 
 @pytest.mark.parametrize("text", ["{prompt} {input} {prompt} {output}", "{prompt}{bos}{input} {prompt} {output}"])
 def test_a_template_has_one_place_for_the_prompt(text: str):
-    with pytest.raises(UserError, match="placeholders"):
+    with pytest.raises(UserError, match="{prompt} twice"):
         read_template(text)
+
+
+def test_a_label_that_is_one_token_only_behind_a_space_says_what_the_template_lacks():
+    spaced = with_bpe("roberta")
+    lm = Subject(spaced.model, spaced.tokenizer, name="tiny", template="{input} {prompt}")
+    with pytest.raises(UserError, match="Write a space before {output} in the template"):
+        lm.target_scores([Query("red", "cat", "great")])
 
 
 def test_a_template_with_the_input_first_takes_no_solved_examples():

@@ -41,7 +41,9 @@ class InfluentialFewShot(InfluenceOptions):
         with metering.listening() as heard:
             found = influences(bench.fast_subject, case.soft_prompt, task).tolist()
         first = {"most": lambda i: -found[i], "least": lambda i: abs(found[i]), "opposed": lambda i: found[i]}
-        order = sorted(range(len(found)), key=first[self.rank])[: self.k]
+        # Of the same example, which has the same influence, one is shown.
+        distinct = {(e.input, e.output): i for i, e in reversed(list(enumerate(task.train)))}.values()
+        order = sorted(distinct, key=lambda i: (first[self.rank](i), i))[: self.k]
         Random(f"influence {bench.seed}/{task.name}").shuffle(order)
         text, n = shown_text(case, bench, [task.train[i] for i in order])
         cost = Cost(time.monotonic() - begun, heard.total.sequences, heard.total.tokens)

@@ -90,8 +90,9 @@ class InfluenceOptions:
     k: PositiveInt = 8
     """Examples shown; fewer where a task has fewer or the context has no room for more."""
     rank: Literal["most", "least", "opposed"] = "most"
-    """most: the examples whose own steps lower the validation loss most; opposed: those whose steps raise it most, such
-    as wrong labels; least: those whose steps change it least, either way."""
+    """most: the examples with the highest influence, whose own steps lower the validation loss most; opposed: those
+    with the lowest, which is negative where a step raises that loss, as of wrong labels; least: those with the
+    influence nearest to 0."""
 
     name = "few-shot-influence"
     source = "an open question of arXiv 2504.02144; influence as in TracIn (arXiv 2002.08484)"
