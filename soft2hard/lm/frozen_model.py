@@ -112,10 +112,8 @@ class FrozenModel:
         """The most tokens a sequence may have; None where the architecture sets no limit (BLOOM, T5)."""
         limit = getattr(self.config, "max_position_embeddings", None)
         # RoBERTa counts positions from the one behind that of the padding.
-        table = (
-            getattr(getattr(self.stack, "embeddings", None), "position_embeddings", None) if self.is_masked else None
-        )
-        padding = getattr(table, "padding_idx", None)
+        embeddings = getattr(self.stack, "embeddings", None) if self.is_masked else None
+        padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
         return limit if padding is None or limit is None else limit - padding - 1
 
     @property

@@ -99,7 +99,7 @@ def template_of_prompts(
             template = _recorded(soft_prompt.template, asked, chosen, has_leading)
         else:
             template = _implied(soft_prompt, asked, chosen, has_leading)
-        if found and not (template.frames_alike(found, has_leading) and _ends(template) == _ends(found)):
+        if found and not (template.frames_alike(found, has_leading) and _end_alike(template, found)):
             raise UserError(
                 "The soft prompts were tuned under different templates.", "Give those of one template at a time."
             )
@@ -107,8 +107,10 @@ def template_of_prompts(
     return found
 
 
-def _ends(template: Template) -> tuple[frozenset[str], str]:
-    return frozenset(template.stops), template.output_suffix
+def _end_alike(one: Template, other: Template) -> bool:
+    # Templates from before masked subjects were known record no suffix.
+    suffixes = {one.output_suffix, other.output_suffix}
+    return set(one.stops) == set(other.stops) and ("" in suffixes or len(suffixes) == 1)
 
 
 def _recorded(own: Template, asked: TemplateChoice | Template | None, chosen: Template, has_leading: bool) -> Template:
