@@ -11,6 +11,13 @@ from transformers import PreTrainedTokenizerBase
 _NEVER = -1e9  # logit of an ending that another one stands for: finite, so that differences of two are 0 and not NaN
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that are no text: those with a role, such as EOS, and others that were added as special (`<file_sep>` of
+    SmolLM2, the reserved ones of Llama 3), which vanish from a decoded text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
 class Endings:
     """The tokens that end an output: EOS, and all whose text begins with one of the template's stops.
 
@@ -51,7 +58,7 @@ class Endings:
     def _texts(self) -> list[str]:
         # Alone, a token's text lacks the space that some tokenizers put before words; stops seldom begin with one.
         ids = [[i] for i in range(self._n_tokens)]
-        special = set(self.tokenizer.all_special_ids)
+        special = special_ids(self.tokenizer)
         texts = self.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
         return ["" if i in special else text for i, text in enumerate(texts)]
 

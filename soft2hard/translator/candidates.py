@@ -10,6 +10,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
+from soft2hard.lm.endings import special_ids
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import IGNORE, runs_of_like_length
 from soft2hard.translator.probing import drawn, own_uniforms
@@ -185,7 +186,8 @@ class Reading:
     def _no_words(self, and_end: bool = False) -> list[int]:
         """Ids that no text holds; but for the end's, if a text may end."""
         size = self.model.lm.config.get_text_config().vocab_size
-        return [i for i in self.tokenizer.all_special_ids if i < size and not (and_end and i == self.eos_id)]
+        none = special_ids(self.tokenizer)
+        return sorted(i for i in none if i < size and not (and_end and i == self.eos_id))
 
 
 class _Given(LogitsProcessor):

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from soft2hard import SoftPrompt, Subject
 from soft2hard.checkpoints import embedded_path
@@ -13,7 +13,9 @@ from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Outcome
+from soft2hard.eval.methods.discrete import Vocabulary
 from soft2hard.eval.methods.nearest_token import NearestToken, allowed_ids, as_text
+from soft2hard.lm.endings import special_ids
 from tests import tiny_models
 from tests.tiny_models import SPECIAL, WORDS
 
@@ -144,3 +146,15 @@ def test_more_neighbours_than_tokens_are_refused():
     subject = tiny_models.subject("llama")
     with pytest.raises(UserError, match="only 20 tokens"):
         read(subject, noise(1, subject.d_model), top_k=21)
+
+
+def test_tokens_that_were_added_as_special_are_no_text_of_a_prompt():
+    """SmolLM2 has fourteen and Llama 3 hundreds of them: a prompt of such tokens would be the empty text."""
+    words = tiny_models.tokenizer("llama")
+    words.add_tokens([AddedToken("<file_sep>", special=True)], special_tokens=True)
+    lm = Subject(tiny_models.model("llama", vocab_size=len(words)), words, name="tiny")
+    [added] = words("<file_sep>", add_special_tokens=False)["input_ids"]
+    assert words.decode([added], skip_special_tokens=True) == ""
+    assert added not in Vocabulary(lm).writable.tolist()
+    assert all(added not in allowed_ids(words, len(words), which) for which in ("not_special", "readable"))
+    assert added in special_ids(words) and special_ids(words) > set(words.all_special_ids) - {added}

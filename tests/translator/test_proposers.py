@@ -244,7 +244,8 @@ def completed_slowly(prior: InstructionPrior, prefix: list[int]) -> list[int]:
     text = "".join(f"{line}\n" for line in SHOWN)
     before = subject.leading_ids + (tokenizer.encode(text, add_special_tokens=False) if prior.shows else [])
     ends = subject.endings.ids
-    never = [i for i in tokenizer.all_special_ids if i < len(subject.embedding) and i not in ends]
+    special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+    never = [i for i in special if i < len(subject.embedding) and i not in ends]
     ids = list(prefix)
     while len(ids) < LONGEST:
         p = subject.model(torch.tensor([[*before, *ids]])).logits[0, -1].double().softmax(-1)

@@ -15,6 +15,7 @@ from soft2hard.data_gen.tuning import START_FILE, Tuning
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample, batches_by_length
 from soft2hard.lm.checkpointing import checkpointing
+from soft2hard.lm.endings import special_ids
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Kind
@@ -225,7 +226,7 @@ def given_prompt(
 
 
 def _random_tokens(subject: Subject, n_tokens: int, rng: Random) -> Tensor:
-    special = set(subject.tokenizer.all_special_ids)
+    special = special_ids(subject.tokenizer)
     ordinary = [i for i in range(min(len(subject.tokenizer), len(subject.embedding))) if i not in special]
     ids = torch.tensor(rng.choices(ordinary, k=n_tokens), device=subject.device)
     return subject.embed_ids(ids).detach().clone()

@@ -22,6 +22,7 @@ from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.eval.metrics.scrutability import log_perplexities, perplexities
 from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.clip import Clip
+from soft2hard.lm.endings import special_ids
 from soft2hard.lm.subject import Subject
 
 _JUDGED_AT_ONCE = 4096  # tokens of a batch that the reference LM reads
@@ -35,7 +36,7 @@ class Vocabulary:
 
     def __init__(self, subject: Subject | Clip):
         self.subject = subject
-        special = set(subject.tokenizer.all_special_ids)
+        special = special_ids(subject.tokenizer)
         n_tokens = min(len(subject.tokenizer), len(subject.embedding))
         ordinary = [i for i in range(n_tokens) if i not in special]
         self.writable = torch.tensor(ordinary, dtype=torch.long, device=subject.device)

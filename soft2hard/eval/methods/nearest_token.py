@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.methods.options import NearestTokenOptions
+from soft2hard.lm.endings import special_ids
 from soft2hard.lm.nearest import nearest_rows
 from soft2hard.lm.subject import Subject
 
@@ -59,7 +60,7 @@ def allowed_ids(tokenizer: PreTrainedTokenizerBase, n_rows: int, vocabulary: str
     ids = range(n_rows)
     if vocabulary == "all":
         return list(ids)
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     if vocabulary == "not_special":
         return [i for i in ids if i not in special]
     named = [i for i in ids if i < len(tokenizer) and i not in special]

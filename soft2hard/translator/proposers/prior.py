@@ -18,6 +18,7 @@ from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample, pad_rows, positions
+from soft2hard.lm.endings import special_ids
 from soft2hard.lm.generation import CausalDecoding, write_rows
 from soft2hard.lm.prefix import Prefix
 from soft2hard.lm.scoring import REMEDY
@@ -252,7 +253,7 @@ class InstructionPrior:
     def _no_words(self) -> list[int]:
         """Ids that no text holds: special tokens and what ends a text."""
         size = len(self.lm.embedding)
-        none = {*self.tokenizer.all_special_ids, *self.lm.endings.closing_ids, *range(len(self.tokenizer), size)}
+        none = {*special_ids(self.tokenizer), *self.lm.endings.closing_ids, *range(len(self.tokenizer), size)}
         return sorted(i for i in none if i < size)
 
     @cached_property
