@@ -205,9 +205,9 @@ def mauve_points(
     embedded = {text: vector for text, vector in embedded.items() if np.isfinite(vector).all()}
     found: dict[str, dict[str, float]] = {}
     for name, texts in sets.items():
-        ours = [text for text in dict.fromkeys(texts) if text in embedded]
+        ours = {text: None for text in texts if text in embedded}  # distinct ones, in order
         others = natural[half:] if name in (HALVES, SHUFFLED) else natural
-        theirs = [text for text in others if text in embedded and text not in set(ours)]
+        theirs = [text for text in others if text in embedded and text not in ours]
         if min(len(ours), len(theirs)) >= MAUVE_OF:
             both = (np.stack([embedded[text] for text in some]) for some in (ours, theirs))
             found[name] = {"texts": float(len(ours)), "mauve": mauve(*both)}

@@ -10,6 +10,7 @@ heads is in `FrozenModel.head`, and is compared with the model's own logits when
 
 import hashlib
 import inspect
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -270,12 +271,20 @@ class FrozenModel:
         return affordable(read, self.device, at_most=MOST_BATCH_TOKENS, unit=length)
 
     def _masked_logits(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
-        chain = next((names for names in _MASKED_HEADS if all(hasattr(self.model, name) for name in names)), None)
-        if chain is None:
-            raise NotImplementedError("no output head is known")
-        for name in chain:
-            hidden = getattr(self.model, name)(hidden)
+        for module in self._masked_head:
+            hidden = module(hidden)
         return hidden
+
+    @cached_property
+    def _masked_head(self) -> list[Callable[[Tensor], Tensor]]:
+        """What makes logits of a masked LM's hidden states, one after the other."""
+        for names in _MASKED_HEADS:
+            if all(hasattr(self.model, name) for name in names):
+                return [getattr(self.model, name) for name in names]
+        raise UserError(
+            f"The output head of masked subjects of type '{self.config.model_type}' is not known.",
+            "Choose a subject such as BERT, RoBERTa, ALBERT, DistilBERT, ELECTRA or ModernBERT.",
+        )
 
     @cached_property
     def _takes_position_ids(self) -> bool:

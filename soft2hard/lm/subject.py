@@ -279,6 +279,10 @@ class Subject:
         """Token ids of a hard prompt, as it stands in its place in the template."""
         return self._encoder.text(self.template.hard_text(text))
 
+    def embed_prompt(self, text: str) -> Float[Tensor, "n d_model"]:
+        """The vectors the model reads for a hard prompt, as it stands in its place in the template."""
+        return self._embed_list(self.prompt_ids(text))
+
     def embed_text(self, text: str) -> Float[Tensor, "n d_model"]:
         """The vectors the model reads for a text, without special tokens."""
         return self._embed_list(self._encoder.text(text))
@@ -314,7 +318,7 @@ class Subject:
             self.check(prompt)
             factor = self.embedding_scale / prompt.scale if self._lm.scale_has_moved else 1.0
             return torch.cat([lead, (prompt.embeddings * factor if factor != 1.0 else prompt.embeddings).to(lead)])
-        return torch.cat([lead, self._embed_list(self.prompt_ids(prompt or ""))])
+        return torch.cat([lead, self.embed_prompt(prompt or "")])
 
     def prompts_first(self) -> "Subject":
         """This subject with prompts before inputs, so that what comes before a prompt or a text is what begins a

@@ -18,17 +18,13 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning.slots import SlotLosses, encode_examples
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.methods.options import InfluenceOptions
-from soft2hard.eval.methods.reference_points import shown_text
+from soft2hard.eval.methods.reference_points import ShowsExamples, shown_text
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 
 
-class InfluentialFewShot(InfluenceOptions):
+class InfluentialFewShot(ShowsExamples, InfluenceOptions):
     """Solved examples chosen by their influence on the soft prompt."""
-
-    def check(self, bench: Bench) -> None:
-        """Raise UserError for a template without a place for examples."""
-        bench.subject.template.check_shows()
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """Demonstrations as one text, in an order drawn by the seed; the trace has each one's influence."""

@@ -31,12 +31,16 @@ class NoPrompt(NoneOptions):
         yield from (Outcome(None) for _ in cases)
 
 
-class FewShot(FewShotOptions):
-    """Solved examples as text before the input."""
+class ShowsExamples:
+    """A method whose prompts are solved examples."""
 
     def check(self, bench: Bench) -> None:
         """Raise UserError for a template without a place for examples."""
         bench.subject.template.check_shows()
+
+
+class FewShot(ShowsExamples, FewShotOptions):
+    """Solved examples as text before the input."""
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """Demonstrations as one text; the trace says how many there was room for."""

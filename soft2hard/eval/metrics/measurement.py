@@ -382,11 +382,7 @@ class _Scored:
         if self.differential is None:
             return {}
         prompt = self.plan.usable[i]
-        if isinstance(prompt, SoftPrompt):
-            vectors = prompt.embeddings
-        else:
-            ids = torch.tensor(self.subject.prompt_ids(prompt or ""), dtype=torch.long, device=self.subject.device)
-            vectors = self.subject.embed_ids(ids)
+        vectors = prompt.embeddings if isinstance(prompt, SoftPrompt) else self.subject.embed_prompt(prompt or "")
         squared, cosine = distance_differential(self.plan.soft_prompt.embeddings, vectors.cpu()) or (None, None)
         return {
             "kl": self._kl(i),
