@@ -66,9 +66,11 @@ def calibrate(
         return Evidence()
     rows = list(validation.select(usable).with_format("numpy"))
     prompts = [soft_prompt_of(row, subject.fingerprint, subject.template) for row in rows]
-    verifier, proposed = Verifier(subject, SHORT_OUTPUT), propose(translator, prompts, _N_CANDIDATES)
-    probes = verifier.probe(prompts, [list(map(str, row["inputs"][:_N_PROBES])) for row in rows])
-    readings = [Reading(translator, prompt) for prompt in prompts]
+    inputs = [list(map(str, row["inputs"][:_N_PROBES])) for row in rows]
+    seen = translator.view(subject).of_outputs(prompts, inputs, 0)
+    verifier, proposed = Verifier(subject, SHORT_OUTPUT), propose(translator, seen, _N_CANDIDATES)
+    probes = verifier.probe(prompts, inputs)
+    readings = [Reading(translator, read) for read in seen]
     plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
     shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))
     if not plain:

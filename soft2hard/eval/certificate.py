@@ -33,6 +33,8 @@ OTHER, SAME_FAMILY, SHUFFLED, NOISE = (
     "its own, positions shuffled",
     "noise of the same norms",
 )
+VECTORS_ALONE, ACTS_ALONE = "its own, without what it does", "noise, with what its own does"
+"""For a translator that also reads what soft prompts do: either of the two by itself."""
 RIVALS = {"examples": "examples instead", "both": "soft prompt and examples", "nothing": "nothing"}
 """What translators read that were trained for comparison, by `Design.reads`."""
 VERIFIED = (MATCHED, OTHER, *RIVALS.values())

@@ -28,12 +28,14 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval.certificate import (
+    ACTS_ALONE,
     MATCHED,
     NOISE,
     OTHER,
     RIVALS,
     SAME_FAMILY,
     SHUFFLED,
+    VECTORS_ALONE,
     VERIFIED,
     Certificate,
     CertificateSettings,
@@ -54,7 +56,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import write_text
 from soft2hard.storage.run_folders import Kind, claim, made_with
 from soft2hard.translator.candidates import propose
-from soft2hard.translator.data import IGNORE, View, runs_of_like_length
+from soft2hard.translator.data import IGNORE, runs_of_like_length
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, translate
@@ -178,7 +180,8 @@ def _with_rows(soft_prompt: SoftPrompt, rows: Float[Tensor, "n d"]) -> SoftPromp
 class Certifier:
     """Makes the readings of a translator on one subject.
 
-    Raises UserError where it does not read soft prompts alone, or a rival does.
+    One that also reads what soft prompts do is given what each thing in their place does on the task's inputs. Raises
+    UserError where it does not read soft prompts, or a rival reads them alone.
     """
 
     translator: Translator
@@ -190,7 +193,7 @@ class Certifier:
     log: Callable[[str], None] = lambda line: None
 
     def __post_init__(self) -> None:
-        if self.translator.card.reads != "vectors":
+        if self.translator.card.reads not in ("vectors", "both"):
             raise UserError(
                 f"The translator '{self.translator.name}' was trained to read {self.translator.card.reads}.",
                 "Certify one that reads soft prompts, and give this one with --rival.",
@@ -207,14 +210,35 @@ class Certifier:
 
     def readings(self, cases: Sequence[Case], seed: int) -> list[TaskReading]:
         """All readings of the cases of one seed."""
-        found = self._kept(MATCHED, self.translator, cases, [case.soft_prompt for case in cases], seed)
-        for read, prompts in spoiled(cases, seed).items():
+        found: list[TaskReading] = []
+        for read, prompts in self._in_its_place(cases, seed).items():
             found += self._kept(read, self.translator, cases, prompts, seed)
         for rival in self.rivals:
-            view = View(self.subject, rival.card.reads, rival.card.shown)
+            view = rival.view(self.subject)
             prompts = [view.of(case.soft_prompt, case.task, seed) for case in cases]
             found += self._kept(RIVALS[rival.card.reads], rival, cases, prompts, seed)
         return found
+
+    def _in_its_place(self, cases: Sequence[Case], seed: int) -> dict[str, list[SoftPrompt | None]]:
+        """All that the certified translator reads, as it is given it."""
+        own, others = [case.soft_prompt for case in cases], spoiled(cases, seed)
+        if self.translator.card.reads == "vectors":
+            return {MATCHED: own} | others
+        seen = {read: self._acting(cases, prompts, seed) for read, prompts in ({MATCHED: own} | others).items()}
+        acts = [
+            _with_rows(whole, torch.cat([noise.embeddings, whole.embeddings[noise.n_tokens :]]))
+            for noise, whole in zip(others[NOISE], seen[MATCHED], strict=True)
+        ]
+        return seen | {VECTORS_ALONE: own, ACTS_ALONE: acts}
+
+    def _acting(
+        self, cases: Sequence[Case], prompts: Sequence[SoftPrompt | None], seed: int
+    ) -> list[SoftPrompt | None]:
+        """These soft prompts as the certified translator is given them, some with what they do on the cases' inputs."""
+        there = [i for i, prompt in enumerate(prompts) if prompt is not None]
+        inputs = [[example.input for example in cases[i].task.train] for i in there]
+        seen = self.translator.view(self.subject).of_outputs([prompts[i] for i in there], inputs, seed)
+        return [dict(zip(there, seen, strict=True)).get(i) for i in range(len(prompts))]
 
     def soft_scores(self, cases: Sequence[Case], seed: int) -> dict[str, float]:
         """Of the soft prompts themselves; none where nothing is scored."""
@@ -310,10 +334,11 @@ class Certifier:
         tuned = {one.task.name: one.soft_prompt for one in Tuner(self.subject, how).tune(tasks)}
         prompts = [tuned[case.task.name] for case in cases]
         measured = measure(self.subject, [Comparison(c.task, (p,)) for c, p in zip(cases, prompts, strict=True)])
-        texts = [found[0] if found else "" for found in propose(self.translator, prompts, 1)]
         near = self._still_near(prompts, [towards[case.task.name].instruction for case in cases])
-        of_own = nlls(self.translator, prompts, [case.task.phrasings for case in cases])
-        of_other = nlls(self.translator, prompts, [towards[case.task.name].phrasings for case in cases])
+        seen = self._acting(cases, prompts, seed)
+        texts = [found[0] if found else "" for found in propose(self.translator, seen, 1)]
+        of_own = nlls(self.translator, seen, [case.task.phrasings for case in cases])
+        of_other = nlls(self.translator, seen, [towards[case.task.name].phrasings for case in cases])
         found = []
         for case, [score], text, share, *both in zip(cases, measured, texts, near, of_own, of_other, strict=True):
             other = towards[case.task.name]

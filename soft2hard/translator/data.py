@@ -51,6 +51,8 @@ class View:
     subject: "Subject"
     reads: Reads = "vectors"
     n_examples: int = 8
+    vary: bool = False
+    """Show any number of examples, from none to `n_examples`: a translator that is trained so can do with few."""
 
     def __call__(
         self, vectors: Float[Tensor, "n d"], examples: Sequence[Example], rng: Random
@@ -60,7 +62,9 @@ class View:
             return torch.zeros_like(vectors[:1])
         if self.reads == "vectors" or not examples:
             return vectors
-        return self._showing(vectors, rng.sample(list(examples), min(self.n_examples, len(examples))))
+        n = min(self.n_examples, len(examples))
+        n = rng.randint(0, n) if self.vary else n
+        return self._showing(vectors, rng.sample(list(examples), n)) if n else vectors
 
     def _showing(self, vectors: Float[Tensor, "n d"], shown: Sequence[Example]) -> Float[Tensor, "n_read d"]:
         text = self.subject.embed_text(self.subject.template.few_shot_text(shown)).detach().to(vectors)
@@ -75,7 +79,12 @@ class View:
         self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]], seed: int
     ) -> list[SoftPrompt]:
         """As `of`, with the outputs that the soft prompts themselves write for some of their `inputs`: no example is
-        needed, and none is shown that the soft prompt does otherwise."""
+        needed, and none is shown that the soft prompt does otherwise. A soft prompt without inputs is read by itself.
+        """
+        if self.reads == "nothing":
+            return [replace(prompt, embeddings=torch.zeros_like(prompt.embeddings[:1])) for prompt in soft_prompts]
+        if self.reads == "vectors":
+            return list(soft_prompts)
         chosen = [
             Random(f"view/{seed}/{i}").sample(list(some), min(self.n_examples, len(some)))
             for i, some in enumerate(inputs)
@@ -84,6 +93,8 @@ class View:
         written = iter(self.subject.generate(queries))
         return [
             replace(prompt, embeddings=self._showing(prompt.embeddings, [Example(one, next(written)) for one in some]))
+            if some
+            else prompt
             for prompt, some in zip(soft_prompts, chosen, strict=True)
         ]
 

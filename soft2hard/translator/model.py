@@ -24,7 +24,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.data import IGNORE, n_runs, padded, runs_of_like_length
+from soft2hard.translator.data import IGNORE, View, n_runs, padded, runs_of_like_length
 from soft2hard.translator.settings import CARD_FILE, Design, TranslatorCard, read_card, write_card
 
 READER_FILE = "reader.safetensors"
@@ -427,6 +427,10 @@ class Translator:
             if self.subject_rows:
                 save_file(self.subject_rows, folder / ROWS_FILE)
             write_card(folder, self.card)
+
+    def view(self, subject: Subject) -> View:
+        """How this translator sees soft prompts of its subject, and their tasks."""
+        return View(subject, self.card.reads, self.card.shown)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
         """Raise UserError if this translator was trained for the soft prompts of another subject."""

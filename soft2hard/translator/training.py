@@ -82,12 +82,13 @@ def train_translator(
         print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)
     view = None
     if translator.card.reads != "vectors":
-        view = View(subject, translator.card.reads, translator.card.shown)
+        view = translator.view(subject)
     if config.pretrain_pairs:
         with quick_attention(translator, config):
             _pretrain(translator, corpus, subject, view, config, folder / "pretraining")
     drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
-    train, held_out = CorpusPairs(corpus, view=view, **drawing), CorpusPairs(validation, view=view)
+    varied = replace(view, vary=True) if view and view.reads == "both" else view
+    train, held_out = CorpusPairs(corpus, view=varied, **drawing), CorpusPairs(validation, view=view)
     with quick_attention(translator, config):
         trainer = _run(translator, train, held_out, config, folder)
     translator.trained_on = tuple(sorted({" ".join(text.split()) for text in corpus["instruction"]}))

@@ -12,10 +12,9 @@ from soft2hard.lm.nearest import nearest_rows
 from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
-from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.storage.names import embedded_path, shipped_translators
 from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.data import View
 from soft2hard.translator.demonstrations import with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
@@ -31,6 +30,7 @@ from soft2hard.translator.verification import SHORT_OUTPUT, Candidate, Ending, P
 _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
 _OTHERS = 16  # instructions under which inputs are invented where none was read
+_INVENTED = "invented by the subject under the first guesses"
 _SPARE = 3  # inputs that are invented then, for each that is used
 _NUMBERS_AT_ONCE = 2**28  # of distributions over the vocabulary, for soft prompts that are seen together: 1 GB
 _CHOOSING, _JUDGING = 8, 16  # of few inputs, those that choose before any judge, and that judge before more choose
@@ -163,8 +163,11 @@ def translate(
             subject.template.check_shows()
         for prompt in prompts:
             subject.check(prompt)
+    source = None
     if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
-        helpers = replace(helpers, read=_behaviour(translator, prompts, subject, inputs, config))
+        source = _INVENTED if inputs is None else None
+        inputs, read = _behaviour(translator, prompts, subject, inputs, config)
+        helpers = replace(helpers, read=read)
     labels = [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     if subject is None or not config.verify:
         if translator is None:
@@ -175,6 +178,8 @@ def translate(
         texts = propose(translator, helpers.read or prompts, 1)
         return [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
     found = _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
+    if source:
+        found = [replace(one, probe_source=source) if one.judgement else one for one in found]
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
         raise UserError(
             f"The subject's context has no room for {config.demonstrations} demonstrations beside an input.",
@@ -373,7 +378,7 @@ class _Translating:
         if given is not None:
             return "examples"
         if self.translator is not None or self.prior is None:
-            return "invented by the subject under the first guesses"
+            return _INVENTED
         return "invented by the subject, the surest of the soft prompt's"
 
     def _given(self, inputs: Sequence[str] | Sequence[Sequence[str]] | None) -> list[list[str]] | None:
@@ -413,28 +418,35 @@ def _behaviour(
     subject: Subject | None,
     inputs: Sequence[str] | Sequence[Sequence[str]] | None,
     config: TranslateConfig,
-) -> list[SoftPrompt]:
-    """What a translator of examples reads of soft prompts: what they do on some inputs, given or invented under them.
-    Of those that are given, only what chooses texts is shown, so that the others can judge.
+) -> tuple[Sequence[Sequence[str]] | None, list[SoftPrompt]]:
+    """Inputs, and what a translator of examples reads of soft prompts: what they do on some of these inputs. Where none
+    are given they are invented, under what it writes for the vectors alone if it reads them too, else under the soft
+    prompts. Only inputs that choose texts are shown, so that the others can judge.
 
-    Raises UserError without the subject or inputs, and for a translator that reads nothing.
+    A translator of both that has no subject, or no inputs, reads the vectors alone. Raises UserError where another has
+    neither, and for a translator that reads nothing.
     """
     card = translator.card
+    if card.reads == "both" and subject is None:
+        return inputs, list(prompts)
     if card.reads == "nothing" or subject is None:
         remedy = "Give one that reads soft prompts."
         if card.reads != "nothing":
             remedy = "Leave verification on, so that the subject shows what the soft prompt does."
         raise UserError(f"The translator '{translator.name}' was trained to read {card.reads}.", remedy)
     if inputs is None:
-        each = invented_inputs(subject, [[prompt] for prompt in prompts], card.shown, config.seed)
-    else:
-        each = [choosing(of_prompt, config) for of_prompt in _for_each(prompts, inputs)]
-    if not all(each):
+        guesses: list[list[Prompt]] = [[prompt] for prompt in prompts]
+        if card.reads == "both":
+            read = propose(translator, prompts, _GUESSES, seed=config.seed)
+            guesses = [texts or of_none for texts, of_none in zip(read, guesses, strict=True)]
+        inputs = invented_inputs(subject, guesses, config.n_probes + config.n_checks, config.seed)
+    each = [choosing(of_prompt, config) for of_prompt in _for_each(prompts, inputs)]
+    if card.reads == "examples" and not all(each):
         raise UserError(
             f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
             "Give some with --examples.",
         )
-    return View(subject, card.reads, card.shown).of_outputs(prompts, each, config.seed)
+    return inputs, translator.view(subject).of_outputs(prompts, each, config.seed)
 
 
 def _for_each(

@@ -14,12 +14,14 @@ from soft2hard.data_gen.tuning import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval import certifying
 from soft2hard.eval.certificate import (
+    ACTS_ALONE,
     MATCHED,
     NOISE,
     OTHER,
     RIVALS,
     SAME_FAMILY,
     SHUFFLED,
+    VECTORS_ALONE,
     VERIFIED,
     CertificateSettings,
     TaskReading,
@@ -260,6 +262,30 @@ def test_a_rival_reads_the_view_that_it_was_trained_on(translator: Translator) -
             assert reading.nll == pytest.approx(nlls(one, [read], [golds])[0], abs=1e-4)
             assert reading.nll != pytest.approx(nlls(one, [c.soft_prompt], [golds])[0], abs=1e-3)
     assert RIVALS["both"] not in found
+
+
+def test_a_translator_of_vectors_and_acts_is_given_what_each_thing_in_their_place_does() -> None:
+    both = rival("both")
+    found = by_read(Certifier(both, SUBJECT, asked=replace(ASKED, verify=False)).readings(FEW, 0))
+    assert list(found) == [MATCHED, OTHER, SAME_FAMILY, SHUFFLED, NOISE, VECTORS_ALONE, ACTS_ALONE]
+    noises = spoiled(FEW, 0)[NOISE]
+    for c, noise in zip(FEW, noises, strict=True):
+        golds, inputs = [c.task.instruction, *c.task.paraphrases], [example.input for example in c.task.train]
+        view = View(SUBJECT, "both", 3)
+        # Each prompt's place in the list decides which inputs it is shown.
+        place = [inputs] * len(FEW)
+        own = view.of_outputs([other.soft_prompt for other in FEW], place, 0)[FEW.index(c)]
+        of_noise = view.of_outputs(noises, place, 0)[FEW.index(c)]
+        mixed = torch.cat([noise.embeddings, own.embeddings[noise.n_tokens :]])
+        expected = {
+            MATCHED: own,
+            NOISE: of_noise,
+            VECTORS_ALONE: c.soft_prompt,
+            ACTS_ALONE: replace(own, embeddings=mixed),
+        }
+        for read, prompt in expected.items():
+            nll = nlls(both, [prompt], [golds])[0]
+            assert found[read][c.task.name].nll == pytest.approx(nll, abs=1e-4), read
 
 
 def test_a_rival_that_reads_soft_prompts_and_a_translator_that_does_not_are_refused_in_one_line(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,7 @@ def test_greedy_asks_the_translator_that_it_names_and_gives_it_what_it_reads(
     own = tiny_training.llama_subject()
     bench = Bench(own, translator=tiny_training.fitted(), seed=4)
     named = Translator.from_pretrained(others[reads])
-    [found] = GreedyTranslation(translator=str(others[reads])).run([case], bench)
+    [found] = GreedyTranslation(translator=str(others[reads]), outputs="task").run([case], bench)
     texts, of_vectors = (propose(named, [read], 1)[0] for read in (read_by(own, named, case, 4), case.soft_prompt))
     assert found.prompt == (texts[0] if texts else None)  # it may write nothing
     assert (texts == of_vectors) == (reads == "vectors")
@@ -203,15 +204,18 @@ def test_greedy_asks_the_translator_that_it_names_and_gives_it_what_it_reads(
     assert usual.prompt == propose(bench.translator, [case.soft_prompt], 1)[0][0] != found.prompt
 
 
-def test_a_translator_of_examples_may_read_what_the_soft_prompt_writes_for_the_inputs(
+def test_unless_told_otherwise_a_translator_of_examples_reads_what_the_soft_prompt_writes_and_no_label(
     others: dict[str, Path], case: Case
 ) -> None:
     own = tiny_training.llama_subject()
     bench, named = Bench(own, seed=4), Translator.from_pretrained(others["examples"])
-    [found] = GreedyTranslation(translator=str(others["examples"]), outputs="soft_prompt").run([case], bench)
+    [found] = GreedyTranslation(translator=str(others["examples"])).run([case], bench)
     inputs = [example.input for example in case.task.train]
     [read] = View(own, "examples", 2).of_outputs([case.soft_prompt], [inputs], 4)
     assert found.prompt == (propose(named, [read], 1)[0] or [None])[0]
+    others_answers = replace(case, task=replace(case.task, train=tuple(Example(i, "up") for i in inputs)))
+    [again] = GreedyTranslation(translator=str(others["examples"])).run([others_answers], bench)
+    assert again.prompt == found.prompt
 
 
 @pytest.mark.parametrize("reads", ["vectors", "examples", "nothing"])
@@ -222,7 +226,7 @@ def test_translated_chooses_among_the_texts_of_the_translator_that_it_names(
     bench = Bench(own, translator=tiny_training.fitted(), seed=4)
     few = {"n_candidates": 6, "n_probes": 6, "n_checks": 4, "refine_rounds": 0}
     named = Translator.from_pretrained(others[reads])
-    [found] = VerifiedTranslation(translator=str(others[reads]), **few).run([case], bench)
+    [found] = VerifiedTranslation(translator=str(others[reads]), outputs="task", **few).run([case], bench)
     texts = propose(named, [read_by(own, named, case, 4)], 6, seed=4)[0]
     assert found.prompt in texts and {candidate["text"] for candidate in found.trace["candidates"]} <= set(texts)
     [usual] = VerifiedTranslation(**few).run([case], bench)

@@ -14,6 +14,7 @@ from torch import Tensor
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.lm.sequences import Query
+from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import propose
@@ -75,6 +76,15 @@ def test_nothing_is_one_row_of_zeros_and_vectors_are_read_as_they_are() -> None:
     for examples in (EXAMPLES, []):
         assert torch.equal(nothing(VECTORS, examples, Random(0)), torch.zeros(1, SUBJECT.d_model))
         assert torch.equal(View(SUBJECT, "vectors")(VECTORS, examples, Random(0)), VECTORS)
+
+
+def test_in_training_who_reads_both_is_shown_any_number_of_examples_and_none_too() -> None:
+    """So it can do with few, and without the subject."""
+    view = View(SUBJECT, "both", 3, vary=True)
+    read = [view(VECTORS, EXAMPLES, Random(i)) for i in range(40)]
+    assert all(torch.equal(rows[:3], VECTORS) for rows in read)
+    assert {len(rows) - 3 for rows in read} == {0, 6, 12, 18}
+    assert {len(View(SUBJECT, "both", 3)(VECTORS, EXAMPLES, Random(i))) for i in range(9)} == {3 + 18}
 
 
 @pytest.mark.parametrize("reads", ["examples", "both"])
@@ -261,7 +271,44 @@ def test_where_no_input_can_be_invented_some_must_be_given(of_examples: Translat
     prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
     assert invented_inputs(SUBJECT, [[prompt]], 4) == [[]], "this subject never ends an input"
     with pytest.raises(UserError, match="no inputs to show it.*--examples"):
-        translate(prompt, of_examples, SUBJECT, TranslateConfig(max_new_tokens=3))
+        translate(prompt, of_examples, SUBJECT, TranslateConfig(n_probes=4, n_checks=0, max_new_tokens=3))
+
+
+@pytest.fixture(scope="module")
+def of_both(tmp_path_factory: pytest.TempPathFactory) -> Translator:
+    return trained(tmp_path_factory.mktemp("of_both"), "both", None, 2)
+
+
+def test_who_reads_both_reads_the_vectors_alone_where_nothing_can_be_shown(of_both: Translator) -> None:
+    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
+    of_vectors = propose(of_both, [prompt], 1)[0][0]
+    assert translate(prompt, of_both, None, TranslateConfig(verify=False)).text == of_vectors
+    silent = TranslateConfig(n_probes=4, n_checks=0, max_new_tokens=3)
+    found = translate(prompt, of_both, SUBJECT, silent)  # this subject never ends an input
+    assert (found.verdict, found.text) == ("unverified", propose(of_both, [prompt], 64)[0][0])
+    inputs = WORDS[:4]
+    [read] = of_both.view(SUBJECT).of_outputs([prompt], [in_random_order(inputs, 0)], 0)
+    assert len(read.embeddings) > prompt.n_tokens
+    assert translate(prompt, of_both, SUBJECT, silent, inputs=inputs).greedy == propose(of_both, [read], 64)[0][0]
+
+
+def test_invented_inputs_that_are_shown_choose_texts_and_do_not_judge_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject.from_pretrained("embedded")
+    translator = Translator.for_subject(subject, Design("causal-lora", instruction_tokens=8, reads="both", shown=4))
+    prompt = SoftPrompt(subject.embed_text("Repeat the word .").clone(), template=subject.template)
+    shown: list[str] = []
+    whole = View.of_outputs
+
+    def noted(self: View, prompts: list[SoftPrompt], of_prompts: list[list[str]], seed: int) -> list[SoftPrompt]:
+        shown.extend(*of_prompts)
+        return whole(self, prompts, of_prompts, seed)
+
+    monkeypatch.setattr(View, "of_outputs", noted)
+    found = translate(prompt, translator, subject, TranslateConfig(6, 8, 8, refine_rounds=0))
+    assert found.probe_source.startswith("invented by the subject")
+    assert (found.n_probes, found.n_checks, len(shown)) == (8, 8, 8)
+    judged_on = {parting.input for parting in found.judgement.partings}
+    assert not judged_on & set(shown)
 
 
 def test_given_what_it_reads_it_proposes_and_its_texts_are_verified_beside_the_soft_prompt(

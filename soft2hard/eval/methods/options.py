@@ -487,8 +487,9 @@ class GreedyOptions:
     translator: str | None = None
     """Another translator than the evaluation's: a folder or a name. One that was trained with --reads examples, both
     or nothing is given these."""
-    outputs: Literal["task", "soft_prompt"] = "task"
-    """Of the examples that it is given: the task's own, or what the soft prompt writes for their inputs."""
+    outputs: Literal["soft_prompt", "task"] = "soft_prompt"
+    """Of the examples that it is given: what the soft prompt writes for their inputs, or the task's own, which no
+    translation has: for comparison."""
 
     name = "greedy"
     source = "soft2hard translator, greedy decoding"
@@ -520,7 +521,7 @@ class TranslatedOptions:
     """Pairs of input and output under the soft prompt that stand behind the instruction; 0 for none."""
     translator: str | None = None
     """As of greedy."""
-    outputs: Literal["task", "soft_prompt"] = "task"
+    outputs: Literal["soft_prompt", "task"] = "soft_prompt"
     """As of greedy."""
 
     name = "translated"

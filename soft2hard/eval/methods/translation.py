@@ -10,10 +10,9 @@ from soft2hard.eval.methods.options import GreedyOptions, TranslatedOptions
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import is_embedded_subject
 from soft2hard.translator.candidates import propose
-from soft2hard.translator.data import View
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import Helpers, Translation, choosing, translate
+from soft2hard.translator.translate import Helpers, Translation, translate
 
 _LEAST_SECONDS = 0.001  # a budget that is spent
 _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
@@ -27,11 +26,15 @@ class GreedyTranslation(GreedyOptions):
         translator = _translator(self.translator, bench)
         started = time.monotonic()
         with listening() as heard:
-            inputs = [[example.input for example in case.task.train] for case in cases]
-            read = _read(translator, cases, bench, self.outputs, inputs)
-            texts = propose(translator, read, 1)
+            texts = propose(translator, self._read(translator, cases, bench), 1)
         costs = shares(Cost(time.monotonic() - started), len(cases), heard.own)
         yield from (_outcome(found[0] if found else "", cost, {}) for found, cost in zip(texts, costs, strict=True))
+
+    def _read(self, translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
+        if self.outputs == "task":
+            return _read(translator, cases, bench)
+        inputs = [[example.input for example in case.task.train] for case in cases]
+        return translator.view(bench.subject).of_outputs([case.soft_prompt for case in cases], inputs, bench.seed)
 
 
 class VerifiedTranslation(TranslatedOptions):
@@ -53,8 +56,9 @@ class VerifiedTranslation(TranslatedOptions):
             config = TranslateConfig(**options, max_seconds=left)
             inputs = [[e.input for e in (*case.task.validation, *case.task.train)] for case in chunk]
             with listening() as heard:
-                shown = [choosing(of_case, config) for of_case in inputs]
-                read = _read(translator, chunk, bench, self.outputs, shown) if translator else None
+                read = None
+                if translator and (self.outputs == "task" or translator.card.reads == "nothing"):
+                    read = _read(translator, chunk, bench)
                 translations = translate(
                     [case.soft_prompt for case in chunk],
                     translator,
@@ -81,14 +85,9 @@ def _translator(name: str | None, bench: Bench) -> Translator | None:
     return bench.translator if name is None else Translator.from_pretrained(name, subject=bench.subject)
 
 
-def _read(
-    translator: Translator, cases: Sequence[Case], bench: Bench, outputs: str, inputs: Sequence[Sequence[str]]
-) -> list[SoftPrompt]:
-    """What a translator is given of each case: the soft prompt, unless it was trained to read other things. `inputs`
-    are what the soft prompt may show its outputs of."""
-    view = View(bench.subject, translator.card.reads, translator.card.shown)
-    if outputs == "soft_prompt" and view.reads in ("examples", "both"):
-        return view.of_outputs([case.soft_prompt for case in cases], inputs, bench.seed)
+def _read(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
+    """What a translator that was trained for comparison is given of each case: examples of its task, or nothing."""
+    view = translator.view(bench.subject)
     return [view.of(case.soft_prompt, case.task, bench.seed) for case in cases]
 
 
