@@ -303,9 +303,10 @@ def _as_json(translations: list["Translation"], template: str | None) -> str:
 
 
 def _as_text(translation: "Translation") -> str:
-    from soft2hard.eval.report.verdict_text import judgement_text, verdict_text
+    from soft2hard.eval.report.verdict_text import judgement_text, partings_text, verdict_text
 
     lines = [translation.soft_prompt, f"  {translation.text}", f"  {verdict_text(translation)}"]
+    lines += [f"    {line}" for line in partings_text(translation.judgement)] if translation.judgement else []
     if translation.by_proposer.keys() - {"translator"}:
         lines.append(f"  {_origins(translation)}")
     if translation.demonstrated is not None:

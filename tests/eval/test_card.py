@@ -14,7 +14,7 @@ from soft2hard.checkpoints import embedded_path
 from soft2hard.data_gen.taskfiles import read_inputs
 from soft2hard.eval.report.card import PROPOSERS, translation_card
 from soft2hard.eval.report.html import render_page
-from soft2hard.eval.report.verdict_text import judgement_text, verdict_text
+from soft2hard.eval.report.verdict_text import judgement_text, partings_text, verdict_text
 from soft2hard.translator.verdict import Judgement, Parting
 from tests.made_translations import judged, translated
 from tests.report_runs import HOSTILE
@@ -123,6 +123,14 @@ def test_the_verdict_is_said_on_a_line_and_as_a_statement(case: str, prompt: Sof
     assert verdict_text(translation) == judgement_text(judgement, "examples") == line
     words = Words.of(translation_card(translation, prompt, subject)).text
     assert f"{judgement.verdict} {statement}" in words
+
+
+def test_at_most_three_partings_are_told_each_on_a_line_of_bounded_length() -> None:
+    long = Parting("word " * 40, "a\nb", "", 1.0)
+    told = partings_text(replace(judged(0, 4), partings=(long, *4 * [Parting("cat", "yes", "no", 0.5)])))
+    assert told[1:] == 2 * ['on "cat" the soft prompt gives "yes", the text "no"']
+    assert told[0].endswith('…" the soft prompt gives "a b", the text ""') and len(told[0]) < 120
+    assert partings_text(replace(judged(4, 4), partings=())) == []
 
 
 def test_a_share_is_never_rounded_across_the_line() -> None:

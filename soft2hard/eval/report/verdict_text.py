@@ -1,8 +1,11 @@
 """What the verdict on a translation says, in words: one line for the terminal, and the parts that its card shares."""
 
+from textwrap import shorten
+
 from soft2hard.translator.translate import Translation
 from soft2hard.translator.verdict import FAITHFUL_FROM, WORDS_ALIKE, Judgement, RestsOn, upper_bound
 
+_SHOWN_PARTINGS, _PARTING_WIDTH = 3, 60  # partings that are printed; characters of each of their texts
 SOURCES = {"examples": "from --examples"}
 """Where the inputs come from, where the command line has another name for it."""
 _ALIKE: dict[RestsOn, str] = {
@@ -35,6 +38,18 @@ def judgement_text(judgement: Judgement, source: str) -> str:
         claim = f"{seen} other inputs ({source}), so on {share_text(judgement)} of such inputs ({sureness(judgement)})"
     parts = [claim, _unsettled(judgement), _explained(judgement.explained)]
     return f"{judgement.verdict}: " + "; ".join(filter(None, parts))
+
+
+def partings_text(judgement: Judgement) -> list[str]:
+    """A line for each of the few inputs on which the outputs differ most."""
+    return [
+        f'on "{_short(one.input)}" the soft prompt gives "{_short(one.soft)}", the text "{_short(one.text)}"'
+        for one in judgement.partings[:_SHOWN_PARTINGS]
+    ]
+
+
+def _short(text: str) -> str:
+    return shorten(text, _PARTING_WIDTH, placeholder=" …")
 
 
 def why_unverified(translation: Translation) -> str:
