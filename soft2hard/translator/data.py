@@ -80,15 +80,13 @@ class View:
     ) -> list[SoftPrompt]:
         """As `of`, with the outputs that the soft prompts themselves write for some of their `inputs`: no example is
         needed, and none is shown that the soft prompt does otherwise. A soft prompt without inputs is read by itself.
+        What is chosen depends on the seed and the inputs alone, whatever else is read.
         """
         if self.reads == "nothing":
             return [replace(prompt, embeddings=torch.zeros_like(prompt.embeddings[:1])) for prompt in soft_prompts]
         if self.reads == "vectors":
             return list(soft_prompts)
-        chosen = [
-            Random(f"view/{seed}/{i}").sample(list(some), min(self.n_examples, len(some)))
-            for i, some in enumerate(inputs)
-        ]
+        chosen = [self._chosen(some, seed) for some in inputs]
         queries = [Query(prompt, input) for prompt, some in zip(soft_prompts, chosen, strict=True) for input in some]
         written = iter(self.subject.generate(queries))
         return [
@@ -97,6 +95,10 @@ class View:
             else prompt
             for prompt, some in zip(soft_prompts, chosen, strict=True)
         ]
+
+    def _chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
+        rng = Random("\n".join([f"view/{seed}", *inputs]))
+        return rng.sample(list(inputs), min(self.n_examples, len(inputs)))
 
 
 class CorpusPairs(Dataset):

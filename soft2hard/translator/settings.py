@@ -58,7 +58,8 @@ class Design:
     """Longest instruction that is learned and written, in tokens; what is longer is cut."""
     reads: Reads = "vectors"
     """vectors: the soft prompt; examples: pairs of input and output instead, training examples of the task in training
-    and what the soft prompt writes in translation; both; or nothing, for comparison (soft2hard certify)."""
+    and what the soft prompt writes in translation; both, in training with any number of examples; or nothing, for
+    comparison (soft2hard certify)."""
     shown: PositiveInt = 8
     """Examples that are read where examples are."""
 

@@ -179,7 +179,7 @@ def translate(
         return [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
     found = _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
     if source:
-        found = [replace(one, probe_source=source) if one.judgement else one for one in found]
+        found = [replace(one, probe_source=source) if one.probe_source == "examples" else one for one in found]
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
         raise UserError(
             f"The subject's context has no room for {config.demonstrations} demonstrations beside an input.",

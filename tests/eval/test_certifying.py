@@ -272,10 +272,7 @@ def test_a_translator_of_vectors_and_acts_is_given_what_each_thing_in_their_plac
     for c, noise in zip(FEW, noises, strict=True):
         golds, inputs = [c.task.instruction, *c.task.paraphrases], [example.input for example in c.task.train]
         view = View(SUBJECT, "both", 3)
-        # Each prompt's place in the list decides which inputs it is shown.
-        place = [inputs] * len(FEW)
-        own = view.of_outputs([other.soft_prompt for other in FEW], place, 0)[FEW.index(c)]
-        of_noise = view.of_outputs(noises, place, 0)[FEW.index(c)]
+        own, of_noise = view.of_outputs([c.soft_prompt, noise], [inputs, inputs], 0)
         mixed = torch.cat([noise.embeddings, own.embeddings[noise.n_tokens :]])
         expected = {
             MATCHED: own,

@@ -294,7 +294,8 @@ def test_who_reads_both_reads_the_vectors_alone_where_nothing_can_be_shown(of_bo
 
 def test_invented_inputs_that_are_shown_choose_texts_and_do_not_judge_them(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject.from_pretrained("embedded")
-    translator = Translator.for_subject(subject, Design("causal-lora", instruction_tokens=8, reads="both", shown=4))
+    translator = Translator.from_pretrained("embedded")
+    translator.card = replace(translator.card, reads="both", shown=4)
     prompt = SoftPrompt(subject.embed_text("Repeat the word .").clone(), template=subject.template)
     shown: list[str] = []
     whole = View.of_outputs

@@ -15,11 +15,11 @@ from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome
 from soft2hard.eval.methods.options import SearchOptions
+from soft2hard.eval.methods.translation import greedy_texts
 from soft2hard.eval.metrics.task_score import grade_one
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.text_generation import TextGenerator, WholeTextGenerator
 from soft2hard.prompts.template import Template
-from soft2hard.translator.candidates import propose
 from soft2hard.translator.proposers.describe import pair, request
 
 P, T = ParamSpec("P"), TypeVar("T")
@@ -167,8 +167,7 @@ class Optimising(SearchOptions):
         if self.start == "gold":
             return [case.task.instruction or NOTHING for case in cases]
         if self.start == "translation":
-            texts = propose(bench.translator, [case.soft_prompt for case in cases], 1)
-            return [(of_case[0] if of_case else "") or NOTHING for of_case in texts]
+            return [text or NOTHING for text in greedy_texts(bench.translator, cases, bench)]
         return [NOTHING] * len(cases)
 
     @staticmethod

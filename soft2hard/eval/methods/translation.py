@@ -26,15 +26,21 @@ class GreedyTranslation(GreedyOptions):
         translator = _translator(self.translator, bench)
         started = time.monotonic()
         with listening() as heard:
-            texts = propose(translator, self._read(translator, cases, bench), 1)
-        costs = shares(Cost(time.monotonic() - started), len(cases), heard.own)
-        yield from (_outcome(found[0] if found else "", cost, {}) for found, cost in zip(texts, costs, strict=True))
+            texts = greedy_texts(translator, cases, bench, labelled=self.outputs == "task")
+        together = Cost(time.monotonic() - started, heard.shared.sequences, heard.shared.tokens)
+        costs = shares(together, len(cases), heard.own)
+        yield from (_outcome(text, cost, {}) for text, cost in zip(texts, costs, strict=True))
 
-    def _read(self, translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
-        if self.outputs == "task":
-            return _read(translator, cases, bench)
+
+def greedy_texts(translator: Translator, cases: Sequence[Case], bench: Bench, *, labelled: bool = False) -> list[str]:
+    """What the translator writes first for each case, '' for nothing. Where it also reads what soft prompts do, they do
+    it on the training inputs; or it is given `labelled` examples."""
+    if labelled:
+        read = _labelled(translator, cases, bench)
+    else:
         inputs = [[example.input for example in case.task.train] for case in cases]
-        return translator.view(bench.subject).of_outputs([case.soft_prompt for case in cases], inputs, bench.seed)
+        read = translator.view(bench.subject).of_outputs([case.soft_prompt for case in cases], inputs, bench.seed)
+    return [found[0] if found else "" for found in propose(translator, read, 1)]
 
 
 class VerifiedTranslation(TranslatedOptions):
@@ -58,7 +64,7 @@ class VerifiedTranslation(TranslatedOptions):
             with listening() as heard:
                 read = None
                 if translator and (self.outputs == "task" or translator.card.reads == "nothing"):
-                    read = _read(translator, chunk, bench)
+                    read = _labelled(translator, chunk, bench)
                 translations = translate(
                     [case.soft_prompt for case in chunk],
                     translator,
@@ -85,7 +91,7 @@ def _translator(name: str | None, bench: Bench) -> Translator | None:
     return bench.translator if name is None else Translator.from_pretrained(name, subject=bench.subject)
 
 
-def _read(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
+def _labelled(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
     """What a translator that was trained for comparison is given of each case: examples of its task, or nothing."""
     view = translator.view(bench.subject)
     return [view.of(case.soft_prompt, case.task, bench.seed) for case in cases]
