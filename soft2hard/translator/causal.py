@@ -107,6 +107,13 @@ class CausalTranslator(TranslatorModel):
     def lm(self) -> PreTrainedModel:
         return self.peft.get_base_model()
 
+    @property
+    def room(self) -> int | None:
+        if self._context is None:
+            return None
+        around = (self._bos_id is not None) + 1 + self._instruction_tokens + 1  # BOS, begin, the text and its end
+        return self._context - around
+
     def kept_elsewhere(self) -> dict[str, Tensor]:
         state = self.peft.state_dict(prefix="peft.", keep_vars=True)
         return {name: tensor for name, tensor in state.items() if not tensor.requires_grad}
@@ -116,12 +123,12 @@ class CausalTranslator(TranslatorModel):
 
     def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
         mask = attention_mask.long()
+        self._need_room(mask.shape[1])
         states = self.read(soft_prompts, mask)
         if self._bos_id is not None:
             bos = self._embed(torch.full((len(mask), 1), self._bos_id, device=mask.device))
             states, mask = torch.cat([bos.to(states), states], 1), torch.cat([mask.new_ones(len(mask), 1), mask], 1)
         states, mask = _to_the_right(states, mask)
-        self._need_room(mask.shape[1] + 1)
         begin = self.begin.to(states).expand(len(states), 1, -1)
         return Memory(torch.cat([states, begin], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
 
@@ -139,12 +146,11 @@ class CausalTranslator(TranslatorModel):
         return self.lm.generate(inputs_embeds=memory.states, attention_mask=memory.mask, **ends | settings)
 
     def _need_room(self, n_read: int) -> None:
-        """Raise UserError unless the longest instruction fits after so many positions, whatever the batch holds."""
-        needed = n_read + self._instruction_tokens + 1
-        if self._context is not None and needed > self._context:
+        """Raise UserError unless the longest instruction fits after so many rows, whatever the batch holds."""
+        if self.room is not None and n_read > self.room:
             raise UserError(
                 f"The translator's language model reads {self._context} tokens; with an instruction of up to "
-                f"{self._instruction_tokens}, these soft prompts need {needed}.",
+                f"{self._instruction_tokens}, these soft prompts need {n_read + self._context - self.room}.",
                 "Choose a --base with a longer context, fewer --instruction-tokens, or tune shorter soft prompts.",
             )
 

@@ -51,6 +51,8 @@ class View:
     subject: "Subject"
     reads: Reads = "vectors"
     n_examples: int = 8
+    room: int | None = None
+    """Rows that the translator can read at most: fewer examples are shown where they are long."""
     vary: bool = False
     """Show any number of examples, from none to `n_examples`: a translator that is trained so can do with few."""
 
@@ -68,7 +70,12 @@ class View:
 
     def _showing(self, vectors: Float[Tensor, "n d"], shown: Sequence[Example]) -> Float[Tensor, "n_read d"]:
         text = self.subject.embed_text(self.subject.template.few_shot_text(shown)).detach().to(vectors)
-        return text if self.reads == "examples" else torch.cat([vectors, text])
+        rows = text if self.reads == "examples" else torch.cat([vectors, text])
+        if self.room is None or len(rows) <= self.room:
+            return rows
+        if len(shown) > 1:
+            return self._showing(vectors, shown[:-1])
+        return rows if self.reads == "examples" else vectors
 
     def of(self, soft_prompt: SoftPrompt, task: Task, seed: int) -> SoftPrompt:
         """The same in the form of a soft prompt, as translators are given it."""

@@ -219,6 +219,11 @@ class TranslatorModel(nn.Module, ABC):
         return self.lm.config
 
     @property
+    def room(self) -> int | None:
+        """Rows that may be read at most beside the longest instruction; None where there is no bound."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         return self.reader.projection.weight.device
 
@@ -430,7 +435,7 @@ class Translator:
 
     def view(self, subject: Subject) -> View:
         """How this translator sees soft prompts of its subject, and their tasks."""
-        return View(subject, self.card.reads, self.card.shown)
+        return View(subject, self.card.reads, self.card.shown, self.model.room)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
         """Raise UserError if this translator was trained for the soft prompts of another subject."""

@@ -78,6 +78,20 @@ def test_nothing_is_one_row_of_zeros_and_vectors_are_read_as_they_are() -> None:
         assert torch.equal(View(SUBJECT, "vectors")(VECTORS, examples, Random(0)), VECTORS)
 
 
+def test_no_more_examples_are_shown_than_the_translator_can_read() -> None:
+    """An example is six tokens."""
+    for room, n in ((26, 3), (21, 3), (20, 2), (9, 1), (8, 0)):
+        rows = View(SUBJECT, "both", 3, room)(VECTORS, EXAMPLES, Random(0))
+        assert len(rows) == 3 + 6 * n and torch.equal(rows[:3], VECTORS)
+    assert len(View(SUBJECT, "examples", 3, 4)(VECTORS, EXAMPLES, Random(0))) == 6, "one is always shown"
+    causal = Translator.for_subject(SUBJECT, Design("causal-lora", instruction_tokens=16, reads="both"))
+    fitting = torch.zeros(1, causal.view(SUBJECT).room, SUBJECT.d_model)
+    causal.model.encode(fitting, torch.ones(fitting.shape[:2]).long())
+    with pytest.raises(UserError, match="these soft prompts need"):
+        longer = torch.cat([fitting, fitting[:, :1]], 1)
+        causal.model.encode(longer, torch.ones(longer.shape[:2]).long())
+
+
 def test_in_training_who_reads_both_is_shown_any_number_of_examples_and_none_too() -> None:
     """So it can do with few, and without the subject."""
     view = View(SUBJECT, "both", 3, vary=True)
