@@ -43,7 +43,7 @@ def install(run: Path, out: Path = EMBEDDED, tuning: Tuning = FINAL_TUNING) -> N
             raise UserError(f"{folder} is not there.", "Run soft2hard run recipes/embedded.yaml first.")
     for name in ("subject", "api_model"):
         shutil.copytree(run / "world" / name, out / name, dirs_exist_ok=True)
-    _put_translator(made, out / "translator", "translator.md.jinja")
+    _put_translator(made, out / "translator", "translator.md.jinja", base=str(out / "subject"))
     write_samples(load_for_tuning(out / "subject"), out / "soft_prompts", tuning)
 
 
@@ -65,9 +65,9 @@ def install_real(run: Path, out: Path = REAL, inputs: Path = REAL_INPUTS, n_prom
     save_inputs(samples, read_yaml(inputs, "inputs by task"), translator.card.subject, out / "soft_prompts")
 
 
-def _put_translator(made: Path, out: Path, template: str) -> Translator:
-    """A trained translator at half its size, with a card of this template."""
-    translator = Translator.from_pretrained(made)
+def _put_translator(made: Path, out: Path, template: str, base: str | None = None) -> Translator:
+    """A trained translator at half its size, with a card of this template; `base` is where its subject lies now."""
+    translator = Translator.from_pretrained(made, base=base)
     translator.save_pretrained(out, dtype=torch.bfloat16)
     card, training = Template(Path(__file__).with_name(template).read_text()), translator.card.training
     text = card.render(card=translator.card, training=training, settings=json.dumps(training, indent=2))

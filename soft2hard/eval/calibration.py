@@ -97,7 +97,7 @@ def calibrate_saved(
     if not n_tasks or n_processes() > 1:
         return None  # of several processes, one may still be writing
     card = read_card(folder)
-    if card.evidence.n_tasks or card.reads != "vectors":
+    if card.evidence.n_tasks or card.reads == "nothing":
         return None
     subject = load_subject()
     found = calibrate(Translator.from_pretrained(folder, subject=subject), subject, validation, n_tasks)

@@ -25,21 +25,28 @@ class Prefix:
 
         Layers that are more than keys and values of all tokens (sliding windows) grow as they always do.
         """
-        if self._cache is None:
-            return None
-        cache = copy.copy(self._cache)
-        cache.layers = []
-        for layer in self._cache.layers:
-            roomy = type(layer) is DynamicLayer and layer.is_initialized
-            cache.layers.append(_RoomyLayer(layer, n_rows, room) if roomy else copy.deepcopy(layer))
-            if not roomy:
-                cache.layers[-1].batch_repeat_interleave(n_rows)
-        return cache
+        return None if self._cache is None else roomy(self._cache, torch.zeros(n_rows, dtype=torch.long), room)
 
     def positions(self, embeddings: Float[Tensor, "rows width d_model"]) -> Int[Tensor, "rows width"]:
         """Positions of what comes next."""
         n_rows, width = embeddings.shape[:2]
         return (self.length + torch.arange(width, device=embeddings.device)).expand(n_rows, -1)
+
+
+def roomy(cache: Cache, rows: Int[Tensor, " kept"], room: int) -> Cache:
+    """A cache of its own with these rows of another, each as often as it is named, and room for `room` more tokens.
+
+    Layers that are more than keys and values of all tokens (sliding windows) grow as they always do.
+    """
+    found = copy.copy(cache)
+    found.layers = []
+    for layer in cache.layers:
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            found.layers.append(_RoomyLayer(layer, rows.to(layer.keys.device), room))
+        else:
+            found.layers.append(copy.deepcopy(layer))
+            found.layers[-1].reorder_cache(rows)  # an index_select on every kind of layer
+    return found
 
 
 class _RoomyLayer(DynamicLayer):
@@ -49,10 +56,10 @@ class _RoomyLayer(DynamicLayer):
     soft prompts and 25 pairs of the embedded subject). `keys` and `values` are what has been written so far.
     """
 
-    def __init__(self, common: DynamicLayer, n_rows: int, room: int) -> None:
+    def __init__(self, common: DynamicLayer, rows: Int[Tensor, " kept"], room: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = common.dtype, common.device, True
-        self._move(common.keys.expand(n_rows, -1, -1, -1), common.values.expand(n_rows, -1, -1, -1), room)
+        self._move(common.keys[rows], common.values[rows], room)
 
     def update(
         self,

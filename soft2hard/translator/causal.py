@@ -17,6 +17,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
 
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import positions
@@ -130,20 +131,44 @@ class CausalTranslator(TranslatorModel):
             states, mask = torch.cat([bos.to(states), states], 1), torch.cat([mask.new_ones(len(mask), 1), mask], 1)
         states, mask = _to_the_right(states, mask)
         begin = self.begin.to(states).expand(len(states), 1, -1)
-        return Memory(torch.cat([states, begin], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
+        memory = Memory(torch.cat([states, begin], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
+        return memory if self.training or torch.is_grad_enabled() else self._cached(memory)
+
+    def _cached(self, memory: Memory) -> Memory:
+        """The same with its keys and values, so that the many texts of a soft prompt do not each read it again; as it
+        is where the model keeps other things than these."""
+        before, mask = memory.states[:, :-1], memory.mask[:, :-1]
+        if not mask.any(1).all():  # of an empty soft prompt without BOS there are none
+            return memory
+        taken = self._taken({"position_ids": positions(mask.bool()), "logits_to_keep": 1})
+        found = self.lm(inputs_embeds=before, attention_mask=mask, use_cache=True, **taken)
+        cache = getattr(found, "past_key_values", None)
+        if not isinstance(cache, Cache) or {type(layer) for layer in cache.layers} != {DynamicLayer}:
+            return memory
+        return Memory(memory.states, memory.mask, cache, torch.arange(len(mask), device=mask.device))
 
     def logits(self, memory: Memory, labels: Labels) -> Logits:
         before = labels[:, :-1]  # what each label but the first is written after
-        read = torch.cat([memory.states, self._embed(before.clamp(min=0)).to(memory.states)], 1)
+        cache = memory.own_cache(room=labels.shape[1])
+        unread = memory.states if cache is None else memory.states[:, -1:]
+        read = torch.cat([unread, self._embed(before.clamp(min=0)).to(unread)], 1)
         mask = torch.cat([memory.mask, (before >= 0).long()], 1)
-        taken = {"position_ids": positions(mask.bool()), "logits_to_keep": labels.shape[1]}
-        taken = {name: value for name, value in taken.items() if name in self._parameters_of_forward}
-        logits = self.lm(inputs_embeds=read, attention_mask=mask, use_cache=False, **taken).logits
+        place = positions(mask.bool())[:, -read.shape[1] :]
+        taken = self._taken({"position_ids": place, "logits_to_keep": labels.shape[1], "past_key_values": cache})
+        logits = self.lm(inputs_embeds=read, attention_mask=mask, use_cache=cache is not None, **taken).logits
         return logits[:, -labels.shape[1] :]
 
     def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
         ends = {"eos_token_id": self.eos_id, "pad_token_id": self._pad_id}
-        return self.lm.generate(inputs_embeds=memory.states, attention_mask=memory.mask, **ends | settings)
+        # generate() makes rows of its own for its beams, but none of a cache.
+        cache = memory.own_cache(self._instruction_tokens, settings.get("num_beams", 1))
+        read = {"inputs_embeds": memory.states, "attention_mask": memory.mask}
+        read |= {} if cache is None else {"past_key_values": cache}
+        return self.lm.generate(**read, **ends | settings)
+
+    def _taken(self, wanted: dict[str, object]) -> dict[str, object]:
+        """Of these arguments, those that this language model takes."""
+        return {name: value for name, value in wanted.items() if name in self._parameters_of_forward}
 
     def _need_room(self, n_read: int) -> None:
         """Raise UserError unless the longest instruction fits after so many rows, whatever the batch holds."""

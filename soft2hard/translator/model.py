@@ -16,10 +16,12 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
+from soft2hard.lm.prefix import roomy
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
@@ -149,16 +151,28 @@ class Memory:
 
     states: Float[Tensor, "batch n d_model"]
     mask: Int[Tensor, "batch n"]
+    cache: Cache | None = None
+    """Keys and values of all places but the last, where a causal model has them."""
+    cached: Int[Tensor, "batch"] | None = None
+    """The row of the cache that each soft prompt's are."""
 
     def select(self, rows: Sequence[int]) -> "Memory":
-        """These of the soft prompts, without places that are padding in all of them."""
+        """These of the soft prompts; where nothing is cached, without places that are padding in all of them."""
         states, mask = self.states[rows], self.mask[rows]
+        if self.cached is not None:
+            return Memory(states, mask, self.cache, self.cached[rows])
         used = mask.bool().any(0)
         return Memory(states, mask) if used.all() else Memory(states[:, used], mask[:, used])
 
     def repeat(self, times: int) -> "Memory":
         """Each soft prompt `times` times, one after another."""
-        return Memory(self.states.repeat_interleave(times, 0), self.mask.repeat_interleave(times, 0))
+        states, mask = self.states.repeat_interleave(times, 0), self.mask.repeat_interleave(times, 0)
+        return Memory(states, mask, self.cache, None if self.cached is None else self.cached.repeat_interleave(times))
+
+    def own_cache(self, room: int, times: int = 1) -> Cache | None:
+        """A cache with a row for each soft prompt, `times` times one after another, to which `room` tokens may be
+        added."""
+        return None if self.cached is None else roomy(self.cache, self.cached.repeat_interleave(times), room)
 
 
 class TranslatorModel(nn.Module, ABC):

@@ -12,7 +12,7 @@ from soft2hard.lm.nearest import nearest_rows
 from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
-from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import embedded_path, shipped_translators
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.demonstrations import with_demonstrations
@@ -31,6 +31,7 @@ _KEPT_CANDIDATES = 10
 _GUESSES = 4  # candidates under which inputs are invented: the greedy one and the best beams
 _OTHERS = 16  # instructions under which inputs are invented where none was read
 _INVENTED = "invented by the subject under the first guesses"
+_BY_PROMPT = "invented by the subject under the soft prompt"
 _SPARE = 3  # inputs that are invented then, for each that is used
 _NUMBERS_AT_ONCE = 2**28  # of distributions over the vocabulary, for soft prompts that are seen together: 1 GB
 _CHOOSING, _JUDGING = 8, 16  # of few inputs, those that choose before any judge, and that judge before more choose
@@ -165,9 +166,9 @@ def translate(
             subject.check(prompt)
     source = None
     if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
-        source = _INVENTED if inputs is None else None
+        were_given = inputs is not None
         inputs, read = _behaviour(translator, prompts, subject, inputs, config)
-        helpers = replace(helpers, read=read)
+        helpers, source = replace(helpers, read=read), None if were_given or inputs is None else _BY_PROMPT
     labels = [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     if subject is None or not config.verify:
         if translator is None:
@@ -419,15 +420,16 @@ def _behaviour(
     inputs: Sequence[str] | Sequence[Sequence[str]] | None,
     config: TranslateConfig,
 ) -> tuple[Sequence[Sequence[str]] | None, list[SoftPrompt]]:
-    """Inputs, and what a translator of examples reads of soft prompts: what they do on some of these inputs. Where none
-    are given they are invented, under what it writes for the vectors alone if it reads them too, else under the soft
-    prompts. Only inputs that choose texts are shown, so that the others can judge.
+    """Inputs, and what a translator of examples reads of soft prompts: what they do on some of these inputs. Only
+    inputs that choose texts are shown, so that the others can judge.
 
-    A translator of both that has no subject, or no inputs, reads the vectors alone. Raises UserError where another has
-    neither, and for a translator that reads nothing.
+    A translator of both reads the vectors alone where no subject runs or no inputs are given: what a soft prompt does
+    on inputs that others had to invent misleads more than it tells. One of examples reads what soft prompts do on
+    those that they invite themselves. Raises UserError where it has neither these nor a subject, and for a translator
+    that reads nothing.
     """
     card = translator.card
-    if card.reads == "both" and subject is None:
+    if card.reads == "both" and (subject is None or inputs is None):
         return inputs, list(prompts)
     if card.reads == "nothing" or subject is None:
         remedy = "Give one that reads soft prompts."
@@ -435,11 +437,8 @@ def _behaviour(
             remedy = "Leave verification on, so that the subject shows what the soft prompt does."
         raise UserError(f"The translator '{translator.name}' was trained to read {card.reads}.", remedy)
     if inputs is None:
-        guesses: list[list[Prompt]] = [[prompt] for prompt in prompts]
-        if card.reads == "both":
-            read = propose(translator, prompts, _GUESSES, seed=config.seed)
-            guesses = [texts or of_none for texts, of_none in zip(read, guesses, strict=True)]
-        inputs = invented_inputs(subject, guesses, config.n_probes + config.n_checks, config.seed)
+        n = config.n_probes + config.n_checks
+        inputs = invented_inputs(subject, [[prompt] for prompt in prompts], n, config.seed)
     each = [choosing(of_prompt, config) for of_prompt in _for_each(prompts, inputs)]
     if card.reads == "examples" and not all(each):
         raise UserError(

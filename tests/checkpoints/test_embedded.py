@@ -46,8 +46,8 @@ def test_all_checkpoints_together_are_at_most_60_megabytes():
 
 @pytest.mark.parametrize("name", ["subject", "api_model", "translator"])
 def test_every_checkpoint_has_a_card_and_safetensors_alone(name):
-    files = {path.name for path in embedded_path(name).iterdir()}
-    assert "README.md" in files and "model.safetensors" in files
+    files = {path.name for path in embedded_path(name).rglob("*")}
+    assert "README.md" in files and {"model.safetensors", "adapter_model.safetensors"} & files
     assert not [file for file in files if file.endswith((".bin", ".pt", ".pth", ".pkl"))]
 
 

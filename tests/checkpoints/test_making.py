@@ -59,7 +59,7 @@ def test_twenty_soft_prompts_of_test_tasks_are_tuned_and_the_translator_reads_th
     for record, prompt in zip(about, prompts, strict=True):
         subject.check(prompt)
         assert parse(record["instruction"]).split == "test" and record["examples"]
-    translator = Translator.from_pretrained(out / "translator")
+    translator = Translator.from_pretrained(out / "translator", subject=subject)
     assert translator.card.fingerprint == subject.fingerprint and translator.card.subject == "embedded"
     assert len(propose(translator, prompts[:2], n_candidates=2)) == 2
 

@@ -16,6 +16,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import Reading, propose, tidy
+from soft2hard.translator.causal import CausalTranslator
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import MAX_INSTRUCTION_TOKENS, Design, TranslateConfig
 from soft2hard.translator.training import train_translator
@@ -361,3 +362,32 @@ def test_an_evaluation_knows_translators_apart_by_their_weights(design: Design, 
     before = translator_fingerprint(first)
     assert translator_fingerprint(Translator.from_pretrained(tmp_path / "translator")) == before
     assert translator_fingerprint(stirred(first)) != before
+
+
+# --- reading once -------------------------------------------------------------------------------------
+
+
+def all_of(
+    translator: Translator, read: list[SoftPrompt]
+) -> tuple[list[list[str]], list[list[float]], list[list[int]]]:
+    """Greedy texts, beams and samples; how likely they are; and how they go on after their first two tokens."""
+    texts = propose(translator, read, 12)
+    readings = [Reading(translator, prompt) for prompt in read]
+    likely = [reading.log_probs(some) for reading, some in zip(readings, texts, strict=True)]
+    begun = [[translator.encode_instruction(text)[:2] for text in some] for some in texts]
+    return texts, likely, [row for r, some in zip(readings, begun, strict=True) for row in r.complete(some)]
+
+
+@pytest.mark.parametrize("architecture", CAUSAL_LMS)
+def test_what_is_read_once_for_many_texts_gives_what_reading_it_for_each_gives(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = long_subject(architecture)
+    translator = stirred(Translator.for_subject(subject, CAUSAL))
+    read = prompts(subject, 2, 9, 5)
+    texts, likely, completed = all_of(translator, read)
+    monkeypatch.setattr(CausalTranslator, "_cached", lambda self, memory: memory)
+    expected, as_likely, as_completed = all_of(translator, read)
+    assert texts == expected and completed == as_completed
+    for found, wanted in zip(likely, as_likely, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-3)
