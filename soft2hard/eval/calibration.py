@@ -20,6 +20,7 @@ from soft2hard.data_gen.corpus.rows import soft_prompt_of
 from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.candidates import Reading, propose
+from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import n_processes
 from soft2hard.translator.search import Budget, Search
@@ -67,7 +68,7 @@ def calibrate(
     rows = list(validation.select(usable).with_format("numpy"))
     prompts = [soft_prompt_of(row, subject.fingerprint, subject.template) for row in rows]
     inputs = [list(map(str, row["inputs"][:_N_PROBES])) for row in rows]
-    seen = translator.view(subject).of_outputs(prompts, inputs, 0)
+    seen = acting(translator, subject, prompts, inputs, 0)
     verifier, proposed = Verifier(subject, SHORT_OUTPUT), propose(translator, seen, _N_CANDIDATES)
     probes = verifier.probe(prompts, inputs)
     readings = [Reading(translator, read) for read in seen]
@@ -91,8 +92,8 @@ def calibrate_saved(
 ) -> Evidence | None:
     """Calibrate the translator in a folder, and write what was chosen into its card.
 
-    None, and nothing is done, where that was done before, for a translator that reads other things than soft prompts,
-    and where a training runs in several processes.
+    None, and nothing is done, where that was done before, for a translator that reads nothing, and where a training
+    runs in several processes.
     """
     if not n_tasks or n_processes() > 1:
         return None  # of several processes, one may still be writing

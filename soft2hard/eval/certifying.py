@@ -57,6 +57,7 @@ from soft2hard.storage.files import write_text
 from soft2hard.storage.run_folders import Kind, claim, made_with
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.data import IGNORE, runs_of_like_length
+from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, translate
@@ -237,7 +238,7 @@ class Certifier:
         """These soft prompts as the certified translator is given them, some with what they do on the cases' inputs."""
         there = [i for i, prompt in enumerate(prompts) if prompt is not None]
         inputs = [[example.input for example in cases[i].task.train] for i in there]
-        seen = self.translator.view(self.subject).of_outputs([prompts[i] for i in there], inputs, seed)
+        seen = acting(self.translator, self.subject, [prompts[i] for i in there], inputs, seed)
         return [dict(zip(there, seen, strict=True)).get(i) for i in range(len(prompts))]
 
     def soft_scores(self, cases: Sequence[Case], seed: int) -> dict[str, float]:

@@ -78,7 +78,8 @@ class _RoomyLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Int[Tensor, " kept"]) -> None:
         """Keep these rows."""
-        self._move(self.keys[beam_idx], self.values[beam_idx], ROOM)
+        rows = beam_idx.to(self.keys.device)
+        self._move(self.keys[rows], self.values[rows], ROOM)
 
     def _move(
         self, keys: Float[Tensor, "rows heads seen width"], values: Float[Tensor, "rows heads seen width_v"], room: int

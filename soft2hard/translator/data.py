@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from soft2hard.data_gen.tasks import Example, Task
-from soft2hard.lm.sequences import Query
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.settings import Reads
 
@@ -62,7 +61,7 @@ class View:
         """`rng` draws the examples. An imitation, which has none, is read as it is, but by a view of nothing."""
         if self.reads == "nothing":
             return torch.zeros_like(vectors[:1])
-        if self.reads == "vectors" or not examples:
+        if self.reads == "vectors" or not examples or (self.reads == "both" and self.subject.template.input_first):
             return vectors
         n = min(self.n_examples, len(examples))
         n = rng.randint(0, n) if self.vary else n
@@ -82,28 +81,17 @@ class View:
         rows = self(soft_prompt.embeddings, task.train, Random(f"view/{seed}/{task.name}"))
         return replace(soft_prompt, embeddings=rows)
 
-    def of_outputs(
-        self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]], seed: int
-    ) -> list[SoftPrompt]:
-        """As `of`, with the outputs that the soft prompts themselves write for some of their `inputs`: no example is
-        needed, and none is shown that the soft prompt does otherwise. A soft prompt without inputs is read by itself.
-        What is chosen depends on the seed and the inputs alone, whatever else is read.
-        """
-        if self.reads == "nothing":
-            return [replace(prompt, embeddings=torch.zeros_like(prompt.embeddings[:1])) for prompt in soft_prompts]
-        if self.reads == "vectors":
-            return list(soft_prompts)
-        chosen = [self._chosen(some, seed) for some in inputs]
-        queries = [Query(prompt, input) for prompt, some in zip(soft_prompts, chosen, strict=True) for input in some]
-        written = iter(self.subject.generate(queries))
-        return [
-            replace(prompt, embeddings=self._showing(prompt.embeddings, [Example(one, next(written)) for one in some]))
-            if some
-            else prompt
-            for prompt, some in zip(soft_prompts, chosen, strict=True)
-        ]
+    def of_pairs(self, soft_prompt: SoftPrompt, pairs: Sequence[Example]) -> SoftPrompt:
+        """As `of`, with just these pairs; a soft prompt without any is read by itself."""
+        if self.reads == "vectors" or not pairs:
+            return soft_prompt
+        return replace(soft_prompt, embeddings=self._showing(soft_prompt.embeddings, pairs))
 
-    def _chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
+    def chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
+        """Those of the inputs that are shown, which depends on the seed and on themselves alone; beside vectors none of
+        a template that has no place for solved examples."""
+        if self.reads == "both" and self.subject.template.input_first:
+            return []
         rng = Random("\n".join([f"view/{seed}", *inputs]))
         return rng.sample(list(inputs), min(self.n_examples, len(inputs)))
 

@@ -1,9 +1,16 @@
-"""The instruction with demonstrations whose outputs the soft prompt wrote: no labels, and what small models follow."""
+"""What soft prompts do on inputs, as pairs: read by a translator, and demonstrations behind an instruction.
+
+The soft prompt wrote the outputs, so there are no labels in them; and small models follow them.
+"""
 
 from collections.abc import Sequence
 from random import Random
 
 from soft2hard.data_gen.tasks import Example
+from soft2hard.errors import UserError
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.model import Translator
 from soft2hard.translator.verification import Candidate, Probes, Verifier
 
 _SETS, _ROUNDS, _KEPT = 12, 2, 3  # sets of demonstrations tried at first and in each round; sets that are varied
@@ -48,3 +55,36 @@ def _exchanged(chosen: tuple[int, ...], lent: Sequence[int], rng: Random) -> tup
     if others:
         return (*chosen[:place], rng.choice(others), *chosen[place + 1 :])
     return tuple(rng.sample(chosen, len(chosen)))
+
+
+def acting(
+    translator: Translator,
+    subject: Subject,
+    soft_prompts: Sequence[SoftPrompt],
+    inputs: Sequence[Sequence[str]],
+    seed: int,
+    max_new_tokens: int | None = None,
+) -> list[SoftPrompt]:
+    """Soft prompts as a translator is given them: where it also reads what they do, with what they write for some of
+    their `inputs`, as many as it was trained to read. No example is needed, and none is shown that the soft prompt does
+    otherwise. Inputs are left out that have no room in the subject's context beside an output. Raises UserError where
+    there are none for a translator that reads nothing else.
+    """
+    view = translator.view(subject)
+    if view.reads not in ("examples", "both"):
+        return list(soft_prompts)
+    verifier = Verifier(subject, max_new_tokens)
+    chosen = [
+        [input for input in view.chosen(some, seed) if verifier.has_room(prompt, input)]
+        for prompt, some in zip(soft_prompts, inputs, strict=True)
+    ]
+    if view.reads == "examples" and not all(chosen):
+        raise UserError(
+            f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
+            "Give some with --examples.",
+        )
+    written = verifier.written(soft_prompts, chosen)
+    return [
+        view.of_pairs(prompt, [Example(*pair) for pair in zip(some, outputs, strict=True)])
+        for prompt, some, outputs in zip(soft_prompts, chosen, written, strict=True)
+    ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -15,7 +16,7 @@ from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import embedded_path, shipped_translators
 from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.demonstrations import with_demonstrations
+from soft2hard.translator.demonstrations import acting, with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.proposers.base import Observed, Proposer, distinct
@@ -164,11 +165,11 @@ def translate(
             subject.template.check_shows()
         for prompt in prompts:
             subject.check(prompt)
-    source = None
+    source, views = None, [helpers.read or prompts]
     if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
         were_given = inputs is not None
-        inputs, read = _behaviour(translator, prompts, subject, inputs, config)
-        helpers, source = replace(helpers, read=read), None if were_given or inputs is None else _BY_PROMPT
+        inputs, views = _behaviour(translator, prompts, subject, inputs, config)
+        source = None if were_given or inputs is None else _BY_PROMPT
     labels = [p.provenance.get("source", f"soft prompt {i + 1}") for i, p in enumerate(prompts)]
     if subject is None or not config.verify:
         if translator is None:
@@ -176,9 +177,11 @@ def translate(
                 "No translator fits the soft prompt, and without verification there is nothing to choose a text by.",
                 "Give a translator for its subject, or leave verification on.",
             )
-        texts = propose(translator, helpers.read or prompts, 1)
+        texts = propose(translator, views[-1], 1)
         return [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
-    found = _Translating(prompts, labels, translator, subject, config, helpers).all(inputs, progress)
+    work = _Translating(prompts, labels, translator, subject, config, helpers)
+    work.views = views
+    found = work.all(inputs, progress)
     if source:
         found = [replace(one, probe_source=source) if one.probe_source == "examples" else one for one in found]
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
@@ -202,7 +205,9 @@ class _Translating:
         helpers: Helpers,
     ):
         self.prompts, self.labels, self.translator, self.subject = prompts, labels, translator, subject
-        self.config, self.helpers, self.read = config, helpers, helpers.read or prompts
+        self.config, self.helpers = config, helpers
+        self.views: Sequence[Sequence[SoftPrompt]] = [prompts]
+        """What the translator reads of each soft prompt, in one way or several; the last is the fullest."""
         self.names = config.propose or (("translator",) if translator else self._usual())
         self.verifier = Verifier(subject, config.max_new_tokens)
         self.budget = Budget(config.max_seconds, config.max_calls)
@@ -263,7 +268,7 @@ class _Translating:
         given, n = self._given(inputs), len(self.prompts)
         read: list[list[str]] = [[] for _ in self.prompts]
         if self.translator is not None:
-            read = propose(self.translator, self.read, self.config.n_candidates, seed=self.config.seed)
+            read = self._read(self.translator)
         n_inputs = (self.config.n_probes + self.config.n_checks) * (1 if given or self.translator else _SPARE)
         at_once = max(
             1,
@@ -277,6 +282,12 @@ class _Translating:
                 if progress:
                     progress()
         return found
+
+    def _read(self, translator: Translator) -> list[list[str]]:
+        """Candidates for each soft prompt, as many under each view; the first is the greedy one of the fullest."""
+        n = max(1, self.config.n_candidates // len(self.views))
+        by_view = [propose(translator, view, n, seed=self.config.seed) for view in reversed(self.views)]
+        return [list(dict.fromkeys(chain.from_iterable(of_one))) for of_one in zip(*by_view, strict=True)]
 
     def _some(
         self, numbers: Sequence[int], read: Sequence[Sequence[str]], given: Sequence[list[str]] | None
@@ -303,7 +314,7 @@ class _Translating:
     ) -> Translation:
         densities: list[Density] = []
         if self.translator is not None:
-            densities.append(Reading(self.translator, self.read[i]))
+            densities += [Reading(self.translator, view[i]) for view in self.views]
         if self.prior is not None:
             self.prior.forget()
             densities.append(self.prior)
@@ -419,18 +430,19 @@ def _behaviour(
     subject: Subject | None,
     inputs: Sequence[str] | Sequence[Sequence[str]] | None,
     config: TranslateConfig,
-) -> tuple[Sequence[Sequence[str]] | None, list[SoftPrompt]]:
+) -> tuple[Sequence[Sequence[str]] | None, list[list[SoftPrompt]]]:
     """Inputs, and what a translator of examples reads of soft prompts: what they do on some of these inputs. Only
     inputs that choose texts are shown, so that the others can judge.
 
-    A translator of both reads the vectors alone where no subject runs or no inputs are given: what a soft prompt does
-    on inputs that others had to invent misleads more than it tells. One of examples reads what soft prompts do on
-    those that they invite themselves. Raises UserError where it has neither these nor a subject, and for a translator
-    that reads nothing.
+    A translator of both reads the vectors alone, too: of a kind of task that it never met, examples make it too sure of
+    one that it knows. Without a subject or inputs that is all that it reads: what a soft prompt does on inputs that
+    others had to invent misleads more than it tells. One of examples reads what soft prompts do on those that they
+    invite themselves. Raises UserError where it has neither these nor a subject, and for a translator that reads
+    nothing.
     """
     card = translator.card
     if card.reads == "both" and (subject is None or inputs is None):
-        return inputs, list(prompts)
+        return inputs, [list(prompts)]
     if card.reads == "nothing" or subject is None:
         remedy = "Give one that reads soft prompts."
         if card.reads != "nothing":
@@ -440,12 +452,8 @@ def _behaviour(
         n = config.n_probes + config.n_checks
         inputs = invented_inputs(subject, [[prompt] for prompt in prompts], n, config.seed)
     each = [choosing(of_prompt, config) for of_prompt in _for_each(prompts, inputs)]
-    if card.reads == "examples" and not all(each):
-        raise UserError(
-            f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
-            "Give some with --examples.",
-        )
-    return inputs, translator.view(subject).of_outputs(prompts, each, config.seed)
+    seen = acting(translator, subject, prompts, each, config.seed, config.max_new_tokens)
+    return inputs, [list(prompts), seen] if card.reads == "both" else [seen]
 
 
 def _for_each(

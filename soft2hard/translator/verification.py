@@ -127,13 +127,7 @@ class Verifier:
 
     def probe(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[Probes]:
         """The outputs that each soft prompt gives its inputs, with their distributions, all in shared batches."""
-        written = self._written(soft_prompts, inputs, self.max_new_tokens or SHORT_OUTPUT)
-        open_ended = [i for i, of in enumerate(written) if 2 * sum(o.ended or o.goes_round for o in of) < len(of)]
-        rooms = {i: self._room(soft_prompts[i], inputs[i], LONG_OUTPUT) for i in open_ended if not self.max_new_tokens}
-        for limit in sorted({room for room in rooms.values() if room > SHORT_OUTPUT}):
-            long = [i for i, room in rooms.items() if room == limit]
-            again = self._written([soft_prompts[i] for i in long], [inputs[i] for i in long], limit)
-            written = [dict(zip(long, again, strict=True)).get(i, of) for i, of in enumerate(written)]
+        written = self._outputs_of(soft_prompts, inputs)
         examples = [self._examples(some, [o.ids for o in of], "soft") for some, of in zip(inputs, written, strict=True)]
         embedded = [self.subject.prompt_embeddings(soft_prompt) for soft_prompt in soft_prompts]
         found: dict[int, Probes] = {}
@@ -141,6 +135,25 @@ class Verifier:
             texts, ids, ended, _ = zip(*written[i], strict=True) if written[i] else ((), (), (), ())
             found[i] = Probes(tuple(inputs[i]), texts, ids, ended, log_probs, likeliest)
         return [found[i] for i in range(len(soft_prompts))]
+
+    def written(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The outputs alone, as `probe` has them."""
+        return [[output.text for output in of] for of in self._outputs_of(soft_prompts, inputs)]
+
+    def has_room(self, soft_prompt: SoftPrompt, input: str) -> bool:
+        """Whether the subject's context holds an output beside this input."""
+        limit = self.max_new_tokens or SHORT_OUTPUT
+        return self._room(soft_prompt, [input], limit) == limit
+
+    def _outputs_of(self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]]) -> list[list["_Output"]]:
+        written = self._written(soft_prompts, inputs, self.max_new_tokens or SHORT_OUTPUT)
+        open_ended = [i for i, of in enumerate(written) if 2 * sum(o.ended or o.goes_round for o in of) < len(of)]
+        rooms = {i: self._room(soft_prompts[i], inputs[i], LONG_OUTPUT) for i in open_ended if not self.max_new_tokens}
+        for limit in sorted({room for room in rooms.values() if room > SHORT_OUTPUT}):
+            long = [i for i, room in rooms.items() if room == limit]
+            again = self._written([soft_prompts[i] for i in long], [inputs[i] for i in long], limit)
+            written = [dict(zip(long, again, strict=True)).get(i, of) for i, of in enumerate(written)]
+        return written
 
     def _written(
         self, soft_prompts: Sequence[SoftPrompt], inputs: Sequence[Sequence[str]], limit: int

@@ -34,6 +34,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.data import View
+from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import Design
 from tests import tiny_models, tiny_training
@@ -271,8 +272,7 @@ def test_a_translator_of_vectors_and_acts_is_given_what_each_thing_in_their_plac
     noises = spoiled(FEW, 0)[NOISE]
     for c, noise in zip(FEW, noises, strict=True):
         golds, inputs = [c.task.instruction, *c.task.paraphrases], [example.input for example in c.task.train]
-        view = View(SUBJECT, "both", 3)
-        own, of_noise = view.of_outputs([c.soft_prompt, noise], [inputs, inputs], 0)
+        own, of_noise = acting(both, SUBJECT, [c.soft_prompt, noise], [inputs, inputs], 0)
         mixed = torch.cat([noise.embeddings, own.embeddings[noise.n_tokens :]])
         expected = {
             MATCHED: own,

@@ -19,6 +19,7 @@ from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.data import View
+from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import Design
 from tests import tiny_models, tiny_training
@@ -211,7 +212,7 @@ def test_unless_told_otherwise_a_translator_of_examples_reads_what_the_soft_prom
     bench, named = Bench(own, seed=4), Translator.from_pretrained(others["examples"])
     [found] = GreedyTranslation(translator=str(others["examples"])).run([case], bench)
     inputs = [example.input for example in case.task.train]
-    [read] = View(own, "examples", 2).of_outputs([case.soft_prompt], [inputs], 4)
+    [read] = acting(named, own, [case.soft_prompt], [inputs], 4)
     assert found.prompt == (propose(named, [read], 1)[0] or [None])[0]
     others_answers = replace(case, task=replace(case.task, train=tuple(Example(i, "up") for i in inputs)))
     [again] = GreedyTranslation(translator=str(others["examples"])).run([others_answers], bench)

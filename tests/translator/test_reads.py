@@ -19,6 +19,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.data import CorpusPairs, View
+from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Memory, Translator
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.settings import Design, Reads, TranslateConfig
@@ -247,10 +248,10 @@ def test_of_a_soft_prompt_it_reads_what_that_writes_for_inputs(of_examples: Tran
     prompts = [SoftPrompt(SUBJECT.embed_text(text).clone(), template=SUBJECT.template) for text in ("cat dog", "up")]
     how, inputs = TranslateConfig(6, 4, 0, refine_rounds=0, max_new_tokens=3), WORDS[:4]
     found = translate(prompts, of_examples, SUBJECT, how, inputs=inputs)
-    read = View(SUBJECT, "examples", of_examples.card.shown).of_outputs(prompts, [inputs, inputs], 0)
+    read = acting(of_examples, SUBJECT, prompts, [inputs, inputs], 0, 3)
     for prompt, rows, translation in zip(prompts, read, found, strict=True):
         # By its definition: the subject's greedy output under the soft prompt, laid out as a few-shot prompt.
-        outputs = SUBJECT.generate([Query(prompt, input) for input in inputs])
+        outputs = SUBJECT.generate([Query(prompt, input) for input in inputs], max_new_tokens=3)
         shown = " ".join(words_of(rows.embeddings))
         assert all(" ".join(f"Input : {i} Output : {o}".split()) in shown for i, o in zip(inputs, outputs, strict=True))
         assert translation.greedy == propose(of_examples, [rows], 6)[0][0]
@@ -262,13 +263,14 @@ def test_what_judges_a_text_is_not_shown_to_the_translator(
     prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
     inputs = [f"{a} {b}" for a in WORDS[:4] for b in WORDS[4:8]]
     shown: list[str] = []
-    whole = View.of_outputs
 
-    def noted(self: View, prompts: list[SoftPrompt], of_prompts: list[list[str]], seed: int) -> list[SoftPrompt]:
-        shown.extend(*of_prompts)
-        return whole(self, prompts, of_prompts, seed)
+    def noted(
+        translator: Translator, subject: Subject, prompts: list[SoftPrompt], inputs: list[list[str]], *how: object
+    ):
+        shown.extend(*inputs)
+        return acting(translator, subject, prompts, inputs, *how)
 
-    monkeypatch.setattr(View, "of_outputs", noted)
+    monkeypatch.setattr("soft2hard.translator.translate.acting", noted)
     how = TranslateConfig(6, 8, 8, refine_rounds=0, max_new_tokens=3)
     found = translate(prompt, of_examples, SUBJECT, how, inputs=inputs)
     ordered = in_random_order(inputs, how.seed)
@@ -301,7 +303,7 @@ def test_who_reads_both_reads_the_vectors_alone_without_subject_or_inputs(of_bot
     found = translate(prompt, of_both, SUBJECT, silent)
     assert found.greedy == propose(of_both, [prompt], 64)[0][0]
     inputs = WORDS[:4]
-    [read] = of_both.view(SUBJECT).of_outputs([prompt], [in_random_order(inputs, 0)], 0)
+    [read] = acting(of_both, SUBJECT, [prompt], [in_random_order(inputs, 0)], 0, 3)
     assert len(read.embeddings) > prompt.n_tokens
     assert translate(prompt, of_both, SUBJECT, silent, inputs=inputs).greedy == propose(of_both, [read], 64)[0][0]
 
@@ -312,13 +314,14 @@ def test_invented_inputs_that_are_shown_choose_texts_and_do_not_judge_them(monke
     translator.card = replace(translator.card, reads="examples", shown=4)
     prompt = SoftPrompt(subject.embed_text("Repeat the word .").clone(), template=subject.template)
     shown: list[str] = []
-    whole = View.of_outputs
 
-    def noted(self: View, prompts: list[SoftPrompt], of_prompts: list[list[str]], seed: int) -> list[SoftPrompt]:
-        shown.extend(*of_prompts)
-        return whole(self, prompts, of_prompts, seed)
+    def noted(
+        translator: Translator, subject: Subject, prompts: list[SoftPrompt], inputs: list[list[str]], *how: object
+    ):
+        shown.extend(*inputs)
+        return acting(translator, subject, prompts, inputs, *how)
 
-    monkeypatch.setattr(View, "of_outputs", noted)
+    monkeypatch.setattr("soft2hard.translator.translate.acting", noted)
     found = translate(prompt, translator, subject, TranslateConfig(6, 8, 8, refine_rounds=0))
     assert found.probe_source.startswith("invented by the subject")
     assert (found.n_probes, found.n_checks, len(shown)) == (8, 8, 8)

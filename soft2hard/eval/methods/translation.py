@@ -10,6 +10,7 @@ from soft2hard.eval.methods.options import GreedyOptions, TranslatedOptions
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import is_embedded_subject
 from soft2hard.translator.candidates import propose
+from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, Translation, translate
@@ -35,11 +36,11 @@ class GreedyTranslation(GreedyOptions):
 def greedy_texts(translator: Translator, cases: Sequence[Case], bench: Bench, *, labelled: bool = False) -> list[str]:
     """What the translator writes first for each case, '' for nothing. Where it also reads what soft prompts do, they do
     it on the training inputs; or it is given `labelled` examples."""
-    if labelled:
+    if labelled or translator.card.reads == "nothing":
         read = _labelled(translator, cases, bench)
     else:
         inputs = [[example.input for example in case.task.train] for case in cases]
-        read = translator.view(bench.subject).of_outputs([case.soft_prompt for case in cases], inputs, bench.seed)
+        read = acting(translator, bench.subject, [case.soft_prompt for case in cases], inputs, bench.seed)
     return [found[0] if found else "" for found in propose(translator, read, 1)]
 
 

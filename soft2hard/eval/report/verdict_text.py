@@ -1,7 +1,5 @@
 """What the verdict on a translation says, in words: one line for the terminal, and the parts that its card shares."""
 
-from textwrap import shorten
-
 from soft2hard.translator.translate import Translation
 from soft2hard.translator.verdict import FAITHFUL_FROM, WORDS_ALIKE, Judgement, RestsOn, upper_bound
 
@@ -49,7 +47,8 @@ def partings_text(judgement: Judgement) -> list[str]:
 
 
 def _short(text: str) -> str:
-    return shorten(text, _PARTING_WIDTH, placeholder=" …")
+    text = " ".join(text.split())
+    return text if len(text) <= _PARTING_WIDTH else f"{text[: _PARTING_WIDTH - 1]}…"
 
 
 def why_unverified(translation: Translation) -> str:
