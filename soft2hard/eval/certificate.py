@@ -35,7 +35,12 @@ OTHER, SAME_FAMILY, SHUFFLED, NOISE = (
 )
 VECTORS_ALONE, ACTS_ALONE = "its own, without what it does", "noise, with what its own does"
 """For a translator that also reads what soft prompts do: either of the two by itself."""
-RIVALS = {"examples": "examples instead", "both": "soft prompt and examples", "nothing": "nothing"}
+RIVALS = {
+    "vectors": "the vectors, by a translator of these alone",
+    "examples": "examples instead",
+    "both": "soft prompt and examples",
+    "nothing": "nothing",
+}
 """What translators read that were trained for comparison, by `Design.reads`."""
 VERIFIED = (MATCHED, OTHER, *RIVALS.values())
 """What is read where texts are verified too; the other ways to spoil a soft prompt only show in what is written."""
@@ -153,16 +158,18 @@ class Certificate:
     def sentences(self) -> list[str]:
         """What follows, whichever way it goes."""
         said = []
-        spoiled = [read for read in self.reads if read not in (MATCHED, *RIVALS.values())]
+        parts = [read for read in (VECTORS_ALONE, ACTS_ALONE) if read in self.reads]
+        spoiled = [read for read in self.reads if read not in (MATCHED, *parts, *RIVALS.values())]
         worse = [read for read in spoiled if _is_above(self.difference(read, "nll"))]
         if spoiled:
             rest = [read for read in spoiled if read not in worse]
+            follows = "reads the soft prompt" if parts else "reads the vectors"
             said.append(
                 "The gold text is clearly likelier given the soft prompt itself than given each of "
                 f"{len(worse)} of {len(spoiled)} things in its place"
-                + (f", but not than given {', '.join(rest)}." if rest else ": the translator reads the vectors.")
+                + (f", but not than given {', '.join(rest)}." if rest else f": the translator {follows}.")
             )
-        said += [self._beside(name) for name in RIVALS.values() if name in self.reads]
+        said += [self._beside(name) for name in (*parts, *RIVALS.values()) if name in self.reads]
         if self.wayward:
             n, own = len(self.wayward), sum(one.is_own for one in self.wayward)
             said.append(

@@ -203,10 +203,10 @@ class Certifier:
         if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
             raise UserError(f"Two rivals read {twice}.", "Give one of each kind.")
         for rival in self.rivals:
-            if rival.card.reads == "vectors":
+            if rival.card.reads == self.translator.card.reads:
                 raise UserError(
-                    f"The translator '{rival.name}' reads soft prompts, as the one that is certified does.",
-                    "Give one trained with --reads examples, both or nothing.",
+                    f"The translator '{rival.name}' reads {rival.card.reads}, as the one that is certified does.",
+                    "Give one trained with --reads " + ", ".join(r for r in RIVALS if r != rival.card.reads) + ".",
                 )
 
     def readings(self, cases: Sequence[Case], seed: int) -> list[TaskReading]:

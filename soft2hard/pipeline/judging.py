@@ -147,7 +147,9 @@ class CertificateStage(Stage):
         return ("evaluation", "comparisons") if self._rivals() else ("evaluation",)
 
     def _rivals(self) -> list[Path]:
-        names = [name for name in self.recipe.comparisons if self.recipe.comparison(name).reads != "vectors"]
+        kinds = {name: self.recipe.comparison(name).reads for name in self.recipe.comparisons}
+        first = {kind: name for name, kind in reversed(kinds.items())}
+        names = [name for name, kind in kinds.items() if kind != self.recipe.translator.reads and first[kind] == name]
         return [self.layout.comparison(name) for name in names]
 
     def settings(self) -> dict[str, Any]:

@@ -164,6 +164,8 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
             del decisive[name]
     # What is as by default is left out, so that older trainings can be resumed.
     design = {name: getattr(card, name) for name in _DESIGN if getattr(card, name) != getattr(default, name)}
+    if card.reads == "both":
+        design["fewest_shown"] = 0  # it once was always shown as many
     read = {"corpus": content_hash(corpus), "validation": content_hash(validation)}
     return {"config": decisive, "subject": card.fingerprint, **design, **read}
 

@@ -129,7 +129,10 @@ def test_at_most_three_partings_are_told_each_on_a_line_of_bounded_length() -> N
     long = Parting("word " * 40, "a\nb", "", 1.0)
     told = partings_text(replace(judged(0, 4), partings=(long, *4 * [Parting("cat", "yes", "no", 0.5)])))
     assert told[1:] == 2 * ['on "cat" the soft prompt gives "yes", the text "no"']
-    assert told[0].endswith('…" the soft prompt gives "a b", the text ""') and len(told[0]) < 120
+    assert told[0].startswith('on "word word') and told[0].endswith('…" the soft prompt gives "a b", the text ""')
+    assert len(told[0]) < 120
+    [unbroken] = partings_text(replace(judged(0, 1), partings=(Parting("x" * 100, "a", "b", 1.0),)))
+    assert unbroken.startswith('on "' + "x" * 59 + '…"')
     assert partings_text(replace(judged(4, 4), partings=())) == []
 
 

@@ -9,12 +9,14 @@ import pytest
 
 from soft2hard.errors import UserError
 from soft2hard.eval.certificate import (
+    ACTS_ALONE,
     FILE,
     MATCHED,
     NOISE,
     OTHER,
     RIVALS,
     SHUFFLED,
+    VECTORS_ALONE,
     Certificate,
     CertificateSettings,
     TaskReading,
@@ -132,6 +134,18 @@ def test_each_rival_is_told_whichever_way_it_goes(name: str, nlls: list[float], 
     assert sentence.startswith(f"Given {name}, the gold text is {said}")
     mean = sum(nlls) / 8 - 1
     assert f"{mean:.3f} [" in sentence
+
+
+@pytest.mark.parametrize(("nlls", "said"), [(WORSE, "clearly less likely"), (ALIKE, "about as likely")])
+@pytest.mark.parametrize("part", [VECTORS_ALONE, ACTS_ALONE])
+def test_what_vectors_and_acts_are_worth_each_is_told_apart_from_what_is_in_their_place(
+    part: str, nlls: list[float], said: str
+) -> None:
+    readings = of_reads(MATCHED=OWN, OTHER=WORSE)
+    readings += [reading(part, task, nll) for task, nll in zip(TASKS, nlls, strict=True)]
+    first, second = certificate(readings).sentences()
+    assert first.endswith("each of 1 of 1 things in its place: the translator reads the soft prompt.")
+    assert second.startswith(f"Given {part}, the gold text is {said}")
 
 
 def wayward(task: str, is_own: bool) -> WaywardReading:

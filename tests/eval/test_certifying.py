@@ -288,7 +288,7 @@ def test_a_translator_of_vectors_and_acts_is_given_what_each_thing_in_their_plac
 def test_a_rival_that_reads_soft_prompts_and_a_translator_that_does_not_are_refused_in_one_line(
     translator: Translator,
 ) -> None:
-    with pytest.raises(UserError, match="reads soft prompts, as the one that is certified") as refused:
+    with pytest.raises(UserError, match="reads vectors, as the one that is certified") as refused:
         Certifier(translator, SUBJECT, [rival("examples"), rival("vectors")])
     assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match="was trained to read nothing.*--rival") as refused:

@@ -79,6 +79,23 @@ def test_nothing_is_one_row_of_zeros_and_vectors_are_read_as_they_are() -> None:
         assert torch.equal(View(SUBJECT, "vectors")(VECTORS, examples, Random(0)), VECTORS)
 
 
+def test_behind_an_input_there_is_no_place_for_examples_and_the_vectors_are_read_alone(of_both: Translator) -> None:
+    subject = SUBJECT.with_template(Template(input_prefix="", input_first=True))
+    prompt = SoftPrompt(VECTORS, template=subject.template)
+    assert torch.equal(View(subject, "both", 2)(VECTORS, EXAMPLES, Random(0)), VECTORS)
+    assert acting(of_both, subject, [prompt], [WORDS[:4]], 0)[0].embeddings is prompt.embeddings
+
+
+def test_inputs_without_room_for_an_output_are_not_shown(of_both: Translator) -> None:
+    prompt = SoftPrompt(VECTORS, template=SUBJECT.template)
+    long = " ".join(WORDS[:5] * 40)
+    [read] = acting(of_both, SUBJECT, [prompt], [[WORDS[0], long]], 0, 3)
+    shown = words_of(read.embeddings[3:])
+    assert shown[:4] == ["Input", ":", WORDS[0], "Output"] and len(shown) < 10
+    [alone] = acting(of_both, SUBJECT, [prompt], [[long]], 0, 3)
+    assert torch.equal(alone.embeddings, VECTORS)
+
+
 def test_no_more_examples_are_shown_than_the_translator_can_read() -> None:
     """An example is six tokens."""
     for room, n in ((26, 3), (21, 3), (20, 2), (9, 1), (8, 0)):
@@ -326,7 +343,7 @@ def test_invented_inputs_that_are_shown_choose_texts_and_do_not_judge_them(monke
     assert found.probe_source.startswith("invented by the subject")
     assert (found.n_probes, found.n_checks, len(shown)) == (8, 8, 8)
     judged_on = {parting.input for parting in found.judgement.partings}
-    assert not judged_on & set(shown)
+    assert judged_on and not judged_on & set(shown)
 
 
 def test_given_what_it_reads_it_proposes_and_its_texts_are_verified_beside_the_soft_prompt(

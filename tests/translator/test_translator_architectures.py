@@ -385,6 +385,8 @@ def test_what_is_read_once_for_many_texts_gives_what_reading_it_for_each_gives(
     subject = long_subject(architecture)
     translator = stirred(Translator.for_subject(subject, CAUSAL))
     read = prompts(subject, 2, 9, 5)
+    with torch.no_grad():
+        assert translator.model.eval().encode(*translator.encode_batch(read)).cache is not None
     texts, likely, completed = all_of(translator, read)
     monkeypatch.setattr(CausalTranslator, "_cached", lambda self, memory: memory)
     expected, as_likely, as_completed = all_of(translator, read)
