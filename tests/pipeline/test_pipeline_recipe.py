@@ -13,7 +13,7 @@ from soft2hard.data_gen.world import FINAL_EXAMPLES
 from soft2hard.errors import UserError
 from soft2hard.eval.config import read_config
 from soft2hard.pipeline.recipe import read_recipe
-from soft2hard.translator.settings import TranslatorTraining
+from soft2hard.translator.settings import TranslatorTraining, read_card
 from tests.paths import ROOT
 from tests.pipeline_runs import settings
 
@@ -58,7 +58,10 @@ def test_the_embedded_recipe_is_that_of_the_checkpoints_that_come_along() -> Non
     sizes = {name: corpus.n_tasks for name, corpus in recipe.corpora.items()}
     assert sizes == {"common": 12_288, "long": 512, "random": 512, "validation": 384}
     assert {corpus.n_train for corpus in recipe.corpora.values()} == {FINAL_EXAMPLES}
-    assert recipe.training == TranslatorTraining(epochs=12.0, paraphrase_share=0.25, pretrain_pairs=16_000)
+    shipped = read_card(embedded_path("translator"))
+    assert recipe.training == TranslatorTraining(**shipped.training["config"])
+    design = ("architecture", "reads", "shown", "instruction_tokens")
+    assert all(getattr(recipe.translator, name) == getattr(shipped, name) for name in design)
     cards = {name: (embedded_path(name) / "README.md").read_text() for name in ("subject", "api_model")}
     for name, card in cards.items():
         settings = json.loads(card.rpartition("```json")[2].removesuffix("```\n"))
