@@ -23,16 +23,17 @@ def certify(
     """Find out whether a translator reads the vectors, or guesses from what tasks usually are.
 
     It is given other things in the place of each soft prompt of an evaluation (another task's, shuffled positions,
-    noise), beside translators that were trained to read other things (soft2hard train --reads). How likely each finds
-    the right instruction, what each writes, and how the subject acts on that are set side by side, over the same tasks.
-    The result is a table here, RUN/certificate.json, and a part of RUN's report.
+    noise; and either part alone, where it also reads what soft prompts do), beside translators that were trained to
+    read other things (soft2hard train --reads). How likely each finds the right instruction, what each writes, and how
+    the subject acts on that are set side by side, over the same tasks. The result is a table here,
+    RUN/certificate.json, and a part of RUN's report.
 
     **Example:** `soft2hard certify runs/evaluation --rival translators/examples/translator --wayward 32`
 
     Args:
         run: Folder of a finished soft2hard evaluate, whose tasks and soft prompts are read; run again to resume.
         translator: The translator; the evaluation's own if not given. Otherwise as in soft2hard translate.
-        rivals: A translator trained on the same corpus with --reads examples, both or nothing; repeatable.
+        rivals: A translator trained on the same corpus with another --reads than the certified one; repeatable.
     """
     quiet()
     from soft2hard.eval.certifying import certify as make

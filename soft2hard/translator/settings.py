@@ -61,7 +61,7 @@ class Design:
     and what the soft prompt writes in translation; both, in training with any number of examples; or nothing, for
     comparison (soft2hard certify)."""
     shown: PositiveInt = 8
-    """Examples that are read where examples are."""
+    """Examples that are read at most where examples are."""
 
     def architecture_for(self, subject: "Subject") -> Architecture:
         """The architecture, 'auto' decided."""
