@@ -112,9 +112,9 @@ def translate(
             folders, or folders of them.
         json_: Print JSON, with all scores and candidates.
         card: Also write an offline page about the soft prompt; of one alone.
-        examples: Inputs of the soft prompt's task to see it at work on, and to verify on: .jsonl or .csv with a column input, or .txt with one a
-            line. The closer to real use, the surer the verdict. Without them the subject makes up its own. Of a task
-            file, the test examples are left out, which judge the text later.
+        examples: Inputs of the soft prompt's task to see it at work on, and to verify on: .jsonl or .csv with a column
+            input, or .txt with one a line. The closer to real use, the surer the verdict. Without them the subject
+            makes up its own. Of a task file, the test examples are left out, which judge the text later.
         propose: Where texts come from: translator (one that reads the vectors), describe (a language model that is
             shown what the soft prompt does), elicit (the subject itself, asked by patching), search (swaps and new ends
             under the subject's own prior); several may follow. By default the translator where one fits, else describe
