@@ -17,7 +17,7 @@ from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator.candidates import propose
+from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.data import CorpusPairs, View
 from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Memory, Translator
@@ -274,20 +274,24 @@ def test_of_a_soft_prompt_it_reads_what_that_writes_for_inputs(of_examples: Tran
         assert translation.greedy == propose(of_examples, [rows], 6)[0][0]
 
 
-def test_what_judges_a_text_is_not_shown_to_the_translator(
-    of_examples: Translator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
-    inputs = [f"{a} {b}" for a in WORDS[:4] for b in WORDS[4:8]]
-    shown: list[str] = []
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Inputs on which translators were shown what one soft prompt does."""
+    found: list[str] = []
 
     def noted(
         translator: Translator, subject: Subject, prompts: list[SoftPrompt], inputs: list[list[str]], *how: object
-    ):
-        shown.extend(*inputs)
+    ) -> list[SoftPrompt]:
+        found.extend(*inputs)
         return acting(translator, subject, prompts, inputs, *how)
 
     monkeypatch.setattr("soft2hard.translator.translate.acting", noted)
+    return found
+
+
+def test_what_judges_a_text_is_not_shown_to_the_translator(of_examples: Translator, shown: list[str]) -> None:
+    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
+    inputs = [f"{a} {b}" for a in WORDS[:4] for b in WORDS[4:8]]
     how = TranslateConfig(6, 8, 8, refine_rounds=0, max_new_tokens=3)
     found = translate(prompt, of_examples, SUBJECT, how, inputs=inputs)
     ordered = in_random_order(inputs, how.seed)
@@ -325,20 +329,26 @@ def test_who_reads_both_reads_the_vectors_alone_without_subject_or_inputs(of_bot
     assert translate(prompt, of_both, SUBJECT, silent, inputs=inputs).greedy == propose(of_both, [read], 64)[0][0]
 
 
-def test_invented_inputs_that_are_shown_choose_texts_and_do_not_judge_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_both_proposes_under_the_vectors_alone_too_and_weighs_under_both(of_both: Translator) -> None:
+    prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
+    how = TranslateConfig(8, 4, 0, refine_rounds=0, max_new_tokens=3)
+    found = translate(prompt, of_both, SUBJECT, how, inputs=WORDS[:4])
+    [read] = acting(of_both, SUBJECT, [prompt], [in_random_order(WORDS[:4], 0)], 0, 3)
+    by_view = [set(propose(of_both, [view], 4)[0]) for view in (prompt, read)]
+    texts = {candidate.text for candidate in found.candidates}
+    assert texts <= by_view[0] | by_view[1]
+    assert texts & (by_view[0] - by_view[1]) and texts & (by_view[1] - by_view[0])
+    # By its definition: the logarithm of the mean of both probabilities.
+    for candidate in found.candidates:
+        both = torch.tensor([Reading(of_both, view).log_probs([candidate.text])[0] for view in (prompt, read)])
+        assert candidate.log_prob == pytest.approx((both.exp().mean()).log().item(), abs=1e-3)
+
+
+def test_invented_inputs_that_are_shown_choose_texts_and_do_not_judge_them(shown: list[str]) -> None:
     subject = Subject.from_pretrained("embedded")
     translator = Translator.from_pretrained("embedded")
     translator.card = replace(translator.card, reads="examples", shown=4)
     prompt = SoftPrompt(subject.embed_text("Repeat the word .").clone(), template=subject.template)
-    shown: list[str] = []
-
-    def noted(
-        translator: Translator, subject: Subject, prompts: list[SoftPrompt], inputs: list[list[str]], *how: object
-    ):
-        shown.extend(*inputs)
-        return acting(translator, subject, prompts, inputs, *how)
-
-    monkeypatch.setattr("soft2hard.translator.translate.acting", noted)
     found = translate(prompt, translator, subject, TranslateConfig(6, 8, 8, refine_rounds=0))
     assert found.probe_source.startswith("invented by the subject")
     assert (found.n_probes, found.n_checks, len(shown)) == (8, 8, 8)
