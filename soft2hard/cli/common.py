@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -184,6 +184,15 @@ def parsed_pairs(pairs: Sequence[str], flag: str) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def say_unknown(subject: "Subject", texts: Collection[str]) -> None:
+    """A remark where a tokenizer does not know words of these texts, which then vanish from what is written."""
+    from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN
+
+    share = subject.unknown_share(texts)
+    if share > NOTEWORTHY_UNKNOWN:
+        say(f"{share:.0%} of the tokens of these examples are unknown to the subject, which cannot tell or write them.")
 
 
 def say(text: str) -> None:

@@ -24,6 +24,7 @@ from soft2hard.cli.common import (
     progress_bar,
     quiet,
     say,
+    say_unknown,
 )
 from soft2hard.cli.train import check_deepspeed, concatenate, load_corpora
 from soft2hard.data_gen.settings import Tuning
@@ -87,6 +88,7 @@ def finetune(
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject, fast=True, loading=loading)
+    say_unknown(lm, {text for task in new_tasks for one in task.examples for text in (one.input, one.output)})
     model = Translator.from_pretrained(translator, subject=lm)
     old = [] if mix is None else load_corpora([mix], lm)
     _check_length(mix, tuning)

@@ -23,6 +23,7 @@ from soft2hard.cli.common import (
     quiet,
     result_stream,
     say,
+    say_unknown,
     subject_of,
 )
 from soft2hard.errors import UserError
@@ -156,6 +157,8 @@ def translate(
             _say_template(soft_prompts)
         describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
+        if lm is not None and inputs:
+            say_unknown(lm, set(inputs))
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
         longest = max_new_tokens or _longest_output(examples, lm)

@@ -21,6 +21,7 @@ from soft2hard.cli.common import (
     progress_bar,
     quiet,
     say,
+    say_unknown,
 )
 from soft2hard.data_gen.settings import CorpusSettings, Tuning
 from soft2hard.errors import UserError
@@ -116,6 +117,7 @@ def _tune_files(
     tasks = read_tasks(paths, config.seed)
     outputs = [example.output for task in tasks for example in (*task.train, *task.validation)]
     lm = load_subject(subject, fast=True, loading=loading).for_outputs(outputs)
+    say_unknown(lm, {text for task in tasks for one in task.examples for text in (one.input, one.output)})
     if format_ == "peft" and getattr(lm.asked_template, "place", None) == "after" and lm.begins_with_tokens:
         raise UserError(
             "PEFT puts virtual tokens before all others, and --template says after.",

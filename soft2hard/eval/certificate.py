@@ -167,7 +167,7 @@ class Certificate:
             said.append(
                 "The gold text is clearly likelier given the soft prompt itself than given each of "
                 f"{len(worse)} of {len(spoiled)} things in its place"
-                + (f", but not than given {', '.join(rest)}." if rest else f": the translator {follows}.")
+                + (f", but not than given: {'; '.join(rest)}." if rest else f": the translator {follows}.")
             )
         said += [self._beside(name) for name in (*parts, *RIVALS.values()) if name in self.reads]
         if self.wayward:
@@ -180,6 +180,8 @@ class Certificate:
 
     def _beside(self, name: str) -> str:
         paired = self.difference(name, "nll")
+        if paired is None or paired.difference.low is None:
+            return f"Given {name}, too few tasks were read to say how likely the gold text is."
         how = "about as likely as"
         if _is_above(paired) or _is_below(paired):
             how = f"clearly {'less' if _is_above(paired) else 'more'} likely than"

@@ -12,7 +12,7 @@ from soft2hard.data_gen.tasks import StyleTask
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import CellFile, Draw, Log, Pace, SoftPromptStore, silent
 from soft2hard.eval.config import Evaluation, MethodChoice
-from soft2hard.eval.loaded_models import Models, inputs_of, problems_of, unknown_share
+from soft2hard.eval.loaded_models import Models, inputs_of, problems_of
 from soft2hard.eval.methods.base import Bench, Case, Method, Outcome
 from soft2hard.eval.methods.registry import options_of
 from soft2hard.eval.metrics.scrutability import reference_points
@@ -205,7 +205,10 @@ class Harness:
     @cached_property
     def _record(self) -> RunRecord:
         """The record of a run that begins now with these tasks and models."""
-        unknown = unknown_share(self._models.subject, self._draw("test", self.config.seeds[0]))
+        tasks = self._draw("test", self.config.seeds[0])
+        texts = {task.instruction for task in tasks}
+        texts.update(text for task in tasks for one in task.test for text in (one.input, one.output))
+        unknown = self._models.subject.unknown_share(texts)
         if unknown > NOTEWORTHY_UNKNOWN:
             self.log(f"{unknown:.0%} of the tokens of these tasks are unknown to the subject: expect poor scores.")
         methods = tuple(

@@ -179,21 +179,6 @@ def translator_fingerprint(translator: Translator) -> str:
     return digest.hexdigest()
 
 
-def unknown_share(subject: Subject, tasks: Sequence[Task]) -> float:
-    """Share of the tokens of instructions and test examples that are the tokenizer's 'unknown' token, 0 to 1.
-
-    0 for tokenizers without one, which spell what they do not know.
-    """
-    unknown = subject.tokenizer.unk_token_id
-    if unknown is None:
-        return 0.0
-    texts = {task.instruction for task in tasks}
-    texts.update(text for task in tasks for example in task.test for text in (example.input, example.output))
-    encoded = subject.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    n_tokens = sum(map(len, encoded))
-    return sum(ids.count(unknown) for ids in encoded) / n_tokens if n_tokens else 0.0
-
-
 # --- needs ------------------------------------------------------------------------------------
 
 _OF_TASKS = {

@@ -6,7 +6,7 @@ Batch-mates and padding change nothing beyond rounding: every sequence is masked
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Sequence as Rows
 from copy import copy
 from dataclasses import dataclass, replace
@@ -262,6 +262,18 @@ class Subject:
         Raises UserError where it is not one token for a masked LM.
         """
         return self._encoder.output(output)
+
+    def unknown_share(self, texts: Collection[str]) -> float:
+        """Share of the tokens of these texts that are the tokenizer's 'unknown' token, 0 to 1.
+
+        0 for tokenizers without one, which spell what they do not know.
+        """
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or not texts:
+            return 0.0
+        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        n_tokens = sum(map(len, encoded))
+        return sum(ids.count(unknown) for ids in encoded) / n_tokens if n_tokens else 0.0
 
     def closed(self, ids: Rows[int]) -> list[int]:
         """The tokens of an output that ended: with EOS, which a masked LM has no place for."""

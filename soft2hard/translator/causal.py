@@ -99,7 +99,7 @@ class CausalTranslator(TranslatorModel):
     def save_lm(self, folder: Path, dtype: torch.dtype | None) -> None:
         """Write the LoRA weights as PEFT does, into the folder `ADAPTER` within `folder`."""
         (folder / ADAPTER).mkdir()
-        weights = get_peft_model_state_dict(self.peft)
+        weights = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
         tensors = {name: t.detach().to(dtype or t.dtype).cpu().contiguous() for name, t in weights.items()}
         save_file(tensors, folder / ADAPTER / _ADAPTER_WEIGHTS)
         self.peft.peft_config["default"].save_pretrained(folder / ADAPTER)

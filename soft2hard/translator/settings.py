@@ -57,9 +57,9 @@ class Design:
     instruction_tokens: PositiveInt = 64
     """Longest instruction that is learned and written, in tokens; what is longer is cut."""
     reads: Reads = "vectors"
-    """vectors: the soft prompt; examples: pairs of input and output instead, training examples of the task in training
-    and what the soft prompt writes in translation; both, in training with any number of examples; or nothing, for
-    comparison (soft2hard certify)."""
+    """vectors: the soft prompt; examples: pairs of input and output instead, in training the task's own, in translation
+    what the soft prompt writes for inputs of --examples; both: the vectors and then such pairs, or the vectors alone
+    where there are no inputs; nothing: for comparison (soft2hard certify)."""
     shown: PositiveInt = 8
     """Examples that are read at most where examples are."""
 

@@ -447,6 +447,14 @@ def test_tune_writes_a_soft_prompt_of_the_subject_for_each_task(subject, tmp_pat
     assert soft_prompt.provenance["task"] == "kinds"
 
 
+def test_words_that_the_subject_does_not_know_are_told_before_they_are_tuned_on(subject, tmp_path, kinds):
+    told = "of the tokens of these examples are unknown to the subject"
+    (tmp_path / "strange.csv").write_text("input,output\nquux one,zyzzy\nquux two,plugh\nquux four,plugh\n")
+    result = run("tune", tmp_path / "strange.csv", "--subject", subject, "-o", tmp_path / "out", *QUICK)
+    assert result.exit_code == 0 and told in result.stderr, result.stderr
+    assert told not in run("tune", kinds, "--subject", subject, "-o", tmp_path / "known", *QUICK).stderr
+
+
 def test_tune_writes_adapters_that_peft_reads(subject, tmp_path, kinds):
     peft = pytest.importorskip("peft")
     run("tune", kinds, "--subject", subject, "--format", "peft", "-o", tmp_path / "out", *QUICK)

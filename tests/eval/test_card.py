@@ -33,8 +33,16 @@ CASES: dict[str, tuple[Judgement, str, str]] = {
     "doubtful for want of inputs": (
         judged(8, 8),
         "doubtful: alike on 8 of 8 other inputs (from --examples), so on at least 69% of such inputs (95% confidence); "
-        f"to be called faithful a text must reach 80%; 6 more inputs with the same result would decide; {EXPLAINS}",
+        "to be called faithful a text must reach 80%; at this rate, 6 more inputs would show that it is faithful; "
+        f"{EXPLAINS}",
         "Acts like the soft prompt on at least 69% of such inputs (95% confidence): 8 of 8 other inputs alike.",
+    ),
+    "doubtful at a rate that is too low": (
+        judged(11, 16),
+        "doubtful: alike on 11 of 16 other inputs (from --examples), so on at least 45% of such inputs (95% "
+        "confidence); to be called faithful a text must reach 80%; at this rate, 24 more inputs would show that it is "
+        f"not faithful; {EXPLAINS}",
+        "Acts like the soft prompt on at least 45% of such inputs (95% confidence): 11 of 16 other inputs alike.",
     ),
     "doubtful for good": (
         judged(40, 64),
@@ -52,7 +60,7 @@ CASES: dict[str, tuple[Judgement, str, str]] = {
     "never settled": (
         judged(4, 5, explained=None),
         "doubtful: alike on 4 of 5 other inputs (from --examples), so on at least 34% of such inputs (95% confidence); "
-        "to be called faithful a text must reach 80%; 10,000 more such inputs would not decide",
+        "to be called faithful a text must reach 80%; at this rate, 10,000 more inputs would not decide",
         "Acts like the soft prompt on at least 34% of such inputs (95% confidence): 4 of 5 other inputs alike.",
     ),
     "judged by what chose it": (
@@ -146,7 +154,7 @@ def test_a_share_is_never_rounded_across_the_line() -> None:
     [
         (
             {"n_probes": 0, "probe_source": "none"},
-            "not run beside the soft prompt, for want of inputs or by --no-verify",
+            "not run beside the soft prompt, for want of inputs (4 are needed) or by --no-verify",
         ),
         ({"n_probes": 0}, "no candidate could be run beside the soft prompt"),
         ({}, "beside the inputs, the text does not fit the subject's context"),
@@ -168,7 +176,8 @@ def test_nothing_is_claimed_of_what_was_not_run(
         (ALL, "Settled Yes, no further inputs are needed (a text is faithful from 80% of inputs)."),
         (
             judged(8, 8),
-            "Settled No: 6 more inputs with the same result would decide (a text is faithful from 80% of inputs).",
+            "Settled No: at this rate, 6 more inputs would show that it is faithful (a text is faithful from 80% of "
+            "inputs).",
         ),
         (
             judged(5, 5, chose=True),

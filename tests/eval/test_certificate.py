@@ -119,7 +119,7 @@ def test_where_all_else_makes_the_gold_text_less_likely_the_translator_reads_the
 @pytest.mark.parametrize("nlls", [ALIKE, BETTER, OWN])
 def test_what_is_not_clearly_worse_to_read_is_named_and_nothing_is_certified(nlls: list[float]) -> None:
     [said] = certificate(of_reads(MATCHED=OWN, OTHER=WORSE, SHUFFLED=nlls)).sentences()
-    assert said.endswith(f"each of 1 of 2 things in its place, but not than given {SHUFFLED}.")
+    assert said.endswith(f"each of 1 of 2 things in its place, but not than given: {SHUFFLED}.")
     [said] = certificate(of_reads(MATCHED=OWN, OTHER=nlls)).sentences()
     assert "0 of 1 things" in said and "reads the vectors" not in said
 

@@ -1,5 +1,6 @@
 """What the verdict on a translation says, in words: one line for the terminal, and the parts that its card shares."""
 
+from soft2hard.translator.settings import MIN_PROBES
 from soft2hard.translator.translate import Translation
 from soft2hard.translator.verdict import FAITHFUL_FROM, WORDS_ALIKE, Judgement, RestsOn, upper_bound
 
@@ -57,7 +58,7 @@ def why_unverified(translation: Translation) -> str:
         return "beside the inputs, the text does not fit the subject's context"
     if translation.probe_source != "none":
         return "no candidate could be run beside the soft prompt"
-    return "not run beside the soft prompt, for want of inputs or by --no-verify"
+    return f"not run beside the soft prompt, for want of inputs ({MIN_PROBES} are needed) or by --no-verify"
 
 
 def share_text(judgement: Judgement) -> str:
@@ -82,8 +83,11 @@ def _is_bounded_twice(judgement: Judgement) -> bool:
 def settled_by(judgement: Judgement) -> str:
     """What would settle whether the text is faithful; empty where that is settled."""
     if judgement.further is None:
-        return "10,000 more such inputs would not decide"
-    return f"{judgement.further:,} more inputs with the same result would decide" if judgement.further else ""
+        return "at this rate, 10,000 more inputs would not decide"
+    if not judgement.further:
+        return ""
+    found = "faithful" if judgement.n_alike >= FAITHFUL_FROM * judgement.n_inputs else "not faithful"
+    return f"at this rate, {judgement.further:,} more inputs would show that it is {found}"
 
 
 def _unsettled(judgement: Judgement) -> str:
