@@ -77,8 +77,8 @@ def test_a_run_without_a_translator_asks_for_one(own: Path) -> None:
     assert load(own) is None
 
 
-def test_a_rival_that_reads_soft_prompts_too_is_refused_before_anything_is_read(own: Path) -> None:
-    assert_refused(run("certify", own, *SMALL, "--rival", "embedded"), "'embedded' reads soft prompts")
+def test_a_rival_that_reads_the_same_is_refused_before_anything_is_read(own: Path) -> None:
+    assert_refused(run("certify", own, *SMALL, "--rival", "embedded"), "'embedded' reads both, as the one that")
     assert load(own) is None and not (own / "certificate").exists()
 
 

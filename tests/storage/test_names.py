@@ -11,7 +11,7 @@ from soft2hard.storage import names
 @pytest.mark.parametrize("role", ["subject", "translator", "api_model"])
 def test_embedded_is_the_folder_of_that_role_in_the_package(role: str) -> None:
     assert names.folder_of("embedded", role) == Path(names.located("embedded", role)) == names.embedded_path(role)
-    assert (names.embedded_path(role) / "config.json").is_file()
+    assert (names.embedded_path(role) / ("soft2hard.json" if role == "translator" else "config.json")).is_file()
 
 
 def test_other_names_stay_as_they_are(tmp_path: Path) -> None:
