@@ -25,7 +25,7 @@ from soft2hard.lm.prefix import roomy
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
-from soft2hard.storage.names import folder_of
+from soft2hard.storage.names import folder_of, is_embedded_subject
 from soft2hard.translator.data import IGNORE, View, n_runs, padded, runs_of_like_length
 from soft2hard.translator.settings import CARD_FILE, Design, TranslatorCard, read_card, write_card
 
@@ -378,7 +378,8 @@ class Translator:
         model, tokenizer, of_base = resolve_name(_ARCHITECTURES[architecture]).new(subject, design, hidden)
         model.hidden_states = hidden
         card = TranslatorCard(
-            subject=subject.name,
+            # The package lies elsewhere on another machine.
+            subject="embedded" if is_embedded_subject(subject.name) else subject.name,
             fingerprint=subject.fingerprint,
             d_subject=subject.d_model,
             architecture=architecture,

@@ -13,7 +13,7 @@ from soft2hard.data_gen.dods.lexical import parse
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.lm.subject import Query
-from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.settings import Design, TranslateConfig
 from tests.oracles import accuracies, held_out_tasks
 
 N_TASKS = 30
@@ -49,6 +49,12 @@ def test_every_checkpoint_has_a_card_and_safetensors_alone(name):
     files = {path.name for path in embedded_path(name).rglob("*")}
     assert "README.md" in files and {"model.safetensors", "adapter_model.safetensors"} & files
     assert not [file for file in files if file.endswith((".bin", ".pt", ".pth", ".pkl"))]
+
+
+def test_a_translator_knows_the_embedded_subject_by_its_name_and_not_by_where_it_lies(subject):
+    shipped = Translator.from_pretrained("embedded")
+    made = Translator.for_subject(subject, Design("causal-lora", lora_rank=2))
+    assert shipped.card.subject == shipped.card.base == made.card.subject == made.card.base == "embedded"
 
 
 def test_the_subject_follows_instructions_of_test_tasks(subject):
