@@ -61,11 +61,16 @@ class View:
         """`rng` draws the examples. An imitation, which has none, is read as it is, but by a view of nothing."""
         if self.reads == "nothing":
             return torch.zeros_like(vectors[:1])
-        if self.reads == "vectors" or not examples or (self.reads == "both" and self.subject.template.input_first):
+        if not examples or not self._has_place:
             return vectors
         n = min(self.n_examples, len(examples))
         n = rng.randint(0, n) if self.vary else n
         return self._showing(vectors, rng.sample(list(examples), n)) if n else vectors
+
+    @property
+    def _has_place(self) -> bool:
+        """Whether examples are read at all; who reads vectors too does without them where the template has no place."""
+        return self.reads == "examples" or (self.reads == "both" and not self.subject.template.input_first)
 
     def _showing(self, vectors: Float[Tensor, "n d"], shown: Sequence[Example]) -> Float[Tensor, "n_read d"]:
         text = self.subject.embed_text(self.subject.template.few_shot_text(shown)).detach().to(vectors)
@@ -83,14 +88,14 @@ class View:
 
     def of_pairs(self, soft_prompt: SoftPrompt, pairs: Sequence[Example]) -> SoftPrompt:
         """As `of`, with just these pairs; a soft prompt without any is read by itself."""
-        if self.reads == "vectors" or not pairs:
+        if not pairs or not self._has_place:
             return soft_prompt
         return replace(soft_prompt, embeddings=self._showing(soft_prompt.embeddings, pairs))
 
     def chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
         """Those of the inputs that are shown, which depends on the seed and on themselves alone; beside vectors none of
         a template that has no place for solved examples."""
-        if self.reads == "both" and self.subject.template.input_first:
+        if not self._has_place:
             return []
         rng = Random("\n".join([f"view/{seed}", *inputs]))
         return rng.sample(list(inputs), min(self.n_examples, len(inputs)))
