@@ -52,23 +52,24 @@ class View:
     n_examples: int = 8
     room: int | None = None
     """Rows that the translator can read at most: fewer examples are shown where they are long."""
-    vary: bool = False
-    """Show any number of examples, from none to `n_examples`: a translator that is trained so can do with few."""
+    fewest: int | None = None
+    """Show any number of examples from so many to `n_examples`, as a translator that can do with few is trained; None:
+    always as many as there may be."""
 
     def __call__(
         self, vectors: Float[Tensor, "n d"], examples: Sequence[Example], rng: Random
     ) -> Float[Tensor, "n_read d"]:
         """`rng` draws the examples. An imitation, which has none, is read as it is, but by a view of nothing."""
         if self.reads == "nothing":
-            return torch.zeros_like(vectors[:1])
-        if not examples or not self._has_place:
+            return vectors.new_zeros(1, vectors.shape[1])
+        if not examples or not self.has_place:
             return vectors
         n = min(self.n_examples, len(examples))
-        n = rng.randint(0, n) if self.vary else n
+        n = n if self.fewest is None else rng.randint(min(self.fewest, n), n)
         return self._showing(vectors, rng.sample(list(examples), n)) if n else vectors
 
     @property
-    def _has_place(self) -> bool:
+    def has_place(self) -> bool:
         """Whether examples are read at all; who reads vectors too does without them where the template has no place."""
         return self.reads == "examples" or (self.reads == "both" and not self.subject.template.input_first)
 
@@ -88,14 +89,14 @@ class View:
 
     def of_pairs(self, soft_prompt: SoftPrompt, pairs: Sequence[Example]) -> SoftPrompt:
         """As `of`, with just these pairs; a soft prompt without any is read by itself."""
-        if not pairs or not self._has_place:
+        if not pairs or not self.has_place:
             return soft_prompt
         return replace(soft_prompt, embeddings=self._showing(soft_prompt.embeddings, pairs))
 
     def chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
         """Those of the inputs that are shown, which depends on the seed and on themselves alone; beside vectors none of
         a template that has no place for solved examples."""
-        if not self._has_place:
+        if not self.has_place:
             return []
         rng = Random("\n".join([f"view/{seed}", *inputs]))
         return rng.sample(list(inputs), min(self.n_examples, len(inputs)))
@@ -148,6 +149,29 @@ class CorpusPairs(Dataset):
         if self.view is not None:
             soft_prompt = self.view(soft_prompt, self.examples[index], rng)
         return soft_prompt, text
+
+
+class UntunedPairs(Dataset):
+    """Pairs of what is read of a task that has no soft prompt, its labelled examples alone, and instruction.
+
+    Tuning costs seconds a task and these nothing, so that a translator which reads examples can learn many more tasks
+    than there are soft prompts of. With probability `paraphrase_share` a paraphrase is the instruction.
+    """
+
+    def __init__(self, tasks: Sequence[Task], view: View, *, paraphrase_share: float = 0.0, seed: int = 0):
+        self.tasks, self.view = tasks, replace(view, fewest=1)
+        self.paraphrase_share, self.seed = paraphrase_share, seed
+        self._vectors = torch.zeros(0, view.subject.d_model)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        task, rng = self.tasks[index], Random(f"untuned/{self.seed}/{index}")
+        text = task.instruction
+        if task.paraphrases and rng.random() < self.paraphrase_share:
+            text = rng.choice(task.paraphrases)
+        return self.view(self._vectors, list(dict.fromkeys(task.train)), rng), text
 
 
 def padded(soft_prompts: Sequence[Float[Tensor, "_n d"]]) -> tuple[Float[Tensor, "batch n d"], Int[Tensor, "batch n"]]:

@@ -3,16 +3,18 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, get_linear_schedule_with_warmup
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -20,13 +22,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from soft2hard.compute.memory import free_memory, is_out_of_memory
 from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
+from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.real_tasks import is_apart
+from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
-from soft2hard.translator.data import CorpusPairs, PairCollator, View, imitation_pairs
+from soft2hard.translator.data import CorpusPairs, PairCollator, UntunedPairs, imitation_pairs
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
     Share,
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     import datasets
 
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads", "shown")
-_LATER = ("least_learned", "apart_from_real", "share")
+_LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
@@ -83,11 +87,12 @@ def train_translator(
     view = None
     if translator.card.reads != "vectors":
         view = translator.view(subject)
-    if config.pretrain_pairs:
+    if config.pretrain_pairs or config.pretrain_tasks:
+        untuned = _untuned(config, set(validation["task"]))
         with quick_attention(translator, config):
-            _pretrain(translator, corpus, subject, view, config, folder / "pretraining")
+            _pretrain(translator, corpus, untuned, subject, config, folder / "pretraining")
     drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
-    varied = replace(view, vary=True) if view and view.reads == "both" else view
+    varied = replace(view, fewest=0) if view and view.reads == "both" else view
     train, held_out = CorpusPairs(corpus, view=varied, **drawing), CorpusPairs(validation, view=view)
     with quick_attention(translator, config):
         trainer = _run(translator, train, held_out, config, folder)
@@ -113,7 +118,8 @@ def _part(corpus: "datasets.Dataset", config: TranslatorTraining) -> "datasets.D
 def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
     """True if a training runs the subject; if not, its memory may be given back before."""
     card = translator.card
-    reads_subject = bool(card.hidden_layers or config.pretrain_pairs or card.reads != "vectors")
+    pretrains = config.pretrain_pairs or config.pretrain_tasks
+    reads_subject = bool(card.hidden_layers or pretrains or card.reads != "vectors")
     return card.architecture == "causal-lora" or reads_subject
 
 
@@ -184,6 +190,12 @@ def _refuse(
     card: TranslatorCard, corpus: "datasets.Dataset", validation: "datasets.Dataset", config: TranslatorTraining
 ) -> None:
     """Raise UserError for what would spoil a training."""
+    if config.pretrain_tasks and card.reads == "vectors":
+        raise UserError(
+            "Of tasks without a soft prompt (pretrain_tasks) there are only examples, and this translator reads "
+            "vectors.",
+            "Set pretrain_tasks to 0, or let it read both.",
+        )
     if card.reads in ("examples", "both") and not all(map(len, corpus["inputs"])):
         raise UserError(
             "The corpus was made before corpora kept examples, which this translator is to read.", "Make it again."
@@ -200,25 +212,46 @@ def _refuse(
         )
 
 
+def _untuned(config: TranslatorTraining, held_out: set[str]) -> list[Task]:
+    """The tasks of which pre-training reads examples: none that validation is on."""
+    from soft2hard.data_gen.corpus.rows import MOST_EXAMPLES
+
+    # Of a task that has a soft prompt no more are kept.
+    dod = LexicalDoD(for_translator=True, n_train=MOST_EXAMPLES)
+    apart = (
+        task
+        for task in dod.tasks("train", seed=config.seed)
+        if task.name not in held_out and (not config.apart_from_real or is_apart(task.name))
+    )
+    return list(islice(apart, config.pretrain_tasks))
+
+
 def _pretrain(
     translator: Translator,
     corpus: "datasets.Dataset",
+    untuned: Sequence[Task],
     subject: Subject | None,
-    view: View | None,
     config: TranslatorTraining,
     folder: Path,
 ) -> None:
-    """One pass over imitation soft prompts for the instructions of the corpus, or its weights read back."""
+    """One pass over imitation soft prompts for the instructions of the corpus, mixed with the examples of tasks that
+    have no soft prompt; or its weights read back."""
     path, model = folder / "weights.pt", translator.model
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return
     if subject is None:
-        raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs to 0.")
+        raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs and pretrain_tasks to 0.")
+    view = translator.view(subject)
+    if untuned and not view.has_place:
+        raise UserError(
+            f"The template of '{subject.name}' has no place for solved examples, which pre-training is to read.",
+            "Set pretrain_tasks to 0.",
+        )
     stream = imitation_pairs(subject, sorted(_texts(corpus)), Random(f"pretraining/{config.seed}"))
-    pairs = [next(stream) for _ in range(config.pretrain_pairs)]
-    if view is not None:
-        pairs = [(view(vectors, (), Random(0)), text) for vectors, text in pairs]
+    imitated = ((view(vectors, (), Random(0)), text) for vectors, text in islice(stream, config.pretrain_pairs))
+    shown = UntunedPairs(untuned, view, paraphrase_share=config.paraphrase_share, seed=config.seed)
+    pairs = ConcatDataset([part for part in (list(imitated), shown) if len(part)])
     trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
     with gathered(model):
         if trainer.is_world_process_zero():

@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
+from soft2hard.translator import training
 from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.data import CorpusPairs, View
+from soft2hard.translator.data import CorpusPairs, UntunedPairs, View
 from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Memory, Translator
 from soft2hard.translator.probing import invented_inputs
@@ -112,11 +115,28 @@ def test_no_more_examples_are_shown_than_the_translator_can_read() -> None:
 
 def test_in_training_who_reads_both_is_shown_any_number_of_examples_and_none_too() -> None:
     """So it can do with few, and without the subject."""
-    view = View(SUBJECT, "both", 3, vary=True)
+    view = View(SUBJECT, "both", 3, fewest=0)
     read = [view(VECTORS, EXAMPLES, Random(i)) for i in range(40)]
     assert all(torch.equal(rows[:3], VECTORS) for rows in read)
     assert {len(rows) - 3 for rows in read} == {0, 6, 12, 18}
     assert {len(View(SUBJECT, "both", 3)(VECTORS, EXAMPLES, Random(i))) for i in range(9)} == {3 + 18}
+
+
+@pytest.mark.parametrize("reads", ["examples", "both"])
+def test_of_a_task_without_a_soft_prompt_its_labelled_examples_alone_are_read(reads: Reads) -> None:
+    task = Task("a", "tiny", "up", ("down", "on"), (*EXAMPLES, *EXAMPLES), (), ())
+    pairs = [UntunedPairs([task], View(SUBJECT, reads, 3), paraphrase_share=0.5, seed=i)[0] for i in range(40)]
+    shown = [shown_in(rows) for rows, _ in pairs]
+    assert {len(one) for one in shown} == {1, 2, 3}
+    assert all(len(set(one)) == len(one) for one in shown), "no example twice"
+    assert {pair for one in shown for pair in one} == {(example.input, example.output) for example in EXAMPLES}
+    assert {text for _, text in pairs} == {"up", "down", "on"}
+
+
+def test_who_reads_nothing_is_given_a_task_without_a_soft_prompt_like_any_other() -> None:
+    task = Task("a", "tiny", "up", (), tuple(EXAMPLES), (), ())
+    rows, _ = UntunedPairs([task], View(SUBJECT, "nothing"))[0]
+    assert torch.equal(rows, View(SUBJECT, "nothing")(VECTORS, EXAMPLES, Random(0)))
 
 
 @pytest.mark.parametrize("reads", ["examples", "both"])
@@ -177,10 +197,14 @@ def test_noise_is_on_the_vectors_and_not_on_the_examples() -> None:
 def trained(
     folder: Path, reads: Reads, change: Callable[[datasets.Dataset], datasets.Dataset] | None, shown: int = 8
 ) -> Translator:
-    torch.manual_seed(0)
-    made = Translator.for_subject(SUBJECT, Design("encoder-decoder", instruction_tokens=16, reads=reads, shown=shown))
+    made = untrained(reads, shown)
     both = [readable(corpus) if change is None else change(readable(corpus)) for corpus in corpora(SUBJECT)]
     return train_translator(made, *both, config(epochs=1), folder, subject=SUBJECT)
+
+
+def untrained(reads: Reads, shown: int = 8) -> Translator:
+    torch.manual_seed(0)
+    return Translator.for_subject(SUBJECT, Design("encoder-decoder", instruction_tokens=16, reads=reads, shown=shown))
 
 
 def same_weights(first: Translator, second: Translator) -> bool:
@@ -212,6 +236,46 @@ def test_as_many_examples_are_learned_from_as_are_to_be_shown(tmp_path: Path) ->
     assert same_weights(usual, four) and not same_weights(four, one)
     assert [made.card.shown for made in (usual, four, one)] == [8, 4, 1]
     assert Translator.from_pretrained(tmp_path / "1" / "translator").card.shown == 1
+
+
+def test_tasks_without_soft_prompts_are_learned_from_first_and_none_that_is_held_out_is_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[Task]] = []
+    original = training.UntunedPairs
+    monkeypatch.setattr(
+        training, "UntunedPairs", lambda tasks, *more, **named: read.append(tasks) or original(tasks, *more, **named)
+    )
+    known, others = corpora(SUBJECT)
+    drawn = [task for task in LexicalDoD(for_translator=True).tasks("train", 60)]
+    alike = [task.name for task in drawn if not is_apart(task.name)]
+    kept = next(task.name for task in drawn if task.name not in alike)
+    held_out = others.select(range(1)).map(lambda row: {"task": kept})
+
+    def run(folder: str, **changes: object) -> Translator:
+        how = config(epochs=1, **changes)
+        return train_translator(untrained("both"), known, held_out, how, tmp_path / folder, subject=SUBJECT)
+
+    plain, *twice = run("a"), *(run("b", pretrain_tasks=40, apart_from_real=True) for _ in range(2))
+    [tasks] = read
+    names = [task.name for task in tasks]
+    assert len(set(names)) == 40 and alike and not {kept, *alike} & set(names)
+    assert {task.split for task in LexicalDoD(for_translator=True).draw("train", 60) if task.key in names} == {"train"}
+    assert same_weights(*twice) and not same_weights(plain, twice[0])
+
+
+def test_a_reader_of_vectors_has_nothing_to_learn_of_tasks_without_soft_prompts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are only examples, and this translator reads vectors"):
+        train_translator(
+            untrained("vectors"), *corpora(SUBJECT), config(pretrain_tasks=8), tmp_path / "a", subject=SUBJECT
+        )
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_template_without_a_place_for_examples_has_none_for_those_of_pretraining(tmp_path: Path) -> None:
+    behind = SUBJECT.with_template(Template(input_prefix="", input_first=True))
+    with pytest.raises(UserError, match="no place for solved examples"):
+        train_translator(untrained("both"), *corpora(SUBJECT), config(pretrain_tasks=8), tmp_path, subject=behind)
 
 
 def test_a_folder_of_a_translator_that_reads_something_else_is_refused(tmp_path: Path) -> None:
