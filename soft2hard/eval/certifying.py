@@ -19,6 +19,8 @@ from statistics import fmean
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from soft2hard.data_gen.dods.real_tasks import group_of
 from soft2hard.data_gen.settings import Tuning
@@ -53,11 +55,14 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import write_text
 from soft2hard.storage.run_folders import Kind, claim, made_with
-from soft2hard.translator.candidates import log_probs, propose
+from soft2hard.translator.candidates import propose
+from soft2hard.translator.data import IGNORE, runs_of_like_length
 from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, translate
+
+_AT_ONCE, _ROWS_OF_A_RUN = 16, 16  # prompts read together; texts that share a batch, at least
 
 _KIND = Kind(
     "a certificate",
@@ -363,11 +368,22 @@ class Certifier:
             yield fmean(float(a == b) for a, b in zip(rows[:, 0].tolist(), wanted, strict=True))
 
 
+@torch.no_grad()
 def nlls(translator: Translator, prompts: Sequence[SoftPrompt], texts: Sequence[Sequence[str]]) -> list[float]:
-    """-log p(text | what is read), nats a token with the end, mean over each one's texts."""
-    found = log_probs(translator, prompts, texts)
-    lengths = [[len(translator.encode_instruction(text)) for text in of_one] for of_one in texts]
-    return [
-        fmean(-value / n for value, n in zip(values, of_one, strict=True))
-        for values, of_one in zip(found, lengths, strict=True)
-    ]
+    """-log p(text | what is read), nats a token with the end, mean over each one's texts; many to a batch."""
+    model, found = translator.model.eval(), []
+    for start in range(0, len(prompts), _AT_ONCE):
+        memory = model.encode(*translator.encode_batch(prompts[start : start + _AT_ONCE]))
+        some = texts[start : start + _AT_ONCE]
+        rows = [(i, translator.encode_instruction(text)) for i, of_one in enumerate(some) for text in of_one]
+        values: list[list[float]] = [[] for _ in some]
+        n_runs = max(1, len(rows) // _ROWS_OF_A_RUN)
+        for run in runs_of_like_length([len(ids) for _, ids in rows], n_runs):
+            labels = pad_sequence([torch.tensor(rows[j][1]) for j in run], batch_first=True, padding_value=IGNORE)
+            labels = labels.to(translator.device)
+            logits = model.logits(memory.select([rows[j][0] for j in run]), labels).float()
+            losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none").sum(1)
+            for j, loss in zip(run, losses.tolist(), strict=True):
+                values[rows[j][0]].append(loss / len(rows[j][1]))
+        found += map(fmean, values)
+    return found

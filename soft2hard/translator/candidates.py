@@ -1,14 +1,11 @@
 """What a translator makes of soft prompts: texts that it writes, and how likely it finds others."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice, product
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from soft2hard.compute import metering
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
 _TOP_P = 0.98  # probability of the nucleus that samples are drawn from (Holtzman et al. 2020, arXiv 1904.09751)
 _ROWS_AT_ONCE = 1024  # written together
-_READ_AT_ONCE = 16  # soft prompts whose texts are scored together
 _BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
 _TEXTS_AT_ONCE = 256  # completed together
 _LOGITS_AT_ONCE = 2**26  # numbers, in a batch of texts that are scored, on average
@@ -55,59 +51,6 @@ def propose(
 
     halving = Halving("Ask for fewer candidates, or translate on a GPU with more memory.")
     return [texts for _, found in halving.run(chunks, work) for texts in found]
-
-
-@torch.no_grad()
-def log_probs(
-    translator: "Translator", soft_prompts: Sequence[SoftPrompt], texts: Sequence[Sequence[str]]
-) -> list[list[float]]:
-    """log p(text | soft prompt) of each soft prompt's texts with their ends, in nats; many to a batch."""
-    model, found = translator.model.eval(), []
-    for start in range(0, len(soft_prompts), _READ_AT_ONCE):
-        memory = model.encode(*translator.encode_batch(soft_prompts[start : start + _READ_AT_ONCE]))
-        some = texts[start : start + _READ_AT_ONCE]
-        rows = [(i, translator.encode_instruction(text)) for i, of_one in enumerate(some) for text in of_one]
-        values = [0.0] * len(rows)
-        n_runs = max(1, len(rows) // _ROWS_OF_A_BATCH)
-        for run in runs_of_like_length([len(ids) for _, ids in rows], n_runs):
-            labels = pad_sequence([torch.tensor(rows[j][1]) for j in run], batch_first=True, padding_value=IGNORE)
-            labels = labels.to(translator.device)
-            logits = model.logits(memory.select([rows[j][0] for j in run]), labels).float()
-            losses = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none").sum(1)
-            for j, loss in zip(run, losses.tolist(), strict=True):
-                values[j] = -loss
-        in_order = iter(values)
-        found += [list(islice(in_order, len(of_one))) for of_one in some]
-    return found
-
-
-def first_texts(translator: "Translator", *views: Sequence[SoftPrompt]) -> list[str]:
-    """What the translator writes first for each soft prompt, '' for nothing.
-
-    Of several views, such as its vectors alone and with what it does, the text that is written under one of them and
-    likeliest under all.
-    """
-    written = zip(*(propose(translator, view, 1) for view in views), strict=True)
-    ranked = likeliest_first(translator, views, [list(chain.from_iterable(of_one)) for of_one in written])
-    return [texts[0] if texts else "" for texts in ranked]
-
-
-def likeliest_first(
-    translator: "Translator", views: Sequence[Sequence[SoftPrompt]], texts: Sequence[Sequence[str]]
-) -> list[list[str]]:
-    """Each soft prompt's distinct texts by log p(text | view), summed over its views, the likeliest first."""
-    distinct = [list(dict.fromkeys(of_one)) for of_one in texts]
-    unsure = [i for i, of_one in enumerate(distinct) if len(of_one) > 1]
-    asked = [distinct[i] for i in unsure]
-    by_view = [log_probs(translator, [view[i] for i in unsure], asked) for view in views]
-    for i, view in product(unsure, views):
-        with metering.on_behalf_of(i):
-            n_written = sum(len(translator.encode_instruction(text)) for text in distinct[i])
-            metering.count(len(distinct[i]), translator.n_read(view[i]) + n_written)
-    for i, *scores in zip(unsure, *by_view, strict=True):
-        total = dict(zip(distinct[i], map(sum, zip(*scores, strict=True)), strict=True))
-        distinct[i] = sorted(distinct[i], key=total.__getitem__, reverse=True)
-    return distinct
 
 
 class _Drawing(LogitsProcessor):
@@ -236,7 +179,7 @@ class Reading:
         n = max(1, min(_BATCHES, len(rows) // _ROWS_OF_A_BATCH), n_logits // _LOGITS_AT_ONCE)
         for run in runs_of_like_length([len(row) for row in rows], n):
             tensors = [torch.tensor(list(rows[i])) for i in run]
-            labels = pad_sequence(tensors, batch_first=True, padding_value=IGNORE)
+            labels = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=IGNORE)
             labels = labels.to(self.translator.device)
             yield run, labels, self.model.logits(self._memory.repeat(len(run)), labels).float()
 
@@ -252,7 +195,7 @@ class _Given(LogitsProcessor):
 
     def __init__(self, prefixes: Sequence[Sequence[int]], n_start: int, no_words: list[int]):
         rows = [torch.tensor(list(prefix), dtype=torch.long) for prefix in prefixes]
-        self.prefixes = pad_sequence(rows, batch_first=True, padding_value=-1)
+        self.prefixes = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
         self.n_start, self.no_words = n_start, no_words
 
     def __call__(self, input_ids: Int[Tensor, "rows n_read"], scores: Float[Tensor, "rows vocab"]) -> Tensor:

@@ -15,7 +15,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import embedded_path, shipped_translators
-from soft2hard.translator.candidates import Reading, first_texts, likeliest_first, propose
+from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.demonstrations import acting, with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
@@ -177,7 +177,7 @@ def translate(
                 "No translator fits the soft prompt, and without verification there is nothing to choose a text by.",
                 "Give a translator for its subject, or leave verification on.",
             )
-        texts = [[text] for text in first_texts(translator, *views)]
+        texts = propose(translator, views[-1], 1)
         return [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
     work = _Translating(prompts, labels, translator, subject, config, helpers)
     work.views = views
@@ -284,12 +284,10 @@ class _Translating:
         return found
 
     def _read(self, translator: Translator) -> list[list[str]]:
-        """Candidates for each soft prompt, as many under each view; the first is the likelier of the greedy ones."""
+        """Candidates for each soft prompt, as many under each view; the first is the greedy one of the fullest."""
         n = max(1, self.config.n_candidates // len(self.views))
         by_view = [propose(translator, view, n, seed=self.config.seed) for view in reversed(self.views)]
-        texts = list(zip(*by_view, strict=True))
-        greedy = likeliest_first(translator, self.views, [[of[0] for of in of_one if of] for of_one in texts])
-        return [list(dict.fromkeys(chain(first, *of_one))) for first, of_one in zip(greedy, texts, strict=True)]
+        return [list(dict.fromkeys(chain.from_iterable(of_one))) for of_one in zip(*by_view, strict=True)]
 
     def _some(
         self, numbers: Sequence[int], read: Sequence[Sequence[str]], given: Sequence[list[str]] | None

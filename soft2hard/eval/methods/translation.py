@@ -9,7 +9,7 @@ from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import GreedyOptions, TranslatedOptions
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import is_embedded_subject
-from soft2hard.translator.candidates import first_texts
+from soft2hard.translator.candidates import propose
 from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import TranslateConfig
@@ -35,14 +35,13 @@ class GreedyTranslation(GreedyOptions):
 
 def greedy_texts(translator: Translator, cases: Sequence[Case], bench: Bench, *, labelled: bool = False) -> list[str]:
     """What the translator writes first for each case, '' for nothing. Where it also reads what soft prompts do, they do
-    it on the training inputs; or it is given `labelled` examples. One of both reads the vectors alone, too."""
-    prompts = [case.soft_prompt for case in cases]
+    it on the training inputs; or it is given `labelled` examples."""
     if labelled or translator.card.reads == "nothing":
         read = _labelled(translator, cases, bench)
     else:
         inputs = [[example.input for example in case.task.train] for case in cases]
-        read = acting(translator, bench.subject, prompts, inputs, bench.seed)
-    return first_texts(translator, *([prompts] if translator.card.reads == "both" else []), read)
+        read = acting(translator, bench.subject, [case.soft_prompt for case in cases], inputs, bench.seed)
+    return [found[0] if found else "" for found in propose(translator, read, 1)]
 
 
 class VerifiedTranslation(TranslatedOptions):
