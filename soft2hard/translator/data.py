@@ -62,14 +62,14 @@ class View:
         """`rng` draws the examples. An imitation, which has none, is read as it is, but by a view of nothing."""
         if self.reads == "nothing":
             return vectors.new_zeros(1, vectors.shape[1])
-        if not examples or not self.has_place:
+        if not examples or not self.reads_examples:
             return vectors
         n = min(self.n_examples, len(examples))
         n = n if self.fewest is None else rng.randint(min(self.fewest, n), n)
         return self._showing(vectors, rng.sample(list(examples), n)) if n else vectors
 
     @property
-    def has_place(self) -> bool:
+    def reads_examples(self) -> bool:
         """Whether examples are read at all; who reads vectors too does without them where the template has no place."""
         return self.reads == "examples" or (self.reads == "both" and not self.subject.template.input_first)
 
@@ -80,7 +80,7 @@ class View:
             return rows
         if len(shown) > 1:
             return self._showing(vectors, shown[:-1])
-        return rows if self.reads == "examples" else vectors
+        return vectors if self.reads == "both" and len(vectors) else rows
 
     def of(self, soft_prompt: SoftPrompt, task: Task, seed: int) -> SoftPrompt:
         """The same in the form of a soft prompt, as translators are given it."""
@@ -89,14 +89,14 @@ class View:
 
     def of_pairs(self, soft_prompt: SoftPrompt, pairs: Sequence[Example]) -> SoftPrompt:
         """As `of`, with just these pairs; a soft prompt without any is read by itself."""
-        if not pairs or not self.has_place:
+        if not pairs or not self.reads_examples:
             return soft_prompt
         return replace(soft_prompt, embeddings=self._showing(soft_prompt.embeddings, pairs))
 
     def chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
         """Those of the inputs that are shown, which depends on the seed and on themselves alone; beside vectors none of
         a template that has no place for solved examples."""
-        if not self.has_place:
+        if not self.reads_examples:
             return []
         rng = Random("\n".join([f"view/{seed}", *inputs]))
         return rng.sample(list(inputs), min(self.n_examples, len(inputs)))
@@ -151,11 +151,11 @@ class CorpusPairs(Dataset):
         return soft_prompt, text
 
 
-class UntunedPairs(Dataset):
-    """Pairs of what is read of a task that has no soft prompt, its labelled examples alone, and instruction.
+class ExamplesAlone(Dataset):
+    """Pairs of a task's labelled examples, read without any soft prompt, and its instruction.
 
-    Tuning costs seconds a task and these nothing, so that a translator which reads examples can learn many more tasks
-    than there are soft prompts of. With probability `paraphrase_share` a paraphrase is the instruction.
+    Nothing is tuned for them, so that a translator which reads examples can learn many more tasks than there are soft
+    prompts of. With probability `paraphrase_share` a paraphrase is the instruction.
     """
 
     def __init__(self, tasks: Sequence[Task], view: View, *, paraphrase_share: float = 0.0, seed: int = 0):
@@ -167,7 +167,7 @@ class UntunedPairs(Dataset):
         return len(self.tasks)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        task, rng = self.tasks[index], Random(f"untuned/{self.seed}/{index}")
+        task, rng = self.tasks[index], Random(f"examples alone/{self.seed}/{index}")
         text = task.instruction
         if task.paraphrases and rng.random() < self.paraphrase_share:
             text = rng.choice(task.paraphrases)

@@ -94,8 +94,8 @@ class TranslatorTraining:
     pretrain_pairs: NonNegativeInt = 0
     """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
     pretrain_tasks: NonNegativeInt = 0
-    """Lexical training tasks that have no soft prompt, of which the labelled examples alone are read first, for a
-    translator that reads examples, too; 0 for none. They cost no tuning."""
+    """Lexical training tasks of which the labelled examples alone are read first, for a translator that reads
+    examples, too; 0 for none. No soft prompt is tuned for them."""
     least_learned: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Leave out tasks of which tuning took away a smaller share of the initial validation loss: a soft prompt that has
     learned nothing teaches a translator to guess."""

@@ -24,13 +24,14 @@ from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.real_tasks import is_apart
+from soft2hard.data_gen.taskfiles import content_hash as hash_of_tasks
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
-from soft2hard.translator.data import CorpusPairs, PairCollator, UntunedPairs, imitation_pairs
+from soft2hard.translator.data import CorpusPairs, ExamplesAlone, PairCollator, imitation_pairs
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
     Share,
@@ -72,9 +73,10 @@ def train_translator(
     """
     folder = Path(folder)
     corpus, validation = _part(selected(corpus, config), config), selected(validation, config, to_validate=True)
-    _refuse(translator.card, corpus, validation, config)
+    _refuse(translator.card, corpus, validation, config, subject)
+    first_read = _tasks_read_first(config, set(validation["task"]))
     if is_first():  # of several processes, the first speaks for all
-        identity = _identity(translator.card, corpus, validation, config)
+        identity = _identity(translator.card, corpus, validation, config, first_read)
         run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
     if (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
@@ -88,15 +90,15 @@ def train_translator(
     if translator.card.reads != "vectors":
         view = translator.view(subject)
     if config.pretrain_pairs or config.pretrain_tasks:
-        untuned = _untuned(config, set(validation["task"]))
         with quick_attention(translator, config):
-            _pretrain(translator, corpus, untuned, subject, config, folder / "pretraining")
+            _pretrain(translator, corpus, first_read, subject, config, folder / "pretraining")
     drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
     varied = replace(view, fewest=0) if view and view.reads == "both" else view
     train, held_out = CorpusPairs(corpus, view=varied, **drawing), CorpusPairs(validation, view=view)
     with quick_attention(translator, config):
         trainer = _run(translator, train, held_out, config, folder)
-    translator.trained_on = tuple(sorted({" ".join(text.split()) for text in corpus["instruction"]}))
+    instructions = (*corpus["instruction"], *(task.instruction for task in first_read))
+    translator.trained_on = tuple(sorted({" ".join(text.split()) for text in instructions}))
     translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
     translator.model.eval()
     with gathered(translator.model):
@@ -159,7 +161,7 @@ def _texts(corpus: "datasets.Dataset") -> set[str]:
     return {*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)}
 
 
-def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraining) -> dict:
+def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraining, first_read: Sequence[Task]) -> dict:
     """All that decides the outcome of a training, as plain JSON."""
     from soft2hard.data_gen.corpus.rows import content_hash
 
@@ -172,6 +174,8 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
     design = {name: getattr(card, name) for name in _DESIGN if getattr(card, name) != getattr(default, name)}
     if card.reads == "both":
         design["fewest_shown"] = 0  # it once was always shown as many
+    if first_read:
+        design["pretrain_tasks"] = hash_of_tasks(first_read)
     read = {"corpus": content_hash(corpus), "validation": content_hash(validation)}
     return {"config": decisive, "subject": card.fingerprint, **design, **read}
 
@@ -187,14 +191,22 @@ TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=Fals
 
 
 def _refuse(
-    card: TranslatorCard, corpus: "datasets.Dataset", validation: "datasets.Dataset", config: TranslatorTraining
+    card: TranslatorCard,
+    corpus: "datasets.Dataset",
+    validation: "datasets.Dataset",
+    config: TranslatorTraining,
+    subject: Subject | None,
 ) -> None:
     """Raise UserError for what would spoil a training."""
     if config.pretrain_tasks and card.reads == "vectors":
         raise UserError(
-            "Of tasks without a soft prompt (pretrain_tasks) there are only examples, and this translator reads "
-            "vectors.",
+            "This translator reads vectors, and of the tasks of pretrain_tasks there are only examples.",
             "Set pretrain_tasks to 0, or let it read both.",
+        )
+    if config.pretrain_tasks and subject is not None and subject.template.input_first and card.reads != "nothing":
+        raise UserError(
+            f"The template of '{subject.name}' has no place for solved examples, which pretrain_tasks is to show.",
+            "Set pretrain_tasks to 0.",
         )
     if card.reads in ("examples", "both") and not all(map(len, corpus["inputs"])):
         raise UserError(
@@ -212,11 +224,12 @@ def _refuse(
         )
 
 
-def _untuned(config: TranslatorTraining, held_out: set[str]) -> list[Task]:
-    """The tasks of which pre-training reads examples: none that validation is on."""
+def _tasks_read_first(config: TranslatorTraining, held_out: set[str]) -> list[Task]:
+    """The tasks of which pre-training reads examples alone; a lexical corpus's own may be among them, and none that is
+    held out."""
     from soft2hard.data_gen.corpus.rows import MOST_EXAMPLES
 
-    # Of a task that has a soft prompt no more are kept.
+    # A corpus keeps no more of a task.
     dod = LexicalDoD(for_translator=True, n_train=MOST_EXAMPLES)
     apart = (
         task
@@ -229,13 +242,13 @@ def _untuned(config: TranslatorTraining, held_out: set[str]) -> list[Task]:
 def _pretrain(
     translator: Translator,
     corpus: "datasets.Dataset",
-    untuned: Sequence[Task],
+    first_read: Sequence[Task],
     subject: Subject | None,
     config: TranslatorTraining,
     folder: Path,
 ) -> None:
-    """One pass over imitation soft prompts for the instructions of the corpus, mixed with the examples of tasks that
-    have no soft prompt; or its weights read back."""
+    """One pass over imitation soft prompts for the instructions of the corpus, mixed with the examples alone of
+    other tasks; or its weights read back."""
     path, model = folder / "weights.pt", translator.model
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
@@ -243,14 +256,9 @@ def _pretrain(
     if subject is None:
         raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs and pretrain_tasks to 0.")
     view = translator.view(subject)
-    if untuned and not view.has_place:
-        raise UserError(
-            f"The template of '{subject.name}' has no place for solved examples, which pre-training is to read.",
-            "Set pretrain_tasks to 0.",
-        )
     stream = imitation_pairs(subject, sorted(_texts(corpus)), Random(f"pretraining/{config.seed}"))
     imitated = ((view(vectors, (), Random(0)), text) for vectors, text in islice(stream, config.pretrain_pairs))
-    shown = UntunedPairs(untuned, view, paraphrase_share=config.paraphrase_share, seed=config.seed)
+    shown = ExamplesAlone(first_read, view, paraphrase_share=config.paraphrase_share, seed=config.seed)
     pairs = ConcatDataset([part for part in (list(imitated), shown) if len(part)])
     trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
     with gathered(model):

@@ -5,13 +5,14 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from shutil import rmtree
 
 import datasets
 import pytest
 import torch
 from torch import Tensor
 
-from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, LexicalDoD, parse
 from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
@@ -21,7 +22,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.translator import training
 from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.data import CorpusPairs, UntunedPairs, View
+from soft2hard.translator.data import CorpusPairs, ExamplesAlone, View
 from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Memory, Translator
 from soft2hard.translator.probing import invented_inputs
@@ -104,7 +105,9 @@ def test_no_more_examples_are_shown_than_the_translator_can_read() -> None:
     for room, n in ((26, 3), (21, 3), (20, 2), (9, 1), (8, 0)):
         rows = View(SUBJECT, "both", 3, room)(VECTORS, EXAMPLES, Random(0))
         assert len(rows) == 3 + 6 * n and torch.equal(rows[:3], VECTORS)
-    assert len(View(SUBJECT, "examples", 3, 4)(VECTORS, EXAMPLES, Random(0))) == 6, "one is always shown"
+    for reads, vectors in (("examples", VECTORS), ("both", VECTORS[:0])):
+        read = View(SUBJECT, reads, 3, 4)(vectors, EXAMPLES, Random(0))
+        assert len(read) == 6, "where there is nothing else, one is always shown"
     causal = Translator.for_subject(SUBJECT, Design("causal-lora", instruction_tokens=16, reads="both"))
     fitting = torch.zeros(1, causal.view(SUBJECT).room, SUBJECT.d_model)
     causal.model.encode(fitting, torch.ones(fitting.shape[:2]).long())
@@ -123,9 +126,9 @@ def test_in_training_who_reads_both_is_shown_any_number_of_examples_and_none_too
 
 
 @pytest.mark.parametrize("reads", ["examples", "both"])
-def test_of_a_task_without_a_soft_prompt_its_labelled_examples_alone_are_read(reads: Reads) -> None:
+def test_labelled_examples_alone_are_read_of_tasks_that_have_no_soft_prompt(reads: Reads) -> None:
     task = Task("a", "tiny", "up", ("down", "on"), (*EXAMPLES, *EXAMPLES), (), ())
-    pairs = [UntunedPairs([task], View(SUBJECT, reads, 3), paraphrase_share=0.5, seed=i)[0] for i in range(40)]
+    pairs = [ExamplesAlone([task], View(SUBJECT, reads, 3), paraphrase_share=0.5, seed=i)[0] for i in range(40)]
     shown = [shown_in(rows) for rows, _ in pairs]
     assert {len(one) for one in shown} == {1, 2, 3}
     assert all(len(set(one)) == len(one) for one in shown), "no example twice"
@@ -135,7 +138,7 @@ def test_of_a_task_without_a_soft_prompt_its_labelled_examples_alone_are_read(re
 
 def test_who_reads_nothing_is_given_a_task_without_a_soft_prompt_like_any_other() -> None:
     task = Task("a", "tiny", "up", (), tuple(EXAMPLES), (), ())
-    rows, _ = UntunedPairs([task], View(SUBJECT, "nothing"))[0]
+    rows, _ = ExamplesAlone([task], View(SUBJECT, "nothing"))[0]
     assert torch.equal(rows, View(SUBJECT, "nothing")(VECTORS, EXAMPLES, Random(0)))
 
 
@@ -238,13 +241,13 @@ def test_as_many_examples_are_learned_from_as_are_to_be_shown(tmp_path: Path) ->
     assert Translator.from_pretrained(tmp_path / "1" / "translator").card.shown == 1
 
 
-def test_tasks_without_soft_prompts_are_learned_from_first_and_none_that_is_held_out_is_among_them(
+def test_examples_alone_of_lexical_training_tasks_are_learned_from_first_once_and_of_none_that_is_held_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[list[Task]] = []
-    original = training.UntunedPairs
+    original = training.ExamplesAlone
     monkeypatch.setattr(
-        training, "UntunedPairs", lambda tasks, *more, **named: read.append(tasks) or original(tasks, *more, **named)
+        training, "ExamplesAlone", lambda tasks, *more, **named: read.append(tasks) or original(tasks, *more, **named)
     )
     known, others = corpora(SUBJECT)
     drawn = [task for task in LexicalDoD(for_translator=True).tasks("train", 60)]
@@ -256,16 +259,30 @@ def test_tasks_without_soft_prompts_are_learned_from_first_and_none_that_is_held
         how = config(epochs=1, **changes)
         return train_translator(untrained("both"), known, held_out, how, tmp_path / folder, subject=SUBJECT)
 
-    plain, *twice = run("a"), *(run("b", pretrain_tasks=40, apart_from_real=True) for _ in range(2))
+    plain, first = run("a"), run("b", pretrain_tasks=40, apart_from_real=True)
+    for part in ("translator", "checkpoints"):  # killed after pre-training
+        rmtree(tmp_path / "b" / part)
+    again = run("b", pretrain_tasks=40, apart_from_real=True)
     [tasks] = read
-    names = [task.name for task in tasks]
-    assert len(set(names)) == 40 and alike and not {kept, *alike} & set(names)
-    assert {task.split for task in LexicalDoD(for_translator=True).draw("train", 60) if task.key in names} == {"train"}
-    assert same_weights(*twice) and not same_weights(plain, twice[0])
+    names = {task.name for task in tasks}
+    assert len(names) == 40 and alike and not {kept, *alike} & names
+    assert {parse(task.instruction).split for task in tasks} == {"train"}
+    assert not {task.family for task in tasks} & set(UNSEEN_FAMILIES)
+    assert same_weights(first, again) and not same_weights(plain, first)
+    assert set(first.trained_on) == {*known["instruction"], *(task.instruction for task in tasks)}
+    monkeypatch.setattr(training, "hash_of_tasks", lambda tasks: "of other phrasings")
+    with pytest.raises(UserError, match="pretrain_tasks"):
+        run("b", pretrain_tasks=40, apart_from_real=True)
 
 
-def test_a_reader_of_vectors_has_nothing_to_learn_of_tasks_without_soft_prompts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there are only examples, and this translator reads vectors"):
+def test_a_reader_of_nothing_is_pretrained_on_the_texts_of_as_many_tasks(tmp_path: Path) -> None:
+    how = config(epochs=1, pretrain_tasks=8)
+    made = train_translator(untrained("nothing"), *corpora(SUBJECT), how, tmp_path, subject=SUBJECT)
+    assert len(made.trained_on) == 8 + 9
+
+
+def test_a_reader_of_vectors_has_nothing_to_learn_of_examples_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="This translator reads vectors, .* there are only examples"):
         train_translator(
             untrained("vectors"), *corpora(SUBJECT), config(pretrain_tasks=8), tmp_path / "a", subject=SUBJECT
         )
@@ -276,6 +293,7 @@ def test_a_template_without_a_place_for_examples_has_none_for_those_of_pretraini
     behind = SUBJECT.with_template(Template(input_prefix="", input_first=True))
     with pytest.raises(UserError, match="no place for solved examples"):
         train_translator(untrained("both"), *corpora(SUBJECT), config(pretrain_tasks=8), tmp_path, subject=behind)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_a_translator_that_reads_something_else_is_refused(tmp_path: Path) -> None:
