@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from soft2hard.translator.model import Translator
 
 _TOP_P = 0.98  # probability of the nucleus that samples are drawn from (Holtzman et al. 2020, arXiv 1904.09751)
-_ROWS_AT_ONCE = 1024  # written together
+_ROWS_AT_ONCE = 1024  # written together, at most
+_CACHE_AT_ONCE = 2**31  # bytes of their keys and values, about: for SmolLM2 behind eight pairs 1,024 rows take 10 GB
 _BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
 _TEXTS_AT_ONCE = 256  # completed together
 _LOGITS_AT_ONCE = 2**26  # numbers, in a batch of texts that are scored, on average
@@ -42,7 +43,8 @@ def propose(
     What is drawn for a soft prompt depends on the seed and on itself, whatever the others are.
     """
     numbered = list(enumerate(soft_prompts))
-    at_once = max(1, _ROWS_AT_ONCE // n_candidates)
+    n_rows = min(_ROWS_AT_ONCE, _CACHE_AT_ONCE // _cache_of_a_row(translator, soft_prompts))
+    at_once = max(1, n_rows // n_candidates)
     chunks = [numbered[start : start + at_once] for start in range(0, len(numbered), at_once)]
 
     def work(chunk: Sequence[tuple[int, SoftPrompt]]) -> list[list[str]]:
@@ -51,6 +53,17 @@ def propose(
 
     halving = Halving("Ask for fewer candidates, or translate on a GPU with more memory.")
     return [texts for _, found in halving.run(chunks, work) for texts in found]
+
+
+def _cache_of_a_row(translator: "Translator", soft_prompts: Sequence[SoftPrompt]) -> int:
+    """Bytes of the keys and values of the longest of the soft prompts and a text for it, about."""
+    config = translator.model.lm.config.get_text_config()
+    layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    longest = max((soft_prompt.n_tokens for soft_prompt in soft_prompts), default=0)
+    n_positions = longest + translator.card.instruction_tokens
+    return 2 * layers * heads * width * n_positions * translator.model.lm.dtype.itemsize
 
 
 class _Drawing(LogitsProcessor):

@@ -15,6 +15,7 @@ from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
+from soft2hard.translator import candidates
 from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.causal import CausalTranslator
 from soft2hard.translator.model import Translator
@@ -393,3 +394,23 @@ def test_what_is_read_once_for_many_texts_gives_what_reading_it_for_each_gives(
     assert texts == expected and completed == as_completed
     for found, wanted in zip(likely, as_likely, strict=True):
         assert found == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", CAUSAL_LMS)
+def test_as_many_rows_are_written_together_as_there_is_room_for_their_keys_and_values(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = long_subject(architecture)
+    translator = stirred(Translator.for_subject(subject, Design("causal-lora", lora_rank=4, instruction_tokens=9)))
+    some = prompts(subject, 5, 5, 5, 5)
+    with torch.no_grad():
+        layers = translator.model.encode(*translator.encode_batch(some)).cache.layers
+    of_position = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // (4 * layers[0].keys.shape[2])
+    together, read = propose(translator, some, 2), []
+    encode = translator.model.encode
+    monkeypatch.setattr(translator.model, "encode", lambda *of: read.append(len(of[0])) or encode(*of))
+    for n_prompts, expected in ((4, [4]), (3, [3, 1]), (2, [2, 2]), (0, [1, 1, 1, 1])):
+        read.clear()
+        monkeypatch.setattr(candidates, "_CACHE_AT_ONCE", n_prompts * 2 * (5 + 9) * of_position)
+        assert propose(translator, some, 2) == together
+        assert read == expected
