@@ -28,8 +28,6 @@ REAL = EMBEDDED.parent / SMOLLM2
 """Where the translator of the real language model comes with the package."""
 REAL_INPUTS = Path(__file__).with_name("real_inputs.yaml")
 """Inputs by task, for the soft prompts that come with it."""
-N_REAL = 10
-"""Soft prompts of the real model that come with its translator."""
 
 
 def install(run: Path, out: Path = EMBEDDED, tuning: Tuning = FINAL_TUNING) -> None:
@@ -47,11 +45,11 @@ def install(run: Path, out: Path = EMBEDDED, tuning: Tuning = FINAL_TUNING) -> N
     write_samples(load_for_tuning(out / "subject"), out / "soft_prompts", tuning)
 
 
-def install_real(run: Path, out: Path = REAL, inputs: Path = REAL_INPUTS, n_prompts: int = N_REAL) -> None:
-    """Copy the translator of a run of recipes/smollm2.yaml to `out`, and every n-th soft prompt of its evaluation
-    with inputs that were written for it.
+def install_real(run: Path, out: Path = REAL, inputs: Path = REAL_INPUTS) -> None:
+    """Copy the translator of a run of recipes/smollm2.yaml to `out`, and the soft prompts of its evaluation for whose
+    tasks inputs were written.
 
-    Raises UserError where the run has not made them, or a task has no inputs.
+    Raises UserError where the run has not made them.
     """
     made = run / "translator" / "translator"
     if not made.exists():
@@ -59,10 +57,11 @@ def install_real(run: Path, out: Path = REAL, inputs: Path = REAL_INPUTS, n_prom
     harness = Harness(parse_config(load_run(run / "evaluation").record.config, "run.json"), run / "evaluation")
     cases = harness.cases(harness.config.seeds[0], "test")
     translator = _put_translator(made, out / "translator", "real_translator.md.jinja")
-    # Of every n-th task, so that nobody chose them by what the translator makes of them.
-    chosen = cases[:: max(1, len(cases) // n_prompts)][:n_prompts]
-    samples = [(case.task, case.soft_prompt) for case in chosen]
-    save_inputs(samples, read_yaml(inputs, "inputs by task"), translator.card.subject, out / "soft_prompts")
+    written = read_yaml(inputs, "inputs by task")
+    samples = [(case.task, case.soft_prompt) for case in cases if case.task.name in written]
+    if not samples:
+        raise UserError(f"The evaluation has no task of {inputs}.", "Evaluate more tasks, or write inputs for these.")
+    save_inputs(samples, written, translator.card.subject, out / "soft_prompts")
 
 
 def _put_translator(made: Path, out: Path, template: str, base: str | None = None) -> Translator:
@@ -81,7 +80,7 @@ def main(run: Path, out: Path | None = None, /, *, real: bool = False) -> None:
     Args:
         run: Folder of a finished run of recipes/embedded.yaml, or with --real of recipes/smollm2.yaml.
         out: Folder for the results; by default the one inside the package.
-        real: Put the translator and ten soft prompts of the real language model.
+        real: Put the translator and soft prompts of the real language model.
     """
     if real:
         install_real(run, out or REAL)

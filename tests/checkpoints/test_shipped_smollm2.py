@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from soft2hard.checkpoints.install import N_REAL, REAL
+from soft2hard.checkpoints.install import REAL, REAL_INPUTS
 from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.settings import read_card
@@ -14,6 +15,7 @@ from tests.command_line import run
 from tests.paths import SMOLLM2
 
 PROMPTS = REAL / "soft_prompts"
+N_REAL = len(yaml.safe_load(REAL_INPUTS.read_text()))
 
 
 def about() -> list[dict[str, str]]:

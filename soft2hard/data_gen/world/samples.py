@@ -10,7 +10,6 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.data_gen.tuning import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.data_gen.world import FINAL_EXAMPLES, FINAL_TUNING
-from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
@@ -55,12 +54,10 @@ def save_inputs(
     samples: Sequence[tuple[Task, SoftPrompt]], inputs: Mapping[str, Sequence[str]], subject: str, folder: Path
 ) -> None:
     """As `save_samples` for tasks whose examples are not ours to pass on: beside each prompt lie `inputs` of its task,
-    one a line, and `tasks.json` says what each is and no more. Raises UserError for a task without inputs."""
+    one a line, and `tasks.json` says what each is and no more."""
     about = []
     with atomic_folder(folder, overwrite=True) as temporary:
         for number, (task, soft_prompt) in enumerate(samples):
-            if task.name not in inputs:
-                raise UserError(f"There are no inputs for {task.name}.", "Write some in real_inputs.yaml.")
             file = _save_prompt(soft_prompt, task, subject, temporary, number)
             (temporary / file).with_suffix(".txt").write_text("\n".join(inputs[task.name]) + "\n", encoding="utf-8")
             about.append(_about(file, task))
