@@ -19,8 +19,8 @@ from torch import Tensor
 from soft2hard.data_gen.corpus.rows import soft_prompt_of
 from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
-from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.demonstrations import acting
+from soft2hard.translator.candidates import Reading, proposed_under
+from soft2hard.translator.demonstrations import views_of
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import n_processes
 from soft2hard.translator.search import Budget, Search
@@ -68,10 +68,10 @@ def calibrate(
     rows = list(validation.select(usable).with_format("numpy"))
     prompts = [soft_prompt_of(row, subject.fingerprint, subject.template) for row in rows]
     inputs = [list(map(str, row["inputs"][:_N_PROBES])) for row in rows]
-    seen = acting(translator, subject, prompts, inputs, 0)
-    verifier, proposed = Verifier(subject, SHORT_OUTPUT), propose(translator, seen, _N_CANDIDATES)
+    views = views_of(translator, subject, prompts, inputs, 0)
+    verifier, proposed = Verifier(subject, SHORT_OUTPUT), proposed_under(translator, views, _N_CANDIDATES)
     probes = verifier.probe(prompts, inputs)
-    readings = [Reading(translator, read) for read in seen]
+    readings = [[Reading(translator, read) for read in of_one] for of_one in zip(*views, strict=True)]
     plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
     shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))
     if not plain:
@@ -124,15 +124,15 @@ def _phrasings(row: dict) -> list[str]:
 
 def _tried(
     verifier: Verifier,
-    readings: Sequence[Reading],
+    readings: Sequence[Sequence[Reading]],
     probes: Sequence[Probes],
     proposed: Sequence[Sequence[str]],
     phrasings: Sequence[Sequence[str]],
     shots: int,
 ) -> Iterator[Tried]:
     """Each task's candidates; its reference instruction is run beside them, but is none itself."""
-    for reading, of_prompt, texts, own in zip(readings, probes, proposed, phrasings, strict=True):
-        search = Search([reading], verifier, of_prompt, Budget(), Evidence(shots=shots))
+    for of_one, of_prompt, texts, own in zip(readings, probes, proposed, phrasings, strict=True):
+        search = Search(list(of_one), verifier, of_prompt, Budget(), Evidence(shots=shots))
         found = {c.text: c for c in search.run_all(list(dict.fromkeys([*texts, own[0]])))}
         kept: list[Candidate] = [found[text] for text in texts if text in found]
         if kept:

@@ -1,6 +1,7 @@
 """What a translator makes of soft prompts: texts that it writes, and how likely it finds others."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,6 +54,16 @@ def propose(
 
     halving = Halving("Ask for fewer candidates, or translate on a GPU with more memory.")
     return [texts for _, found in halving.run(chunks, work) for texts in found]
+
+
+def proposed_under(
+    translator: "Translator", views: Sequence[Sequence[SoftPrompt]], n_candidates: int, *, seed: int = 0
+) -> list[list[str]]:
+    """Distinct candidates for each soft prompt, as many under each of its views; the first is the greedy one of the
+    last view."""
+    n = max(1, n_candidates // len(views))
+    by_view = [propose(translator, view, n, seed=seed) for view in reversed(views)]
+    return [list(dict.fromkeys(chain.from_iterable(of_one))) for of_one in zip(*by_view, strict=True)]
 
 
 def _cache_of_a_row(translator: "Translator", soft_prompts: Sequence[SoftPrompt]) -> int:

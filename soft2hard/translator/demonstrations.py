@@ -88,3 +88,18 @@ def acting(
         view.of_pairs(prompt, [Example(*pair) for pair in zip(some, outputs, strict=True)])
         for prompt, some, outputs in zip(soft_prompts, chosen, written, strict=True)
     ]
+
+
+def views_of(
+    translator: Translator,
+    subject: Subject,
+    soft_prompts: Sequence[SoftPrompt],
+    inputs: Sequence[Sequence[str]],
+    seed: int,
+    max_new_tokens: int | None = None,
+) -> list[list[SoftPrompt]]:
+    """All that a translator is given of soft prompts, to propose and weigh texts by: what `acting` gives and, for one
+    of both, the vectors alone before it, since of a kind of task that it never met, examples make it too sure of one
+    that it knows."""
+    seen = acting(translator, subject, soft_prompts, inputs, seed, max_new_tokens)
+    return [list(soft_prompts), seen] if translator.card.reads == "both" else [seen]

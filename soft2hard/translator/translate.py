@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -15,8 +14,8 @@ from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import embedded_path, shipped_translators
-from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.demonstrations import acting, with_demonstrations
+from soft2hard.translator.candidates import Reading, propose, proposed_under
+from soft2hard.translator.demonstrations import views_of, with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.proposers.base import Observed, Proposer, distinct
@@ -268,7 +267,7 @@ class _Translating:
         given, n = self._given(inputs), len(self.prompts)
         read: list[list[str]] = [[] for _ in self.prompts]
         if self.translator is not None:
-            read = self._read(self.translator)
+            read = proposed_under(self.translator, self.views, self.config.n_candidates, seed=self.config.seed)
         n_inputs = (self.config.n_probes + self.config.n_checks) * (1 if given or self.translator else _SPARE)
         at_once = max(
             1,
@@ -282,12 +281,6 @@ class _Translating:
                 if progress:
                     progress()
         return found
-
-    def _read(self, translator: Translator) -> list[list[str]]:
-        """Candidates for each soft prompt, as many under each view; the first is the greedy one of the fullest."""
-        n = max(1, self.config.n_candidates // len(self.views))
-        by_view = [propose(translator, view, n, seed=self.config.seed) for view in reversed(self.views)]
-        return [list(dict.fromkeys(chain.from_iterable(of_one))) for of_one in zip(*by_view, strict=True)]
 
     def _some(
         self, numbers: Sequence[int], read: Sequence[Sequence[str]], given: Sequence[list[str]] | None
@@ -434,8 +427,7 @@ def _behaviour(
     """Inputs, and what a translator of examples reads of soft prompts: what they do on some of these inputs. Only
     inputs that choose texts are shown, so that the others can judge.
 
-    A translator of both reads the vectors alone, too: of a kind of task that it never met, examples make it too sure of
-    one that it knows. Without a subject or inputs that is all that it reads: what a soft prompt does on inputs that
+    Without a subject or inputs a translator of both reads the vectors alone: what a soft prompt does on inputs that
     others had to invent misleads more than it tells. One of examples reads what soft prompts do on those that they
     invite themselves. Raises UserError where it has neither these nor a subject, and for a translator that reads
     nothing.
@@ -452,8 +444,7 @@ def _behaviour(
         n = config.n_probes + config.n_checks
         inputs = invented_inputs(subject, [[prompt] for prompt in prompts], n, config.seed)
     each = [choosing(of_prompt, config) for of_prompt in _for_each(prompts, inputs)]
-    seen = acting(translator, subject, prompts, each, config.seed, config.max_new_tokens)
-    return inputs, [list(prompts), seen] if card.reads == "both" else [seen]
+    return inputs, views_of(translator, subject, prompts, each, config.seed, config.max_new_tokens)
 
 
 def _for_each(

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -16,8 +17,9 @@ from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import Reading
+from soft2hard.translator.demonstrations import views_of
 from soft2hard.translator.model import Translator
-from soft2hard.translator.settings import Evidence, TranslateConfig
+from soft2hard.translator.settings import Design, Evidence, TranslateConfig
 from soft2hard.translator.translate import translate
 from soft2hard.translator.verification import Verifier
 from tests import tiny_models, tiny_training
@@ -124,7 +126,7 @@ def test_candidates_are_run_as_they_are_and_the_gold_text_beside_them_is_none(
     probes = verifier.probe(prompts, rows["inputs"])
     texts, own = [["red cat", "up", "blue dog"], ["green cat", "four"]], [["red cat", "cat red"], ["left", "green cat"]]
     readings = [Reading(translator, prompt) for prompt in prompts]
-    found = list(calibration._tried(verifier, readings, probes, texts, own, 0))
+    found = list(calibration._tried(verifier, [[one] for one in readings], probes, texts, own, 0))
     for one, of_prompt, candidates, golds, reading in zip(found, probes, texts, own, readings, strict=True):
         verified = verifier.verify(candidates, of_prompt)
         summed = [c.divergence * c.n_positions for c in verified]
@@ -137,6 +139,24 @@ def test_candidates_are_run_as_they_are_and_the_gold_text_beside_them_is_none(
         [gold], [none] = verifier.compare([golds[0]], of_prompt), verifier.compare([None], of_prompt)
         share = 1 - gold.divergence.sum().item() / none.divergence.sum().item()
         assert one.explained_by_gold == pytest.approx(share, abs=1e-3)
+
+
+def test_texts_of_a_translator_of_both_are_weighed_under_both_readings_as_in_translation(
+    subject: Subject, corpus: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    design = Design("encoder-decoder", instruction_tokens=8, reads="both", shown=2)
+    translator = tiny_training.stirred(Translator.for_subject(subject, design))
+    asked, original = [], calibration.Search
+    monkeypatch.setattr(calibration, "Search", lambda under, *more: asked.append(under) or original(under, *more))
+    calibrate(translator, subject, corpus, 1)
+    row = corpus.with_format("numpy")[0]
+    prompt, inputs = SoftPrompt(torch.tensor(row["embeddings"]), template=subject.template), list(row["inputs"])
+    [alone], [seen] = views_of(translator, subject, [prompt], [inputs[: calibration._N_PROBES]], 0)
+    assert seen.n_tokens > alone.n_tokens
+    for under in asked:
+        found = [reading.log_probs(["red cat", "up"]) for reading in under]
+        expected = [Reading(translator, view).log_probs(["red cat", "up"]) for view in (alone, seen)]
+        assert np.allclose(found, expected, atol=1e-3) and not np.allclose(*expected, atol=1e-2)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

@@ -23,7 +23,7 @@ from soft2hard.prompts.template import Template
 from soft2hard.translator import training
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.data import CorpusPairs, ExamplesAlone, View
-from soft2hard.translator.demonstrations import acting
+from soft2hard.translator.demonstrations import acting, views_of
 from soft2hard.translator.model import Memory, Translator
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.settings import Design, Reads, TranslateConfig
@@ -363,11 +363,11 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(
         translator: Translator, subject: Subject, prompts: list[SoftPrompt], inputs: list[list[str]], *how: object
-    ) -> list[SoftPrompt]:
+    ) -> list[list[SoftPrompt]]:
         found.extend(*inputs)
-        return acting(translator, subject, prompts, inputs, *how)
+        return views_of(translator, subject, prompts, inputs, *how)
 
-    monkeypatch.setattr("soft2hard.translator.translate.acting", noted)
+    monkeypatch.setattr("soft2hard.translator.translate.views_of", noted)
     return found
 
 
