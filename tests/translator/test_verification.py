@@ -9,7 +9,7 @@ from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator import search, verification
+from soft2hard.translator import candidates, search, verification
 from soft2hard.translator import translate as translate_module
 from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.model import Translator
@@ -143,10 +143,10 @@ def test_company_and_batch_size_change_no_candidate(shared: bool, monkeypatch: p
     probes = probe(verifier, soft(verifier.subject))
     together = verifier.verify(CANDIDATES, probes)
     monkeypatch.setattr(verifier.subject, "batch_tokens", 100)
-    for candidates in (verifier.verify(CANDIDATES, probes), [verifier.verify([t], probes)[0] for t in CANDIDATES]):
-        assert [c.text for c in candidates] == CANDIDATES
-        assert [c.agreement for c in candidates] == [c.agreement for c in together]
-        assert [c.divergence for c in candidates] == pytest.approx([c.divergence for c in together], abs=1e-4)
+    for found in (verifier.verify(CANDIDATES, probes), [verifier.verify([t], probes)[0] for t in CANDIDATES]):
+        assert [c.text for c in found] == CANDIDATES
+        assert [c.agreement for c in found] == [c.agreement for c in together]
+        assert [c.divergence for c in found] == pytest.approx([c.divergence for c in together], abs=1e-4)
 
 
 def test_a_candidate_too_long_for_the_context_is_left_out() -> None:
@@ -194,7 +194,8 @@ def proposing(monkeypatch: pytest.MonkeyPatch):
 
     def propose_these(*texts: str) -> None:
         proposals = lambda translator, soft_prompts, *args, **kwargs: [list(texts) for _ in soft_prompts]  # noqa: E731
-        monkeypatch.setattr(translate_module, "propose", proposals)
+        for module in (candidates, translate_module):
+            monkeypatch.setattr(module, "propose", proposals)
 
     return propose_these
 
