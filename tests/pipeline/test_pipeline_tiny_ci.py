@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from soft2hard.checkpoints.install import install_real
+from soft2hard.errors import UserError
 from soft2hard.eval import certificate
 from soft2hard.eval.report import load_run
 from soft2hard.eval.transfer.results import TransferResult
@@ -74,15 +75,20 @@ def test_a_translator_that_reads_nothing_writes_the_same_for_every_task(resumed)
     assert len(texts) == 1
 
 
-def test_its_translator_is_shipped_with_soft_prompts_of_test_tasks_chosen_by_rule(resumed, tmp_path: Path) -> None:
+def test_its_translator_is_shipped_with_soft_prompts_of_the_test_tasks_that_inputs_were_written_for(
+    resumed, tmp_path: Path
+) -> None:
     folder, _, _ = resumed
-    (inputs := tmp_path / "inputs.yaml").write_text(
-        json.dumps({task.name: [f"of {task.name}", "another"] for task in load_run(folder / "evaluation").tasks})
-    )
-    install_real(folder, tmp_path, inputs, n_prompts=2)
-    of_run, about = load_run(folder / "evaluation"), json.loads((tmp_path / "soft_prompts" / "tasks.json").read_text())
-    names = [task.name for task in of_run.tasks]
-    assert [one["task"] for one in about] == names[:: len(names) // 2][:2]
+    names = [task.name for task in load_run(folder / "evaluation").tasks]
+    written = [*names[::2], "a task of another evaluation"]
+    inputs = tmp_path / "inputs.yaml"
+    inputs.write_text(json.dumps({"a task of another evaluation": ["of no use"]}))
+    with pytest.raises(UserError, match="no task of"):
+        install_real(folder, tmp_path / "none", inputs)
+    inputs.write_text(json.dumps({name: [f"of {name}", "another"] for name in written}))
+    install_real(folder, tmp_path, inputs)
+    about = json.loads((tmp_path / "soft_prompts" / "tasks.json").read_text())
+    assert [one["task"] for one in about] == names[::2]
     translator = Translator.from_pretrained(tmp_path / "translator")
     for one in about:
         path = tmp_path / "soft_prompts" / one["file"]
