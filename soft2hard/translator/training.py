@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -225,18 +225,25 @@ def _refuse(
 
 
 def _tasks_read_first(config: TranslatorTraining, held_out: set[str]) -> list[Task]:
-    """The tasks of which pre-training reads examples alone; a lexical corpus's own may be among them, and none that is
-    held out."""
+    """The tasks of which pre-training reads examples alone, families in turn; a lexical corpus's own may be among them,
+    and none that is held out. A family that has run out begins again with other examples: of the smallest there are
+    only seventy tasks, too few to learn from once how examples say which they are."""
+
+    def usable(task: Task) -> bool:
+        return task.name not in held_out and (not config.apart_from_real or is_apart(task.name))
+
+    families = LexicalDoD(for_translator=True).families
+    endless = [filter(usable, _again_and_again(family, config.seed)) for family in families]
+    return list(islice(chain.from_iterable(zip(*endless, strict=True)), config.pretrain_tasks))
+
+
+def _again_and_again(family: str, first_seed: int) -> Iterator[Task]:
+    """The training tasks of a family, then all once more in another order with other examples, and so on."""
     from soft2hard.data_gen.corpus.rows import MOST_EXAMPLES
 
-    # A corpus keeps no more of a task.
-    dod = LexicalDoD(for_translator=True, n_train=MOST_EXAMPLES)
-    apart = (
-        task
-        for task in dod.tasks("train", seed=config.seed)
-        if task.name not in held_out and (not config.apart_from_real or is_apart(task.name))
-    )
-    return list(islice(apart, config.pretrain_tasks))
+    # A corpus keeps no more examples of a task.
+    dod = LexicalDoD((family,), n_train=MOST_EXAMPLES)
+    return chain.from_iterable(dod.tasks("train", seed=seed) for seed in count(first_seed))
 
 
 def _pretrain(
