@@ -52,9 +52,9 @@ class View:
     n_examples: int = 8
     room: int | None = None
     """Rows that the translator can read at most: fewer examples are shown where they are long."""
-    fewest: int | None = None
-    """Show any number of examples from so many to `n_examples`, as a translator that can do with few is trained; None:
-    always as many as there may be."""
+    without: float | None = None
+    """Show any number of examples from one to `n_examples`, and in such a share of the draws none, as a translator that
+    can do with few is trained; None: always as many as there may be."""
 
     def __call__(
         self, vectors: Float[Tensor, "n d"], examples: Sequence[Example], rng: Random
@@ -65,7 +65,8 @@ class View:
         if not examples or not self.reads_examples:
             return vectors
         n = min(self.n_examples, len(examples))
-        n = n if self.fewest is None else rng.randint(min(self.fewest, n), n)
+        if self.without is not None:
+            n = 0 if rng.random() < self.without else rng.randint(1, n)
         return self._showing(vectors, rng.sample(list(examples), n)) if n else vectors
 
     @property
@@ -159,7 +160,7 @@ class ExamplesAlone(Dataset):
     """
 
     def __init__(self, tasks: Sequence[Task], view: View, *, paraphrase_share: float = 0.0, seed: int = 0):
-        self.tasks, self.view = tasks, replace(view, fewest=1)
+        self.tasks, self.view = tasks, replace(view, without=0.0)
         self.paraphrase_share, self.seed = paraphrase_share, seed
         self._vectors = torch.zeros(0, view.subject.d_model)
 

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads", "shown")
 _LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
+_WITHOUT = 1 / 3
+"""How often a translator of both is shown no examples in training, as it is where users have no inputs. With one
+in nine it lost what it knew of the vectors alone while it learned from examples."""
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
 
@@ -93,7 +96,7 @@ def train_translator(
         with quick_attention(translator, config):
             _pretrain(translator, corpus, first_read, subject, config, folder / "pretraining")
     drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
-    varied = replace(view, fewest=0) if view and view.reads == "both" else view
+    varied = replace(view, without=_WITHOUT) if view and view.reads == "both" else view
     train, held_out = CorpusPairs(corpus, view=varied, **drawing), CorpusPairs(validation, view=view)
     with quick_attention(translator, config):
         trainer = _run(translator, train, held_out, config, folder)
@@ -173,7 +176,7 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
     # What is as by default is left out, so that older trainings can be resumed.
     design = {name: getattr(card, name) for name in _DESIGN if getattr(card, name) != getattr(default, name)}
     if card.reads == "both":
-        design["fewest_shown"] = 0  # it once was always shown as many
+        design["without_examples"] = _WITHOUT
     if first_read:
         design["pretrain_tasks"] = hash_of_tasks(first_read)
     read = {"corpus": content_hash(corpus), "validation": content_hash(validation)}
