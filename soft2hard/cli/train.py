@@ -92,7 +92,8 @@ def train(
             output / "translator", load, selected(data[-1], training, to_validate=True), calibration_tasks
         )
     if found is not None and found.n_tasks:
-        say(f"Evidence counts {found.weight:.2g} (chosen on {found.n_tasks} validation tasks)")
+        alone = f", the vectors alone {found.alone:.2g}" if design.reads == "both" else ""
+        say(f"Evidence counts {found.weight:.2g}{alone} (chosen on {found.n_tasks} validation tasks)")
     say(f"Translator: {output / 'translator'}")
 
 

@@ -3,7 +3,8 @@
 A text's posterior is p(text | soft prompt) exp(-w D), where D is the summed KL(soft || text) on probe inputs. On a
 subject that follows texts, w = 1 is right (`translator.search`). On one that hardly does, D is noise of many nats, and
 outweighs what the translator knows. So w is the weight under which the texts that come out best say most of what the
-tasks' own instructions say. The same is tried with demonstrations, written by the soft prompt, beside every candidate.
+tasks' own instructions say. With it is chosen, of a translator that reads both, how much of p(text | soft prompt) the
+vectors alone have to say. The same is tried with demonstrations, written by the soft prompt, beside every candidate.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from soft2hard.data_gen.corpus.rows import soft_prompt_of
 from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
-from soft2hard.translator.candidates import Reading, proposed_under
+from soft2hard.translator.candidates import Mixture, mixed, proposed_under
 from soft2hard.translator.demonstrations import views_of
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import n_processes
@@ -29,6 +30,9 @@ from soft2hard.translator.verification import SHORT_OUTPUT, Candidate, Probes, V
 
 WEIGHTS = (0.0, *(10 ** (-step / 4) for step in range(12, -1, -1)))
 """Tried: none, then four to a factor of ten, from 0.001 to 1."""
+ALONE = (0.5, 0.1, 0.01)
+"""Tried, the one that is kept in doubt first: of a kind of task that a translator never met, what the soft prompt does
+makes it too sure of one that it knows."""
 N_TASKS = 32
 _SHOTS = 4  # a third of the inputs at most, see `search.set_apart`
 _ABOUT = 0.015  # of ROUGE-L, within which weights are as good as each other
@@ -40,8 +44,8 @@ _N_CANDIDATES, _N_PROBES = 24, 12
 class Tried:
     """The candidates of one task as they were run."""
 
-    log_probs: Float[Tensor, " n"]
-    """log p(text | soft prompt)."""
+    log_probs: Float[Tensor, "n_readings n"]
+    """log p(text | soft prompt) under each reading."""
     divergences: Float[Tensor, " n"]
     """Summed KL(soft || text), nats."""
     likeness: Float[Tensor, " n"]
@@ -49,9 +53,9 @@ class Tried:
     explained_by_gold: float | None = None
     """Share of what the soft prompt does that the reference instruction explains."""
 
-    def best_by(self, weight: float) -> float:
+    def best_by(self, weight: float, alone: float) -> float:
         """The likeness of the candidate that comes out best."""
-        return float(self.likeness[(self.log_probs - weight * self.divergences).argmax()])
+        return float(self.likeness[(mixed(self.log_probs, alone) - weight * self.divergences).argmax()])
 
 
 def calibrate(
@@ -71,20 +75,20 @@ def calibrate(
     views = views_of(translator, subject, prompts, inputs, 0)
     verifier, proposed = Verifier(subject, SHORT_OUTPUT), proposed_under(translator, views, _N_CANDIDATES)
     probes = verifier.probe(prompts, inputs)
-    readings = [[Reading(translator, read) for read in of_one] for of_one in zip(*views, strict=True)]
+    readings = [Mixture(translator, of_one) for of_one in zip(*views, strict=True)]
     plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
     shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))
     if not plain:
         return Evidence()
     explained = [one.explained_by_gold for one in plain if one.explained_by_gold is not None]
-    weight, likeness = best_weight(plain)
-    found = Evidence(weight, 0, median(explained) if explained else None, len(rows))
+    best, likeness = best_evidence(plain)
+    found = replace(best, explained_by_gold=median(explained) if explained else None, n_tasks=len(rows))
     if len(shown) < len(plain):  # beside demonstrations, no text fits the subject's context for some task
         return found
-    weight_shown, likeness_shown = best_weight(shown)
+    best, likeness_shown = best_evidence(shown)
     if likeness_shown < likeness + _LEAST_GAIN:
         return found
-    return replace(found, weight=weight_shown, shots=_SHOTS)
+    return replace(found, weight=best.weight, alone=best.alone, shots=_SHOTS)
 
 
 def calibrate_saved(
@@ -106,16 +110,20 @@ def calibrate_saved(
     return found
 
 
-def best_weight(tried: Sequence[Tried]) -> tuple[float, float]:
-    """The largest weight under which the best candidates are about as like to their tasks' instructions as under any,
-    and their mean likeness.
+def best_evidence(tried: Sequence[Tried]) -> tuple[Evidence, float]:
+    """The first of `ALONE`, and with it the largest weight, under which the best candidates are about as like to their
+    tasks' instructions as under any, and their mean likeness.
 
     Each weight counts with its neighbours, since a few tasks make single weights look good by chance.
     """
-    values = [fmean(one.best_by(weight) for one in tried) for weight in WEIGHTS]
-    smooth = [fmean(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
-    best = max(i for i, value in enumerate(smooth) if value >= max(smooth) - _ABOUT)
-    return WEIGHTS[best], values[best]
+    tables = {alone: [fmean(one.best_by(weight, alone) for one in tried) for weight in WEIGHTS] for alone in ALONE}
+    smooth = {
+        alone: [fmean(values[max(0, i - 1) : i + 2]) for i in range(len(values))] for alone, values in tables.items()
+    }
+    enough = max(map(max, smooth.values())) - _ABOUT
+    alone = next(alone for alone, values in smooth.items() if max(values) >= enough)
+    best = max(i for i, value in enumerate(smooth[alone]) if value >= enough)
+    return Evidence(WEIGHTS[best], alone=alone), tables[alone][best]
 
 
 def _phrasings(row: dict) -> list[str]:
@@ -124,20 +132,20 @@ def _phrasings(row: dict) -> list[str]:
 
 def _tried(
     verifier: Verifier,
-    readings: Sequence[Sequence[Reading]],
+    readings: Sequence[Mixture],
     probes: Sequence[Probes],
     proposed: Sequence[Sequence[str]],
     phrasings: Sequence[Sequence[str]],
     shots: int,
 ) -> Iterator[Tried]:
     """Each task's candidates; its reference instruction is run beside them, but is none itself."""
-    for of_one, of_prompt, texts, own in zip(readings, probes, proposed, phrasings, strict=True):
-        search = Search(list(of_one), verifier, of_prompt, Budget(), Evidence(shots=shots))
+    for reading, of_prompt, texts, own in zip(readings, probes, proposed, phrasings, strict=True):
+        search = Search([], verifier, of_prompt, Budget(), Evidence(shots=shots))
         found = {c.text: c for c in search.run_all(list(dict.fromkeys([*texts, own[0]])))}
         kept: list[Candidate] = [found[text] for text in texts if text in found]
         if kept:
             yield Tried(
-                torch.tensor([c.log_prob for c in kept]),
+                reading.log_probs_by_reading([c.text for c in kept]),
                 torch.tensor([c.divergence * c.n_positions for c in kept]),
                 torch.tensor([rouge(c.text, own).rougeL for c in kept]),
                 found[own[0]].explained if own[0] in found else None,

@@ -214,6 +214,34 @@ class Reading:
         return sorted(i for i in none if i < size and not (and_end and i == self.eos_id))
 
 
+class Mixture:
+    """What a translator makes of one soft prompt that it reads in one or two ways, the fullest last.
+
+    log p(text) is that of the mixture of both (`Evidence.alone`); texts near others are found under the last.
+    """
+
+    def __init__(self, translator: "Translator", read: Sequence[SoftPrompt]):
+        self.readings, self.alone = [Reading(translator, one) for one in read], translator.card.evidence.alone
+        fullest = self.readings[-1]
+        self.tokenizer, self.eos_id = fullest.tokenizer, fullest.eos_id
+        self.sequence_log_probs, self.next_log_probs = fullest.sequence_log_probs, fullest.next_log_probs
+        self.complete = fullest.complete
+
+    def log_probs(self, texts: Sequence[str]) -> list[float]:
+        """log p(text | soft prompt) of each text with its end, in nats."""
+        return mixed(self.log_probs_by_reading(texts), self.alone).tolist()
+
+    def log_probs_by_reading(self, texts: Sequence[str]) -> Float[Tensor, "n_readings n_texts"]:
+        return torch.tensor([reading.log_probs(texts) for reading in self.readings], dtype=torch.float64)
+
+
+def mixed(log_probs: Float[Tensor, "n_readings n_texts"], alone: float) -> Float[Tensor, " n_texts"]:
+    """log p of texts, of which the first of two readings has a share of `alone`, see `Evidence`."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    return (log_probs + torch.tensor([[alone], [1 - alone]]).to(log_probs).log()).logsumexp(0)
+
+
 class _Given(LogitsProcessor):
     """Makes each row begin with its prefix and go on in words, so that one cache serves prefixes of all lengths."""
 

@@ -94,8 +94,8 @@ class TranslatorTraining:
     pretrain_pairs: NonNegativeInt = 0
     """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
     pretrain_tasks: NonNegativeInt = 0
-    """Lexical training tasks of which the labelled examples alone are read first, for a translator that reads
-    examples, too; 0 for none. No soft prompt is tuned for them."""
+    """Lexical training tasks, families in equal parts, of which the labelled examples alone are read first, for a
+    translator that reads examples, too; 0 for none. No soft prompt is tuned for them."""
     least_learned: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Leave out tasks of which tuning took away a smaller share of the initial validation loss: a soft prompt that has
     learned nothing teaches a translator to guess."""
@@ -177,6 +177,9 @@ class Evidence:
     (`verification.explained_share`): about as much as any text can on this subject. None where it was not measured."""
     n_tasks: int = 0
     """Validation tasks that it was chosen on."""
+    alone: float = 0.5
+    """Share of what the vectors alone say in log p(text | soft prompt), where a translator reads both them and what the
+    soft prompt does; the rest is said by both together."""
 
 
 @dataclass(frozen=True)

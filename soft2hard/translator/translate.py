@@ -14,7 +14,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import embedded_path, shipped_translators
-from soft2hard.translator.candidates import Reading, propose, proposed_under
+from soft2hard.translator.candidates import Mixture, propose, proposed_under
 from soft2hard.translator.demonstrations import views_of, with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
@@ -307,7 +307,7 @@ class _Translating:
     ) -> Translation:
         densities: list[Density] = []
         if self.translator is not None:
-            densities += [Reading(self.translator, view[i]) for view in self.views]
+            densities.append(Mixture(self.translator, [view[i] for view in self.views]))
         if self.prior is not None:
             self.prior.forget()
             densities.append(self.prior)

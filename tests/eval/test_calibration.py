@@ -1,4 +1,4 @@
-"""The weight of the evidence is the one under which the best texts say most of what tasks' own instructions say."""
+"""How texts are weighed is what makes the best ones say most of what tasks' own instructions say."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from soft2hard.eval import calibration
-from soft2hard.eval.calibration import WEIGHTS, Tried, best_weight, calibrate, calibrate_saved
+from soft2hard.eval.calibration import ALONE, WEIGHTS, Tried, best_evidence, calibrate, calibrate_saved
 from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.candidates import Reading
+from soft2hard.translator.candidates import Mixture, Reading
 from soft2hard.translator.demonstrations import views_of
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import Design, Evidence, TranslateConfig
@@ -30,7 +30,14 @@ WORDS = tiny_models.WORDS[3:]
 def tried(*candidates: tuple[float, float, float], gold: float | None = None) -> Tried:
     """Of log p, divergence and likeness of each candidate."""
     log_probs, divergences, likeness = torch.tensor(candidates).T
-    return Tried(log_probs, divergences, likeness, gold)
+    return Tried(log_probs[None], divergences, likeness, gold)
+
+
+def best_weight(found: Sequence[Tried]) -> tuple[float, float]:
+    """Of candidates that are read in one way, so that nothing else is chosen."""
+    best, likeness = best_evidence(found)
+    assert best == Evidence(best.weight)
+    return best.weight, likeness
 
 
 # --- planted cases ----------------------------------------------------------------------------------
@@ -66,9 +73,28 @@ def test_a_weight_that_is_better_than_its_neighbours_by_little_is_chance() -> No
     def spiked(height: float) -> Tried:
         return tried((0.0, 1000.0, 0.6), (-3.0, 400.0, 0.6 + height), (-5.6, 0.0, 0.6))
 
-    assert [spiked(0.3).best_by(w) > 0.61 for w in WEIGHTS] == [w in inside for w in WEIGHTS]
+    assert [spiked(0.3).best_by(w, 0.5) > 0.61 for w in WEIGHTS] == [w in inside for w in WEIGHTS]
     assert best_weight([spiked(0.04)]) == (1.0, pytest.approx(0.6))
     assert best_weight([spiked(0.3)])[0] < 0.1
+
+
+def in_two_ways(*candidates: tuple[float, float, float]) -> Tried:
+    """Of log p by the vectors alone and by both readings, and likeness, of each candidate; the divergence is none."""
+    alone, seen, likeness = torch.tensor(candidates).T
+    return Tried(torch.stack([alone, seen]), torch.zeros(len(likeness)), likeness)
+
+
+def test_vectors_that_mislead_have_little_to_say_beside_what_the_soft_prompt_does() -> None:
+    misled = in_two_ways((-1.0, -20.0, 0.1), (-9.0, -2.0, 1.0))
+    assert [misled.best_by(1.0, alone) for alone in (0.5, 0.2)] == [pytest.approx(0.1), 1.0]  # p = 0.18 and 0.07, 0.11
+    both, likeness = best_evidence([misled])
+    assert (both, likeness) == (Evidence(1.0, alone=ALONE[1]), 1.0)
+
+
+def test_what_misleads_as_much_as_the_vectors_is_believed_as_they_are() -> None:
+    misled = in_two_ways((-1.0, -20.0, 1.0), (-9.0, -2.0, 0.1))
+    assert best_evidence([misled, in_two_ways((-1.0, -20.0, 0.1), (-9.0, -2.0, 1.0))])[0] == Evidence(1.0, alone=0.5)
+    assert best_evidence([misled])[0].alone == 0.5
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, plain: Sequence[Tried], shown: Sequence[Tried]) -> Evidence:
@@ -125,15 +151,13 @@ def test_candidates_are_run_as_they_are_and_the_gold_text_beside_them_is_none(
     prompts = [SoftPrompt(torch.tensor(row["embeddings"]), template=subject.template) for row in rows]
     probes = verifier.probe(prompts, rows["inputs"])
     texts, own = [["red cat", "up", "blue dog"], ["green cat", "four"]], [["red cat", "cat red"], ["left", "green cat"]]
-    readings = [Reading(translator, prompt) for prompt in prompts]
-    found = list(calibration._tried(verifier, [[one] for one in readings], probes, texts, own, 0))
+    readings = [Mixture(translator, [prompt]) for prompt in prompts]
+    found = list(calibration._tried(verifier, readings, probes, texts, own, 0))
     for one, of_prompt, candidates, golds, reading in zip(found, probes, texts, own, readings, strict=True):
         verified = verifier.verify(candidates, of_prompt)
         summed = [c.divergence * c.n_positions for c in verified]
-        order = one.log_probs.argsort(descending=True)
-        log_probs = torch.tensor(reading.log_probs(candidates))
-        assert torch.equal(order, log_probs.argsort(descending=True))
-        torch.testing.assert_close(one.log_probs, log_probs, atol=1e-3, rtol=1e-4)
+        [log_probs] = one.log_probs
+        assert log_probs.tolist() == pytest.approx(reading.log_probs(candidates), abs=1e-3)
         assert one.divergences.tolist() == pytest.approx(summed, abs=1e-2, rel=1e-3)
         assert one.likeness.tolist() == pytest.approx([rouge(text, golds).rougeL for text in candidates])
         [gold], [none] = verifier.compare([golds[0]], of_prompt), verifier.compare([None], of_prompt)
@@ -146,15 +170,17 @@ def test_texts_of_a_translator_of_both_are_weighed_under_both_readings_as_in_tra
 ) -> None:
     design = Design("encoder-decoder", instruction_tokens=8, reads="both", shown=2)
     translator = tiny_training.stirred(Translator.for_subject(subject, design))
-    asked, original = [], calibration.Search
-    monkeypatch.setattr(calibration, "Search", lambda under, *more: asked.append(under) or original(under, *more))
+    asked, original = [], Mixture.log_probs_by_reading
+    monkeypatch.setattr(
+        Mixture, "log_probs_by_reading", lambda self, texts: asked.append(self) or original(self, texts)
+    )
     calibrate(translator, subject, corpus, 1)
     row = corpus.with_format("numpy")[0]
     prompt, inputs = SoftPrompt(torch.tensor(row["embeddings"]), template=subject.template), list(row["inputs"])
     [alone], [seen] = views_of(translator, subject, [prompt], [inputs[: calibration._N_PROBES]], 0)
-    assert seen.n_tokens > alone.n_tokens
-    for under in asked:
-        found = [reading.log_probs(["red cat", "up"]) for reading in under]
+    assert seen.n_tokens > alone.n_tokens and asked
+    for mixture in asked:
+        found = original(mixture, ["red cat", "up"])
         expected = [Reading(translator, view).log_probs(["red cat", "up"]) for view in (alone, seen)]
         assert np.allclose(found, expected, atol=1e-3) and not np.allclose(*expected, atol=1e-2)
 

@@ -118,7 +118,7 @@ def test_no_more_examples_are_shown_than_the_translator_can_read() -> None:
 
 def test_in_training_who_reads_both_is_shown_any_number_of_examples_and_none_too() -> None:
     """So it can do with few, and without the subject."""
-    view = View(SUBJECT, "both", 3, fewest=0)
+    view = View(SUBJECT, "both", 3, without=0.25)
     read = [view(VECTORS, EXAMPLES, Random(i)) for i in range(40)]
     assert all(torch.equal(rows[:3], VECTORS) for rows in read)
     assert {len(rows) - 3 for rows in read} == {0, 6, 12, 18}
