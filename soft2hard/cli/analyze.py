@@ -87,7 +87,7 @@ def analyze(
         mapping: A .csv or .jsonl file with columns file and task. Without, the task of a soft prompt is what its file
             says, else what its name says without the number of a run, or the name of its folder.
         dod: Collection to take tasks from, such as 'lexical'.
-        dod_folder: Where the published files of the collection lie; 'lexical' has none.
+        dod_folder: Where the published files of the collection lie; 'lexical' and 'operations' have none.
         only: A section to make, with those that it needs: extraction, statistics, distances, maps, difficulty,
             transfer, stability, positions, readings or claims; repeatable. All but readings by default.
         positions: Positions of each soft prompt whose nearest tokens are printed.
@@ -187,6 +187,7 @@ def _check_options(
     changed: Sequence[str],
 ) -> None:
     """`changed`: options about tunings that are not the usual ones."""
+    from soft2hard.data_gen.dods.registry import MADE_DODS, WITHOUT_FOLDER
     from soft2hard.eval.config import DODS
 
     made = f"{(changed or [''])[0]} is about tunings that the command makes, and soft prompts are given."
@@ -199,8 +200,16 @@ def _check_options(
         (not paths and output is None, "Tunings need a folder.", "Give --output."),
         (not paths and mapping, "--mapping is about given soft prompts, and none are given.", "Leave it out."),
         (dod and dod not in DODS, f"There is no collection '{dod}'.", f"The collections are {', '.join(DODS)}."),
-        (dod and dod != "lexical" and not dod_folder, elsewhere, "Give --dod-folder; see docs/datasets.md."),
-        (dod_folder and dod in (None, "lexical"), "--dod-folder belongs to a published collection.", "Name it: --dod."),
+        (
+            dod and dod not in ("lexical", *WITHOUT_FOLDER) and not dod_folder,
+            elsewhere,
+            "Give --dod-folder; see docs/datasets.md.",
+        ),
+        (
+            dod_folder and dod in (None, "lexical", *MADE_DODS),
+            "--dod-folder belongs to a published collection.",
+            "Name it: --dod.",
+        ),
     ):
         if wrong:
             raise UserError(problem, remedy)

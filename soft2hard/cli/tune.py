@@ -72,8 +72,8 @@ def tune(
         format_: One .safetensors file a task, or one PEFT adapter folder a task.
         dod: Instead of task files: the dataset of datasets to take tasks from ('lexical', or a collection of
             docs/datasets.md with --dod-folder). The output is then a corpus, to train a translator on.
-        dod_folder: Where the files of the collection lie; 'lexical' has none, and without it 'super-glue' and
-            'super-natural-instructions' come from the hub.
+        dod_folder: Where the files of the collection lie; 'lexical' and 'operations' have none, and without it
+            'super-glue' and 'super-natural-instructions' come from the hub.
         dod_options: NAME=VALUE of the collection, such as max_words=60 or sizes.test=all (docs/datasets.md);
             repeatable.
         split: Tasks of which split. Train translators on 'train', stop them by 'validation', score on 'test'.

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from soft2hard.api.requests import ApiModel
-from soft2hard.data_gen.dods.registry import FOLDER_DODS, HUB_DODS, checked_options
+from soft2hard.data_gen.dods.registry import FOLDER_DODS, WITHOUT_FOLDER, checked_options
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.eval.methods.registry import METHODS, method_of, options_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from soft2hard.eval.methods.base import Method
 
 DODS = ("lexical", *FOLDER_DODS)
-"""Collections that can be named; all but the first are read from a folder, and `HUB_DODS` without one from the hub."""
+"""Collections that can be named; all but the first and `WITHOUT_FOLDER` are read from a folder."""
 _STARTS = ("auto", "learned", "vocabulary", "labels")
 """The choices of `Tuning.init` beside a text and a path."""
 
@@ -49,7 +49,7 @@ class Tasks(_Strict):
     """A collection by name; its test split is scored, its validation split, if it has one, serves choices."""
     folder: Path | None = None
     """Where the published files of the collection lie; 'lexical' has none, and without one some come from the
-    hub (`HUB_DODS`)."""
+    hub (`WITHOUT_FOLDER`)."""
     dod_options: dict[str, Any] = {}
     """Options of the collection, such as {max_words: 60, sizes: {test: all}} (docs/datasets.md)."""
     files: tuple[Path, ...] = ()
@@ -87,7 +87,7 @@ class Tasks(_Strict):
             raise ValueError("give either dod or files")
         if self.dod_options:
             _check_dod_options(self.dod, self.dod_options)
-        if self.folder is None and self.dod in HUB_DODS:
+        if self.folder is None and self.dod in WITHOUT_FOLDER:
             return self
         if (self.dod in (None, "lexical")) != (self.folder is None):
             raise ValueError("give the folder of a published collection, and of nothing else")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, field_validator, model_validator
 
 from soft2hard.api.requests import ApiModel
-from soft2hard.data_gen.dods.registry import HUB_DODS, checked_options
+from soft2hard.data_gen.dods.registry import WITHOUT_FOLDER, checked_options
 from soft2hard.data_gen.settings import CorpusSettings, Tuning
 from soft2hard.data_gen.world import World
 from soft2hard.errors import UserError
@@ -42,7 +42,9 @@ class RecipeCorpus(CorpusSettings):
                 checked_options(self.dod, self.dod_options)
             except (UserError, KeyError) as error:
                 raise ValueError(f"dod_options: {error}") from error
-        if (self.dod == "lexical") != (self.folder is None) and not (self.folder is None and self.dod in HUB_DODS):
+        if (self.dod == "lexical") != (self.folder is None) and not (
+            self.folder is None and self.dod in WITHOUT_FOLDER
+        ):
             raise ValueError("give the folder of a published collection, and of nothing else")
         return self
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from soft2hard.data_gen.dods.registry import MADE_DODS
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.lm.smollm2 import smollm2_folder
@@ -175,7 +176,7 @@ def models_of(stages: Sequence[Stage]) -> Iterator[tuple[str, str, str]]:
 
 def at_hand(dod: str, folder: Path | None) -> bool:
     """True if the tasks of a collection can be read without the network."""
-    return dod == "lexical" if folder is None else folder.exists()
+    return dod in ("lexical", *MADE_DODS) if folder is None else folder.exists()
 
 
 def collection_name(dod: str, folder: Path | None) -> str:

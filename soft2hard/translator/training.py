@@ -22,10 +22,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from soft2hard.compute.memory import free_memory, is_out_of_memory
 from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
+from soft2hard.data_gen.dods.drawing_examples import Sizes
 from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.dods.operations import KINDS, Operations
 from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.data_gen.taskfiles import content_hash as hash_of_tasks
-from soft2hard.data_gen.tasks import Task
+from soft2hard.data_gen.tasks import DoD, Task
 from soft2hard.errors import UserError
 from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.subject import Subject
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     import datasets
 
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads", "shown")
-_LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks")
+_LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks", "pretrain_from")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 _WITHOUT = 1 / 3
 """How often a translator of both is shown no examples in training, as it is where users have no inputs. With one
@@ -228,25 +230,33 @@ def _refuse(
 
 
 def _tasks_read_first(config: TranslatorTraining, held_out: set[str]) -> list[Task]:
-    """The tasks of which pre-training reads examples alone, families in turn; a lexical corpus's own may be among them,
-    and none that is held out. A family that has run out begins again with other examples: of the smallest there are
-    only seventy tasks, too few to learn from once how examples say which they are."""
+    """The tasks of which pre-training reads examples alone, collections in turn and in each of them its families; a
+    corpus's own may be among them, and none that is held out. A family that has run out begins again with other
+    examples: some have few tasks, too few to learn from once how examples say which they are."""
 
     def usable(task: Task) -> bool:
         return task.name not in held_out and (not config.apart_from_real or is_apart(task.name))
 
-    families = LexicalDoD(for_translator=True).families
-    endless = [filter(usable, _again_and_again(family, config.seed)) for family in families]
-    return list(islice(chain.from_iterable(zip(*endless, strict=True)), config.pretrain_tasks))
+    def without_end(dods: Sequence[DoD]) -> Iterator[Task]:
+        streams = [_again_and_again(dod, config.seed) for dod in dods if any(map(usable, dod.tasks("train")))]
+        return chain.from_iterable(zip(*(filter(usable, stream) for stream in streams), strict=True))
+
+    collections = [without_end(_by_family(name)) for name in config.pretrain_from if config.pretrain_tasks]
+    return list(islice(chain.from_iterable(zip(*collections, strict=True)), config.pretrain_tasks))
 
 
-def _again_and_again(family: str, first_seed: int) -> Iterator[Task]:
-    """The training tasks of a family, then all once more in another order with other examples, and so on."""
+def _again_and_again(dod: DoD, first_seed: int) -> Iterator[Task]:
+    return chain.from_iterable(dod.tasks("train", seed=seed) for seed in count(first_seed))
+
+
+def _by_family(collection: str) -> list[DoD]:
+    """A collection of made tasks as one for each family, with as many examples of a task as a corpus keeps."""
     from soft2hard.data_gen.corpus.rows import MOST_EXAMPLES
 
-    # A corpus keeps no more examples of a task.
-    dod = LexicalDoD((family,), n_train=MOST_EXAMPLES)
-    return chain.from_iterable(dod.tasks("train", seed=seed) for seed in count(first_seed))
+    if collection == "operations":
+        return [Operations(sizes=Sizes(MOST_EXAMPLES, 1, 1), families=(family,)) for family in KINDS]
+    families = LexicalDoD(for_translator=True).families
+    return [LexicalDoD((family,), n_train=MOST_EXAMPLES) for family in families]
 
 
 def _pretrain(

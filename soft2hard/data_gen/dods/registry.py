@@ -1,4 +1,4 @@
-"""Collections of published files by name: all that are made from a folder alone, each imported when it is used."""
+"""Collections by name, but for the lexical one: published files and made tasks, each imported when it is used."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +21,7 @@ _CLASSES = {
     "instruction-induction": "published:InstructionInduction",
     "keyword-classification": "keyword_classification:KeywordClassification",
     "manifests": "manifest:Manifests",
+    "operations": "operations:Operations",
     "persona-statements": "published:PersonaStatements",
     "real-tasks": "real_tasks:RealTasks",
     "relations": "published:Relations",
@@ -28,8 +29,10 @@ _CLASSES = {
     "super-glue": "super_glue:SuperGlue",
     "super-natural-instructions": "super_natural_instructions:SuperNaturalInstructions",
 }
-HUB_DODS = frozenset({"super-glue", "super-natural-instructions"})
-"""Collections that are read from the hub where no folder is given."""
+MADE_DODS = frozenset({"operations"})
+"""Collections that are made, not read."""
+WITHOUT_FOLDER = MADE_DODS | {"super-glue", "super-natural-instructions"}
+"""Collections that need no folder: they are made, or read from the hub."""
 
 
 class ReadableDoD(DoD, Protocol):
@@ -169,13 +172,13 @@ def read_for_corpus(
         raise UserError(
             f"There is no DoD '{name}'.", f"There are lexical, {', '.join(FOLDER_DODS)}; or give task files."
         )
-    if folder is None and name not in HUB_DODS:
+    if folder is None and name not in WITHOUT_FOLDER:
         raise UserError(f"'{name}' is read from files.", "Give the folder that they lie in with --dod-folder.")
     if folder is not None and not folder.exists():
         raise UserError(f"No such file or folder: {folder}.", "docs/datasets.md says where to get the files.")
     dod = FOLDER_DODS[name](folder, options)
     tasks = tuple(dod.tasks(split, n, seed))
-    dropped, origin = dict(+dod.dropped), folder or "The hub"
+    dropped, origin = dict(+dod.dropped), folder or ("The package" if name in MADE_DODS else "The hub")
     if not tasks:
         others = [other for other in SPLITS if other != split and any(True for _ in dod.tasks(other, 1, seed))]
         remedy = f"Choose --split {' or '.join(others)}." if others else "Check the folder."
