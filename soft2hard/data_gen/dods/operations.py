@@ -751,9 +751,9 @@ class _Scene:
 
 _SCENES = (
     "{person} works in {city} as a {job}.",
-    "{person}, a {job} from {city}, has {number} {animal}s.",
+    "{person}, a {job} from {city}, fed the {animal} {number} times.",
     "In {city} {person} bought the {colour} {thing} of a {job}.",
-    "Yesterday {person} saw {number} {animal}s near {city}.",
+    "Yesterday {person} saw the {animal} {number} times near {city}.",
     "The {job} gave {person} the {colour} {thing} in {city}.",
     "{person} drove to {city} with the {job} and the {animal}.",
     "Every {day} {person} plays {sport} with a {job}.",
