@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from soft2hard.data_gen.dods.lexical import UNSEEN_FAMILIES, LexicalDoD, parse
+from soft2hard.data_gen.dods.lexical.families import FAMILIES
+from soft2hard.data_gen.dods.operations import KINDS
 from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
@@ -273,6 +275,24 @@ def test_examples_alone_of_lexical_training_tasks_are_learned_from_first_once_an
     monkeypatch.setattr(training, "hash_of_tasks", lambda tasks: "of other phrasings")
     with pytest.raises(UserError, match="pretrain_tasks"):
         run("b", pretrain_tasks=40, apart_from_real=True)
+
+
+def test_collections_are_read_first_in_equal_parts_and_small_families_again_with_other_examples() -> None:
+    read_first = training._tasks_read_first
+    tasks = read_first(config(pretrain_tasks=2400, pretrain_from=("lexical", "operations")), set())
+    by_family: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_family.setdefault(task.family, []).append(task)
+    lexical = {family: len(found) for family, found in by_family.items() if family in FAMILIES}
+    made = {family: len(found) for family, found in by_family.items() if family in KINDS}
+    assert sum(lexical.values()) == sum(made.values()) == 1200
+    assert set(lexical) == set(FAMILIES) - set(UNSEEN_FAMILIES) and max(lexical.values()) - min(lexical.values()) <= 1
+    assert len(made) > 80 and max(made.values()) - min(made.values()) <= 1
+    positions = by_family["position"]
+    names = [task.name for task in positions]
+    again = [i for i, name in enumerate(names) if name in names[:i]]
+    assert again and positions[again[0]].train != positions[names.index(names[again[0]])].train
+    assert {task.name for task in read_first(config(pretrain_tasks=40), {names[0]})}.isdisjoint({names[0]})
 
 
 def test_a_reader_of_nothing_is_pretrained_on_the_texts_of_as_many_tasks(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a kind of made task is, and what its examples are drawn from."""
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -67,7 +67,7 @@ def some_words(rng: Random, low: int = 3, high: int = 5) -> list[str]:
     return rng.sample(WORDS, rng.randint(low, high))
 
 
-def commas(words: Sequence[object]) -> str:
+def commas(words: Iterable[object]) -> str:
     return ", ".join(map(str, words))
 
 
