@@ -57,6 +57,7 @@ _LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks", "pretra
 _WITHOUT = 1 / 3
 """How often a translator of both is shown no examples in training, as it is where users have no inputs. With one
 in nine it lost what it knew of the vectors alone while it learned from examples."""
+_SAVED_EVERY = 0.1  # of pre-training
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
 
@@ -380,7 +381,9 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
         bf16=config.bf16 and has_fast_bf16(),
         deepspeed=config.deepspeed and config_to_resume(config.deepspeed, last and Path(last)),
         eval_strategy="epoch" if with_validation else "no",
-        save_strategy="epoch",
+        # Pre-training is one long epoch.
+        save_strategy="epoch" if with_validation else "steps",
+        save_steps=_SAVED_EVERY,
         save_total_limit=2,
         load_best_model_at_end=with_validation,
         restore_callback_states_from_checkpoint=True,  # else early stopping would forget how long it has waited

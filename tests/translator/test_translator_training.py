@@ -212,6 +212,20 @@ def test_pretraining_runs_once_and_a_resumed_training_starts_from_it(
     assert not torch.equal(one_epoch[0].model.reader.projection.weight, whole.model.reader.projection.weight)
 
 
+def test_a_pretraining_that_is_killed_goes_on_where_it_was_saved(
+    tmp_path: Path, kill_at: Callable[[int | None], None]
+) -> None:
+    pairs = {"pretrain_pairs": 160, "epochs": 1}
+    whole = train(tmp_path / "whole", **pairs)
+    kill_at(11)  # of twenty steps
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", **pairs)
+    saved = [path.name for path in (tmp_path / "killed" / "pretraining" / "checkpoints").glob("checkpoint-*")]
+    assert sorted(saved) == ["checkpoint-10", "checkpoint-8"]
+    kill_at(10 + STEPS_AN_EPOCH + 1)  # what is left to do would have to begin again to come so far
+    assert_same_weights(whole, train(tmp_path / "killed", seed=7, **pairs))
+
+
 def test_pretraining_without_the_subject_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs the subject"):
         train_translator(
