@@ -94,10 +94,8 @@ class TranslatorTraining:
     pretrain_pairs: NonNegativeInt = 0
     """Imitation soft prompts (noised word embeddings) to train on first; 0 for none."""
     pretrain_tasks: NonNegativeInt = 0
-    """Training tasks of `pretrain_from` of which the labelled examples alone are read first, for a translator that
+    """Training tasks (of `pretrain_from`) of which the labelled examples alone are read first, for a translator that
     reads examples, too; 0 for none. No soft prompt is tuned for them."""
-    pretrain_from: tuple[Literal["lexical", "operations"], ...] = ("lexical",)
-    """Collections that they come from, in equal parts, as are the families of each."""
     least_learned: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Leave out tasks of which tuning took away a smaller share of the initial validation loss: a soft prompt that has
     learned nothing teaches a translator to guess."""
@@ -115,6 +113,8 @@ class TranslatorTraining:
     file; AdamW then takes the place of Muon."""
     seed: int = 0
     """Seed of the order of pairs, the choice of paraphrases, noise and dropout."""
+    pretrain_from: Annotated[tuple[Literal["lexical", "operations"], ...], Field(min_length=1)] = ("lexical",)
+    """Collections that the tasks of `pretrain_tasks` come from, in equal parts, as are the families of each."""
 
 
 @settings

@@ -242,7 +242,9 @@ def _tasks_read_first(config: TranslatorTraining, held_out: set[str]) -> list[Ta
         streams = [_again_and_again(dod, config.seed) for dod in dods if any(map(usable, dod.tasks("train")))]
         return chain.from_iterable(zip(*(filter(usable, stream) for stream in streams), strict=True))
 
-    collections = [without_end(_by_family(name)) for name in config.pretrain_from if config.pretrain_tasks]
+    collections = [
+        without_end(_by_family(name)) for name in dict.fromkeys(config.pretrain_from) if config.pretrain_tasks
+    ]
     return list(islice(chain.from_iterable(zip(*collections, strict=True)), config.pretrain_tasks))
 
 

@@ -1,8 +1,9 @@
 """Made tasks of many kinds: spelling, lists, numbers, times, records and sentences, in splits fixed by a hash.
 
 Their outputs are computed, so there is no end of examples, and a translator can learn from them, at the price of
-reading, what many kinds of instruction look like. How each kind is asked for stands in phrasings.yaml. No kind is one
-of the tasks of instruction induction or of the other test tasks of `real-tasks` under another name.
+reading, what many kinds of instruction look like. How each kind is asked for stands in phrasings.yaml. Left out is what
+would be a held-out task of `real-tasks` under another name (counting letters, first letters, adding, topics of news,
+picking animals or colours), and what the lexical collection keeps from translators (does a list contain ...).
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, labels_where_few, usable
+from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, labels_where_few, usable
 from soft2hard.data_gen.dods.operations import numbers, records, sentences, words
 from soft2hard.data_gen.dods.operations.kinds import Kind, Values
 from soft2hard.data_gen.tasks import Example, Split, Task
@@ -88,19 +89,22 @@ class Operations:
     source = "made by soft2hard"
 
     def tasks(self, split: Split, n: int | None = None, seed: int = 0) -> Iterator[Task]:
-        """Tasks of a split in an order that `seed` draws, as their examples; a kind that has run out drops out."""
+        """Tasks of a split in a fixed order; `seed` draws their examples. A kind that has run out drops out."""
         if self.folder is not None:
             raise UserError("'operations' are made, not read.", "Leave out --dod-folder.")
         if unknown := set(self.families) - set(KINDS):
             raise UserError(f"'operations' has no kind '{min(unknown)}'.", f"There are {', '.join(KINDS)}.")
-        rng = Random(f"{self.name}/{split}/{seed}")
         kinds = [KINDS[name] for name in self.families or KINDS]
-        of_kind = [[task for task in _tasks_of(kind) if task.split == split] for kind in kinds]
-        of_kind = [rng.sample(tasks, len(tasks)) for tasks in of_kind]
+        of_kind = [_in_fixed_order([task for task in _tasks_of(kind) if task.split == split]) for kind in kinds]
         longest = max(map(len, of_kind), default=0)
         in_turn = [tasks[i] for i in range(longest) for tasks in of_kind if i < len(tasks)]
         for task in in_turn[:n]:
             yield task.record(seed, self.sizes)
+
+
+def _in_fixed_order(tasks: Sequence[OperationTask]) -> list[OperationTask]:
+    by_name = {task.key: task for task in tasks}
+    return [by_name[name] for name in in_fixed_order(by_name)]
 
 
 def _or(items: Sequence[str]) -> str:

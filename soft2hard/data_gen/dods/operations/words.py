@@ -211,12 +211,6 @@ def _item_in_capitals(rng: Random, v: Values) -> tuple[str, str]:
     return " ".join(words), " ".join(w.upper() if i == place else w for i, w in enumerate(words))
 
 
-@KINDS.of(letter=LETTERS[:6])
-def _items_with_letter(rng: Random, v: Values) -> tuple[str, str]:
-    words = some_words(rng, 4, 6)
-    return commas(words), commas([w for w in words if v["letter"] in w]) or "none"
-
-
 @KINDS.of(separator=((";", "semicolons"), ("|", "bars"), ("/", "slashes")), place=ORDINALS[:4])
 def _field(rng: Random, v: Values) -> tuple[str, str]:
     words = some_words(rng, 4, 5)
