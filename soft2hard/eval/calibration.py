@@ -10,7 +10,7 @@ vectors alone have to say. The same is tried with demonstrations, written by the
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 import datasets
 import torch
@@ -32,7 +32,7 @@ WEIGHTS = (0.0, *(10 ** (-step / 4) for step in range(12, -1, -1)))
 """Tried: none, then four to a factor of ten, from 0.001 to 1."""
 ALONE = (0.5, 0.1, 0.01)
 """Tried, the one that is kept in doubt first: of a kind of task that a translator never met, what the soft prompt does
-makes it too sure of one that it knows."""
+makes it too sure of one that it knows, and validation tasks may all be of kinds that it has met."""
 N_TASKS = 32
 _SHOTS = 4  # a third of the inputs at most, see `search.set_apart`
 _ABOUT = 0.015  # of ROUGE-L, within which weights are as good as each other
@@ -111,19 +111,30 @@ def calibrate_saved(
 
 
 def best_evidence(tried: Sequence[Tried]) -> tuple[Evidence, float]:
-    """The first of `ALONE`, and with it the largest weight, under which the best candidates are about as like to their
-    tasks' instructions as under any, and their mean likeness.
+    """How texts are to be weighed so that the best ones are like their tasks' instructions, and their mean likeness.
+
+    Of `ALONE` the first is kept unless another gains more than a standard error over tasks, and more than little.
+    """
+    found = {alone: _best_weight(tried, alone) for alone in ALONE}
+    of_task = {alone: [one.best_by(weight, alone) for one in tried] for alone, weight in found.items()}
+
+    def gains(alone: float) -> bool:
+        more = [new - usual for new, usual in zip(of_task[alone], of_task[ALONE[0]], strict=True)]
+        error = stdev(more) / len(more) ** 0.5 if len(more) > 1 else 0.0
+        return fmean(more) > max(_ABOUT, error)
+
+    best = max((ALONE[0], *filter(gains, ALONE[1:])), key=lambda alone: fmean(of_task[alone]))
+    return Evidence(found[best], alone=best), fmean(of_task[best])
+
+
+def _best_weight(tried: Sequence[Tried], alone: float) -> float:
+    """The largest weight under which the best candidates are about as like to their tasks' instructions as under any.
 
     Each weight counts with its neighbours, since a few tasks make single weights look good by chance.
     """
-    tables = {alone: [fmean(one.best_by(weight, alone) for one in tried) for weight in WEIGHTS] for alone in ALONE}
-    smooth = {
-        alone: [fmean(values[max(0, i - 1) : i + 2]) for i in range(len(values))] for alone, values in tables.items()
-    }
-    enough = max(map(max, smooth.values())) - _ABOUT
-    alone = next(alone for alone, values in smooth.items() if max(values) >= enough)
-    best = max(i for i, value in enumerate(smooth[alone]) if value >= enough)
-    return Evidence(WEIGHTS[best], alone=alone), tables[alone][best]
+    values = [fmean(one.best_by(weight, alone) for one in tried) for weight in WEIGHTS]
+    smooth = [fmean(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
+    return WEIGHTS[max(i for i, value in enumerate(smooth) if value >= max(smooth) - _ABOUT)]
 
 
 def _phrasings(row: dict) -> list[str]:

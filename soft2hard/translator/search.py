@@ -42,7 +42,7 @@ Swaps = Float[Tensor, "_n_ids vocab"]
 
 @runtime_checkable
 class Density(Protocol):
-    """log p(text) of a translator's `Reading` or of a prior (`proposers.prior`), and texts near others under it."""
+    """log p(text) of a translator's `Mixture` or of a prior (`proposers.prior`), and texts near others under it."""
 
     tokenizer: PreTrainedTokenizerBase
     eos_id: int
