@@ -187,7 +187,7 @@ def _check_options(
     changed: Sequence[str],
 ) -> None:
     """`changed`: options about tunings that are not the usual ones."""
-    from soft2hard.data_gen.dods.registry import MADE_DODS, WITHOUT_FOLDER
+    from soft2hard.data_gen.dods.registry import MADE_DODS
     from soft2hard.eval.config import DODS
 
     made = f"{(changed or [''])[0]} is about tunings that the command makes, and soft prompts are given."
@@ -201,7 +201,7 @@ def _check_options(
         (not paths and mapping, "--mapping is about given soft prompts, and none are given.", "Leave it out."),
         (dod and dod not in DODS, f"There is no collection '{dod}'.", f"The collections are {', '.join(DODS)}."),
         (
-            dod and dod not in ("lexical", *WITHOUT_FOLDER) and not dod_folder,
+            dod and dod not in ("lexical", *MADE_DODS) and not dod_folder,
             elsewhere,
             "Give --dod-folder; see docs/datasets.md.",
         ),

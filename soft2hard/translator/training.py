@@ -171,10 +171,10 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
     """All that decides the outcome of a training, as plain JSON."""
     from soft2hard.data_gen.corpus.rows import content_hash
 
-    decisive, default = asdict(config), TranslatorCard("", "", 0)
+    decisive, default = _plain(config), TranslatorCard("", "", 0)
     del decisive["recompute"]  # a training that ran out of memory resumes with it
     for name in _LATER:
-        if decisive[name] == getattr(TranslatorTraining, name):
+        if decisive[name] == _plain(TranslatorTraining())[name]:
             del decisive[name]
     # What is as by default is left out, so that older trainings can be resumed.
     design = {name: getattr(card, name) for name in _DESIGN if getattr(card, name) != getattr(default, name)}
@@ -184,6 +184,11 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
         design["pretrain_tasks"] = hash_of_tasks(first_read)
     read = {"corpus": content_hash(corpus), "validation": content_hash(validation)}
     return {"config": decisive, "subject": card.fingerprint, **design, **read}
+
+
+def _plain(config: TranslatorTraining) -> dict:
+    """As it is read back from JSON."""
+    return json.loads(json.dumps(asdict(config)))
 
 
 def _decisive(record: run_folders.Record) -> dict:
@@ -402,7 +407,7 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
 
 def _training_record(config, corpus, validation, trainer: "PairTrainer", cut: float) -> dict:
     return {
-        "config": asdict(config),
+        "config": _plain(config),
         "train_pairs": len(corpus),
         "train_tasks": len(set(corpus["task"])),
         "validation_tasks": len(set(validation["task"])),
