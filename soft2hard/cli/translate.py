@@ -159,6 +159,7 @@ def translate(
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         if lm is not None and inputs:
             say_unknown(lm, set(inputs))
+            _say_layout(lm, soft_prompts, examples, loading.template)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
         longest = max_new_tokens or _longest_output(examples, lm)
@@ -200,6 +201,32 @@ def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
         say(
             f"{unknown[0].origin} does not say what text stood around its inputs when it was tuned: 'Input: ...' and "
             "'Output:' on lines of their own are assumed. If it was another, give it with --template."
+        )
+
+
+def _say_layout(lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", examples: Path, asked: str | None) -> None:
+    """What outputs in the examples tell about the template of a soft prompt that does not say its own."""
+    from soft2hard.data_gen.taskfiles import read_examples
+    from soft2hard.lm.layout_check import check_layout, with_space_elsewhere
+    from soft2hard.prompts.template import template_text
+
+    unknown = [prompt for prompt in soft_prompts if prompt.template is None]
+    labelled = read_examples(examples) if unknown else []
+    found = check_layout(lm, unknown[0], labelled) if labelled else None
+    if found is None:
+        return
+    if found.space_is_elsewhere:
+        other = with_space_elsewhere(lm.for_prompts(unknown[:1]).template)
+        text = asked + "{output}" if asked and asked.endswith(" ") else template_text(other)
+        say(
+            f"The outputs in {examples} are likelier under {unknown[0].origin} with the space before them on the other "
+            f"side ({found.other:.2f} nats a token, here {found.soft:.2f}): try --template '{text}'."
+        )
+    elif found.fits_badly:
+        beside = "" if found.without is None else f"; {found.without:.2f} without a prompt"
+        say(
+            f"Under this template {unknown[0].origin} makes the outputs in {examples} unlikely ({found.soft:.2f} nats "
+            f"a token{beside}). If it was tuned under another, give that with --template."
         )
 
 
@@ -268,10 +295,10 @@ def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject |
 
 def _longest_output(examples: Path | None, lm: "Subject | None") -> int | None:
     """Tokens of the longest output of the examples, where these have outputs; 16 at least, and 64 at most."""
-    from soft2hard.data_gen.taskfiles import read_outputs
+    from soft2hard.data_gen.taskfiles import read_examples
     from soft2hard.translator.verification import LONG_OUTPUT, SHORT_OUTPUT
 
-    outputs = read_outputs(examples) if examples is not None and lm is not None else []
+    outputs = [one.output for one in read_examples(examples)] if examples is not None and lm is not None else []
     longest = max((len(lm.encode_output(output)) for output in outputs), default=0)
     return min(max(longest, SHORT_OUTPUT), LONG_OUTPUT) if outputs else None
 

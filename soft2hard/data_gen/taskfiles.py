@@ -125,12 +125,13 @@ def _test_inputs(path: Path) -> set[str]:
         return set()
 
 
-def read_outputs(path: str | Path) -> list[str]:
-    """The outputs of a file that `read_inputs` reads; none where it has no such column."""
+def read_examples(path: str | Path) -> list[Example]:
+    """Inputs and outputs of a file that `read_inputs` reads; none where it has no outputs."""
     try:
-        return [row["output"] for row in read_table(Path(path), ("input", "output")).rows]
+        rows = read_table(Path(path), ("input", "output")).rows
     except UserError:
         return []
+    return [Example(row["input"], row["output"]) for row in rows if row["output"].strip()]
 
 
 def content_hash(tasks: Iterable[Task]) -> str:

@@ -58,6 +58,8 @@ class Judgement:
     """Mean KL(soft || text) over output positions, nats."""
     explained: float | None
     """See `verification.explained_share`."""
+    n_silent: int = 0
+    """Inputs on which the soft prompt writes nothing that is seen: a text that does so, too, proves nothing."""
     partings: tuple[Parting, ...] = ()
     """Inputs on which the outputs are not alike, those that differ most first; five at most."""
 
@@ -77,12 +79,12 @@ def upper_bound(n_alike: int, n: int) -> float:
     return 1 - lower_bound(n - n_alike, n)
 
 
-def verdict_of(n_alike: int, n: int, chose: bool = False) -> Verdict:
+def verdict_of(n_alike: int, n: int, proves_nothing: bool = False) -> Verdict:
     """'faithful' where the bound is at least 80 % of inputs, 'doubtful' from 50 % of those seen, else 'failed'.
 
-    Inputs that chose the text (`chose`) prove nothing, so that it is not faithful for them.
+    Inputs that chose the text, and those on which there is nothing to see, prove nothing: it is not faithful for them.
     """
-    if not chose and lower_bound(n_alike, n) >= FAITHFUL_FROM:
+    if not proves_nothing and lower_bound(n_alike, n) >= FAITHFUL_FROM:
         return "faithful"
     return "doubtful" if n_alike >= DOUBTFUL_FROM * n else "failed"
 
@@ -108,8 +110,9 @@ def alike(
     found: Comparison, kind: RestsOn, outputs: tuple[Sequence[str], Sequence[str]], encoder: Encoder | None
 ) -> list[bool]:
     """For each input, whether the outputs (of the soft prompt, of the text) are alike."""
-    if kind == "exact":
-        return found.alike.tolist()
+    if kind == "exact":  # or in other tokens, such as a word with the space before it and one without
+        same = zip(found.alike.tolist(), *outputs, strict=True)
+        return [of_tokens or (a == b != "") for of_tokens, a, b in same]
     if kind == "words":  # of what is written freely: behind the soft prompt's own words, most of the next are likely
         return [_words_in_common(a, b) >= WORDS_ALIKE for a, b in zip(*outputs, strict=True)]
     cosines = embedding_cosines(*outputs, encoder)
@@ -139,9 +142,10 @@ class Judge:
         same = alike(found, kind, (probes.outputs, written), self.encoder)
         n, total = sum(same), len(same)
         divergence = found.mean_divergence
+        silent = sum(not output.strip() for output in probes.outputs)
         return Judgement(
             text=text,
-            verdict=verdict_of(n, total, self.chose),
+            verdict=verdict_of(n, total, self.chose or 2 * silent > total),
             rests_on=kind,
             n_inputs=total,
             n_alike=n,
@@ -149,6 +153,7 @@ class Judge:
             further=None if self.chose else further_inputs(n, total),
             divergence=divergence,
             explained=explained_share(divergence, without and without.mean_divergence),
+            n_silent=silent,
             partings=self._partings(found, same, written),
         )
 

@@ -154,7 +154,7 @@ def test_a_share_is_never_rounded_across_the_line() -> None:
     [
         (
             {"n_probes": 0, "probe_source": "none"},
-            "not run beside the soft prompt, for want of inputs (4 are needed) or by --no-verify",
+            "not run beside the soft prompt: give 4 inputs or more with --examples, and leave out --no-verify",
         ),
         ({"n_probes": 0}, "no candidate could be run beside the soft prompt"),
         ({}, "beside the inputs, the text does not fit the subject's context"),

@@ -35,7 +35,7 @@ def judgement_text(judgement: Judgement, source: str) -> str:
         claim = f"{seen} inputs ({source}), which also chose the text, so that nothing is claimed of others"
     else:
         claim = f"{seen} other inputs ({source}), so on {share_text(judgement)} of such inputs ({sureness(judgement)})"
-    parts = [claim, _unsettled(judgement), _explained(judgement.explained)]
+    parts = [claim, _silence(judgement) or _unsettled(judgement), _explained(judgement.explained)]
     return f"{judgement.verdict}: " + "; ".join(filter(None, parts))
 
 
@@ -58,7 +58,9 @@ def why_unverified(translation: Translation) -> str:
         return "beside the inputs, the text does not fit the subject's context"
     if translation.probe_source != "none":
         return "no candidate could be run beside the soft prompt"
-    return f"not run beside the soft prompt, for want of inputs ({MIN_PROBES} are needed) or by --no-verify"
+    return (
+        f"not run beside the soft prompt: give {MIN_PROBES} inputs or more with --examples, and leave out --no-verify"
+    )
 
 
 def share_text(judgement: Judgement) -> str:
@@ -88,6 +90,13 @@ def settled_by(judgement: Judgement) -> str:
         return ""
     found = "faithful" if judgement.n_alike >= FAITHFUL_FROM * judgement.n_inputs else "not faithful"
     return f"at this rate, {judgement.further:,} more inputs would show that it is {found}"
+
+
+def _silence(judgement: Judgement) -> str:
+    if 2 * judgement.n_silent <= judgement.n_inputs:
+        return ""
+    seen = f"the soft prompt writes nothing on {judgement.n_silent} of {judgement.n_inputs}"
+    return f"{seen}: is it read under the template that it was tuned under (--template)?"
 
 
 def _unsettled(judgement: Judgement) -> str:

@@ -1,0 +1,74 @@
+"""Whether a soft prompt from elsewhere is read in the layout that it was tuned in: labelled examples tell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from soft2hard.data_gen.tasks import Example
+from soft2hard.errors import UserError
+from soft2hard.lm.sequences import Prompt, Query
+from soft2hard.lm.subject import Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.prompts.template import Template
+
+_EXAMPLES = 32
+_CLEARLY, _POOR = 0.2, 2.0  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
+
+
+@dataclass(frozen=True)
+class LayoutCheck:
+    """Mean negative log-likelihoods of the examples' outputs, nats a token, endings included."""
+
+    soft: float
+    """Under the soft prompt, in the template that was asked for or assumed."""
+    without: float | None
+    """Without any prompt; None where the subject then has nothing to read."""
+    other: float | None
+    """As `soft`, where the white space before an output belongs to the other side; None where there is none."""
+
+    @property
+    def fits_badly(self) -> bool:
+        """Whether outputs are unlikely, or no likelier than without the soft prompt: it was hardly tuned like this."""
+        return self.soft > _POOR or (self.without is not None and self.soft > self.without - _CLEARLY)
+
+    @property
+    def space_is_elsewhere(self) -> bool:
+        return self.other is not None and self.other < self.soft - _CLEARLY
+
+
+def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> LayoutCheck | None:
+    """How likely outputs are under a soft prompt, beside what would be so in other layouts; None where an example does
+    not fit the subject."""
+    subject = subject.for_prompts([soft_prompt])
+    examples = examples[:_EXAMPLES]
+    swapped = with_space_elsewhere(subject.template)
+    elsewhere = None if swapped is None else subject.with_template(swapped)
+    try:
+        soft = _nll(subject, soft_prompt, examples)
+        other = None if elsewhere is None else _nll(elsewhere, replace(soft_prompt, template=swapped), examples)
+    except UserError:
+        return None
+    try:
+        without = _nll(subject, None, examples)
+    except UserError:
+        without = None
+    return LayoutCheck(soft, without, other)
+
+
+def _nll(subject: Subject, prompt: Prompt, examples: Sequence[Example]) -> float:
+    scores = subject.target_scores([Query(prompt, example.input, example.output) for example in examples])
+    return -sum(score.log_likelihood for score in scores) / sum(score.n_tokens for score in scores)
+
+
+def with_space_elsewhere(template: Template) -> Template | None:
+    """The template with the white space before an output on the other side: written by the model, or read by it before.
+
+    Tokenizers join a space to the word behind it, so that the two are read quite differently. None without a space.
+    """
+    if template.input_first:
+        return None
+    if template.output_lead:
+        return replace(template, output_prefix=template.output_prefix + template.output_lead, output_lead="")
+    bare = template.output_prefix.rstrip(" ")
+    if bare == template.output_prefix:
+        return None
+    return replace(template, output_prefix=bare, output_lead=template.output_prefix[len(bare) :])
