@@ -142,6 +142,8 @@ def translate(
     if card is not None and len(found) > 1:
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
     _check(verify, card, demonstrations, propose, helping, examples)
+    if not verify and loading.template is not None:
+        raise UserError("--template says how texts are run, and --no-verify runs none.", "Leave one of them out.")
     if propose is None and (helping.describer or helping.prior) and translator is None:
         propose = ["describe", "search"]
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]

@@ -89,7 +89,8 @@ def settled_by(judgement: Judgement) -> str:
     if not judgement.further:
         return ""
     found = "faithful" if judgement.n_alike >= FAITHFUL_FROM * judgement.n_inputs else "not faithful"
-    return f"at this rate, {judgement.further:,} more inputs would show that it is {found}"
+    inputs = "input" if judgement.further == 1 else "inputs"
+    return f"at this rate, {judgement.further:,} more {inputs} would show that it is {found}"
 
 
 def _silence(judgement: Judgement) -> str:

@@ -94,7 +94,7 @@ class Operations:
             raise UserError("'operations' are made, not read.", "Leave out --dod-folder.")
         if unknown := set(self.families) - set(KINDS):
             raise UserError(f"'operations' has no kind '{min(unknown)}'.", f"There are {', '.join(KINDS)}.")
-        kinds = [KINDS[name] for name in self.families or KINDS]
+        kinds = [KINDS[name] for name in in_fixed_order(self.families or KINDS)]
         of_kind = [_in_fixed_order([task for task in _tasks_of(kind) if task.split == split]) for kind in kinds]
         longest = max(map(len, of_kind), default=0)
         in_turn = [tasks[i] for i in range(longest) for tasks in of_kind if i < len(tasks)]
