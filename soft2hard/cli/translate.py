@@ -209,8 +209,8 @@ def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
 def _say_layout(lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", examples: Path, asked: str | None) -> None:
     """What outputs in the examples tell about the template of a soft prompt that does not say its own."""
     from soft2hard.data_gen.taskfiles import read_examples
-    from soft2hard.lm.layout_check import check_layout, with_space_elsewhere
     from soft2hard.prompts.template import template_text
+    from soft2hard.translator.layout_check import check_layout, with_space_elsewhere
 
     unknown = [prompt for prompt in soft_prompts if prompt.template is None]
     labelled = read_examples(examples) if unknown else []

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom, binomtest
 
+from soft2hard.eval.report.verdict_text import judgement_text
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
@@ -20,7 +21,7 @@ from soft2hard.translator.verdict import (
     upper_bound,
     verdict_of,
 )
-from soft2hard.translator.verification import Comparison, Verifier
+from soft2hard.translator.verification import Comparison, Probes, Verifier
 from tests import tiny_models
 from tests.markov import branching_subject
 
@@ -84,7 +85,7 @@ def test_verdicts_follow_the_bound_and_the_half() -> None:
             is_faithful = exact_bound(k, n, "greater") >= 0.8
             expected = "faithful" if is_faithful else "doubtful" if 2 * k >= n else "failed"
             assert verdict_of(k, n) == expected
-            assert verdict_of(k, n, chose=True) == ("doubtful" if is_faithful else expected)
+            assert verdict_of(k, n, proves_nothing=True) == ("doubtful" if is_faithful else expected)
 
 
 @pytest.mark.parametrize(("k", "n"), [(16, 16), (4, 4), (13, 13), (15, 16), (14, 16), (9, 16), (3, 4), (0, 16), (2, 5)])
@@ -124,6 +125,41 @@ def test_short_answers_must_be_the_same_and_open_ones_alike(
     lengths: list[int], has_encoder: bool, expected: str
 ) -> None:
     assert rests_on(lengths, has_encoder) == expected
+
+
+def test_short_answers_are_the_same_in_other_tokens_but_not_where_nothing_is_written() -> None:
+    """A word with the space before it is another token than one without."""
+    found = Comparison(torch.tensor([False, True, False, False]), torch.zeros(4), 4)
+    outputs = (("Lisbon", "on", "", "up"), ("Lisbon", "on", "", "down"))
+    assert alike(found, "exact", outputs, None) == [True, True, False, False]
+
+
+class Agreeing(Verifier):
+    """A verifier under which every text does what the soft prompt does."""
+
+    def __init__(self):
+        pass
+
+    def compare(self, prompts: list, probes: Probes) -> list[Comparison | None]:
+        n = len(probes.inputs)
+        return [Comparison(torch.ones(n, dtype=torch.bool), torch.zeros(n), n), None]
+
+    def outputs(self, prompt: str, probes: Probes) -> list[str]:
+        return list(probes.outputs)
+
+
+@pytest.mark.parametrize(
+    ("n_silent", "verdict"), [(0, "faithful"), (10, "faithful"), (11, "doubtful"), (20, "doubtful")]
+)
+def test_a_text_is_not_faithful_where_the_soft_prompt_writes_nothing(n_silent: int, verdict: str) -> None:
+    written = tuple(" " if i < n_silent else "up" for i in range(20))
+    probes = Probes(
+        tuple(map(str, range(20))), written, ((1,),) * 20, (True,) * 20, torch.zeros(20, 3), torch.zeros(20).long()
+    )
+    found = Judge(Agreeing(), probes, probes, None)("a text")
+    assert (found.verdict, found.n_silent, found.n_alike) == (verdict, n_silent, 20)
+    said = f"the soft prompt writes nothing on {n_silent} of 20: is it read under the template"
+    assert (said in judgement_text(found, "examples")) == (verdict == "doubtful")
 
 
 VECTORS = {"a": (1.0, 0.0), "near": (0.81, (1 - 0.81**2) ** 0.5), "far": (0.79, (1 - 0.79**2) ** 0.5), "": (0.0, 0.0)}

@@ -8,12 +8,12 @@ import torch
 
 from soft2hard.data_gen.taskfiles import read_examples
 from soft2hard.data_gen.tasks import Example
-from soft2hard.lm.layout_check import LayoutCheck, check_layout, with_space_elsewhere
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template, read_template
 from soft2hard.storage.names import embedded_path
+from soft2hard.translator.layout_check import LayoutCheck, check_layout, with_space_elsewhere
 from tests import tiny_models, tiny_training
 
 SAMPLES = sorted(Path("soft2hard/checkpoints/embedded/soft_prompts").glob("*.safetensors"))
