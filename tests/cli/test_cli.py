@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from soft2hard.cli.app import COMMANDS
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.prompts.template import Template, read_template
+from soft2hard.storage.names import embedded_path
 from soft2hard.translator.settings import Design, TranslatorTraining
 from soft2hard.translator.verification import Verifier
 from tests import tiny_models
@@ -357,6 +359,7 @@ def test_a_card_shows_one_verified_soft_prompt(birds, translator, prompt, tmp_pa
     assert_refused(run("translate", *two, "--card", card), "A card shows one soft prompt, and there are 2")
     without = ["--no-verify", "--translator", translator]
     assert_refused(run("translate", prompt, *without, "--card", card), "--no-verify runs none")
+    assert_refused(run("translate", prompt, *without, "--template", "plain"), "--no-verify runs none")
     assert not card.exists() and not list(tmp_path.rglob("*.tmp*"))
     result = run("translate", birds, "--card", card, "--max-seconds", 0.001)
     assert result.exit_code == 0, result.stderr
@@ -364,6 +367,17 @@ def test_a_card_shows_one_verified_soft_prompt(birds, translator, prompt, tmp_pa
 
 
 # --- a describer behind an API
+
+
+def test_outputs_of_the_examples_tell_whether_a_template_fits(tmp_path: Path) -> None:
+    sample = embedded_path("soft_prompts") / "00-classify.safetensors"
+    np.save(tmp_path / "bare.npy", SoftPrompt.from_pretrained(sample).embeddings.numpy())
+    words = ["translate", tmp_path / "bare.npy", "--subject", "embedded", "--examples", sample.with_suffix(".jsonl")]
+    words += ["--candidates", 4, "--probes", 4]
+    right, wrong = run(*words, "--template", "plain"), run(*words, "--template", "Text: {input}\\nKind:")
+    assert (right.exit_code, wrong.exit_code) == (0, 0)
+    assert "nats a token" not in right.stderr
+    assert "makes the outputs in" in wrong.stderr and "give that with --template" in wrong.stderr
 
 
 @pytest.fixture
