@@ -155,6 +155,20 @@ def labels_where_few(examples: Sequence[Example]) -> tuple[str, ...] | None:
     return tuple(outputs) if len(outputs) <= MOST_LABELS and len(examples) >= FEWEST_FOR_LABELS else None
 
 
+def canonical_name(kind: str, values: Mapping[str, str | tuple[str, ...]]) -> str:
+    """Of a made task: equal exactly when kind and parameters are."""
+    written = ", ".join(f"{k}={v if isinstance(v, str) else '+'.join(v)}" for k, v in values.items())
+    return f"{kind}({written})"
+
+
+def split_by_hash(name: str, test_share: float, validation_share: float) -> Split:
+    """Where what has this name always belongs."""
+    point = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    if point < test_share:
+        return "test"
+    return "validation" if point < test_share + validation_share else "train"
+
+
 def in_fixed_order(names: Iterable[str]) -> list[str]:
     """Names by their hash: the first few are a mixture of kinds, and the same ones whatever else is there."""
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())

@@ -1,6 +1,5 @@
 """Published collections together, in splits of their own: some train a translator, others are never shown to it."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, Sizes, in_fixed_order
+from soft2hard.data_gen.dods.drawing_examples import EvaluationDoD, Sizes, in_fixed_order, split_by_hash
 from soft2hard.data_gen.dods.published import (
     FewShotClassification,
     FunctionVectors,
@@ -97,10 +96,7 @@ def split_of(task: str) -> Split:
     group = group_of(task)
     if _is_held_out(task):
         return "test"
-    point = int.from_bytes(hashlib.sha256(group[0].encode()).digest()[:8], "big") / 2**64
-    if point < TEST_SHARE:
-        return "test"
-    return "validation" if point < TEST_SHARE + VALIDATION_SHARE else "train"
+    return split_by_hash(group[0], TEST_SHARE, VALIDATION_SHARE)
 
 
 def _is_held_out(task: str) -> bool:

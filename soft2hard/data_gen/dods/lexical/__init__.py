@@ -3,13 +3,13 @@
 Every instruction parses back to its task.
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
+from soft2hard.data_gen.dods.drawing_examples import canonical_name, split_by_hash
 from soft2hard.data_gen.dods.lexical.families import FAMILIES, UNSEEN_FAMILIES
 from soft2hard.data_gen.dods.lexical.grammar import Values, Variant, normalise, read, render
 from soft2hard.data_gen.tasks import Example, Split, Task
@@ -31,16 +31,12 @@ class LexicalTask:
     @cached_property
     def key(self) -> str:
         """The canonical name: equal exactly when the tasks are equal."""
-        written = ", ".join(f"{k}={v if isinstance(v, str) else '+'.join(v)}" for k, v in self.values.items())
-        return f"{self.family}.{self.variant.name}({written})"
+        return canonical_name(f"{self.family}.{self.variant.name}", self.values)
 
     @property
     def split(self) -> Split:
         """Where the task always belongs, by a hash of its canonical name."""
-        point = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") / 2**64
-        if point < TEST_SHARE:
-            return "test"
-        return "validation" if point < TEST_SHARE + VALIDATION_SHARE else "train"
+        return split_by_hash(self.key, TEST_SHARE, VALIDATION_SHARE)
 
     def instruction(self, phrasing: int = 0, rng: Random | None = None) -> str:
         """The task in words; with `rng`, sets and exchangeable parts come in random order."""

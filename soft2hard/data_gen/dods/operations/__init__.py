@@ -6,7 +6,6 @@ would be a held-out task of `real-tasks` under another name (counting letters, f
 picking animals or colours), and what the lexical collection keeps from translators (does a list contain ...).
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,15 @@ from itertools import product
 from pathlib import Path
 from random import Random
 
-from soft2hard.data_gen.dods.drawing_examples import Sizes, draw, in_fixed_order, labels_where_few, usable
+from soft2hard.data_gen.dods.drawing_examples import (
+    Sizes,
+    canonical_name,
+    draw,
+    in_fixed_order,
+    labels_where_few,
+    split_by_hash,
+    usable,
+)
 from soft2hard.data_gen.dods.operations import numbers, records, sentences, words
 from soft2hard.data_gen.dods.operations.kinds import Kind, Values
 from soft2hard.data_gen.tasks import Example, Split, Task
@@ -47,16 +54,12 @@ class OperationTask:
     @property
     def key(self) -> str:
         """The canonical name."""
-        written = ", ".join(f"{k}={v if isinstance(v, str) else '+'.join(v)}" for k, v in self.values.items())
-        return f"operations.{self.kind.name}({written})"
+        return canonical_name(f"operations.{self.kind.name}", self.values)
 
     @property
     def split(self) -> Split:
         """Where the task always belongs, by a hash of its name."""
-        point = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") / 2**64
-        if point < TEST_SHARE:
-            return "test"
-        return "validation" if point < TEST_SHARE + VALIDATION_SHARE else "train"
+        return split_by_hash(self.key, TEST_SHARE, VALIDATION_SHARE)
 
     def record(self, seed: int, sizes: Sizes) -> Task:
         """The task with examples drawn, which share no input."""
