@@ -141,9 +141,7 @@ def translate(
     found = find_soft_prompts(paths)
     if card is not None and len(found) > 1:
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
-    _check(verify, card, demonstrations, propose, helping, examples)
-    if not verify and loading.template is not None:
-        raise UserError("--template says how texts are run, and --no-verify runs none.", "Leave one of them out.")
+    _check(verify, card, demonstrations, propose, helping, examples, loading.template)
     if propose is None and (helping.describer or helping.prior) and translator is None:
         propose = ["describe", "search"]
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
@@ -239,10 +237,12 @@ def _check(
     propose: "Sequence[str] | None",
     helping: Helping,
     examples: Path | None,
+    template: str | None,
 ) -> None:
     """Refuse what goes together with nothing that is asked for, before anything is loaded or sent."""
     helpers = {"describer": helping.describer, "prior": helping.prior, "encoder": helping.encoder}
-    asked = {"card": card, "demonstrations": demonstrations, "propose": propose, "examples": examples, **helpers}
+    asked = {"card": card, "demonstrations": demonstrations, "propose": propose, "examples": examples}
+    asked |= {"template": template, **helpers}
     if not verify and (useless := [f"--{name}" for name, value in asked.items() if value]):
         raise UserError(f"{useless[0]} needs texts to be run, and --no-verify runs none.", "Leave one of them out.")
     if propose and helping.describer and "describe" not in propose:

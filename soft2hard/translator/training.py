@@ -171,10 +171,10 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
     """All that decides the outcome of a training, as plain JSON."""
     from soft2hard.data_gen.corpus.rows import content_hash
 
-    decisive, default = _plain(config), TranslatorCard("", "", 0)
+    decisive, usual, default = _plain(config), _plain(TranslatorTraining()), TranslatorCard("", "", 0)
     del decisive["recompute"]  # a training that ran out of memory resumes with it
     for name in _LATER:
-        if decisive[name] == _plain(TranslatorTraining())[name]:
+        if decisive[name] == usual[name]:
             del decisive[name]
     # What is as by default is left out, so that older trainings can be resumed.
     design = {name: getattr(card, name) for name in _DESIGN if getattr(card, name) != getattr(default, name)}
