@@ -62,6 +62,8 @@ def train(
     from soft2hard.translator.processes import one_process_remark, process_group_ended
     from soft2hard.translator.training import needs_subject, selected, train_translator
 
+    if training.pretrain_from != TranslatorTraining.pretrain_from and not training.pretrain_tasks:
+        raise UserError("--pretrain-from names where tasks come from, and none are read.", "Give --pretrain-tasks.")
     if remark := one_process_remark():
         say(remark)
     check_deepspeed(training.deepspeed)

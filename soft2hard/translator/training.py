@@ -3,19 +3,26 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, get_linear_schedule_with_warmup
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -460,8 +467,43 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [part.param_groups[0] for part in self.parts]
 
 
+def in_words(logs: Mapping[str, float]) -> str | None:
+    """What the Trainer logged as a line for people; None for what is of no use to them."""
+    if "eval_loss" in logs:
+        return f"epoch {logs['epoch']:.2f}: validation loss {logs['eval_loss']:.3f} nats a token"
+    if "loss" in logs:
+        return f"epoch {logs['epoch']:.2f}: loss {logs['loss']:.3f} nats a token"
+    if "train_runtime" in logs:
+        minutes, rate = logs["train_runtime"] / 60, logs["train_samples_per_second"]
+        return f"epoch {logs['epoch']:.2f}: ended after {minutes:.1f} minutes, {rate:.1f} pairs a second"
+    return None
+
+
+class _Bars(ProgressCallback):
+    """The Trainer's progress bars, and its log in words."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if self.training_bar is not None and (line := in_words(logs or {})):
+            self.training_bar.write(line, file=sys.stderr)
+
+
+class _Lines(PrinterCallback):
+    """The Trainer's log in words, where there is no terminal for bars."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if state.is_world_process_zero and (line := in_words(logs or {})):
+            print(line, file=sys.stderr)
+
+
 class PairTrainer(Trainer):
-    """A Trainer that keeps its log in a file and reads DeepSpeed's checkpoints of any number of processes."""
+    """A Trainer that keeps its log in a file, says it in words and reads DeepSpeed's checkpoints of any number of
+    processes."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        for usual, in_words_too in ((ProgressCallback, _Bars), (PrinterCallback, _Lines)):
+            if self.pop_callback(usual):
+                self.add_callback(in_words_too)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)

@@ -589,6 +589,12 @@ def test_tune_makes_a_corpus_that_train_turns_into_a_translator(subject, corpora
     assert result.stdout == ""
 
 
+def test_train_refuses_to_say_where_tasks_come_from_when_none_are_read(corpora, tmp_path):
+    command = ["train", corpora["train"], "--validation", corpora["validation"], "-o", tmp_path / "out"]
+    assert_refused(run(*command, "--pretrain-from", "operations"), "--pretrain-tasks")
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_refuses_a_corpus_of_another_subject_and_writes_nothing(corpora, tmp_path):
     other = save_subject(tmp_path / "other", seed=5)
     command = ["train", corpora["train"], "--validation", corpora["validation"], "--subject", other]

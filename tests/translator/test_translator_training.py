@@ -93,6 +93,14 @@ def test_the_validation_loss_in_the_log_is_the_mean_cross_entropy_of_the_referen
     assert loss(made, corpora(SUBJECT)[1]) == pytest.approx(logged(folder, "eval_loss")[STEPS_AN_EPOCH], rel=1e-4)
 
 
+def test_a_training_without_a_terminal_says_losses_in_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path / "said", epochs=1.0)
+    said = capfd.readouterr()
+    [value] = logged(tmp_path / "said", "eval_loss").values()
+    assert f"epoch 1.00: validation loss {value:.3f} nats a token" in said.err.splitlines()
+    assert "{" not in said.err and not said.out
+
+
 @pytest.mark.parametrize("step", [2, 5, 9], ids=["before any checkpoint", "within an epoch", "at the last step"])
 def test_a_killed_training_ends_as_if_it_had_not_been(
     tmp_path: Path, kill_at: Callable[[int | None], None], step: int, whole: tuple[Translator, Path]
