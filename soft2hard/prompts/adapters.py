@@ -106,8 +106,17 @@ def read_adapter(folder: Path) -> Fields:
         bos_rows = 1 if metadata.get(_BOS_ROWS) == "1" else 0
         return {"embeddings": rows[bos_rows:], **decode_metadata(metadata, weights)}
     provenance = foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config) | _sub_adapters(folder)
-    subject = _text(config, "base_model_name_or_path")
+    subject = _beside(folder, _text(config, "base_model_name_or_path"))
     return {"embeddings": rows, "subject": subject, "place": "first", "provenance": provenance}
+
+
+def _beside(folder: Path, base: str | None) -> str | None:
+    """The base model's name; of a relative path that leads nowhere from here, the same from the adapter's folder or
+    one above it, since PEFT keeps paths as the training had them."""
+    if not base or Path(base).exists():
+        return base
+    found = (above / base for above in (folder, *folder.resolve().parents))
+    return next((str(model) for model in found if (model / "config.json").is_file()), base)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -209,6 +209,17 @@ def test_a_file_of_an_adapter_stands_for_its_folder(tmp_path, name):
     assert SoftPrompt.from_pretrained(tmp_path / name).subject == "org/tiny"
 
 
+def test_a_relative_base_is_found_from_above_the_adapter_and_otherwise_kept_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    made = tmp_path / "project" / "adapters" / "birds"
+    save_with_peft(made, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    assert SoftPrompt.from_pretrained(made).subject == "org/tiny"
+    llama().save_pretrained(tmp_path / "project" / "org" / "tiny")
+    found = SoftPrompt.from_pretrained(made).subject
+    assert os.path.samefile(found, tmp_path / "project" / "org" / "tiny")
+
+
 def test_adapters_in_a_folder_are_found(tmp_path):
     soft_prompt().save_pretrained(tmp_path / "b", base_model="tiny")
     soft_prompt().save_pretrained(tmp_path / "a", base_model="tiny")
