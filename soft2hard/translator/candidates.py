@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
@@ -19,7 +19,8 @@ from soft2hard.translator.probing import drawn, own_uniforms
 if TYPE_CHECKING:
     from soft2hard.translator.model import Translator
 
-_TOP_P = 0.98  # probability of the nucleus that samples are drawn from (Holtzman et al. 2020, arXiv 1904.09751)
+_TOP_P = 0.98  # probability of the nucleus that samples are drawn from
+_LIKELIEST = 1024  # tokens, which nearly always hold the nucleus
 _ROWS_AT_ONCE = 1024  # written together, at most
 _CACHE_AT_ONCE = 2**31  # bytes of their keys and values, about: for SmolLM2 behind eight pairs 1,024 rows take 10 GB
 _BATCHES, _ROWS_OF_A_BATCH = 3, 16  # of texts scored by length: more batches cost more than the padding they spare
@@ -77,6 +78,26 @@ def _cache_of_a_row(translator: "Translator", soft_prompts: Sequence[SoftPrompt]
     return 2 * layers * heads * width * n_positions * translator.model.lm.dtype.itemsize
 
 
+class Nucleus(LogitsProcessor):
+    """Leaves each row its likeliest tokens that together have a probability of `top_p` (Holtzman et al. 2020, arXiv
+    1904.09751), as `TopPLogitsWarper` does, which sorts the whole vocabulary for it."""
+
+    def __init__(self, top_p: float):
+        self.top_p = top_p
+
+    def __call__(self, input_ids: Int[Tensor, "rows n_read"], scores: Float[Tensor, "rows vocab"]) -> Tensor:
+        log_probs, n = scores.log_softmax(-1), min(_LIKELIEST, scores.shape[1])
+        best, tokens = log_probs.topk(n, dim=-1)
+        before = best.exp().cumsum(-1) - best.exp()
+        if n < scores.shape[1] and (before[:, -1] + best[:, -1].exp() < self.top_p).any():
+            best, tokens = log_probs.sort(dim=-1, descending=True)
+            before = best.exp().cumsum(-1) - best.exp()
+        kept = before < self.top_p
+        kept[:, 0] = True
+        left = scores.gather(1, tokens).masked_fill(~kept, -torch.inf)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, left)
+
+
 class _Drawing(LogitsProcessor):
     """Leaves each row the one token that its own random numbers draw, so that greedy search samples."""
 
@@ -113,7 +134,7 @@ class _Decoding:
         n_steps = self.translator.card.instruction_tokens
         uniforms = [own_uniforms(n, n_steps, seed, soft_prompt) for soft_prompt in self.soft_prompts]
         drawing = _Drawing(torch.cat(uniforms).to(self.translator.device), self.model.n_start)
-        return self.write(n, n_rows=n, logits_processor=LogitsProcessorList([TopPLogitsWarper(_TOP_P), drawing]))
+        return self.write(n, n_rows=n, logits_processor=LogitsProcessorList([Nucleus(_TOP_P), drawing]))
 
     def write(self, n: int, n_rows: int = 1, **settings: object) -> list[list[str]]:
         """`n` texts for each soft prompt, which has `n_rows` rows in the batch; greedy unless `settings` say other."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.errors import UserError
 from soft2hard.lm.batching import positions
 from soft2hard.lm.loading import Loading
@@ -60,6 +61,8 @@ class CausalTranslator(TranslatorModel):
         pad_id = base.tokenizer.pad_token_id
         self._pad_id = self.eos_id if pad_id is None else pad_id
         self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
+        self.lm.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
+        self._in_one_precision: tuple[PreTrainedModel, ...] = ()  # of one at most, lest it be part of the state
         # As the card has it; PEFT would write where this machine keeps the base.
         self.peft.peft_config["default"].base_model_name_or_path = _base_name(base)
 
@@ -109,6 +112,24 @@ class CausalTranslator(TranslatorModel):
         return self.peft.get_base_model()
 
     @property
+    def _reads_and_writes(self) -> PreTrainedModel:
+        """The language model; on a CPU in bfloat16, but for training, with adapters in bfloat16, too: the products of
+        adapters in another precision than the weights beside them take longer than all others."""
+        lm = self.lm
+        if self.training or torch.is_grad_enabled() or lm.device.type != "cpu" or lm.dtype == torch.float32:
+            return lm
+        if not self._in_one_precision:
+            self._in_one_precision = (_sharing_weights(lm, but="lora_"),)
+            for name, parameter in self._in_one_precision[0].named_parameters():
+                if "lora_" in name:
+                    parameter.data = parameter.data.to(lm.dtype)
+        return self._in_one_precision[0]
+
+    def to_train(self) -> None:
+        if self.lm.device.type == "cpu" and self.lm.dtype != torch.float32:
+            self.peft, self._in_one_precision = copy.deepcopy(self.peft).float(), ()
+
+    @property
     def room(self) -> int | None:
         if self._context is None:
             return None
@@ -141,7 +162,7 @@ class CausalTranslator(TranslatorModel):
         if not mask.any(1).all():  # of an empty soft prompt without BOS there are none
             return memory
         taken = self._taken({"position_ids": positions(mask.bool()), "logits_to_keep": 1})
-        found = self.lm(inputs_embeds=before, attention_mask=mask, use_cache=True, **taken)
+        found = self._reads_and_writes(inputs_embeds=before, attention_mask=mask, use_cache=True, **taken)
         cache = getattr(found, "past_key_values", None)
         if not isinstance(cache, Cache) or {type(layer) for layer in cache.layers} != {DynamicLayer}:
             return memory
@@ -155,7 +176,8 @@ class CausalTranslator(TranslatorModel):
         mask = torch.cat([memory.mask, (before >= 0).long()], 1)
         place = positions(mask.bool())[:, -read.shape[1] :]
         taken = self._taken({"position_ids": place, "logits_to_keep": labels.shape[1], "past_key_values": cache})
-        logits = self.lm(inputs_embeds=read, attention_mask=mask, use_cache=cache is not None, **taken).logits
+        lm = self._reads_and_writes
+        logits = lm(inputs_embeds=read, attention_mask=mask, use_cache=cache is not None, **taken).logits
         return logits[:, -labels.shape[1] :]
 
     def generate(self, memory: Memory, **settings: object) -> Int[Tensor, "rows length"]:
@@ -164,7 +186,7 @@ class CausalTranslator(TranslatorModel):
         cache = memory.own_cache(self._instruction_tokens, settings.get("num_beams", 1))
         read = {"inputs_embeds": memory.states, "attention_mask": memory.mask}
         read |= {} if cache is None else {"past_key_values": cache}
-        return self.lm.generate(**read, **ends | settings)
+        return self._reads_and_writes.generate(**read, **ends | settings)
 
     def _taken(self, wanted: dict[str, object]) -> dict[str, object]:
         """Of these arguments, those that this language model takes."""
@@ -187,6 +209,12 @@ class CausalTranslator(TranslatorModel):
         return self.lm.get_input_embeddings()(ids)
 
 
+def _in_one_piece(head: nn.Module, read: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Hidden states in one piece for the head. They are cut off from those of what was read before, and for a tensor in
+    pieces PyTorch copies the head's matrix once for each row: 30 times the time in bfloat16 on a CPU."""
+    return tuple(tensor.contiguous() for tensor in read)
+
+
 def _to_be_trained(model: PreTrainedModel) -> PreTrainedModel:
     """A copy for training. On a CPU in float32, from which autocast rounds as it goes: adapters are in float32, and
     twice as slow beside weights of another precision."""
@@ -195,9 +223,11 @@ def _to_be_trained(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model).float()
 
 
-def _sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy to which adapters can be added without changing `model`: its weights are the same tensors."""
-    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+def _sharing_weights(model: PreTrainedModel, but: str | None = None) -> PreTrainedModel:
+    """A copy to which adapters can be added without changing `model`: its weights are the same tensors, but for those
+    with `but` in their names."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return copy.deepcopy(model, {id(t): t for name, t in named if but is None or but not in name})
 
 
 def _is_base(lm: Subject, folder: Path, card: TranslatorCard) -> bool:
@@ -208,9 +238,11 @@ def _is_base(lm: Subject, folder: Path, card: TranslatorCard) -> bool:
 
 
 def _saved_base(folder: Path, card: TranslatorCard, name: str | None, subject: Subject | None) -> Subject:
-    """The causal LM under a saved translator: the subject that is loaded, or read from where it lies."""
+    """The causal LM under a saved translator: the subject that is loaded, or, where that computes slowly, its weights
+    read again in float32."""
     if name is None and subject is not None and _is_base(subject, folder, card):
-        if subject.device.type != "cpu" or subject.embedding.dtype == torch.float32:
+        quick = (torch.float32, torch.bfloat16) if has_fast_bf16() else (torch.float32,)
+        if subject.device.type != "cpu" or subject.embedding.dtype in quick:
             return subject
         name = subject.name
     loading = Loading(dtype="float32", device="cpu", attention="sdpa")

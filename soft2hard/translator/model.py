@@ -215,6 +215,9 @@ class TranslatorModel(nn.Module, ABC):
     def lm(self) -> PreTrainedModel:
         """The language model that writes."""
 
+    def to_train(self) -> None:
+        """Take the precision that trains, where a saved one was loaded in another."""
+
     @abstractmethod
     def encode(self, soft_prompts: SoftPrompts, attention_mask: Mask) -> Memory:
         """Read soft prompts."""
@@ -402,11 +405,12 @@ class Translator:
         subject: Subject | None = None,
         device: torch.device | str | None = None,
     ) -> "Translator":
-        """Load a translator, in float32: 'embedded', the folder of one, or its name in the local cache or on the hub.
+        """Load a translator: 'embedded', the folder of one, or its name in the local cache or on the hub.
 
         `base` is where the causal LM under a LoRA translator lies now, if not where it was trained. With `subject` the
-        translator is bound to it, and writes with it where that is its base: its weights are then in memory once
-        (on a CPU they must be in float32 for that, else they are read again). Unless `device` says other, it runs where
+        translator is bound to it, and writes with it where that is its base: its weights are then in memory once, in
+        the subject's precision (but for bfloat16 on a CPU that is slow in it: they are then read again, in float32).
+        Otherwise it is in float32. Unless `device` says other, it runs where
         its causal LM or the subject does, else on the CPU. Raises UserError where the folder is
         missing, is no translator, or is damaged, and where base or subject is another model.
         """

@@ -85,6 +85,7 @@ def train_translator(
     folder holds a training with other settings or data.
     """
     folder = Path(folder)
+    translator.model.to_train()
     corpus, validation = _part(selected(corpus, config), config), selected(validation, config, to_validate=True)
     _refuse(translator.card, corpus, validation, config, subject)
     first_read = _tasks_read_first(config, set(validation["task"]))

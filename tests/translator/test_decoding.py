@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import TopPLogitsWarper
 
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator import candidates
@@ -157,3 +158,15 @@ def test_where_memory_runs_out_smaller_batches_write_the_same(
     monkeypatch.setattr(candidates._Decoding, "candidates", scarce)
     assert propose(translator, soft_prompts, N_CANDIDATES) == expected
     assert max(sizes) > 2 and sizes[-1] <= 2
+
+
+@pytest.mark.parametrize("flatness", [0.3, 1.0, 4.0], ids=["wider than what is looked at first", "wide", "narrow"])
+def test_the_nucleus_is_the_one_of_transformers(flatness: float) -> None:
+    ids = torch.zeros(40, 1, dtype=torch.long)
+    scores = flatness * torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
+    expected, found = TopPLogitsWarper(0.98)(ids, scores), candidates.Nucleus(0.98)(ids, scores)
+    other = found != expected
+    assert other.sum() <= 3  # the sums are rounded, which may decide about the last token of a nucleus
+    assert torch.equal(found[~other], scores.masked_fill(expected.isinf(), -torch.inf)[~other])
+    n_kept = expected.isfinite().sum(1)
+    assert n_kept.min() > 1 and (n_kept.max() > candidates._LIKELIEST) == (flatness < 4)

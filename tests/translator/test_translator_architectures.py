@@ -15,7 +15,7 @@ from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator import candidates
+from soft2hard.translator import candidates, causal
 from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.causal import CausalTranslator
 from soft2hard.translator.model import Translator
@@ -222,11 +222,49 @@ def test_beside_its_subject_a_causal_translator_shares_its_weights_wherever_it_l
     assert loaded.model.lm.get_input_embeddings().weight.data_ptr() == moved.embedding.data_ptr()
     assert propose(loaded, prompts(moved, 3), 5) == propose(made, prompts(moved, 3), 5)
     assert torch.equal(moved.model(input_ids=torch.tensor([[5, 6]])).logits, before)  # the subject has no adapters
-    rounded = Subject.from_pretrained(tmp_path / "moved", dtype=torch.bfloat16)
-    by_path = Translator.from_pretrained(tmp_path / "translator", subject=rounded)
-    assert {p.dtype for p in by_path.model.parameters()} == {torch.float32}
     with pytest.raises(UserError, match="another subject"):
         Translator.from_pretrained(tmp_path / "translator", subject=llama(seed=1), base=str(tmp_path / "moved"))
+
+
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch, folder: Path, is_fast: bool) -> tuple[Subject, Translator, Translator]:
+    """A subject in bfloat16, a translator as it was made for it in float32, and the same loaded beside that subject."""
+    made = stirred(Translator.for_subject(saved_subject(folder / "subject"), CAUSAL))
+    made.save_pretrained(folder / "translator")
+    monkeypatch.setattr(causal, "has_fast_bf16", lambda: is_fast)
+    subject = Subject.from_pretrained(folder / "subject", dtype=torch.bfloat16)
+    return subject, made, Translator.from_pretrained(folder / "translator", subject=subject)
+
+
+def test_where_bfloat16_is_slow_a_causal_translator_is_in_float32_beside_its_subject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, loaded = in_bfloat16(monkeypatch, tmp_path, is_fast=False)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+
+
+def test_where_bfloat16_is_fast_a_causal_translator_computes_in_it_with_its_subjects_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, made, loaded = in_bfloat16(monkeypatch, tmp_path, is_fast=True)
+    names, some, texts = list(loaded.model.state_dict()), prompts(subject, 3), ["up down", "red green blue", "cat"]
+    assert loaded.model.lm.get_input_embeddings().weight.data_ptr() == subject.embedding.data_ptr()
+    found, expected = (torch.tensor(Reading(t, some[0]).log_probs(texts)) for t in (loaded, made))
+    plain = torch.tensor(Reading(Translator.for_subject(llama(), CAUSAL), some[0]).log_probs(texts))
+    assert (found - expected).norm() < 0.1 * (plain - expected).norm()
+    assert propose(loaded, some, 1)
+    # What is saved and told apart by is as it was.
+    assert list(loaded.model.state_dict()) == names
+    assert translator_fingerprint(loaded) == translator_fingerprint(made)
+
+
+def test_one_that_computes_in_bfloat16_is_trained_further_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, _, loaded = in_bfloat16(monkeypatch, tmp_path, is_fast=True)
+    before = loaded.model.lm.get_input_embeddings().weight
+    trained = train_translator(loaded, *corpora(subject), tiny_training.config(epochs=1), tmp_path / "run")
+    assert {p.dtype for p in trained.model.parameters()} == {torch.float32}
+    assert subject.embedding.dtype == torch.bfloat16 and before.dtype == torch.bfloat16
 
 
 def test_a_causal_translator_may_write_with_another_model_of_another_width_and_vocabulary(tmp_path: Path) -> None:
