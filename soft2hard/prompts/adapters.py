@@ -113,10 +113,10 @@ def read_adapter(folder: Path) -> Fields:
 def _beside(folder: Path, base: str | None) -> str | None:
     """The base model's name; of a relative path that leads nowhere from here, the same from the adapter's folder or
     one above it, since PEFT keeps paths as the training had them."""
-    if not base or Path(base).exists():
+    if not base or os.path.exists(base):  # unlike Path's, of what cannot be a path it says no
         return base
     found = (above / base for above in (folder, *folder.resolve().parents))
-    return next((str(model) for model in found if (model / "config.json").is_file()), base)
+    return next((str(model) for model in found if os.path.isfile(model / "config.json")), base)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

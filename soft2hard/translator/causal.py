@@ -63,6 +63,7 @@ class CausalTranslator(TranslatorModel):
         self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
         self.lm.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
         self._in_one_precision: tuple[PreTrainedModel, ...] = ()  # of one at most, lest it be part of the state
+        self.register_load_state_dict_post_hook(_forget_copy)
         # As the card has it; PEFT would write where this machine keeps the base.
         self.peft.peft_config["default"].base_model_name_or_path = _base_name(base)
 
@@ -207,6 +208,10 @@ class CausalTranslator(TranslatorModel):
 
     def _embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
         return self.lm.get_input_embeddings()(ids)
+
+
+def _forget_copy(model: CausalTranslator, *_: object) -> None:
+    model._in_one_precision = ()
 
 
 def _in_one_piece(head: nn.Module, read: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -220,6 +220,14 @@ def test_a_relative_base_is_found_from_above_the_adapter_and_otherwise_kept_as_i
     assert os.path.samefile(found, tmp_path / "project" / "org" / "tiny")
 
 
+@pytest.mark.parametrize("base", ["x" * 300, "org/ti\0ny"], ids=["too long", "with a zero byte"])
+def test_a_base_that_cannot_be_a_path_is_kept_as_it_is(tmp_path, base):
+    save_with_peft(tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    config = json.loads((tmp_path / "adapter_config.json").read_text()) | {"base_model_name_or_path": base}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert SoftPrompt.from_pretrained(tmp_path).subject == base
+
+
 def test_adapters_in_a_folder_are_found(tmp_path):
     soft_prompt().save_pretrained(tmp_path / "b", base_model="tiny")
     soft_prompt().save_pretrained(tmp_path / "a", base_model="tiny")

@@ -252,6 +252,9 @@ def test_where_bfloat16_is_fast_a_causal_translator_computes_in_it_with_its_subj
     plain = torch.tensor(Reading(Translator.for_subject(llama(), CAUSAL), some[0]).log_probs(texts))
     assert (found - expected).norm() < 0.1 * (plain - expected).norm()
     assert propose(loaded, some, 1)
+    loaded.model.load_state_dict(Translator.for_subject(llama(), CAUSAL).model.state_dict())
+    assert (torch.tensor(Reading(loaded, some[0]).log_probs(texts)) - plain).norm() < 0.1 * (plain - expected).norm()
+    loaded.model.load_state_dict(made.model.state_dict())
     # What is saved and told apart by is as it was.
     assert list(loaded.model.state_dict()) == names
     assert translator_fingerprint(loaded) == translator_fingerprint(made)
