@@ -116,7 +116,7 @@ def _beside(folder: Path, base: str | None) -> str | None:
     if not base or os.path.exists(base):  # unlike Path's, of what cannot be a path it says no
         return base
     found = (above / base for above in (folder, *folder.resolve().parents))
-    return next((str(model) for model in found if os.path.isfile(model / "config.json")), base)
+    return next((str(model.resolve()) for model in found if os.path.isfile(model / "config.json")), base)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
