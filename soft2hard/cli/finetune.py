@@ -95,7 +95,7 @@ def finetune(
     asked = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
     asked |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio}
     asked |= {"training": vars(training), "tuning": vars(tuning)}
-    with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
+    with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # DeepSpeed prints its log
         claim(output, {"command": "finetune"} | asked | loading.rounding)
         tunings = [replace(tuning, seed=tuning.seed + i) for i in range(prompts_per_task)]
         folders = {split: _tune(dod, split, tunings, lm, output, loading) for split in _SPLITS}

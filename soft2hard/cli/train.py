@@ -86,7 +86,7 @@ def train(
     kept = lm if needs_subject(translator, training) else None
     del lm
     free_memory()
-    with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # the Trainer prints its log
+    with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # DeepSpeed prints its log
         claim(output, {"command": "train"} | settings | loading.rounding)
         train_translator(translator, concatenate(data[:-1]), data[-1], training, output, subject=kept)
         load = partial(load_subject, subject, fast=True, loading=loading)

@@ -244,6 +244,19 @@ def would_round(folder: str, loading: Loading) -> bool:
     return loading.quantization == "none" and asked not in (None, torch.float32, saved_dtype(folder))
 
 
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Bring the weights to another precision, as loading them in it does: not what is computed, such as rotary
+    frequencies, which rounded would be others than those that the weights were trained with."""
+    computed = [
+        (module, name, module._buffers[name])
+        for module in model.modules()
+        for name in module._non_persistent_buffers_set
+    ]
+    model.to(dtype)
+    for module, name, buffer in computed:
+        module._buffers[name] = buffer
+
+
 def _config(folder: str) -> PreTrainedConfig:
     where, gguf = _place(folder)
     return AutoConfig.from_pretrained(where, trust_remote_code=False, **gguf)

@@ -8,7 +8,7 @@ import torch
 
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.lm.attention import ATTENTION
-from soft2hard.lm.loading import Loading, saved_dtype
+from soft2hard.lm.loading import Loading, round_weights, saved_dtype
 from soft2hard.lm.subject import Subject
 
 
@@ -21,9 +21,7 @@ def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> S
     subject = Subject.from_pretrained(name_or_path, loading=loading)
     plain = loading.dtype == "auto" and loading.quantization == "none"
     if plain and has_fast_bf16() and saved_dtype(subject.model.name_or_path) == torch.bfloat16:
-        # Not the buffers: rotary frequencies in bfloat16 would be others than those that the weights were trained with.
-        for parameter in subject.model.parameters():
-            parameter.data = parameter.data.to(torch.bfloat16)
+        round_weights(subject.model, torch.bfloat16)
     on_cpu_in_bf16 = subject.device.type == "cpu" and subject.embedding.dtype == torch.bfloat16
     if on_cpu_in_bf16 and subject.continues_text and loading.attention == "auto":
         subject.model.set_attn_implementation(ATTENTION)

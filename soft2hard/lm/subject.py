@@ -34,6 +34,7 @@ from soft2hard.lm.loading import (
     loading_of,
     no_room,
     on_cpu,
+    round_weights,
     would_round,
 )
 from soft2hard.lm.scoring import REMEDY, Scorer
@@ -159,7 +160,8 @@ class Subject:
             # Rounded weights would make it another subject; it is known by those that were saved.
             _ = subject.fingerprint
             try:
-                model.to(loading.torch_device, loading.torch_dtype)
+                round_weights(model, loading.torch_dtype)
+                model.to(loading.torch_device)
             except torch.OutOfMemoryError as error:
                 raise no_room(folder) from error
             if as_saved.attention != loading.attention:

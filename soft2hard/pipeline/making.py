@@ -192,7 +192,7 @@ class TranslatorStage(Stage):
         if not needs_subject(translator, training):
             subject = None  # its memory is better used in training
             free_memory()
-        with redirect_stdout(sys.stderr):  # the Trainer prints its log
+        with redirect_stdout(sys.stderr):  # DeepSpeed prints its log
             train_translator(translator, train, validation, training, folder, subject=subject)
             load = partial(
                 Subject.from_pretrained, self.path_of("subject", self.recipe.subject), loading=self.recipe.held

@@ -85,7 +85,6 @@ def train_translator(
     folder holds a training with other settings or data.
     """
     folder = Path(folder)
-    translator.model.to_train()
     corpus, validation = _part(selected(corpus, config), config), selected(validation, config, to_validate=True)
     _refuse(translator.card, corpus, validation, config, subject)
     first_read = _tasks_read_first(config, set(validation["task"]))
@@ -97,6 +96,7 @@ def train_translator(
         translator.model.load_state_dict(ended.model.state_dict())
         translator.card, translator.trained_on = ended.card, ended.trained_on
         return translator
+    translator.model.to_train()
     if (cut := share_cut(translator, corpus)) and is_first():
         longest = translator.card.instruction_tokens
         print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)

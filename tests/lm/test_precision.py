@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from soft2hard.compute.precision import has_fast_bf16
 from soft2hard.lm.precision import load_for_tuning
@@ -28,6 +29,16 @@ def test_only_weights_saved_in_bfloat16_are_tuned_in_it(saved):
     path, dtype = saved
     expected = torch.bfloat16 if dtype == torch.bfloat16 and has_fast_bf16() else torch.float32
     assert load_for_tuning(path).embedding.dtype == expected
+
+
+def test_weights_are_rounded_and_rotary_frequencies_are_not(saved):
+    path, _ = saved
+    expected = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    for found in (load_for_tuning(path), Subject.from_pretrained(path, dtype=torch.bfloat16)):
+        frequencies = dict(found.model.named_buffers())
+        for name, buffer in expected.named_buffers():
+            assert torch.equal(frequencies[name], buffer) and frequencies[name].dtype == torch.float32
+    assert {p.dtype for p in found.model.parameters()} == {torch.bfloat16}
 
 
 def test_a_subject_for_tuning_scores_as_the_plain_one_up_to_rounding(saved):

@@ -251,13 +251,25 @@ def test_where_bfloat16_is_fast_a_causal_translator_computes_in_it_with_its_subj
     found, expected = (torch.tensor(Reading(t, some[0]).log_probs(texts)) for t in (loaded, made))
     plain = torch.tensor(Reading(Translator.for_subject(llama(), CAUSAL), some[0]).log_probs(texts))
     assert (found - expected).norm() < 0.1 * (plain - expected).norm()
-    assert propose(loaded, some, 1)
+    assert all(propose(loaded, some, 1))
+    with torch.no_grad():
+        at_work = loaded.model.eval()._reads_and_writes
+    assert {p.dtype for p in at_work.parameters()} == {torch.bfloat16}
+    assert at_work.get_input_embeddings().weight is loaded.model.lm.get_input_embeddings().weight
     loaded.model.load_state_dict(Translator.for_subject(llama(), CAUSAL).model.state_dict())
     assert (torch.tensor(Reading(loaded, some[0]).log_probs(texts)) - plain).norm() < 0.1 * (plain - expected).norm()
     loaded.model.load_state_dict(made.model.state_dict())
     # What is saved and told apart by is as it was.
     assert list(loaded.model.state_dict()) == names
     assert translator_fingerprint(loaded) == translator_fingerprint(made)
+
+
+def test_the_head_reads_hidden_states_in_one_piece() -> None:
+    translator, read = Translator.for_subject(llama(), CAUSAL), []
+    translator.model.lm.get_output_embeddings().register_forward_pre_hook(lambda _, given: read.extend(given))
+    memory = translator.model.encode(*translator.encode_batch(prompts(llama(), 3, 3)))
+    translator.model.logits(memory, torch.tensor([[5, 6], [7, 8]]))
+    assert [tuple(hidden.shape[:2]) for hidden in read] == [(2, 2)] and read[0].is_contiguous()
 
 
 def test_one_that_computes_in_bfloat16_is_trained_further_in_float32(
