@@ -57,7 +57,7 @@ def main(subject: str = "smollm2", prompts: AtLeast1 = 8, n: AtLeast1 = 16, rank
         Translator.for_subject(lm, design).save_pretrained(saved)
         ours = seconds(Translator.from_pretrained(saved, subject=lm), random, n)
         with ExitStack() as stack:
-            stack.enter_context(patch.object(causal, "has_fast_bf16", lambda: False))
+            stack.enter_context(patch.object(causal, "has_fast_bf16", lambda device: False))
             stack.enter_context(patch.object(candidates, "Nucleus", TopPLogitsWarper))
             obvious = seconds(Translator.from_pretrained(saved, subject=lm), random, n)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, fast bfloat16: {has_fast_bf16()}")

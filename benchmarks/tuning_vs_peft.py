@@ -225,7 +225,7 @@ def main(
     print(f"subject {Path(path).name}, {len(tasks)} tasks, {tuning}")
 
     # As `load_for_tuning` holds it: in bfloat16 where this machine has instructions for it.
-    ours_in = "bfloat16" if has_fast_bf16() else "float32"
+    ours_in = "bfloat16" if has_fast_bf16(device) else "float32"
     quick = load(path, getattr(torch, ours_in), device)
     if quick.device.type == "cpu" and ours_in == "bfloat16":
         quick.model.set_attn_implementation(ATTENTION)

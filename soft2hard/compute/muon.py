@@ -53,7 +53,7 @@ def orthogonalised(
     """Each matrix with its singular values brought near 1 by a quintic Newton-Schulz iteration (Jordan et al. 2024)."""
     a, b, c = coefficients
     is_tall = matrices.shape[1] > matrices.shape[2]
-    found = matrices.to(torch.bfloat16 if has_fast_bf16() else torch.float32)
+    found = matrices.to(torch.bfloat16 if has_fast_bf16(matrices.device) else torch.float32)
     found = found.mT if is_tall else found
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=eps)  # so that no singular value is above 1
     for _ in range(steps):

@@ -20,7 +20,7 @@ def load_for_tuning(name_or_path: str | Path, loading: Loading = Loading()) -> S
     """
     subject = Subject.from_pretrained(name_or_path, loading=loading)
     plain = loading.dtype == "auto" and loading.quantization == "none"
-    if plain and has_fast_bf16() and saved_dtype(subject.model.name_or_path) == torch.bfloat16:
+    if plain and has_fast_bf16(subject.device) and saved_dtype(subject.model.name_or_path) == torch.bfloat16:
         round_weights(subject.model, torch.bfloat16)
     on_cpu_in_bf16 = subject.device.type == "cpu" and subject.embedding.dtype == torch.bfloat16
     if on_cpu_in_bf16 and subject.continues_text and loading.attention == "auto":

@@ -246,7 +246,7 @@ def _saved_base(folder: Path, card: TranslatorCard, name: str | None, subject: S
     """The causal LM under a saved translator: the subject that is loaded, or, where that computes slowly, its weights
     read again in float32."""
     if name is None and subject is not None and _is_base(subject, folder, card):
-        quick = (torch.float32, torch.bfloat16) if has_fast_bf16() else (torch.float32,)
+        quick = (torch.float32, torch.bfloat16) if has_fast_bf16(subject.device) else (torch.float32,)
         if subject.device.type != "cpu" or subject.embedding.dtype in quick:
             return subject
         name = subject.name

@@ -340,7 +340,7 @@ def quick_attention(translator: Translator, config: TranslatorTraining) -> Itera
     lm = translator.model.lm
     before = lm.config._attn_implementation
     apt = before == "sdpa" and translator.card.architecture == "causal-lora" and lm.device.type == "cpu"
-    apt = apt and config.bf16 and has_fast_bf16() and not torch.accelerator.is_available()
+    apt = apt and config.bf16 and has_fast_bf16(lm.device) and not torch.accelerator.is_available()
     if apt:
         lm.set_attn_implementation(ATTENTION)
     yield
@@ -393,7 +393,7 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
         per_device_eval_batch_size=share.pairs,
         learning_rate=config.lr,
         use_cpu=not torch.accelerator.is_available(),  # Accelerate joins CPU processes only when told
-        bf16=config.bf16 and has_fast_bf16(),
+        bf16=config.bf16 and has_fast_bf16(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
         deepspeed=config.deepspeed and config_to_resume(config.deepspeed, last and Path(last)),
         eval_strategy="epoch" if with_validation else "no",
         # Pre-training is one long epoch.

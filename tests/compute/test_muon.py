@@ -33,7 +33,7 @@ def stepped(kind: type[torch.optim.Muon], n: int = 4, **options: object) -> list
     "options", [{}, {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.02}, {"nesterov": False}]
 )
 def test_updates_are_those_of_pytorch(options: dict, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "has_fast_bf16", lambda: fast)
+    monkeypatch.setattr(muon, "has_fast_bf16", lambda device: fast)
     moved = 0.0
     for ours, theirs, start in zip(
         stepped(Muon, **options), stepped(torch.optim.Muon, **options), matrices(), strict=True
@@ -46,7 +46,7 @@ def test_updates_are_those_of_pytorch(options: dict, fast: bool, monkeypatch: py
 
 
 def test_singular_values_come_near_one_and_singular_vectors_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(muon, "has_fast_bf16", lambda device: False)
     batch = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(1))
     found = orthogonalised(batch, COEFFICIENTS, 5, 1e-7)
     for before, after in zip(batch, found, strict=True):

@@ -230,7 +230,7 @@ def in_bfloat16(monkeypatch: pytest.MonkeyPatch, folder: Path, is_fast: bool) ->
     """A subject in bfloat16, a translator as it was made for it in float32, and the same loaded beside that subject."""
     made = stirred(Translator.for_subject(saved_subject(folder / "subject"), CAUSAL))
     made.save_pretrained(folder / "translator")
-    monkeypatch.setattr(causal, "has_fast_bf16", lambda: is_fast)
+    monkeypatch.setattr(causal, "has_fast_bf16", lambda device: is_fast)
     subject = Subject.from_pretrained(folder / "subject", dtype=torch.bfloat16)
     return subject, made, Translator.from_pretrained(folder / "translator", subject=subject)
 
