@@ -116,6 +116,8 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
     for prompt in soft_prompts:
         if prompt.fingerprint is None and prompt.subject and Path(prompt.subject).name != Path(chosen).name:
             say(f"{prompt.origin} names '{prompt.subject}' as its base model; it is run on '{chosen}'.")
+        if (named_as := prompt.provenance.get("base_as_named")) and not asked:
+            say(f"The base model '{named_as}' of {prompt.origin} is taken from {prompt.subject}.")
         if "sub_adapters" in prompt.provenance:
             say(f"{prompt.origin} holds further adapters that are not read: {prompt.provenance['sub_adapters']}.")
     return chosen

@@ -106,7 +106,9 @@ def read_adapter(folder: Path) -> Fields:
         bos_rows = 1 if metadata.get(_BOS_ROWS) == "1" else 0
         return {"embeddings": rows[bos_rows:], **decode_metadata(metadata, weights)}
     provenance = foreign_provenance(folder, f"peft {kind}", metadata) | _task_type(config) | _sub_adapters(folder)
-    subject = _beside(folder, _text(config, "base_model_name_or_path"))
+    named = _text(config, "base_model_name_or_path")
+    if (subject := _beside(folder, named)) != named:
+        provenance["base_as_named"] = named
     return {"embeddings": rows, "subject": subject, "place": "first", "provenance": provenance}
 
 

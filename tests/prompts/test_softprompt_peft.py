@@ -18,6 +18,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
+from soft2hard.cli.common import subject_of
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query
 from soft2hard.prompts.files import find_soft_prompts
@@ -209,15 +210,19 @@ def test_a_file_of_an_adapter_stands_for_its_folder(tmp_path, name):
     assert SoftPrompt.from_pretrained(tmp_path / name).subject == "org/tiny"
 
 
-def test_a_relative_base_is_found_from_above_the_adapter_and_otherwise_kept_as_it_is(tmp_path, monkeypatch):
+def test_a_relative_base_is_found_from_above_the_adapter_and_said_or_else_kept(
+    tmp_path, monkeypatch, capsys
+):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     made = tmp_path / "project" / "adapters" / "birds"
     save_with_peft(made, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    assert SoftPrompt.from_pretrained(made).subject == "org/tiny"
+    assert subject_of([SoftPrompt.from_pretrained(made)], None) == "org/tiny"
+    assert capsys.readouterr().err == ""
     llama().save_pretrained(tmp_path / "project" / "org" / "tiny")
-    found = SoftPrompt.from_pretrained(made).subject
+    found = subject_of([SoftPrompt.from_pretrained(made)], None)
     assert os.path.samefile(found, tmp_path / "project" / "org" / "tiny")
+    assert "'org/tiny'" in (said := capsys.readouterr().err) and found in said
 
 
 @pytest.mark.parametrize("base", ["x" * 300, "org/ti\0ny"], ids=["too long", "with a zero byte"])
