@@ -4,8 +4,8 @@ A certificate lies in the folder of the evaluation whose tasks and soft prompts 
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,10 @@ class Certificate:
         """What was read, in order."""
         return tuple(dict.fromkeys(one.read for one in self.readings))
 
+    @property
+    def n_tasks(self) -> int:
+        return len({one.task for one in self.readings})
+
     def values(self, read: str, figure: str) -> dict[str, float]:
         """A figure by task, mean over seeds; of tasks without it, such as those whose text did not fit, nothing."""
         found = ((r.task, getattr(r, figure)) for r in self.readings if r.read == read)
@@ -197,6 +201,16 @@ def _is_above(paired: PairedDifference | None) -> bool:
 
 def _is_below(paired: PairedDifference | None) -> bool:
     return paired is not None and (paired.difference.high or 0.0) < 0
+
+
+def pooled(certificates: Sequence[Certificate]) -> Certificate:
+    """Certificates of one translator, of runs that share no task, over all their tasks."""
+    return replace(
+        certificates[0],
+        readings=tuple(r for one in certificates for r in one.readings),
+        soft_scores={key: score for one in certificates for key, score in one.soft_scores.items()},
+        wayward=tuple(w for one in certificates for w in one.wayward),
+    )
 
 
 # --- on disk ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ its phrasings. The others are of texts: what is written, greedily and with verif
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -119,6 +120,18 @@ def certify(
     found = Certificate(named, names, asked, tuple(readings), soft_scores, tuple(strayed), made_with())
     save(found, run)
     return found
+
+
+def check_poolable(runs: Sequence[Path], translator: str | None) -> None:
+    """Raise UserError where certificates of these runs could not stand for all their tasks together."""
+    loaded = [load_run(run) for run in runs]
+    tasks = Counter(task.name for one in loaded for task in one.tasks)
+    if twice := next((task for task, n in tasks.items() if n > 1), None):
+        raise UserError(
+            f"The task '{twice}' stands in several of the runs and would count twice.", "Certify them apart."
+        )
+    if translator is None and len({one.record.config.get("translator") for one in loaded}) > 1:
+        raise UserError("The runs were made with several translators.", "Name one with --translator.")
 
 
 # --- what is read -------------------------------------------------------------------------------

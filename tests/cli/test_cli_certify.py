@@ -68,6 +68,20 @@ def test_a_run_is_certified_resumed_and_reported(own: Path, monkeypatch: pytest.
     assert all(title in section for title in FIGURES.values()) and found.sentences()[0] in section
 
 
+def test_several_runs_are_certified_apart_and_together_unless_they_share_a_task(
+    own: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    assert_refused(run("certify", own, own, *SMALL), "stands in several of the runs")
+    assert load(own) is None
+    config = (evaluated.parent / "config.yaml").read_text().replace("n: 3,", "n: 2, seed: 1,")
+    (tmp_path / "config.yaml").write_text(config)
+    assert run("evaluate", tmp_path / "config.yaml", "-o", tmp_path / "other").exit_code == 0
+    certified = run("certify", own, tmp_path / "other", "--no-verify", "--no-score")
+    assert certified.exit_code == 0, certified.stderr
+    assert load(own).n_tasks == 3 and load(tmp_path / "other").n_tasks == 2
+    assert "all 2 runs, 5 tasks" in " ".join(certified.stdout.split())
+
+
 def test_a_run_without_a_translator_asks_for_one(own: Path) -> None:
     record = json.loads((own / "run.json").read_text())
     record["config"]["translator"] = None

@@ -22,6 +22,7 @@ from soft2hard.eval.certificate import (
     TaskReading,
     WaywardReading,
     load,
+    pooled,
     save,
 )
 from soft2hard.eval.report import load_run
@@ -106,6 +107,16 @@ def test_differences_are_of_the_other_less_the_soft_prompt_over_the_same_tasks()
     found = certificate(readings).difference(OTHER, "nll")
     assert (found.difference.value, found.n_tasks) == (pytest.approx(2.0), 2)
     assert certificate(readings).difference(NOISE, "nll") is None
+
+
+def test_certificates_of_several_runs_are_one_over_all_their_tasks() -> None:
+    one = certificate(of_reads(MATCHED=OWN, OTHER=WORSE))
+    other = certificate([reading(MATCHED, "new", 4.0, score=0.4), reading(OTHER, "new", 5.0)])
+    both = pooled([one, other])
+    assert both.n_tasks == len(TASKS) + 1
+    assert both.interval(MATCHED, "nll").value == pytest.approx((sum(OWN) + 4) / 9)
+    assert both.difference(OTHER, "nll").difference.value == pytest.approx((sum(WORSE) - sum(OWN) + 1) / 9)
+    assert both.interval(MATCHED, "score").value == pytest.approx((8 * 0.5 + 0.4) / (9 * 0.8))
 
 
 # --- sentences --------------------------------------------------------------------------------------

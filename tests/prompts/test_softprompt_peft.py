@@ -210,9 +210,7 @@ def test_a_file_of_an_adapter_stands_for_its_folder(tmp_path, name):
     assert SoftPrompt.from_pretrained(tmp_path / name).subject == "org/tiny"
 
 
-def test_a_relative_base_is_found_from_above_the_adapter_and_said_or_else_kept(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_relative_base_is_found_from_above_the_adapter_and_said_or_else_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     made = tmp_path / "project" / "adapters" / "birds"
