@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -73,6 +74,8 @@ _KIND = Kind(
 )
 _CHANGE_NOTHING = ("wayward", "pull")
 """Settings that no kept reading depends on."""
+_Prompts = Callable[[], Sequence[SoftPrompt | None]]
+"""Works out what is read of each case; None where there is nothing to read."""
 
 
 def certify(
@@ -228,22 +231,31 @@ class Certifier:
         for read, prompts in self._in_its_place(cases, seed).items():
             found += self._kept(read, self.translator, cases, prompts, seed)
         for rival in self.rivals:
-            view = rival.view(self.subject)
-            prompts = [view.of(case.soft_prompt, case.task, seed) for case in cases]
+            prompts = partial(self._of_examples, rival, cases, seed)
             found += self._kept(RIVALS[rival.card.reads], rival, cases, prompts, seed)
         return found
 
-    def _in_its_place(self, cases: Sequence[Case], seed: int) -> dict[str, list[SoftPrompt | None]]:
-        """All that the certified translator reads, as it is given it."""
+    def _in_its_place(self, cases: Sequence[Case], seed: int) -> dict[str, _Prompts]:
+        """All that the certified translator reads, as it is given it; what that is may take long to work out, since the
+        subject acts on inputs under it, so it is worked out where it is read."""
         own, others = [case.soft_prompt for case in cases], spoiled(cases, seed)
+        given = {MATCHED: own} | others
         if self.translator.card.reads == "vectors":
-            return {MATCHED: own} | others
-        seen = {read: self._acting(cases, prompts, seed) for read, prompts in ({MATCHED: own} | others).items()}
-        acts = [
-            _with_rows(whole, torch.cat([noise.embeddings, whole.embeddings[noise.n_tokens :]]))
-            for noise, whole in zip(others[NOISE], seen[MATCHED], strict=True)
-        ]
-        return seen | {VECTORS_ALONE: own, ACTS_ALONE: acts}
+            return {read: partial(list, prompts) for read, prompts in given.items()}
+        act = cache(lambda read: self._acting(cases, given[read], seed))
+
+        def noise_that_acts_like_it() -> list[SoftPrompt | None]:
+            return [
+                _with_rows(whole, torch.cat([noise.embeddings, whole.embeddings[noise.n_tokens :]]))
+                for noise, whole in zip(others[NOISE], act(MATCHED), strict=True)
+            ]
+
+        seen = {read: partial(act, read) for read in given}
+        return seen | {VECTORS_ALONE: partial(list, own), ACTS_ALONE: noise_that_acts_like_it}
+
+    def _of_examples(self, rival: Translator, cases: Sequence[Case], seed: int) -> list[SoftPrompt]:
+        view = rival.view(self.subject)
+        return [view.of(case.soft_prompt, case.task, seed) for case in cases]
 
     def _acting(
         self, cases: Sequence[Case], prompts: Sequence[SoftPrompt | None], seed: int
@@ -266,7 +278,7 @@ class Certifier:
         read: str,
         translator: Translator,
         cases: Sequence[Case],
-        prompts: Sequence[SoftPrompt | None],
+        prompts: _Prompts,
         seed: int,
     ) -> list[TaskReading]:
         """Readings that an earlier call has made, or those made now."""
@@ -276,7 +288,7 @@ class Certifier:
         path = None if self.folder is None else self.folder / name
         if path is not None and path.exists():
             return [TaskReading(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
-        there = [(case, prompt) for case, prompt in zip(cases, prompts, strict=True) if prompt is not None]
+        there = [(case, prompt) for case, prompt in zip(cases, prompts(), strict=True) if prompt is not None]
         found = self._read(read, translator, there, seed) if there else []
         if path is not None:
             write_text(path, json.dumps([asdict(one) for one in found]))

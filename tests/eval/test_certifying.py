@@ -324,6 +324,22 @@ def test_readings_are_kept_and_what_is_kept_is_not_read_again(
     assert Certifier(other, SUBJECT, asked=asked, folder=tmp_path / "kept").readings(FEW, 0) != first and len(read) == 5
 
 
+def test_the_subject_does_not_act_again_for_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("kept").mkdir()
+    certifier = Certifier(rival("both"), SUBJECT, asked=replace(ASKED, verify=False), folder=tmp_path / "kept")
+    first = certifier.readings(FEW, 0)
+    acted: list[int] = []
+
+    def noted(*given: object) -> list[SoftPrompt]:
+        acted.append(len(given[2]))
+        return acting(*given)
+
+    monkeypatch.setattr(certifying, "acting", noted)
+    assert certifier.readings(FEW, 0) == first and acted == []
+    next((tmp_path / "kept").glob("0-noise--with-what*")).unlink()
+    assert certifier.readings(FEW, 0) == first and acted == [len(FEW)]  # under the soft prompts themselves alone
+
+
 # --- wayward prompts ----------------------------------------------------------------------------------
 
 HOW = Tuning(n_tokens=3, init="vocabulary", steps=2, batch_size=4, eval_every=1, lr=1e-4)
