@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,6 +29,14 @@ class Query:
     """The text whose probability is asked for; not read by generation."""
 
 
+class Piece(NamedTuple):
+    """A text that is tokenised by itself."""
+
+    text: str
+    inside: bool = False
+    """Whether text stands right before it: some tokenizers write a space at the beginning of a text, only there."""
+
+
 class SequenceEncoder:
     """Turns text into token ids, piece by piece, as the template says.
 
@@ -40,36 +48,61 @@ class SequenceEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, reader: Reader, vocab_size: int) -> None:
         self.tokenizer, self.template, self.vocab_size = tokenizer, template, vocab_size
-        self.is_masked = reader == "masked"
+        self.is_masked, self._reader = reader == "masked", reader
         self.eos_id = self._end()
         self.leading = self._leading()
         """Ids of the tokens before a text, the opening left out."""
         self._body_end = self.around[1] if reader == "encoder-decoder" else []
 
-    def texts(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Token ids of each distinct text, without special tokens around it."""
-        distinct = [text for text in dict.fromkeys(texts) if text]
-        ids = self.tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
-        if max((max(row, default=0) for row in ids), default=0) >= self.vocab_size:
+    def ids(self, pieces: Iterable[Piece]) -> dict[Piece, list[int]]:
+        """Token ids of each distinct piece, without special tokens around it."""
+        distinct, mark = list(dict.fromkeys(pieces)), self._mark
+        marked = [bool(mark) and piece.inside and bool(piece.text) for piece in distinct]
+        texts = ["\n" * is_marked + piece.text for piece, is_marked in zip(distinct, marked, strict=True)]
+        rows = self._plain(texts)
+        begin = [
+            len(mark) if is_marked and row[: len(mark)] == mark else 0
+            for row, is_marked in zip(rows, marked, strict=True)
+        ]
+        return {piece: row[n:] for piece, row, n in zip(distinct, rows, begin, strict=True)}
+
+    def _plain(self, texts: Rows[str]) -> list[list[int]]:
+        """Token ids of texts that nothing stands before."""
+        written = [text for text in texts if text]
+        rows = iter(self.tokenizer(written, add_special_tokens=False)["input_ids"] if written else [])
+        found = [list(next(rows)) if text else [] for text in texts]
+        if max((max(row, default=0) for row in found), default=0) >= self.vocab_size:
             raise UserError(
                 f"The tokenizer writes tokens beyond the {self.vocab_size} that the subject has vectors for.",
                 "Call model.resize_token_embeddings(len(tokenizer)) and save both, or use the tokenizer it came with.",
             )
-        return {"": [], **{text: list(row) for text, row in zip(distinct, ids, strict=True)}}
+        return found
 
-    def text(self, text: str) -> list[int]:
-        """Token ids of one text, without special tokens around it."""
-        return self.texts([text])[text]
+    @cached_property
+    def _mark(self) -> list[int]:
+        """The tokens of a line break, where the tokenizer writes something of its own before a text; else none. A piece
+        from the middle of a text is tokenised behind a line break, so that it is not taken for a beginning."""
+        one, two = self._plain(["\n", "\n\n"])
+        return one if len(one) > 1 and two[: len(one)] == one else []
+
+    def text(self, text: str, inside: bool = False) -> list[int]:
+        """Token ids of one text, without special tokens around it; `inside`: as in the middle of a text."""
+        piece = Piece(text, inside)
+        return self.ids([piece])[piece]
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a hard prompt, as it stands in its place in the template."""
+        return self.text(self.template.hard_text(text), self.template.input_first or bool(self.template.opening))
 
     def lead(self, kind: Kind) -> list[int]:
         """Ids of all that stands before a prompt of this kind, whatever the input: none where that comes first."""
         if self.template.input_first or (kind == "soft" and self.template.place == "first"):
             return []
-        return self.leading + self.text(self.template.opening)
+        return self.leading + self.text(self.template.opening_before(kind))
 
     def example(self, input: str, output: Rows[int], kind: Kind) -> EncodedExample:
         """An input after a prompt of this kind, or around it, and the token ids of its output."""
-        return self._example(self.texts(self._texts_around(input, kind)), input, output, kind)
+        return self._example(self.ids(self._around(input, kind)), input, output, kind)
 
     def begun(self, kind: Kind) -> list[int]:
         """Token ids of the body up to where an input stands, after a prompt of this kind.
@@ -81,24 +114,26 @@ class SequenceEncoder:
             return self.leading + self.text((self.template.opening + self.template.input_prefix).rstrip())
         first = kind == "soft" and self.template.place == "first"
         text = self.template.lead_of("soft" if kind == "soft" else "hard") + self.template.input_prefix.rstrip()
-        return (self.leading if first else []) + self.text((self.template.opening if first else "") + text)
+        text = (self.template.opening if first else "") + text
+        return (self.leading if first else []) + self.text(text, self._follows_text(kind))
 
     def output(self, output: str) -> list[int]:
         """Token ids of one output, EOS included; of a masked LM's the one token."""
-        return self._closed(self.text(self.template.output_text(output)), output)
+        written = self._written(output)
+        return self._closed(self.ids([written])[written], output)
 
     def examples(self, queries: Rows[Query]) -> list[EncodedExample]:
         """Bodies and outputs of queries; texts that several of them share are tokenised once.
 
         A query without an output gets an empty one.
         """
-        texts = [text for query in queries for text in self._texts_around(query.input, kind_of(query.prompt))]
-        written = (self.template.output_text(query.output) for query in queries if query.output is not None)
-        ids = self.texts([*texts, *written])
+        around = [piece for query in queries for piece in self._around(query.input, kind_of(query.prompt))]
+        written = (self._written(query.output) for query in queries if query.output is not None)
+        ids = self.ids([*around, *written])
 
         def output(query: Query) -> list[int]:
             text = query.output
-            return [] if text is None else self._closed(ids[self.template.output_text(text)], text)
+            return [] if text is None else self._closed(ids[self._written(text)], text)
 
         return [self._example(ids, query.input, output(query), kind_of(query.prompt)) for query in queries]
 
@@ -116,16 +151,25 @@ class SequenceEncoder:
             )
         return self.closed(ids)
 
-    def _texts_around(self, input: str, kind: Kind) -> tuple[str, str]:
+    def _written(self, output: str) -> Piece:
+        """What a subject writes; a decoder of its own begins with it."""
+        return Piece(self.template.output_text(output), self._reader != "encoder-decoder")
+
+    def _follows_text(self, kind: Kind) -> bool:
+        """Whether text stands right before a body; virtual tokens are none, and users of PEFT begin behind them."""
+        return kind == "hard" or (kind == "none" and bool(self.template.opening))
+
+    def _around(self, input: str, kind: Kind) -> tuple[Piece, Piece]:
         """The text before a prompt of this kind that is this input's own, and the text after it."""
         if self.template.input_first:
-            return self.template.before_text(input), self.template.output_prefix
+            return Piece(self.template.before_text(input)), Piece(self.template.output_prefix, kind != "soft")
         # All that follows virtual tokens at the very beginning is one text, as PEFT's users tokenise it.
         first = kind == "soft" and self.template.place == "first"
-        return "", (self.template.opening if first else "") + self.template.body_text(input, kind)
+        before = self.template.opening if first else self.template.spaces_before_body(kind)
+        return Piece(""), Piece(before + self.template.body_text(input, kind), self._follows_text(kind))
 
-    def _example(self, ids: dict[str, list[int]], input: str, output: Rows[int], kind: Kind) -> EncodedExample:
-        before, body = (ids[text] for text in self._texts_around(input, kind))
+    def _example(self, ids: dict[Piece, list[int]], input: str, output: Rows[int], kind: Kind) -> EncodedExample:
+        before, body = (ids[piece] for piece in self._around(input, kind))
         first = kind == "soft" and self.template.place == "first"
         return EncodedExample(
             (self.leading if first else []) + body + self._body_end,
@@ -137,7 +181,7 @@ class SequenceEncoder:
     @cached_property
     def _after(self) -> list[int]:
         """What a masked LM reads behind the output."""
-        return self.text(self.template.output_suffix) + self.around[1]
+        return self.text(self.template.output_suffix, inside=True) + self.around[1]
 
     def _end(self) -> int:
         tokenizer = self.tokenizer

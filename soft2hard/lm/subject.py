@@ -291,7 +291,7 @@ class Subject:
 
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a hard prompt, as it stands in its place in the template."""
-        return self._encoder.text(self.template.hard_text(text))
+        return self._encoder.prompt(text)
 
     def embed_prompt(self, text: str) -> Float[Tensor, "n d_model"]:
         """The vectors the model reads for a hard prompt, as it stands in its place in the template."""

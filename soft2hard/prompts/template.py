@@ -44,7 +44,8 @@ class Template:
     Without a prompt the body begins at ``"Input: "``. Where the virtual tokens come first (PEFT has them so), a soft
     prompt is read as ``[prompt] [leading] opening body output``; hard prompts stand where they always do. Where the
     input comes first (arXiv 2205.12548 and 2407.14733 have it so), a subject reads ``[leading] opening "Input: {input}"
-    separator [prompt] "\nOutput:" output``; white space before the prompt is then part of a hard prompt's first token.
+    separator [prompt] "\nOutput:" output``. Spaces before a hard prompt, or before a body without one, are part of its
+    first token, as in a text that is tokenised whole.
     An encoder-decoder subject reads all but the output in its encoder and writes the output with its decoder. A masked
     one reads a mask in the place of the output, and ``output_suffix`` behind it.
 
@@ -108,10 +109,19 @@ class Template:
         return f"{self.opening}{self.input_prefix}{input}{self.separator.rstrip(' ')}"
 
     def hard_text(self, prompt: str) -> str:
-        """A hard prompt as it is tokenised: behind an input, with the spaces that part it from that."""
-        if not self.input_first or not prompt or prompt[0].isspace():
+        """A hard prompt as it is tokenised: with the spaces that part it from the text before it."""
+        if not prompt or prompt[0].isspace():
             return prompt
-        return self.separator[len(self.separator.rstrip(" ")) :] + prompt
+        return _last_spaces(self.separator if self.input_first else self.opening) + prompt
+
+    def opening_before(self, kind: Kind) -> str:
+        """The opening as it is tokenised before a prompt of this kind, or before a body without one: spaces at its end
+        belong to the text that follows, if one does."""
+        return self.opening if kind == "soft" else self.opening.rstrip(" ")
+
+    def spaces_before_body(self, kind: Kind) -> str:
+        """The spaces at the end of the opening, where a body without a prompt follows it."""
+        return _last_spaces(self.opening) if kind == "none" else ""
 
     def output_text(self, output: str) -> str:
         """The text the subject has to write, its end apart."""
@@ -184,6 +194,10 @@ class Template:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+
+def _last_spaces(text: str) -> str:
+    return text[len(text.rstrip(" ")) :]
 
 
 def before_first(stops: Iterable[str], text: str) -> str:
