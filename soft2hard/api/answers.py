@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from soft2hard.api.requests import ApiModel, Layout
 from soft2hard.errors import UserError
+from soft2hard.prompts.template import without_thinking
 
 FaultKind = Literal[
     "rate_limited", "server_error", "timeout", "connection", "unreachable", "malformed", "html", "empty",
@@ -43,8 +44,6 @@ _STATUSES: dict[int, FaultKind] = {
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
 _BAD = {"invalid_request_error", "invalid_request", "BadRequestError"}
 _LONGEST_DETAIL = 500
-_THINKING = re.compile(r"\A(?:\s*<think>.*?(?:</think>\s*|\Z)|(?:(?!<think>).)*</think>\s*)", re.DOTALL)
-"""Its end may be missing, where the answer was cut off, or its beginning, where the model's template holds it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Answer:
 
     def without_thinking(self) -> "Answer":
         """The answer without the `<think>...</think>` that reasoning models put before it, and the space after."""
-        return replace(self, text=_THINKING.sub("", self.text))
+        return replace(self, text=without_thinking(self.text))
 
 
 @dataclass(eq=False)  # not frozen: Python itself sets attributes of exceptions

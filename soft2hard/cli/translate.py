@@ -33,6 +33,7 @@ from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateCon
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from soft2hard.data_gen.tasks import Example
     from soft2hard.lm.subject import Subject
     from soft2hard.lm.text_generation import TextGenerator
     from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -134,7 +135,7 @@ def translate(
         seed: Seed of all that is random; the same seed gives the same result.
         output: Write to this file instead of the terminal.
     """
-    from soft2hard.data_gen.taskfiles import read_inputs
+    from soft2hard.data_gen.taskfiles import read_examples, read_inputs
     from soft2hard.prompts.files import find_soft_prompts
     from soft2hard.prompts.soft_prompt import SoftPrompt
 
@@ -142,8 +143,6 @@ def translate(
     if card is not None and len(found) > 1:
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
     _check(verify, card, demonstrations, propose, helping, examples, loading.template)
-    if propose is None and (helping.describer or helping.prior) and translator is None:
-        propose = ["describe", "search"]
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
@@ -157,12 +156,16 @@ def translate(
             _say_template(soft_prompts)
         describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
+        if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
+            propose = ["describe", "search"] if lm.continues_text or helping.prior else ["describe"]
+        labelled = read_examples(examples) if lm is not None and examples is not None else []
         if lm is not None and inputs:
+            lm = lm.for_outputs(example.output for example in labelled)
             say_unknown(lm, set(inputs))
-            _say_layout(lm, soft_prompts, examples, loading.template)
+            _say_layout(lm, soft_prompts, labelled, examples, loading.template)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
-        longest = max_new_tokens or _longest_output(examples, lm)
+        longest = max_new_tokens or _longest_output(labelled, lm)
         n_checks = _JUDGING if inputs else max(MIN_PROBES, probes // 2)
         config = TranslateConfig(
             candidates, propose=tuple(propose or ()), n_probes=probes, n_checks=n_checks,
@@ -204,15 +207,19 @@ def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
         )
 
 
-def _say_layout(lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", examples: Path, asked: str | None) -> None:
+def _say_layout(
+    lm: "Subject",
+    soft_prompts: "Sequence[SoftPrompt]",
+    labelled: "Sequence[Example]",
+    examples: Path | None,
+    asked: str | None,
+) -> None:
     """What outputs in the examples tell about the template of a soft prompt that does not say its own."""
-    from soft2hard.data_gen.taskfiles import read_examples
     from soft2hard.prompts.template import template_text
     from soft2hard.translator.layout_check import check_layout, with_space_elsewhere
 
     unknown = [prompt for prompt in soft_prompts if prompt.template is None]
-    labelled = read_examples(examples) if unknown else []
-    found = check_layout(lm, unknown[0], labelled) if labelled else None
+    found = check_layout(lm, unknown[0], labelled) if unknown and labelled else None
     if found is None:
         return
     if found.space_is_elsewhere:
@@ -295,14 +302,14 @@ def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject |
     return Helpers(describer, prior, None if helping.encoder is None else sentence_encoder(helping.encoder))
 
 
-def _longest_output(examples: Path | None, lm: "Subject | None") -> int | None:
+def _longest_output(labelled: "Sequence[Example]", lm: "Subject | None") -> int | None:
     """Tokens of the longest output of the examples, where these have outputs; 16 at least, and 64 at most."""
-    from soft2hard.data_gen.taskfiles import read_examples
     from soft2hard.translator.verification import LONG_OUTPUT, SHORT_OUTPUT
 
-    outputs = [one.output for one in read_examples(examples)] if examples is not None and lm is not None else []
-    longest = max((len(lm.encode_output(output)) for output in outputs), default=0)
-    return min(max(longest, SHORT_OUTPUT), LONG_OUTPUT) if outputs else None
+    if lm is None or not labelled:
+        return None
+    longest = max(len(lm.encode_output(example.output)) for example in labelled)
+    return min(max(longest, SHORT_OUTPUT), LONG_OUTPUT)
 
 
 def _named(translation: "Translation", path: Path) -> "Translation":

@@ -4,6 +4,7 @@ Batch-mates and padding change nothing beyond rounding: every sequence is masked
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Collection, Iterable
@@ -115,9 +116,16 @@ class Subject:
         return other
 
     def for_prompts(self, soft_prompts: Iterable[SoftPrompt]) -> "Subject":
-        """This subject under the template of these soft prompts (see `template_of_prompts`)."""
+        """This subject under the template of these soft prompts (see `template_of_prompts`). Those that record none end
+        their outputs as this subject does, also after `for_outputs`."""
+        soft_prompts = list(soft_prompts)
         found = template_of_prompts(soft_prompts, self.asked_template, self.tokenizer, bool(self.leading_ids))
-        return self if found is None else self.with_template(self._with_stops(found))
+        if found is None:
+            return self
+        own = replace(self.template, place=found.place, stops=found.stops)
+        if own == found and not any(prompt.template for prompt in soft_prompts):
+            found = replace(found, stops=self.template.stops)
+        return self.with_template(self._with_stops(found))
 
     def for_outputs(self, outputs: Iterable[str]) -> "Subject":
         """This subject with endings that none of these outputs holds within (see `Template.for_outputs`).
@@ -181,6 +189,12 @@ class Subject:
     def continues_text(self) -> bool:
         """Whether it writes on after what it has read, token by token: a causal language model."""
         return self._lm.continues_text
+
+    @property
+    def generates_from_vectors(self) -> bool:
+        """Whether transformers' `generate` takes vectors in place of tokens for it."""
+        prepare = getattr(self.model, "prepare_inputs_for_generation", None)
+        return self.continues_text and prepare is not None and "inputs_embeds" in inspect.signature(prepare).parameters
 
     @property
     def family(self) -> str:

@@ -24,8 +24,9 @@ def chosen_template(choice: TemplateChoice | Template | None, tokenizer: PreTrai
     return replace(found, place=choice.place) if choice.place else found
 
 
-def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """One turn of the user, with prompt and input, as the tokenizer's chat template writes it, up to the answer.
+def chat_template(tokenizer: PreTrainedTokenizerBase, **settings: object) -> Template:
+    """One turn of the user, with prompt and input, as the tokenizer's chat template writes it, up to the answer, under
+    `settings` of its own, such as `enable_thinking`.
 
     The template's own special tokens are all that begins it, so the tokenizer adds none. The answer ends with EOS.
     Raises UserError where the tokenizer has no chat template, or one that does not keep the user's words as they are.
@@ -33,7 +34,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     if not getattr(tokenizer, "chat_template", None):
         raise UserError("The subject's tokenizer has no chat template.", "Use --template plain, or a string.")
     turn = {"role": "user", "content": _PLACE}
-    text = _rendered(tokenizer, [turn])
+    text = _rendered(tokenizer, [turn], settings)
     if text.count(_PLACE) != 1:
         raise UserError(
             "The subject's chat template changes what the user says, so no prompt can be placed in it.",
@@ -47,7 +48,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
         output_lead="",
         separator="\n",
         soft_separator="",
-        block_separator=_between_turns(tokenizer, turn),
+        block_separator=_between_turns(tokenizer, turn, settings),
         stops=(),
         bos=False,
     )
@@ -62,19 +63,19 @@ def is_chat(template: Template, tokenizer: PreTrainedTokenizerBase) -> bool:
     return all(getattr(template, name) == getattr(turn, name) for name in ("opening", "input_prefix", "output_prefix"))
 
 
-def _between_turns(tokenizer: PreTrainedTokenizerBase, turn: dict[str, str]) -> str | None:
+def _between_turns(tokenizer: PreTrainedTokenizerBase, turn: dict[str, str], settings: dict[str, object]) -> str | None:
     """The text between an answer and what the user says next; None where the chat template has but one turn."""
     try:
-        text = _rendered(tokenizer, [turn, {"role": "assistant", "content": _ANSWER}, turn])
+        text = _rendered(tokenizer, [turn, {"role": "assistant", "content": _ANSWER}, turn], settings)
     except UserError:
         return None
     after = text.partition(_ANSWER)[2]
     return after.partition(_PLACE)[0] if _PLACE in after else None
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], settings: dict[str, object]) -> str:
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **settings)
     except (TemplateError, ValueError, TypeError) as error:
         raise UserError(
             f"The subject's chat template cannot be used ({first_line(error)}).", "Use --template plain, or a string."

@@ -15,6 +15,7 @@ from soft2hard.errors import UserError
 from soft2hard.lm.batching import pad
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.templates import chat_template
+from soft2hard.prompts.template import without_thinking
 
 _ROWS_AT_ONCE = 64
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
@@ -47,7 +48,8 @@ class LocalGenerator:
     """
 
     def __init__(self, lm: Subject, max_new_tokens: int = 48, temperature: float = 0.9, *, chat: bool = False):
-        """`chat`: each text is what a user says, in the model's chat template, where it has one."""
+        """`chat`: each text is what a user says, in the model's chat template, where it has one. A model that can think
+        before it answers is asked not to, since its thoughts would fill what there is room for."""
         if not lm.continues_text:
             raise UserError(f"The generator '{lm.name}' is {lm.family}.", "Give one that continues a text.")
         if temperature <= 0 or max_new_tokens < 1:
@@ -61,7 +63,8 @@ class LocalGenerator:
                 "Use a model with a longer context.",
             )
         self.lm, self.max_new_tokens, self.temperature, self._kept = lm, max_new_tokens, temperature, first_line
-        self._turn = chat_template(lm.tokenizer) if chat and getattr(lm.tokenizer, "chat_template", None) else None
+        has_turns = chat and getattr(lm.tokenizer, "chat_template", None)
+        self._turn = chat_template(lm.tokenizer, enable_thinking=False) if has_turns else None
 
     def whole(self, max_new_tokens: int) -> "LocalGenerator":
         """The same model, in its chat template where it has one; half of a short context is left for what is asked."""
@@ -111,7 +114,8 @@ class LocalGenerator:
             eos_token_id=self.lm.eos_ids,
             pad_token_id=self.lm.eos_ids[0],
         )[:, ids.shape[1] :]
-        return [self._kept(text) for text in self.lm.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        texts = self.lm.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [self._kept(text if self._turn is None else without_thinking(text)) for text in texts]
 
 
 class _Drawing(LogitsProcessor):

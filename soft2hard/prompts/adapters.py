@@ -222,7 +222,10 @@ def of_model(model: "PeftModel", adapter_name: str | None) -> Fields:
     kind = _readable_kind(
         config | {"peft_type": getattr(config["peft_type"], "value", config["peft_type"])}, Path(name)
     )
-    rows = model.get_prompt_embedding_to_save(name)
+    encoder = model.prompt_encoder[name]
+    # P-tuning that was read back has its vectors, and no longer the network that made them.
+    is_read_back = kind == "P_TUNING" and not (hasattr(encoder, "mlp_head") or hasattr(encoder, "lstm_head"))
+    rows = encoder.embedding.weight if is_read_back else model.get_prompt_embedding_to_save(name)
     return {
         "embeddings": rows[: config["num_virtual_tokens"]],
         "subject": _text(config, "base_model_name_or_path"),

@@ -17,6 +17,8 @@ Kind = Literal["none", "soft", "hard"]
 """Kind of prompt that stands before a body."""
 
 PRESETS = ("plain", "chat")
+_THINKING = re.compile(r"\A(?:\s*<think>.*?(?:</think>\s*|\Z)|(?:(?!<think>).)*</think>\s*)", re.DOTALL)
+"""Its end may be missing, where the answer was cut off, or its beginning, where the model's template holds it."""
 _REMEDY = (
     f"Give {', '.join(PRESETS)}, a file, or a string such as 'Tweet text : {{input}} Label : ', at most of the form "
     "'{bos}... {prompt} ... {input} ... {output}...' or '{prompt}{bos}... {input} ... {output}...', with "
@@ -194,6 +196,11 @@ class Template:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+
+def without_thinking(text: str) -> str:
+    """An answer without the `<think>...</think>` that reasoning models put before it, and the space after."""
+    return _THINKING.sub("", text)
 
 
 def _last_spaces(text: str) -> str:

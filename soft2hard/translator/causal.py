@@ -7,6 +7,7 @@ projection, a vector after which writing begins, and the low-rank adapters (Hu e
 
 import copy
 import inspect
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from soft2hard.translator.model import (
     SoftPrompts,
     TranslatorModel,
     is_rounding,
+    plain_generation,
     read_rows,
 )
 from soft2hard.translator.settings import Design, TranslatorCard
@@ -61,6 +63,7 @@ class CausalTranslator(TranslatorModel):
         pad_id = base.tokenizer.pad_token_id
         self._pad_id = self.eos_id if pad_id is None else pad_id
         self.begin = nn.Parameter(self.lm.get_input_embeddings().weight.detach().float().mean(0))
+        self.lm.generation_config = plain_generation(self.lm)
         self.lm.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
         self._in_one_precision: tuple[PreTrainedModel, ...] = ()  # of one at most, lest it be part of the state
         self.register_load_state_dict_post_hook(_forget_copy)
@@ -71,14 +74,7 @@ class CausalTranslator(TranslatorModel):
     def new(cls, subject: Subject, design: Design, hidden: HiddenStates | None) -> Made:
         base = subject if design.base is None else Subject.from_pretrained(design.base, loading=subject.loading)
         _refuse_other_than_causal(base)
-        config = LoraConfig(
-            r=design.lora_rank,
-            lora_alpha=2 * design.lora_rank,
-            lora_dropout=design.dropout,
-            target_modules="all-linear",  # but the head
-            task_type="CAUSAL_LM",
-        )
-        peft = get_peft_model(_to_be_trained(base.model), config)
+        peft = _with_adapters(base, design.lora_rank, design.dropout)
         reader = SoftPromptReader.between(subject, base.model, hidden)
         of_base = {"base": _base_name(base), "base_fingerprint": base.fingerprint}
         return cls(peft, reader, base, design.instruction_tokens), base.tokenizer, of_base
@@ -210,6 +206,24 @@ class CausalTranslator(TranslatorModel):
         return self.lm.get_input_embeddings()(ids)
 
 
+def _with_adapters(base: Subject, rank: int, dropout: float) -> PeftModel:
+    """New adapters on all linear layers but the head, and on the matrices of experts, which PEFT cannot drop out."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(_to_be_trained(base.model), config)
+    except ValueError as error:
+        if not dropout or "lora_dropout" not in str(error):
+            raise
+        print(f"'{base.name}' has experts, whose adapters have no dropout: it is 0.", file=sys.stderr)
+        return _with_adapters(base, rank, 0.0)
+
+
 def _forget_copy(model: CausalTranslator, *_: object) -> None:
     model._in_one_precision = ()
 
@@ -259,6 +273,11 @@ def _refuse_other_than_causal(base: Subject) -> None:
         raise UserError(
             f"'{base.name}' is {base.family}; a LoRA translator writes with a causal language model.",
             "Give one with --base, or choose the encoder-decoder architecture.",
+        )
+    if not base.generates_from_vectors:
+        raise UserError(
+            f"'{base.name}' ({base.model.config.model_type}) does not write from vectors, as a LoRA translator has to.",
+            "Give another with --base, or choose the encoder-decoder architecture.",
         )
 
 

@@ -31,6 +31,7 @@ from soft2hard.translator.model import (
     SoftPromptReader,
     SoftPrompts,
     TranslatorModel,
+    plain_generation,
 )
 from soft2hard.translator.settings import Design, TranslatorCard
 
@@ -45,7 +46,7 @@ class EncoderDecoderTranslator(TranslatorModel):
 
     def __init__(self, seq2seq: PreTrainedModel, reader: SoftPromptReader):
         super().__init__(reader)
-        self.seq2seq = seq2seq
+        self.seq2seq, seq2seq.generation_config = seq2seq, plain_generation(seq2seq)
         eos_id = seq2seq.config.eos_token_id
         self.eos_id = eos_id[0] if isinstance(eos_id, list) else eos_id
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
@@ -51,6 +51,14 @@ Labels = Int[Tensor, "batch length"]
 """Token ids of instructions with their ends; -100 where padded, on the right."""
 Logits = Float[Tensor, "batch length vocab"]
 """For each label, given the soft prompt and the labels before it."""
+_TOKENS_OF_GENERATION = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
 
 
 class SoftPromptReader(nn.Module):
@@ -118,7 +126,7 @@ class HiddenStates:
     """
 
     def __init__(self, subject: Subject, layers: Sequence[int]):
-        n_layers = subject.model.config.num_hidden_layers
+        n_layers = subject.model.config.get_text_config().num_hidden_layers
         wrong = [layer for layer in layers if not 1 <= layer <= n_layers]
         if wrong or len(set(layers)) < len(layers):
             raise UserError(
@@ -296,6 +304,12 @@ class TranslatorModel(nn.Module, ABC):
 
 
 Made = tuple[TranslatorModel, PreTrainedTokenizerBase, dict[str, str]]
+
+
+def plain_generation(model: PreTrainedModel) -> GenerationConfig:
+    """A model's generation settings without those by which it would write something else than what is likeliest:
+    penalties, forbidden tokens, sampling. What a model is published with is meant for chats."""
+    return GenerationConfig(**{name: getattr(model.generation_config, name, None) for name in _TOKENS_OF_GENERATION})
 
 
 def _to_pad(lengths: list[int], memory: Memory) -> list[int]:

@@ -69,7 +69,7 @@ class Design:
             return self.architecture
         context = subject.context_length
         room = 2 * self.instruction_tokens  # for an instruction and a soft prompt as long
-        reads_enough = subject.continues_text and (context is None or context >= room)
+        reads_enough = subject.generates_from_vectors and (context is None or context >= room)
         return "causal-lora" if self.base is None and reads_enough else "encoder-decoder"
 
 

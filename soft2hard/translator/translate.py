@@ -218,7 +218,7 @@ class _Translating:
 
         Raises UserError where nothing does.
         """
-        if not self.subject.is_masked or self.helpers.prior is not None:
+        if self.subject.continues_text or self.helpers.prior is not None:
             return ("describe", "search")
         if self.helpers.describer is None:
             raise UserError(

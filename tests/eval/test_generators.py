@@ -107,6 +107,23 @@ def test_a_models_own_sampling_settings_change_nothing():
     assert LocalGenerator(subject, 8).sample(TEXTS, 2, seed=0) == plain
 
 
+THINKS = (
+    "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def test_a_model_that_can_think_is_asked_not_to_and_thoughts_are_no_answer(monkeypatch: pytest.MonkeyPatch):
+    subject = Subject(tiny_models.model("llama"), tiny_models.tokenizer("llama"), name="tiny")
+    subject.tokenizer.chat_template = THINKS
+    generator = LocalGenerator(subject, 8, chat=True)
+    assert generator._turn.output_prefix.endswith("<think>\n\n</think>\n\n")
+    written = ["<think>\nIt is a cat.\n</think>\n\nSay the animal.", "Say the bird."]
+    monkeypatch.setattr(subject.tokenizer, "batch_decode", lambda *given, **settings: written)
+    assert generator.sample(["cat", "bird"], 1, seed=0) == [["Say the animal."], ["Say the bird."]]
+    assert LocalGenerator(subject, 8).sample(["cat", "bird"], 1, seed=0) == [["<think>"], ["Say the bird."]]
+
+
 def test_an_answer_ends_at_its_first_line_break_and_one_before_it_does_not_count():
     words = {word: i for i, word in enumerate([*SPECIAL, *WORDS[:-2], "\n", " "])}
     plain = Tokenizer(WordLevel(words, unk_token="<unk>"))

@@ -13,6 +13,7 @@ from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Query, Subject
+from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template, read_template
 from tests import tiny_tokenizers
 
@@ -144,6 +145,16 @@ def test_outputs_of_several_lines_end_where_the_next_block_begins() -> None:
     assert template.for_outputs(["two\nlines"]).cut(" two\nlines\nInput: next") == "two\nlines"
     without = read_template("{input}\\nAnswer:").template
     assert without.for_outputs(["two\nlines"]).stops == (), "nothing begins the next block; EOS alone ends an output"
+
+
+def test_soft_prompts_that_record_no_template_end_as_their_subject_does(subject: Subject) -> None:
+    vectors = torch.zeros(2, subject.d_model)
+    foreign, recorded = SoftPrompt(vectors, place="first"), SoftPrompt(vectors, template=Template())
+    longer = subject.for_outputs(["two\nlines"])
+    assert longer.for_prompts([foreign]).template.stops == longer.template.stops == ("\nInput:",)
+    assert longer.for_prompts([foreign]).template.place == "first"
+    assert longer.for_prompts([recorded]).template.stops == ("\n",)
+    assert subject.for_prompts([foreign]).template.stops == ("\n",)
 
 
 def test_a_stop_that_an_output_holds_is_refused(subject: Subject) -> None:

@@ -164,8 +164,9 @@ def test_search_and_sampling_refuse_a_masked_subject_in_one_line():
         lm.sample([Query("red", "cat")], [["a"]], 3, 2)
 
 
-def test_without_a_translator_a_masked_subject_is_described_by_another_model_alone():
-    lm = subject("roberta")
+@pytest.mark.parametrize("name", ["roberta", "t5"])
+def test_without_a_translator_a_subject_that_continues_no_text_is_described_by_another_model_alone(name):
+    lm = subject("roberta") if name == "roberta" else tiny_models.subject("t5")
     prompt = SoftPrompt(lm.embed_text("red big").detach(), template=lm.template)
     inputs = [f"{a} {b}" for a in ("cat", "dog", "bird", "fish") for b in ("one", "two", "three", "four")]
     with pytest.raises(UserError, match="writes no texts: no candidates come from it. Name a model .* --describer"):

@@ -393,6 +393,17 @@ def test_the_soft_prompt_of_a_peft_model_is_the_one_that_it_saves(tmp_path, make
     assert found.n_tokens == 4
 
 
+@pytest.mark.parametrize("kind", ["MLP", "LSTM"])
+def test_p_tuning_that_was_read_back_has_the_vectors_that_were_saved(tmp_path, kind):
+    config = PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=8, encoder_reparameterization_type=kind
+    )
+    base = llama()
+    get_peft_model(base, config).save_pretrained(str(tmp_path / "adapter"))
+    found = SoftPrompt.from_peft(PeftModel.from_pretrained(llama(), str(tmp_path / "adapter")))
+    torch.testing.assert_close(found.embeddings, SoftPrompt.from_pretrained(tmp_path / "adapter").embeddings)
+
+
 def test_a_peft_model_without_a_soft_prompt_is_refused():
     model = get_peft_model(llama(), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     with pytest.raises(UserError, match="LoRA adapter"):

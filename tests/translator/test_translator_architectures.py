@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from soft2hard.errors import UserError
 from soft2hard.eval.loaded_models import translator_fingerprint
@@ -309,6 +309,45 @@ def test_by_default_a_causal_subject_with_room_writes_itself_and_others_get_an_e
     assert Design().architecture_for(tiny_models.subject("t5")) == "encoder-decoder"
     assert Design(base="google/t5-v1_1-base").architecture_for(llama()) == "encoder-decoder"
     assert Design("encoder-decoder").architecture_for(llama()) == "encoder-decoder"
+
+
+@pytest.mark.parametrize("architecture", ["causal-lora", "encoder-decoder"])
+def test_a_subjects_own_generation_settings_change_no_text(architecture: str) -> None:
+    def texts(**settings: object) -> list[list[str]]:
+        subject = llama()
+        subject.model.generation_config.update(**settings)
+        torch.manual_seed(0)
+        return propose(stirred(Translator.for_subject(subject, Design(architecture))), prompts(subject, 3, 4), 1)
+
+    plain = texts()
+    for settings in ({"repetition_penalty": 5.0}, {"no_repeat_ngram_size": 1}, {"suppress_tokens": list(range(5, 20))}):
+        assert texts(**settings) == plain
+
+
+def mixtral() -> Subject:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_local_experts": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    tokenizer = tiny_models.tokenizer("llama")
+    config = MixtralConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **sizes, **heads)
+    return Subject(AutoModelForCausalLM.from_config(config), tokenizer, name="experts")
+
+
+def test_experts_have_adapters_without_dropout_which_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    subject = mixtral()
+    translator = stirred(Translator.for_subject(subject, Design("causal-lora", dropout=0.1)))
+    assert "'experts' has experts, whose adapters have no dropout" in capsys.readouterr().err
+    assert any("experts" in name and "lora_" in name for name, _ in translator.model.named_parameters())
+    translator.save_pretrained(tmp_path / "translator")
+    loaded = Translator.from_pretrained(tmp_path / "translator", subject=subject)
+    assert propose(loaded, prompts(subject, 3), 1) == propose(translator, prompts(subject, 3), 1)
+
+
+def test_a_model_that_does_not_write_from_vectors_gets_an_encoder_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = llama()
+    monkeypatch.setattr(subject.model, "prepare_inputs_for_generation", lambda input_ids, **given: {})
+    assert Design().architecture_for(subject) == "encoder-decoder"
+    with pytest.raises(UserError, match=r"\(llama\) does not write from vectors"):
+        Translator.for_subject(subject, CAUSAL)
 
 
 def test_an_encoder_decoder_cannot_be_the_base_of_a_causal_translator() -> None:
