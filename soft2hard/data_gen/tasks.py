@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Literal, Protocol, runtime_checkable
 
@@ -46,6 +47,19 @@ class Task:
     def examples(self) -> tuple[Example, ...]:
         """Of every part."""
         return (*self.train, *self.validation, *self.test)
+
+    @cached_property
+    def scored_by(self) -> str:
+        """The metric as answers are compared: 'exact_text' instead of 'exact_match' for a task that is about what this
+        one overlooks, such as capital letters: most outputs are their inputs, or some labels are others, after
+        `normalise_answer`."""
+        if self.metric != "exact_match":
+            return self.metric
+        labels = {label.strip() for label in self.labels or ()}
+        merged = len({normalise_answer(label) for label in labels}) < len(labels)
+        changed = [one for one in self.examples if one.input.strip() != one.output.strip()]
+        same = sum(normalise_answer(one.input) == normalise_answer(one.output) for one in changed)
+        return "exact_text" if merged or 2 * same > len(self.examples) else self.metric
 
     @property
     def phrasings(self) -> list[str]:

@@ -23,11 +23,13 @@ def matmul_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    s_aux: Float[Tensor, " heads"] | None = None,
     **kwargs: object,
 ) -> tuple[Float[Tensor, "batch queries heads width"], None]:
     """Softmax attention with an additive mask (0 where allowed, very negative elsewhere).
 
-    `softcap` bends scores so that none exceeds it (Gemma 2, arXiv 2408.00118, section 2.2).
+    `softcap` bends scores so that none exceeds it (Gemma 2, arXiv 2408.00118, section 2.2). `s_aux` is the score of
+    each head's sink, which takes its share of attention and gives nothing (GPT-OSS, arXiv 2508.10925).
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -37,7 +39,11 @@ def matmul_attention(
         scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = scores + attention_mask
-    return torch.matmul(torch.softmax(scores, -1), value).transpose(1, 2).contiguous(), None
+    if s_aux is not None:
+        sink = s_aux.to(scores).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sink], -1)
+    shares = torch.softmax(scores, -1)[..., : key.shape[2]]
+    return torch.matmul(shares, value).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION, matmul_attention)

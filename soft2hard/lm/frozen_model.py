@@ -36,6 +36,8 @@ _MASKED_HEADS = (
     ("head", "decoder"),  # ModernBERT
 )
 """Modules of masked language models that make logits of hidden states, one after the other."""
+_SCALED_IF_TIED = ("umt5", "switch_transformers")
+"""T5's kin that scale what a tied head reads, as T5 does, and have no setting that says so."""
 _HASH_ROWS = 8192  # rows of the embedding table hashed at a time, to bound the float32 copy
 
 
@@ -166,7 +168,8 @@ class FrozenModel:
 
     def head(self, hidden: Float[Tensor, "*rows d_out"]) -> Float[Tensor, "*rows vocab"]:
         """Logits from the backbone's last hidden states, exactly as the model itself computes them."""
-        if getattr(self.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+        is_tied = self.config.model_type in _SCALED_IF_TIED and self.config.tie_word_embeddings
+        if is_tied or getattr(self.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
             hidden = hidden * self.config.d_model**-0.5
         logits = self._masked_logits(hidden) if self.is_masked else self.model.get_output_embeddings()(hidden)
         if (bias := getattr(self.model, "final_logits_bias", None)) is not None:  # BART family

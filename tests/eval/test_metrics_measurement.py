@@ -59,6 +59,13 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     return tiny_models.subject(request.param)
 
 
+def test_a_copy_is_no_capital_letter(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = tuple(Example(word, word.upper()) for word in ("cat", "dog"))
+    capitals = Task("capitals", "t", "", (), (), (), examples)
+    monkeypatch.setattr(measurement._Scored, "answer", lambda self, i, e: examples[e].input)
+    assert one(subject, capitals, "red").score == 0.0
+
+
 def test_loss_and_accuracy_are_those_of_the_subjects_target_scores(subject: Subject) -> None:
     prompts = (*PROMPTS, soft(subject))
     [found] = measure(subject, [Comparison(task(), prompts)])

@@ -46,6 +46,30 @@ def test_exact_match_is_the_share_of_equal_answers_after_normalisation() -> None
     assert grade("exact_match", ["Answer: Cat.", "dog", "a  bird", "fish"], ["cat", "Dog.", "a bird", "fishes"]) == 0.75
 
 
+def test_exact_text_is_letter_for_letter() -> None:
+    assert grade("exact_text", ["Cat", "cat", "a  dog\n", "A dog."], ["Cat", "Cat", "a dog", "A dog"]) == 0.5
+
+
+def about(*pairs: tuple[str, str], labels: tuple[str, ...] | None = None, metric: str = "exact_match") -> Task:
+    return Task("t", "t", "", (), tuple(Example(*pair) for pair in pairs), (), (), labels, metric)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [
+        (about(("paris", "PARIS"), ("rome", "ROME")), "exact_text"),
+        (about(("It rains", "It rains."), ("Yes", "Yes.")), "exact_text"),
+        (about(("paris", "PARIS"), metric="rougeL"), "rougeL"),
+        (about(("paris", "France"), ("a", "A"), ("rome", "Italy")), "exact_match"),  # a copy here and there is chance
+        (about(("paris", "paris"), ("rome", "rome")), "exact_match"),  # a copy is right in any case
+        (about(("b", "up"), ("B", "Up"), labels=("up", "Up")), "exact_text"),
+        (about(("b", "Up"), labels=("Up", "Down")), "exact_match"),
+    ],
+)
+def test_tasks_about_letters_and_points_are_scored_by_them(task: Task, metric: str) -> None:
+    assert task.scored_by == metric
+
+
 def test_macro_f1_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     for size in (1, 5, 60):

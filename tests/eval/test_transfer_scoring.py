@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from soft2hard.eval.transfer.material import SoftScores
-from soft2hard.eval.transfer.results import Scored, paired_tests, score
+from soft2hard.api.answers import Answer
+from soft2hard.api.requests import ApiModel
+from soft2hard.data_gen.tasks import Example, Task
+from soft2hard.eval.transfer.material import PromptRow, SoftScores
+from soft2hard.eval.transfer.plan import plan
+from soft2hard.eval.transfer.results import Scored, _scored, paired_tests, score
 
 
 def scored(task: str, right: list[bool | None], metric: str = "exact_match", seed: int = 0) -> list[Scored]:
@@ -25,6 +29,30 @@ def test_the_score_is_the_mean_over_tasks_and_lacking_answers_are_counted_apart(
 def test_a_refusal_is_a_wrong_answer_even_if_its_words_are_right():
     found = score([Scored(("a", 0, 0, 0), "exact_match", "yes", True, "yes"), *scored("b", [True])])
     assert found.interval is not None and (found.interval.value, found.n_refused) == (0.5, 1)
+
+
+def asked(output: str, layout: str = "chat") -> Cell:
+    task = Task("a", "t", "Repeat.", (), (), (), (Example("x", output),))
+    prompt = PromptRow(id="a", method="m", task="a", prompt="Repeat.")
+    return plan([prompt], {0: [task]}, [ApiModel("m", layout=layout)])[0]
+
+
+@pytest.mark.parametrize(
+    ("output", "room"),
+    [("short", 64), ("x" * 128, 64), ("word " * 60 + "end", 152), ("日本語" * 20, 90)],
+)
+def test_answers_have_room_for_a_tasks_longest_output(output: str, room: int) -> None:
+    assert asked(output).request.body["max_tokens"] == room
+
+
+def test_answers_that_the_limit_ended_are_scored_and_counted() -> None:
+    wanted = "one two three four"
+    of = {"cut": ("one two", "length"), "whole": ("one two", "stop"), "on": ("one two\nInput: y", "length")}
+    cell = asked(wanted, "completion")
+    found = {name: _scored(cell, Answer(text, False, reason, 1, 2)) for name, (text, reason) in of.items()}
+    assert [name for name, one in found.items() if one.cut_short] == ["cut"]
+    counted = score(list(found.values()))
+    assert (counted.n_answers, counted.n_missing, counted.n_cut_short) == (3, 0, 1)
 
 
 def test_with_a_single_task_the_interval_is_over_its_examples():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, GptOssConfig
 
 from soft2hard.lm import scoring
 from soft2hard.lm.attention import ATTENTION
@@ -83,6 +84,21 @@ def test_plain_matrix_product_attention_changes_nothing_in_shared_rows():
     torch.testing.assert_close(found.hidden, expected.hidden, atol=1e-4, rtol=1e-4)
     # The tiny Llama has fewer key than query heads, so their repetition is covered too.
     assert plain.model.config.num_key_value_heads < plain.model.config.num_attention_heads
+
+
+def test_plain_matrix_product_attention_has_the_sinks_of_a_model_that_has_some():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    config = GptOssConfig(**sizes, **experts, num_attention_heads=4, num_key_value_heads=2, sliding_window=4)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for layer in model.model.layers:
+        layer.self_attn.sinks.data.normal_(std=3.0)
+    ids = torch.randint(32, (2, 9))
+    with torch.no_grad():
+        expected = model(ids).logits
+        model.set_attn_implementation(ATTENTION)
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", tiny_models.CONFIGS)

@@ -77,6 +77,13 @@ def mbart() -> PreTrainedModel:
     return tf.MBartForConditionalGeneration(tf.MBartConfig(**ids, **ENCODER_DECODER))
 
 
+def umt5() -> PreTrainedModel:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    ids = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 2}
+    config = tf.UMT5Config(vocab_size=V, tie_word_embeddings=True, **sizes, **ids)
+    return tf.UMT5ForConditionalGeneration(config)
+
+
 def made(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     torch.manual_seed(0)
     return make().eval()
@@ -88,7 +95,7 @@ def test_an_architecture_that_cannot_be_run_on_vectors_in_batches_is_refused_in_
         FrozenModel(made(make))
 
 
-@pytest.mark.parametrize("make", [llama4, phi3, glm, xglm, biogpt, mbart])
+@pytest.mark.parametrize("make", [llama4, phi3, glm, xglm, biogpt, mbart, umt5])
 def test_an_unusual_architecture_writes_in_batches_what_the_model_writes_by_itself(make) -> None:
     model = made(make)
     architecture = "bart" if model.config.is_encoder_decoder else "llama"

@@ -184,6 +184,16 @@ def test_log_probabilities_are_the_models_own_behind_what_it_is_shown(architectu
     assert "\n" in ends and all(end.startswith(("\n", "Input:", "Output:")) for end in ends)
 
 
+def test_in_a_short_context_nothing_is_shown_before_a_text() -> None:
+    known = knowing("gpt2")
+    model = tiny_models.model("gpt2", vocab_size=len(known.tokenizer), max_position_embeddings=64)
+    subject = Subject(model, known.tokenizer, name="short")
+    prior = InstructionPrior(subject)
+    assert InstructionPrior(known).shows and not prior.shows
+    assert prior.log_probs(["Write the last word."])[0] < 0
+    assert len(prior.sample(4)) == 4
+
+
 def test_where_little_is_known_first_words_are_uniform_and_half_of_what_closes_a_sentence_ends(
     embedded: Subject,
 ) -> None:

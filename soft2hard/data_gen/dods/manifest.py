@@ -66,7 +66,7 @@ class Manifest(BaseModel, extra="forbid", frozen=True):
     labels: Annotated[dict[str, str], BeforeValidator(_text_keys)] | None = None
     """The output for each value of the output column, where they are not to be taken as they are."""
     instruction: str = ""
-    metric: Literal["exact_match", "label_accuracy", "f1", "rougeL"] = "exact_match"
+    metric: Literal["exact_match", "exact_text", "label_accuracy", "f1", "rougeL"] = "exact_match"
     licence: str = Field(min_length=1)
     sizes: dict[Split, Annotated[int, Field(ge=1)]] = {}
     """Examples of each part at most, where it is not as in `Sizes`."""

@@ -30,6 +30,7 @@ from soft2hard.eval.methods.q_learning import (
     z_scores,
 )
 from soft2hard.eval.methods.style_rewards import StyleRewards, StyleTrials
+from soft2hard.eval.metrics.task_score import WRITTEN
 from soft2hard.lm.batching import EncodedExample, batches_by_length
 from soft2hard.lm.scoring import Targets
 from soft2hard.lm.subject import Subject
@@ -182,7 +183,7 @@ def labels_rewarded(reward: str, task: Task) -> tuple[str, ...]:
     and not every output is one of two or more.
     """
     labels = task.labels or ()
-    if reward == "outputs" or (reward == "auto" and (not labels or task.metric == "exact_match")):
+    if reward == "outputs" or (reward == "auto" and (not labels or task.metric in WRITTEN)):
         return ()
     if len(set(labels)) < 2 or not all(e.output in labels for e in (*task.train, *task.validation)):
         raise UserError(f"Task '{task.name}' has outputs that are no label of two or more.", "Reward its outputs.")

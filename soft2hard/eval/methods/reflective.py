@@ -115,7 +115,7 @@ class Watched:
 
 def score_of(task: Task, answer: str | None, example: Example) -> float:
     """One answer by the task's metric; nothing is wrong."""
-    return grade_one(task.metric, answer or "", example.output)
+    return grade_one(task.scored_by, answer or "", example.output)
 
 
 def learning_examples(task: Task) -> tuple[list[Example], list[Example]]:

@@ -26,8 +26,10 @@ from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.task_score import (
     BY_LABEL,
+    WRITTEN,
     accuracy,
     check_metric,
+    grade,
     likeliest_labels,
     macro_f1,
     may_become,
@@ -364,9 +366,9 @@ class _Scored:
     def _task_score(self, i: int) -> tuple[float, tuple[str, ...]]:
         task = self.plan.task
         references = [example.output for example in task.test]
-        if task.metric == "exact_match":
+        if task.metric in WRITTEN:
             answers = tuple(self.answer(i, e) for e in range(len(references)))
-            return fmean(map(same_answer, answers, references)), answers
+            return grade(task.scored_by, answers, references), answers
         if self.plan.generates:
             answers = self.plan.answers[_key(self.plan.usable[i])]
             return rouge_l(answers, references), answers
@@ -408,7 +410,7 @@ class _Scored:
     def _agreement(self, i: int) -> float:
         """Share of test inputs with the same answer as under the soft prompt; what was cut counts as far as it goes."""
         return fmean(
-            self._agrees(i, pair) or same_answer(self.answer(i, e), self._text(pair))
+            self._agrees(i, pair) or same_answer(self.answer(i, e), self._text(pair), self.plan.task.scored_by)
             for e, pair in enumerate(self.plan.written)
         )
 

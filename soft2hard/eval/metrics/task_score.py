@@ -1,9 +1,10 @@
-"""How well a task is done, by the metric it declares: exact_match, label_accuracy, f1 or rougeL.
+"""How well a task is done, by the metric it declares: exact_match, exact_text, label_accuracy, f1 or rougeL.
 
 On the subject, `measurement.measure` scores a task as follows. 'exact_match': the answer that greedy decoding writes,
 up to its ending, is the wanted one after `normalise_answer`; another tokenization of the same text is the same answer.
+'exact_text': the same, but letter for letter; tasks about capital letters are scored so (`Task.scored_by`).
 'label_accuracy' and 'f1': the label with the highest likelihood is the prediction. 'rougeL': an answer is generated and
-set against the output. Where only text is available (models behind an API), `grade` scores written answers by all four.
+set against the output. Where only text is available (models behind an API), `grade` scores written answers by all.
 """
 
 from collections import Counter
@@ -16,7 +17,9 @@ from soft2hard.data_gen.tasks import Task, normalise_answer
 from soft2hard.errors import UserError
 from soft2hard.eval.metrics.text import rouge
 
-METRICS = ("exact_match", "label_accuracy", "f1", "rougeL")
+METRICS = ("exact_match", "exact_text", "label_accuracy", "f1", "rougeL")
+WRITTEN = frozenset({"exact_match", "exact_text"})
+"""Metrics by which an answer is written and right or wrong."""
 BY_LABEL = frozenset({"label_accuracy", "f1"})
 """Metrics that choose among a task's labels."""
 
@@ -38,14 +41,15 @@ def check_metric(task: Task) -> None:
         )
 
 
-def same_answer(answer: str, wanted: str) -> bool:
-    """True if two answers are equal as they are compared."""
-    return _compared(answer) == _compared(wanted)
+def same_answer(answer: str, wanted: str, metric: str = "exact_match") -> bool:
+    """True if two answers are equal as they are compared under a metric."""
+    return compared(answer, metric) == compared(wanted, metric)
 
 
-def _compared(text: str) -> str:
-    """An answer after `normalise_answer`; as it is where that leaves nothing of it, as of punctuation."""
-    return normalise_answer(text) or text.strip()
+def compared(text: str, metric: str = "exact_match") -> str:
+    """An answer as it is compared: after `normalise_answer`, or as it is where that leaves nothing of it, as of
+    punctuation; under 'exact_text' letter for letter, white space apart."""
+    return " ".join(text.split()) if metric == "exact_text" else normalise_answer(text) or text.strip()
 
 
 def may_become(begun: str, wanted: str) -> bool:
@@ -70,7 +74,7 @@ def macro_f1(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:
     """Mean ROUGE-L F1 of the normalised answers."""
-    pairs = zip(_normalised(answers), _normalised(references), strict=True)
+    pairs = zip(map(compared, answers), map(compared, references), strict=True)
     return float(np.mean([rouge(answer, [reference]).rougeL for answer, reference in pairs]))
 
 
@@ -95,13 +99,9 @@ def grade(metric: str, answers: Sequence[str], references: Sequence[str]) -> flo
     if not answers:
         raise UserError("There are no answers to score.", "Give the task test examples.")
     scorer = {"f1": macro_f1, "rougeL": rouge_l}.get(metric, accuracy)
-    return scorer(_normalised(answers), _normalised(references))
+    return scorer(*([compared(text, metric) for text in texts] for texts in (answers, references)))
 
 
 def grade_one(metric: str, answer: str, reference: str) -> float:
     """The score of one written answer. One answer has no F1 of classes: it is right or wrong."""
     return grade("exact_match" if metric in BY_LABEL else metric, [answer], [reference])
-
-
-def _normalised(texts: Sequence[str]) -> list[str]:
-    return [_compared(text) for text in texts]

@@ -12,9 +12,9 @@ from inspect_ai.scorer import Score, Scorer, Target, grouped, mean, scorer, stde
 from inspect_ai.solver import TaskState, generate
 
 from soft2hard.api.requests import ApiModel
-from soft2hard.eval.metrics.task_score import grade, normalise_answer
+from soft2hard.eval.metrics.task_score import compared, grade
 from soft2hard.eval.transfer.material import REFERENCES, gather
-from soft2hard.eval.transfer.plan import Cell, plan
+from soft2hard.eval.transfer.plan import Cell, plan, room_for
 from soft2hard.eval.transfer.settings import TransferChoices
 
 _ASKED = ApiModel("inspect")  # Inspect has a model of its own: of this one, only the layout counts
@@ -22,13 +22,13 @@ _ASKED = ApiModel("inspect")  # Inspect has a model of its own: of this one, onl
 
 @scorer(metrics=[grouped(mean(), "method"), stderr(cluster="task")])
 def task_metric() -> Scorer:
-    """Each answer by its task's metric, after `normalise_answer`; of F1, which no single answer has, its accuracy."""
+    """Each answer by its task's metric, as `compared` has them; of F1, which no single answer has, its accuracy."""
 
     async def score(state: TaskState, target: Target) -> Score:
         answer = state.output.completion
         metric = state.metadata["metric"]
         value = grade("label_accuracy" if metric == "f1" else metric, [answer], [target.text])
-        return Score(value=value, answer=normalise_answer(answer), metadata=dict(state.metadata))
+        return Score(value=value, answer=compared(answer, metric), metadata=dict(state.metadata))
 
     return score
 
@@ -43,7 +43,7 @@ def transfer(
     examples: int | None = None,
     n_tasks: int = 30,
     seed: int = 0,
-    max_tokens: int = 64,
+    max_tokens: int | None = None,
 ) -> Task:
     """Prompts on the test examples of their tasks, one user message each, as `soft2hard transfer` sends them.
 
@@ -56,7 +56,7 @@ def transfer(
         examples: Test examples of each task at most.
         n_tasks: Without prompts and tasks: test tasks of the embedded world.
         seed: Of the examples shown, and sent with every request.
-        max_tokens: Tokens of an answer at most.
+        max_tokens: Tokens of an answer at most; if not given, 64, or what the longest output may take.
     """
     choices = TransferChoices(methods=_listed(methods), n_examples=examples, shots=shots, max_tokens=max_tokens)
     material = gather(
@@ -68,11 +68,12 @@ def transfer(
         seed=seed,
     )
     cells = plan(material.prompts, material.tasks, [_ASKED], material.choices, seed=seed)
+    used = {id(cell.task): cell.task for cell in cells}.values()
     return Task(
         dataset=MemoryDataset([_sample(cell) for cell in cells], name="soft2hard"),
         solver=generate(),
         scorer=task_metric(),
-        config=GenerateConfig(temperature=0, max_tokens=max_tokens, seed=seed),
+        config=GenerateConfig(temperature=0, max_tokens=max_tokens or max(map(room_for, used)), seed=seed),
     )
 
 
@@ -81,7 +82,7 @@ def _sample(cell: Cell) -> Sample:
         id=f"{cell.prompt.id}/{cell.example}",
         input=[ChatMessageUser(content=cell.request.content)],
         target=cell.wanted.output,
-        metadata={"method": cell.prompt.method, "task": cell.task.name, "metric": cell.task.metric},
+        metadata={"method": cell.prompt.method, "task": cell.task.name, "metric": cell.task.scored_by},
     )
 
 

@@ -59,8 +59,8 @@ class OptimizeChoices:
     """Paraphrases of each task's best text that the model itself is asked for."""
     judging: PositiveInt = 32
     """Test examples of each task that judge what won, at most."""
-    max_tokens: PositiveInt = 64
-    """Tokens of an answer at most."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of an answer at most. If not given, 64, or what a task's longest output may take where that is more."""
     max_cost: NonNegativeFloat | None = None
     """US dollars that the ledger's requests may cost in all; sending stops before they might be passed."""
     concurrency: PositiveInt = 32
@@ -316,7 +316,7 @@ class Optimizer:
     def _score(task: Task, request: Request, example: Example, found: Answers) -> float | None:
         """By the task's metric; None where there is no answer in words. A refusal is wrong."""
         text = found.text(request)
-        return None if text is None else grade_one(task.metric, text, example.output)
+        return None if text is None else grade_one(task.scored_by, text, example.output)
 
 
 def copied_runs(text: str, examples: Sequence[Example], n: int = _COPIED_WORDS) -> Iterator[str]:

@@ -25,6 +25,8 @@ from soft2hard.eval.transfer.material import PromptRow
 from soft2hard.eval.transfer.settings import TransferChoices
 from soft2hard.prompts.template import Template
 
+_USUAL_ROOM = 64  # tokens of an answer
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -111,11 +113,17 @@ class Asking:
         return {name: value for name, value in self.request(None, "").body.items() if name not in apart}
 
 
+def room_for(task: Task) -> int:
+    """Tokens that answers to a task are given, if the user names none: what its longest output may take under any
+    tokenizer, a token for two bytes."""
+    return max([_USUAL_ROOM, *(-(-len(e.output.encode()) // 2) for e in (*task.train, *task.test))])
+
+
 def _defaults(layout: Layout, task: Task, choices: TransferChoices, given: Mapping[str, Any]) -> dict[str, Any]:
     """Greedy decoding and a bound on the answer; plain completions also end where the next block would begin."""
     defaults: dict[str, Any] = {"temperature": 0}
     if not any(given.get(name) for name in OUTPUT_LIMITS):
-        defaults["max_tokens"] = choices.max_tokens
+        defaults["max_tokens"] = choices.max_tokens or room_for(task)
     if layout == "completion":
         defaults["stop"] = list(choices.laid_out.for_outputs(e.output for e in (*task.train, *task.test)).stops)
     return defaults

@@ -1,6 +1,6 @@
 """The results of a transfer: scores by model and method, their differences, their cost, and every answer.
 
-Answers are compared after `task_score.normalise_answer`; the raw ones stay in the ledger. Answers that are lacking are
+Answers are compared as `task_score.compared` has them; the raw ones stay in the ledger. Answers that are lacking are
 counted apart: they are neither right nor wrong.
 """
 
@@ -27,7 +27,7 @@ from soft2hard.eval.intervals import (
     percentile_interval,
     sign_flip_p_value,
 )
-from soft2hard.eval.metrics.task_score import grade, normalise_answer
+from soft2hard.eval.metrics.task_score import compared, grade
 from soft2hard.eval.transfer.material import SoftScores
 from soft2hard.eval.transfer.plan import Cell, Judged
 from soft2hard.storage.files import atomic_write
@@ -52,6 +52,8 @@ class Scored:
     reference: str
     lack: str | None = None
     """Of a reply without an answer: 'no text' or 'cut off'."""
+    cut_short: bool = False
+    """Whether the limit on tokens ended the answer."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Score:
     """Of these, replies that hold no text, such as reasoning or a call of a tool alone."""
     n_cut_off: int = 0
     """Of these, replies whose limit on tokens came before any text."""
+    n_cut_short: int = 0
+    """Of the answers, those that the limit on tokens ended; they are scored as they are."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def score(answers: Sequence[Scored]) -> Score:
     units = _by_task(had)
     lacks = Counter(a.lack for a in answers)
     counts = (len(units), len(had), n_refused, len(answers) - len(had), lacks["no text"], lacks["cut off"])
+    counts = (*counts, sum(a.cut_short for a in had))
     if not units:
         return Score(None, *counts)
     interval = mean_interval(list(units.values())) if len(units) > 1 else _over_examples(had)
@@ -283,7 +288,10 @@ def _scored(cell: Cell, answer: Answer | None) -> Scored:
     unit = (cell.task.name, cell.prompt.seed, cell.example, cell.request.repeat)
     text, refused, lack = (answer.text, answer.refused, answer.lack) if answer else (None, False, None)
     said = None if lack or text is None else cell.request.cut(text)
-    return Scored(unit, cell.task.metric, said, refused, cell.wanted.output, lack)
+    # An answer that goes on behind its own end is whole.
+    is_whole = said is None or refused or said.strip() != text.strip()
+    cut_short = not is_whole and answer.finish_reason == "length"
+    return Scored(unit, cell.task.scored_by, said, refused, cell.wanted.output, lack, cut_short)
 
 
 def _row(model: str, method: str, cells: Sequence[Cell], stored: dict[str, Answer], found: Score) -> MethodRow:
@@ -314,7 +322,7 @@ def _answer_row(cell: Cell, answer: Answer | None, faults: dict[str, tuple[str, 
         input=cell.wanted.input,
         wanted=cell.wanted.output,
         answer=text,
-        normalised=None if text is None else normalise_answer(cell.request.cut(text)),
+        normalised=None if text is None else compared(cell.request.cut(text), cell.task.scored_by),
         refused=bool(answer and answer.refused),
         fault=fault,
         price=answer.price if answer else None,
@@ -375,7 +383,8 @@ def result_text(result: TransferResult) -> str:
         s, tokens = row.score, ["unknown" if n is None else n for n in (row.input_tokens, row.output_tokens)]
         lacks = [f"{n} {what}" for n, what in ((s.n_no_text, "no text"), (s.n_cut_off, "cut off")) if n]
         missing = f"{s.n_missing} ({', '.join(lacks)})" if lacks else s.n_missing
-        shown = (s.n_answers, s.n_refused, missing, f"{tokens[0]} / {tokens[1]}", money(row.price))
+        answered = f"{s.n_answers} ({s.n_cut_short} cut short)" if s.n_cut_short else s.n_answers
+        shown = (answered, s.n_refused, missing, f"{tokens[0]} / {tokens[1]}", money(row.price))
         counts.append((row.method, row.model, *shown))
     lines += ["", *table(columns, counts)]
     if judged := result.judged:

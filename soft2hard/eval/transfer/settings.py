@@ -19,8 +19,8 @@ class TransferChoices:
     """Test examples of each task at most; all if not given."""
     shots: NonNegativeInt = 8
     """Examples shown by few-shot."""
-    max_tokens: PositiveInt = 64
-    """Tokens of an answer at most."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of an answer at most. If not given, 64, or what a task's longest output may take where that is more."""
     repeats: PositiveInt = 1
     """Askings of each question, each with a seed of its own."""
     max_cost: NonNegativeFloat | None = None

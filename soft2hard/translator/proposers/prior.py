@@ -83,8 +83,9 @@ class InstructionPrior:
 
     @cached_property
     def shows(self) -> bool:
-        """Whether the model knows the words of `SHOWN`, and reads them before each text."""
-        return all(map(self._knows, SHOWN))
+        """Whether the model knows the words of `SHOWN`, has room for them, and reads them before each text."""
+        room = self.lm.context_length
+        return all(map(self._knows, SHOWN)) and (room is None or len(self._ids_shown) + 2 * LONGEST <= room)
 
     @cached_property
     def first_ids(self) -> list[int]:
@@ -95,10 +96,14 @@ class InstructionPrior:
         return known or [i for i in range(len(self.lm.embedding)) if i not in self._no_words]
 
     @cached_property
+    def _ids_shown(self) -> list[int]:
+        # Line breaks by themselves: where ".\n" is one token, texts would else be taught to end without a full stop.
+        return [i for text in SHOWN for i in (*self._ids(text), *self._ids("\n"))]
+
+    @cached_property
     def _shown(self) -> tuple[Float[Tensor, "n d_model"], list[int]]:
         """What a text follows, as vectors, and its last token."""
-        # Line breaks by themselves: where ".\n" is one token, texts would else be taught to end without a full stop.
-        ids = [i for text in SHOWN for i in (*self._ids(text), *self._ids("\n"))] if self.shows else []
+        ids = self._ids_shown if self.shows else []
         before = torch.tensor(ids[:-1], dtype=torch.long, device=self.lm.device)
         lead = self.lm.lead_embeddings("hard") if ids else self.lm.embed_ids(before)
         return torch.cat([lead, self.lm.embed_ids(before)]) if ids else lead, ids[-1:]
