@@ -223,7 +223,8 @@ class _Translating:
         if self.helpers.describer is None:
             raise UserError(
                 f"'{self.subject.name}' is {self.subject.family}, which writes no texts: no candidates come from it.",
-                "Name a model that describes what the soft prompt does with --describer, such as embedded.",
+                "Name a model that describes what the soft prompt does with --describer, such as embedded, or give a "
+                "translator for it.",
             )
         return ("describe",)
 

@@ -106,7 +106,7 @@ def task(metric: str, labels: tuple[str, ...] | None = None, outputs: tuple[str,
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
-        (task("accuracy"), "declares the metric 'accuracy'.*exact_match, label_accuracy, f1, rougeL"),
+        (task("accuracy"), "declares the metric 'accuracy'.*exact_match, exact_text, label_accuracy, f1, rougeL"),
         (task("label_accuracy"), "scored by label_accuracy but has no labels"),
         (task("f1", ("cat",)), "its labels lack the output 'fish'"),
     ],

@@ -8,7 +8,7 @@ from soft2hard.api.answers import Answer
 from soft2hard.api.requests import ApiModel
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.eval.transfer.material import PromptRow, SoftScores
-from soft2hard.eval.transfer.plan import plan
+from soft2hard.eval.transfer.plan import Cell, plan
 from soft2hard.eval.transfer.results import Scored, _scored, paired_tests, score
 
 

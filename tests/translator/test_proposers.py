@@ -466,7 +466,9 @@ def assert_refused(problem: str, *arguments: object, **more: object) -> None:
 def test_an_encoder_decoder_can_neither_be_searched_with_nor_asked() -> None:
     subject = tiny_models.subject("t5")
     prompt = SoftPrompt(torch.zeros(2, subject.d_model), template=subject.template)
-    assert_refused("is an encoder-decoder, which continues no text.*Give a translator", prompt, None, subject)
+    assert_refused(
+        "is an encoder-decoder, which writes no texts.*--describer.*give a translator", prompt, None, subject
+    )
     for propose, problem in (("search", "continues no text"), ("elicit", "decoder-only"), ("describe", "generator")):
         assert_refused(problem, prompt, None, subject, TranslateConfig(propose=(propose,)))
 
