@@ -64,8 +64,6 @@ def train(
 
     if training.pretrain_from != TranslatorTraining.pretrain_from and not training.pretrain_tasks:
         raise UserError("--pretrain-from names where tasks come from, and none are read.", "Give --pretrain-tasks.")
-    if training.pretrain_lr and not (training.pretrain_tasks or training.pretrain_pairs):
-        raise UserError("--pretrain-lr is for what is read first, and nothing is.", "Give --pretrain-tasks or -pairs.")
     if remark := one_process_remark():
         say(remark)
     check_deepspeed(training.deepspeed)

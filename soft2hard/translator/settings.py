@@ -115,9 +115,6 @@ class TranslatorTraining:
     """Seed of the order of pairs, the choice of paraphrases, noise and dropout."""
     pretrain_from: Annotated[tuple[Literal["lexical", "operations"], ...], Field(min_length=1)] = ("lexical",)
     """Collections that the tasks of `pretrain_tasks` come from, in equal parts, as are the families of each."""
-    pretrain_lr: PositiveFloat | None = None
-    """Learning rate of what is read first; `lr` if not given. Much of it is made, and new all the time, so that it bears
-    a higher one."""
 
 
 @settings

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     import datasets
 
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads", "shown")
-_LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks", "pretrain_from", "pretrain_lr")
+_LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks", "pretrain_from")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 _WITHOUT = 1 / 3
 """How often a translator of both is shown no examples in training, as it is where users have no inputs. With one
@@ -296,8 +296,7 @@ def _pretrain(
     imitated = ((view(vectors, (), Random(0)), text) for vectors, text in islice(stream, config.pretrain_pairs))
     shown = ExamplesAlone(first_read, view, paraphrase_share=config.paraphrase_share, seed=config.seed)
     pairs = ConcatDataset([part for part in (list(imitated), shown) if len(part)])
-    how = replace(config, epochs=1.0, lr=config.pretrain_lr or config.lr)
-    trainer = _run(translator, pairs, None, how, folder)
+    trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
     with gathered(model):
         if trainer.is_world_process_zero():
             with atomic_write(path) as temporary:

@@ -592,7 +592,6 @@ def test_tune_makes_a_corpus_that_train_turns_into_a_translator(subject, corpora
 def test_train_refuses_to_say_where_tasks_come_from_when_none_are_read(corpora, tmp_path):
     command = ["train", corpora["train"], "--validation", corpora["validation"], "-o", tmp_path / "out"]
     assert_refused(run(*command, "--pretrain-from", "operations"), "--pretrain-tasks")
-    assert_refused(run(*command, "--pretrain-lr", 0.001), "--pretrain-tasks")
     assert not (tmp_path / "out").exists()
 
 

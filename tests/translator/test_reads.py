@@ -1,6 +1,5 @@
 """Translators that read other things than soft prompts: what they are given, what they learn from, who refuses them."""
 
-import json
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -276,19 +275,6 @@ def test_examples_alone_of_lexical_training_tasks_are_learned_from_first_once_an
     monkeypatch.setattr(training, "hash_of_tasks", lambda tasks: "of other phrasings")
     with pytest.raises(UserError, match="pretrain_tasks"):
         run("b", pretrain_tasks=40, apart_from_real=True)
-
-
-def test_what_is_read_first_may_have_a_learning_rate_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates: list[float] = []
-    original = training._run
-    monkeypatch.setattr(training, "_run", lambda *given: rates.append(given[3].lr) or original(*given))
-    for rate in (None, 5e-3):
-        how = config(epochs=1, lr=1e-3, pretrain_tasks=8, pretrain_lr=rate)
-        train_translator(untrained("both"), *corpora(SUBJECT), how, tmp_path / str(rate), subject=SUBJECT)
-    assert rates == [1e-3, 1e-3, 5e-3, 1e-3]
-    assert "pretrain_lr" not in json.loads((tmp_path / "None" / "training.json").read_text())["config"]
 
 
 def test_collections_are_read_first_in_equal_parts_and_small_families_again_with_other_examples() -> None:
