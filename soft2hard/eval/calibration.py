@@ -10,7 +10,7 @@ vectors alone have to say. The same is tried with demonstrations, written by the
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 
 import datasets
 import torch
@@ -113,28 +113,23 @@ def calibrate_saved(
 def best_evidence(tried: Sequence[Tried]) -> tuple[Evidence, float]:
     """How texts are to be weighed so that the best ones are like their tasks' instructions, and their mean likeness.
 
-    Of `ALONE` the first is kept unless another gains more than a standard error over tasks, and more than little.
+    Of all pairs of `ALONE` and `WEIGHTS` that are about as good as the best one, that with the first of `ALONE`, and of
+    these the one with the largest weight. Each weight counts with its neighbours, since a few tasks make single weights
+    look good by chance.
     """
-    found = {alone: _best_weight(tried, alone) for alone in ALONE}
-    of_task = {alone: [one.best_by(weight, alone) for one in tried] for alone, weight in found.items()}
-
-    def gains(alone: float) -> bool:
-        more = [new - usual for new, usual in zip(of_task[alone], of_task[ALONE[0]], strict=True)]
-        error = stdev(more) / len(more) ** 0.5 if len(more) > 1 else 0.0
-        return fmean(more) > max(_ABOUT, error)
-
-    best = max((ALONE[0], *filter(gains, ALONE[1:])), key=lambda alone: fmean(of_task[alone]))
-    return Evidence(found[best], alone=best), fmean(of_task[best])
+    smooth = {alone: _smoothed([_likeness(tried, w, alone) for w in WEIGHTS]) for alone in ALONE}
+    enough = max(map(max, smooth.values())) - _ABOUT
+    alone = next(alone for alone in ALONE if max(smooth[alone]) >= enough)
+    weight = WEIGHTS[max(i for i, value in enumerate(smooth[alone]) if value >= enough)]
+    return Evidence(weight, alone=alone), _likeness(tried, weight, alone)
 
 
-def _best_weight(tried: Sequence[Tried], alone: float) -> float:
-    """The largest weight under which the best candidates are about as like to their tasks' instructions as under any.
+def _likeness(tried: Sequence[Tried], weight: float, alone: float) -> float:
+    return fmean(one.best_by(weight, alone) for one in tried)
 
-    Each weight counts with its neighbours, since a few tasks make single weights look good by chance.
-    """
-    values = [fmean(one.best_by(weight, alone) for one in tried) for weight in WEIGHTS]
-    smooth = [fmean(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
-    return WEIGHTS[max(i for i, value in enumerate(smooth) if value >= max(smooth) - _ABOUT)]
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    return [fmean(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
 
 
 def _phrasings(row: dict) -> list[str]:

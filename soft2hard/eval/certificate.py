@@ -26,6 +26,8 @@ from soft2hard.storage.files import write_text
 FILE = "certificate.json"
 """Within the folder of the run that it is about."""
 SCHEMA_VERSION = 1
+_FEWEST_TASKS = 6
+"""For a claim: of fewer, no test of signs can be clear at 5 %, and a bootstrap interval is of a few values."""
 MATCHED = "its own soft prompt"
 OTHER, SAME_FAMILY, SHUFFLED, NOISE = (
     "another task's",
@@ -165,7 +167,9 @@ class Certificate:
         parts = [read for read in (VECTORS_ALONE, ACTS_ALONE) if read in self.reads]
         spoiled = [read for read in self.reads if read not in (MATCHED, *parts, *RIVALS.values())]
         worse = [read for read in spoiled if _is_above(self.difference(read, "nll"))]
-        if spoiled:
+        if spoiled and self.n_tasks < _FEWEST_TASKS:
+            said.append(f"{self.n_tasks} tasks are too few to say whether the translator reads soft prompts.")
+        elif spoiled:
             rest = [read for read in spoiled if read not in worse]
             follows = "reads the soft prompt" if parts else "reads the vectors"
             said.append(
@@ -184,7 +188,7 @@ class Certificate:
 
     def _beside(self, name: str) -> str:
         paired = self.difference(name, "nll")
-        if paired is None or paired.difference.low is None:
+        if paired is None or not _is_enough(paired):
             return f"Given {name}, too few tasks were read to say how likely the gold text is."
         how = "about as likely as"
         if _is_above(paired) or _is_below(paired):
@@ -196,11 +200,15 @@ class Certificate:
 
 
 def _is_above(paired: PairedDifference | None) -> bool:
-    return paired is not None and (paired.difference.low or 0.0) > 0
+    return _is_enough(paired) and (paired.difference.low or 0.0) > 0
 
 
 def _is_below(paired: PairedDifference | None) -> bool:
-    return paired is not None and (paired.difference.high or 0.0) < 0
+    return _is_enough(paired) and (paired.difference.high or 0.0) < 0
+
+
+def _is_enough(paired: PairedDifference | None) -> bool:
+    return paired is not None and paired.n_tasks >= _FEWEST_TASKS
 
 
 def pooled(certificates: Sequence[Certificate]) -> Certificate:

@@ -71,6 +71,7 @@ _KIND = Kind(
     "settings.json",
     lambda record: record["settings"] | {"inputs": record["inputs"]},
     alone=False,
+    remedy="Remove that folder to begin anew, or ask for what it holds.",
 )
 _CHANGE_NOTHING = ("wayward", "pull")
 """Settings that no kept reading depends on."""

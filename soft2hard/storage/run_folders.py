@@ -19,6 +19,7 @@ from soft2hard import __version__
 from soft2hard.errors import UserError
 from soft2hard.storage.files import write_text
 
+_ELSEWHERE = "Choose another folder, or remove it."
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy")
 
 Record = Mapping[str, Any]
@@ -38,6 +39,8 @@ class Kind:
     hashes of what the work reads lie under 'inputs'. Fails on a record of other work (KeyError, TypeError, ...)."""
     alone: bool = True
     """False where other things may lie in the folder, such as the record of the command that the work is a part of."""
+    remedy: str = _ELSEWHERE
+    """What to do where the folder holds the same kind of work with other settings."""
 
 
 def claim(folder: Path, kind: Kind, record: Record) -> dict[str, Any] | None:
@@ -54,16 +57,13 @@ def claim(folder: Path, kind: Kind, record: Record) -> dict[str, Any] | None:
     changed = list(differences(kind.identity(found), kind.identity(wanted)))
     inputs = [name.removeprefix("inputs.") for name in changed if name.startswith("inputs.")]
     if settings := [name for name in changed if not name.startswith("inputs.")]:
-        raise UserError(f"{folder} holds {kind.name} made with other settings ({', '.join(settings)}).", _ELSEWHERE)
+        raise UserError(f"{folder} holds {kind.name} made with other settings ({', '.join(settings)}).", kind.remedy)
     if inputs:
         raise UserError(
             f"What {kind.name} in {folder} was begun with has changed since: {', '.join(inputs)}.",
             "Choose another folder: what is made of other inputs does not fit.",
         )
     return found
-
-
-_ELSEWHERE = "Choose another folder, or remove it."
 
 
 def is_free(folder: Path, kind: Kind) -> bool:

@@ -53,6 +53,10 @@ class Helpers:
     (`data.View`). Texts are verified beside the soft prompts all the same."""
 
 
+TOO_FEW_INPUTS = "too few"
+"""The source of inputs where there were not enough to run anything on."""
+
+
 @dataclass(frozen=True)
 class Translation:
     """A soft prompt in words."""
@@ -72,7 +76,7 @@ class Translation:
     n_checks: int = 0
     """Other inputs that it was judged on."""
     probe_source: str = "none"
-    """'examples', how the subject invented them, or 'none'."""
+    """'examples', how the subject invented them, `TOO_FEW_INPUTS`, or 'none' where none were wanted."""
     ending: Ending | None = None
     """Whether outputs end under the soft prompt; None where nothing was run."""
     candidates: tuple[Candidate, ...] = ()
@@ -292,7 +296,9 @@ class _Translating:
         checks = {i: self.verifier.some(seen[i], checking) for i, (_, checking) in parts.items() if checking}
         for i, texts in self._proposals(numbers, read, probes).items():
             one = _unverified(self.labels[i], read[i])
-            if i in probes:
+            if i not in probes:
+                one = replace(one, probe_source=TOO_FEW_INPUTS)
+            else:
                 with metering.on_behalf_of(i), self.budget.of_one():
                     one = self._translated(i, one, texts, probes[i], checks.get(i))
                 one = replace(one, probe_source=self._source(given))

@@ -15,6 +15,7 @@ from soft2hard.data_gen.taskfiles import read_inputs
 from soft2hard.eval.report.card import PROPOSERS, translation_card
 from soft2hard.eval.report.html import render_page
 from soft2hard.eval.report.verdict_text import judgement_text, partings_text, verdict_text
+from soft2hard.translator.translate import TOO_FEW_INPUTS
 from soft2hard.translator.verdict import Judgement, Parting
 from tests.made_translations import judged, translated
 from tests.report_runs import HOSTILE
@@ -152,9 +153,11 @@ def test_a_share_is_never_rounded_across_the_line() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
+        ({"n_probes": 0, "probe_source": "none"}, "not run beside the soft prompt: leave out --no-verify"),
         (
-            {"n_probes": 0, "probe_source": "none"},
-            "not run beside the soft prompt: give 4 inputs or more with --examples, and leave out --no-verify",
+            {"n_probes": 0, "probe_source": TOO_FEW_INPUTS},
+            "there were fewer than 4 inputs to run it on, given or invented by the subject: give 4 or more with "
+            "--examples",
         ),
         ({"n_probes": 0}, "no candidate could be run beside the soft prompt"),
         ({}, "beside the inputs, the text does not fit the subject's context"),

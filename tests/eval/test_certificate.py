@@ -170,6 +170,13 @@ def test_wayward_prompts_are_counted() -> None:
     assert certificate(of_reads(MATCHED=OWN)).sentences() == []
 
 
+def test_of_few_tasks_nothing_is_claimed() -> None:
+    few = [one for one in of_reads(MATCHED=OWN, OTHER=WORSE, VECTORS_ALONE=WORSE) if one.task in TASKS[:5]]
+    said = certificate(few).sentences()
+    assert said[0] == "5 tasks are too few to say whether the translator reads soft prompts."
+    assert "too few tasks were read" in said[1] and len(said) == 2
+
+
 # --- on disk ----------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """What the verdict on a translation says, in words: one line for the terminal, and the parts that its card shares."""
 
 from soft2hard.translator.settings import MIN_PROBES
-from soft2hard.translator.translate import Translation
+from soft2hard.translator.translate import TOO_FEW_INPUTS, Translation
 from soft2hard.translator.verdict import FAITHFUL_FROM, WORDS_ALIKE, Judgement, RestsOn, upper_bound
 
 _SHOWN_PARTINGS, _PARTING_WIDTH = 3, 60  # partings that are printed; characters of each of their texts
@@ -56,11 +56,14 @@ def why_unverified(translation: Translation) -> str:
     """Why there is no judgement."""
     if translation.n_probes:
         return "beside the inputs, the text does not fit the subject's context"
+    if translation.probe_source == TOO_FEW_INPUTS:
+        return (
+            f"there were fewer than {MIN_PROBES} inputs to run it on, given or invented by the subject: give "
+            f"{MIN_PROBES} or more with --examples"
+        )
     if translation.probe_source != "none":
         return "no candidate could be run beside the soft prompt"
-    return (
-        f"not run beside the soft prompt: give {MIN_PROBES} inputs or more with --examples, and leave out --no-verify"
-    )
+    return "not run beside the soft prompt: leave out --no-verify"
 
 
 def share_text(judgement: Judgement) -> str:
