@@ -157,7 +157,8 @@ def translate(
         describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
-            propose = ["describe", "search"] if lm.continues_text or helping.prior else ["describe"]
+            describes, searches = lm.continues_text or helping.describer, lm.continues_text or helping.prior
+            propose = ["describe"] * bool(describes) + ["search"] * bool(searches)
         labelled = read_examples(examples) if lm is not None and examples is not None else []
         if lm is not None and inputs:
             lm = lm.for_outputs(example.output for example in labelled)

@@ -51,12 +51,12 @@ class Task:
     @cached_property
     def scored_by(self) -> str:
         """The metric as answers are compared: 'exact_text' instead of 'exact_match' for a task that is about what this
-        one overlooks, such as capital letters: most outputs are their inputs, or some labels are others, after
-        `normalise_answer`."""
+        one overlooks, such as capital letters: after `normalise_answer` most outputs are their inputs, or half of the
+        labels are the others."""
         if self.metric != "exact_match":
             return self.metric
         labels = {label.strip() for label in self.labels or ()}
-        merged = len({normalise_answer(label) for label in labels}) < len(labels)
+        merged = len(labels) > 1 and 2 * len({normalise_answer(label) or label for label in labels}) <= len(labels)
         changed = [one for one in self.examples if one.input.strip() != one.output.strip()]
         same = sum(normalise_answer(one.input) == normalise_answer(one.output) for one in changed)
         return "exact_text" if merged or 2 * same > len(self.examples) else self.metric

@@ -165,9 +165,10 @@ class Certificate:
         """What follows, whichever way it goes."""
         said = []
         parts = [read for read in (VECTORS_ALONE, ACTS_ALONE) if read in self.reads]
-        spoiled = [read for read in self.reads if read not in (MATCHED, *parts, *RIVALS.values())]
+        others = [read for read in self.reads if read not in (MATCHED, *parts, *RIVALS.values())]
+        spoiled = [read for read in others if _is_enough(self.difference(read, "nll"))]
         worse = [read for read in spoiled if _is_above(self.difference(read, "nll"))]
-        if spoiled and self.n_tasks < _FEWEST_TASKS:
+        if others and not spoiled:
             said.append(f"{self.n_tasks} tasks are too few to say whether the translator reads soft prompts.")
         elif spoiled:
             rest = [read for read in spoiled if read not in worse]

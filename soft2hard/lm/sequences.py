@@ -29,12 +29,16 @@ class Query:
     """The text whose probability is asked for; not read by generation."""
 
 
+_WORDS = "words"  # stands for any text that ends in no special token
+
+
 class Piece(NamedTuple):
     """A text that is tokenised by itself."""
 
     text: str
-    inside: bool = False
-    """Whether text stands right before it: some tokenizers write a space at the beginning of a text, only there."""
+    before: str = ""
+    """Text that stands right before it, or its end: some tokenizers begin a text, or what follows a special token, with
+    a space."""
 
 
 class SequenceEncoder:
@@ -56,15 +60,17 @@ class SequenceEncoder:
 
     def ids(self, pieces: Iterable[Piece]) -> dict[Piece, list[int]]:
         """Token ids of each distinct piece, without special tokens around it."""
-        distinct, mark = list(dict.fromkeys(pieces)), self._mark
-        marked = [bool(mark) and piece.inside and bool(piece.text) for piece in distinct]
-        texts = ["\n" * is_marked + piece.text for piece, is_marked in zip(distinct, marked, strict=True)]
-        rows = self._plain(texts)
-        begin = [
-            len(mark) if is_marked and row[: len(mark)] == mark else 0
-            for row, is_marked in zip(rows, marked, strict=True)
-        ]
-        return {piece: row[n:] for piece, row, n in zip(distinct, rows, begin, strict=True)}
+        distinct = list(dict.fromkeys(pieces))
+        found = dict(zip(distinct, self._plain([piece.text for piece in distinct]), strict=True))
+        if not self._begins_texts:
+            return found
+        inside = [piece for piece in distinct if piece.text and piece.before]
+        marks = [self._mark(piece.before) for piece in inside]
+        marked = self._plain([mark + piece.text for mark, piece in zip(marks, inside, strict=True)])
+        for piece, mark, row in zip(inside, self._plain(marks), marked, strict=True):
+            if row[: len(mark)] == mark:
+                found[piece] = row[len(mark) :]
+        return found
 
     def _plain(self, texts: Rows[str]) -> list[list[int]]:
         """Token ids of texts that nothing stands before."""
@@ -79,20 +85,31 @@ class SequenceEncoder:
         return found
 
     @cached_property
-    def _mark(self) -> list[int]:
-        """The tokens of a line break, where the tokenizer writes something of its own before a text; else none. A piece
-        from the middle of a text is tokenised behind a line break, so that it is not taken for a beginning."""
+    def _begins_texts(self) -> bool:
+        """Whether the tokenizer writes something of its own before a text."""
         one, two = self._plain(["\n", "\n\n"])
-        return one if len(one) > 1 and two[: len(one)] == one else []
+        return len(one) > 1 and two[: len(one)] == one
 
-    def text(self, text: str, inside: bool = False) -> list[int]:
-        """Token ids of one text, without special tokens around it; `inside`: as in the middle of a text."""
-        piece = Piece(text, inside)
+    def _mark(self, before: str) -> str:
+        """What a piece is tokenised behind, so that it is not taken for the beginning of a text: the special token that
+        ends the text before it, else a line break."""
+        ends = [token for token in self._special if before.endswith(token)]
+        return max(ends, key=len, default="\n")
+
+    @cached_property
+    def _special(self) -> list[str]:
+        return [token for token in self.tokenizer.get_added_vocab() if token]
+
+    def text(self, text: str, before: str = "") -> list[int]:
+        """Token ids of one text, without special tokens around it, behind the text before it."""
+        piece = Piece(text, before)
         return self.ids([piece])[piece]
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a hard prompt, as it stands in its place in the template."""
-        return self.text(self.template.hard_text(text), self.template.input_first or bool(self.template.opening))
+        template = self.template
+        before = template.separator.rstrip(" ") or _WORDS if template.input_first else template.opening.rstrip(" ")
+        return self.text(template.hard_text(text), before)
 
     def lead(self, kind: Kind) -> list[int]:
         """Ids of all that stands before a prompt of this kind, whatever the input: none where that comes first."""
@@ -115,7 +132,7 @@ class SequenceEncoder:
         first = kind == "soft" and self.template.place == "first"
         text = self.template.lead_of("soft" if kind == "soft" else "hard") + self.template.input_prefix.rstrip()
         text = (self.template.opening if first else "") + text
-        return (self.leading if first else []) + self.text(text, self._follows_text(kind))
+        return (self.leading if first else []) + self.text(text, self._before_body(kind))
 
     def output(self, output: str) -> list[int]:
         """Token ids of one output, EOS included; of a masked LM's the one token."""
@@ -153,20 +170,22 @@ class SequenceEncoder:
 
     def _written(self, output: str) -> Piece:
         """What a subject writes; a decoder of its own begins with it."""
-        return Piece(self.template.output_text(output), self._reader != "encoder-decoder")
+        before = "" if self._reader == "encoder-decoder" else self.template.output_prefix or _WORDS
+        return Piece(self.template.output_text(output), before)
 
-    def _follows_text(self, kind: Kind) -> bool:
-        """Whether text stands right before a body; virtual tokens are none, and users of PEFT begin behind them."""
-        return kind == "hard" or (kind == "none" and bool(self.template.opening))
+    def _before_body(self, kind: Kind) -> str:
+        """What stands right before a body; virtual tokens are no text, and users of PEFT begin behind them."""
+        return {"hard": _WORDS, "none": self.template.opening.rstrip(" "), "soft": ""}[kind]
 
     def _around(self, input: str, kind: Kind) -> tuple[Piece, Piece]:
         """The text before a prompt of this kind that is this input's own, and the text after it."""
         if self.template.input_first:
-            return Piece(self.template.before_text(input)), Piece(self.template.output_prefix, kind != "soft")
+            before = "" if kind == "soft" else _WORDS
+            return Piece(self.template.before_text(input, kind)), Piece(self.template.output_prefix, before)
         # All that follows virtual tokens at the very beginning is one text, as PEFT's users tokenise it.
         first = kind == "soft" and self.template.place == "first"
         before = self.template.opening if first else self.template.spaces_before_body(kind)
-        return Piece(""), Piece(before + self.template.body_text(input, kind), self._follows_text(kind))
+        return Piece(""), Piece(before + self.template.body_text(input, kind), self._before_body(kind))
 
     def _example(self, ids: dict[Piece, list[int]], input: str, output: Rows[int], kind: Kind) -> EncodedExample:
         before, body = (ids[piece] for piece in self._around(input, kind))
@@ -181,7 +200,7 @@ class SequenceEncoder:
     @cached_property
     def _after(self) -> list[int]:
         """What a masked LM reads behind the output."""
-        return self.text(self.template.output_suffix, inside=True) + self.around[1]
+        return self.text(self.template.output_suffix, before=_WORDS) + self.around[1]
 
     def _end(self) -> int:
         tokenizer = self.tokenizer

@@ -106,13 +106,14 @@ class Template:
             return self.soft_separator or ""
         return "" if kind == "none" else self.separator
 
-    def before_text(self, input: str) -> str:
-        """All that stands before a prompt, leading tokens apart, where the input comes first."""
-        return f"{self.opening}{self.input_prefix}{input}{self.separator.rstrip(' ')}"
+    def before_text(self, input: str, kind: Kind) -> str:
+        """All that stands before a prompt of this kind, leading tokens apart, where the input comes first."""
+        separator = "" if kind == "none" else self.separator.rstrip(" ")
+        return f"{self.opening}{self.input_prefix}{input}{separator}"
 
     def hard_text(self, prompt: str) -> str:
         """A hard prompt as it is tokenised: with the spaces that part it from the text before it."""
-        if not prompt or prompt[0].isspace():
+        if not prompt or (self.input_first and prompt[0].isspace()):
             return prompt
         return _last_spaces(self.separator if self.input_first else self.opening) + prompt
 

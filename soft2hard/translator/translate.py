@@ -222,9 +222,10 @@ class _Translating:
 
         Raises UserError where nothing does.
         """
+        describes = self.subject.continues_text or self.helpers.describer is not None
         if self.subject.continues_text or self.helpers.prior is not None:
-            return ("describe", "search")
-        if self.helpers.describer is None:
+            return ("describe", "search") if describes else ("search",)
+        if not describes:
             raise UserError(
                 f"'{self.subject.name}' is {self.subject.family}, which writes no texts: no candidates come from it.",
                 "Name a model that describes what the soft prompt does with --describer, such as embedded, or give a "

@@ -114,8 +114,8 @@ class Asking:
 
 
 def room_for(task: Task) -> int:
-    """Tokens that answers to a task are given, if the user names none: what its longest output may take under any
-    tokenizer, a token for two bytes."""
+    """Tokens that answers to a task are given, if the user names none: as many as its longest output may take, a token
+    for two bytes, twice what English takes."""
     return max([_USUAL_ROOM, *(-(-len(e.output.encode()) // 2) for e in (*task.train, *task.test))])
 
 
