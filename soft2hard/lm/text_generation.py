@@ -49,7 +49,7 @@ class LocalGenerator:
 
     def __init__(self, lm: Subject, max_new_tokens: int = 48, temperature: float = 0.9, *, chat: bool = False):
         """`chat`: each text is what a user says, in the model's chat template, where it has one. A model that can think
-        before it answers is asked not to, since its thoughts would fill what there is room for."""
+        before it answers is asked not to: thoughts would use up the tokens of the answer."""
         if not lm.continues_text:
             raise UserError(f"The generator '{lm.name}' is {lm.family}.", "Give one that continues a text.")
         if temperature <= 0 or max_new_tokens < 1:
