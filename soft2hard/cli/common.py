@@ -75,6 +75,7 @@ TranslatorName = Annotated[
     ),
 ]
 
+_SHOWN_UNKNOWN = 3  # words
 _RUN = run_folders.Kind("a run", "run.json", lambda record: record["settings"])
 """What a folder was made with, so that a rerun resumes its own work and no other."""
 
@@ -194,7 +195,12 @@ def say_unknown(subject: "Subject", texts: Collection[str]) -> None:
 
     share = subject.unknown_share(texts)
     if share > NOTEWORTHY_UNKNOWN:
-        say(f"{share:.0%} of the tokens of these examples are unknown to the subject, which cannot tell or write them.")
+        words = sorted({word for text in texts for word in text.split()})
+        unknown = [word for word in words if subject.unknown_share([word])][:_SHOWN_UNKNOWN]
+        say(
+            f"{share:.0%} of the tokens of these examples are unknown to the subject, which cannot tell or write them, "
+            f"such as {', '.join(map(repr, unknown))}."
+        )
 
 
 def say(text: str) -> None:

@@ -466,6 +466,7 @@ def test_words_that_the_subject_does_not_know_are_told_before_they_are_tuned_on(
     (tmp_path / "strange.csv").write_text("input,output\nquux one,zyzzy\nquux two,plugh\nquux four,plugh\n")
     result = run("tune", tmp_path / "strange.csv", "--subject", subject, "-o", tmp_path / "out", *QUICK)
     assert result.exit_code == 0 and told in result.stderr, result.stderr
+    assert "such as 'plugh', 'quux', 'zyzzy'." in result.stderr
     assert told not in run("tune", kinds, "--subject", subject, "-o", tmp_path / "known", *QUICK).stderr
 
 
