@@ -210,7 +210,7 @@ def test_a_template_with_the_input_first_takes_no_solved_examples():
 
 def test_spaces_before_a_prompt_behind_the_input_are_part_of_it():
     template = read_template("{input} {prompt}{output} .").template
-    assert template.before_text("cat") == "cat"
+    assert [template.before_text("cat", kind) for kind in ("soft", "hard", "none")] == ["cat"] * 3
     assert template.hard_text("Great") == " Great"
     assert template.hard_text(" Great") == " Great"
     assert template.hard_text("") == ""
