@@ -15,7 +15,7 @@ from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.model import Translator
 from soft2hard.translator.search import Budget, Effort, Search, near
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import Translation, divided, translate
+from soft2hard.translator.translate import TOO_FEW_INPUTS, Translation, divided, translate
 from soft2hard.translator.verdict import lower_bound, verdict_of
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share, surest
 from tests import tiny_models, tiny_training
@@ -389,14 +389,16 @@ def test_with_nothing_to_verify_against_the_greedy_text_comes_unverified(
     proposing("red blue", OWN_TEXT)
     silent = tiny_training.llama_subject()
     silent.model.lm_head.weight.data.zero_()[2] = 1.0  # its inputs hardly ever close
-    for found in (
-        one(translator, None, soft(subject), inputs=INPUTS, config={"verify": False}),
+    unasked = one(translator, None, soft(subject), inputs=INPUTS, config={"verify": False})
+    too_few = (
         one(translator, subject, soft(subject), inputs=[[]]),
         one(translator, subject, soft(subject), inputs=INPUTS[:3]),  # fewer than can tell
         one(translator, silent, soft(subject), config={"n_probes": 8, "n_checks": 0}),
-    ):
+    )
+    for found in (unasked, *too_few):
         assert (found.text, found.greedy, found.verdict) == ("red blue", "red blue", "unverified")
-        assert (found.agreement, found.divergence, found.n_probes, found.probe_source) == (None, None, 0, "none")
+        assert (found.agreement, found.divergence, found.n_probes) == (None, None, 0)
+        assert found.probe_source == ("none" if found is unasked else TOO_FEW_INPUTS)
         assert found.candidates == ()
 
 
