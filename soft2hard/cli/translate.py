@@ -148,6 +148,7 @@ def translate(
     with result_stream(output) as write:
         quiet()
         from soft2hard.translator.translate import translate as translate_all
+        from soft2hard.translator.translate import without_translator
 
         name = subject_of(soft_prompts, subject)
         if subject is not None and not verify:  # no subject is loaded, whose name then tells which translator fits
@@ -157,8 +158,7 @@ def translate(
         describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
-            describes, searches = lm.continues_text or helping.describer, lm.continues_text or helping.prior
-            propose = ["describe"] * bool(describes) + ["search"] * bool(searches)
+            propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
         labelled = read_examples(examples) if lm is not None and examples is not None else []
         if lm is not None and inputs:
             lm = lm.for_outputs(example.output for example in labelled)

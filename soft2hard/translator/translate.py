@@ -222,16 +222,14 @@ class _Translating:
 
         Raises UserError where nothing does.
         """
-        describes = self.subject.continues_text or self.helpers.describer is not None
-        if self.subject.continues_text or self.helpers.prior is not None:
-            return ("describe", "search") if describes else ("search",)
-        if not describes:
+        names = without_translator(self.subject, self.helpers.describer is not None, self.helpers.prior is not None)
+        if not names:
             raise UserError(
                 f"'{self.subject.name}' is {self.subject.family}, which writes no texts: no candidates come from it.",
                 "Name a model that describes what the soft prompt does with --describer, such as embedded, or give a "
                 "translator for it.",
             )
-        return ("describe",)
+        return names
 
     def _prior(self) -> InstructionPrior | None:
         """What texts without a translator are weighed by; a subject that continues no text has none to offer."""
@@ -423,6 +421,13 @@ class _Translating:
         enough = {i: some for i, some in inputs.items() if len(some) >= fewest}
         found = self.verifier.probe([self.prompts[i] for i in enough], list(enough.values())) if enough else []
         return dict(zip(enough, found, strict=True))
+
+
+def without_translator(subject: Subject, has_describer: bool, has_prior: bool) -> tuple[ProposerName, ...]:
+    """What proposes where no translator does: a subject that continues no text neither describes nor is a prior."""
+    describes, searches = subject.continues_text or has_describer, subject.continues_text or has_prior
+    asked: dict[ProposerName, bool] = {"describe": describes, "search": searches}
+    return tuple(name for name, is_able in asked.items() if is_able)
 
 
 def _behaviour(
