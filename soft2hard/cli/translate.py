@@ -163,6 +163,7 @@ def translate(
         if lm is not None and inputs:
             lm = lm.for_outputs(example.output for example in labelled)
             say_unknown(lm, set(inputs))
+            soft_prompts = _with_scale(lm, soft_prompts, labelled)
             _say_layout(lm, soft_prompts, labelled, examples, loading.template)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
@@ -206,6 +207,28 @@ def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
             f"{unknown[0].origin} does not say what text stood around its inputs when it was tuned: 'Input: ...' and "
             "'Output:' on lines of their own are assumed. If it was another, give it with --template."
         )
+
+
+def _with_scale(
+    lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", labelled: "Sequence[Example]"
+) -> "list[SoftPrompt]":
+    """Soft prompts for Gemma 1 and 2 that do not say if they hold the scale of its embeddings: as outputs tell."""
+    from soft2hard.translator.layout_check import likelier_scale
+
+    if not lm.scale_has_moved or lm.loading.embedding_scale or not labelled:
+        return list(soft_prompts)
+    found = []
+    for prompt in soft_prompts:
+        if prompt.scale is None:
+            scale = likelier_scale(lm, prompt, labelled)
+            say(
+                f"The outputs are likelier if {prompt.origin} has the factor {lm.embedding_scale:.2f} of "
+                f"'{lm.name}' {'in its vectors' if scale == 'included' else 'left out of its vectors'} "
+                f"(--embedding-scale {scale})."
+            )
+            prompt = replace(prompt, scale=lm.embedding_scale if scale == "included" else 1.0)
+        found.append(prompt)
+    return found
 
 
 def _say_layout(

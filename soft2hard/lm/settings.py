@@ -23,6 +23,9 @@ class Loading:
     prompts tuned by soft2hard know theirs. See docs/templates.md."""
     stop: tuple[str, ...] = ()
     """A text that ends an output, as EOS and the template's own endings do; may be given several times."""
+    embedding_scale: Literal["included", "left-out"] | None = None
+    """Of soft prompts for Gemma 1 and 2 that do not say it: whether their vectors hold the factor by which these models
+    multiply embeddings ('included': tuned with transformers 5.4 or later; 'left-out': tuned before)."""
     dtype: Literal["auto", "saved", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the weights; 'saved': as in its files; 'auto': as saved on a GPU, on a CPU as saved where that is
     fast there, else float32."""
@@ -80,7 +83,7 @@ class Loading:
         return found
 
 
-ROUNDING = ("dtype", "quantization", "template", "stop")
+ROUNDING = ("dtype", "quantization", "template", "stop", "embedding_scale")
 """Fields of `Loading` that change a subject's numbers; the others may differ from machine to machine."""
 
 

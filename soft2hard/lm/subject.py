@@ -344,8 +344,7 @@ class Subject:
         lead = self.lead_embeddings(kind_of(prompt))
         if isinstance(prompt, SoftPrompt):
             self.check(prompt)
-            factor = self.embedding_scale / prompt.scale if self._lm.scale_has_moved else 1.0
-            return torch.cat([lead, (prompt.embeddings * factor if factor != 1.0 else prompt.embeddings).to(lead)])
+            return torch.cat([lead, self.in_own_scale(prompt).embeddings.to(lead)])
         return torch.cat([lead, self.embed_prompt(prompt or "")])
 
     def prompts_first(self) -> "Subject":
@@ -388,18 +387,47 @@ class Subject:
                 f"The soft prompt is {soft_prompt.d_model} wide, but the subject '{self.name}' is {self.d_model} wide.",
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",
             )
-        if self._lm.scale_has_moved and soft_prompt.scale is None:
-            raise UserError(
-                f"{soft_prompt.origin} does not say if its vectors include the factor {self.embedding_scale:.2f} of "
-                f"'{self.name}' (it multiplies its embeddings): they do where transformers 5.4 or later tuned them.",
-                f"Save it again with what holds: dataclasses.replace(prompt, scale={self.embedding_scale:.6f}), or "
-                "scale=1.0 for prompts from before.",
-            )
+        self._scale_of(soft_prompt)
         if soft_prompt.fingerprint not in (None, self.fingerprint) and not self._knew_earlier(soft_prompt):
             raise UserError(
                 f"The soft prompt was tuned on another model than '{self.name}': their embeddings differ.",
                 f"Use the subject it was tuned on{_named(soft_prompt)}.",
             )
+
+    @property
+    def scale_has_moved(self) -> bool:
+        """True for Gemma 1 and 2, whose soft prompts from before transformers 5.4 lack the scale of the embeddings."""
+        return self._lm.scale_has_moved
+
+    def _scale_of(self, soft_prompt: SoftPrompt) -> float:
+        """The factor of the embeddings that its vectors include. Raises UserError where nothing says so."""
+        if not self.scale_has_moved:
+            if self.loading.embedding_scale is not None:
+                raise UserError(
+                    f"Vectors for '{self.name}' never had another scale: only those for Gemma 1 and 2 had.",
+                    "Leave --embedding-scale out.",
+                )
+            return self.embedding_scale
+        said = {"included": self.embedding_scale, "left-out": 1.0, None: None}[self.loading.embedding_scale]
+        scale = said if soft_prompt.scale is None else soft_prompt.scale
+        if scale is None:
+            raise UserError(
+                f"{soft_prompt.origin} does not say if its vectors include the factor {self.embedding_scale:.2f} of "
+                f"'{self.name}' (it multiplies its embeddings).",
+                "Say --embedding-scale included for one that transformers 5.4 or later tuned, left-out for one from "
+                "before; examples with outputs tell, too.",
+            )
+        return scale
+
+    def in_own_scale(self, soft_prompt: SoftPrompt) -> SoftPrompt:
+        """The soft prompt with vectors as this subject's layers read them.
+
+        Raises UserError where it does not say if its vectors include the scale of the embeddings, and might not.
+        """
+        factor = self.embedding_scale / self._scale_of(soft_prompt)
+        if factor == 1.0:
+            return soft_prompt
+        return replace(soft_prompt, embeddings=soft_prompt.embeddings * factor, scale=self.embedding_scale)
 
     @cached_property
     def batch_tokens(self) -> int:

@@ -1,7 +1,8 @@
-"""Whether a soft prompt from elsewhere is read in the layout that it was tuned in: labelled examples tell."""
+"""Whether a soft prompt from elsewhere is read as it was tuned, in layout and scale: labelled examples tell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
@@ -52,6 +53,17 @@ def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[E
     except UserError:
         without = None
     return LayoutCheck(soft, without, other)
+
+
+def likelier_scale(
+    subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]
+) -> Literal["included", "left-out"]:
+    """Whether the vectors of a soft prompt that does not say it include the scale of the subject's embeddings: as what
+    the examples' outputs are likelier."""
+    subject = subject.for_prompts([soft_prompt])
+    included = _nll(subject, replace(soft_prompt, scale=subject.embedding_scale), examples[:_EXAMPLES])
+    left_out = _nll(subject, replace(soft_prompt, scale=1.0), examples[:_EXAMPLES])
+    return "included" if included <= left_out else "left-out"
 
 
 def _nll(subject: Subject, prompt: Prompt, examples: Sequence[Example]) -> float:

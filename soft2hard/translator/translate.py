@@ -168,6 +168,7 @@ def translate(
             subject.template.check_shows()
         for prompt in prompts:
             subject.check(prompt)
+        prompts = [subject.in_own_scale(prompt) for prompt in prompts]
     source, views = None, [helpers.read or prompts]
     if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
         were_given = inputs is not None

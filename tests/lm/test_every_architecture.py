@@ -6,12 +6,14 @@ asserted of each, and that numbers and texts are the model's own whatever else i
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from soft2hard.data_gen.corpus.folder import CorpusPlan
@@ -302,3 +304,33 @@ def test_the_commands_go_all_the_way(architecture, tmp_path: Path):
     done = run("evaluate", *flags, *models, "-o", tmp_path / "run")
     assert done.exit_code == 0, done.stderr
     assert "6 cells" in done.stdout and "0 of them failed" in done.stdout
+
+
+def test_an_adapter_for_gemma_from_another_program_needs_a_word_about_the_scale_or_examples(tmp_path: Path):
+    """Transformers 5.4 moved the scale of Gemma 1 and 2 from the backbone into the lookup of tokens."""
+    folder = write_model(tmp_path / "subject", "gemma2")
+    subject = Subject.from_pretrained(folder)
+    adapter = tmp_path / "adapter"
+    before = SoftPrompt(subject.embed_text("one two three").clone() / subject.embedding_scale, scale=1.0)
+    before.save_pretrained(adapter, base_model=str(folder))
+    weights = adapter / "adapter_model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})  # as PEFT saves it, with no word of ours
+    read = subject.for_prompts([SoftPrompt.from_pretrained(adapter)])
+    examples = tmp_path / "examples.csv"
+    answers = read.generate([Query(before, word) for word in tiny_models.WORDS[3:19]], 4)
+    rows = [f"{word},{answer}" for word, answer in zip(tiny_models.WORDS[3:19], answers, strict=True) if answer.strip()]
+    assert len(rows) > 3
+    examples.write_text("input,output\n" + "\n".join(rows) + "\n")
+    inputs = tmp_path / "inputs.txt"
+    inputs.write_text("\n".join(tiny_models.WORDS[3:19]) + "\n")
+    few = ["--candidates", 2, "--probes", 4, "--propose", "search", "--max-calls", 50]
+    refused = run("translate", adapter, "--examples", inputs, *few)
+    assert refused.exit_code == 2 and "--embedding-scale included" in refused.stderr
+    told = run("translate", adapter, "--examples", examples, *few, "--json")
+    assert told.exit_code == 0, told.stderr
+    scale = re.search(r"\(--embedding-scale (included|left-out)\)", told.stderr)[1]
+    found = {
+        name: run("translate", adapter, "--examples", examples, *few, "--embedding-scale", name, "--json")
+        for name in ("included", "left-out")
+    }
+    assert found[scale].stdout == told.stdout != found[{"included", "left-out"}.difference({scale}).pop()].stdout

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from soft2hard.errors import UserError
+from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
@@ -273,8 +274,24 @@ def test_a_soft_prompt_of_gemma_says_if_it_includes_the_scale_and_is_converted_o
         subject.target_scores([Query(prompt, "up", "down")])[0].log_likelihood for prompt in (now, before, "cat dog")
     ]
     assert found == pytest.approx([found[2]] * 3, abs=1e-4)
-    with pytest.raises(UserError, match="does not say if its vectors include the factor.*scale=1.0"):
+    with pytest.raises(UserError, match="does not say if its vectors include the factor.*--embedding-scale included"):
         subject.check(SoftPrompt(vectors))
+    torch.testing.assert_close(subject.in_own_scale(before).embeddings, now.embeddings)
+    assert subject.in_own_scale(before).scale == subject.embedding_scale
+
+
+@pytest.mark.parametrize("said", ["included", "left-out"])
+def test_the_scale_that_the_user_names_is_that_of_soft_prompts_that_do_not_say_it(said: str) -> None:
+    bare = tiny_models.subject("gemma2")
+    named = Subject(bare.model, bare.tokenizer, name="tiny", loading=Loading(embedding_scale=said))
+    factor = bare.embedding_scale if said == "left-out" else 1.0
+    vectors = bare.embed_text("cat dog").clone()
+    found = named.target_scores([Query(SoftPrompt(vectors / factor), "up", "down"), Query("cat dog", "up", "down")])
+    assert found[0].log_likelihood == pytest.approx(found[1].log_likelihood, abs=1e-4)
+    other = tiny_models.subject("gemma3")
+    other = Subject(other.model, other.tokenizer, name="tiny", loading=Loading(embedding_scale=said))
+    with pytest.raises(UserError, match="never had another scale.*Leave --embedding-scale out"):
+        other.check(SoftPrompt(other.embed_text("cat").clone()))
 
 
 def test_a_soft_prompt_of_an_earlier_version_is_still_known_by_its_fingerprint() -> None:

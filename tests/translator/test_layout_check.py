@@ -1,4 +1,4 @@
-"""Labelled examples tell whether a soft prompt from elsewhere is read in the layout that it was tuned in."""
+"""Labelled examples tell whether a soft prompt from elsewhere is read as it was tuned, in layout and scale."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template, read_template
 from soft2hard.storage.names import embedded_path
-from soft2hard.translator.layout_check import LayoutCheck, check_layout, with_space_elsewhere
+from soft2hard.translator.layout_check import LayoutCheck, check_layout, likelier_scale, with_space_elsewhere
 from tests import tiny_models, tiny_training
 
 SAMPLES = sorted(Path("soft2hard/checkpoints/embedded/soft_prompts").glob("*.safetensors"))
@@ -44,6 +44,18 @@ def test_likelihoods_are_those_of_the_outputs_a_token_on_both_sides_of_the_space
         scores = under.target_scores([Query(prompt, one.input, one.output) for one in examples])
         expected = -sum(s.log_likelihood for s in scores) / sum(s.n_tokens for s in scores)
         assert value == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["included", "left-out"])
+def test_outputs_tell_whether_vectors_include_the_scale_of_the_embeddings(scale: str) -> None:
+    subject = tiny_models.subject("gemma2")
+    vectors = subject.embed_text("up red").clone()
+    known = SoftPrompt(vectors / (subject.embedding_scale if scale == "left-out" else 1.0), place="first")
+    own = replace(known, scale=1.0 if scale == "left-out" else subject.embedding_scale)
+    texts = ["red cat", "dog", "one two", "cat dog"]
+    written = subject.for_prompts([own]).generate([Query(own, text) for text in texts], 4)
+    examples = [Example(text, output) for text, output in zip(texts, written, strict=True)]
+    assert likelier_scale(subject, known, examples) == scale
 
 
 def test_the_space_goes_to_the_other_side_and_back() -> None:

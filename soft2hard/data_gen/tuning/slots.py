@@ -222,7 +222,7 @@ def given_prompt(
             f"{called} has {soft_prompt.n_tokens} virtual tokens, but {n_tokens} are to be tuned.",
             f"Set the number of tokens to {soft_prompt.n_tokens}.",
         )
-    return soft_prompt.embeddings.clone()
+    return subject.in_own_scale(soft_prompt).embeddings.clone()
 
 
 def _random_tokens(subject: Subject, n_tokens: int, rng: Random) -> Tensor:

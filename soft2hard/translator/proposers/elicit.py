@@ -113,7 +113,7 @@ def encode_target(subject: Subject, soft_prompt: SoftPrompt, text: TargetText, p
     Raises UserError where the placeholder is not one token that the subject knows.
     """
     before, after = subject.prompts_first().prompt_embeddings(text.before or None), subject.embed_text(text.after)
-    return PatchedPrompt(soft_prompt, before, placeholder_embedding(subject, placeholder), after)
+    return PatchedPrompt(subject.in_own_scale(soft_prompt), before, placeholder_embedding(subject, placeholder), after)
 
 
 def placeholder_embedding(subject: Subject, word: str) -> Float[Tensor, "1 d_model"]:
