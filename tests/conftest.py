@@ -17,6 +17,13 @@ def as_many_threads_as_before() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def without_translator_of_any_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if SmolLM2 could not be fetched, whose translator serves subjects without one: results of tests must not
+    depend on it, and loading it takes seconds. Tests of it overrule this."""
+    monkeypatch.setattr("soft2hard.translator.translate.of_any_subject", lambda subject: None)
+
+
 @pytest.fixture
 def without_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if UMAP were not installed: compiling it takes half a minute in every process; its own test does that."""

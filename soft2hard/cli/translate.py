@@ -74,8 +74,9 @@ HelpingFlags = flags_of(Helping, "Models that help")
 Translators = Annotated[
     str | None,
     Parameter(
-        help="The translator: 'embedded', a folder that train or finetune has written, or its name on the hub. By "
-        "default the one that comes along, where it fits; without one, texts are described and searched for."
+        help="The translator: 'embedded', 'smollm2', a folder that train or finetune has written, or its name on the "
+        "hub. By default the one that comes along and was trained for the subject, else see --propose. One that reads "
+        "what soft prompts do (--reads both or examples) may be of another subject."
     ),
 ]
 MoreThan0 = Annotated[float | None, Parameter(validator=Number(gt=0))]
@@ -117,10 +118,11 @@ def translate(
         examples: Inputs of the soft prompt's task to see it at work on, and to verify on: .jsonl or .csv with a column
             input, or .txt with one a line. The closer to real use, the surer the verdict. Without them the subject
             makes up its own. Of a task file, the test examples are left out, which judge the text later.
-        propose: Where texts come from: translator (one that reads the vectors), describe (a language model that is
+        propose: Where texts come from: translator (one that reads the soft prompt), describe (a language model that is
             shown what the soft prompt does), elicit (the subject itself, asked by patching), search (swaps and new ends
-            under the subject's own prior); several may follow. By default the translator where one fits, else describe
-            and search.
+            under the subject's own prior); several may follow. By default the translator where one fits, else that of
+            SmolLM2, which reads what soft prompts of any model do (fetched once, 100 MB), and describe; describe and
+            search where it cannot be fetched.
         demonstrations: Also give the text with so many pairs of input and output, written by the soft prompt.
         candidates: Texts of the translator to choose among by verification; more take longer and find better ones.
         probes: Inputs to choose among candidates on, at most; more tell finer differences, and take longer. Others,
@@ -288,7 +290,9 @@ def _translator(name: str | None, lm: "Subject | None", propose: "Sequence[str] 
 
     if name is not None and propose and "translator" not in propose:
         raise UserError("--translator is given, and --propose does not name it.", "Add translator to --propose.")
-    return None if name is None else Translator.from_pretrained(name, subject=lm)
+    if name is None:
+        return None
+    return Translator.from_pretrained(name) if lm is None else Translator.beside(name, lm)
 
 
 def _describer_behind_api(helping: Helping) -> "TextGenerator | None":

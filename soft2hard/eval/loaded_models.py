@@ -77,7 +77,7 @@ class Models:
         """Raises UserError for one that was trained for another subject."""
         if "translator" not in self.needs or self.config.translator is None:
             return None
-        return Translator.from_pretrained(self.config.translator, subject=self.subject)
+        return Translator.beside(self.config.translator, self.subject)
 
     @cached_property
     def reference(self) -> Subject | None:

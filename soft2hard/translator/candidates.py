@@ -242,7 +242,7 @@ class Mixture:
     """
 
     def __init__(self, translator: "Translator", read: Sequence[SoftPrompt]):
-        self.readings, self.alone = [Reading(translator, one) for one in read], translator.card.evidence.alone
+        self.readings, self.alone = [Reading(translator, one) for one in read], translator.evidence.alone
         fullest = self.readings[-1]
         self.tokenizer, self.eos_id = fullest.tokenizer, fullest.eos_id
         self.sequence_log_probs, self.next_log_probs = fullest.sequence_log_probs, fullest.next_log_probs

@@ -92,7 +92,10 @@ class View:
         """As `of`, with just these pairs; a soft prompt without any is read by itself."""
         if not pairs or not self.reads_examples:
             return soft_prompt
-        return replace(soft_prompt, embeddings=self._showing(soft_prompt.embeddings, pairs))
+        vectors = soft_prompt.embeddings
+        if self.reads == "examples":  # who wrote the pairs may be of another width
+            vectors = vectors.new_zeros(0, self.subject.d_model)
+        return replace(soft_prompt, embeddings=self._showing(vectors, pairs), fingerprint=self.subject.fingerprint)
 
     def chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
         """Those of the inputs that are shown, which depends on the seed and on themselves alone; beside vectors none of

@@ -102,4 +102,4 @@ def views_of(
     of both, the vectors alone before it, since of a kind of task that it never met, examples make it too sure of one
     that it knows."""
     seen = acting(translator, subject, soft_prompts, inputs, seed, max_new_tokens)
-    return [list(soft_prompts), seen] if translator.card.reads == "both" else [seen]
+    return [list(soft_prompts), seen] if translator.reads == "both" else [seen]

@@ -21,13 +21,14 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
+from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.prefix import roomy
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.names import folder_of, is_embedded_subject
 from soft2hard.translator.data import IGNORE, View, n_runs, padded, runs_of_like_length
-from soft2hard.translator.settings import CARD_FILE, Design, TranslatorCard, read_card, write_card
+from soft2hard.translator.settings import CARD_FILE, Design, Evidence, Reads, TranslatorCard, read_card, write_card
 
 READER_FILE = "reader.safetensors"
 TRAINED_ON_FILE = "trained_on.txt"
@@ -41,6 +42,7 @@ _ARCHITECTURES = {
     "encoder-decoder": "soft2hard.translator.encoder_decoder:EncoderDecoderTranslator",
     "causal-lora": "soft2hard.translator.causal:CausalTranslator",
 }
+_READ_ACTS: tuple[Reads, ...] = ("examples", "both")
 _EPSILON = 1e-6
 
 SoftPrompts = Float[Tensor, "batch n d_subject"]
@@ -377,11 +379,23 @@ class Translator:
         """The reference instructions that it was trained on; empty where that was not kept."""
         self.subject_rows: dict[str, Tensor] = {}
         """The rows in `ROWS_FILE`, with their numbers."""
+        self.home: Subject | None = None
+        """Its own subject, where it is for soft prompts of others (`abroad`), whose vectors it cannot read."""
         self._known = {card.fingerprint}
 
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def reads(self) -> Reads:
+        """What it is given of a soft prompt, see `Design.reads`; of another subject's only what it does."""
+        return self.card.reads if self.home is None else "examples"
+
+    @property
+    def evidence(self) -> Evidence:
+        """How far its subject's reactions to texts are to be believed; of another subject nothing is known."""
+        return self.card.evidence if self.home is None else Evidence(weight=None)
 
     @classmethod
     def for_subject(cls, subject: Subject, design: Design = Design()) -> "Translator":
@@ -451,6 +465,35 @@ class Translator:
             translator.bind(subject)
         return translator
 
+    @classmethod
+    def abroad(cls, name_or_path: str | Path) -> "Translator":
+        """A translator that reads what soft prompts do, for those of subjects that it was not trained for.
+
+        Nothing but what they do is read then, as text, in the words of its own subject, which is loaded with it. Raises
+        UserError for one that does not read this, and where its own subject cannot be loaded.
+        """
+        card = read_card(folder_of(name_or_path, "translator"))
+        if card.reads not in _READ_ACTS:
+            raise UserError(
+                f"The translator '{name_or_path}' reads {card.reads}, not what soft prompts do.",
+                "Give one that was trained with --reads both or examples.",
+            )
+        home = load_for_tuning(card.subject)
+        translator = cls.from_pretrained(name_or_path, subject=home)
+        translator.home = home
+        return translator
+
+    @classmethod
+    def beside(cls, name_or_path: str | Path, subject: Subject) -> "Translator":
+        """A translator for the soft prompts of a subject: bound to it where it was trained for it or for another
+        rounding of its weights, else `abroad`. Raises UserError as these do."""
+        folder = folder_of(name_or_path, "translator")
+        card = read_card(folder)
+        is_own = subject.fingerprint == card.fingerprint or is_rounding(read_rows(folder), subject)
+        if is_own or card.reads not in _READ_ACTS:
+            return cls.from_pretrained(name_or_path, subject=subject)
+        return cls.abroad(name_or_path)
+
     def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save model, reader, tokenizer and card to a folder, whole or not at all, optionally in another dtype.
 
@@ -467,14 +510,16 @@ class Translator:
             write_card(folder, self.card)
 
     def view(self, subject: Subject) -> View:
-        """How this translator sees soft prompts of its subject, and their tasks."""
-        return View(subject, self.card.reads, self.card.shown, self.model.room)
+        """How this translator sees soft prompts of the subject, and their tasks."""
+        return View(self.home or subject, self.reads, self.card.shown, self.model.room)
 
     def check(self, soft_prompt: SoftPrompt) -> None:
         """Raise UserError if this translator was trained for the soft prompts of another subject."""
         remedy = (
             f"Name its subject with --subject, or use a translator trained for it (this one: '{self.card.subject}')."
         )
+        if self.card.reads in _READ_ACTS:
+            remedy += " Where their subject runs (without --no-verify), it reads what soft prompts of any subject do."
         if soft_prompt.d_model != self.card.d_subject:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide; this translator reads {self.card.d_subject}.", remedy
@@ -483,11 +528,14 @@ class Translator:
             raise UserError("The soft prompt belongs to another subject than this translator was trained for.", remedy)
 
     def bind(self, subject: Subject) -> None:
-        """Let a translator that reads hidden states take them from this subject; others just check it.
+        """Let a translator that reads hidden states take them from this subject; others just check it. Nothing is to be
+        checked of one `abroad`.
 
         Another rounding of the subject's weights is accepted, with a remark on standard error. Raises UserError for any
         other subject than the one that the translator was trained for.
         """
+        if self.home is not None:
+            return
         if subject.fingerprint not in self._known and is_rounding(self.subject_rows, subject):
             print(_OTHER_ROUNDING.format(subject.name, self.card.subject), file=sys.stderr)
             self._known.add(subject.fingerprint)

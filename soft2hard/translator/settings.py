@@ -27,7 +27,7 @@ META_PROMPT = (
 """The request of arXiv 2205.10782, figure 2, with the example pairs in place of `{examples}`."""
 
 ProposerName = Literal["translator", "describe", "elicit", "search"]
-"""Where candidate texts may come from: a translator that reads the vectors; a language model that is shown what the
+"""Where candidate texts may come from: a translator that reads soft prompts; a language model that is shown what the
 soft prompt does; the subject itself, asked by patching; a search under a prior of instructions."""
 
 Architecture = Literal["encoder-decoder", "causal-lora"]
@@ -129,8 +129,8 @@ class TranslateConfig:
     """Further inputs on which the chosen text alone is judged: the verdict of inputs that chose it would flatter it.
     Of few inputs the first eight choose (half, of fewer than 16), the next 16 judge; further ones are shared."""
     refine_rounds: NonNegativeInt = 2
-    """Rounds of local search around the best candidates where a translator proposes alone; it ends early when
-    nothing improves."""
+    """Rounds of local search around the best candidates where a translator proposes; it ends early when nothing
+    improves."""
     max_new_tokens: PositiveInt | None = None
     """Longest output the subject may write for an input, in tokens; by default 16, and 64 where most outputs under a
     soft prompt do not end within 16."""
@@ -141,7 +141,8 @@ class TranslateConfig:
     needed, and the translator's first guess is given with the verdict 'unverified'."""
     propose: tuple[ProposerName, ...] = ()
     """Where candidate texts come from: translator, describe, elicit, search, or several of them. By default the
-    translator where one fits the soft prompt's subject, else describe and search, which need none."""
+    translator where one fits the soft prompt's subject, else that of SmolLM2, which reads what the soft prompt does,
+    and describe; describe and search where it cannot be fetched."""
     n_descriptions: PositiveInt = 32
     """Candidates asked of the describer for each soft prompt."""
     n_layers: PositiveInt = 6
@@ -168,9 +169,10 @@ class TranslateConfig:
 class Evidence:
     """How verification reads what a subject does under a text, chosen on validation tasks (`eval.calibration`)."""
 
-    weight: float = 1.0
+    weight: float | None = 1.0
     """Of the summed KL(soft || text) against log p(text | soft prompt): 1 where the subject follows texts, towards 0
-    where what it does under them is noise."""
+    where what it does under them is noise. None: not known; what the best text leaves unexplained tells it
+    (`translator.search.weight_by`)."""
     shots: int = 0
     """Pairs of input and output under the soft prompt that stand before the input beside every candidate alike, for
     subjects that follow no text alone."""

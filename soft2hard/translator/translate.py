@@ -1,5 +1,6 @@
 """Translating soft prompts: propose, run beside the soft prompt, search on, judge."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.storage.names import embedded_path, shipped_translators
+from soft2hard.storage.names import SMOLLM2, embedded_path, shipped_translators
 from soft2hard.translator.candidates import Mixture, propose, proposed_under
 from soft2hard.translator.demonstrations import views_of, with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
@@ -126,9 +127,10 @@ def translate(
         prompts: Of one subject. A translation is the same whatever else is translated with it, but for a budget of
             seconds. What goes through the models is counted on behalf of each soft prompt, by its place, but for what
             they make of their inputs together.
-        translator: If not given, the one that comes with the package, where it was trained for the prompts' subject
-            and `config.propose` does not leave it out. One that was trained to read examples reads what the soft
-            prompts write for some of the inputs.
+        translator: If not given, the one that comes with the package and was trained for the prompts' subject, unless
+            `config.propose` leaves it out. One that was trained to read examples reads what the soft prompts write for
+            some of the inputs. Where none fits and `config.propose` does not say what else proposes, that of SmolLM2
+            reads only what they write (`Translator.abroad`).
         subject: Runs candidates beside the soft prompts; if not given, the one that the translator was trained for or
             that the prompts name is loaded, unless `config.verify` is off.
         config: How much is tried and verified.
@@ -144,22 +146,25 @@ def translate(
     """
     if isinstance(prompts, SoftPrompt):
         return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
-    if "translator" in config.propose or not config.propose:
-        translator = translator or _fitting_translator(prompts, subject, by_width=not config.verify)
-    else:
-        translator = None
+    reads = not config.propose or "translator" in config.propose
+    if reads and translator is None:
+        translator = _fitting_translator(prompts, subject, by_width=not config.verify)
+    translator = translator if reads else None
+    if translator is not None and subject is not None:
+        translator.bind(subject)  # before its soft prompts are looked at: they may be of another rounding
+    for prompt in prompts:
+        if translator is not None and translator.home is None:
+            translator.check(prompt)
+    if config.verify:
+        was_named, subject = subject is None, subject or _own_subject(translator, prompts)
+        if reads and translator is None and prompts:
+            translator = _fitting_translator(prompts, subject, by_width=False) if was_named else None
+            translator = translator or of_any_subject(subject)
     if "translator" in config.propose and translator is None and prompts:
         raise UserError(
             "A translator is to propose, and none was given or fits the soft prompt's subject.",
             "Give one for its subject, or leave translator out of what proposes.",
         )
-    if translator is not None and subject is not None:
-        translator.bind(subject)  # before its soft prompts are looked at: they may be of another rounding
-    for prompt in prompts:
-        if translator is not None:
-            translator.check(prompt)
-    if config.verify:
-        subject = subject or _own_subject(translator, prompts)
     if subject is not None:
         if translator is not None:
             translator.bind(subject)
@@ -170,7 +175,7 @@ def translate(
             subject.check(prompt)
         prompts = [subject.in_own_scale(prompt) for prompt in prompts]
     source, views = None, [helpers.read or prompts]
-    if translator is not None and translator.card.reads != "vectors" and helpers.read is None:
+    if translator is not None and translator.reads != "vectors" and helpers.read is None:
         were_given = inputs is not None
         inputs, views = _behaviour(translator, prompts, subject, inputs, config)
         source = None if were_given or inputs is None else _BY_PROMPT
@@ -212,18 +217,21 @@ class _Translating:
         self.config, self.helpers = config, helpers
         self.views: Sequence[Sequence[SoftPrompt]] = [prompts]
         """What the translator reads of each soft prompt, in one way or several; the last is the fullest."""
-        self.names = config.propose or (("translator",) if translator else self._usual())
+        self.names = config.propose or self._usual()
         self.verifier = Verifier(subject, config.max_new_tokens)
         self.budget = Budget(config.max_seconds, config.max_calls)
         self.prior = self._prior()
         self.proposers = self._proposers()
 
     def _usual(self) -> tuple[ProposerName, ...]:
-        """What proposes without a translator: no search under a prior that continues no text.
-
-        Raises UserError where nothing does.
+        """A translator alone; beside one that was trained for another subject also a describer, which may know what it
+        never met; without any, all that can. Raises UserError where nothing does.
         """
+        if self.translator is not None and self.translator.home is None:
+            return ("translator",)
         names = without_translator(self.subject, self.helpers.describer is not None, self.helpers.prior is not None)
+        if self.translator is not None:
+            return ("translator", *(name for name in names if name == "describe"))
         if not names:
             raise UserError(
                 f"'{self.subject.name}' is {self.subject.family}, which writes no texts: no candidates come from it.",
@@ -313,17 +321,19 @@ class _Translating:
         checks: Probes | None,
     ) -> Translation:
         densities: list[Density] = []
-        if self.translator is not None:
-            densities.append(Mixture(self.translator, [view[i] for view in self.views]))
         if self.prior is not None:
             self.prior.forget()
             densities.append(self.prior)
-        evidence = self.translator.card.evidence if self.translator else Evidence()
+        if self.translator is not None:
+            densities.append(Mixture(self.translator, [view[i] for view in self.views]))
+        if "search" in self.names:
+            densities.reverse()  # the last is that which is searched under
+        evidence = self.translator.evidence if self.translator else Evidence()
         search = Search(densities, self.verifier, probes, self.budget, evidence)
         effort = Effort(self.config.refine_rounds)
         if "search" in self.names:
             effort = free(self.config.search_rounds, self.config.search_texts)
-        elif self.prior is not None:
+        elif self.translator is None:
             effort = replace(effort, rounds=0)
         ranked = search.best(proposals, effort)
         if not ranked:
@@ -446,14 +456,13 @@ def _behaviour(
     invite themselves. Raises UserError where it has neither these nor a subject, and for a translator that reads
     nothing.
     """
-    card = translator.card
-    if card.reads == "both" and (subject is None or inputs is None):
+    if translator.reads == "both" and (subject is None or inputs is None):
         return inputs, [list(prompts)]
-    if card.reads == "nothing" or subject is None:
+    if translator.reads == "nothing" or subject is None:
         remedy = "Give one that reads soft prompts."
-        if card.reads != "nothing":
+        if translator.reads != "nothing":
             remedy = "Leave verification on, so that the subject shows what the soft prompt does."
-        raise UserError(f"The translator '{translator.name}' was trained to read {card.reads}.", remedy)
+        raise UserError(f"The translator '{translator.name}' was trained to read {translator.reads}.", remedy)
     if inputs is None:
         n = config.n_probes + config.n_checks
         inputs = invented_inputs(subject, [[prompt] for prompt in prompts], n, config.seed)
@@ -512,6 +521,20 @@ def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None, 
         if fits or (subject and is_rounding(read_rows(folder), subject)):
             return Translator.from_pretrained(folder, subject=subject)
     return None
+
+
+def of_any_subject(subject: Subject) -> Translator | None:
+    """SmolLM2's, which reads what soft prompts of any subject do; None, with a remark, where it cannot be fetched."""
+    try:
+        found = Translator.abroad(SMOLLM2)
+    except UserError as error:
+        print(f"{error.problem} So no translator reads what the soft prompt does.", file=sys.stderr)
+        return None
+    print(
+        f"No translator was trained for '{subject.name}': that of SmolLM2 reads what its soft prompts do.",
+        file=sys.stderr,
+    )
+    return found
 
 
 def _is_of(name: str, family: str) -> bool:

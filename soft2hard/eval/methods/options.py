@@ -490,6 +490,9 @@ class GreedyOptions:
     outputs: Literal["soft_prompt", "task"] = "soft_prompt"
     """Of the examples that it is given: what the soft prompt writes for their inputs, or the task's own, which no
     translation has: for comparison."""
+    vectors: bool = True
+    """Whether a translator that reads both is also given the vectors. Without them it reads what the soft prompt does,
+    as it does of soft prompts of a subject that it was not trained for."""
 
     name = "greedy"
     source = "soft2hard translator, greedy decoding"
@@ -522,6 +525,8 @@ class TranslatedOptions:
     translator: str | None = None
     """As of greedy."""
     outputs: Literal["soft_prompt", "task"] = "soft_prompt"
+    """As of greedy."""
+    vectors: bool = True
     """As of greedy."""
 
     name = "translated"

@@ -24,7 +24,7 @@ class GreedyTranslation(GreedyOptions):
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One text a soft prompt."""
-        translator = _translator(self.translator, bench)
+        translator = _translator(self, bench)
         started = time.monotonic()
         with listening() as heard:
             texts = greedy_texts(translator, cases, bench, labelled=self.outputs == "task")
@@ -36,7 +36,7 @@ class GreedyTranslation(GreedyOptions):
 def greedy_texts(translator: Translator, cases: Sequence[Case], bench: Bench, *, labelled: bool = False) -> list[str]:
     """What the translator writes first for each case, '' for nothing. Where it also reads what soft prompts do, they do
     it on the training inputs; or it is given `labelled` examples."""
-    if labelled or translator.card.reads == "nothing":
+    if labelled or translator.reads == "nothing":
         read = _labelled(translator, cases, bench)
     else:
         inputs = [[example.input for example in case.task.train] for case in cases]
@@ -55,7 +55,7 @@ class VerifiedTranslation(TranslatedOptions):
         # The embedded world's describer knows its words, whatever the generator is.
         helpers = Helpers(None if is_embedded_subject(bench.subject.name) else bench.generator, encoder=bench.encoder)
         _ = bench.subject.scorer.shares_prefixes  # the trial behind it is no case's cost
-        translator = _translator(self.translator, bench)
+        translator = _translator(self, bench)
         for start in range(0, len(cases), _AT_ONCE):
             chunk = cases[start : start + _AT_ONCE]
             started = time.monotonic()
@@ -64,7 +64,7 @@ class VerifiedTranslation(TranslatedOptions):
             inputs = [[e.input for e in (*case.task.validation, *case.task.train)] for case in chunk]
             with listening() as heard:
                 read = None
-                if translator and (self.outputs == "task" or translator.card.reads == "nothing"):
+                if translator and (self.outputs == "task" or translator.reads == "nothing"):
                     read = _labelled(translator, chunk, bench)
                 translations = translate(
                     [case.soft_prompt for case in chunk],
@@ -87,9 +87,12 @@ class VerifiedTranslation(TranslatedOptions):
         return _outcome(found.demonstrated.text, cost, _trace(found))
 
 
-def _translator(name: str | None, bench: Bench) -> Translator | None:
-    """The one that is named, else the bench's."""
-    return bench.translator if name is None else Translator.from_pretrained(name, subject=bench.subject)
+def _translator(options: GreedyOptions | TranslatedOptions, bench: Bench) -> Translator | None:
+    """The one that is named, else the bench's; beside the subject, or as for the soft prompts of another one."""
+    named = options.translator
+    if not options.vectors and (named or bench.translator):
+        return Translator.abroad(named or bench.translator.name)
+    return bench.translator if named is None else Translator.beside(named, bench.subject)
 
 
 def _labelled(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
