@@ -162,11 +162,14 @@ def translate(
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
             propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
         labelled = read_examples(examples) if lm is not None and examples is not None else []
+        layout = None
         if lm is not None and inputs:
             lm = lm.for_outputs(example.output for example in labelled)
             say_unknown(lm, set(inputs))
             soft_prompts = _with_scale(lm, soft_prompts, labelled)
-            _say_layout(lm, soft_prompts, labelled, examples, loading.template)
+            layout = _layout_remark(lm, soft_prompts, labelled, examples, loading.template)
+            if layout:
+                say(layout)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
         longest = max_new_tokens or _longest_output(labelled, lm)
@@ -190,7 +193,9 @@ def translate(
             )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
-        if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
+        if layout and any(result.verdict == "failed" for result in results):
+            say(layout)  # once more, beside the verdict
+        elif not demonstrations and has_place and any(result.verdict == "failed" for result in results):
             say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
@@ -233,34 +238,35 @@ def _with_scale(
     return found
 
 
-def _say_layout(
+def _layout_remark(
     lm: "Subject",
     soft_prompts: "Sequence[SoftPrompt]",
     labelled: "Sequence[Example]",
     examples: Path | None,
     asked: str | None,
-) -> None:
-    """What outputs in the examples tell about the template of a soft prompt that does not say its own."""
+) -> str | None:
+    """What outputs in the examples tell about the template of a soft prompt that does not say its own, if anything."""
     from soft2hard.prompts.template import template_text
     from soft2hard.translator.layout_check import check_layout, with_space_elsewhere
 
     unknown = [prompt for prompt in soft_prompts if prompt.template is None]
     found = check_layout(lm, unknown[0], labelled) if unknown and labelled else None
     if found is None:
-        return
+        return None
     if found.space_is_elsewhere:
         other = with_space_elsewhere(lm.for_prompts(unknown[:1]).template)
         text = asked + "{output}" if asked and asked.endswith(" ") else template_text(other)
-        say(
+        return (
             f"The outputs in {examples} are likelier under {unknown[0].origin} with the space before them on the other "
             f"side ({found.other:.2f} nats a token, here {found.soft:.2f}): try --template '{text}'."
         )
-    elif found.fits_badly:
+    if found.fits_badly:
         beside = "" if found.without is None else f"; {found.without:.2f} without a prompt"
-        say(
+        return (
             f"Under this template {unknown[0].origin} makes the outputs in {examples} unlikely ({found.soft:.2f} nats "
             f"a token{beside}). If it was tuned under another, give that with --template."
         )
+    return None
 
 
 def _check(
