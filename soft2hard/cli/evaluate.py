@@ -47,8 +47,9 @@ def evaluate(
         n_tasks: Without a CONFIG: test tasks at most; 30 if not given.
         seeds: Without a CONFIG: a seed, repeatable.
         subject: Without a CONFIG: the frozen language model, as in soft2hard tune; 'embedded' if not given.
-        translator: Without a CONFIG: 'embedded' (if not given), or a folder that train or finetune has written; 'none'
-            for none.
+        translator: Without a CONFIG: 'embedded', 'smollm2', or a folder that train or finetune has written; 'none' for
+            none. If not given, 'embedded' beside the embedded subject, else 'smollm2', which reads what soft prompts of
+            any subject do.
         reference: Without a CONFIG: language model for perplexities: 'embedded', 'subject', a folder or a name; 'none'
             for none. If not given, 'embedded' beside the embedded subject, else gpt2-xl.
         generator: Without a CONFIG: language model that is asked for instructions, named like --reference. If not

@@ -144,7 +144,7 @@ def translate(
     found = find_soft_prompts(paths)
     if card is not None and len(found) > 1:
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
-    _check(verify, card, demonstrations, propose, helping, examples, loading.template)
+    _check(verify, card, demonstrations, propose, helping, examples, loading)
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
     with result_stream(output) as write:
@@ -193,9 +193,9 @@ def translate(
             )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
-        if layout and any(result.verdict == "failed" for result in results):
+        if layout and next(r for r, p in zip(results, soft_prompts, strict=True) if not p.template).verdict == "failed":
             say(layout)  # once more, beside the verdict
-        elif not demonstrations and has_place and any(result.verdict == "failed" for result in results):
+        if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
             say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
@@ -226,8 +226,7 @@ def _with_scale(
         return list(soft_prompts)
     found = []
     for prompt in soft_prompts:
-        if prompt.scale is None:
-            scale = likelier_scale(lm, prompt, labelled)
+        if prompt.scale is None and (scale := likelier_scale(lm, prompt, labelled)):
             say(
                 f"The outputs are likelier if {prompt.origin} has the factor {lm.embedding_scale:.2f} of "
                 f"'{lm.name}' {'in its vectors' if scale == 'included' else 'left out of its vectors'} "
@@ -276,12 +275,12 @@ def _check(
     propose: "Sequence[str] | None",
     helping: Helping,
     examples: Path | None,
-    template: str | None,
+    loading: RunLoading,
 ) -> None:
     """Refuse what goes together with nothing that is asked for, before anything is loaded or sent."""
     helpers = {"describer": helping.describer, "prior": helping.prior, "encoder": helping.encoder}
     asked = {"card": card, "demonstrations": demonstrations, "propose": propose, "examples": examples}
-    asked |= {"template": template, **helpers}
+    asked |= {"template": loading.template, "embedding-scale": loading.embedding_scale, **helpers}
     if not verify and (useless := [f"--{name}" for name, value in asked.items() if value]):
         raise UserError(f"{useless[0]} needs texts to be run, and --no-verify runs none.", "Leave one of them out.")
     if propose and helping.describer and "describe" not in propose:

@@ -26,7 +26,7 @@ from soft2hard.errors import UserError
 from soft2hard.eval.methods.registry import METHODS, method_of, options_of
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import fields_of, some_of
-from soft2hard.storage.names import is_embedded_subject
+from soft2hard.storage.names import SMOLLM2, is_embedded_subject
 from soft2hard.storage.yaml_files import of_size, read_yaml
 
 if TYPE_CHECKING:
@@ -173,8 +173,9 @@ class Evaluation(_Strict):
     seeds: tuple[int, ...] = (0, 1)
     """Each seed draws other examples, another tuning and other random choices of the methods."""
     subject: str = "embedded"
-    translator: str | None = "embedded"
-    """None where no method translates."""
+    translator: str | None = "auto"
+    """None where no method translates. 'auto' becomes 'embedded' for the embedded subject, and 'smollm2' for others:
+    of subjects that it was not trained for, it reads what their soft prompts do."""
     reference: str | None = "auto"
     """Reference LM for perplexities: 'embedded' (the API-side model), 'subject', a name or a folder; None for none.
     'auto' becomes 'embedded' for the embedded subject and 'gpt2-xl' for others."""
@@ -209,7 +210,7 @@ class Evaluation(_Strict):
         subject = value.get("subject", "embedded")
         small = isinstance(subject, str) and is_embedded_subject(subject)
         usual = {"reference": "embedded" if small else "gpt2-xl", "generator": "embedded" if small else "subject"}
-        usual["translator"] = "embedded"
+        usual["translator"] = "embedded" if small else SMOLLM2
         named = {role: value.get(role, "auto") for role in usual}
         chosen = {role: usual[role] if name == "auto" else name for role, name in named.items()}
         return {**value, **{role: None if name == "none" else name for role, name in chosen.items()}}

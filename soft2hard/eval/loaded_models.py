@@ -74,7 +74,7 @@ class Models:
 
     @cached_property
     def translator(self) -> Translator | None:
-        """Raises UserError for one that was trained for another subject."""
+        """Of another subject, one that reads what soft prompts do. Raises UserError for others of another subject."""
         if "translator" not in self.needs or self.config.translator is None:
             return None
         return Translator.beside(self.config.translator, self.subject)

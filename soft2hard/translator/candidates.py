@@ -37,20 +37,22 @@ def propose(
     n_candidates: int = 64,
     *,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[str]]:
     """Distinct candidates for each soft prompt, the greedy one first, then beams, then samples.
 
     A quarter of the candidates are asked of beam search and the rest drawn by nucleus sampling; fewer
     than `n_candidates` come back where some coincide. With one candidate only greedy decoding runs.
-    What is drawn for a soft prompt depends on the seed and on itself, whatever the others are.
+    What is drawn for a soft prompt depends on the seed and on itself, whatever the others are. `numbers`
+    are the cases on whose behalf it is counted, 0, 1, ... by default.
     """
-    numbered = list(enumerate(soft_prompts))
+    numbered = list(zip(range(len(soft_prompts)) if numbers is None else numbers, soft_prompts, strict=True))
     n_rows = min(_ROWS_AT_ONCE, _CACHE_AT_ONCE // _cache_of_a_row(translator, soft_prompts))
     at_once = max(1, n_rows // n_candidates)
     chunks = [numbered[start : start + at_once] for start in range(0, len(numbered), at_once)]
 
     def work(chunk: Sequence[tuple[int, SoftPrompt]]) -> list[list[str]]:
-        decoding = _Decoding(translator, [prompt for _, prompt in chunk], first_number=chunk[0][0])
+        decoding = _Decoding(translator, [prompt for _, prompt in chunk], [number for number, _ in chunk])
         return decoding.candidates(n_candidates, seed)
 
     halving = Halving("Ask for fewer candidates, or translate on a GPU with more memory.")
@@ -112,8 +114,8 @@ class _Drawing(LogitsProcessor):
 class _Decoding:
     """A few soft prompts that the translator has read, and all that it writes for them."""
 
-    def __init__(self, translator: "Translator", soft_prompts: Sequence[SoftPrompt], first_number: int):
-        self.translator, self.soft_prompts, self.first_number = translator, soft_prompts, first_number
+    def __init__(self, translator: "Translator", soft_prompts: Sequence[SoftPrompt], numbers: Sequence[int]):
+        self.translator, self.soft_prompts, self.numbers = translator, soft_prompts, numbers
         self.model = translator.model.eval()
         self.memory = self.model.encode(*translator.encode_batch(soft_prompts))
         self._count([(0, translator.n_read(soft_prompt)) for soft_prompt in soft_prompts])
@@ -149,7 +151,7 @@ class _Decoding:
         return [texts[i : i + n] for i in range(0, len(texts), n)]
 
     def _count(self, of_each: Sequence[tuple[int, int]]) -> None:
-        for number, (sequences, tokens) in enumerate(of_each, self.first_number):
+        for number, (sequences, tokens) in zip(self.numbers, of_each, strict=True):
             with metering.on_behalf_of(number):
                 metering.count(sequences, tokens)
 

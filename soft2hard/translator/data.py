@@ -84,18 +84,25 @@ class View:
         return vectors if self.reads == "both" and len(vectors) else rows
 
     def of(self, soft_prompt: SoftPrompt, task: Task, seed: int) -> SoftPrompt:
-        """The same in the form of a soft prompt, as translators are given it."""
-        rows = self(soft_prompt.embeddings, task.train, Random(f"view/{seed}/{task.name}"))
-        return replace(soft_prompt, embeddings=rows)
+        """The same in the form of a soft prompt of the subject, as translators are given it."""
+        rows = self(self._vectors_of(soft_prompt), task.train, Random(f"view/{seed}/{task.name}"))
+        return self._as_prompt(soft_prompt, rows)
 
     def of_pairs(self, soft_prompt: SoftPrompt, pairs: Sequence[Example]) -> SoftPrompt:
         """As `of`, with just these pairs; a soft prompt without any is read by itself."""
         if not pairs or not self.reads_examples:
             return soft_prompt
+        return self._as_prompt(soft_prompt, self._showing(self._vectors_of(soft_prompt), pairs))
+
+    def _vectors_of(self, soft_prompt: SoftPrompt) -> Float[Tensor, "n d"]:
+        """None where examples alone are read: the soft prompt may be of another subject, and of another width."""
         vectors = soft_prompt.embeddings
-        if self.reads == "examples":  # who wrote the pairs may be of another width
-            vectors = vectors.new_zeros(0, self.subject.d_model)
-        return replace(soft_prompt, embeddings=self._showing(vectors, pairs), fingerprint=self.subject.fingerprint)
+        return vectors.new_zeros(0, self.subject.d_model) if self.reads == "examples" else vectors
+
+    def _as_prompt(self, soft_prompt: SoftPrompt, rows: Float[Tensor, "n_read d"]) -> SoftPrompt:
+        if self.reads == "examples":  # these rows are the subject's, whoever wrote the outputs
+            soft_prompt = replace(soft_prompt, fingerprint=self.subject.fingerprint)
+        return replace(soft_prompt, embeddings=rows)
 
     def chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
         """Those of the inputs that are shown, which depends on the seed and on themselves alone; beside vectors none of

@@ -57,12 +57,15 @@ def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[E
 
 def likelier_scale(
     subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]
-) -> Literal["included", "left-out"]:
+) -> Literal["included", "left-out"] | None:
     """Whether the vectors of a soft prompt that does not say it include the scale of the subject's embeddings: as what
-    the examples' outputs are likelier."""
-    subject = subject.for_prompts([soft_prompt])
-    included = _nll(subject, replace(soft_prompt, scale=subject.embedding_scale), examples[:_EXAMPLES])
-    left_out = _nll(subject, replace(soft_prompt, scale=1.0), examples[:_EXAMPLES])
+    the examples' outputs are likelier. None where an example does not fit the subject."""
+    subject, examples = subject.for_prompts([soft_prompt]), examples[:_EXAMPLES]
+    try:
+        included = _nll(subject, replace(soft_prompt, scale=subject.embedding_scale), examples)
+        left_out = _nll(subject, replace(soft_prompt, scale=1.0), examples)
+    except UserError:
+        return None
     return "included" if included <= left_out else "left-out"
 
 

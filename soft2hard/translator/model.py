@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from soft2hard.errors import UserError, first_line
-from soft2hard.lm.loading import READING_ERRORS
+from soft2hard.lm.loading import READING_ERRORS, Loading
 from soft2hard.lm.precision import load_for_tuning
 from soft2hard.lm.prefix import roomy
 from soft2hard.lm.subject import Subject
@@ -347,6 +347,9 @@ _OTHER_ROUNDING = (
 )
 
 
+_ABROAD = "The translator '{}' was trained for '{}': of soft prompts of '{}' it reads what they do, not their vectors."
+
+
 def _some_rows(subject: Subject) -> dict[str, Tensor]:
     table = subject.embedding.detach()
     ids = torch.linspace(0, len(table) - 1, _N_ROWS, device=table.device).long()
@@ -466,11 +469,12 @@ class Translator:
         return translator
 
     @classmethod
-    def abroad(cls, name_or_path: str | Path) -> "Translator":
+    def abroad(cls, name_or_path: str | Path, loading: Loading = Loading()) -> "Translator":
         """A translator that reads what soft prompts do, for those of subjects that it was not trained for.
 
-        Nothing but what they do is read then, as text, in the words of its own subject, which is loaded with it. Raises
-        UserError for one that does not read this, and where its own subject cannot be loaded.
+        Nothing but what they do is read then, as text, in the words of its own subject, which is loaded with it, on the
+        device and in the precision that `loading` says. Raises UserError for one that does not read this, and where its
+        own subject cannot be loaded.
         """
         card = read_card(folder_of(name_or_path, "translator"))
         if card.reads not in _READ_ACTS:
@@ -478,7 +482,7 @@ class Translator:
                 f"The translator '{name_or_path}' reads {card.reads}, not what soft prompts do.",
                 "Give one that was trained with --reads both or examples.",
             )
-        home = load_for_tuning(card.subject)
+        home = load_for_tuning(card.subject, Loading(dtype=loading.dtype, device=loading.device))
         translator = cls.from_pretrained(name_or_path, subject=home)
         translator.home = home
         return translator
@@ -486,13 +490,14 @@ class Translator:
     @classmethod
     def beside(cls, name_or_path: str | Path, subject: Subject) -> "Translator":
         """A translator for the soft prompts of a subject: bound to it where it was trained for it or for another
-        rounding of its weights, else `abroad`. Raises UserError as these do."""
+        rounding of its weights, else `abroad`, with a remark on standard error. Raises UserError as these do."""
         folder = folder_of(name_or_path, "translator")
         card = read_card(folder)
         is_own = subject.fingerprint == card.fingerprint or is_rounding(read_rows(folder), subject)
         if is_own or card.reads not in _READ_ACTS:
             return cls.from_pretrained(name_or_path, subject=subject)
-        return cls.abroad(name_or_path)
+        print(_ABROAD.format(name_or_path, card.subject, subject.name), file=sys.stderr)
+        return cls.abroad(name_or_path, subject.loading)
 
     def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save model, reader, tokenizer and card to a folder, whole or not at all, optionally in another dtype.
@@ -519,7 +524,8 @@ class Translator:
             f"Name its subject with --subject, or use a translator trained for it (this one: '{self.card.subject}')."
         )
         if self.card.reads in _READ_ACTS:
-            remedy += " Where their subject runs (without --no-verify), it reads what soft prompts of any subject do."
+            remedy += " Beside a subject that runs (Translator.beside; not with --no-verify) it reads what its soft "
+            remedy += "prompts do."
         if soft_prompt.d_model != self.card.d_subject:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide; this translator reads {self.card.d_subject}.", remedy
@@ -542,9 +548,9 @@ class Translator:
         if subject.fingerprint not in self._known:
             raise UserError(
                 f"The translator '{self.name}' was trained for another subject than '{subject.name}'.",
-                f"Use its own subject ('{self.card.subject}'), or give a translator for this one: make a corpus with "
-                "soft2hard tune --dod, and train on it with soft2hard train (soft2hard analyze reads soft prompts "
-                "without a translator).",
+                f"Use its own subject ('{self.card.subject}'), a translator that reads what soft prompts of any do "
+                "(--translator smollm2; Translator.beside), or train one for this subject: make a corpus with "
+                "soft2hard tune --dod, and train on it with soft2hard train.",
             )
         if self.card.hidden_layers and self.model.hidden_states is None:
             self.model.hidden_states = HiddenStates(subject, self.card.hidden_layers)

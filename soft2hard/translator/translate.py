@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
 
@@ -11,6 +11,7 @@ from soft2hard.compute import metering
 from soft2hard.errors import UserError
 from soft2hard.lm.nearest import nearest_rows
 from soft2hard.lm.sentences import Encoder
+from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -23,6 +24,7 @@ from soft2hard.translator.proposers.base import Observed, Proposer, distinct
 from soft2hard.translator.proposers.describe import EMBEDDED_WORDINGS, Describe
 from soft2hard.translator.proposers.elicit import Elicit
 from soft2hard.translator.proposers.prior import InstructionPrior
+from soft2hard.translator.proposers.read import ReadActs
 from soft2hard.translator.search import Budget, Density, Effort, Search, free
 from soft2hard.translator.settings import MIN_PROBES, Evidence, ProposerName, TranslateConfig, read_card
 from soft2hard.translator.verdict import Judge, Judgement, Verdict
@@ -129,8 +131,8 @@ def translate(
             they make of their inputs together.
         translator: If not given, the one that comes with the package and was trained for the prompts' subject, unless
             `config.propose` leaves it out. One that was trained to read examples reads what the soft prompts write for
-            some of the inputs. Where none fits and `config.propose` does not say what else proposes, that of SmolLM2
-            reads only what they write (`Translator.abroad`).
+            some of the inputs. Where none fits, that of SmolLM2, which is fetched once, reads only what they write
+            (`Translator.abroad`).
         subject: Runs candidates beside the soft prompts; if not given, the one that the translator was trained for or
             that the prompts name is loaded, unless `config.verify` is off.
         config: How much is tried and verified.
@@ -140,31 +142,12 @@ def translate(
         progress: Called after each translation.
 
     Raises:
-        UserError: soft prompts, translator and subject do not belong together; a translator that does not read
-            vectors has nothing to read; a proposer cannot work with them; no
-            soft prompt's demonstrations fit the subject's context.
+        UserError: soft prompts, translator and subject do not belong together; a translator has nothing to read; a
+            proposer cannot work with them; no soft prompt's demonstrations fit the subject's context.
     """
     if isinstance(prompts, SoftPrompt):
         return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
-    reads = not config.propose or "translator" in config.propose
-    if reads and translator is None:
-        translator = _fitting_translator(prompts, subject, by_width=not config.verify)
-    translator = translator if reads else None
-    if translator is not None and subject is not None:
-        translator.bind(subject)  # before its soft prompts are looked at: they may be of another rounding
-    for prompt in prompts:
-        if translator is not None and translator.home is None:
-            translator.check(prompt)
-    if config.verify:
-        was_named, subject = subject is None, subject or _own_subject(translator, prompts)
-        if reads and translator is None and prompts:
-            translator = _fitting_translator(prompts, subject, by_width=False) if was_named else None
-            translator = translator or of_any_subject(subject)
-    if "translator" in config.propose and translator is None and prompts:
-        raise UserError(
-            "A translator is to propose, and none was given or fits the soft prompt's subject.",
-            "Give one for its subject, or leave translator out of what proposes.",
-        )
+    translator, subject = _models(prompts, translator, subject, config)
     if subject is not None:
         if translator is not None:
             translator.bind(subject)
@@ -175,7 +158,7 @@ def translate(
             subject.check(prompt)
         prompts = [subject.in_own_scale(prompt) for prompt in prompts]
     source, views = None, [helpers.read or prompts]
-    if translator is not None and translator.reads != "vectors" and helpers.read is None:
+    if translator is not None and translator.home is None and translator.reads != "vectors" and helpers.read is None:
         were_given = inputs is not None
         inputs, views = _behaviour(translator, prompts, subject, inputs, config)
         source = None if were_given or inputs is None else _BY_PROMPT
@@ -201,6 +184,39 @@ def translate(
     return found
 
 
+def _models(
+    prompts: Sequence[SoftPrompt], translator: Translator | None, subject: Subject | None, config: TranslateConfig
+) -> tuple[Translator | None, Subject | None]:
+    """The translator and the subject of the prompts, found where they are not given; see `translate`."""
+    reads = not config.propose or "translator" in config.propose
+    if reads and translator is None:
+        translator = _fitting_translator(prompts, subject, by_width=not config.verify)
+    translator = translator if reads else None
+    if translator is not None and subject is not None:
+        translator.bind(subject)  # before its soft prompts are looked at: they may be of another rounding
+    for prompt in prompts:
+        if translator is not None and translator.home is None:
+            translator.check(prompt)
+    if config.verify:
+        if subject is None:
+            subject = _own_subject(None if translator is None or translator.home else translator, prompts)
+            if reads and translator is None:
+                translator = _fitting_translator(prompts, subject, by_width=False)
+        if reads and translator is None and prompts:
+            translator = of_any_subject(subject)
+    if "translator" in config.propose and translator is None and prompts:
+        raise UserError(
+            "A translator is to propose, and none was given or fits the soft prompt's subject.",
+            "Give one for its subject, or leave translator out of what proposes.",
+        )
+    if translator is not None and translator.home is not None and not config.verify:
+        raise UserError(
+            f"Of soft prompts of another subject, the translator '{translator.name}' reads what they do.",
+            "Leave verification on, so that the subject shows it.",
+        )
+    return translator, subject
+
+
 class _Translating:
     """Soft prompts of one subject on their way into words."""
 
@@ -213,8 +229,13 @@ class _Translating:
         config: TranslateConfig,
         helpers: Helpers,
     ):
-        self.prompts, self.labels, self.translator, self.subject = prompts, labels, translator, subject
+        self.prompts, self.labels, self.subject = prompts, labels, subject
         self.config, self.helpers = config, helpers
+        is_abroad = translator is not None and translator.home is not None and helpers.read is None
+        self.translator = None if is_abroad else translator
+        """It reads `views`."""
+        self.reader = ReadActs(translator, config.n_candidates) if is_abroad else None
+        """A translator of another subject, which reads what soft prompts are seen to do."""
         self.views: Sequence[Sequence[SoftPrompt]] = [prompts]
         """What the translator reads of each soft prompt, in one way or several; the last is the fullest."""
         self.names = config.propose or self._usual()
@@ -227,10 +248,10 @@ class _Translating:
         """A translator alone; beside one that was trained for another subject also a describer, which may know what it
         never met; without any, all that can. Raises UserError where nothing does.
         """
-        if self.translator is not None and self.translator.home is None:
+        if self.translator is not None:
             return ("translator",)
         names = without_translator(self.subject, self.helpers.describer is not None, self.helpers.prior is not None)
-        if self.translator is not None:
+        if self.reader is not None:
             return ("translator", *(name for name in names if name == "describe"))
         if not names:
             raise UserError(
@@ -255,7 +276,7 @@ class _Translating:
         return InstructionPrior(lm)
 
     def _proposers(self) -> list[Proposer]:
-        found: list[Proposer] = []
+        found: list[Proposer] = [] if self.reader is None else [self.reader]
         if "describe" in self.names:
             found.append(self._describe())
         if "elicit" in self.names:
@@ -303,7 +324,7 @@ class _Translating:
         probes = {i: self.verifier.some(seen[i], choosing) for i, (choosing, _) in parts.items()}
         checks = {i: self.verifier.some(seen[i], checking) for i, (_, checking) in parts.items() if checking}
         for i, texts in self._proposals(numbers, read, probes).items():
-            one = _unverified(self.labels[i], read[i])
+            one = _unverified(self.labels[i], read[i] or texts.get("translator", ()))
             if i not in probes:
                 one = replace(one, probe_source=TOO_FEW_INPUTS)
             else:
@@ -324,16 +345,17 @@ class _Translating:
         if self.prior is not None:
             self.prior.forget()
             densities.append(self.prior)
-        if self.translator is not None:
-            densities.append(Mixture(self.translator, [view[i] for view in self.views]))
+        if (reading := self._reading(i, probes)) is not None:
+            densities.append(reading)
         if "search" in self.names:
             densities.reverse()  # the last is that which is searched under
-        evidence = self.translator.evidence if self.translator else Evidence()
+        reads = self.reader.translator if self.reader else self.translator
+        evidence = reads.evidence if reads else Evidence()
         search = Search(densities, self.verifier, probes, self.budget, evidence)
         effort = Effort(self.config.refine_rounds)
         if "search" in self.names:
             effort = free(self.config.search_rounds, self.config.search_texts)
-        elif self.translator is None:
+        elif reading is None:
             effort = replace(effort, rounds=0)
         ranked = search.best(proposals, effort)
         if not ranked:
@@ -360,6 +382,12 @@ class _Translating:
             explained_by_gold=evidence.explained_by_gold,
         )
 
+    def _reading(self, i: int, probes: Probes) -> Mixture | None:
+        """What a translator makes of a soft prompt; None without one."""
+        if self.reader is not None:
+            return Mixture(self.reader.translator, [self.reader.seen(self._observed(i, probes), self.config.seed)])
+        return None if self.translator is None else Mixture(self.translator, [view[i] for view in self.views])
+
     def _proposals(
         self, numbers: Sequence[int], read: Sequence[Sequence[str]], probes: Mapping[int, Probes]
     ) -> dict[int, dict[ProposerName, Sequence[str]]]:
@@ -367,9 +395,9 @@ class _Translating:
         found: dict[int, dict[ProposerName, Sequence[str]]] = {
             i: {"translator": read[i]} if self.translator is not None else {} for i in numbers
         }
-        observed = self._observed(probes) if self.proposers and probes else []
-        for proposer in self.proposers if observed else []:
-            if self.budget.is_spent and (self.translator or "search" in self.names):
+        observed = self._all_observed(probes) if self.proposers and probes else []
+        for number, proposer in enumerate(self.proposers if observed else []):
+            if self.budget.is_spent and (number or self.translator or "search" in self.names):
                 break
             for i, texts in zip(probes, proposer.propose(observed, self.config.seed), strict=True):
                 found[i][proposer.name] = texts
@@ -389,18 +417,23 @@ class _Translating:
     def _drawn(self) -> list[str]:
         return self.prior.sample(self.config.n_samples, self.config.seed)
 
-    def _observed(self, probes: Mapping[int, Probes]) -> list[Observed]:
+    def _all_observed(self, probes: Mapping[int, Probes]) -> list[Observed]:
         """What each soft prompt does, and what the subject does by itself."""
         return [
-            Observed(self.prompts[i], found.inputs, found.outputs, tuple(self.verifier.outputs(None, found)))
+            replace(self._observed(i, found), plain=tuple(self.verifier.outputs(None, found)))
             for i, found in probes.items()
         ]
+
+    def _observed(self, i: int, probes: Probes) -> Observed:
+        return Observed(self.prompts[i], probes.inputs, probes.outputs, number=i)
 
     def _source(self, given: object) -> str:
         if given is not None:
             return "examples"
-        if self.translator is not None or self.prior is None:
+        if self.translator is not None:
             return _INVENTED
+        if self.prior is None:
+            return _BY_PROMPT
         return "invented by the subject, the surest of the soft prompt's"
 
     def _given(self, inputs: Sequence[str] | Sequence[Sequence[str]] | None) -> list[list[str]] | None:
@@ -525,16 +558,24 @@ def _fitting_translator(prompts: Sequence[SoftPrompt], subject: Subject | None, 
 
 def of_any_subject(subject: Subject) -> Translator | None:
     """SmolLM2's, which reads what soft prompts of any subject do; None, with a remark, where it cannot be fetched."""
-    try:
-        found = Translator.abroad(SMOLLM2)
-    except UserError as error:
-        print(f"{error.problem} So no translator reads what the soft prompt does.", file=sys.stderr)
+    found = _smollm2s(subject.loading.dtype, subject.loading.device)
+    if isinstance(found, UserError):
+        print(f"{found.problem} So no translator reads what the soft prompt does.", file=sys.stderr)
         return None
     print(
         f"No translator was trained for '{subject.name}': that of SmolLM2 reads what its soft prompts do.",
         file=sys.stderr,
     )
     return found
+
+
+@lru_cache(maxsize=1)
+def _smollm2s(dtype: str, device: str) -> Translator | UserError:
+    """It, or why not: nobody waits twice for it in one process, or for a network that is not there."""
+    try:
+        return Translator.abroad(SMOLLM2, Loading(dtype=dtype, device=device))
+    except UserError as error:
+        return error
 
 
 def _is_of(name: str, family: str) -> bool:

@@ -9,12 +9,13 @@ import torch
 from soft2hard import SoftPrompt, Subject, TranslateConfig, Translator, Tuner, translate
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.settings import Tuning
-from soft2hard.data_gen.tasks import Example
+from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.lm.sequences import Query
 from soft2hard.prompts.template import Template
 from soft2hard.storage.names import embedded_path
 from soft2hard.translator import translate as translating
+from soft2hard.translator.candidates import propose
 from soft2hard.translator.demonstrations import views_of
 from soft2hard.translator.search import Budget, Search, weight_by
 from soft2hard.translator.settings import Design, Evidence
@@ -128,10 +129,12 @@ def test_without_a_translator_for_the_subject_that_of_smollm2_is_taken_if_it_can
 ) -> None:
     monkeypatch.setattr(translating, "of_any_subject", FOR_ANY_SUBJECT)
     monkeypatch.setattr(translating, "SMOLLM2", str(made(home, "both")))
+    translating._smollm2s.cache_clear()
     found = translate(prompt_of(stranger), subject=stranger, config=FEW, inputs=INPUTS)
     assert "translator" in found.by_proposer
     assert "that of SmolLM2 reads what its soft prompts do" in capsys.readouterr().err
     (home / "config.json").unlink()
+    translating._smollm2s.cache_clear()
     found = translate(prompt_of(stranger), subject=stranger, config=FEW, inputs=INPUTS)
     assert found.by_proposer and "translator" not in found.by_proposer
     assert "So no translator reads what the soft prompt does" in capsys.readouterr().err
@@ -147,7 +150,7 @@ def test_the_command_takes_a_translator_of_another_subject(home: Path, stranger:
     assert json.loads(shown.stdout)["translations"][0]["proposer"] == "translator"
     unverified = run("translate", prompt, "--translator", home.parent / "both", "--no-verify")
     assert unverified.exit_code == 2 and len(unverified.stderr.splitlines()) == 1
-    assert "without --no-verify" in unverified.stderr
+    assert "not with --no-verify" in unverified.stderr
 
 
 def test_a_task_of_the_embedded_world_is_read_from_a_model_that_the_translator_never_met() -> None:
@@ -160,3 +163,57 @@ def test_a_task_of_the_embedded_world_is_read_from_a_model_that_the_translator_n
     inputs = [example.input for example in (*task.train, *task.validation)]
     found = translate(prompt, translator, stranger, TranslateConfig(n_candidates=16), inputs=inputs)
     assert found.text in (task.instruction, *task.paraphrases)
+
+
+def test_a_soft_prompt_without_inputs_stays_unread_beside_others(home: Path, stranger: Subject) -> None:
+    translator = Translator.beside(made(home, "both"), stranger)
+    prompts = [prompt_of(stranger)] * 2
+    seen, unseen = translate(prompts, translator, stranger, FEW, inputs=[INPUTS, []])
+    assert seen.judgement is not None
+    assert (unseen.verdict, unseen.probe_source) == ("unverified", translating.TOO_FEW_INPUTS)
+
+
+def test_a_prompt_is_verified_on_the_subject_that_it_names_and_not_on_the_translators(
+    home: Path, stranger: Subject
+) -> None:
+    translator = Translator.beside(made(home, "both"), stranger)
+    found = translate(prompt_of(stranger), translator, config=FEW, inputs=INPUTS)
+    same = translate(prompt_of(stranger), translator, stranger, FEW, inputs=INPUTS)
+    assert found == same
+
+
+def test_labelled_examples_of_another_subjects_tasks_are_read_too(home: Path, stranger: Subject) -> None:
+    """As `outputs: task` of an evaluation shows them."""
+    translator = Translator.beside(made(home, "both"), stranger)
+    task = Task("one", "tiny", "", (), tuple(Example(one, "up") for one in INPUTS), (), ())
+    read = translator.view(stranger).of(prompt_of(stranger), task, 0)
+    assert read.d_model == translator.home.d_model
+    [texts] = propose(translator, [read], 8)
+    assert texts
+
+
+def test_an_evaluation_shows_a_translator_what_the_soft_prompt_does_alone(home: Path, tmp_path: Path) -> None:
+    folder, tasks = made(home, "both"), tmp_path / "tasks"
+    tasks.mkdir()
+    words = [*INPUTS, *(f"{one} {other}" for one, other in zip(INPUTS, INPUTS[1:], strict=False)), "cat cat", "dog dog"]
+    rows = [f"{word},{'up' if i % 2 else 'down'}" for i, word in enumerate(words)]
+    (tasks / "one.csv").write_text("# instruction: up or down\ninput,output\n" + "\n".join(rows) + "\n")
+    config = tmp_path / "run.yaml"
+    few = "n_candidates: 4, n_probes: 4, n_checks: 4, refine_rounds: 0"
+    config.write_text(
+        f"subject: {home}\ntranslator: {folder}\nreference: none\ngenerator: none\nseeds: [0]\n"
+        f"tasks: {{files: [{tasks}]}}\ntuning: {{init: vocabulary, n_tokens: 2, steps: 2, eval_every: 2}}\nmethods:\n"
+        "  - greedy\n  - {name: greedy, vectors: false, label: alone}\n"
+        f"  - {{name: translated, vectors: false, {few}}}\n"
+    )
+    done = run("evaluate", config, "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    rows = {row["method"]: row for row in json.loads((tmp_path / "run" / "results.json").read_text())}
+    # Random weights write texts of any length.
+    assert {row["failure"] for row in rows.values()} <= {None, "the prompt does not fit the subject's context"}
+    assert len({row["prompt"] for row in rows.values()}) == 3
+    config.write_text(config.read_text().replace(str(folder), str(made(home, "vectors"))))
+    refused = run("evaluate", config, "-o", tmp_path / "other")
+    assert (
+        refused.exit_code == 2 and "vectors: false leaves nothing to a translator that reads vectors" in refused.stderr
+    )

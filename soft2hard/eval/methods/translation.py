@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 
 from soft2hard.compute.metering import listening
+from soft2hard.errors import UserError
 from soft2hard.eval.methods.base import Bench, Case, Cost, Outcome, shares
 from soft2hard.eval.methods.options import GreedyOptions, TranslatedOptions
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.storage.names import is_embedded_subject
+from soft2hard.storage.names import folder_of, is_embedded_subject
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator
-from soft2hard.translator.settings import TranslateConfig
+from soft2hard.translator.settings import TranslateConfig, read_card
 from soft2hard.translator.translate import Helpers, Translation, translate
 
 _LEAST_SECONDS = 0.001  # a budget that is spent
@@ -21,6 +22,10 @@ _AT_ONCE = 16  # proposals of so many soft prompts are decoded together
 
 class GreedyTranslation(GreedyOptions):
     """One pass of the translator over all cases."""
+
+    def check(self, bench: Bench) -> None:
+        """Raises UserError where a translator that reads no examples is to do without the vectors."""
+        _check_vectors(self, bench)
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One text a soft prompt."""
@@ -46,6 +51,12 @@ def greedy_texts(translator: Translator, cases: Sequence[Case], bench: Bench, *,
 
 class VerifiedTranslation(TranslatedOptions):
     """Candidates of the translator or of others that need none, chosen among by the subject."""
+
+    def check(self, bench: Bench) -> None:
+        """Raises UserError as that of `GreedyTranslation`, and where no translator proposes."""
+        if not self.vectors and "translator" not in self.propose:
+            raise UserError("vectors: false is for translators, and none proposes.", "Leave it out.")
+        _check_vectors(self, bench)
 
     def run(self, cases: Sequence[Case], bench: Bench) -> Iterator[Outcome]:
         """One verified text a soft prompt; the trace holds the other candidates."""
@@ -93,6 +104,14 @@ def _translator(options: GreedyOptions | TranslatedOptions, bench: Bench) -> Tra
     if not options.vectors and (named or bench.translator):
         return Translator.abroad(named or bench.translator.name)
     return bench.translator if named is None else Translator.beside(named, bench.subject)
+
+
+def _check_vectors(options: GreedyOptions | TranslatedOptions, bench: Bench) -> None:
+    named = options.translator or (bench.translator and bench.translator.name)
+    if options.vectors or named is None:
+        return
+    if (reads := read_card(folder_of(named, "translator")).reads) not in ("examples", "both"):
+        raise UserError(f"vectors: false leaves nothing to a translator that reads {reads}.", "Leave it out.")
 
 
 def _labelled(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:

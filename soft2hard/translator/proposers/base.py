@@ -19,6 +19,8 @@ class Observed:
     """The subject's output for each input under the soft prompt."""
     plain: tuple[str, ...] = ()
     """Its output for each input without any prompt; empty where it has nothing to read then."""
+    number: int = 0
+    """Its place among the soft prompts, on whose behalf models are run."""
 
     def random(self, *of: object) -> Random:
         """Random numbers that depend on these values and on what the soft prompt is, whatever others are beside it."""
