@@ -171,7 +171,7 @@ class Evidence:
 
     weight: float | None = 1.0
     """Of the summed KL(soft || text) against log p(text | soft prompt): 1 where the subject follows texts, towards 0
-    where what it does under them is noise. None: not known; what the best text leaves unexplained tells it
+    where what it does under them is noise. None: not known; how much the best text explains tells it
     (`translator.search.weight_by`)."""
     shots: int = 0
     """Pairs of input and output under the soft prompt that stand before the input beside every candidate alike, for

@@ -75,16 +75,14 @@ def test_it_reads_the_text_of_what_the_soft_prompt_writes_and_no_vector_of_it(
     torch.testing.assert_close(seen.embeddings, translator.home.embed_text(text).to(seen.embeddings))
 
 
-def test_its_texts_are_run_on_the_stranger_and_the_evidence_is_weighed_by_what_the_best_leaves(
+def test_its_texts_are_run_on_the_stranger_and_the_evidence_is_weighed_by_what_the_best_explains(
     home: Path, stranger: Subject
 ) -> None:
     translator, prompt = Translator.beside(made(home, "both"), stranger), prompt_of(stranger)
     found = translate(prompt, translator, stranger, FEW, inputs=INPUTS)
     assert found.judgement is not None and found.proposer == "translator"
-    least = min(candidate.divergence * candidate.n_positions for candidate in found.candidates)
-    assert [candidate.weight for candidate in found.candidates] == pytest.approx(
-        [1 / (1 + least)] * len(found.candidates)
-    )
+    most = max(candidate.explained for candidate in found.candidates)
+    assert [candidate.weight for candidate in found.candidates] == [max(most, 0) ** 4] * len(found.candidates)
     order = [candidate.rank for candidate in found.candidates]
     assert order == sorted(order)
 
@@ -99,12 +97,13 @@ def test_where_a_weight_was_chosen_it_stays(home: Path) -> None:
 
 
 def test_the_weight_falls_with_what_even_the_best_text_leaves_unexplained() -> None:
-    candidates = [
-        Candidate("a", 1.0, divergence=0.5, n_positions=6),
-        Candidate("b", 1.0, divergence=4.0, n_positions=6),
-    ]
-    assert weight_by(candidates) == pytest.approx(1 / 4)
-    assert weight_by([Candidate("a", 1.0, divergence=0.0, n_positions=6)]) == 1.0
+    def explaining(share: float | None) -> Candidate:
+        return Candidate("a", 1.0, divergence=1.0, n_positions=6, explained=share)
+
+    assert weight_by([explaining(0.2), explaining(0.5)]) == pytest.approx(1 / 16)
+    assert weight_by([explaining(1.0)]) == 1.0
+    assert weight_by([explaining(-3.0)]) == 0.0
+    assert weight_by([explaining(None)]) == 1.0
 
 
 @pytest.mark.parametrize("reads", ["vectors", "nothing"])
