@@ -51,7 +51,8 @@ class View:
     reads: Reads = "vectors"
     n_examples: int = 8
     room: int | None = None
-    """Rows that the translator can read at most: fewer examples are shown where they are long."""
+    """Rows that the translator can read at most: fewer examples are shown where they are long, and of a single one that
+    is longer its end."""
     without: float | None = None
     """Show any number of examples from one to `n_examples`, and in such a share of the draws none, as a translator that
     can do with few is trained; None: always as many as there may be."""
@@ -81,7 +82,7 @@ class View:
             return rows
         if len(shown) > 1:
             return self._showing(vectors, shown[:-1])
-        return vectors if self.reads == "both" and len(vectors) else rows
+        return vectors if self.reads == "both" and len(vectors) else rows[-self.room :]
 
     def of(self, soft_prompt: SoftPrompt, task: Task, seed: int) -> SoftPrompt:
         """The same in the form of a soft prompt of the subject, as translators are given it."""

@@ -418,10 +418,13 @@ class _Translating:
         return self.prior.sample(self.config.n_samples, self.config.seed)
 
     def _all_observed(self, probes: Mapping[int, Probes]) -> list[Observed]:
-        """What each soft prompt does, and what the subject does by itself."""
+        """What each soft prompt does, and for a describer what the subject does by itself."""
+        observed = [self._observed(i, found) for i, found in probes.items()]
+        if "describe" not in self.names:
+            return observed
         return [
-            replace(self._observed(i, found), plain=tuple(self.verifier.outputs(None, found)))
-            for i, found in probes.items()
+            replace(one, plain=tuple(self.verifier.outputs(None, found)))
+            for one, found in zip(observed, probes.values(), strict=True)
         ]
 
     def _observed(self, i: int, probes: Probes) -> Observed:
