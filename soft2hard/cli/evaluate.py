@@ -20,7 +20,7 @@ def evaluate(
     *,
     output: Output = Path("runs/evaluation"),
     size: str | None = None,
-    tasks: list[Path] | None = None,
+    tasks: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
     methods: Annotated[list[str] | None, Parameter(name="--method")] = None,
     n_tasks: AtLeast1 | None = None,
     seeds: Annotated[list[int] | None, Parameter(name="--seed")] = None,

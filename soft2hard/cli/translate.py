@@ -184,19 +184,13 @@ def translate(
             advance = functools.partial(progress.advance, bar)
             results = translate_all(soft_prompts, model, lm, config, inputs=inputs, helpers=helpers, progress=advance)
         if results and not any(result.text for result in results):
-            given = (
-                "given: this subject invents none" if lm is not None and not lm.continues_text else "given or invented"
-            )
+            invents = lm is None or lm.continues_text
+            few = "given or invented" if invents else "and this subject invents none"
             raise UserError(
-                f"No text could be run beside {found[0]}: {MIN_PROBES} inputs at least are needed, {given}.",
+                f"No text could be run beside {found[0]}: {MIN_PROBES} inputs at least are needed, {few}.",
                 "Give inputs of its task with --examples.",
             )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
-        has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
-        if layout and next(r for r, p in zip(results, soft_prompts, strict=True) if not p.template).verdict == "failed":
-            say(layout)  # once more, beside the verdict
-        if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
-            say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
         write(
@@ -204,6 +198,12 @@ def translate(
             if json_
             else "\n\n".join(map(_as_text, results))
         )
+    if results:
+        has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
+        if layout and next(r for r, p in zip(results, soft_prompts, strict=True) if not p.template).verdict == "failed":
+            say(layout)  # once more, beside the verdict
+        if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
+            say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
 
 
 def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
@@ -264,6 +264,11 @@ def _layout_remark(
         return (
             f"Under this template {unknown[0].origin} makes the outputs in {examples} unlikely ({found.soft:.2f} nats "
             f"a token{beside}). If it was tuned under another, give that with --template."
+        )
+    if found.is_often_wrong:
+        return (
+            f"Under this template {unknown[0].origin} writes the outputs of {found.n_right} of {found.n} examples in "
+            f"{examples}. If it was tuned under another, give that with --template."
         )
     return None
 
@@ -375,10 +380,11 @@ def _as_json(translations: list["Translation"], template: str | None) -> str:
 
 
 def _as_text(translation: "Translation") -> str:
-    from soft2hard.eval.report.verdict_text import judgement_text, partings_text, verdict_text
+    from soft2hard.eval.report.verdict_text import judgement_text, partings_text, unnamed_text, verdict_text
 
     lines = [translation.soft_prompt, f"  {translation.text}", f"  {verdict_text(translation)}"]
     lines += [f"    {line}" for line in partings_text(translation.judgement)] if translation.judgement else []
+    lines += [f"  {line}" for line in [unnamed_text(translation)] if line]
     if translation.by_proposer.keys() - {"translator"}:
         lines.append(f"  {_origins(translation)}")
     if translation.demonstrated is not None:

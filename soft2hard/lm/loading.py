@@ -167,7 +167,8 @@ def _unreadable(folder: str, error: Exception) -> UserError:
     return UserError(
         f"The subject model '{folder}' could not be read ({first_line(error)}).",
         "Give a folder that holds config.json and model.safetensors, a GGUF file, or the name of a causal, "
-        "encoder-decoder or masked language model in the local cache or on the hub.",
+        "encoder-decoder or masked language model in the local cache or on the hub; --subject names it, where the soft "
+        "prompt does so otherwise.",
     )
 
 

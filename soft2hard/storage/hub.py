@@ -153,7 +153,7 @@ def hub_error(error: BaseException, name: str, kind: Kind) -> UserError | None:
     if cause(HfHubHTTPError, LocalEntryNotFoundError, HTTPError):
         return UserError(
             f"The hub cannot be reached for '{name}' ({first_line(causes[-1])}), and there is no folder of that name.",
-            "See to the network, or, where a folder was meant, to its path; --subject names another.",
+            "See to the network, or, where a folder was meant, to its path, or name another model.",
         )
     return None
 

@@ -12,6 +12,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 
 _EXAMPLES = 32
+_MOSTLY = 0.9
 _CLEARLY, _POOR = 0.2, 2.0  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
 
 
@@ -25,11 +26,19 @@ class LayoutCheck:
     """Without any prompt; None where the subject then has nothing to read."""
     other: float | None
     """As `soft`, where the white space before an output belongs to the other side; None where there is none."""
+    n: int = 0
+    """How many examples that is of."""
+    n_right: int = 0
+    """Those of whose inputs the soft prompt writes the very output, but for case and white space around it."""
 
     @property
     def fits_badly(self) -> bool:
         """Whether outputs are unlikely, or no likelier than without the soft prompt: it was hardly tuned like this."""
         return self.soft > _POOR or (self.without is not None and self.soft > self.without - _CLEARLY)
+
+    @property
+    def is_often_wrong(self) -> bool:
+        return self.n_right < _MOSTLY * self.n
 
     @property
     def space_is_elsewhere(self) -> bool:
@@ -52,7 +61,11 @@ def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[E
         without = _nll(subject, None, examples)
     except UserError:
         without = None
-    return LayoutCheck(soft, without, other)
+    longest = max(len(subject.encode_output(example.output)) for example in examples)
+    written = subject.generate([Query(soft_prompt, example.input) for example in examples], longest)
+    pairs = zip(written, examples, strict=True)
+    n_right = sum(text.strip().casefold() == example.output.strip().casefold() for text, example in pairs)
+    return LayoutCheck(soft, without, other, len(examples), n_right)
 
 
 def likelier_scale(

@@ -524,8 +524,7 @@ class Translator:
             f"Name its subject with --subject, or use a translator trained for it (this one: '{self.card.subject}')."
         )
         if self.card.reads in _READ_ACTS:
-            remedy += " Beside a subject that runs (Translator.beside; not with --no-verify) it reads what its soft "
-            remedy += "prompts do."
+            remedy += " Where their subject runs (not with --no-verify), it reads what any soft prompts do."
         if soft_prompt.d_model != self.card.d_subject:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide; this translator reads {self.card.d_subject}.", remedy

@@ -1,6 +1,8 @@
 """Translating soft prompts: propose, run beside the soft prompt, search on, judge."""
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -37,6 +39,7 @@ _INVENTED = "invented by the subject under the first guesses"
 _BY_PROMPT = "invented by the subject under the soft prompt"
 _SPARE = 3  # inputs that are invented then, for each that is used
 _NUMBERS_AT_ONCE = 2**28  # of distributions over the vocabulary, for soft prompts that are seen together: 1 GB
+_MOST_CLASSES, _MOSTLY = 16, 0.9  # different outputs of a classification; share of outputs that come again
 _CHOOSING, _JUDGING = 8, 16  # of few inputs, those that choose before any judge, and that judge before more choose
 
 
@@ -90,6 +93,9 @@ class Translation:
     """The best candidate of each proposer."""
     demonstrated: Judgement | None = None
     """The text with demonstrations, if asked for, on the same inputs."""
+    unnamed: tuple[str, ...] = ()
+    """Of a few outputs that the soft prompt writes again and again, those that the text does not name, where it names
+    others."""
     explained_by_gold: float | None = None
     """About as much as any text explains of soft prompts on this subject, see `Evidence`; None where the translator
     does not say, or none was asked."""
@@ -145,6 +151,10 @@ def translate(
         UserError: soft prompts, translator and subject do not belong together; a translator has nothing to read; a
             proposer cannot work with them; no soft prompt's demonstrations fit the subject's context.
     """
+    if not isinstance(prompts, SoftPrompt | Sequence) or isinstance(prompts, str):
+        raise UserError(
+            f"{prompts!r} is no soft prompt, nor a list of them.", "Read it with SoftPrompt.from_pretrained(path)."
+        )
     if isinstance(prompts, SoftPrompt):
         return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
     translator, subject = _models(prompts, translator, subject, config)
@@ -379,6 +389,7 @@ class _Translating:
             stopped=self.budget.is_spent,
             by_proposer={candidate.proposer: candidate for candidate in reversed(ranked)},
             demonstrated=judge_shown(shown) if shown else None,
+            unnamed=unnamed(best.text, [*probes.outputs, *(checks.outputs if checks else ())]),
             explained_by_gold=evidence.explained_by_gold,
         )
 
@@ -468,6 +479,16 @@ class _Translating:
         enough = {i: some for i, some in inputs.items() if len(some) >= fewest}
         found = self.verifier.probe([self.prompts[i] for i in enough], list(enough.values())) if enough else []
         return dict(zip(enough, found, strict=True))
+
+
+def unnamed(text: str, outputs: Sequence[str]) -> tuple[str, ...]:
+    """See `Translation.unnamed`; the commonest first."""
+    counts = Counter(output.strip().casefold() for output in outputs)
+    again = [output for output, n in counts.most_common() if n > 1 and output]
+    if len(counts) > _MOST_CLASSES or sum(counts[output] for output in again) < _MOSTLY * len(outputs):
+        return ()
+    is_named = {o: re.search(rf"\b{re.escape(o)}(e?s)?\b", text.casefold()) is not None for o in again}
+    return tuple(o for o in again if not is_named[o]) if any(is_named.values()) else ()
 
 
 def without_translator(subject: Subject, has_describer: bool, has_prior: bool) -> tuple[ProposerName, ...]:

@@ -60,6 +60,9 @@ class Judgement:
     """See `verification.explained_share`."""
     n_silent: int = 0
     """Inputs on which the soft prompt writes nothing that is seen: a text that does so, too, proves nothing."""
+    n_outputs: int | None = None
+    """Different outputs of the soft prompt on these inputs: a text that always writes the one that there is proves
+    nothing, either."""
     partings: tuple[Parting, ...] = ()
     """Inputs on which the outputs are not alike, those that differ most first; five at most."""
 
@@ -142,10 +145,10 @@ class Judge:
         same = alike(found, kind, (probes.outputs, written), self.encoder)
         n, total = sum(same), len(same)
         divergence = found.mean_divergence
-        silent = sum(not output.strip() for output in probes.outputs)
+        silent, n_outputs = sum(not output.strip() for output in probes.outputs), len(set(probes.outputs))
         return Judgement(
             text=text,
-            verdict=verdict_of(n, total, self.chose or 2 * silent > total),
+            verdict=verdict_of(n, total, self.chose or 2 * silent > total or n_outputs == 1),
             rests_on=kind,
             n_inputs=total,
             n_alike=n,
@@ -154,6 +157,7 @@ class Judge:
             divergence=divergence,
             explained=explained_share(divergence, without and without.mean_divergence),
             n_silent=silent,
+            n_outputs=n_outputs,
             partings=self._partings(found, same, written),
         )
 

@@ -29,6 +29,7 @@ def test_a_soft_prompt_fits_its_own_layout_and_not_another(path: Path) -> None:
     elsewhere = check_layout(other, unknown, examples)
     assert not own.fits_badly and not own.space_is_elsewhere and own.soft < 0.1
     assert own.soft < elsewhere.soft
+    assert own.n_right > 0.9 * own.n and not own.is_often_wrong
     nonsense = replace(unknown, embeddings=torch.zeros_like(unknown.embeddings))
     assert check_layout(other, nonsense, examples).fits_badly
 
@@ -69,6 +70,9 @@ def test_what_is_said_of_a_layout() -> None:
     assert LayoutCheck(0.3, 3.0, 1.0).fits_badly is LayoutCheck(0.3, 3.0, 1.0).space_is_elsewhere is False
     assert LayoutCheck(2.5, 9.0, None).fits_badly and LayoutCheck(1.5, 1.6, None).fits_badly
     assert not LayoutCheck(1.5, None, None).fits_badly
+    assert (
+        LayoutCheck(0.3, None, None, 20, 17).is_often_wrong and not LayoutCheck(0.3, None, None, 20, 18).is_often_wrong
+    )
     assert LayoutCheck(1.5, 3.0, 0.4).space_is_elsewhere
 
 

@@ -17,7 +17,7 @@ from soft2hard.translator import translate as translate_module
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.proposers.prior import InstructionPrior
-from soft2hard.translator.translate import Helpers
+from soft2hard.translator.translate import Helpers, unnamed
 from soft2hard.translator.verification import Comparison, Probes, Verifier, surest
 from tests import tiny_training
 from tests.markov import inventing_subject
@@ -224,3 +224,20 @@ def test_as_many_at_a_time_as_the_memory_has_room_for_changes_nothing(
         assert (one.text, one.verdict, one.probe_source) == (alone.text, alone.verdict, alone.probe_source)
         assert [c.text for c in one.candidates] == [c.text for c in alone.candidates]
     assert len(done) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs", "expected"),
+    [
+        ("Say whether the word is a bird or a metal.", "bird metal sport sport sport bird metal", ("sport",)),
+        ("Sort birds, Metals and sports.", "bird metal sport sport sport bird metal", ()),
+        ("Give the kind of the word.", "bird metal sport sport sport bird metal", ()),  # it names none: it need not
+        ("Say bird.", "a b c d e f g bird", ()),  # no classification
+        ("Say up, not upper.", "up up upper upper down down", ("down",)),
+        ("Say it is up.", " UP up Down down", ("down",)),
+    ],
+)
+def test_outputs_that_a_text_leaves_out_are_those_of_a_classification_of_which_it_names_others(
+    text: str, outputs: str, expected: tuple[str, ...]
+) -> None:
+    assert unnamed(text, outputs.split(" ")[outputs.startswith(" ") :]) == expected

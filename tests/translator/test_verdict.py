@@ -14,6 +14,7 @@ from soft2hard.prompts.template import Template
 from soft2hard.translator import verification
 from soft2hard.translator.verdict import (
     Judge,
+    Judgement,
     alike,
     further_inputs,
     lower_bound,
@@ -148,15 +149,28 @@ class Agreeing(Verifier):
         return list(probes.outputs)
 
 
+def judged(written: Sequence[str]) -> Judgement:
+    """A text that does what a soft prompt with these outputs does."""
+    n = len(written)
+    ids = ((1,),) * n
+    probes = Probes(
+        tuple(map(str, range(n))), tuple(written), ids, (True,) * n, torch.zeros(n, 3), torch.zeros(n).long()
+    )
+    return Judge(Agreeing(), probes, probes, None)("a text")
+
+
+def test_a_text_is_not_faithful_where_the_soft_prompt_writes_the_same_whatever_the_input() -> None:
+    said = "the soft prompt writes the same on all of them, which says little of its task"
+    same, other = judged(["up"] * 20), judged(["up"] * 19 + ["down"])
+    assert (same.verdict, other.verdict) == ("doubtful", "faithful")
+    assert said in judgement_text(same, "examples") and said not in judgement_text(other, "examples")
+
+
 @pytest.mark.parametrize(
     ("n_silent", "verdict"), [(0, "faithful"), (10, "faithful"), (11, "doubtful"), (20, "doubtful")]
 )
 def test_a_text_is_not_faithful_where_the_soft_prompt_writes_nothing(n_silent: int, verdict: str) -> None:
-    written = tuple(" " if i < n_silent else "up" for i in range(20))
-    probes = Probes(
-        tuple(map(str, range(20))), written, ((1,),) * 20, (True,) * 20, torch.zeros(20, 3), torch.zeros(20).long()
-    )
-    found = Judge(Agreeing(), probes, probes, None)("a text")
+    found = judged([" " if i < n_silent else ("up", "down")[i % 2] for i in range(20)])
     assert (found.verdict, found.n_silent, found.n_alike) == (verdict, n_silent, 20)
     said = f"the soft prompt writes nothing on {n_silent} of 20: is it read under the template"
     assert (said in judgement_text(found, "examples")) == (verdict == "doubtful")

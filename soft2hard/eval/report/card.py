@@ -35,7 +35,7 @@ from soft2hard.translator.verdict import (
 from soft2hard.translator.verification import Candidate, Ending
 
 PROPOSERS: dict[ProposerName, str] = {
-    "translator": "the translator, which read the vectors",
+    "translator": "the translator, which read the soft prompt",
     "describe": "a language model that was shown what the soft prompt does",
     "elicit": "the subject itself, asked by patching the soft prompt into it",
     "search": "a search among texts that are likely as instructions",

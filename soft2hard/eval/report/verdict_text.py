@@ -47,6 +47,15 @@ def partings_text(judgement: Judgement) -> list[str]:
     ]
 
 
+def unnamed_text(translation: Translation) -> str:
+    """What the soft prompt also writes; empty where the text names all, or none."""
+    if not translation.unnamed:
+        return ""
+    *others, last = translation.unnamed
+    named = f"{', '.join(others)} and {last}" if others else last
+    return f"the soft prompt also writes {named}, which the text does not name"
+
+
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _PARTING_WIDTH else f"{text[: _PARTING_WIDTH - 1]}…"
@@ -97,9 +106,12 @@ def settled_by(judgement: Judgement) -> str:
 
 
 def _silence(judgement: Judgement) -> str:
-    if 2 * judgement.n_silent <= judgement.n_inputs:
+    if 2 * judgement.n_silent > judgement.n_inputs:
+        seen = f"the soft prompt writes nothing on {judgement.n_silent} of {judgement.n_inputs}"
+    elif judgement.n_outputs == 1 and judgement.n_inputs >= MIN_PROBES:
+        seen = "the soft prompt writes the same on all of them, which says little of its task"
+    else:
         return ""
-    seen = f"the soft prompt writes nothing on {judgement.n_silent} of {judgement.n_inputs}"
     return f"{seen}: is it read under the template that it was tuned under (--template)?"
 
 
