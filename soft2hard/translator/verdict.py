@@ -61,8 +61,7 @@ class Judgement:
     n_silent: int = 0
     """Inputs on which the soft prompt writes nothing that is seen: a text that does so, too, proves nothing."""
     n_outputs: int | None = None
-    """Different outputs of the soft prompt on these inputs: a text that always writes the one that there is proves
-    nothing, either."""
+    """Different outputs of the soft prompt on these inputs: where there is but one, it may have learned nothing."""
     partings: tuple[Parting, ...] = ()
     """Inputs on which the outputs are not alike, those that differ most first; five at most."""
 
@@ -148,7 +147,7 @@ class Judge:
         silent, n_outputs = sum(not output.strip() for output in probes.outputs), len(set(probes.outputs))
         return Judgement(
             text=text,
-            verdict=verdict_of(n, total, self.chose or 2 * silent > total or n_outputs == 1),
+            verdict=verdict_of(n, total, self.chose or 2 * silent > total),
             rests_on=kind,
             n_inputs=total,
             n_alike=n,

@@ -130,7 +130,7 @@ def test_samples_begin_as_the_nucleus_of_the_translators_own_distribution_says(
     generate = model.seq2seq.generate
     monkeypatch.setattr(model.seq2seq, "generate", lambda **given: written.append(generate(**given)) or written[-1])
     for seed in range(10):
-        candidates._Decoding(translator, [soft_prompt], 0).sample(n // 10, seed)
+        candidates._Decoding(translator, [soft_prompt], [0]).sample(n // 10, seed)
     samples = torch.cat([ids[:, 1] for ids in written])
     share = torch.bincount(samples, minlength=len(nucleus)) / len(samples)
     assert len(samples) == n

@@ -159,11 +159,11 @@ def judged(written: Sequence[str]) -> Judgement:
     return Judge(Agreeing(), probes, probes, None)("a text")
 
 
-def test_a_text_is_not_faithful_where_the_soft_prompt_writes_the_same_whatever_the_input() -> None:
-    said = "the soft prompt writes the same on all of them, which says little of its task"
+def test_it_is_said_where_the_soft_prompt_writes_the_same_whatever_the_input() -> None:
+    said = "the soft prompt writes the same on all of them"
     same, other = judged(["up"] * 20), judged(["up"] * 19 + ["down"])
-    assert (same.verdict, other.verdict) == ("doubtful", "faithful")
     assert said in judgement_text(same, "examples") and said not in judgement_text(other, "examples")
+    assert said not in judgement_text(judged(["up"] * 3), "examples")
 
 
 @pytest.mark.parametrize(

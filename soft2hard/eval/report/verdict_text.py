@@ -35,7 +35,7 @@ def judgement_text(judgement: Judgement, source: str) -> str:
         claim = f"{seen} inputs ({source}), which also chose the text, so that nothing is claimed of others"
     else:
         claim = f"{seen} other inputs ({source}), so on {share_text(judgement)} of such inputs ({sureness(judgement)})"
-    parts = [claim, _silence(judgement) or _unsettled(judgement), _explained(judgement.explained)]
+    parts = [claim, _silence(judgement) or _unsettled(judgement), _explained(judgement.explained), _sameness(judgement)]
     return f"{judgement.verdict}: " + "; ".join(filter(None, parts))
 
 
@@ -106,13 +106,17 @@ def settled_by(judgement: Judgement) -> str:
 
 
 def _silence(judgement: Judgement) -> str:
-    if 2 * judgement.n_silent > judgement.n_inputs:
-        seen = f"the soft prompt writes nothing on {judgement.n_silent} of {judgement.n_inputs}"
-    elif judgement.n_outputs == 1 and judgement.n_inputs >= MIN_PROBES:
-        seen = "the soft prompt writes the same on all of them, which says little of its task"
-    else:
+    if 2 * judgement.n_silent <= judgement.n_inputs:
         return ""
+    seen = f"the soft prompt writes nothing on {judgement.n_silent} of {judgement.n_inputs}"
     return f"{seen}: is it read under the template that it was tuned under (--template)?"
+
+
+def _sameness(judgement: Judgement) -> str:
+    """A soft prompt that learned nothing, or is read under another template, often writes one thing again and again."""
+    if judgement.n_outputs != 1 or judgement.n_inputs < MIN_PROBES or judgement.n_silent:
+        return ""
+    return "the soft prompt writes the same on all of them"
 
 
 def _unsettled(judgement: Judgement) -> str:
