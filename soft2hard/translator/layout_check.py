@@ -12,7 +12,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 
 _EXAMPLES = 32
-_MOSTLY = 0.9
+_MOSTLY, _SHORT = 0.9, 16  # share of outputs; tokens of outputs that may be the very same
 _CLEARLY, _POOR = 0.2, 2.0  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
 
 
@@ -27,7 +27,7 @@ class LayoutCheck:
     other: float | None
     """As `soft`, where the white space before an output belongs to the other side; None where there is none."""
     n: int = 0
-    """How many examples that is of."""
+    """How many examples were answered; none where outputs are long, of which hardly any two are the same."""
     n_right: int = 0
     """Those of whose inputs the soft prompt writes the very output, but for case and white space around it."""
 
@@ -62,7 +62,12 @@ def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[E
     except UserError:
         without = None
     longest = max(len(subject.encode_output(example.output)) for example in examples)
-    written = subject.generate([Query(soft_prompt, example.input) for example in examples], longest)
+    if longest > _SHORT:
+        return LayoutCheck(soft, without, other)
+    try:
+        written = subject.generate([Query(soft_prompt, example.input) for example in examples], longest)
+    except UserError:
+        return LayoutCheck(soft, without, other)
     pairs = zip(written, examples, strict=True)
     n_right = sum(text.strip().casefold() == example.output.strip().casefold() for text, example in pairs)
     return LayoutCheck(soft, without, other, len(examples), n_right)

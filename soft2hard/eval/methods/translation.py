@@ -102,7 +102,7 @@ def _translator(options: GreedyOptions | TranslatedOptions, bench: Bench) -> Tra
     """The one that is named, else the bench's; beside the subject, or as for the soft prompts of another one."""
     named = options.translator
     if not options.vectors and (named or bench.translator):
-        return Translator.abroad(named or bench.translator.name)
+        return Translator.abroad(named or bench.translator.name, bench.subject.loading)
     return bench.translator if named is None else Translator.beside(named, bench.subject)
 
 
