@@ -293,9 +293,9 @@ def _given(
 
     rows, prompts = read_given(paths, mapping, {task.name for task in tasks})
     used = {row.task for row in rows}
-    if models["subject"] is not None:
-        prompts = tuple(map(models["subject"].in_own_scale, prompts))
-    if (subject := models["subject"]) is not None and tasks:  # where nothing is run, their place does not matter
+    if (subject := models["subject"]) is not None:
+        prompts = tuple(map(subject.in_own_scale, prompts))
+    if subject is not None and tasks:  # where nothing is run, their place does not matter
         models = _for_outputs(models, subject.for_prompts(prompts), tasks)
     material = Material(rows, prompts, tuple(task for task in tasks if task.name in used), **models)
     check_material(material, only)

@@ -42,7 +42,6 @@ _ARCHITECTURES = {
     "encoder-decoder": "soft2hard.translator.encoder_decoder:EncoderDecoderTranslator",
     "causal-lora": "soft2hard.translator.causal:CausalTranslator",
 }
-_READ_ACTS: tuple[Reads, ...] = ("examples", "both")
 _EPSILON = 1e-6
 
 SoftPrompts = Float[Tensor, "batch n d_subject"]
@@ -477,7 +476,7 @@ class Translator:
         own subject cannot be loaded.
         """
         card = read_card(folder_of(name_or_path, "translator"))
-        if card.reads not in _READ_ACTS:
+        if not card.reads_examples:
             raise UserError(
                 f"The translator '{name_or_path}' reads {card.reads}, not what soft prompts do.",
                 "Give one that was trained with --reads both or examples.",
@@ -494,7 +493,7 @@ class Translator:
         folder = folder_of(name_or_path, "translator")
         card = read_card(folder)
         is_own = subject.fingerprint == card.fingerprint or is_rounding(read_rows(folder), subject)
-        if is_own or card.reads not in _READ_ACTS:
+        if is_own or not card.reads_examples:
             return cls.from_pretrained(name_or_path, subject=subject)
         print(_ABROAD.format(name_or_path, card.subject, subject.name), file=sys.stderr)
         return cls.abroad(name_or_path, subject.loading)
@@ -523,7 +522,7 @@ class Translator:
         remedy = (
             f"Name its subject with --subject, or use a translator trained for it (this one: '{self.card.subject}')."
         )
-        if self.card.reads in _READ_ACTS:
+        if self.card.reads_examples:
             remedy += " Where their subject runs (not with --no-verify), it reads what any soft prompts do."
         if soft_prompt.d_model != self.card.d_subject:
             raise UserError(

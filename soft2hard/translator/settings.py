@@ -214,6 +214,11 @@ class TranslatorCard:
     training: dict = field(default_factory=dict)
     """Settings, data, versions and scores of the training, as plain JSON."""
 
+    @property
+    def reads_examples(self) -> bool:
+        """Whether pairs of input and output are read, by themselves or beside vectors."""
+        return self.reads in ("examples", "both")
+
 
 def write_card(folder: Path, card: TranslatorCard) -> None:
     (folder / CARD_FILE).write_text(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(card), indent=2))

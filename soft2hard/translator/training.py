@@ -227,7 +227,7 @@ def _refuse(
             f"The template of '{subject.name}' has no place for solved examples, which pretrain_tasks is to show.",
             "Set pretrain_tasks to 0.",
         )
-    if card.reads in ("examples", "both") and not all(map(len, corpus["inputs"])):
+    if card.reads_examples and not all(map(len, corpus["inputs"])):
         raise UserError(
             "The corpus was made before corpora kept examples, which this translator is to read.", "Make it again."
         )

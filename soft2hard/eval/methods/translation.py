@@ -110,8 +110,8 @@ def _check_vectors(options: GreedyOptions | TranslatedOptions, bench: Bench) -> 
     named = options.translator or (bench.translator and bench.translator.name)
     if options.vectors or named is None:
         return
-    if (reads := read_card(folder_of(named, "translator")).reads) not in ("examples", "both"):
-        raise UserError(f"vectors: false leaves nothing to a translator that reads {reads}.", "Leave it out.")
+    if not (card := read_card(folder_of(named, "translator"))).reads_examples:
+        raise UserError(f"vectors: false leaves nothing to a translator that reads {card.reads}.", "Leave it out.")
 
 
 def _labelled(translator: Translator, cases: Sequence[Case], bench: Bench) -> list[SoftPrompt]:
