@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from soft2hard.data_gen.tasks import Example
 from soft2hard.translator.translate import Translation
 from soft2hard.translator.verdict import (
     Judgement,
@@ -38,13 +39,18 @@ def judged(
     )
 
 
+def pairs(name: str, n: int) -> tuple[Example, ...]:
+    """Inputs with outputs."""
+    return tuple(Example(f"{name} {i}", f"output {i}") for i in range(n))
+
+
 def translated(judgement: Judgement | None, text: str = "Name the colour.", **fields: object) -> Translation:
     """A translation with this judgement, and two candidates."""
     best = Candidate(text, 1.0, 0.02, 40, -3.5, 0.97)
     second = Candidate("Say a colour.", 0.5, 0.6, 40, -9.25, None, "search")
     known = {
-        "n_probes": 8,
-        "n_checks": 0 if judgement is None or judgement.at_least is None else judgement.n_inputs,
+        "chosen_on": pairs("chose", 8),
+        "judged_on": pairs("judged", 0 if judgement is None or judgement.at_least is None else judgement.n_inputs),
         "probe_source": "examples",
         "ending": "learned",
         "candidates": (best, second),

@@ -108,6 +108,8 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
     Says on standard error what soft prompts of other programs do not say themselves, or say otherwise. Raises UserError
     where they name several.
     """
+    from soft2hard.storage.names import name_of
+
     named = list(dict.fromkeys(prompt.subject for prompt in soft_prompts if prompt.subject))
     if asked is None and len(named) > 1:
         raise UserError(f"The soft prompts name several subjects: {', '.join(named[:3])}.", "Give one with --subject.")
@@ -115,7 +117,7 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
     if not asked and not named and soft_prompts and soft_prompts[0].fingerprint is None:
         say(f"{soft_prompts[0].origin} does not name its subject: '{chosen}' is taken; --subject names another.")
     for prompt in soft_prompts:
-        if prompt.fingerprint is None and prompt.subject and Path(prompt.subject).name != Path(chosen).name:
+        if prompt.fingerprint is None and prompt.subject and Path(name_of(prompt.subject)).name != Path(chosen).name:
             say(f"{prompt.origin} names '{prompt.subject}' as its base model; it is run on '{chosen}'.")
         if (named_as := prompt.provenance.get("base_as_named")) and not asked:
             say(f"The base model '{named_as}' of {prompt.origin} is taken from {prompt.subject}.")

@@ -2,9 +2,10 @@
 
 import functools
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -155,21 +156,23 @@ def translate(
         name = subject_of(soft_prompts, subject)
         if subject is not None and not verify:  # no subject is loaded, whose name then tells which translator fits
             soft_prompts = [replace(prompt, subject=subject) for prompt in soft_prompts]
-        if loading.template is None:
-            _say_template(soft_prompts)
         describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
             propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
         labelled = read_examples(examples) if lm is not None and examples is not None else []
-        layout = None
+        layout, unsaid = None, [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
         if lm is not None and inputs:
             lm = lm.for_outputs(example.output for example in labelled)
             say_unknown(lm, set(inputs))
             soft_prompts = _with_scale(lm, soft_prompts, labelled)
-            layout = _layout_remark(lm, soft_prompts, labelled, examples, loading.template)
+            if unsaid and labelled:
+                soft_prompts, layout = _laid_out(lm, soft_prompts, labelled, examples, loading.template)
+                layout = layout or _layout_remark(lm, soft_prompts[unsaid[0]], labelled, examples)
             if layout:
                 say(layout)
+        if loading.template is None:
+            _say_template(soft_prompts)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
         longest = max_new_tokens or _longest_output(labelled, lm)
@@ -194,13 +197,13 @@ def translate(
         if card is not None:
             _write_card(card, results[0], soft_prompts[0], lm, seed)
         write(
-            _as_json(results, _made_under(loading.template, soft_prompts[0], lm))
+            _as_json(results, _made_by(lm, config, helping, loading.template, soft_prompts[0]))
             if json_
             else "\n\n".join(map(_as_text, results))
         )
     if results:
         has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
-        if layout and next(r for r, p in zip(results, soft_prompts, strict=True) if not p.template).verdict == "failed":
+        if layout and results[unsaid[0]].verdict == "failed":
             say(layout)  # once more, beside the verdict
         if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
             say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
@@ -220,7 +223,7 @@ def _with_scale(
     lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", labelled: "Sequence[Example]"
 ) -> "list[SoftPrompt]":
     """Soft prompts for Gemma 1 and 2 that do not say if they hold the scale of its embeddings: as outputs tell."""
-    from soft2hard.translator.layout_check import likelier_scale
+    from soft2hard.translator.layout import likelier_scale
 
     if not lm.scale_has_moved or lm.loading.embedding_scale or not labelled:
         return list(soft_prompts)
@@ -237,37 +240,48 @@ def _with_scale(
     return found
 
 
-def _layout_remark(
+def _laid_out(
     lm: "Subject",
     soft_prompts: "Sequence[SoftPrompt]",
     labelled: "Sequence[Example]",
     examples: Path | None,
     asked: str | None,
+) -> "tuple[list[SoftPrompt], str | None]":
+    """Soft prompts with the template that outputs in the examples tell, where they do not say their own and none was
+    asked for. A better one than that which was asked for is only named, in a remark."""
+    from soft2hard.translator.layout import better_layout
+
+    first = next(prompt for prompt in soft_prompts if prompt.template is None)
+    found = better_layout(lm, first, labelled)
+    if found is None:
+        return list(soft_prompts), None
+    shown = found.text.replace("\n", "\\n")
+    fits = f"{first.origin} makes the outputs in {examples} likeliest under the template '{shown}'"
+    fits += f" ({found.nll:.2f} nats a token)"
+    if asked is not None:
+        return list(soft_prompts), f"{fits}: try --template '{shown}'."
+    say(f"{fits}, which is taken. If it was tuned under another, give that with --template.")
+    return [prompt if prompt.template else replace(prompt, template=found.template) for prompt in soft_prompts], None
+
+
+def _layout_remark(
+    lm: "Subject", soft_prompt: "SoftPrompt", labelled: "Sequence[Example]", examples: Path | None
 ) -> str | None:
     """What outputs in the examples tell about the template of a soft prompt that does not say its own, if anything."""
-    from soft2hard.prompts.template import template_text
-    from soft2hard.translator.layout_check import check_layout, with_space_elsewhere
+    from soft2hard.translator.layout import check_layout
 
-    unknown = [prompt for prompt in soft_prompts if prompt.template is None]
-    found = check_layout(lm, unknown[0], labelled) if unknown and labelled else None
+    found = check_layout(lm, soft_prompt, labelled)
     if found is None:
         return None
-    if found.space_is_elsewhere:
-        other = with_space_elsewhere(lm.for_prompts(unknown[:1]).template)
-        text = asked + "{output}" if asked and asked.endswith(" ") else template_text(other)
-        return (
-            f"The outputs in {examples} are likelier under {unknown[0].origin} with the space before them on the other "
-            f"side ({found.other:.2f} nats a token, here {found.soft:.2f}): try --template '{text}'."
-        )
     if found.fits_badly:
         beside = "" if found.without is None else f"; {found.without:.2f} without a prompt"
         return (
-            f"Under this template {unknown[0].origin} makes the outputs in {examples} unlikely ({found.soft:.2f} nats "
+            f"Under this template {soft_prompt.origin} makes the outputs in {examples} unlikely ({found.soft:.2f} nats "
             f"a token{beside}). If it was tuned under another, give that with --template."
         )
     if found.is_often_wrong:
         return (
-            f"Under this template {unknown[0].origin} writes the outputs of {found.n_right} of {found.n} examples in "
+            f"Under this template {soft_prompt.origin} writes the outputs of {found.n_right} of {found.n} examples in "
             f"{examples}. If it was tuned under another, give that with --template."
         )
     return None
@@ -373,9 +387,26 @@ def _made_under(asked: str | None, soft_prompt: "SoftPrompt", lm: "Subject | Non
     return "chat" if lm is not None and is_chat(recorded, lm.tokenizer) else template_text(recorded)
 
 
-def _as_json(translations: list["Translation"], template: str | None) -> str:
+def _made_by(
+    lm: "Subject | None", config: TranslateConfig, helping: Helping, template: str | None, soft_prompt: "SoftPrompt"
+) -> dict[str, Any]:
+    """What the translations were made with, to make them again."""
+    from soft2hard.storage.names import name_of
+    from soft2hard.storage.run_folders import commit, versions
+
+    made = {"template": _made_under(template, soft_prompt, lm), "settings": asdict(config)}
+    made |= {"versions": versions(), "commit": commit()}
+    if lm is None:
+        return made
+    precision = str(lm.model.dtype).removeprefix("torch.")  # what "auto" came to
+    subject = {"name": name_of(lm.name), "fingerprint": lm.fingerprint, "precision": precision}
+    helpers = {name: getattr(helping, name) for name in ("describer", "prior", "encoder")}
+    return made | {"subject": subject, "loading": asdict(lm.loading), "helpers": helpers}
+
+
+def _as_json(translations: list["Translation"], made_by: Mapping[str, Any]) -> str:
     records = [t.to_json() for t in translations]
-    document = {"schema_version": SCHEMA_VERSION, "template": template, "translations": records}
+    document = {"schema_version": SCHEMA_VERSION, **made_by, "translations": records}
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # Compared and hashed by identity: tensors do not compare to a single truth value.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SoftPrompt:
     """A soft prompt (Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning").
 
@@ -51,6 +51,11 @@ class SoftPrompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "embeddings", as_matrix(self.embeddings, "The soft prompt"))
         object.__setattr__(self, "provenance", dict(self.provenance))
+
+    def __repr__(self) -> str:
+        of = f", tuned on '{self.subject}'" if self.subject else ""
+        source = f" '{self.provenance['source']}'" if "source" in self.provenance else ""
+        return f"<SoftPrompt{source}: {self.n_tokens} virtual tokens of width {self.d_model}{of}>"
 
     @property
     def origin(self) -> str:

@@ -41,6 +41,12 @@ def located(name_or_path: str | os.PathLike[str], role: Role) -> str:
     return str(embedded_path(role)) if str(name_or_path) == "embedded" else str(name_or_path)
 
 
+def name_of(folder: str | os.PathLike[str]) -> str:
+    """What a user calls a model in this folder: what comes with the package has a name; others have their path."""
+    path, home = Path(folder).resolve(), _CHECKPOINTS.resolve()
+    return path.relative_to(home).parts[0] if home in path.parents else str(folder)
+
+
 def shipped_translators() -> list[Path]:
     """The translators that come with the package."""
     folders = (EMBEDDED / "translator", _CHECKPOINTS / SMOLLM2 / "translator")

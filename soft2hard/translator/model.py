@@ -26,7 +26,7 @@ from soft2hard.lm.prefix import roomy
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
-from soft2hard.storage.names import folder_of, is_embedded_subject
+from soft2hard.storage.names import folder_of, name_of
 from soft2hard.translator.data import IGNORE, View, n_runs, padded, runs_of_like_length
 from soft2hard.translator.settings import CARD_FILE, Design, Evidence, Reads, TranslatorCard, read_card, write_card
 
@@ -412,7 +412,7 @@ class Translator:
         model.hidden_states = hidden
         card = TranslatorCard(
             # The package lies elsewhere on another machine.
-            subject="embedded" if is_embedded_subject(subject.name) else subject.name,
+            subject=name_of(subject.name),
             fingerprint=subject.fingerprint,
             d_subject=subject.d_model,
             architecture=architecture,
@@ -466,6 +466,12 @@ class Translator:
         if subject is not None:
             translator.bind(subject)
         return translator
+
+    def __repr__(self) -> str:
+        where = "soft prompts of any model" if self.home else f"soft prompts of '{self.card.subject}'"
+        seen = {"vectors": "the vectors", "examples": "what they do", "both": "vectors and what they do"}
+        read = f"reads {seen.get(self.reads, self.reads)} of {where}"
+        return f"<Translator '{name_of(self.name)}': {self.card.architecture}, {read}>"
 
     @classmethod
     def abroad(cls, name_or_path: str | Path, loading: Loading = Loading()) -> "Translator":

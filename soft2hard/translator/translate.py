@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 from soft2hard.compute import metering
+from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 from soft2hard.lm.nearest import nearest_rows
 from soft2hard.lm.sentences import Encoder
@@ -17,7 +18,7 @@ from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.storage.names import SMOLLM2, embedded_path, shipped_translators
+from soft2hard.storage.names import SMOLLM2, embedded_path, name_of, shipped_translators
 from soft2hard.translator.candidates import Mixture, propose, proposed_under
 from soft2hard.translator.demonstrations import views_of, with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
@@ -77,10 +78,12 @@ class Translation:
     """How the text acts on further inputs, or on those that chose it where none were left (`n_checks` 0)."""
     proposer: ProposerName = "translator"
     """Where the text comes from."""
-    n_probes: int = 0
-    """Inputs that chose the text."""
-    n_checks: int = 0
-    """Other inputs that it was judged on."""
+    chosen_on: tuple[Example, ...] = ()
+    """Inputs that chose the text, each with what the soft prompt makes of it."""
+    judged_on: tuple[Example, ...] = ()
+    """Other inputs, which it was judged on, likewise."""
+    translator: str | None = None
+    """The translator that proposed and weighed texts; None without one."""
     probe_source: str = "none"
     """'examples', how the subject invented them, `TOO_FEW_INPUTS`, or 'none' where none were wanted."""
     ending: Ending | None = None
@@ -101,6 +104,16 @@ class Translation:
     does not say, or none was asked."""
 
     @property
+    def n_probes(self) -> int:
+        """Inputs that chose the text."""
+        return len(self.chosen_on)
+
+    @property
+    def n_checks(self) -> int:
+        """Other inputs that it was judged on."""
+        return len(self.judged_on)
+
+    @property
     def verdict(self) -> Verdict:
         return "unverified" if self.judgement is None else self.judgement.verdict
 
@@ -116,7 +129,8 @@ class Translation:
 
     def to_json(self) -> dict:
         """As plain JSON values, verdict and agreement among them."""
-        return asdict(self) | {name: getattr(self, name) for name in ("verdict", "agreement", "divergence")}
+        worked_out = ("verdict", "agreement", "divergence", "n_probes", "n_checks")
+        return asdict(self) | {name: getattr(self, name) for name in worked_out}
 
 
 def translate(
@@ -180,10 +194,13 @@ def translate(
                 "Give a translator for its subject, or leave verification on.",
             )
         texts = propose(translator, views[-1], 1)
-        return [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
+        found = [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
+        return [replace(one, translator=name_of(translator.name)) for one in found]
     work = _Translating(prompts, labels, translator, subject, config, helpers)
     work.views = views
     found = work.all(inputs, progress)
+    if translator is not None:
+        found = [replace(one, translator=name_of(translator.name)) for one in found]
     if source:
         found = [replace(one, probe_source=source) if one.probe_source == "examples" else one for one in found]
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
@@ -382,8 +399,8 @@ class _Translating:
             text=best.text,
             judgement=judge(best.text),
             proposer=best.proposer,
-            n_probes=len(probes.inputs),
-            n_checks=len(checks.inputs) if checks else 0,
+            chosen_on=probes.pairs,
+            judged_on=checks.pairs if checks else (),
             ending=probes.ending,
             candidates=tuple(ranked[:_KEPT_CANDIDATES]),
             stopped=self.budget.is_spent,

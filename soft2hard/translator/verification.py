@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from soft2hard.compute.memory import Halving
+from soft2hard.data_gen.tasks import Example
 from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.sequences import Query, kind_of
 from soft2hard.lm.subject import Subject
@@ -55,6 +56,11 @@ class Probes:
     """Its next-token log-probabilities at all output positions, probe after probe."""
     likeliest: Int[Tensor, "n_targets"]
     """The most likely token there: the output's own, but for rounding and where a token was cut."""
+
+    @property
+    def pairs(self) -> tuple[Example, ...]:
+        """Each input with what the soft prompt makes of it."""
+        return tuple(map(Example, self.inputs, self.outputs))
 
     @property
     def ending(self) -> Ending:

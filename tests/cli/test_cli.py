@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -163,6 +164,11 @@ def test_translate_prints_json_with_scores_and_a_verdict(subject, translator, pr
     assert found["soft_prompt"] == str(prompt)
     assert found["verdict"] in {"faithful", "doubtful", "failed", "unverified"}
     assert {"text", "greedy", "agreement", "divergence", "n_probes", "probe_source", "candidates"} <= set(found)
+    assert document["subject"]["name"] == str(subject) and document["subject"]["precision"] in ("float32", "bfloat16")
+    assert document["settings"]["n_candidates"] == 4 and document["settings"]["seed"] == 0
+    assert document["versions"]["torch"] == torch.__version__ and "commit" in document
+    assert found["translator"] == str(translator)
+    assert len(found["chosen_on"]) == found["n_probes"] and set(found["chosen_on"][0]) == {"input", "output"}
     assert found["proposer"] == "translator" and list(found["by_proposer"]) in ([], ["translator"])
 
 
@@ -378,8 +384,27 @@ def test_outputs_of_the_examples_tell_whether_a_template_fits(tmp_path: Path) ->
     assert (right.exit_code, wrong.exit_code) == (0, 0)
     assert "nats a token" not in right.stderr
     assert wrong.stdout.count("failed:") == 1
-    assert wrong.stderr.count("makes the outputs in") == 2  # at once, and beside the verdict
-    assert "give that with --template" in wrong.stderr
+    assert wrong.stderr.count("try --template 'Input: {input}\\nOutput: '") == 2  # at once, and beside the verdict
+    noise = np.random.default_rng(0).normal(size=(8, 192)).astype("float32")
+    np.save(tmp_path / "bare.npy", noise)
+    none = run(*words)
+    assert none.exit_code == 0 and "makes the outputs in" in none.stderr
+    assert "give that with --template" in none.stderr
+
+
+def test_the_template_of_an_adapter_that_records_none_is_found_by_outputs_of_the_examples(tmp_path: Path) -> None:
+    examples = embedded_path("soft_prompts") / "00-classify.jsonl"
+    under = ("--template", "{input} = {output}", "--steps", 60, "--init", "vocabulary")
+    made = run("tune", examples, *under, "-o", tmp_path / "prompts")
+    assert made.exit_code == 0, made.stderr
+    tuned = SoftPrompt.from_pretrained(tmp_path / "prompts" / "00-classify.safetensors")
+    replace(tuned, template=None, fingerprint=None).save_pretrained(tmp_path / "adapter", base_model="mine")
+    adapter = tmp_path / "adapter"
+    found = run("translate", adapter, "--subject", "embedded", "--examples", examples, "--candidates", 4, "--json")
+    assert found.exit_code == 0, found.stderr
+    assert "under the template '{input} = " in found.stderr and "which is taken" in found.stderr
+    document = json.loads(found.stdout)
+    assert json.loads(document["template"])["output_prefix"].strip() == "="
 
 
 @pytest.fixture

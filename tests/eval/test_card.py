@@ -153,13 +153,13 @@ def test_a_share_is_never_rounded_across_the_line() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"n_probes": 0, "probe_source": "none"}, "not run beside the soft prompt: leave out --no-verify"),
+        ({"chosen_on": (), "probe_source": "none"}, "not run beside the soft prompt: leave out --no-verify"),
         (
-            {"n_probes": 0, "probe_source": TOO_FEW_INPUTS},
+            {"chosen_on": (), "probe_source": TOO_FEW_INPUTS},
             "there were fewer than 4 inputs to run it on, given or invented by the subject: give 4 or more with "
             "--examples",
         ),
-        ({"n_probes": 0}, "no candidate could be run beside the soft prompt"),
+        ({"chosen_on": ()}, "no candidate could be run beside the soft prompt"),
         ({}, "beside the inputs, the text does not fit the subject's context"),
     ],
 )
@@ -278,6 +278,10 @@ def test_a_real_translation_makes_a_small_page(real: Translation, prompt: SoftPr
     assert f"soft2hard {soft2hard.__version__} Seed 0 Subject embedded , fingerprint" in found.text
     assert subject.fingerprint in found.words
     assert "soft2hard translate 'soft prompt 1' --subject embedded --seed 0 --examples INPUTS" in found.text
+    assert real.translator == "embedded" and "Translator embedded" in found.text
+    for use, examples in (("choose the text", real.chosen_on), ("judge it", real.judged_on)):
+        assert examples and found.text.count(use) == len(examples)
+        assert all(f"{one.input} {one.output} {use}" in found.text for one in examples)
     assert "task (of the soft prompt) replace.with_label(la=alpha, s=vegetable)" in found.text
 
 
@@ -295,7 +299,7 @@ def test_headings_follow_on_each_other_and_tables_have_headers(prompt: SoftPromp
     levels = [int(tag[1]) for tag in Words.of(page).tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-    assert page.count("<table>") == 4 and not re.search(r"<th(?! scope=|ead)", page)
+    assert page.count("<table>") == 5 and not re.search(r"<th(?! scope=|ead)", page)
     assert all(f'id="{anchor}"' in page for anchor in re.findall('href="#([^"]*)"', page))
 
 

@@ -20,7 +20,7 @@ from soft2hard.eval.report.verdict_text import (
 )
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.storage.names import is_embedded_subject
+from soft2hard.storage.names import name_of
 from soft2hard.translator.settings import MIN_PROBES, ProposerName
 from soft2hard.translator.translate import Translation
 from soft2hard.translator.verdict import (
@@ -95,7 +95,7 @@ def translation_card(
         "translation": translation,
         "soft_prompt": soft_prompt,
         "subject": subject,
-        "subject_name": _subject_name(subject),
+        "subject_name": name_of(subject.name),
         "main": _Judged(translation.text, translation.verdict, _statement(translation), _facts(translation)),
         "demonstrated": shown and _Judged(shown.text, shown.verdict, _claim(shown), _measured(shown)),
         "n_apart": judgement.n_inputs - judgement.n_alike if judgement else 0,
@@ -184,13 +184,8 @@ def _neighbours(soft_prompt: SoftPrompt, subject: Subject, k: int) -> list[list[
     return [list(zip(own["token"], own["cosine"], strict=True)) for _, own in positions]
 
 
-def _subject_name(subject: Subject) -> str:
-    """What a user calls it: that of the package has a path of this machine."""
-    return "embedded" if is_embedded_subject(subject.name) else subject.name
-
-
 def _command(translation: Translation, subject: Subject, seed: int | None) -> str:
-    words = ["soft2hard", "translate", translation.soft_prompt, "--subject", _subject_name(subject)]
+    words = ["soft2hard", "translate", translation.soft_prompt, "--subject", name_of(subject.name)]
     words += ["--seed", str(seed)] if seed is not None else []
     words += ["--examples", "INPUTS"] if translation.probe_source == "examples" else []
     words += ["--no-verify"] if translation.probe_source == "none" and not translation.n_probes else []

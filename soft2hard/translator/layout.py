@@ -1,0 +1,245 @@
+"""How a soft prompt from elsewhere was tuned, where its file does not say so: labelled examples tell layout and scale.
+
+Vectors mean something only between the tokens that they were tuned between. An adapter records none of these, but the
+outputs that it was tuned to give are likely under its own layout, and seldom under another.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from soft2hard.data_gen.tasks import Example
+from soft2hard.errors import UserError
+from soft2hard.lm.batching import EncodedExample
+from soft2hard.lm.sequences import Query
+from soft2hard.lm.subject import Subject
+from soft2hard.lm.templates import chosen_template
+from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.prompts.template import Place, Template, read_template, template_text
+
+_EXAMPLES, _SCREENED = 32, 8  # examples that decide; those that layouts are screened on first
+_MOSTLY, _SHORT = 0.9, 16  # share of outputs; tokens of outputs that may be the very same
+_CLEARLY, _POOR = 0.2, 2.0  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
+_BEFORE = (
+    "", "Input: ", "Question: ", "Q: ", "Text: ", "Sentence: ", "Tweet text : ", "Review: ", "Instruction: ", "User: ",
+    "### Instruction:\n",
+)  # fmt: skip
+_BETWEEN = (
+    " ", "\n", "\nOutput: ", " Output: ", "\nAnswer: ", " Answer: ", "\nA: ", " A: ", "\nLabel: ", " Label: ",
+    " Label : ", "\nSentiment: ", "\nResponse: ", "\nAssistant: ", "\n\n### Response:\n", " -> ", " = ", ": ",
+)  # fmt: skip
+_FIRST = ("", "Input: ")  # texts before the input, which all behind it are tried with first
+_BEST, _FINALISTS = 3, 8  # pairs to go on from; layouts that all examples decide between
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What stands around input and output, and how well that fits."""
+
+    text: str
+    """As `--template` takes it."""
+    template: Template
+    nll: float
+    """Mean negative log-likelihood of the examples' outputs under the soft prompt, nats a token, their ends apart."""
+
+
+@dataclass(frozen=True)
+class LayoutCheck:
+    """How well labelled examples fit a soft prompt under one template."""
+
+    soft: float
+    """Mean negative log-likelihood of their outputs, nats a token, ends apart: what is tuned on bare labels never
+    learns to end."""
+    without: float | None
+    """Without any prompt; None where the subject then has nothing to read."""
+    n: int = 0
+    """How many examples were answered; none where outputs are long, of which hardly any two are the same."""
+    n_right: int = 0
+    """Those of whose inputs the soft prompt writes the very output, but for case and white space around it."""
+
+    @property
+    def fits_badly(self) -> bool:
+        """Whether outputs are unlikely, or no likelier than without the soft prompt: it was hardly tuned like this."""
+        return self.soft > _POOR or (self.without is not None and self.soft > self.without - _CLEARLY)
+
+    @property
+    def is_often_wrong(self) -> bool:
+        return self.n_right < _MOSTLY * self.n
+
+
+def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> LayoutCheck | None:
+    """How likely outputs are under a soft prompt in its template, the one asked for or the assumed one; None where an
+    example does not fit the subject."""
+    subject, examples = subject.for_prompts([soft_prompt]), examples[:_EXAMPLES]
+    if (soft := _nll(subject, soft_prompt, examples)) is None:
+        return None
+    without = _nll(subject, None, examples)
+    longest = max(len(subject.encode_output(example.output)) for example in examples)
+    if longest > _SHORT:
+        return LayoutCheck(soft, without)
+    try:
+        written = subject.generate([Query(soft_prompt, example.input) for example in examples], longest)
+    except UserError:
+        return LayoutCheck(soft, without)
+    pairs = zip(written, examples, strict=True)
+    n_right = sum(text.strip().casefold() == example.output.strip().casefold() for text, example in pairs)
+    return LayoutCheck(soft, without, len(examples), n_right)
+
+
+def better_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> Layout | None:
+    """A layout under which a soft prompt that does not record its own makes the outputs of `examples` clearly likelier
+    than under that which was asked for or is assumed, and likely at all; None where there is none.
+
+    Common ways of writing down a query are tried, the subject's chat template among them: each text behind the input
+    with two before it, the best of these with each before it, and the best of those with each behind it again; the
+    white space before an output on either side; virtual tokens where the prompt's file has them, or in both places. A
+    few examples screen, up to 32 decide.
+    """
+    found, examples = _Layouts(subject, soft_prompt, examples[:_SCREENED]), examples[:_EXAMPLES]
+    found.try_all((before, between) for before in _FIRST for between in _BETWEEN)
+    found.try_all((before, between) for _, between in found.best(_BEST) for before in _BEFORE)
+    found.try_all((before, between) for before, _ in found.best(1) for between in _BETWEEN)
+    finalists = {text: found.templates[text] for text in found.ranked()[:_FINALISTS]}
+    try:
+        under = subject.for_prompts([soft_prompt])
+    except UserError:  # nothing says where the vectors stand
+        own = None
+    else:
+        own = _nll(under, soft_prompt, examples)
+        if (swapped := _with_space_elsewhere(under.template)) is not None:
+            finalists[template_text(swapped)] = swapped
+    nlls = _nlls(subject, soft_prompt, list(finalists.values()), examples)
+    layouts = [Layout(*one, nll) for one, nll in zip(finalists.items(), nlls, strict=True) if nll is not None]
+    best = min(layouts, key=lambda layout: layout.nll, default=None)
+    if best is None or (own is not None and best.nll > own - _CLEARLY):
+        return None
+    without = _nll(subject.with_template(best.template), None, examples)
+    return None if LayoutCheck(best.nll, without).fits_badly else best
+
+
+def likelier_scale(
+    subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]
+) -> Literal["included", "left-out"] | None:
+    """Whether the vectors of a soft prompt that does not say it include the scale of the subject's embeddings: as what
+    the examples' outputs are likelier. None where an example does not fit the subject."""
+    subject, examples = subject.for_prompts([soft_prompt]), examples[:_EXAMPLES]
+    included = _nll(subject, replace(soft_prompt, scale=subject.embedding_scale), examples)
+    left_out = _nll(subject, replace(soft_prompt, scale=1.0), examples)
+    if included is None or left_out is None:
+        return None
+    return "included" if included <= left_out else "left-out"
+
+
+Words = tuple[str, str]
+"""Texts before an input and between it and its output."""
+
+
+class _Layouts:
+    """Layouts that were tried on a few examples."""
+
+    def __init__(self, subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]):
+        self.subject, self.soft_prompt, self.examples = subject, soft_prompt, examples
+        matters = subject.begins_with_tokens
+        self.places: Sequence[Place | None] = [None] if soft_prompt.place or not matters else ["first", "after"]
+        self.templates: dict[str, Template] = {}
+        self.nlls: dict[str, float] = {}
+        self.words: dict[str, Words] = {}
+        self._try({text: None for place in self.places for text in self._chat(place)})
+
+    def try_all(self, words: Iterable[Words]) -> None:
+        """Those that were not tried yet, in shared batches."""
+        self._try({self._text(place, text): one for one in words for place in self.places for text in _written(one)})
+
+    def ranked(self) -> list[str]:
+        return sorted(self.nlls, key=self.nlls.__getitem__)
+
+    def best(self, n: int) -> list[Words]:
+        """The first `n` different ones."""
+        return list(dict.fromkeys(self.words[text] for text in self.ranked() if text in self.words))[:n]
+
+    def _try(self, texts: dict[str, Words | None]) -> None:
+        new = {text: self._template(text) for text in texts if text not in self.templates}
+        self.templates |= new
+        self.words |= {text: words for text in new if (words := texts[text]) is not None}
+        nlls = _nlls(self.subject, self.soft_prompt, list(new.values()), self.examples)
+        self.nlls |= {text: nll for text, nll in zip(new, nlls, strict=True) if nll is not None}
+
+    def _template(self, text: str) -> Template:
+        choice = read_template(text)
+        template = chosen_template(choice, self.subject.tokenizer)
+        place = choice.place or self.soft_prompt.place or "after"
+        return replace(template, place=place).for_outputs(example.output for example in self.examples)
+
+    def _chat(self, place: Place | None) -> list[str]:
+        has_one = getattr(self.subject.tokenizer, "chat_template", None) and not self.subject.is_masked
+        text = f"chat:{place}" if place else "chat"
+        try:
+            return [text] if has_one and self._template(text) else []
+        except UserError:  # one that changes what the user says
+            return []
+
+    @staticmethod
+    def _text(place: Place | None, text: str) -> str:
+        return {"first": "{prompt}{bos}", "after": "{bos}{prompt}", None: ""}[place] + text
+
+
+def _written(words: Words) -> list[str]:
+    """As templates, the white space before the output read with what stands before it, and written with the output."""
+    before, between = words
+    read = f"{before}{{input}}{between}"
+    return [read, f"{read}{{output}}"] if between.endswith(" ") else [read]
+
+
+def _with_space_elsewhere(template: Template) -> Template | None:
+    """The template with the white space before an output on the other side: written by the model, or read by it before.
+
+    Tokenizers join a space to the word behind it, so that the two are read quite differently. None without a space.
+    """
+    if template.input_first:
+        return None
+    if template.output_lead:
+        return replace(template, output_prefix=template.output_prefix + template.output_lead, output_lead="")
+    bare = template.output_prefix.rstrip(" ")
+    if bare == template.output_prefix:
+        return None
+    return replace(template, output_prefix=bare, output_lead=template.output_prefix[len(bare) :])
+
+
+def _nll(subject: Subject, prompt: Prompt, examples: Sequence[Example]) -> float | None:
+    return _nlls(subject, prompt, [subject.template], examples)[0]
+
+
+@torch.no_grad()
+def _nlls(
+    subject: Subject, prompt: Prompt, templates: Sequence[Template], examples: Sequence[Example]
+) -> list[float | None]:
+    """Mean negative log-likelihood of the outputs' tokens, ends apart, under one prompt in each template; None where
+    an example does not fit the context, or there is nothing to read."""
+    found: list[float | None] = [None] * len(templates)
+    encoded = {i: rows for i, t in enumerate(templates) if (rows := _encoded(subject, prompt, t, examples))}
+    heads, rows = [head for head, _ in encoded.values()], [some for _, some in encoded.values()]
+    numbers = list(encoded)
+    for i, hidden in subject.scorer.hidden_states(heads, rows, subject.batch_tokens):
+        wanted = torch.tensor([token for example in rows[i] for token in example.output], device=hidden.device)
+        found[numbers[i]] = -subject.scorer.score(hidden, wanted)[0].mean().item()
+    return found
+
+
+def _encoded(
+    subject: Subject, prompt: Prompt, template: Template, examples: Sequence[Example]
+) -> tuple[torch.Tensor, list[EncodedExample]] | None:
+    """All that stands before the examples, and they with their outputs' words alone."""
+    under = subject.with_template(template)
+    prompt = replace(prompt, template=template) if isinstance(prompt, SoftPrompt) else prompt
+    head, kind = under.prompt_embeddings(prompt), "soft" if isinstance(prompt, SoftPrompt) else "none"
+    try:
+        rows = [under.encode_example(example.input, example.output, kind) for example in examples]
+    except UserError:
+        return None
+    rows = rows if subject.is_masked else [replace(row, output=row.output[:-1]) for row in rows]
+    longest = len(head) + max((row.n_read for row in rows), default=0)
+    if subject.context_length is not None and longest > subject.context_length:
+        return None
+    return (head, rows) if all(len(head) + row.n_input and row.output for row in rows) else None
