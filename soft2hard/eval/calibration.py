@@ -75,7 +75,7 @@ def calibrate(
     views = views_of(translator, subject, prompts, inputs, 0)
     verifier, proposed = Verifier(subject, SHORT_OUTPUT), proposed_under(translator, views, _N_CANDIDATES)
     probes = verifier.probe(prompts, inputs)
-    readings = [Mixture(translator, of_one) for of_one in zip(*views, strict=True)]
+    readings = [Mixture(translator, of_one) for of_one in views]
     plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
     shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))
     if not plain:

@@ -13,7 +13,7 @@ from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
 from soft2hard.lm.endings import special_ids
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.data import IGNORE, runs_of_like_length
+from soft2hard.translator.data import IGNORE, Views, runs_of_like_length
 from soft2hard.translator.probing import drawn, own_uniforms
 
 if TYPE_CHECKING:
@@ -60,13 +60,32 @@ def propose(
 
 
 def proposed_under(
-    translator: "Translator", views: Sequence[Sequence[SoftPrompt]], n_candidates: int, *, seed: int = 0
+    translator: "Translator",
+    views: Sequence[Views],
+    n_candidates: int,
+    *,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[str]]:
-    """Distinct candidates for each soft prompt, as many under each of its views; the first is the greedy one of the
-    last view."""
-    n = max(1, n_candidates // len(views))
-    by_view = [propose(translator, view, n, seed=seed) for view in reversed(views)]
-    return [list(dict.fromkeys(chain.from_iterable(of_one))) for of_one in zip(*by_view, strict=True)]
+    """Distinct candidates for each soft prompt, under all its views: under the vectors alone, where these are one, as
+    large a part as they have to say (`Evidence.alone`), an eighth at least; the others in equal parts. The first is the
+    greedy one of the first that is shown. `numbers`: see `propose`."""
+    numbers = range(len(views)) if numbers is None else numbers
+    of_vectors = max(round(translator.evidence.alone * n_candidates), n_candidates // 8)
+    asked: dict[int, list[tuple[int, SoftPrompt]]] = {}
+    for i, of_one in enumerate(views):
+        n_alone = of_vectors if of_one.alone is not None else 0
+        n_shown = max(1, (n_candidates - n_alone) // len(of_one.shown))
+        for view in of_one.shown:
+            asked.setdefault(n_shown, []).append((i, view))
+        if of_one.alone is not None:
+            asked.setdefault(max(1, n_alone), []).append((i, of_one.alone))
+    found: dict[int, list[str]] = {}
+    for n, some in asked.items():
+        texts = propose(translator, [view for _, view in some], n, seed=seed, numbers=[numbers[i] for i, _ in some])
+        found |= {id(view): of_view for (_, view), of_view in zip(some, texts, strict=True)}
+    by_view = [[*of_one.shown, *([] if of_one.alone is None else [of_one.alone])] for of_one in views]
+    return [list(dict.fromkeys(chain.from_iterable(found[id(view)] for view in of_one))) for of_one in by_view]
 
 
 def _cache_of_a_row(translator: "Translator", soft_prompts: Sequence[SoftPrompt]) -> int:
@@ -238,24 +257,31 @@ class Reading:
 
 
 class Mixture:
-    """What a translator makes of one soft prompt that it reads in one or two ways, the fullest last.
+    """What a translator makes of one soft prompt that it reads in several ways.
 
-    log p(text) is that of the mixture of both (`Evidence.alone`); texts near others are found under the last.
+    With several sets of examples, log p(text) is the mean of what each says: each set is evidence of its own, and what
+    one of them suggests by chance the others do not bear out. That is mixed with what the vectors alone say
+    (`Evidence.alone`), where they are read too. Texts near others are found under the first set.
     """
 
-    def __init__(self, translator: "Translator", read: Sequence[SoftPrompt]):
-        self.readings, self.alone = [Reading(translator, one) for one in read], translator.evidence.alone
-        fullest = self.readings[-1]
-        self.tokenizer, self.eos_id = fullest.tokenizer, fullest.eos_id
-        self.sequence_log_probs, self.next_log_probs = fullest.sequence_log_probs, fullest.next_log_probs
-        self.complete = fullest.complete
+    def __init__(self, translator: "Translator", views: Views):
+        self.shown = [Reading(translator, one) for one in views.shown]
+        self.by_vectors = None if views.alone is None else Reading(translator, views.alone)
+        self.alone, first = translator.evidence.alone, self.shown[0]
+        self.tokenizer, self.eos_id = first.tokenizer, first.eos_id
+        self.sequence_log_probs, self.next_log_probs = first.sequence_log_probs, first.next_log_probs
+        self.complete = first.complete
 
     def log_probs(self, texts: Sequence[str]) -> list[float]:
         """log p(text | soft prompt) of each text with its end, in nats."""
         return mixed(self.log_probs_by_reading(texts), self.alone).tolist()
 
     def log_probs_by_reading(self, texts: Sequence[str]) -> Float[Tensor, "n_readings n_texts"]:
-        return torch.tensor([reading.log_probs(texts) for reading in self.readings], dtype=torch.float64)
+        """By the vectors alone, where they are read, and by what is shown."""
+        shown = torch.tensor([reading.log_probs(texts) for reading in self.shown], dtype=torch.float64).mean(0)
+        if self.by_vectors is None:
+            return shown[None]
+        return torch.stack([torch.tensor(self.by_vectors.log_probs(texts), dtype=torch.float64), shown])
 
 
 def mixed(log_probs: Float[Tensor, "n_readings n_texts"], alone: float) -> Float[Tensor, " n_texts"]:

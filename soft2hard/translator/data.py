@@ -33,6 +33,8 @@ IGNORE = -100
 _MOST_RUNS = 6
 _FEWEST_PAIRS = 8
 """In a run, on average: smaller passes would keep a machine less busy."""
+_MOST_SETS = 2
+"""Four say hardly more (docs/experiments.md)."""
 _IMITATION_LENGTHS = (8, 16)
 """Fewest and most vectors of an imitation soft prompt."""
 _IMITATION_FACTORS = (0.5, 3.0)
@@ -106,12 +108,32 @@ class View:
         return replace(soft_prompt, embeddings=rows)
 
     def chosen(self, inputs: Sequence[str], seed: int) -> list[str]:
-        """Those of the inputs that are shown, which depends on the seed and on themselves alone; beside vectors none of
-        a template that has no place for solved examples."""
+        """Those of the inputs that are shown where they are shown once: the first of `sets`."""
+        return self.sets(inputs, seed)[0]
+
+    def sets(self, inputs: Sequence[str], seed: int) -> list[list[str]]:
+        """Sets of inputs that are shown one at a time, each of as many as were shown in training; which ones depends on
+        the seed and on themselves alone. Up to `_MOST_SETS`, which share no input where there are enough. One set
+        without any, beside vectors, of a template that has no place for solved examples."""
         if not self.reads_examples:
-            return []
+            return [[]]
         rng = Random("\n".join([f"view/{seed}", *inputs]))
-        return rng.sample(list(inputs), min(self.n_examples, len(inputs)))
+        order, n = rng.sample(list(inputs), len(inputs)), min(self.n_examples, len(inputs))
+        n_sets = min(max(round(len(inputs) / max(n, 1)), 1), _MOST_SETS)
+        starts = np.linspace(0, len(inputs) - n, n_sets).round().astype(int)
+        return [order[start : start + n] for start in starts]
+
+
+@dataclass(frozen=True)
+class Views:
+    """All that a translator is given of one soft prompt, to propose and weigh texts by."""
+
+    shown: tuple[SoftPrompt, ...]
+    """What it reads, one at a time: with several sets of examples, or just the vectors. The first is what greedy
+    decoding reads."""
+    alone: SoftPrompt | None = None
+    """Beside examples, the vectors alone: of a kind of task that it never met, examples make a translator too sure of
+    one that it knows."""
 
 
 class CorpusPairs(Dataset):

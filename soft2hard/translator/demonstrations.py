@@ -4,12 +4,14 @@ The soft prompt wrote the outputs, so there are no labels in them; and small mod
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from random import Random
 
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.data import Views
 from soft2hard.translator.model import Translator
 from soft2hard.translator.verification import Candidate, Probes, Verifier
 
@@ -73,21 +75,9 @@ def acting(
     view = translator.view(subject)
     if view.reads not in ("examples", "both"):
         return list(soft_prompts)
-    verifier = Verifier(subject, max_new_tokens)
-    chosen = [
-        [input for input in view.chosen(some, seed) if verifier.has_room(prompt, input)]
-        for prompt, some in zip(soft_prompts, inputs, strict=True)
-    ]
-    if view.reads == "examples" and not all(chosen):
-        raise UserError(
-            f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
-            "Give some with --examples.",
-        )
-    written = verifier.written(soft_prompts, chosen)
-    return [
-        view.of_pairs(prompt, [Example(*pair) for pair in zip(some, outputs, strict=True)])
-        for prompt, some, outputs in zip(soft_prompts, chosen, written, strict=True)
-    ]
+    sets = [[view.chosen(some, seed)] for some in inputs]
+    found = _shown(translator, subject, soft_prompts, sets, max_new_tokens)
+    return [of_prompt[0] for of_prompt in found]
 
 
 def views_of(
@@ -97,9 +87,38 @@ def views_of(
     inputs: Sequence[Sequence[str]],
     seed: int,
     max_new_tokens: int | None = None,
+) -> list[Views]:
+    """All that a translator of examples is given of soft prompts: as `acting`, with several sets of inputs where there
+    are enough, and for one of both the vectors alone."""
+    view = translator.view(subject)
+    sets = [view.sets(some, seed) for some in inputs]
+    found = _shown(translator, subject, soft_prompts, sets, max_new_tokens)
+    alone = list(soft_prompts) if translator.reads == "both" else [None] * len(soft_prompts)
+    return [Views(tuple(of_prompt), of_alone) for of_prompt, of_alone in zip(found, alone, strict=True)]
+
+
+def _shown(
+    translator: Translator,
+    subject: Subject,
+    soft_prompts: Sequence[SoftPrompt],
+    sets: Sequence[Sequence[Sequence[str]]],
+    max_new_tokens: int | None,
 ) -> list[list[SoftPrompt]]:
-    """All that a translator is given of soft prompts, to propose and weigh texts by: what `acting` gives and, for one
-    of both, the vectors alone before it, since of a kind of task that it never met, examples make it too sure of one
-    that it knows."""
-    seen = acting(translator, subject, soft_prompts, inputs, seed, max_new_tokens)
-    return [list(soft_prompts), seen] if translator.reads == "both" else [seen]
+    """Each soft prompt with what it writes for each of its sets of inputs, all written in shared batches."""
+    view, verifier = translator.view(subject), Verifier(subject, max_new_tokens)
+    fitting = [
+        [input for input in dict.fromkeys(chain.from_iterable(of_prompt)) if verifier.has_room(prompt, input)]
+        for prompt, of_prompt in zip(soft_prompts, sets, strict=True)
+    ]
+    if view.reads == "examples" and not all(fitting):
+        raise UserError(
+            f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
+            "Give some with --examples.",
+        )
+    found = []
+    written = verifier.written(soft_prompts, fitting)
+    for prompt, of_prompt, some, outputs in zip(soft_prompts, sets, fitting, written, strict=True):
+        pairs = dict(zip(some, map(Example, some, outputs), strict=True))
+        shown = [[pairs[input] for input in of_set if input in pairs] for of_set in of_prompt]
+        found.append([view.of_pairs(prompt, of_set) for of_set in filter(None, shown)] or [prompt])
+    return found

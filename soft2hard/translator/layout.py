@@ -68,6 +68,11 @@ class LayoutCheck:
     def is_often_wrong(self) -> bool:
         return self.n_right < _MOSTLY * self.n
 
+    @property
+    def fits_well(self) -> bool:
+        """Whether it needs no other: nearly all outputs are the wanted ones, or long ones are nearly certain."""
+        return not self.fits_badly and (not self.is_often_wrong if self.n else self.soft < _CLEARLY)
+
 
 def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> LayoutCheck | None:
     """How likely outputs are under a soft prompt in its template, the one asked for or the assumed one; None where an
@@ -90,13 +95,15 @@ def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[E
 
 def better_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> Layout | None:
     """A layout under which a soft prompt that does not record its own makes the outputs of `examples` clearly likelier
-    than under that which was asked for or is assumed, and likely at all; None where there is none.
+    than under that which was asked for or is assumed, and likely beside no prompt at all; None where there is none.
 
     Common ways of writing down a query are tried, the subject's chat template among them: each text behind the input
     with two before it, the best of these with each before it, and the best of those with each behind it again; the
     white space before an output on either side; virtual tokens where the prompt's file has them, or in both places. A
-    few examples screen, up to 32 decide.
+    few examples screen, up to 32 decide. Nothing is tried where the template fits well already.
     """
+    if _fits_well(subject, soft_prompt, examples):
+        return None
     found, examples = _Layouts(subject, soft_prompt, examples[:_SCREENED]), examples[:_EXAMPLES]
     found.try_all((before, between) for before in _FIRST for between in _BETWEEN)
     found.try_all((before, between) for _, between in found.best(_BEST) for before in _BEFORE)
@@ -116,7 +123,16 @@ def better_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[
     if best is None or (own is not None and best.nll > own - _CLEARLY):
         return None
     without = _nll(subject.with_template(best.template), None, examples)
-    return None if LayoutCheck(best.nll, without).fits_badly else best
+    is_likely = best.nll < _POOR if without is None else best.nll < max(without / 2, min(_POOR, without - _CLEARLY))
+    return best if is_likely else None
+
+
+def _fits_well(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> bool:
+    try:
+        found = check_layout(subject, soft_prompt, examples)
+    except UserError:  # nothing says where the vectors stand
+        return False
+    return found is not None and found.fits_well
 
 
 def likelier_scale(

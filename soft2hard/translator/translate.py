@@ -20,6 +20,7 @@ from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.names import SMOLLM2, embedded_path, name_of, shipped_translators
 from soft2hard.translator.candidates import Mixture, propose, proposed_under
+from soft2hard.translator.data import Views
 from soft2hard.translator.demonstrations import views_of, with_demonstrations
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.probing import invented_inputs
@@ -181,7 +182,7 @@ def translate(
         for prompt in prompts:
             subject.check(prompt)
         prompts = [subject.in_own_scale(prompt) for prompt in prompts]
-    source, views = None, [helpers.read or prompts]
+    source, views = None, [Views((one,)) for one in helpers.read or prompts]
     if translator is not None and translator.home is None and translator.reads != "vectors" and helpers.read is None:
         were_given = inputs is not None
         inputs, views = _behaviour(translator, prompts, subject, inputs, config)
@@ -193,7 +194,7 @@ def translate(
                 "No translator fits the soft prompt, and without verification there is nothing to choose a text by.",
                 "Give a translator for its subject, or leave verification on.",
             )
-        texts = propose(translator, views[-1], 1)
+        texts = propose(translator, [of_one.shown[0] for of_one in views], 1)
         found = [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
         return [replace(one, translator=name_of(translator.name)) for one in found]
     work = _Translating(prompts, labels, translator, subject, config, helpers)
@@ -263,8 +264,8 @@ class _Translating:
         """It reads `views`."""
         self.reader = ReadActs(translator, config.n_candidates) if is_abroad else None
         """A translator of another subject, which reads what soft prompts are seen to do."""
-        self.views: Sequence[Sequence[SoftPrompt]] = [prompts]
-        """What the translator reads of each soft prompt, in one way or several; the last is the fullest."""
+        self.views: Sequence[Views] = [Views((prompt,)) for prompt in prompts]
+        """What the translator reads of each soft prompt."""
         self.names = config.propose or self._usual()
         self.verifier = Verifier(subject, config.max_new_tokens)
         self.budget = Budget(config.max_seconds, config.max_calls)
@@ -413,8 +414,8 @@ class _Translating:
     def _reading(self, i: int, probes: Probes) -> Mixture | None:
         """What a translator makes of a soft prompt; None without one."""
         if self.reader is not None:
-            return Mixture(self.reader.translator, [self.reader.seen(self._observed(i, probes), self.config.seed)])
-        return None if self.translator is None else Mixture(self.translator, [view[i] for view in self.views])
+            return Mixture(self.reader.translator, self.reader.views(self._observed(i, probes), self.config.seed))
+        return None if self.translator is None else Mixture(self.translator, self.views[i])
 
     def _proposals(
         self, numbers: Sequence[int], read: Sequence[Sequence[str]], probes: Mapping[int, Probes]
@@ -521,7 +522,7 @@ def _behaviour(
     subject: Subject | None,
     inputs: Sequence[str] | Sequence[Sequence[str]] | None,
     config: TranslateConfig,
-) -> tuple[Sequence[Sequence[str]] | None, list[list[SoftPrompt]]]:
+) -> tuple[Sequence[Sequence[str]] | None, list[Views]]:
     """Inputs, and what a translator of examples reads of soft prompts: what they do on some of these inputs. Only
     inputs that choose texts are shown, so that the others can judge.
 
@@ -531,7 +532,7 @@ def _behaviour(
     nothing.
     """
     if translator.reads == "both" and (subject is None or inputs is None):
-        return inputs, [list(prompts)]
+        return inputs, [Views((prompt,)) for prompt in prompts]
     if translator.reads == "nothing" or subject is None:
         remedy = "Give one that reads soft prompts."
         if translator.reads != "nothing":
@@ -601,7 +602,8 @@ def of_any_subject(subject: Subject) -> Translator | None:
     """SmolLM2's, which reads what soft prompts of any subject do; None, with a remark, where it cannot be fetched."""
     found = _smollm2s(subject.loading.dtype, subject.loading.device)
     if isinstance(found, UserError):
-        print(f"{found.problem} So no translator reads what the soft prompt does.", file=sys.stderr)
+        remark = "So no translator reads what the soft prompt does: it is described and searched for instead."
+        print(f"{found.problem} {remark}", file=sys.stderr)
         return None
     print(
         f"No translator was trained for '{subject.name}': that of SmolLM2 reads what its soft prompts do.",

@@ -17,6 +17,7 @@ from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import Mixture, Reading
+from soft2hard.translator.data import Views
 from soft2hard.translator.demonstrations import views_of
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import Design, Evidence, TranslateConfig
@@ -168,7 +169,7 @@ def test_candidates_are_run_as_they_are_and_the_gold_text_beside_them_is_none(
     prompts = [SoftPrompt(torch.tensor(row["embeddings"]), template=subject.template) for row in rows]
     probes = verifier.probe(prompts, rows["inputs"])
     texts, own = [["red cat", "up", "blue dog"], ["green cat", "four"]], [["red cat", "cat red"], ["left", "green cat"]]
-    readings = [Mixture(translator, [prompt]) for prompt in prompts]
+    readings = [Mixture(translator, Views((prompt,))) for prompt in prompts]
     found = list(calibration._tried(verifier, readings, probes, texts, own, 0))
     for one, of_prompt, candidates, golds, reading in zip(found, probes, texts, own, readings, strict=True):
         verified = verifier.verify(candidates, of_prompt)
@@ -194,12 +195,12 @@ def test_texts_of_a_translator_of_both_are_weighed_under_both_readings_as_in_tra
     calibrate(translator, subject, corpus, 1)
     row = corpus.with_format("numpy")[0]
     prompt, inputs = SoftPrompt(torch.tensor(row["embeddings"]), template=subject.template), list(row["inputs"])
-    [alone], [seen] = views_of(translator, subject, [prompt], [inputs[: calibration._N_PROBES]], 0)
-    assert seen.n_tokens > alone.n_tokens and asked
+    [views] = views_of(translator, subject, [prompt], [inputs[: calibration._N_PROBES]], 0)
+    assert all(seen.n_tokens > views.alone.n_tokens for seen in views.shown) and asked
     for mixture in asked:
         found = original(mixture, ["red cat", "up"])
-        expected = [Reading(translator, view).log_probs(["red cat", "up"]) for view in (alone, seen)]
-        assert np.allclose(found, expected, atol=1e-3) and not np.allclose(*expected, atol=1e-2)
+        alone, *seen = (Reading(translator, one).log_probs(["red cat", "up"]) for one in (views.alone, *views.shown))
+        assert np.allclose(found, [alone, np.mean(seen, 0)], atol=1e-3) and not np.allclose(*found, atol=1e-2)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

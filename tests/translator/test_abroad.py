@@ -67,8 +67,9 @@ def test_it_reads_the_text_of_what_the_soft_prompt_writes_and_no_vector_of_it(
 ) -> None:
     translator, prompt = Translator.beside(made(home, reads), stranger), prompt_of(stranger)
     assert stranger.d_model != translator.home.d_model
-    [[seen]] = views_of(translator, stranger, [prompt], [INPUTS], 0, max_new_tokens=4)
-    chosen = translator.view(stranger).chosen(INPUTS, 0)
+    [views] = views_of(translator, stranger, [prompt], [INPUTS], 0, max_new_tokens=4)
+    seen, chosen = views.shown[0], translator.view(stranger).chosen(INPUTS, 0)
+    assert views.alone is None
     written = stranger.generate([Query(prompt, one) for one in chosen], 4)
     text = translator.home.template.few_shot_text([Example(*p) for p in zip(chosen, written, strict=True)])
     assert len(chosen) == 3

@@ -31,7 +31,7 @@ def test_a_soft_prompt_fits_its_own_layout_and_not_another(path: Path) -> None:
     assert own.soft < elsewhere.soft
     assert own.n_right > 0.9 * own.n and not own.is_often_wrong
     nonsense = replace(unknown, embeddings=torch.zeros_like(unknown.embeddings))
-    assert check_layout(other, nonsense, examples).fits_badly
+    assert check_layout(other, nonsense, examples).fits_badly and better_layout(other, nonsense, examples) is None
 
 
 @pytest.mark.parametrize("path", SAMPLES[6:9], ids=lambda path: path.stem)
@@ -43,8 +43,6 @@ def test_examples_tell_the_layout_that_a_soft_prompt_was_tuned_under(path: Path)
     elsewhere = Subject.from_pretrained(embedded_path("subject"), template="Text: {input}\\nLabel:")
     assert better_layout(elsewhere, unknown, examples).text == "Input: {input}\nOutput: "
     assert better_layout(Subject.from_pretrained(embedded_path("subject")), unknown, examples) is None
-    nonsense = replace(unknown, embeddings=torch.randn_like(unknown.embeddings))
-    assert better_layout(elsewhere, nonsense, examples) is None
 
 
 @pytest.mark.parametrize("text", ["{input} A: {output}", "Read this: {input} Then say "])
@@ -122,6 +120,10 @@ def test_what_is_said_of_a_layout() -> None:
     assert not LayoutCheck(0.3, 3.0).fits_badly and not LayoutCheck(1.5, None).fits_badly
     assert LayoutCheck(2.5, 9.0).fits_badly and LayoutCheck(1.5, 1.6).fits_badly
     assert LayoutCheck(0.3, None, 20, 17).is_often_wrong and not LayoutCheck(0.3, None, 20, 18).is_often_wrong
+    assert LayoutCheck(0.3, None, 20, 18).fits_well and not LayoutCheck(0.3, None, 20, 17).fits_well
+    assert (
+        LayoutCheck(0.1, 3.0).fits_well and not LayoutCheck(0.3, 3.0).fits_well and not LayoutCheck(2.5, 9.0).fits_well
+    )
 
 
 def test_examples_that_do_not_fit_the_context_tell_nothing() -> None:

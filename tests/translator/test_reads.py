@@ -24,7 +24,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.translator import training
 from soft2hard.translator.candidates import Reading, propose
-from soft2hard.translator.data import CorpusPairs, ExamplesAlone, View
+from soft2hard.translator.data import CorpusPairs, ExamplesAlone, View, Views
 from soft2hard.translator.demonstrations import acting, views_of
 from soft2hard.translator.model import Memory, Translator
 from soft2hard.translator.probing import invented_inputs
@@ -383,7 +383,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(
         translator: Translator, subject: Subject, prompts: list[SoftPrompt], inputs: list[list[str]], *how: object
-    ) -> list[list[SoftPrompt]]:
+    ) -> list[Views]:
         found.extend(*inputs)
         return views_of(translator, subject, prompts, inputs, *how)
 
@@ -435,15 +435,29 @@ def test_who_reads_both_proposes_under_the_vectors_alone_too_and_weighs_under_bo
     prompt = SoftPrompt(SUBJECT.embed_text("cat dog").clone(), template=SUBJECT.template)
     how = TranslateConfig(8, 4, 0, refine_rounds=0, max_new_tokens=3)
     found = translate(prompt, of_both, SUBJECT, how, inputs=WORDS[:4])
-    [read] = acting(of_both, SUBJECT, [prompt], [in_random_order(WORDS[:4], 0)], 0, 3)
-    by_view = [set(propose(of_both, [view], 4)[0]) for view in (prompt, read)]
+    [views] = views_of(of_both, SUBJECT, [prompt], [in_random_order(WORDS[:4], 0)], 0, 3)
+    assert len(views.shown) == 2 and views.alone.embeddings is prompt.embeddings  # it learned to read two examples
+    alone, *by_set = (
+        set(propose(of_both, [view], n)[0]) for view, n in ((views.alone, 4), (views.shown[0], 2), (views.shown[1], 2))
+    )
     texts = {candidate.text for candidate in found.candidates}
-    assert texts <= by_view[0] | by_view[1]
-    assert texts & (by_view[0] - by_view[1]) and texts & (by_view[1] - by_view[0])
-    # By its definition: the logarithm of the mean of both probabilities.
+    assert texts <= alone.union(*by_set)
+    assert texts & (alone - set.union(*by_set)) and all(texts & (some - alone) for some in by_set)
+    # By its definition: the logarithm of the mean of both probabilities, that of the sets being their geometric mean.
     for candidate in found.candidates:
-        both = torch.tensor([Reading(of_both, view).log_probs([candidate.text])[0] for view in (prompt, read)])
+        log_probs = [Reading(of_both, view).log_probs([candidate.text])[0] for view in (views.alone, *views.shown)]
+        both = torch.tensor([log_probs[0], (log_probs[1] + log_probs[2]) / 2])
         assert candidate.log_prob == pytest.approx((both.exp().mean()).log().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(("n", "n_sets"), [(3, 1), (5, 1), (6, 2), (8, 2), (9, 2), (40, 2)])
+def test_sets_of_inputs_overlap_as_little_as_can_be(n: int, n_sets: int) -> None:
+    inputs, view = [f"input {i}" for i in range(n)], View(SUBJECT, "examples", 4)
+    sets = view.sets(inputs, 0)
+    assert len(sets) == n_sets and sets[0] == view.chosen(inputs, 0)
+    assert all(len(set(one)) == len(one) == min(4, n) for one in sets)
+    assert len({input for one in sets for input in one}) == min(n, 4 * n_sets)
+    assert view.sets(inputs, 0) == sets and view.sets(inputs, 1) != sets
 
 
 def test_invented_inputs_that_are_shown_choose_texts_and_do_not_judge_them(shown: list[str]) -> None:

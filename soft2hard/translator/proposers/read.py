@@ -7,8 +7,8 @@ so that a translator which was trained to read them serves the soft prompts of a
 from collections.abc import Sequence
 
 from soft2hard.data_gen.tasks import Example
-from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.candidates import propose
+from soft2hard.translator.candidates import proposed_under
+from soft2hard.translator.data import Views
 from soft2hard.translator.model import Translator
 from soft2hard.translator.proposers.base import Observed
 
@@ -24,12 +24,13 @@ class ReadActs:
 
     def propose(self, observed: Sequence[Observed], seed: int) -> list[list[str]]:
         """Up to `n` distinct texts for each soft prompt, the greedy one first."""
-        seen, numbers = [self.seen(one, seed) for one in observed], [one.number for one in observed]
-        return propose(self.translator, seen, self.n, seed=seed, numbers=numbers)
+        views, numbers = [self.views(one, seed) for one in observed], [one.number for one in observed]
+        return proposed_under(self.translator, views, self.n, seed=seed, numbers=numbers)
 
-    def seen(self, observed: Observed, seed: int) -> SoftPrompt:
-        """What the translator is given: some of the inputs, each with the soft prompt's output, and no vector of it."""
+    def views(self, observed: Observed, seed: int) -> Views:
+        """What the translator is given: sets of the inputs, each with the soft prompt's outputs, and no vector of
+        it."""
         view = self.translator.view(self.translator.home)
-        outputs = dict(zip(observed.inputs, observed.outputs, strict=True))
-        chosen = view.chosen(observed.inputs, seed)
-        return view.of_pairs(observed.soft_prompt, [Example(one, outputs[one]) for one in chosen])
+        pairs = dict(zip(observed.inputs, map(Example, observed.inputs, observed.outputs), strict=True))
+        sets = [[pairs[one] for one in of_set] for of_set in view.sets(observed.inputs, seed)]
+        return Views(tuple(view.of_pairs(observed.soft_prompt, of_set) for of_set in sets))
