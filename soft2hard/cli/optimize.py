@@ -42,6 +42,7 @@ def optimize(
     parameters: Annotated[list[str] | None, Parameter(name="--parameter")] = None,
     ledger: Path = Path("runs/transfer/ledger.sqlite"),
     prices: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     timeout: Seconds = 120.0,
     attempts: AtLeast1 = 8,
 ) -> None:
@@ -80,12 +81,13 @@ def optimize(
         parameters: NAME=VALUE sent with every request, as in soft2hard transfer; repeatable.
         ledger: Where every answer is kept.
         prices: Table of prices; the one that comes along if not given.
+        dry_run: Print how many requests there may be and what they may cost at most; send nothing.
         timeout: Seconds that one attempt may take.
         attempts: Times that one request is sent, at most.
     """
     from soft2hard.api.asking import Asker
     from soft2hard.api.client import Patience, read_key
-    from soft2hard.api.prices import read_prices
+    from soft2hard.api.prices import money, read_prices
     from soft2hard.api.requests import ApiModel
     from soft2hard.cli.transfer import check_layout
     from soft2hard.data_gen.taskfiles import read_tasks
@@ -105,6 +107,8 @@ def optimize(
         raise UserError(f"{useless[0]} is for rivals.", "Add --by gepa or --by mipro, or leave it out.")
     if by != "halving" and choices.paraphrases:
         raise UserError(f"--paraphrases is for halving, and {by} writes texts itself.", "Leave it out.")
+    if by != "halving" and dry_run:
+        raise UserError(f"What {by} asks is not known before it is asked.", "Bound it with --max-calls and --max-cost.")
     SearchOptions(meta_prompt=meta_prompt)  # refuses one without a place for examples
     found, wanted, made_under = read_candidates(candidates, read_tasks(list(tasks)) if tasks else [], method, say)
     wanted = wanted[:n_tasks]
@@ -112,11 +116,16 @@ def optimize(
     if left_out := [name for name in found if name not in {task.name for task in wanted}]:
         say(f"{len(left_out)} candidates are for none of the tasks and are left out, such as '{left_out[0]}'.")
     asked = ApiModel(model, base_url, layout, key_env)
-    read_key(asked)
+    if not dry_run:
+        read_key(asked)
     sent = parsed_pairs(parameters or [], "--parameter")
     patience = Patience(attempts, timeout)
     asker = Asker(asked, ledger, read_prices(prices), choices.concurrency, patience, choices.max_cost)
     how = (asker, choices, sent, say)
+    if dry_run:
+        n_requests, cost = Optimizer(*how).most(found, wanted)
+        print(f"Tasks: {len(wanted)}. {n_requests} requests at most; price at most: {money(cost)}. Nothing was sent.")
+        return
     if by == "halving":
         optimizer = Optimizer(*how)
     else:

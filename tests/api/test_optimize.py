@@ -293,10 +293,20 @@ def test_from_a_translation_to_the_best_prompt_on_the_command_line(tmp_path: Pat
     translations = [{"soft_prompt": "prompts/double.safetensors", "text": "Say.", "candidates": [{"text": "Double."}]}]
     (tmp_path / "t.json").write_text(json.dumps({"schema_version": 2, "translations": translations}))
     asked = ["--tasks", tmp_path / "double.csv", "--model", "m", "--ledger", tmp_path / "l.sqlite"]
+    asked += ["-o", tmp_path / "best.json", "--max-calls", 100]
     with FaultServer(answer=obeys("Double")) as server:
-        found = run_command(
-            "optimize", tmp_path / "t.json", *asked, "--base-url", server.url, "-o", tmp_path / "best.json"
-        )  # fmt: skip
+        planned = run_command("optimize", tmp_path / "t.json", *asked, "--base-url", server.url, "--dry-run")
+        assert planned.exit_code == 0 and not server.seen and not (tmp_path / "best.json").exists(), planned.stderr
+        # A fifth of 40 inputs are judged on, under the best text and the first.
+        assert planned.stdout == "Tasks: 1. 116 requests at most; price at most: unknown. Nothing was sent.\n"
+        rows = "schema_version: 1\nmodels: [{model: m, input: 0, output: 10000, date: 2026-01-01, source: x}]"
+        (tmp_path / "prices.yaml").write_text(rows)  # a cent a token of output, of which there are 64 at most
+        priced = ("--base-url", server.url, "--dry-run", "--prices", tmp_path / "prices.yaml")
+        assert (
+            f"price at most: ${116 * 0.64:.2f}." in run_command("optimize", tmp_path / "t.json", *asked, *priced).stdout
+        )
+        found = run_command("optimize", tmp_path / "t.json", *asked, "--base-url", server.url)
+        assert len(server.seen) <= 116
     assert found.exit_code == 0, found.stderr
     assert "Gain: 1.000" in found.stdout
     assert Optimization.load(tmp_path / "best.json").tasks[0].text == "Double."

@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, Positive
 
 from soft2hard.api.answers import Fault, as_user_error
 from soft2hard.api.asking import Asker
-from soft2hard.api.prices import check_limit, money
+from soft2hard.api.prices import check_limit, money, total
 from soft2hard.api.requests import OUTPUT_LIMITS, Request, text_request
 from soft2hard.data_gen.paraphrasing import Original, fault_of, label_words
 from soft2hard.data_gen.tasks import Example, Task
@@ -103,20 +103,38 @@ class Optimizer:
             number += 1
         return self._judge(contests)
 
+    def most(self, candidates: Mapping[str, Sequence[Arm]], tasks: Sequence[Task]) -> tuple[int, float | None]:
+        """Requests that `run` may make at most, and US dollars that they may cost at most, None where that is unknown:
+        as if all were as long as each task's longest. Nothing is sent. Raises UserError as `run` does."""
+        price = self.asker.prices.of(self.asker.model.base_url, self.asker.model.name)
+        n_all, costs = 0, []
+        for contest in self._arranged(candidates, tasks):
+            tests = contest.task.test[: self.choices.judging]
+            n = self.choices.max_calls + 2 * len(tests)
+            prompt = max((self._sent(contest, arm) for arm in range(len(contest.arms))), key=len)
+            longest = max((e.input for e in (*contest.pool, *tests)), key=len)
+            bound = None if price is None else price.bound(contest.asking.request(prompt, longest))
+            n_all += n
+            costs.append(None if bound is None else n * bound)
+        return n_all, total(costs)
+
     def _contests(self, candidates: Mapping[str, Sequence[Arm]], tasks: Sequence[Task]) -> list[Contest]:
         """One for each task, checked, and the model tried. Raises UserError as `run` does."""
-        if not tasks:
-            raise UserError("There is no task.", "Give candidates with their tasks.")
-        arms = {task.name: [arm for arm in candidates.get(task.name, ()) if arm.text.strip()] for task in tasks}
-        for task in tasks:
-            self._check(task, arms[task.name])
-        contests = [self._contest(task, arms[task.name]) for task in tasks]
+        contests = self._arranged(candidates, tasks)
         first = [c.asking.request(self._sent(c, a), c.pool[0].input) for c in contests for a in range(len(c.arms))]
         if self.choices.paraphrases:
             first += [self._paraphrase_request(c, n) for c in contests for n in range(self.choices.paraphrases)]
         self._check_price(first)
         self._try_out(first)
         return contests
+
+    def _arranged(self, candidates: Mapping[str, Sequence[Arm]], tasks: Sequence[Task]) -> list[Contest]:
+        if not tasks:
+            raise UserError("There is no task.", "Give candidates with their tasks.")
+        arms = {task.name: [arm for arm in candidates.get(task.name, ()) if arm.text.strip()] for task in tasks}
+        for task in tasks:
+            self._check(task, arms[task.name])
+        return [self._contest(task, arms[task.name]) for task in tasks]
 
     def _check(self, task: Task, arms: Sequence[Arm]) -> None:
         if not arms:
