@@ -118,7 +118,8 @@ def translate(
         card: Also write an offline page about the soft prompt; of one alone.
         examples: Inputs of the soft prompt's task to see it at work on, and to verify on: .jsonl or .csv with a column
             input, or .txt with one a line. The closer to real use, the surer the verdict. Without them the subject
-            makes up its own. Of a task file, the test examples are left out, which judge the text later.
+            makes up its own. Of a task file, the test examples are left out, which judge the text later. Outputs, if
+            there are any, tell the template of a soft prompt that does not say its own.
         propose: Where texts come from: translator (one that reads the soft prompt), describe (a language model that is
             shown what the soft prompt does), elicit (the subject itself, asked by patching), search (swaps and new ends
             under the subject's own prior); several may follow. By default the translator where one fits, else that of
@@ -161,6 +162,7 @@ def translate(
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
             propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
         labelled = read_examples(examples) if lm is not None and examples is not None else []
+        labelled = [one for one in labelled if one.input in set(inputs or ())]  # those that are left out test the text
         layout, unsaid = None, [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
         if lm is not None and inputs:
             lm = lm.for_outputs(example.output for example in labelled)
@@ -195,7 +197,7 @@ def translate(
             )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         if card is not None:
-            _write_card(card, results[0], soft_prompts[0], lm, seed)
+            _write_card(card, results[0], soft_prompts[0], lm, seed, loading.template)
         write(
             _as_json(results, _made_by(lm, config, helping, loading.template, soft_prompts[0]))
             if json_
@@ -247,21 +249,24 @@ def _laid_out(
     examples: Path | None,
     asked: str | None,
 ) -> "tuple[list[SoftPrompt], str | None]":
-    """Soft prompts with the template that outputs in the examples tell, where they do not say their own and none was
+    """Soft prompts with the templates that outputs in the examples tell, where they do not say their own and none was
     asked for. A better one than that which was asked for is only named, in a remark."""
     from soft2hard.translator.layout import better_layout
 
-    first = next(prompt for prompt in soft_prompts if prompt.template is None)
-    found = better_layout(lm, first, labelled)
-    if found is None:
-        return list(soft_prompts), None
-    shown = found.text.replace("\n", "\\n")
-    fits = f"{first.origin} makes the outputs in {examples} likeliest under the template '{shown}'"
-    fits += f" ({found.nll:.2f} nats a token)"
-    if asked is not None:
-        return list(soft_prompts), f"{fits}: try --template '{shown}'."
-    say(f"{fits}, which is taken. If it was tuned under another, give that with --template.")
-    return [prompt if prompt.template else replace(prompt, template=found.template) for prompt in soft_prompts], None
+    found, remark = list(soft_prompts), None
+    for i, prompt in enumerate(soft_prompts):
+        layout = better_layout(lm, prompt, labelled) if prompt.template is None else None
+        if layout is None:
+            continue
+        shown = layout.text.replace("\n", "\\n")
+        fits = f"{prompt.origin} makes the outputs in {examples} likeliest under the template '{shown}'"
+        fits += f" ({layout.nll:.2f} nats a token)"
+        if asked is not None:
+            remark = remark or f"{fits}: try --template '{shown}'."
+            continue
+        say(f"{fits}, which is taken. If it was tuned under another, give that with --template.")
+        found[i] = replace(prompt, template=layout.template)
+    return found, remark
 
 
 def _layout_remark(
@@ -368,23 +373,29 @@ def _named(translation: "Translation", path: Path) -> "Translation":
     return replace(translation, soft_prompt=str(path))
 
 
-def _write_card(path: Path, translation: "Translation", soft_prompt: "SoftPrompt", lm: "Subject", seed: int) -> None:
+def _write_card(
+    path: Path, translation: "Translation", soft_prompt: "SoftPrompt", lm: "Subject", seed: int, asked: str | None
+) -> None:
     from soft2hard.eval.report.card import translation_card
     from soft2hard.storage.files import atomic_write
 
+    page = translation_card(translation, soft_prompt, lm, seed=seed, template=_made_under(asked, soft_prompt, lm))
     with atomic_write(path) as temporary:
-        temporary.write_text(translation_card(translation, soft_prompt, lm, seed=seed), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _made_under(asked: str | None, soft_prompt: "SoftPrompt", lm: "Subject | None") -> str | None:
     """The template in the words of --template: the one asked for, or what the soft prompt records."""
     from soft2hard.lm.templates import is_chat
-    from soft2hard.prompts.template import template_text
+    from soft2hard.prompts.template import PRESETS
+    from soft2hard.translator.layout import as_string
 
     recorded = soft_prompt.template
     if asked is not None or recorded is None:
         return asked
-    return "chat" if lm is not None and is_chat(recorded, lm.tokenizer) else template_text(recorded)
+    text = "chat" if lm is not None and is_chat(recorded, lm.tokenizer) else as_string(recorded, soft_prompt.place)
+    is_first = recorded.place == "first" and soft_prompt.place is None
+    return f"{text}:first" if text in PRESETS and is_first else text
 
 
 def _made_by(
@@ -395,6 +406,7 @@ def _made_by(
     from soft2hard.storage.run_folders import commit, versions
 
     made = {"template": _made_under(template, soft_prompt, lm), "settings": asdict(config)}
+    made["place"] = soft_prompt.template.place if soft_prompt.template else soft_prompt.place
     made |= {"versions": versions(), "commit": commit()}
     if lm is None:
         return made

@@ -41,10 +41,11 @@ def located(name_or_path: str | os.PathLike[str], role: Role) -> str:
     return str(embedded_path(role)) if str(name_or_path) == "embedded" else str(name_or_path)
 
 
-def name_of(folder: str | os.PathLike[str]) -> str:
-    """What a user calls a model in this folder: what comes with the package has a name; others have their path."""
-    path, home = Path(folder).resolve(), _CHECKPOINTS.resolve()
-    return path.relative_to(home).parts[0] if home in path.parents else str(folder)
+def name_of(name_or_path: str | os.PathLike[str], role: Role = "subject") -> str:
+    """What a user calls a model: 'embedded' or 'smollm2' where this is the package's own folder for that role, else
+    just what was given."""
+    own = {str(EMBEDDED / role): "embedded", str(_CHECKPOINTS / SMOLLM2 / role): SMOLLM2}
+    return own.get(str(name_or_path), str(name_or_path))
 
 
 def shipped_translators() -> list[Path]:

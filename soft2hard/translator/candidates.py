@@ -71,21 +71,27 @@ def proposed_under(
     large a part as they have to say (`Evidence.alone`), an eighth at least; the others in equal parts. The first is the
     greedy one of the first that is shown. `numbers`: see `propose`."""
     numbers = range(len(views)) if numbers is None else numbers
-    of_vectors = max(round(translator.evidence.alone * n_candidates), n_candidates // 8)
-    asked: dict[int, list[tuple[int, SoftPrompt]]] = {}
+    found: list[list[list[str]]] = [[[]] * (len(of_one.shown) + 1) for of_one in views]
+    asked: dict[int, list[tuple[int, int, SoftPrompt]]] = {}
     for i, of_one in enumerate(views):
-        n_alone = of_vectors if of_one.alone is not None else 0
-        n_shown = max(1, (n_candidates - n_alone) // len(of_one.shown))
-        for view in of_one.shown:
-            asked.setdefault(n_shown, []).append((i, view))
-        if of_one.alone is not None:
-            asked.setdefault(max(1, n_alone), []).append((i, of_one.alone))
-    found: dict[int, list[str]] = {}
+        for place, n in enumerate(_parts(of_one, n_candidates, translator.evidence.alone)):
+            view = of_one.shown[place] if place < len(of_one.shown) else of_one.alone
+            if n and view is not None:
+                asked.setdefault(n, []).append((i, place, view))
     for n, some in asked.items():
-        texts = propose(translator, [view for _, view in some], n, seed=seed, numbers=[numbers[i] for i, _ in some])
-        found |= {id(view): of_view for (_, view), of_view in zip(some, texts, strict=True)}
-    by_view = [[*of_one.shown, *([] if of_one.alone is None else [of_one.alone])] for of_one in views]
-    return [list(dict.fromkeys(chain.from_iterable(found[id(view)] for view in of_one))) for of_one in by_view]
+        of_each = [numbers[i] for i, _, _ in some]
+        texts = propose(translator, [view for _, _, view in some], n, seed=seed, numbers=of_each)
+        for (i, place, _), of_view in zip(some, texts, strict=True):
+            found[i][place] = of_view
+    return [list(dict.fromkeys(chain.from_iterable(of_one))) for of_one in found]
+
+
+def _parts(views: Views, n: int, alone: float) -> list[int]:
+    """How many of `n` candidates each thing that is shown proposes, and at last the vectors alone."""
+    if n == 1:
+        return [1, *[0] * len(views.shown)]
+    n_alone = 0 if views.alone is None else max(round(alone * n), n // 8, 1)
+    return [*[max(1, (n - n_alone) // len(views.shown))] * len(views.shown), n_alone]
 
 
 def _cache_of_a_row(translator: "Translator", soft_prompts: Sequence[SoftPrompt]) -> int:

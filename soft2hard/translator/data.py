@@ -34,7 +34,7 @@ _MOST_RUNS = 6
 _FEWEST_PAIRS = 8
 """In a run, on average: smaller passes would keep a machine less busy."""
 _MOST_SETS = 2
-"""Four say hardly more (docs/experiments.md)."""
+"""Four say hardly more (docs/experiments.md, twentieth sitting)."""
 _IMITATION_LENGTHS = (8, 16)
 """Fewest and most vectors of an imitation soft prompt."""
 _IMITATION_FACTORS = (0.5, 3.0)

@@ -93,8 +93,11 @@ def views_of(
     view = translator.view(subject)
     sets = [view.sets(some, seed) for some in inputs]
     found = _shown(translator, subject, soft_prompts, sets, max_new_tokens)
-    alone = list(soft_prompts) if translator.reads == "both" else [None] * len(soft_prompts)
-    return [Views(tuple(of_prompt), of_alone) for of_prompt, of_alone in zip(found, alone, strict=True)]
+    has_alone = translator.reads == "both"
+    return [
+        Views(tuple(of_prompt), prompt if has_alone and of_prompt[0] is not prompt else None)
+        for prompt, of_prompt in zip(soft_prompts, found, strict=True)
+    ]
 
 
 def _shown(

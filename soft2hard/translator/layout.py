@@ -4,8 +4,10 @@ Vectors mean something only between the tokens that they were tuned between. An 
 outputs that it was tuned to give are likely under its own layout, and seldom under another.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Literal
 
 import torch
@@ -19,7 +21,9 @@ from soft2hard.lm.templates import chosen_template
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Place, Template, read_template, template_text
 
-_EXAMPLES, _SCREENED = 32, 8  # examples that decide; those that layouts are screened on first
+_EXAMPLES, _FEWEST = 32, 8  # examples that are looked at, and without which no layout is looked for
+_SCREENED, _SCREENED_TOKENS = 8, 512  # examples that layouts are screened on first; their tokens, about
+_AT_ONCE = 16  # layouts that are run together: what is kept of each output takes memory
 _MOSTLY, _SHORT = 0.9, 16  # share of outputs; tokens of outputs that may be the very same
 _CLEARLY, _POOR = 0.2, 2.0  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
 _BEFORE = (
@@ -74,10 +78,21 @@ class LayoutCheck:
         return not self.fits_badly and (not self.is_often_wrong if self.n else self.soft < _CLEARLY)
 
 
+def as_string(template: Template, place: Place | None) -> str:
+    """A template as `--template` takes it, with the place of the vectors where their file does not say it (`place`
+    None)."""
+    plain = Template(soft_separator="", separator=template.separator, place=template.place)
+    kept = {name: getattr(template, name) for name in ("input_prefix", "output_prefix", "output_lead")}
+    if template != replace(plain, **kept):  # more than a string says
+        return template_text(template)
+    begin = "" if place is not None else "{prompt}{bos}" if template.place == "first" else "{bos}{prompt}"
+    return f"{begin}{template.input_prefix}{{input}}{template.output_prefix}{template.output_lead}{{output}}"
+
+
 def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> LayoutCheck | None:
-    """How likely outputs are under a soft prompt in its template, the one asked for or the assumed one; None where an
-    example does not fit the subject."""
-    subject, examples = subject.for_prompts([soft_prompt]), examples[:_EXAMPLES]
+    """How likely outputs are under a soft prompt in its template, the one asked for or the assumed one; None where no
+    example fits the subject."""
+    subject, examples = subject.for_prompts([soft_prompt]), _usable(subject, soft_prompt, examples)
     if (soft := _nll(subject, soft_prompt, examples)) is None:
         return None
     without = _nll(subject, None, examples)
@@ -100,11 +115,14 @@ def better_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[
     Common ways of writing down a query are tried, the subject's chat template among them: each text behind the input
     with two before it, the best of these with each before it, and the best of those with each behind it again; the
     white space before an output on either side; virtual tokens where the prompt's file has them, or in both places. A
-    few examples screen, up to 32 decide. Nothing is tried where the template fits well already.
+    few examples screen, half of up to 32 choose, and the other half have to bear it out. Nothing is tried where the
+    template fits well already, nor with fewer than eight examples that fit the subject's context.
     """
-    if _fits_well(subject, soft_prompt, examples):
+    examples = _usable(subject, soft_prompt, examples)
+    if len(examples) < _FEWEST or _fits_well(subject, soft_prompt, examples):
         return None
-    found, examples = _Layouts(subject, soft_prompt, examples[:_SCREENED]), examples[:_EXAMPLES]
+    choosing, judging = examples[::2], examples[1::2]
+    found = _Layouts(subject, soft_prompt, _screened(subject, choosing), examples)
     found.try_all((before, between) for before in _FIRST for between in _BETWEEN)
     found.try_all((before, between) for _, between in found.best(_BEST) for before in _BEFORE)
     found.try_all((before, between) for before, _ in found.best(1) for between in _BETWEEN)
@@ -114,17 +132,33 @@ def better_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[
     except UserError:  # nothing says where the vectors stand
         own = None
     else:
-        own = _nll(under, soft_prompt, examples)
+        own = _nll(under, soft_prompt, judging)
         if (swapped := _with_space_elsewhere(under.template)) is not None:
-            finalists[template_text(swapped)] = swapped
-    nlls = _nlls(subject, soft_prompt, list(finalists.values()), examples)
-    layouts = [Layout(*one, nll) for one, nll in zip(finalists.items(), nlls, strict=True) if nll is not None]
-    best = min(layouts, key=lambda layout: layout.nll, default=None)
-    if best is None or (own is not None and best.nll > own - _CLEARLY):
+            finalists[as_string(swapped, soft_prompt.place)] = swapped
+    nlls = _nlls(subject, soft_prompt, list(finalists.values()), choosing)
+    scored = [(nll, text) for nll, text in zip(nlls, finalists, strict=True) if nll is not None]
+    if not scored:
         return None
-    without = _nll(subject.with_template(best.template), None, examples)
-    is_likely = best.nll < _POOR if without is None else best.nll < max(without / 2, min(_POOR, without - _CLEARLY))
-    return best if is_likely else None
+    best = min(scored)[1]
+    template = finalists[best]
+    nll, without = (_nll(subject.with_template(template), prompt, judging) for prompt in (soft_prompt, None))
+    if nll is None or LayoutCheck(nll, without).fits_badly or (own is not None and nll > own - _CLEARLY):
+        return None
+    return Layout(best, template, nll)
+
+
+def _usable(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> list[Example]:
+    """Some of the examples in random order, since files are often sorted: those that fit the context, about."""
+    place = soft_prompt.place or "first"
+    mixed = Random("layout").sample(list(examples), len(examples))[: 2 * _EXAMPLES]
+    plain = replace(Template(), place=place)
+    return [one for one in mixed if _encoded(subject, soft_prompt, plain, [one]) is not None][:_EXAMPLES]
+
+
+def _screened(subject: Subject, examples: Sequence[Example]) -> Sequence[Example]:
+    """A few of them: fewer where they are long, two at least."""
+    lengths = [len(subject.encode_input(one.input, "soft").body) for one in examples[:_SCREENED]]
+    return examples[: max(2, min(_SCREENED, _SCREENED_TOKENS * len(lengths) // max(sum(lengths), 1)))]
 
 
 def _fits_well(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> bool:
@@ -139,13 +173,22 @@ def likelier_scale(
     subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]
 ) -> Literal["included", "left-out"] | None:
     """Whether the vectors of a soft prompt that does not say it include the scale of the subject's embeddings: as what
-    the examples' outputs are likelier. None where an example does not fit the subject."""
-    subject, examples = subject.for_prompts([soft_prompt]), examples[:_EXAMPLES]
-    included = _nll(subject, replace(soft_prompt, scale=subject.embedding_scale), examples)
-    left_out = _nll(subject, replace(soft_prompt, scale=1.0), examples)
-    if included is None or left_out is None:
+    the examples' outputs are likelier, in the template that is assumed or the best one that is found. None where no
+    example fits the subject."""
+    nlls = [_best_nll(subject, replace(soft_prompt, scale=one), examples) for one in (subject.embedding_scale, 1.0)]
+    if None in nlls:
         return None
-    return "included" if included <= left_out else "left-out"
+    return "included" if nlls[0] <= nlls[1] else "left-out"
+
+
+def _best_nll(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> float | None:
+    if soft_prompt.template is None and (found := better_layout(subject, soft_prompt, examples)) is not None:
+        return found.nll
+    try:
+        under = subject.for_prompts([soft_prompt])
+    except UserError:  # nothing says where the vectors stand, and no layout makes the outputs likely
+        return math.inf
+    return _nll(under, soft_prompt, _usable(subject, soft_prompt, examples))
 
 
 Words = tuple[str, str]
@@ -155,14 +198,18 @@ Words = tuple[str, str]
 class _Layouts:
     """Layouts that were tried on a few examples."""
 
-    def __init__(self, subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]):
+    def __init__(
+        self, subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example], all_examples: Sequence[Example]
+    ):
         self.subject, self.soft_prompt, self.examples = subject, soft_prompt, examples
-        matters = subject.begins_with_tokens
-        self.places: Sequence[Place | None] = [None] if soft_prompt.place or not matters else ["first", "after"]
+        self.outputs = [example.output for example in all_examples]
+        unsaid = soft_prompt.place is None
+        self.places: Sequence[Place | None] = ["first", "after"] if unsaid and subject.begins_with_tokens else [None]
         self.templates: dict[str, Template] = {}
         self.nlls: dict[str, float] = {}
         self.words: dict[str, Words] = {}
-        self._try({text: None for place in self.places for text in self._chat(place)})
+        presets = ["chat:first", "chat:after", "plain:first", "plain:after"] if unsaid else ["chat"]
+        self._try({text: None for text in presets if self._is_possible(text)})
 
     def try_all(self, words: Iterable[Words]) -> None:
         """Those that were not tried yet, in shared batches."""
@@ -186,15 +233,15 @@ class _Layouts:
         choice = read_template(text)
         template = chosen_template(choice, self.subject.tokenizer)
         place = choice.place or self.soft_prompt.place or "after"
-        return replace(template, place=place).for_outputs(example.output for example in self.examples)
+        return replace(template, place=place).for_outputs(self.outputs)
 
-    def _chat(self, place: Place | None) -> list[str]:
-        has_one = getattr(self.subject.tokenizer, "chat_template", None) and not self.subject.is_masked
-        text = f"chat:{place}" if place else "chat"
+    def _is_possible(self, preset: str) -> bool:
+        """Whether the subject has such a layout: a chat template that keeps the user's words as they are, or none."""
         try:
-            return [text] if has_one and self._template(text) else []
-        except UserError:  # one that changes what the user says
-            return []
+            self._template(preset)
+        except UserError:
+            return False
+        return not (preset.startswith("chat") and self.subject.is_masked)
 
     @staticmethod
     def _text(place: Place | None, text: str) -> str:
@@ -234,6 +281,11 @@ def _nlls(
     """Mean negative log-likelihood of the outputs' tokens, ends apart, under one prompt in each template; None where
     an example does not fit the context, or there is nothing to read."""
     found: list[float | None] = [None] * len(templates)
+    if len(templates) > _AT_ONCE:
+        parts = [templates[start : start + _AT_ONCE] for start in range(0, len(templates), _AT_ONCE)]
+        return [nll for part in parts for nll in _nlls(subject, prompt, part, examples)]
+    if not examples:
+        return found
     encoded = {i: rows for i, t in enumerate(templates) if (rows := _encoded(subject, prompt, t, examples))}
     heads, rows = [head for head, _ in encoded.values()], [some for _, some in encoded.values()]
     numbers = list(encoded)

@@ -471,7 +471,8 @@ class Translator:
         where = "soft prompts of any model" if self.home else f"soft prompts of '{self.card.subject}'"
         seen = {"vectors": "the vectors", "examples": "what they do", "both": "vectors and what they do"}
         read = f"reads {seen.get(self.reads, self.reads)} of {where}"
-        return f"<Translator '{name_of(self.name)}': {self.card.architecture}, {read}>"
+        name = name_of(self.name, "translator")
+        return f"<Translator '{name}': {self.card.architecture}, {read}>"
 
     @classmethod
     def abroad(cls, name_or_path: str | Path, loading: Loading = Loading()) -> "Translator":
@@ -501,7 +502,7 @@ class Translator:
         is_own = subject.fingerprint == card.fingerprint or is_rounding(read_rows(folder), subject)
         if is_own or not card.reads_examples:
             return cls.from_pretrained(name_or_path, subject=subject)
-        print(_ABROAD.format(name_or_path, card.subject, subject.name), file=sys.stderr)
+        print(_ABROAD.format(name_or_path, card.subject, name_of(subject.name)), file=sys.stderr)
         return cls.abroad(name_or_path, subject.loading)
 
     def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:

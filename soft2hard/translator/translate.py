@@ -196,12 +196,12 @@ def translate(
             )
         texts = propose(translator, [of_one.shown[0] for of_one in views], 1)
         found = [_unverified(label, of_one) for label, of_one in zip(labels, texts, strict=True)]
-        return [replace(one, translator=name_of(translator.name)) for one in found]
+        return [replace(one, translator=name_of(translator.name, "translator")) for one in found]
     work = _Translating(prompts, labels, translator, subject, config, helpers)
     work.views = views
     found = work.all(inputs, progress)
     if translator is not None:
-        found = [replace(one, translator=name_of(translator.name)) for one in found]
+        found = [replace(one, translator=name_of(translator.name, "translator")) for one in found]
     if source:
         found = [replace(one, probe_source=source) if one.probe_source == "examples" else one for one in found]
     if config.demonstrations and any(t.judgement for t in found) and not any(t.demonstrated for t in found):
@@ -602,8 +602,9 @@ def of_any_subject(subject: Subject) -> Translator | None:
     """SmolLM2's, which reads what soft prompts of any subject do; None, with a remark, where it cannot be fetched."""
     found = _smollm2s(subject.loading.dtype, subject.loading.device)
     if isinstance(found, UserError):
-        remark = "So no translator reads what the soft prompt does: it is described and searched for instead."
-        print(f"{found.problem} {remark}", file=sys.stderr)
+        others = " and ".join(without_translator(subject, has_describer=False, has_prior=False))
+        instead = f" ({others} propose instead)" if others else ""
+        print(f"{found.problem} So no translator reads what the soft prompt does{instead}.", file=sys.stderr)
         return None
     print(
         f"No translator was trained for '{subject.name}': that of SmolLM2 reads what its soft prompts do.",

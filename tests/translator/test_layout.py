@@ -45,22 +45,73 @@ def test_examples_tell_the_layout_that_a_soft_prompt_was_tuned_under(path: Path)
     assert better_layout(Subject.from_pretrained(embedded_path("subject")), unknown, examples) is None
 
 
+EXAMPLES = [Example(f"{a} {b}", "up") for a in ("cat", "dog", "red") for b in ("one", "two", "cat")]
+
+
+def tried(monkeypatch: pytest.MonkeyPatch, wins: str = "") -> list[Template]:
+    """The templates that are tried from now on; outputs are likeliest under the one that `wins`."""
+    found: list[Template] = []
+    winner = replace(read_template(wins).template, place=read_template(wins).place) if wins else None
+
+    def nlls(subject: Subject, prompt: object, templates: list[Template], examples: list[Example]) -> list[float]:
+        found.extend(templates)
+        names = {"output_prefix": 0.5, "input_prefix": 0.3, "place": 0.1}
+        return [
+            9.0
+            if prompt is None
+            else 1.0 - sum(w for n, w in names.items() if getattr(t, n) == getattr(winner, n, ...))
+            for t in templates
+        ]
+
+    monkeypatch.setattr("soft2hard.translator.layout._nlls", nlls)
+    monkeypatch.setattr("soft2hard.translator.layout._fits_well", lambda *of: False)
+    return found
+
+
 @pytest.mark.parametrize("text", ["{input} A: {output}", "Read this: {input} Then say "])
-def test_the_space_before_an_output_is_tried_on_the_other_side_of_any_template(text: str) -> None:
+def test_the_space_before_an_output_is_tried_on_the_other_side_of_any_template(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a template in words of one's own that none of the common ones resembles."""
-    subject = tiny_models.subject("llama")
+    subject, found = tiny_models.subject("llama"), tried(monkeypatch)
     asked = Subject(subject.model, subject.tokenizer, name="s", template=text)
-    tried = []
-
-    def nlls(subject: Subject, prompt: object, templates: list[Template], examples: object) -> list[float]:
-        tried.extend(templates)
-        return [1.0] * len(templates)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("soft2hard.translator.layout._nlls", nlls)
-        better_layout(asked, SoftPrompt(subject.embed_text("up red").clone(), place="first"), [Example("cat", "up")])
+    better_layout(asked, SoftPrompt(subject.embed_text("up red").clone(), place="first"), EXAMPLES)
     other = read_template(text.replace("{output}", "") if "{output}" in text else f"{text}{{output}}").template
-    assert replace(other, place="first") in tried
+    assert replace(other, place="first") in found
+
+
+@pytest.mark.parametrize("wins", ["{prompt}{bos}Q: {input}\\nA: ", "{bos}{prompt}{input} -> "])
+def test_both_places_of_the_vectors_are_tried_where_nothing_says_which(
+    wins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, found = tiny_models.subject("llama"), tried(monkeypatch, wins)
+    layout = better_layout(subject, SoftPrompt(subject.embed_text("up red").clone()), EXAMPLES)
+    assert layout.text.removesuffix("{output}") == wins.replace("\\n", "\n")
+    assert {(t.soft_separator, t.place) for t in found} >= {(None, "first"), (None, "after"), ("", "first")}
+    assert layout.template.place == read_template(wins).place
+
+
+def test_an_adapter_says_itself_where_its_vectors_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, found = tiny_models.subject("llama"), tried(monkeypatch, "{prompt}{bos}Q: {input}\\nA: ")
+    layout = better_layout(subject, SoftPrompt(subject.embed_text("up red").clone(), place="first"), EXAMPLES)
+    assert layout.text.removesuffix("{output}") == "Q: {input}\nA: " and {t.place for t in found} == {"first"}
+
+
+def test_outputs_of_several_lines_are_not_cut_by_the_layout_that_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = tiny_models.subject("llama")
+    tried(monkeypatch, "{prompt}{bos}Q: {input}\\nA: ")
+    examples = [*EXAMPLES * 2, Example("fish", "up\ndown")]
+    layout = better_layout(subject, SoftPrompt(subject.embed_text("up red").clone(), place="first"), examples)
+    assert layout.template.stops and "\n" not in layout.template.stops
+
+
+def test_few_examples_and_those_that_do_not_fit_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = tiny_models.subject("llama")
+    tried(monkeypatch, "{prompt}{bos}Q: {input}\\nA: ")
+    prompt = SoftPrompt(subject.embed_text("up red").clone(), place="first")
+    long = Example(" ".join(WORDS[:20] * 40), "up")
+    assert better_layout(subject, prompt, [*EXAMPLES[:7], long]) is None
+    assert better_layout(subject, prompt, [*EXAMPLES[:8], long]) is not None
 
 
 def test_likelihoods_are_those_of_the_outputs_a_token_without_their_ends() -> None:
@@ -79,24 +130,18 @@ def test_likelihoods_are_those_of_the_outputs_a_token_without_their_ends() -> No
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "t5", "roberta", "bloom"])
-def test_layouts_are_tried_on_subjects_of_every_kind(kind: str) -> None:
+def test_outputs_are_scored_alike_on_subjects_of_every_kind(kind: str) -> None:
+    """By its definition, one query at a time."""
     subject = tiny_models.subject(kind)
     soft_prompt = SoftPrompt(subject.embed_text("up red").clone(), place="first")
     examples = [Example("red cat", "up"), Example("dog", "down")]
-    better_layout(subject, soft_prompt, examples)  # an untrained model fits none, or one by chance
-    assert check_layout(subject, soft_prompt, examples).soft > 0
-
-
-def test_both_places_of_the_vectors_are_tried_where_nothing_says_which(tmp_path: Path) -> None:
-    subject = tiny_models.subject("llama")
-    bare = SoftPrompt(subject.embed_text("up red").clone())
-    texts = ["red cat", "dog", "one two", "cat dog"]
-    template = read_template("{prompt}{bos}Q: {input}\nA: {output}").template
-    known = replace(bare, template=replace(template, place="first"))
-    written = subject.for_prompts([known]).generate([Query(known, text) for text in texts], 4)
-    examples = [Example(text, output) for text, output in zip(texts, written, strict=True) if output]
-    found = better_layout(subject, bare, examples)
-    assert found is None or found.text.startswith(("{prompt}{bos}", "{bos}{prompt}", "chat:"))
+    under = subject.for_prompts([soft_prompt])
+    nats = []
+    for one in examples:
+        [rows] = under.target_distributions([Query(soft_prompt, one.input, one.output)])
+        ids = under.encode_output(one.output)
+        nats += [-row[i].item() for row, i in zip(rows, ids if subject.is_masked else ids[:-1], strict=False)]
+    assert check_layout(subject, soft_prompt, examples).soft == pytest.approx(sum(nats) / len(nats), rel=1e-3)
 
 
 @pytest.mark.parametrize("scale", ["included", "left-out"])

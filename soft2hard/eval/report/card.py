@@ -77,6 +77,7 @@ def translation_card(
     *,
     n_neighbours: int = 5,
     seed: int | None = None,
+    template: str | None = None,
 ) -> str:
     """An HTML page that needs no network and runs nothing.
 
@@ -86,6 +87,7 @@ def translation_card(
         subject: Whose tokens these are.
         n_neighbours: Nearest tokens of each virtual token; all tokens, where the subject has fewer.
         seed: That of the translation, where it is known.
+        template: That under which it was made, as `--template` takes it, where it is known.
 
     Raises:
         UserError: the soft prompt is not the subject's.
@@ -104,8 +106,9 @@ def translation_card(
         "best": _best_of_each(translation),
         "weighed": any(candidate.log_prob for candidate in translation.candidates),
         "neighbours": _neighbours(soft_prompt, subject, n_neighbours),
-        "command": _command(translation, subject, seed),
+        "command": _command(translation, subject, seed, template),
         "seed": seed,
+        "template": template,
         "version": soft2hard.__version__,
     }
     filters = {"visible": visible, "hides": _UNSEEN.search, "share": _share, "number": _number}
@@ -184,9 +187,10 @@ def _neighbours(soft_prompt: SoftPrompt, subject: Subject, k: int) -> list[list[
     return [list(zip(own["token"], own["cosine"], strict=True)) for _, own in positions]
 
 
-def _command(translation: Translation, subject: Subject, seed: int | None) -> str:
+def _command(translation: Translation, subject: Subject, seed: int | None, template: str | None) -> str:
     words = ["soft2hard", "translate", translation.soft_prompt, "--subject", name_of(subject.name)]
     words += ["--seed", str(seed)] if seed is not None else []
+    words += ["--template", template] if template not in (None, "plain") else []
     words += ["--examples", "INPUTS"] if translation.probe_source == "examples" else []
     words += ["--no-verify"] if translation.probe_source == "none" and not translation.n_probes else []
     return shlex.join(words)
