@@ -24,7 +24,8 @@ from soft2hard.prompts.template import Place, Template, read_template, template_
 _EXAMPLES, _FEWEST = 32, 8  # examples that are looked at, and without which no layout is looked for
 _SCREENED, _SCREENED_TOKENS = 8, 512  # examples that layouts are screened on first; their tokens, about
 _AT_ONCE = 16  # layouts that are run together: what is kept of each output takes memory
-_MOSTLY, _SHORT = 0.9, 16  # share of outputs; tokens of outputs that may be the very same
+_MOSTLY, _ENOUGH = 0.9, 0.75  # share of outputs that a soft prompt writes under its own layout; under one to be kept
+_SHORT = 16  # tokens of outputs that may be the very same
 _CLEARLY, _POOR = 0.2, 2.0  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
 _BEFORE = (
     "", "Input: ", "Question: ", "Q: ", "Text: ", "Sentence: ", "Tweet text : ", "Review: ", "Instruction: ", "User: ",
@@ -74,8 +75,8 @@ class LayoutCheck:
 
     @property
     def fits_well(self) -> bool:
-        """Whether it needs no other: nearly all outputs are the wanted ones, or long ones are nearly certain."""
-        return not self.fits_badly and (not self.is_often_wrong if self.n else self.soft < _CLEARLY)
+        """Whether no other is looked for: most outputs are the wanted ones, or long ones are nearly certain."""
+        return not self.fits_badly and (self.n_right >= _ENOUGH * self.n if self.n else self.soft < _CLEARLY)
 
 
 def as_string(template: Template, place: Place | None) -> str:
