@@ -255,7 +255,7 @@ def _laid_out(
 
     found, remark = list(soft_prompts), None
     for i, prompt in enumerate(soft_prompts):
-        layout = better_layout(lm, prompt, labelled) if prompt.template is None else None
+        layout = better_layout(lm, prompt, labelled, say) if prompt.template is None else None
         if layout is None:
             continue
         shown = layout.text.replace("\n", "\\n")

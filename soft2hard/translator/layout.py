@@ -5,7 +5,7 @@ outputs that it was tuned to give are likely under its own layout, and seldom un
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
@@ -109,7 +109,12 @@ def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[E
     return LayoutCheck(soft, without, len(examples), n_right)
 
 
-def better_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> Layout | None:
+def better_layout(
+    subject: Subject,
+    soft_prompt: SoftPrompt,
+    examples: Sequence[Example],
+    log: Callable[[str], None] = lambda line: None,
+) -> Layout | None:
     """A layout under which a soft prompt that does not record its own makes the outputs of `examples` clearly likelier
     than under that which was asked for or is assumed, and likely beside no prompt at all; None where there is none.
 
@@ -117,11 +122,13 @@ def better_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[
     with two before it, the best of these with each before it, and the best of those with each behind it again; the
     white space before an output on either side; virtual tokens where the prompt's file has them, or in both places. A
     few examples screen, half of up to 32 choose, and the other half have to bear it out. Nothing is tried where the
-    template fits well already, nor with fewer than eight examples that fit the subject's context.
+    template fits well already, nor with fewer than eight examples that fit the subject's context; `log` hears when the
+    search begins.
     """
     examples = _usable(subject, soft_prompt, examples)
     if len(examples) < _FEWEST or _fits_well(subject, soft_prompt, examples):
         return None
+    log(f"{soft_prompt.origin} does not write the outputs of the examples under this template: others are tried.")
     choosing, judging = examples[::2], examples[1::2]
     found = _Layouts(subject, soft_prompt, _screened(subject, choosing), examples)
     found.try_all((before, between) for before in _FIRST for between in _BETWEEN)
