@@ -26,7 +26,11 @@ _SCREENED, _SCREENED_TOKENS = 8, 512  # examples that layouts are screened on fi
 _AT_ONCE = 16  # layouts that are run together: what is kept of each output takes memory
 _MOSTLY, _ENOUGH = 0.9, 0.75  # share of outputs that a soft prompt writes under its own layout; under one to be kept
 _SHORT = 16  # tokens of outputs that may be the very same
-_CLEARLY, _POOR = 0.2, 2.0  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
+_CLEARLY, _LIKELY, _POOR = (
+    0.2,
+    0.5,
+    2.0,
+)  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
 _BEFORE = (
     "", "Input: ", "Question: ", "Q: ", "Text: ", "Sentence: ", "Tweet text : ", "Review: ", "Instruction: ", "User: ",
     "### Instruction:\n",
@@ -75,8 +79,11 @@ class LayoutCheck:
 
     @property
     def fits_well(self) -> bool:
-        """Whether no other is looked for: most outputs are the wanted ones, or long ones are nearly certain."""
-        return not self.fits_badly and (self.n_right >= _ENOUGH * self.n if self.n else self.soft < _CLEARLY)
+        """Whether no other is looked for: nearly all outputs are the wanted ones, or most, and they are likely; long
+        ones are nearly certain."""
+        if self.fits_badly or not self.n:
+            return self.soft < _CLEARLY and not self.fits_badly
+        return not self.is_often_wrong or (self.n_right >= _ENOUGH * self.n and self.soft < _LIKELY)
 
 
 def as_string(template: Template, place: Place | None) -> str:
