@@ -30,7 +30,7 @@ _CLEARLY, _LIKELY, _POOR = (
     0.2,
     0.5,
     2.0,
-)  # nats a token; answers that a soft prompt was tuned to give are seldom less likely
+)  # nats a token; answers that were tuned are seldom less likely
 _BEFORE = (
     "", "Input: ", "Question: ", "Q: ", "Text: ", "Sentence: ", "Tweet text : ", "Review: ", "Instruction: ", "User: ",
     "### Instruction:\n",
