@@ -37,7 +37,8 @@ _BEFORE = (
 )  # fmt: skip
 _BETWEEN = (
     " ", "\n", "\nOutput: ", " Output: ", "\nAnswer: ", " Answer: ", "\nA: ", " A: ", "\nLabel: ", " Label: ",
-    " Label : ", "\nSentiment: ", " Sentiment: ", "\nResponse: ", "\nAssistant: ", "\n\n### Response:\n", " -> ", " = ", ": ",
+    " Label : ", "\nSentiment: ", " Sentiment: ", "\nResponse: ", "\nAssistant: ", "\n\n### Response:\n", " -> ",
+    " = ", ": ",
 )  # fmt: skip
 _FIRST = ("", "Input: ")  # texts before the input, which all behind it are tried with first
 _BEST, _FINALISTS = 3, 8  # pairs to go on from; layouts that all examples decide between
