@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from soft2hard.lm.subject import Subject
     from soft2hard.lm.text_generation import TextGenerator
     from soft2hard.prompts.soft_prompt import SoftPrompt
+    from soft2hard.translator.layout import LayoutCheck
     from soft2hard.translator.model import Translator
     from soft2hard.translator.translate import Helpers, Translation
 
@@ -149,8 +150,14 @@ def translate(
     _check(verify, card, demonstrations, propose, helping, examples, loading)
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
+    if inputs is not None and len(inputs) < MIN_PROBES:
+        raise UserError(
+            f"{examples} has {len(inputs)} distinct inputs, and {MIN_PROBES} at least are needed to run texts on.",
+            "Add some, or leave --examples out.",
+        )
     with result_stream(output) as write:
         quiet()
+        from soft2hard.translator.layout import check_layout
         from soft2hard.translator.translate import translate as translate_all
         from soft2hard.translator.translate import without_translator
 
@@ -163,21 +170,27 @@ def translate(
             propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
         labelled = read_examples(examples) if lm is not None and examples is not None else []
         labelled = [one for one in labelled if one.input in set(inputs or ())]  # those that are left out test the text
-        layout, unsaid = None, [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
+        layout, check, unsaid = None, None, [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
         if lm is not None and inputs:
             lm = lm.for_outputs(example.output for example in labelled)
             say_unknown(lm, set(inputs))
             soft_prompts = _with_scale(lm, soft_prompts, labelled)
             if unsaid and labelled:
                 soft_prompts, layout = _laid_out(lm, soft_prompts, labelled, examples, loading.template)
-                layout = layout or _layout_remark(lm, soft_prompts[unsaid[0]], labelled, examples)
+                check = check_layout(lm, soft_prompts[unsaid[0]], labelled)
+                layout = layout or _layout_remark(check, soft_prompts[unsaid[0]], examples)
             if layout:
                 say(layout)
         if loading.template is None:
             _say_template(soft_prompts)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
-        longest = max_new_tokens or _longest_output(labelled, lm)
+        longest = max_new_tokens or _longest_output(labelled, lm, goes_on=check is not None and check.goes_on)
+        if check is not None and check.goes_on and max_new_tokens is None:
+            say(
+                f"{soft_prompts[unsaid[0]].origin} writes on behind the outputs of the examples: only as much is "
+                f"compared as the longest of them has (--max-new-tokens {longest})."
+            )
         n_checks = _JUDGING if inputs else max(MIN_PROBES, probes // 2)
         config = TranslateConfig(
             candidates, propose=tuple(propose or ()), n_probes=probes, n_checks=n_checks,
@@ -217,7 +230,8 @@ def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
     if unknown:
         say(
             f"{unknown[0].origin} does not say what text stood around its inputs when it was tuned: 'Input: ...' and "
-            "'Output:' on lines of their own are assumed. If it was another, give it with --template."
+            "'Output:' on lines of their own are assumed. If it was another, give it with --template, or give eight "
+            "examples or more with outputs, by which it is looked for."
         )
 
 
@@ -266,16 +280,25 @@ def _laid_out(
             continue
         say(f"{fits}, which is taken. If it was tuned under another, give that with --template.")
         found[i] = replace(prompt, template=layout.template)
+    _check_one_layout(soft_prompts, found, lm)
     return found, remark
 
 
-def _layout_remark(
-    lm: "Subject", soft_prompt: "SoftPrompt", labelled: "Sequence[Example]", examples: Path | None
-) -> str | None:
-    """What outputs in the examples tell about the template of a soft prompt that does not say its own, if anything."""
-    from soft2hard.translator.layout import check_layout
+def _check_one_layout(before: "Sequence[SoftPrompt]", found: "Sequence[SoftPrompt]", lm: "Subject") -> None:
+    """Refuse soft prompts for which different templates were found, before it is said of their files."""
+    if not any(one is not own for one, own in zip(found, before, strict=True)):
+        return
+    try:
+        lm.for_prompts(found)
+    except UserError as error:
+        raise UserError(
+            "By the outputs of the examples, these soft prompts were tuned under different templates.",
+            "Translate them one at a time, each with examples of its own task.",
+        ) from error
 
-    found = check_layout(lm, soft_prompt, labelled)
+
+def _layout_remark(found: "LayoutCheck | None", soft_prompt: "SoftPrompt", examples: Path | None) -> str | None:
+    """What outputs in the examples tell about the template of a soft prompt that does not say its own, if anything."""
     if found is None:
         return None
     if found.fits_badly:
@@ -359,14 +382,15 @@ def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject |
     return Helpers(describer, prior, None if helping.encoder is None else sentence_encoder(helping.encoder))
 
 
-def _longest_output(labelled: "Sequence[Example]", lm: "Subject | None") -> int | None:
-    """Tokens of the longest output of the examples, where these have outputs; 16 at least, and 64 at most."""
+def _longest_output(labelled: "Sequence[Example]", lm: "Subject | None", *, goes_on: bool) -> int | None:
+    """Tokens of the longest output of the examples, where these have outputs; 16 at least, and 64 at most. Where a soft
+    prompt goes on behind these outputs, no more than they have: what follows means nothing."""
     from soft2hard.translator.verification import LONG_OUTPUT, SHORT_OUTPUT
 
     if lm is None or not labelled:
         return None
     longest = max(len(lm.encode_output(example.output)) for example in labelled)
-    return min(max(longest, SHORT_OUTPUT), LONG_OUTPUT)
+    return min(max(longest - 1, 1) if goes_on else max(longest, SHORT_OUTPUT), LONG_OUTPUT)
 
 
 def _named(translation: "Translation", path: Path) -> "Translation":

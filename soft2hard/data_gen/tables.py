@@ -72,8 +72,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}.", "Get the file from its source again.") from error
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Table:
-    """The header and the named columns of a .jsonl or .csv file.
+def read_table(path: Path, columns: Sequence[str], may_lack: Sequence[str] = ()) -> Table:
+    """The header and the named columns of a .jsonl or .csv file, and those that a row may lack, empty where it does.
 
     Raises UserError where the file cannot be read, a column or value is missing, or there is no row.
     """
@@ -92,7 +92,11 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         raise UserError(f"{path} is neither {' nor '.join(SUFFIXES)}.", f"Give a JSONL or CSV file with {wanted}.")
     if not records:
         raise UserError(f"{path} has no examples.", f"Add at least one with {wanted}.")
-    return Table(header, [_row(path, number, record, columns) for number, record in records])
+    rows = [
+        _row(path, number, record, columns) | {name: str(record.get(name) or "").strip() for name in may_lack}
+        for number, record in records
+    ]
+    return Table(header, rows)
 
 
 def read_records(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Record]:

@@ -126,12 +126,12 @@ def _test_inputs(path: Path) -> set[str]:
 
 
 def read_examples(path: str | Path) -> list[Example]:
-    """Inputs and outputs of a file that `read_inputs` reads; none where it has no outputs."""
+    """Inputs and outputs of a file that `read_inputs` reads, as far as it has outputs."""
     try:
-        rows = read_table(Path(path), ("input", "output")).rows
+        rows = read_table(Path(path), ("input",), may_lack=("output",)).rows
     except UserError:
         return []
-    return [Example(row["input"], row["output"]) for row in rows if row["output"].strip()]
+    return [Example(row["input"], row["output"]) for row in rows if row["output"]]
 
 
 def content_hash(tasks: Iterable[Task]) -> str:

@@ -67,7 +67,14 @@ class LayoutCheck:
     n: int = 0
     """How many examples were answered; none where outputs are long, of which hardly any two are the same."""
     n_right: int = 0
-    """Those of whose inputs the soft prompt writes the very output, but for case and white space around it."""
+    """Those of whose inputs the soft prompt first writes the very output, but for case and white space around it."""
+    n_ended: int = 0
+    """Those of them after which it ends."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it writes on behind the outputs, as what was tuned on labels without an end does."""
+        return self.n_right > 2 * self.n_ended
 
     @property
     def fits_badly(self) -> bool:
@@ -95,7 +102,10 @@ def as_string(template: Template, place: Place | None) -> str:
     if template != replace(plain, **kept):  # more than a string says
         return template_text(template)
     begin = "" if place is not None else "{prompt}{bos}" if template.place == "first" else "{bos}{prompt}"
-    return f"{begin}{template.input_prefix}{{input}}{template.output_prefix}{template.output_lead}{{output}}"
+    output = (
+        f"{template.output_lead}{{output}}" if template.output_lead else ""
+    )  # else the space before it were its own
+    return f"{begin}{template.input_prefix}{{input}}{template.output_prefix}{output}"
 
 
 def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> LayoutCheck | None:
@@ -109,12 +119,15 @@ def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[E
     if longest > _SHORT:
         return LayoutCheck(soft, without)
     try:
-        written = subject.generate([Query(soft_prompt, example.input) for example in examples], longest)
+        written = subject.generate_ids([Query(soft_prompt, example.input) for example in examples], longest)
     except UserError:
         return LayoutCheck(soft, without)
-    pairs = zip(written, examples, strict=True)
-    n_right = sum(text.strip().casefold() == example.output.strip().casefold() for text, example in pairs)
-    return LayoutCheck(soft, without, len(examples), n_right)
+    n_right = n_ended = 0
+    for row, example in zip(written, examples, strict=True):
+        n = len(subject.encode_output(example.output)) - (not subject.is_masked)
+        is_right = subject.output_text(row[:n]).casefold() == example.output.strip().casefold()
+        n_right, n_ended = n_right + is_right, n_ended + (is_right and len(row) <= n)
+    return LayoutCheck(soft, without, len(examples), n_right, n_ended)
 
 
 def better_layout(
@@ -159,6 +172,7 @@ def better_layout(
     template = finalists[best]
     nll, without = (_nll(subject.with_template(template), prompt, judging) for prompt in (soft_prompt, None))
     if nll is None or LayoutCheck(nll, without).fits_badly or (own is not None and nll > own - _CLEARLY):
+        log(f"None of some hundred makes them clearly likelier under {soft_prompt.origin}.")
         return None
     return Layout(best, template, nll)
 

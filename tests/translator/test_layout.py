@@ -13,7 +13,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template, read_template
 from soft2hard.storage.names import embedded_path
-from soft2hard.translator.layout import LayoutCheck, better_layout, check_layout, likelier_scale
+from soft2hard.translator.layout import LayoutCheck, as_string, better_layout, check_layout, likelier_scale
 from tests import tiny_models, tiny_training
 
 SAMPLES = sorted(Path("soft2hard/checkpoints/embedded/soft_prompts").glob("*.safetensors"))
@@ -159,6 +159,31 @@ def test_outputs_tell_whether_vectors_include_the_scale_of_the_embeddings(scale:
 
     word = max(("up", "down", "cat", "dog", "one"), key=lambda word: log_prob(own, word) - log_prob(other, word))
     assert likelier_scale(subject, known, [Example("red cat", word)]) == scale
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{input} -> ", "Q: {input}\\nA: {output}", "{bos}{prompt}{input}\\n", "{prompt}{bos}{input} Label : ", "plain"],
+)
+def test_a_template_is_named_as_it_can_be_given(text: str) -> None:
+    choice = read_template(text)
+    template = replace(choice.template, place=choice.place or "after")
+    again = read_template(as_string(template, None))
+    assert replace(again.template, place=again.place or "after") == template
+
+
+def test_what_was_tuned_on_labels_without_an_end_writes_them_all_the_same() -> None:
+    """Its first words count, and that it goes on is seen."""
+    subject = tiny_models.subject("llama")
+    prompt = SoftPrompt(subject.embed_text("up red").clone(), place="first")
+    under, inputs = subject.for_prompts([prompt]), [f"{a} {b}" for a in WORDS[:4] for b in WORDS[4:8]]
+    written = under.generate_ids([Query(prompt, one) for one in inputs], 3)
+    examples = [
+        Example(i, subject.tokenizer.decode(ids[:1])) for i, ids in zip(inputs, written, strict=True) if len(ids) > 1
+    ]
+    assert len(examples) > 8, "this untrained subject hardly ends"
+    found = check_layout(subject, prompt, examples)
+    assert found.n_right == found.n == len(examples) and found.goes_on and found.n_ended == 0
 
 
 def test_what_is_said_of_a_layout() -> None:
