@@ -71,6 +71,7 @@ class Helping:
     words are compared."""
 
 
+_LITTLE = 0.2  # weight of the evidence
 _JUDGING = 64  # of many inputs, those that judge: they cost one text's run, and make the bound sure
 HelpingFlags = flags_of(Helping, "Models that help")
 Translators = Annotated[
@@ -168,11 +169,11 @@ def translate(
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
             propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
-        labelled = read_examples(examples) if lm is not None and examples is not None else []
-        labelled = [one for one in labelled if one.input in set(inputs or ())]  # those that are left out test the text
+        written = read_examples(examples) if lm is not None and examples is not None else []
+        labelled = [one for one in written if one.input in set(inputs or ())]  # those that are left out test the text
         layout, check, unsaid = None, None, [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
         if lm is not None and inputs:
-            lm = lm.for_outputs(example.output for example in labelled)
+            lm = lm.for_outputs(example.output for example in written)
             say_unknown(lm, set(inputs))
             soft_prompts = _with_scale(lm, soft_prompts, labelled)
             if unsaid and labelled:
@@ -185,7 +186,7 @@ def translate(
             _say_template(soft_prompts)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
-        longest = max_new_tokens or _longest_output(labelled, lm, goes_on=check is not None and check.goes_on)
+        longest = max_new_tokens or _longest_output(written, lm, goes_on=check is not None and check.goes_on)
         if check is not None and check.goes_on and max_new_tokens is None:
             say(
                 f"{soft_prompts[unsaid[0]].origin} writes on behind the outputs of the examples: only as much is "
@@ -472,5 +473,10 @@ def _origins(translation: "Translation") -> str:
         for name, best in translation.by_proposer.items()
         if best.explained is not None
     ]
+    chosen = translation.by_proposer[translation.proposer]
+    if chosen.weight < _LITTLE and any(
+        best.divergence < chosen.divergence for best in translation.by_proposer.values()
+    ):
+        worth.append("which counts for little, since no text explains much here")
     told = f" (on the inputs that chose it, {', '.join(worth)})" if worth else ""
     return f"found by {translation.proposer}{told}"
