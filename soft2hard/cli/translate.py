@@ -473,10 +473,8 @@ def _origins(translation: "Translation") -> str:
         for name, best in translation.by_proposer.items()
         if best.explained is not None
     ]
-    chosen = translation.by_proposer[translation.proposer]
-    if chosen.weight < _LITTLE and any(
-        best.divergence < chosen.divergence for best in translation.by_proposer.values()
-    ):
+    chosen, others = translation.candidates[0], translation.by_proposer.values()
+    if worth and chosen.weight < _LITTLE and any(best.divergence < chosen.divergence for best in others):
         worth.append("which counts for little, since no text explains much here")
     told = f" (on the inputs that chose it, {', '.join(worth)})" if worth else ""
     return f"found by {translation.proposer}{told}"
