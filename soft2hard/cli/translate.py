@@ -182,7 +182,7 @@ def translate(
                 layout = layout or _layout_remark(check, soft_prompts[unsaid[0]], examples)
             if layout:
                 say(layout)
-        if loading.template is None:
+        if loading.template is None and (check is None or not check.fits_well):
             _say_template(soft_prompts)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
