@@ -151,11 +151,6 @@ def translate(
     _check(verify, card, demonstrations, propose, helping, examples, loading)
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     inputs = None if examples is None else read_inputs(examples)
-    if inputs is not None and len(inputs) < MIN_PROBES:
-        raise UserError(
-            f"{examples} has {len(inputs)} distinct inputs, and {MIN_PROBES} at least are needed to run texts on.",
-            "Add some, or leave --examples out.",
-        )
     with result_stream(output) as write:
         quiet()
         from soft2hard.translator.layout import check_layout
@@ -186,8 +181,9 @@ def translate(
             _say_template(soft_prompts)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
-        longest = max_new_tokens or _longest_output(written, lm, goes_on=check is not None and check.goes_on)
-        if check is not None and check.goes_on and max_new_tokens is None:
+        goes_on = check is not None and check.goes_on
+        longest = max_new_tokens or _longest_output(written, lm, goes_on=goes_on)
+        if goes_on and max_new_tokens is None:
             say(
                 f"{soft_prompts[unsaid[0]].origin} writes on behind the outputs of the examples: only as much is "
                 f"compared as the longest of them has (--max-new-tokens {longest})."

@@ -30,7 +30,7 @@ def embedded_path(name: Role) -> Path:
 
 def is_embedded_subject(name_or_path: str) -> bool:
     """True for the embedded subject, by its name or by its folder."""
-    return name_or_path == "embedded" or Path(name_or_path).resolve() == (EMBEDDED / "subject").resolve()
+    return name_of(name_or_path) == "embedded"
 
 
 def located(name_or_path: str | os.PathLike[str], role: Role) -> str:
@@ -44,8 +44,9 @@ def located(name_or_path: str | os.PathLike[str], role: Role) -> str:
 def name_of(name_or_path: str | os.PathLike[str], role: Role = "subject") -> str:
     """What a user calls a model: 'embedded' or 'smollm2' where this is the package's own folder for that role, else
     just what was given."""
-    own = {str(EMBEDDED / role): "embedded", str(_CHECKPOINTS / SMOLLM2 / role): SMOLLM2}
-    return own.get(str(name_or_path), str(name_or_path))
+    path = Path(name_or_path).resolve()
+    own = {(EMBEDDED / role).resolve(): "embedded", (_CHECKPOINTS / SMOLLM2 / role).resolve(): SMOLLM2}
+    return own.get(path, str(name_or_path))
 
 
 def shipped_translators() -> list[Path]:

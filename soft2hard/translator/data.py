@@ -5,7 +5,7 @@ in runs of instructions of like length, so that little of what it reads is paddi
 on its size alone, so that all processes pass through the model equally often, as ZeRO-3 needs it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -96,6 +96,14 @@ class View:
         if not pairs or not self.reads_examples:
             return soft_prompt
         return self._as_prompt(soft_prompt, self._showing(self._vectors_of(soft_prompt), pairs))
+
+    def of_sets(
+        self, soft_prompt: SoftPrompt, sets: Sequence[Sequence[str]], pairs: Iterable[Example]
+    ) -> list[SoftPrompt]:
+        """As `of_pairs`, once for each set of inputs that has pairs; where there are none, the soft prompt."""
+        of_input = {pair.input: pair for pair in pairs}
+        shown = [[of_input[input] for input in of_set if input in of_input] for of_set in sets]
+        return [self.of_pairs(soft_prompt, of_set) for of_set in filter(None, shown)] or [soft_prompt]
 
     def _vectors_of(self, soft_prompt: SoftPrompt) -> Float[Tensor, "n d"]:
         """None where examples alone are read: the soft prompt may be of another subject, and of another width."""

@@ -118,10 +118,8 @@ def _shown(
             f"The translator '{translator.name}' reads what soft prompts do, and there are no inputs to show it.",
             "Give some with --examples.",
         )
-    found = []
     written = verifier.written(soft_prompts, fitting)
-    for prompt, of_prompt, some, outputs in zip(soft_prompts, sets, fitting, written, strict=True):
-        pairs = dict(zip(some, map(Example, some, outputs), strict=True))
-        shown = [[pairs[input] for input in of_set if input in pairs] for of_set in of_prompt]
-        found.append([view.of_pairs(prompt, of_set) for of_set in filter(None, shown)] or [prompt])
-    return found
+    return [
+        view.of_sets(prompt, of_prompt, map(Example, some, outputs))
+        for prompt, of_prompt, some, outputs in zip(soft_prompts, sets, fitting, written, strict=True)
+    ]

@@ -31,6 +31,5 @@ class ReadActs:
         """What the translator is given: sets of the inputs, each with the soft prompt's outputs, and no vector of
         it."""
         view = self.translator.view(self.translator.home)
-        pairs = dict(zip(observed.inputs, map(Example, observed.inputs, observed.outputs), strict=True))
-        sets = [[pairs[one] for one in of_set] for of_set in view.sets(observed.inputs, seed)]
-        return Views(tuple(view.of_pairs(observed.soft_prompt, of_set) for of_set in sets))
+        pairs, sets = map(Example, observed.inputs, observed.outputs), view.sets(observed.inputs, seed)
+        return Views(tuple(view.of_sets(observed.soft_prompt, sets, pairs)))
