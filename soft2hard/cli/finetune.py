@@ -1,6 +1,8 @@
 """soft2hard finetune: a translator learns a user's own tasks."""
 
+import math
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from cyclopts.validators import Number
 from pydantic import PositiveFloat
 
 from soft2hard.cli.common import (
-    AtLeast1,
+    AtLeast0,
     LoadingFlags,
     Output,
     SubjectName,
@@ -31,13 +33,18 @@ from soft2hard.data_gen.settings import Tuning
 from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import settings
-from soft2hard.translator.settings import TranslatorTraining
+from soft2hard.translator.material import Untuned, made_tasks
+from soft2hard.translator.settings import MadeCollection, TranslatorTraining
 
 if TYPE_CHECKING:
+    import datasets
+
     from soft2hard.data_gen.taskfiles import TaskFilesDoD
     from soft2hard.lm.subject import Subject
 
 _SPLITS = ("train", "validation")
+_MOST_MADE = 4096
+"""Tasks of the package that are mixed in, before they come again."""
 
 
 @settings
@@ -55,8 +62,9 @@ def finetune(
     output: Output,
     translator: TranslatorName = "embedded",
     subject: SubjectName = "embedded",
-    prompts_per_task: AtLeast1 = 4,
+    prompts_per_task: AtLeast0 = 4,
     mix: Path | None = None,
+    mix_made: tuple[MadeCollection, ...] = (),
     mix_ratio: Annotated[float, Parameter(validator=Number(gte=0))] = 1.0,
     training: flags_of(FurtherTraining, "Training of the translator") = FurtherTraining(),
     tuning: flags_of(Tuning, "Tuning of the new soft prompts", "tuning_") = Tuning(),
@@ -68,14 +76,20 @@ def finetune(
 
     **Example:** `soft2hard finetune my_tasks/ --mix runs/corpus -o runs/my_translator`
 
+    Without tuning, for a translator that reads what soft prompts do, whichever model they are of: `soft2hard finetune
+    my_tasks/ --translator smollm2 --subject smollm2 --prompts-per-task 0 --mix-made everyday -o runs/mine`
+
     Args:
         tasks: Task files (.jsonl or .csv with columns input and output), or folders of them; at least two tasks, each
             with its instruction: `{"instruction": "..."}` as first line of JSONL, `# instruction: ...` in CSV, or
             `STEM.instruction.txt` beside it.
         output: Folder for soft prompts, log, checkpoints, and, when trained, translator/; run again to resume.
-        prompts_per_task: Soft prompts tuned for each task, from different seeds: more pairs to learn.
+        prompts_per_task: Soft prompts tuned for each task, from different seeds: more pairs to learn. 0: none; the
+            labelled examples alone are read, which takes a hundredth of the time and a translator that reads examples.
         mix: The corpus that the translator was trained on: part of it is mixed in against forgetting.
-        mix_ratio: Old pairs for each new one, where --mix is given.
+        mix_made: Collections that come with the package (lexical, operations, everyday): the examples alone of their
+            tasks are mixed in against forgetting, others in each epoch, for a translator that reads examples.
+        mix_ratio: Old pairs for each new one, where --mix or --mix-made is given.
     """
     quiet()
     from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
@@ -84,6 +98,8 @@ def finetune(
     from soft2hard.translator.training import train_translator
 
     check_deepspeed(training.deepspeed)
+    if mix is not None and not prompts_per_task:
+        raise UserError("--mix has soft prompts, and none are tuned.", "Leave it out; --mix-made mixes tasks in.")
     new_tasks = tuple(read_tasks(tasks, tuning.seed))
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
@@ -95,16 +111,36 @@ def finetune(
     asked = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
     asked |= {"prompts_per_task": prompts_per_task, "mix_ratio": mix_ratio}
     asked |= {"training": vars(training), "tuning": vars(tuning)}
+    if mix_made:
+        asked |= {"mix_made": mix_made}
     with process_group_ended(), no_remains(output), redirect_stdout(sys.stderr):  # DeepSpeed prints its log
         claim(output, {"command": "finetune"} | asked | loading.rounding)
-        tunings = [replace(tuning, seed=tuning.seed + i) for i in range(prompts_per_task)]
-        folders = {split: _tune(dod, split, tunings, lm, output, loading) for split in _SPLITS}
-        new, held_out = (concatenate(load_corpora(folders[split], lm)) for split in _SPLITS)
+        new = held_out = None
+        if prompts_per_task:
+            tunings = [replace(tuning, seed=tuning.seed + i) for i in range(prompts_per_task)]
+            folders = {split: _tune(dod, split, tunings, lm, output, loading) for split in _SPLITS}
+            new, held_out = (concatenate(load_corpora(folders[split], lm)) for split in _SPLITS)
+        untuned = _untuned(dod, new, mix_made, mix_ratio, training)
         if old:
             n_old = min(len(old[0]), round(mix_ratio * len(new)))
             new = concatenate([new, old[0].select(sorted(Random(training.seed).sample(range(len(old[0])), n_old)))])
-        train_translator(model, new, held_out, training, output, subject=lm)
+        train_translator(model, new, held_out, training, output, subject=lm, untuned=untuned)
     say(f"Translator: {output / 'translator'}")
+
+
+def _untuned(
+    dod: "TaskFilesDoD",
+    tuned: "datasets.Dataset | None",
+    mixed_from: Sequence[MadeCollection],
+    ratio: float,
+    training: TranslatorTraining,
+) -> Untuned:
+    """The tasks whose examples alone are read: the new ones where no soft prompt is tuned, and others beside them."""
+    new, held_out = (() if tuned else tuple(dod.tasks(split)) for split in _SPLITS)
+    n_beside = round(ratio * (len(tuned) if tuned else len(new))) if mixed_from else 0
+    n_made = min(n_beside * math.ceil(training.epochs), max(n_beside, _MOST_MADE))
+    beside = made_tasks(mixed_from, n_made, lambda _: True, training.seed)
+    return Untuned(new, held_out, tuple(beside), n_beside)
 
 
 def _tune(

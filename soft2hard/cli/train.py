@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +22,15 @@ from soft2hard.cli.common import (
     say,
 )
 from soft2hard.errors import UserError
+from soft2hard.storage.names import name_of
 from soft2hard.translator.processes import check_deepspeed
-from soft2hard.translator.settings import Design, TranslatorTraining
+from soft2hard.translator.settings import Design, Evidence, TranslatorTraining
 
 if TYPE_CHECKING:
     import datasets
 
     from soft2hard.lm.subject import Subject
+    from soft2hard.translator.model import Translator
 
 
 def train(
@@ -37,6 +40,7 @@ def train(
     validation: Path,
     output: Output,
     subject: SubjectName = "embedded",
+    start: str | None = None,
     design: flags_of(Design, "Architecture") = Design(),
     training: flags_of(TranslatorTraining, "Training") = TranslatorTraining(),
     calibration_tasks: AtLeast0 = 32,
@@ -52,27 +56,29 @@ def train(
         corpora: Corpora to train on, as made by soft2hard tune --dod --split train.
         validation: Corpus of other tasks (tune --split validation): decides when to stop, and what to keep.
         output: Folder for log and checkpoints, and, when trained, translator/; run again to resume.
+        start: A translator of this subject to go on from, 'embedded', 'smollm2' or a folder, instead of a new one. Its
+            architecture is kept; it is pre-trained, too, where that is asked for.
         calibration_tasks: Validation tasks on which it is chosen, after training, how far verification believes what
             the subject does under texts (docs/translating.md); 0: wholly.
     """
     quiet()
     from soft2hard.compute.memory import free_memory
     from soft2hard.eval.calibration import calibrate_saved
-    from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import one_process_remark, process_group_ended
     from soft2hard.translator.training import needs_subject, selected, train_translator
 
     if training.pretrain_from != TranslatorTraining.pretrain_from and not training.pretrain_tasks:
         raise UserError("--pretrain-from names where tasks come from, and none are read.", "Give --pretrain-tasks.")
+    if start is not None and design != Design():
+        raise UserError(
+            f"The architecture of '{start}' cannot be changed.", "Leave out --start, or the flags of the architecture."
+        )
     if remark := one_process_remark():
         say(remark)
     check_deepspeed(training.deepspeed)
     lm = load_subject(subject, loading=loading)
     data = load_corpora([*corpora, validation], lm)
-    try:
-        translator = Translator.for_subject(lm, design=design)
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{design.base}' is no base that can be read: {error}.", "Check --base.") from error
+    translator = _new(lm, design) if start is None else _begun(start, lm, recalibrate=bool(calibration_tasks))
     settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
     settings |= {"subject": lm.fingerprint, "base": design.base, "dropout": design.dropout, "training": vars(training)}
     if (translator.card.architecture, design.hidden_layers) != ("encoder-decoder", ()):
@@ -83,6 +89,8 @@ def train(
         settings |= {"instruction_tokens": design.instruction_tokens}
     if design.reads != "vectors":
         settings |= {"reads": design.reads, "shown": design.shown}
+    if start is not None:
+        settings |= {"start": name_of(start, "translator")}
     kept = lm if needs_subject(translator, training) else None
     del lm
     free_memory()
@@ -94,9 +102,28 @@ def train(
             output / "translator", load, selected(data[-1], training, to_validate=True), calibration_tasks
         )
     if found is not None and found.n_tasks:
-        alone = f", the vectors alone {found.alone:.2g}" if design.reads == "both" else ""
+        alone = f", the vectors alone {found.alone:.2g}" if translator.card.reads == "both" else ""
         say(f"Evidence counts {found.weight:.2g}{alone} (chosen on {found.n_tasks} validation tasks)")
     say(f"Translator: {output / 'translator'}")
+
+
+def _new(subject: "Subject", design: Design) -> "Translator":
+    from soft2hard.translator.model import Translator
+
+    try:
+        return Translator.for_subject(subject, design=design)
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{design.base}' is no base that can be read: {error}.", "Check --base.") from error
+
+
+def _begun(start: str, subject: "Subject", *, recalibrate: bool) -> "Translator":
+    """A saved translator to train further; what was chosen for it once says nothing of what it will be."""
+    from soft2hard.translator.model import Translator
+
+    found = Translator.from_pretrained(start, subject=subject)
+    if recalibrate:
+        found.card = replace(found.card, evidence=Evidence())
+    return found
 
 
 def load_corpora(folders: Sequence[Path], subject: "Subject") -> list["datasets.Dataset"]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -197,23 +197,50 @@ class ExamplesAlone(Dataset):
     """Pairs of a task's labelled examples, read without any soft prompt, and its instruction.
 
     Nothing is tuned for them, so that a translator which reads examples can learn many more tasks than there are soft
-    prompts of. With probability `paraphrase_share` a paraphrase is the instruction.
+    prompts of. With probability `paraphrase_share` a paraphrase is the instruction. Each epoch draws again, as of
+    `CorpusPairs`, and where `n` tasks are shown in an epoch it goes on in the tasks where the last one ended. Any
+    number of examples is shown up to the view's, or with `all_shown` as many as there may be.
     """
 
-    def __init__(self, tasks: Sequence[Task], view: View, *, paraphrase_share: float = 0.0, seed: int = 0):
-        self.tasks, self.view = tasks, replace(view, without=0.0)
-        self.paraphrase_share, self.seed = paraphrase_share, seed
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        view: View,
+        *,
+        paraphrase_share: float = 0.0,
+        seed: int = 0,
+        n: int | None = None,
+        all_shown: bool = False,
+    ):
+        self.tasks, self.view = tasks, replace(view, without=None if all_shown else 0.0)
+        self.paraphrase_share, self.seed, self.n = paraphrase_share, seed, len(tasks) if n is None else n
+        self.epoch = 0
         self._vectors = torch.zeros(0, view.subject.d_model)
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return self.n
+
+    def set_epoch(self, epoch: int) -> None:
+        """As the Trainer's data loader calls it."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        task, rng = self.tasks[index], Random(f"examples alone/{self.seed}/{index}")
+        number = index + self.epoch * self.n
+        task, rng = self.tasks[number % len(self.tasks)], Random(f"examples alone/{self.seed}/{number}")
         text = task.instruction
         if task.paraphrases and rng.random() < self.paraphrase_share:
             text = rng.choice(task.paraphrases)
         return self.view(self._vectors, list(dict.fromkeys(task.train)), rng), text
+
+
+class Mixed(ConcatDataset):
+    """Datasets of pairs one after another, each of which draws again for every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """As the Trainer's data loader calls it."""
+        for part in self.datasets:
+            if isinstance(part, CorpusPairs | ExamplesAlone):
+                part.set_epoch(epoch)
 
 
 def padded(soft_prompts: Sequence[Float[Tensor, "_n d"]]) -> tuple[Float[Tensor, "batch n d"], Int[Tensor, "batch n"]]:

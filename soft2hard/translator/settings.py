@@ -32,6 +32,8 @@ soft prompt does; the subject itself, asked by patching; a search under a prior 
 
 Architecture = Literal["encoder-decoder", "causal-lora"]
 Reads = Literal["vectors", "examples", "both", "nothing"]
+MadeCollection = Literal["lexical", "operations", "everyday"]
+"""Collections that come with the package."""
 
 
 @settings
@@ -113,7 +115,7 @@ class TranslatorTraining:
     file; AdamW then takes the place of Muon."""
     seed: int = 0
     """Seed of the order of pairs, the choice of paraphrases, noise and dropout."""
-    pretrain_from: Annotated[tuple[Literal["lexical", "operations"], ...], Field(min_length=1)] = ("lexical",)
+    pretrain_from: Annotated[tuple[MadeCollection, ...], Field(min_length=1)] = ("lexical",)
     """Collections that the tasks of `pretrain_tasks` come from, in equal parts, as are the families of each."""
 
 

@@ -3,18 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -29,18 +28,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from soft2hard.compute.memory import free_memory, is_out_of_memory
 from soft2hard.compute.muon import Muon
 from soft2hard.compute.precision import has_fast_bf16
-from soft2hard.data_gen.dods.drawing_examples import Sizes
-from soft2hard.data_gen.dods.lexical import LexicalDoD
-from soft2hard.data_gen.dods.operations import KINDS, Operations
 from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.data_gen.taskfiles import content_hash as hash_of_tasks
-from soft2hard.data_gen.tasks import DoD, Task
+from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.lm.attention import ATTENTION
 from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
-from soft2hard.translator.data import CorpusPairs, ExamplesAlone, PairCollator, imitation_pairs
+from soft2hard.translator.data import CorpusPairs, ExamplesAlone, Mixed, PairCollator, imitation_pairs
+from soft2hard.translator.material import Material, Untuned, made_tasks
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
     Share,
@@ -71,25 +68,29 @@ _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "re
 
 def train_translator(
     translator: Translator,
-    corpus: "datasets.Dataset",
-    validation: "datasets.Dataset",
+    corpus: "datasets.Dataset | None",
+    validation: "datasets.Dataset | None",
     config: TranslatorTraining,
     folder: Path | str,
     *,
     subject: Subject | None = None,
+    untuned: Untuned = Untuned(),
 ) -> Translator:
     """Train on a corpus, keep the weights with the lowest loss on validation tasks, and save to `folder`.
 
+    Of `untuned` tasks the labelled examples alone are read, beside the corpus or, where both corpora are None, instead.
     A killed training resumes at its last epoch when called again with the same folder, and one that has ended is read
     back. Raises UserError where a task stands in both corpora, where pre-training lacks the subject, or where the
     folder holds a training with other settings or data.
     """
     folder = Path(folder)
-    corpus, validation = _part(selected(corpus, config), config), selected(validation, config, to_validate=True)
-    _refuse(translator.card, corpus, validation, config, subject)
-    first_read = _tasks_read_first(config, set(validation["task"]))
+    if corpus is not None and validation is not None:
+        corpus, validation = _part(selected(corpus, config), config), selected(validation, config, to_validate=True)
+    material = Material(corpus, validation, untuned)
+    _refuse(translator.card, material, config, subject)
+    first_read = _tasks_read_first(config, material.held_out)
     if is_first():  # of several processes, the first speaks for all
-        identity = _identity(translator.card, corpus, validation, config, first_read)
+        identity = _identity(translator.card, material, config, first_read)
         run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
     if (folder / "translator").is_dir():
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
@@ -97,28 +98,43 @@ def train_translator(
         translator.card, translator.trained_on = ended.card, ended.trained_on
         return translator
     translator.model.to_train()
-    if (cut := share_cut(translator, corpus)) and is_first():
+    if (cut := share_cut(translator, material.texts)) and is_first():
         longest = translator.card.instruction_tokens
         print(f"{cut:.1%} of the instructions are longer than {longest} tokens and are cut", file=sys.stderr)
-    view = None
-    if translator.card.reads != "vectors":
-        view = translator.view(subject)
-    if config.pretrain_pairs or config.pretrain_tasks:
-        with quick_attention(translator, config):
-            _pretrain(translator, corpus, first_read, subject, config, folder / "pretraining")
-    drawing = {"paraphrase_share": config.paraphrase_share, "noise": config.noise, "seed": config.seed}
-    varied = replace(view, without=_WITHOUT) if view and view.reads == "both" else view
-    train, held_out = CorpusPairs(corpus, view=varied, **drawing), CorpusPairs(validation, view=view)
     with quick_attention(translator, config):
-        trainer = _run(translator, train, held_out, config, folder)
-    instructions = (*corpus["instruction"], *(task.instruction for task in first_read))
+        if config.pretrain_pairs or config.pretrain_tasks:
+            _pretrain(translator, material, first_read, subject, config, folder / "pretraining")
+        trainer = _run(translator, *_pairs(translator, material, config, subject), config, folder)
+    instructions = (*translator.trained_on, *material.instructions, *(task.instruction for task in first_read))
     translator.trained_on = tuple(sorted({" ".join(text.split()) for text in instructions}))
-    translator.card = replace(translator.card, training=_training_record(config, corpus, validation, trainer, cut))
+    translator.card = replace(translator.card, training=_training_record(config, material, trainer, cut))
     translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
             translator.save_pretrained(folder / "translator")
     return translator
+
+
+def _pairs(
+    translator: Translator, material: Material, config: TranslatorTraining, subject: Subject | None
+) -> tuple[Mixed, Mixed]:
+    """What is trained on and what is validated on."""
+    view, untuned = None, material.untuned
+    if translator.card.reads != "vectors":
+        view = translator.view(subject)
+    varied = replace(view, without=_WITHOUT) if view and view.reads == "both" else view
+    drawing = {"paraphrase_share": config.paraphrase_share, "seed": config.seed}
+    train, held_out = [], []
+    if material.corpus is not None:
+        train.append(CorpusPairs(material.corpus, view=varied, noise=config.noise, **drawing))
+    if material.validation is not None:
+        held_out.append(CorpusPairs(material.validation, view=view))
+    if untuned.tasks:
+        train.append(ExamplesAlone(untuned.tasks, view, **drawing))
+        held_out.append(ExamplesAlone(untuned.held_out, view, all_shown=True))
+    if untuned.beside:
+        train.append(ExamplesAlone(untuned.beside, view, n=untuned.n_beside, **drawing))
+    return Mixed(train), Mixed(held_out)
 
 
 def _part(corpus: "datasets.Dataset", config: TranslatorTraining) -> "datasets.Dataset":
@@ -164,21 +180,15 @@ def selected(
     return corpus.select(kept)
 
 
-def share_cut(translator: Translator, corpus: "datasets.Dataset") -> float:
-    """The share of the corpus's distinct texts, paraphrases among them, that are longer than the translator learns."""
-    texts, longest = _texts(corpus), translator.card.instruction_tokens
+def share_cut(translator: Translator, texts: Collection[str]) -> float:
+    """The share of instructions that are longer than the translator learns."""
+    longest = translator.card.instruction_tokens
     long = [text for text in texts if len(translator.tokenizer.encode(text, add_special_tokens=False)) > longest]
     return len(long) / max(1, len(texts))
 
 
-def _texts(corpus: "datasets.Dataset") -> set[str]:
-    return {*corpus["instruction"], *(text for texts in corpus["paraphrases"] for text in texts)}
-
-
-def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraining, first_read: Sequence[Task]) -> dict:
+def _identity(card: TranslatorCard, material: Material, config: TranslatorTraining, first_read: Sequence[Task]) -> dict:
     """All that decides the outcome of a training, as plain JSON."""
-    from soft2hard.data_gen.corpus.rows import content_hash
-
     decisive, usual, default = _plain(config), _plain(TranslatorTraining()), TranslatorCard("", "", 0)
     del decisive["recompute"]  # a training that ran out of memory resumes with it
     for name in _LATER:
@@ -190,8 +200,7 @@ def _identity(card: TranslatorCard, corpus, validation, config: TranslatorTraini
         design["without_examples"] = _WITHOUT
     if first_read:
         design["pretrain_tasks"] = hash_of_tasks(first_read)
-    read = {"corpus": content_hash(corpus), "validation": content_hash(validation)}
-    return {"config": decisive, "subject": card.fingerprint, **design, **read}
+    return {"config": decisive, "subject": card.fingerprint, **design, **material.hashes()}
 
 
 def _plain(config: TranslatorTraining) -> dict:
@@ -209,29 +218,25 @@ def _decisive(record: run_folders.Record) -> dict:
 TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=False)
 
 
-def _refuse(
-    card: TranslatorCard,
-    corpus: "datasets.Dataset",
-    validation: "datasets.Dataset",
-    config: TranslatorTraining,
-    subject: Subject | None,
-) -> None:
+def _refuse(card: TranslatorCard, material: Material, config: TranslatorTraining, subject: Subject | None) -> None:
     """Raise UserError for what would spoil a training."""
-    if config.pretrain_tasks and card.reads == "vectors":
+    corpus = material.corpus
+    alone = bool(config.pretrain_tasks or material.read_in_training)
+    if alone and card.reads == "vectors":
         raise UserError(
-            "This translator reads vectors, and of the tasks of pretrain_tasks there are only examples.",
-            "Set pretrain_tasks to 0, or let it read both.",
+            "This translator reads vectors, and of tasks that are not tuned there are only examples.",
+            "Set pretrain_tasks to 0 and tune soft prompts, or take a translator that reads both.",
         )
-    if config.pretrain_tasks and subject is not None and subject.template.input_first and card.reads != "nothing":
+    if alone and subject is not None and subject.template.input_first and card.reads != "nothing":
         raise UserError(
-            f"The template of '{subject.name}' has no place for solved examples, which pretrain_tasks is to show.",
-            "Set pretrain_tasks to 0.",
+            f"The template of '{subject.name}' has no place for solved examples, of which tasks would be read.",
+            "Set pretrain_tasks to 0, and tune soft prompts.",
         )
-    if card.reads_examples and not all(map(len, corpus["inputs"])):
+    if card.reads_examples and corpus is not None and not all(map(len, corpus["inputs"])):
         raise UserError(
             "The corpus was made before corpora kept examples, which this translator is to read.", "Make it again."
         )
-    if shared := sorted(set(corpus["task"]) & set(validation["task"])):
+    if shared := sorted(material.train_tasks & material.held_out):
         raise UserError(
             f"{len(shared)} tasks stand in both the corpus and the validation corpus, such as '{shared[0]}'.",
             "Give a validation corpus of other tasks.",
@@ -244,40 +249,17 @@ def _refuse(
 
 
 def _tasks_read_first(config: TranslatorTraining, held_out: set[str]) -> list[Task]:
-    """The tasks of which pre-training reads examples alone, collections in turn and in each of them its families; a
-    corpus's own may be among them, and none that is held out. A family that has run out begins again with other
-    examples: some have few tasks, too few to learn from once how examples say which they are."""
+    """The tasks of which pre-training reads examples alone; a corpus's own may be among them, and none held out."""
 
     def usable(task: Task) -> bool:
         return task.name not in held_out and (not config.apart_from_real or is_apart(task.name))
 
-    def without_end(dods: Sequence[DoD]) -> Iterator[Task]:
-        streams = [_again_and_again(dod, config.seed) for dod in dods if any(map(usable, dod.tasks("train")))]
-        return chain.from_iterable(zip(*(filter(usable, stream) for stream in streams), strict=True))
-
-    collections = [
-        without_end(_by_family(name)) for name in dict.fromkeys(config.pretrain_from) if config.pretrain_tasks
-    ]
-    return list(islice(chain.from_iterable(zip(*collections, strict=True)), config.pretrain_tasks))
-
-
-def _again_and_again(dod: DoD, first_seed: int) -> Iterator[Task]:
-    return chain.from_iterable(dod.tasks("train", seed=seed) for seed in count(first_seed))
-
-
-def _by_family(collection: str) -> list[DoD]:
-    """A collection of made tasks as one for each family, with as many examples of a task as a corpus keeps."""
-    from soft2hard.data_gen.corpus.rows import MOST_EXAMPLES
-
-    if collection == "operations":
-        return [Operations(sizes=Sizes(MOST_EXAMPLES, 1, 1), families=(family,)) for family in KINDS]
-    families = LexicalDoD(for_translator=True).families
-    return [LexicalDoD((family,), n_train=MOST_EXAMPLES) for family in families]
+    return made_tasks(config.pretrain_from, config.pretrain_tasks, usable, config.seed)
 
 
 def _pretrain(
     translator: Translator,
-    corpus: "datasets.Dataset",
+    material: Material,
     first_read: Sequence[Task],
     subject: Subject | None,
     config: TranslatorTraining,
@@ -292,10 +274,10 @@ def _pretrain(
     if subject is None:
         raise UserError("Pre-training needs the subject.", "Give it, or set pretrain_pairs and pretrain_tasks to 0.")
     view = translator.view(subject)
-    stream = imitation_pairs(subject, sorted(_texts(corpus)), Random(f"pretraining/{config.seed}"))
+    stream = imitation_pairs(subject, sorted(material.texts), Random(f"pretraining/{config.seed}"))
     imitated = ((view(vectors, (), Random(0)), text) for vectors, text in islice(stream, config.pretrain_pairs))
     shown = ExamplesAlone(first_read, view, paraphrase_share=config.paraphrase_share, seed=config.seed)
-    pairs = ConcatDataset([part for part in (list(imitated), shown) if len(part)])
+    pairs = Mixed([part for part in (list(imitated), shown) if len(part)])
     trainer = _run(translator, pairs, None, replace(config, epochs=1.0), folder)
     with gathered(model):
         if trainer.is_world_process_zero():
@@ -413,17 +395,20 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
     )
 
 
-def _training_record(config, corpus, validation, trainer: "PairTrainer", cut: float) -> dict:
-    return {
+def _training_record(config: TranslatorTraining, material: Material, trainer: "PairTrainer", cut: float) -> dict:
+    found = {
         "config": _plain(config),
-        "train_pairs": len(corpus),
-        "train_tasks": len(set(corpus["task"])),
-        "validation_tasks": len(set(validation["task"])),
+        "train_pairs": material.n_pairs,
+        "train_tasks": len(material.train_tasks),
+        "validation_tasks": len(material.held_out),
         "best_validation_loss": trainer.state.best_metric,
         "share_cut": cut,
         "epochs_run": trainer.state.epoch,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
     }
+    if material.read_in_training:
+        found["untuned_tasks"] = len({task.name for task in material.read_in_training})
+    return found
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

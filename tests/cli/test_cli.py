@@ -617,6 +617,22 @@ def test_tune_makes_a_corpus_that_train_turns_into_a_translator(subject, corpora
     assert result.stdout == ""
 
 
+def test_train_goes_on_from_a_translator(subject, translator, corpora, tmp_path):
+    before = files(translator)
+    command = ["train", corpora["train"], "--validation", corpora["validation"], "--subject", subject]
+    command += ["--start", translator, *TRAIN_QUICKLY, "--lr", 1e-9]
+    result = run(*command, "-o", tmp_path / "on")
+    assert result.exit_code == 0, result.stderr
+    old, new = (Translator.from_pretrained(path) for path in (translator, tmp_path / "on" / "translator"))
+    found = new.model.state_dict()
+    for name, tensor in old.model.state_dict().items():  # hardly moved at this rate, so it began there
+        torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-4)
+    assert files(translator) == before
+    assert_refused(run(*command, "--reads", "both", "-o", tmp_path / "out"), "cannot be changed", "--start")
+    assert_refused(run(*command[:-5], tmp_path / "nowhere", "-o", tmp_path / "out"), "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_refuses_to_say_where_tasks_come_from_when_none_are_read(corpora, tmp_path):
     command = ["train", corpora["train"], "--validation", corpora["validation"], "-o", tmp_path / "out"]
     assert_refused(run(*command, "--pretrain-from", "operations"), "--pretrain-tasks")
@@ -675,6 +691,23 @@ def test_finetune_makes_a_new_translator_and_leaves_the_old_one(subject, transla
     # Two of the three tasks with two soft prompts each, and as many old pairs; one task held out.
     assert made.card.training["train_pairs"] == 8
     assert made.card.training["validation_tasks"] == 1
+
+
+def test_finetune_without_tuning_reads_examples_alone_and_mixes_in_tasks_of_the_package(tmp_path, subject, translator):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for i, (one, two) in enumerate([("one", "two"), ("up", "down"), ("big", "small")]):
+        task_file(tasks / f"t{i}.csv", one, two, f"# instruction: {one} or {two}\n")
+    command = ["finetune", tasks, "--prompts-per-task", 0, *TRAIN_QUICKLY]
+    result = run(*command, "--mix-made", "lexical", "--mix-ratio", 3, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert not (tmp_path / "out" / "tuned").exists()
+    made = Translator.from_pretrained(Path(result.stderr.split("Translator: ")[1].strip()))
+    assert made.card.training["train_pairs"] == 2 + 6 and {"up or down", "big or small"} <= set(made.trained_on)
+    tiny = ["--subject", subject, "--translator", translator, "-o", tmp_path / "tiny"]
+    assert_refused(run(*command, *tiny), "This translator reads vectors")
+    assert_refused(run(*command, "--mix", tmp_path, "-o", tmp_path / "tiny"), "--mix-made")
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_finetune_needs_instructions_and_two_tasks(subject, translator, tmp_path, kinds):

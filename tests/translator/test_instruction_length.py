@@ -7,6 +7,7 @@ import pytest
 
 from soft2hard.errors import UserError
 from soft2hard.translator.candidates import Reading, propose
+from soft2hard.translator.material import Material
 from soft2hard.translator.model import Translator
 from soft2hard.translator.settings import CARD_FILE, Design
 from soft2hard.translator.training import share_cut, train_translator
@@ -50,7 +51,7 @@ def test_a_context_too_short_for_the_longest_instruction_is_refused_and_auto_avo
 def test_the_share_of_texts_that_are_cut_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train, validation = tiny_training.corpora(SUBJECT)
     translator = made("encoder-decoder", 2)  # instructions have two words; every second paraphrase three
-    assert share_cut(translator, train) == pytest.approx(1 / 3)
+    assert share_cut(translator, Material(train, validation).texts) == pytest.approx(1 / 3)
     train_translator(translator, train, validation, tiny_training.config(epochs=1), tmp_path)
     assert "33.3% of the instructions are longer than 2 tokens and are cut" in capsys.readouterr().err
     assert translator.card.training["share_cut"] == pytest.approx(1 / 3)

@@ -26,6 +26,7 @@ from soft2hard.translator import training
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.data import CorpusPairs, ExamplesAlone, View, Views
 from soft2hard.translator.demonstrations import acting, views_of
+from soft2hard.translator.material import Untuned
 from soft2hard.translator.model import Memory, Translator
 from soft2hard.translator.probing import invented_inputs
 from soft2hard.translator.settings import Design, Reads, TranslateConfig
@@ -314,6 +315,63 @@ def test_a_template_without_a_place_for_examples_has_none_for_those_of_pretraini
     with pytest.raises(UserError, match="no place for solved examples"):
         train_translator(untrained("both"), *corpora(SUBJECT), config(pretrain_tasks=8), tmp_path, subject=behind)
     assert not list(tmp_path.iterdir())
+
+
+def untuned(word: str, n_beside: int = 0) -> Untuned:
+    """Two tasks to learn, one to validate on, and three against forgetting, of single words."""
+
+    def task(name: str, output: str) -> Task:
+        examples = tuple(Example(one, output) for one in WORDS[:4])
+        return Task(name, "f", f"{name} {output}", (f"one {name}",), examples, (), ())
+
+    names = ("cat", "dog"), ("bird",), ("fish", "red", "green") if n_beside else ()
+    return Untuned(*(tuple(task(name, word) for name in of) for of in names), n_beside)
+
+
+def test_tasks_that_no_soft_prompt_is_tuned_for_are_learned_from_their_examples_alone(tmp_path: Path) -> None:
+    def learned(folder: str, tasks: Untuned, reads: Reads = "both") -> Translator:
+        return train_translator(
+            untrained(reads), None, None, config(epochs=2), tmp_path / folder, subject=SUBJECT, untuned=tasks
+        )
+
+    plain, same, others = (
+        learned(folder, untuned(word)) for folder, word in zip("aab", ("up", "up", "down"), strict=True)
+    )
+    assert same_weights(plain, same) and not same_weights(plain, others)
+    mixed = learned("c", untuned("up", n_beside=2))
+    assert not same_weights(plain, mixed)
+    about = [made.card.training for made in (plain, mixed)]
+    assert [(one["train_pairs"], one["train_tasks"], one["validation_tasks"]) for one in about] == [
+        (2, 2, 1),
+        (4, 2, 1),
+    ]
+    assert plain.trained_on == ("cat up", "dog up")
+    with pytest.raises(UserError, match="training"):
+        learned("a", untuned("down"))
+    with pytest.raises(UserError, match="This translator reads vectors"):
+        learned("d", untuned("up"), "vectors")
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_is_read_against_forgetting_goes_on_where_the_last_epoch_ended() -> None:
+    tasks = untuned("up", 2).beside
+    pairs = ExamplesAlone(tasks, View(SUBJECT, "examples"), n=2)
+    read = []
+    for epoch in range(3):
+        pairs.set_epoch(epoch)
+        read += [pairs[i][1] for i in range(len(pairs))]
+    assert read == [task.instruction for task in (*tasks, *tasks)]
+
+
+def test_a_translator_that_is_trained_further_knows_all_that_it_was_trained_on(tmp_path: Path) -> None:
+    first = trained(tmp_path / "first", "both", None)
+    before = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
+    known = set(first.trained_on)
+    second = train_translator(
+        first, None, None, config(epochs=1), tmp_path / "second", subject=SUBJECT, untuned=untuned("up")
+    )
+    assert set(second.trained_on) == known | {"cat up", "dog up"}
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in second.model.state_dict().items())
 
 
 def test_a_folder_of_a_translator_that_reads_something_else_is_refused(tmp_path: Path) -> None:

@@ -149,10 +149,10 @@ def apart(examples: Iterable[Example], test: Iterable[Example], dropped: Counter
     return kept
 
 
-def labels_where_few(examples: Sequence[Example]) -> tuple[str, ...] | None:
-    """All outputs, sorted, where they form a small closed set: at most `MOST_LABELS` among `FEWEST_FOR_LABELS`."""
+def labels_where_few(examples: Sequence[Example], fewest: int = FEWEST_FOR_LABELS) -> tuple[str, ...] | None:
+    """All outputs, sorted, where they form a small closed set: at most `MOST_LABELS` among `fewest` examples."""
     outputs = sorted({example.output for example in examples})
-    return tuple(outputs) if len(outputs) <= MOST_LABELS and len(examples) >= FEWEST_FOR_LABELS else None
+    return tuple(outputs) if len(outputs) <= MOST_LABELS and len(examples) >= fewest else None
 
 
 def canonical_name(kind: str, values: Mapping[str, str | tuple[str, ...]]) -> str:

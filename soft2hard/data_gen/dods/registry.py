@@ -16,6 +16,7 @@ from soft2hard.data_gen.tasks import SPLITS, DoD, Split, Task
 from soft2hard.errors import UserError, first_line
 
 _CLASSES = {
+    "everyday": "everyday:Everyday",
     "few-shot-classification": "published:FewShotClassification",
     "function-vectors": "published:FunctionVectors",
     "instruction-induction": "published:InstructionInduction",
@@ -29,8 +30,8 @@ _CLASSES = {
     "super-glue": "super_glue:SuperGlue",
     "super-natural-instructions": "super_natural_instructions:SuperNaturalInstructions",
 }
-MADE_DODS = frozenset({"operations"})
-"""Collections that are made, not read."""
+MADE_DODS = frozenset({"everyday", "operations"})
+"""Collections that come with the package."""
 WITHOUT_FOLDER = MADE_DODS | {"super-glue", "super-natural-instructions"}
 """Collections that need no folder: they are made, or read from the hub."""
 

@@ -1,0 +1,116 @@
+"""What a translator learns from: a corpus of soft prompts, and tasks of which labelled examples alone are read."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from typing import TYPE_CHECKING
+
+from soft2hard.data_gen.dods.drawing_examples import Sizes
+from soft2hard.data_gen.dods.everyday import Everyday, themes
+from soft2hard.data_gen.dods.lexical import LexicalDoD
+from soft2hard.data_gen.dods.operations import KINDS, Operations
+from soft2hard.data_gen.taskfiles import content_hash as hash_of_tasks
+from soft2hard.data_gen.tasks import DoD, Task
+from soft2hard.translator.settings import MadeCollection
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """Tasks of which no soft prompt is tuned, for a translator that reads examples."""
+
+    tasks: tuple[Task, ...] = ()
+    """Read in every epoch, each time by other examples."""
+    held_out: tuple[Task, ...] = ()
+    """Read to tell when to stop."""
+    beside: tuple[Task, ...] = ()
+    """Read against forgetting, `n_beside` of them in an epoch, in turn."""
+    n_beside: int = 0
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that one training learns from and is validated on; there may be no soft prompts at all."""
+
+    corpus: "datasets.Dataset | None"
+    validation: "datasets.Dataset | None"
+    untuned: Untuned = Untuned()
+
+    @property
+    def read_in_training(self) -> tuple[Task, ...]:
+        """Tasks whose examples alone are read."""
+        return (*self.untuned.tasks, *self.untuned.beside)
+
+    @property
+    def train_tasks(self) -> set[str]:
+        """Names of the tasks to learn; not of those that are read against forgetting."""
+        return {*(self.corpus["task"] if self.corpus else ()), *(task.name for task in self.untuned.tasks)}
+
+    @property
+    def held_out(self) -> set[str]:
+        """Names of the tasks to validate on."""
+        return {*(self.validation["task"] if self.validation else ()), *(task.name for task in self.untuned.held_out)}
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs of an epoch."""
+        return len(self.corpus or ()) + len(self.untuned.tasks) + self.untuned.n_beside
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The reference instructions."""
+        of_corpus = self.corpus["instruction"] if self.corpus else ()
+        return (*of_corpus, *(task.instruction for task in self.read_in_training))
+
+    @property
+    def texts(self) -> set[str]:
+        """The distinct instructions, paraphrases among them."""
+        paraphrases = self.corpus["paraphrases"] if self.corpus else ()
+        of_tasks = (text for task in self.read_in_training for text in task.paraphrases)
+        return {*self.instructions, *chain.from_iterable(paraphrases), *of_tasks}
+
+    def hashes(self) -> dict[str, str]:
+        """Of all that is read, to tell whether two trainings read the same."""
+        from soft2hard.data_gen.corpus.rows import content_hash
+
+        def of(corpus: "datasets.Dataset | None", tasks: Sequence[Task]) -> str:
+            parts = [content_hash(corpus)] if corpus is not None else []
+            parts += [hash_of_tasks(tasks)] if tasks else []
+            return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+        return {
+            "corpus": of(self.corpus, self.read_in_training),
+            "validation": of(self.validation, self.untuned.held_out),
+        }
+
+
+def made_tasks(collections: Sequence[MadeCollection], n: int, usable: Callable[[Task], bool], seed: int) -> list[Task]:
+    """`n` training tasks of collections that come with the package, collections in turn and in each of them its
+    families. A family that has run out begins again with other examples: some have few tasks, too few to learn from
+    once how examples say which they are."""
+
+    def without_end(dods: Sequence[DoD]) -> Iterator[Task]:
+        streams = [_again_and_again(dod, seed) for dod in dods if any(map(usable, dod.tasks("train")))]
+        return chain.from_iterable(zip(*(filter(usable, stream) for stream in streams), strict=True))
+
+    streams = [without_end(_by_family(name)) for name in dict.fromkeys(collections) if n]
+    return list(islice(chain.from_iterable(zip(*streams, strict=True)), n))
+
+
+def _again_and_again(dod: DoD, first_seed: int) -> Iterator[Task]:
+    return chain.from_iterable(dod.tasks("train", seed=seed) for seed in count(first_seed))
+
+
+def _by_family(collection: MadeCollection) -> list[DoD]:
+    """A collection as one for each family, with as many examples of a task as a corpus keeps."""
+    from soft2hard.data_gen.corpus.rows import MOST_EXAMPLES
+
+    if collection == "operations":
+        return [Operations(sizes=Sizes(MOST_EXAMPLES, 1, 1), families=(family,)) for family in KINDS]
+    if collection == "everyday":
+        return [Everyday(families=(theme,)) for theme in themes()]
+    families = LexicalDoD(for_translator=True).families
+    return [LexicalDoD((family,), n_train=MOST_EXAMPLES) for family in families]
