@@ -27,6 +27,7 @@ from soft2hard.cli.common import (
     say_unknown,
     subject_of,
 )
+from soft2hard.cli.examples import Understood, example_files, longest_output, say_template, understand
 from soft2hard.errors import UserError
 from soft2hard.settings import settings
 from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig
@@ -34,11 +35,9 @@ from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateCon
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from soft2hard.data_gen.tasks import Example
     from soft2hard.lm.subject import Subject
     from soft2hard.lm.text_generation import TextGenerator
     from soft2hard.prompts.soft_prompt import SoftPrompt
-    from soft2hard.translator.layout import LayoutCheck
     from soft2hard.translator.model import Translator
     from soft2hard.translator.translate import Helpers, Translation
 
@@ -72,6 +71,7 @@ class Helping:
 
 
 _LITTLE = 0.2  # weight of the evidence
+_SHOWN_REMARKS = 2
 _JUDGING = 64  # of many inputs, those that judge: they cost one text's run, and make the bound sure
 HelpingFlags = flags_of(Helping, "Models that help")
 Translators = Annotated[
@@ -121,7 +121,8 @@ def translate(
         examples: Inputs of the soft prompt's task to see it at work on, and to verify on: .jsonl or .csv with a column
             input, or .txt with one a line. The closer to real use, the surer the verdict. Without them the subject
             makes up its own. Of a task file, the test examples are left out, which judge the text later. Outputs, if
-            there are any, tell the template of a soft prompt that does not say its own.
+            there are any, tell the template of a soft prompt that does not say its own. Of a folder, each soft prompt
+            has the file of its own name.
         propose: Where texts come from: translator (one that reads the soft prompt), describe (a language model that is
             shown what the soft prompt does), elicit (the subject itself, asked by patching), search (swaps and new ends
             under the subject's own prior); several may follow. By default the translator where one fits, else that of
@@ -141,7 +142,6 @@ def translate(
         seed: Seed of all that is random; the same seed gives the same result.
         output: Write to this file instead of the terminal.
     """
-    from soft2hard.data_gen.taskfiles import read_examples, read_inputs
     from soft2hard.prompts.files import find_soft_prompts
     from soft2hard.prompts.soft_prompt import SoftPrompt
 
@@ -150,10 +150,9 @@ def translate(
         raise UserError(f"A card shows one soft prompt, and there are {len(found)}.", "Translate one, or leave --card.")
     _check(verify, card, demonstrations, propose, helping, examples, loading)
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
-    inputs = None if examples is None else read_inputs(examples)
+    files = None if examples is None else example_files(examples, found)
     with result_stream(output) as write:
         quiet()
-        from soft2hard.translator.layout import check_layout
         from soft2hard.translator.translate import translate as translate_all
         from soft2hard.translator.translate import without_translator
 
@@ -164,30 +163,26 @@ def translate(
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
             propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
-        written = read_examples(examples) if lm is not None and examples is not None else []
-        labelled = [one for one in written if one.input in set(inputs or ())]  # those that are left out test the text
-        layout, check, unsaid = None, None, [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
-        if lm is not None and inputs:
-            lm = lm.for_outputs(example.output for example in written)
-            say_unknown(lm, set(inputs))
-            soft_prompts = _with_scale(lm, soft_prompts, labelled)
-            if unsaid and labelled:
-                soft_prompts, layout = _laid_out(lm, soft_prompts, labelled, examples, loading.template)
-                check = check_layout(lm, soft_prompts[unsaid[0]], labelled)
-                layout = layout or _layout_remark(check, soft_prompts[unsaid[0]], examples)
-            if layout:
-                say(layout)
-        if loading.template is None and (check is None or not check.fits_well):
-            _say_template(soft_prompts)
+        known = Understood(soft_prompts, {}, {})
+        longest = max_new_tokens
+        if lm is not None and files:
+            lm = lm.for_outputs(example.output for file in files for example in file.written)
+            say_unknown(lm, {text for file in files for text in file.inputs})
+            known = understand(lm, soft_prompts, files, loading.template)
+            soft_prompts, goes_on = known.soft_prompts, known.goes_on
+            for remark in list(known.remarks.values())[:_SHOWN_REMARKS]:
+                say(remark)
+            longest = max_new_tokens or longest_output(files, lm, goes_on=goes_on is not None)
+            if goes_on is not None and max_new_tokens is None:
+                say(
+                    f"{soft_prompts[goes_on].origin} writes on behind the outputs of the examples: only as much is "
+                    f"compared as the longest of them has (--max-new-tokens {longest})."
+                )
+        if loading.template is None:
+            say_template(soft_prompts, known.checks)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
-        goes_on = check is not None and check.goes_on
-        longest = max_new_tokens or _longest_output(written, lm, goes_on=goes_on)
-        if goes_on and max_new_tokens is None:
-            say(
-                f"{soft_prompts[unsaid[0]].origin} writes on behind the outputs of the examples: only as much is "
-                f"compared as the longest of them has (--max-new-tokens {longest})."
-            )
+        inputs = None if files is None else [file.inputs for file in files]
         n_checks = _JUDGING if inputs else max(MIN_PROBES, probes // 2)
         config = TranslateConfig(
             candidates, propose=tuple(propose or ()), n_probes=probes, n_checks=n_checks,
@@ -215,101 +210,11 @@ def translate(
         )
     if results:
         has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
-        if layout and results[unsaid[0]].verdict == "failed":
-            say(layout)  # once more, beside the verdict
+        failed = [remark for i, remark in known.remarks.items() if results[i].verdict == "failed"]
+        for remark in failed[:_SHOWN_REMARKS]:
+            say(remark)  # once more, beside the verdict
         if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
             say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
-
-
-def _say_template(soft_prompts: "Sequence[SoftPrompt]") -> None:
-    """Soft prompts of other programs do not say the text around their inputs, and under another they are nonsense."""
-    unknown = [prompt for prompt in soft_prompts if prompt.template is None]
-    if unknown:
-        say(
-            f"{unknown[0].origin} does not say what text stood around its inputs when it was tuned: 'Input: ...' and "
-            "'Output:' on lines of their own are assumed. If it was another, give it with --template, or give eight "
-            "examples or more with outputs, by which it is looked for."
-        )
-
-
-def _with_scale(
-    lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", labelled: "Sequence[Example]"
-) -> "list[SoftPrompt]":
-    """Soft prompts for Gemma 1 and 2 that do not say if they hold the scale of its embeddings: as outputs tell."""
-    from soft2hard.translator.layout import likelier_scale
-
-    if not lm.scale_has_moved or lm.loading.embedding_scale or not labelled:
-        return list(soft_prompts)
-    found = []
-    for prompt in soft_prompts:
-        if prompt.scale is None and (scale := likelier_scale(lm, prompt, labelled)):
-            say(
-                f"The outputs are likelier if {prompt.origin} has the factor {lm.embedding_scale:.2f} of "
-                f"'{lm.name}' {'in its vectors' if scale == 'included' else 'left out of its vectors'} "
-                f"(--embedding-scale {scale})."
-            )
-            prompt = replace(prompt, scale=lm.embedding_scale if scale == "included" else 1.0)
-        found.append(prompt)
-    return found
-
-
-def _laid_out(
-    lm: "Subject",
-    soft_prompts: "Sequence[SoftPrompt]",
-    labelled: "Sequence[Example]",
-    examples: Path | None,
-    asked: str | None,
-) -> "tuple[list[SoftPrompt], str | None]":
-    """Soft prompts with the templates that outputs in the examples tell, where they do not say their own and none was
-    asked for. A better one than that which was asked for is only named, in a remark."""
-    from soft2hard.translator.layout import better_layout
-
-    found, remark = list(soft_prompts), None
-    for i, prompt in enumerate(soft_prompts):
-        layout = better_layout(lm, prompt, labelled, say) if prompt.template is None else None
-        if layout is None:
-            continue
-        shown = layout.text.replace("\n", "\\n")
-        fits = f"{prompt.origin} makes the outputs in {examples} likeliest under the template '{shown}'"
-        fits += f" ({layout.nll:.2f} nats a token)"
-        if asked is not None:
-            remark = remark or f"{fits}: try --template '{shown}'."
-            continue
-        say(f"{fits}, which is taken. If it was tuned under another, give that with --template.")
-        found[i] = replace(prompt, template=layout.template)
-    _check_one_layout(soft_prompts, found, lm)
-    return found, remark
-
-
-def _check_one_layout(before: "Sequence[SoftPrompt]", found: "Sequence[SoftPrompt]", lm: "Subject") -> None:
-    """Refuse soft prompts for which different templates were found, before it is said of their files."""
-    if not any(one is not own for one, own in zip(found, before, strict=True)):
-        return
-    try:
-        lm.for_prompts(found)
-    except UserError as error:
-        raise UserError(
-            "By the outputs of the examples, these soft prompts were tuned under different templates.",
-            "Translate them one at a time, each with examples of its own task.",
-        ) from error
-
-
-def _layout_remark(found: "LayoutCheck | None", soft_prompt: "SoftPrompt", examples: Path | None) -> str | None:
-    """What outputs in the examples tell about the template of a soft prompt that does not say its own, if anything."""
-    if found is None:
-        return None
-    if found.fits_badly:
-        beside = "" if found.without is None else f"; {found.without:.2f} without a prompt"
-        return (
-            f"Under this template {soft_prompt.origin} makes the outputs in {examples} unlikely ({found.soft:.2f} nats "
-            f"a token{beside}). If it was tuned under another, give that with --template."
-        )
-    if found.is_often_wrong:
-        return (
-            f"Under this template {soft_prompt.origin} writes the outputs of {found.n_right} of {found.n} examples in "
-            f"{examples}. If it was tuned under another, give that with --template."
-        )
-    return None
 
 
 def _check(
@@ -377,17 +282,6 @@ def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject |
         )
     prior = None if helping.prior is None else load_subject(helping.prior, fast=True)
     return Helpers(describer, prior, None if helping.encoder is None else sentence_encoder(helping.encoder))
-
-
-def _longest_output(labelled: "Sequence[Example]", lm: "Subject | None", *, goes_on: bool) -> int | None:
-    """Tokens of the longest output of the examples, where these have outputs; 16 at least, and 64 at most. Where a soft
-    prompt goes on behind these outputs, no more than they have: what follows means nothing."""
-    from soft2hard.translator.verification import LONG_OUTPUT, SHORT_OUTPUT
-
-    if lm is None or not labelled:
-        return None
-    longest = max(len(lm.encode_output(example.output)) for example in labelled)
-    return min(max(longest - 1, 1) if goes_on else max(longest, SHORT_OUTPUT), LONG_OUTPUT)
 
 
 def _named(translation: "Translation", path: Path) -> "Translation":

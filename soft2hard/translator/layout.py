@@ -26,11 +26,7 @@ _SCREENED, _SCREENED_TOKENS = 8, 512  # examples that layouts are screened on fi
 _AT_ONCE = 16  # layouts that are run together: what is kept of each output takes memory
 _MOSTLY, _ENOUGH = 0.9, 0.75  # share of outputs that a soft prompt writes under its own layout; under one to be kept
 _SHORT = 16  # tokens of outputs that may be the very same
-_CLEARLY, _LIKELY, _POOR = (
-    0.2,
-    0.5,
-    2.0,
-)  # nats a token; answers that were tuned are seldom less likely
+_CLEARLY, _LIKELY, _POOR = 0.2, 0.5, 2.0  # nats a token; tuned answers are seldom less likely than the last
 _BEFORE = (
     "", "Input: ", "Question: ", "Q: ", "Text: ", "Sentence: ", "Tweet text : ", "Review: ", "Instruction: ", "User: ",
     "### Instruction:\n",
@@ -94,6 +90,9 @@ class LayoutCheck:
         return not self.is_often_wrong or (self.n_right >= _ENOUGH * self.n and self.soft < _LIKELY)
 
 
+_UNKNOWN = LayoutCheck(math.inf, None)
+
+
 def as_string(template: Template, place: Place | None) -> str:
     """A template as `--template` takes it, with the place of the vectors where their file does not say it (`place`
     None)."""
@@ -102,16 +101,19 @@ def as_string(template: Template, place: Place | None) -> str:
     if template != replace(plain, **kept):  # more than a string says
         return template_text(template)
     begin = "" if place is not None else "{prompt}{bos}" if template.place == "first" else "{bos}{prompt}"
-    output = (
-        f"{template.output_lead}{{output}}" if template.output_lead else ""
-    )  # else the space before it were its own
+    # Without a lead an output is not named: else the space before it were its own.
+    output = f"{template.output_lead}{{output}}" if template.output_lead else ""
     return f"{begin}{template.input_prefix}{{input}}{template.output_prefix}{output}"
 
 
 def check_layout(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> LayoutCheck | None:
     """How likely outputs are under a soft prompt in its template, the one asked for or the assumed one; None where no
-    example fits the subject."""
-    subject, examples = subject.for_prompts([soft_prompt]), _usable(subject, soft_prompt, examples)
+    example fits the subject, or nothing says where the vectors stand."""
+    examples = _usable(subject, soft_prompt, examples)
+    try:
+        subject = subject.for_prompts([soft_prompt])
+    except UserError:
+        return None
     if (soft := _nll(subject, soft_prompt, examples)) is None:
         return None
     without = _nll(subject, None, examples)
@@ -135,6 +137,8 @@ def better_layout(
     soft_prompt: SoftPrompt,
     examples: Sequence[Example],
     log: Callable[[str], None] = lambda line: None,
+    *,
+    known: LayoutCheck | None = None,
 ) -> Layout | None:
     """A layout under which a soft prompt that does not record its own makes the outputs of `examples` clearly likelier
     than under that which was asked for or is assumed, and likely beside no prompt at all; None where there is none.
@@ -144,10 +148,12 @@ def better_layout(
     white space before an output on either side; virtual tokens where the prompt's file has them, or in both places. A
     few examples screen, half of up to 32 choose, and the other half have to bear it out. Nothing is tried where the
     template fits well already, nor with fewer than eight examples that fit the subject's context; `log` hears when the
-    search begins.
+    search begins. `known` is what `check_layout` found, if it was asked.
     """
+    if (known or check_layout(subject, soft_prompt, examples) or _UNKNOWN).fits_well:
+        return None
     examples = _usable(subject, soft_prompt, examples)
-    if len(examples) < _FEWEST or _fits_well(subject, soft_prompt, examples):
+    if len(examples) < _FEWEST:
         return None
     log(f"{soft_prompt.origin} does not write the outputs of the examples under this template: others are tried.")
     choosing, judging = examples[::2], examples[1::2]
@@ -189,14 +195,6 @@ def _screened(subject: Subject, examples: Sequence[Example]) -> Sequence[Example
     """A few of them: fewer where they are long, two at least."""
     lengths = [len(subject.encode_input(one.input, "soft").body) for one in examples[:_SCREENED]]
     return examples[: max(2, min(_SCREENED, _SCREENED_TOKENS * len(lengths) // max(sum(lengths), 1)))]
-
-
-def _fits_well(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> bool:
-    try:
-        found = check_layout(subject, soft_prompt, examples)
-    except UserError:  # nothing says where the vectors stand
-        return False
-    return found is not None and found.fits_well
 
 
 def likelier_scale(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -356,6 +357,26 @@ def test_what_makes_no_sense_is_refused_in_one_line(birds, tmp_path, monkeypatch
     (tmp_path / "out.txt").write_text("earlier")
     assert_refused(run("translate", birds, *flags, "--output", "out.txt"), part)
     assert files(tmp_path) == {"out.txt": b"earlier"}
+
+
+def test_of_a_folder_of_examples_each_soft_prompt_has_the_file_of_its_name(tmp_path: Path) -> None:
+    samples = embedded_path("soft_prompts")
+    for name in ("00-classify", "05-pick"):
+        copy(samples / f"{name}.safetensors", tmp_path)
+    quick = ("--candidates", 4, "--json")
+    together = run("translate", tmp_path, "--examples", samples, *quick)
+    assert together.exit_code == 0, together.stderr
+    for found in json.loads(together.stdout)["translations"]:
+        name = Path(found["soft_prompt"]).stem
+        alone = run("translate", tmp_path / f"{name}.safetensors", "--examples", samples / f"{name}.jsonl", *quick)
+        [of_it] = json.loads(alone.stdout)["translations"]
+        assert [found[key] for key in ("text", "chosen_on", "judged_on")] == [
+            of_it[key] for key in ("text", "chosen_on", "judged_on")
+        ]
+    copy(samples / "00-classify.safetensors", tmp_path / "other.safetensors")
+    refused = run("translate", tmp_path, "--examples", samples, *quick, "-o", tmp_path / "out.json")
+    assert_refused(refused, "no examples for", "other.safetensors", "other.jsonl")
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_a_card_shows_one_verified_soft_prompt(birds, translator, prompt, tmp_path):

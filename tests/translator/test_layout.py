@@ -64,7 +64,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, wins: str = "") -> list[Template]:
         ]
 
     monkeypatch.setattr("soft2hard.translator.layout._nlls", nlls)
-    monkeypatch.setattr("soft2hard.translator.layout._fits_well", lambda *of: False)
+    monkeypatch.setattr("soft2hard.translator.layout.check_layout", lambda *of: None)
     return found
 
 
