@@ -115,7 +115,7 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
         raise UserError(f"The soft prompts name several subjects: {', '.join(named[:3])}.", "Give one with --subject.")
     chosen = asked or (named[0] if named else "embedded")
     if not asked and not named and soft_prompts and soft_prompts[0].fingerprint is None:
-        say(f"{soft_prompts[0].origin} does not name its subject: '{chosen}' is taken; --subject names another.")
+        _take_embedded(soft_prompts)
     for prompt in soft_prompts:
         if prompt.fingerprint is None and prompt.subject and Path(name_of(prompt.subject)).name != Path(chosen).name:
             say(f"{prompt.origin} names '{prompt.subject}' as its base model; it is run on '{chosen}'.")
@@ -124,6 +124,21 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
         if "sub_adapters" in prompt.provenance:
             say(f"{prompt.origin} holds further adapters that are not read: {prompt.provenance['sub_adapters']}.")
     return chosen
+
+
+def _take_embedded(soft_prompts: "Sequence[SoftPrompt]") -> None:
+    """Say that soft prompts which name no subject are taken for the embedded one's. Raises UserError for another
+    width."""
+    from soft2hard.storage.names import embedded_path
+
+    width = json.loads((embedded_path("subject") / "config.json").read_text())["hidden_size"]
+    for prompt in soft_prompts:
+        if prompt.d_model != width:
+            raise UserError(
+                f"{prompt.origin} does not name the model that it was tuned for, and is {prompt.d_model} wide.",
+                "Name that model with --subject: a folder, or a name on the hub.",
+            )
+    say(f"{soft_prompts[0].origin} does not name its subject: 'embedded' is taken; --subject names another.")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -153,8 +154,8 @@ def translate(
     files = None if examples is None else example_files(examples, found)
     with result_stream(output) as write:
         quiet()
+        from soft2hard.translator.translate import AssumedTemplate, without_translator
         from soft2hard.translator.translate import translate as translate_all
-        from soft2hard.translator.translate import without_translator
 
         name = subject_of(soft_prompts, subject)
         if subject is not None and not verify:  # no subject is loaded, whose name then tells which translator fits
@@ -192,6 +193,7 @@ def translate(
         with progress_bar() as progress:
             bar = progress.add_task("Translating", total=len(found))
             advance = functools.partial(progress.advance, bar)
+            warnings.simplefilter("ignore", AssumedTemplate)  # said above, in words of the command line
             results = translate_all(soft_prompts, model, lm, config, inputs=inputs, helpers=helpers, progress=advance)
         if results and not any(result.text for result in results):
             invents = lm is None or lm.continues_text

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -176,6 +177,7 @@ def translate(
     if subject is not None:
         if translator is not None:
             translator.bind(subject)
+        _warn_of_template(prompts, subject)
         subject = subject.for_prompts(prompts)
         if config.demonstrations:
             subject.template.check_shows()
@@ -210,6 +212,22 @@ def translate(
             "Ask for fewer with --demonstrations.",
         )
     return found
+
+
+class AssumedTemplate(Warning):
+    """A soft prompt does not say under which template it was tuned, and none was named."""
+
+
+def _warn_of_template(prompts: Sequence[SoftPrompt], subject: Subject) -> None:
+    unsaid = [prompt for prompt in prompts if prompt.template is None]
+    if unsaid and subject.asked_template is None:
+        warnings.warn(
+            f"{unsaid[0].origin} does not say what text stood around its inputs when it was tuned: the plain template "
+            "is assumed, and under another it writes nonsense. Give the subject yours (Subject.from_pretrained(name, "
+            "template='Tweet text : {input} Label : ')), or look for it (soft2hard.translator.layout.better_layout).",
+            AssumedTemplate,
+            stacklevel=2,
+        )
 
 
 def _models(

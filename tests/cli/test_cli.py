@@ -359,6 +359,13 @@ def test_what_makes_no_sense_is_refused_in_one_line(birds, tmp_path, monkeypatch
     assert files(tmp_path) == {"out.txt": b"earlier"}
 
 
+def test_a_soft_prompt_that_names_no_model_and_is_of_another_width_than_ours_asks_for_its_own(tmp_path: Path) -> None:
+    np.save(tmp_path / "bare.npy", np.ones((20, 768), dtype=np.float32))
+    for flags in ((), ("--no-verify",)):
+        refused = run("translate", tmp_path / "bare.npy", *flags)
+        assert_refused(refused, "bare.npy does not name the model that it was tuned for, and is 768 wide", "--subject")
+
+
 def test_of_a_folder_of_examples_each_soft_prompt_has_the_file_of_its_name(tmp_path: Path) -> None:
     samples = embedded_path("soft_prompts")
     for name in ("00-classify", "05-pick"):

@@ -1,6 +1,7 @@
 """`translate` takes what the user has: one soft prompt or several, with or without translator and subject."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log
@@ -63,6 +64,16 @@ def test_one_soft_prompt_gives_one_translation_and_a_list_gives_a_list(own: Soft
     assert isinstance(one, Translation) and one.verdict != "unverified"
     assert translate([own], *models, inputs=INPUTS) == [one]
     assert translate([], *models) == []
+
+
+def test_an_assumed_template_is_warned_of_and_one_that_is_known_or_asked_for_is_not(embedded: SoftPrompt) -> None:
+    quick, unsaid = replace(QUICK, n_candidates=1), replace(embedded, template=None, place="after")
+    with pytest.warns(translate_module.AssumedTemplate, match="does not say what text stood around its inputs"):
+        translate(unsaid, config=quick, inputs=INPUTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", translate_module.AssumedTemplate)
+        translate(embedded, config=quick, inputs=INPUTS)
+        translate(unsaid, subject=Subject.from_pretrained("embedded", template="plain"), config=quick, inputs=INPUTS)
 
 
 def test_for_an_embedded_soft_prompt_nothing_else_is_needed(embedded: SoftPrompt) -> None:

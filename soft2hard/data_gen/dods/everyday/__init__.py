@@ -1,6 +1,6 @@
 """Everyday tasks of many kinds, written for soft2hard: what people ask of language models, in splits fixed by a hash.
 
-Each task has six phrasings and some 24 examples, written by hand: few, but of a kind of its own. A translator that
+Each task has six phrasings and some 24 examples, written one by one: few, but of a kind of its own. A translator that
 reads examples learns from them how people ask for things that no rule makes (`operations`) and no small world holds
 (`lexical`). Left out is what would be a held-out task of `real-tasks` under another name.
 """
@@ -28,7 +28,7 @@ from soft2hard.errors import UserError
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
 _FEWEST_FOR_LABELS = 20
-"""Of these hand-picked examples, in which labels are in balance."""
+"""Of these chosen examples, in which labels are in balance."""
 
 
 class EverydayTask(BaseModel):
