@@ -17,7 +17,6 @@ from soft2hard.cli.common import (
     AtLeast0,
     LoadingFlags,
     Output,
-    SubjectName,
     TranslatorName,
     claim,
     flags_of,
@@ -42,6 +41,13 @@ if TYPE_CHECKING:
     from soft2hard.data_gen.taskfiles import TaskFilesDoD
     from soft2hard.lm.subject import Subject
 
+OwnSubject = Annotated[
+    str,
+    Parameter(
+        help="The frozen language model that the soft prompts belong to: 'embedded', a folder, a GGUF file, or a name in "
+        "the local cache or on the hub; by default the one that the translator was trained for."
+    ),
+]
 _SPLITS = ("train", "validation")
 _MOST_MADE = 4096
 """Tasks of the package that are mixed in, before they come again."""
@@ -61,7 +67,7 @@ def finetune(
     *,
     output: Output,
     translator: TranslatorName = "embedded",
-    subject: SubjectName = "embedded",
+    subject: OwnSubject | None = None,
     prompts_per_task: AtLeast0 = 4,
     mix: Path | None = None,
     mix_made: tuple[MadeCollection, ...] = (),
@@ -77,7 +83,7 @@ def finetune(
     **Example:** `soft2hard finetune my_tasks/ --mix runs/corpus -o runs/my_translator`
 
     Without tuning, for a translator that reads what soft prompts do, whichever model they are of: `soft2hard finetune
-    my_tasks/ --translator smollm2 --subject smollm2 --prompts-per-task 0 --mix-made everyday -o runs/mine`
+    my_tasks/ --translator smollm2 --prompts-per-task 0 --mix-made everyday -o runs/mine`
 
     Args:
         tasks: Task files (.jsonl or .csv with columns input and output), or folders of them; at least two tasks, each
@@ -103,7 +109,7 @@ def finetune(
     new_tasks = tuple(read_tasks(tasks, tuning.seed))
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
-    lm = load_subject(subject, fast=True, loading=loading)
+    lm = load_subject(subject or _own_subject(translator), fast=True, loading=loading)
     say_unknown(lm, {text for task in new_tasks for one in task.examples for text in (one.input, one.output)})
     model = Translator.from_pretrained(translator, subject=lm)
     old = [] if mix is None else load_corpora([mix], lm)
@@ -126,6 +132,13 @@ def finetune(
             new = concatenate([new, old[0].select(sorted(Random(training.seed).sample(range(len(old[0])), n_old)))])
         train_translator(model, new, held_out, training, output, subject=lm, untuned=untuned)
     say(f"Translator: {output / 'translator'}")
+
+
+def _own_subject(translator: str) -> str:
+    from soft2hard.storage.names import folder_of
+    from soft2hard.translator.settings import read_card
+
+    return read_card(folder_of(translator, "translator")).subject
 
 
 def _untuned(
