@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 OwnSubject = Annotated[
     str,
     Parameter(
-        help="The frozen language model that the soft prompts belong to: 'embedded', a folder, a GGUF file, or a name in "
-        "the local cache or on the hub; by default the one that the translator was trained for."
+        help="The frozen language model that the soft prompts belong to: 'embedded', a folder, a GGUF file, or a name "
+        "in the local cache or on the hub; by default the one that the translator was trained for."
     ),
 ]
 _SPLITS = ("train", "validation")
