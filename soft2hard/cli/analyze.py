@@ -264,7 +264,7 @@ def _workers(
 def _identities(tasks: tuple["Task", ...], models: Mapping[str, Any]) -> dict[str, Any]:
     """Fingerprints of tasks and models, so that a folder is resumed only where they are the same."""
     from soft2hard.data_gen.taskfiles import content_hash
-    from soft2hard.eval.loaded_models import translator_fingerprint
+    from soft2hard.translator.model import translator_fingerprint
 
     subject, translator, table = (models[role] for role in ("subject", "translator", "table"))
     return {

@@ -102,11 +102,11 @@ def load_subject(name: str, *, fast: bool = False, loading: Loading = Loading())
     return load_for_tuning(name, loading) if fast else Subject.from_pretrained(name, loading=loading)
 
 
-def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
+def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None, *, runs: bool) -> str:
     """The name of the subject: the one asked for, else the one that the soft prompts name, else 'embedded'.
 
     Says on standard error what soft prompts of other programs do not say themselves, or say otherwise. Raises UserError
-    where they name several.
+    where they name several, and, where the subject `runs`, for those of another width than that which is taken.
     """
     from soft2hard.storage.names import name_of
 
@@ -115,7 +115,7 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
         raise UserError(f"The soft prompts name several subjects: {', '.join(named[:3])}.", "Give one with --subject.")
     chosen = asked or (named[0] if named else "embedded")
     if not asked and not named and soft_prompts and soft_prompts[0].fingerprint is None:
-        _take_embedded(soft_prompts)
+        _take_embedded(soft_prompts, runs)
     for prompt in soft_prompts:
         if prompt.fingerprint is None and prompt.subject and Path(name_of(prompt.subject)).name != Path(chosen).name:
             say(f"{prompt.origin} names '{prompt.subject}' as its base model; it is run on '{chosen}'.")
@@ -126,14 +126,13 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None) -> str:
     return chosen
 
 
-def _take_embedded(soft_prompts: "Sequence[SoftPrompt]") -> None:
-    """Say that soft prompts which name no subject are taken for the embedded one's. Raises UserError for another
-    width."""
+def _take_embedded(soft_prompts: "Sequence[SoftPrompt]", runs: bool) -> None:
+    """Say that soft prompts which name no subject are taken for the embedded one's."""
     from soft2hard.storage.names import embedded_path
 
     width = json.loads((embedded_path("subject") / "config.json").read_text())["hidden_size"]
     for prompt in soft_prompts:
-        if prompt.d_model != width:
+        if runs and prompt.fingerprint is None and prompt.d_model != width:
             raise UserError(
                 f"{prompt.origin} does not name the model that it was tuned for, and is {prompt.d_model} wide.",
                 "Name that model with --subject: a folder, or a name on the hub.",

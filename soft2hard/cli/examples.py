@@ -1,9 +1,7 @@
 """What --examples holds for each soft prompt, and what the outputs there tell about how it was tuned."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from soft2hard.translator.layout import LayoutCheck
 
 _SUFFIXES = (".jsonl", ".csv", ".txt")
+_SHOWN = 2  # remarks of one kind
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,37 @@ class ExampleFile:
 def example_files(examples: Path, soft_prompts: Sequence[Path]) -> list[ExampleFile]:
     """The file of each soft prompt: the same for all, or in a folder that which has its name.
 
-    Raises UserError where a soft prompt has none, or one cannot be read.
+    Raises UserError where a soft prompt has none or several, or one cannot be read.
     """
     if not examples.is_dir():
         return [_read(examples)] * len(soft_prompts)
-    names = [path.name if path.is_dir() else path.stem for path in soft_prompts]
-    places = [[examples / f"{name}{suffix}" for suffix in _SUFFIXES] for name in names]
-    found = [next((path for path in of_one if path.is_file()), None) for of_one in places]
-    if missing := [i for i, path in enumerate(found) if path is None]:
+    of_name: dict[str, list[Path]] = {}
+    for path in sorted(examples.iterdir()):
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            of_name.setdefault(path.stem, []).append(path)
+    names = [_name(path) for path in soft_prompts]
+    if missing := [i for i, name in enumerate(names) if name not in of_name]:
         few = "" if len(missing) == 1 else f" (and {len(missing) - 1} more)"
         raise UserError(
             f"The folder {examples} has no examples for '{soft_prompts[missing[0]]}'{few}.",
             f"Name their file {names[missing[0]]}.jsonl, .csv or .txt, or give one file for all soft prompts.",
         )
-    return [_read(path) for path in found if path is not None]
+    if several := next((of_name[name] for name in names if len(of_name[name]) > 1), None):
+        raise UserError(f"{several[0]} and {several[1]} both have the name of a soft prompt.", "Leave one of them.")
+    read = {name: _read(of_name[name][0]) for name in dict.fromkeys(names)}
+    return [read[name] for name in names]
 
 
-@cache
+def _name(soft_prompt: Path) -> str:
+    """Of an adapter its folder's, as it was given; of one from the hub the repository's."""
+    path = soft_prompt if soft_prompt.name else soft_prompt.resolve()
+    if not path.is_dir() and path.stem.startswith("adapter_model"):
+        path = path.absolute().parent
+    if path.parent.name == "snapshots":  # of the cache: models--ORGANISATION--NAME/snapshots/COMMIT
+        path = Path(path.parent.parent.name.rpartition("--")[2])
+    return path.name if path.is_dir() or not path.suffix else path.stem
+
+
 def _read(path: Path) -> ExampleFile:
     from soft2hard.data_gen.taskfiles import read_examples, read_inputs
 
@@ -63,64 +76,90 @@ def _read(path: Path) -> ExampleFile:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Soft prompts that are translated together: under one template, compared up to one length."""
+
+    places: list[int]
+    subject: "Subject | None"
+    longest: int | None
+    """Tokens of outputs that are compared; None: as `TranslateConfig.max_new_tokens` has it."""
+
+
+@dataclass(frozen=True)
 class Understood:
     """Soft prompts with what the outputs of their examples tell."""
 
     soft_prompts: list["SoftPrompt"]
-    checks: dict[int, "LayoutCheck"]
+    groups: list[Group]
+    checks: "dict[int, LayoutCheck]" = field(default_factory=dict)
     """How well outputs fit those that do not say their own template, by place."""
-    remarks: dict[int, str]
+    remarks: dict[int, str] = field(default_factory=dict)
     """What to say of the templates of some, by place."""
-
-    @property
-    def goes_on(self) -> int | None:
-        """The first that writes on behind the outputs; None where none does."""
-        return next((i for i, check in self.checks.items() if check.goes_on), None)
 
 
 def understand(
-    lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", files: Sequence[ExampleFile], asked: str | None
+    lm: "Subject",
+    soft_prompts: "Sequence[SoftPrompt]",
+    files: Sequence[ExampleFile],
+    asked: str | None,
+    max_new_tokens: int | None,
 ) -> Understood:
-    """Scale and template of soft prompts that do not say theirs, where outputs tell them. A template that was `asked`
-    for is kept, and a better one only named.
-
-    Raises UserError where different templates are found: one run has one.
-    """
-    found = [_with_scale(lm, prompt, file.labelled) for prompt, file in zip(soft_prompts, files, strict=True)]
+    """Scale and template of soft prompts that do not say theirs, where outputs tell them, and how long outputs are. A
+    template that was `asked` for is kept, and a better one only named. What is found for a soft prompt depends on its
+    own examples alone."""
+    found = list(soft_prompts)
     checks: dict[int, LayoutCheck] = {}
     remarks: dict[int, str] = {}
-    for i, file in enumerate(files):
+    groups: dict[tuple[object, int | None], Group] = {}
+    ending = [lm.for_outputs(example.output for example in file.written) for file in files]
+    for i, (file, own) in enumerate(zip(files, ending, strict=True)):
+        found[i] = _with_scale(own, found[i], file.labelled)
         if found[i].template is None and file.labelled:
-            found[i], remark, check = _laid_out(lm, found[i], file, asked)
+            found[i], remark, check = _laid_out(own, found[i], file, asked)
             remarks |= {i: remark} if remark else {}
             checks |= {i: check} if check else {}
-    if any(one.template is not own.template for one, own in zip(found, soft_prompts, strict=True)):
-        _check_one_layout(found, lm)
-    return Understood(found, checks, remarks)
+        goes_on = i in checks and checks[i].goes_on
+        longest = max_new_tokens or _longest_output(file, own, goes_on=goes_on)
+        key = (own.for_prompts([found[i]]).template, longest)
+        groups.setdefault(key, Group([], own, longest)).places.append(i)
+    going_on = [i for i, check in checks.items() if check.goes_on and max_new_tokens is None]
+    say_some(
+        f"{found[i].origin} writes on behind the outputs of its examples: only as much is compared as the longest of "
+        f"them has."
+        for i in going_on
+    )
+    return Understood(found, list(groups.values()), checks, remarks)
+
+
+def say_some(remarks: Iterable[str]) -> None:
+    """The first of many remarks of one kind, and how many there are."""
+    remarks = list(remarks)
+    for remark in remarks[:_SHOWN]:
+        say(remark)
+    if len(remarks) > _SHOWN:
+        say(f"(and the like of {len(remarks) - _SHOWN} more)")
 
 
 def say_template(soft_prompts: "Sequence[SoftPrompt]", known: "dict[int, LayoutCheck]") -> None:
     """Soft prompts of other programs do not say the text around their inputs, and under another they are nonsense."""
-    unsaid = [prompt for i, prompt in enumerate(soft_prompts) if prompt.template is None]
-    fit = [i in known and known[i].fits_well for i, prompt in enumerate(soft_prompts) if prompt.template is None]
-    if unsaid and not all(fit):
-        prompt = unsaid[fit.index(False)]
+    unsaid = [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
+    doubtful = [i for i in unsaid if i not in known or not known[i].fits_well]
+    if doubtful:
         say(
-            f"{prompt.origin} does not say what text stood around its inputs when it was tuned: 'Input: ...' and "
-            "'Output:' on lines of their own are assumed. If it was another, give it with --template, or give eight "
-            "examples or more with outputs, by which it is looked for."
+            f"{soft_prompts[doubtful[0]].origin} does not say what text stood around its inputs when it was tuned: "
+            "'Input: ...' and 'Output:' on lines of their own are assumed. If it was another, give it with --template, "
+            "or give eight examples or more with outputs, by which it is looked for."
         )
 
 
-def longest_output(files: Sequence[ExampleFile], lm: "Subject", *, goes_on: bool) -> int | None:
+def _longest_output(file: ExampleFile, lm: "Subject", *, goes_on: bool) -> int | None:
     """Tokens of the longest output of the examples, where these have outputs; 16 at least, and 64 at most. Where a soft
     prompt goes on behind these outputs, no more than they have: what follows means nothing."""
     from soft2hard.translator.verification import LONG_OUTPUT, SHORT_OUTPUT
 
-    outputs = {example.output for example in chain.from_iterable(file.written for file in files)}
-    if not outputs:
+    if not file.written:
         return None
-    longest = max(len(lm.encode_output(output)) for output in outputs)
+    longest = max(len(lm.encode_output(example.output)) for example in file.written)
     return min(max(longest - 1, 1) if goes_on else max(longest, SHORT_OUTPUT), LONG_OUTPUT)
 
 
@@ -159,17 +198,6 @@ def _laid_out(
     soft_prompt = replace(soft_prompt, template=layout.template)
     check = check_layout(lm, soft_prompt, file.labelled)
     return soft_prompt, _remark(check, soft_prompt, file.path), check
-
-
-def _check_one_layout(found: "Sequence[SoftPrompt]", lm: "Subject") -> None:
-    """Refuse soft prompts for which different templates were found, before it is said of their files."""
-    try:
-        lm.for_prompts(found)
-    except UserError as error:
-        raise UserError(
-            "By the outputs of the examples, these soft prompts were tuned under different templates.",
-            "Translate them one at a time, each with examples of its own task.",
-        ) from error
 
 
 def _remark(found: "LayoutCheck | None", soft_prompt: "SoftPrompt", path: Path) -> str | None:

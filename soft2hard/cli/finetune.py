@@ -28,7 +28,9 @@ from soft2hard.cli.common import (
     say_unknown,
 )
 from soft2hard.cli.train import check_deepspeed, concatenate, load_corpora
+from soft2hard.data_gen.dods.real_tasks import is_apart
 from soft2hard.data_gen.settings import Tuning
+from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
 from soft2hard.settings import settings
@@ -80,10 +82,13 @@ def finetune(
 
     A fifth of the tasks, at least one, is held out and tells when to stop. The old translator stays as it is.
 
+    How far it believes the subject stays as it is.
+
     **Example:** `soft2hard finetune my_tasks/ --mix runs/corpus -o runs/my_translator`
 
     Without tuning, for a translator that reads what soft prompts do, whichever model they are of: `soft2hard finetune
-    my_tasks/ --translator smollm2 --prompts-per-task 0 --mix-made everyday -o runs/mine`
+    my_tasks/ --translator smollm2 --prompts-per-task 0 --mix-made everyday -o runs/mine`. It may read the vectors of
+    its own subject worse after that: it is shown none.
 
     Args:
         tasks: Task files (.jsonl or .csv with columns input and output), or folders of them; at least two tasks, each
@@ -95,23 +100,26 @@ def finetune(
         mix: The corpus that the translator was trained on: part of it is mixed in against forgetting.
         mix_made: Collections that come with the package (lexical, operations, everyday): the examples alone of their
             tasks are mixed in against forgetting, others in each epoch, for a translator that reads examples.
-        mix_ratio: Old pairs for each new one, where --mix or --mix-made is given.
+        mix_ratio: Old pairs for each new one, of --mix and of --mix-made.
     """
     quiet()
     from soft2hard.data_gen.taskfiles import TaskFilesDoD, read_tasks
     from soft2hard.translator.model import Translator
     from soft2hard.translator.processes import process_group_ended
-    from soft2hard.translator.training import train_translator
+    from soft2hard.translator.training import refuse_examples_alone, train_translator
 
     check_deepspeed(training.deepspeed)
-    if mix is not None and not prompts_per_task:
-        raise UserError("--mix has soft prompts, and none are tuned.", "Leave it out; --mix-made mixes tasks in.")
+    if not prompts_per_task:
+        _refuse_what_needs_soft_prompts(mix, training, tuning)
     new_tasks = tuple(read_tasks(tasks, tuning.seed))
     _need_instructions(new_tasks)
     dod = TaskFilesDoD(new_tasks)
     lm = load_subject(subject or _own_subject(translator), fast=True, loading=loading)
     say_unknown(lm, {text for task in new_tasks for one in task.examples for text in (one.input, one.output)})
     model = Translator.from_pretrained(translator, subject=lm)
+    if mix_made or not prompts_per_task:
+        flag = "--mix-made" if mix_made else "--prompts-per-task 0"
+        refuse_examples_alone(model.card, lm, f"Leave {flag} out, and let soft prompts be tuned.")
     old = [] if mix is None else load_corpora([mix], lm)
     _check_length(mix, tuning)
     asked = {"tasks": dod.name, "translator": str(translator), "subject": lm.fingerprint, "mix": mix}
@@ -148,12 +156,31 @@ def _untuned(
     ratio: float,
     training: TranslatorTraining,
 ) -> Untuned:
-    """The tasks whose examples alone are read: the new ones where no soft prompt is tuned, and others beside them."""
+    """The tasks whose examples alone are read: the new ones where no soft prompt is tuned, and others beside them, none
+    of which is like a held-out one."""
     new, held_out = (() if tuned else tuple(dod.tasks(split)) for split in _SPLITS)
-    n_beside = round(ratio * (len(tuned) if tuned else len(new))) if mixed_from else 0
+    apart = {text.casefold() for task in dod.tasks("validation") for text in task.phrasings}
+
+    def usable(task: Task) -> bool:
+        is_other = apart.isdisjoint(text.casefold() for text in task.phrasings)
+        return is_other and (not training.apart_from_real or is_apart(task.name))
+
+    n_beside = math.ceil(ratio * (len(tuned) if tuned else len(new))) if mixed_from else 0
     n_made = min(n_beside * math.ceil(training.epochs), max(n_beside, _MOST_MADE))
-    beside = made_tasks(mixed_from, n_made, lambda _: True, training.seed)
+    beside = made_tasks(mixed_from, n_made, usable, training.seed)
     return Untuned(new, held_out, tuple(beside), n_beside)
+
+
+def _refuse_what_needs_soft_prompts(mix: Path | None, training: TranslatorTraining, tuning: Tuning) -> None:
+    """Refuse settings that would do nothing where no soft prompt is tuned."""
+    usual = FurtherTraining()
+    given = {"mix": mix is not None, "tuning-...": tuning != Tuning(seed=tuning.seed)}
+    given |= {name: getattr(training, name) != getattr(usual, name) for name in ("noise", "share", "least_learned")}
+    if useless := next((name for name, is_given in given.items() if is_given), None):
+        raise UserError(
+            f"--{useless.replace('_', '-')} is about soft prompts, and with --prompts-per-task 0 none are tuned.",
+            "Leave it out; --mix-made mixes tasks in." if useless == "mix" else "Leave it out.",
+        )
 
 
 def _tune(

@@ -22,7 +22,6 @@ from soft2hard.cli.common import (
     say,
 )
 from soft2hard.errors import UserError
-from soft2hard.storage.names import name_of
 from soft2hard.translator.processes import check_deepspeed
 from soft2hard.translator.settings import Design, Evidence, TranslatorTraining
 
@@ -64,6 +63,7 @@ def train(
     quiet()
     from soft2hard.compute.memory import free_memory
     from soft2hard.eval.calibration import calibrate_saved
+    from soft2hard.translator.model import translator_fingerprint
     from soft2hard.translator.processes import one_process_remark, process_group_ended
     from soft2hard.translator.training import needs_subject, selected, train_translator
 
@@ -78,7 +78,7 @@ def train(
     check_deepspeed(training.deepspeed)
     lm = load_subject(subject, loading=loading)
     data = load_corpora([*corpora, validation], lm)
-    translator = _new(lm, design) if start is None else _begun(start, lm, recalibrate=bool(calibration_tasks))
+    translator = _new(lm, design) if start is None else _begun(start, lm)
     settings = {"corpora": [str(p.resolve()) for p in corpora], "validation": str(validation.resolve())}
     settings |= {"subject": lm.fingerprint, "base": design.base, "dropout": design.dropout, "training": vars(training)}
     if (translator.card.architecture, design.hidden_layers) != ("encoder-decoder", ()):
@@ -90,7 +90,7 @@ def train(
     if design.reads != "vectors":
         settings |= {"reads": design.reads, "shown": design.shown}
     if start is not None:
-        settings |= {"start": name_of(start, "translator")}
+        settings |= {"start": translator_fingerprint(translator)}
     kept = lm if needs_subject(translator, training) else None
     del lm
     free_memory()
@@ -116,13 +116,12 @@ def _new(subject: "Subject", design: Design) -> "Translator":
         raise UserError(f"'{design.base}' is no base that can be read: {error}.", "Check --base.") from error
 
 
-def _begun(start: str, subject: "Subject", *, recalibrate: bool) -> "Translator":
+def _begun(start: str, subject: "Subject") -> "Translator":
     """A saved translator to train further; what was chosen for it once says nothing of what it will be."""
     from soft2hard.translator.model import Translator
 
     found = Translator.from_pretrained(start, subject=subject)
-    if recalibrate:
-        found.card = replace(found.card, evidence=Evidence())
+    found.card = replace(found.card, evidence=Evidence())
     return found
 
 

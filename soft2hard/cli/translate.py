@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -28,7 +29,15 @@ from soft2hard.cli.common import (
     say_unknown,
     subject_of,
 )
-from soft2hard.cli.examples import Understood, example_files, longest_output, say_template, understand
+from soft2hard.cli.examples import (
+    ExampleFile,
+    Group,
+    Understood,
+    example_files,
+    say_some,
+    say_template,
+    understand,
+)
 from soft2hard.errors import UserError
 from soft2hard.settings import settings
 from soft2hard.translator.settings import MIN_PROBES, ProposerName, TranslateConfig
@@ -72,7 +81,6 @@ class Helping:
 
 
 _LITTLE = 0.2  # weight of the evidence
-_SHOWN_REMARKS = 2
 _JUDGING = 64  # of many inputs, those that judge: they cost one text's run, and make the bound sure
 HelpingFlags = flags_of(Helping, "Models that help")
 Translators = Annotated[
@@ -154,47 +162,32 @@ def translate(
     files = None if examples is None else example_files(examples, found)
     with result_stream(output) as write:
         quiet()
-        from soft2hard.translator.translate import AssumedTemplate, without_translator
-        from soft2hard.translator.translate import translate as translate_all
+        from soft2hard.translator.translate import without_translator
 
-        name = subject_of(soft_prompts, subject)
+        name = subject_of(soft_prompts, subject, runs=verify)
         if subject is not None and not verify:  # no subject is loaded, whose name then tells which translator fits
             soft_prompts = [replace(prompt, subject=subject) for prompt in soft_prompts]
         describer = _describer_behind_api(helping)
         lm = load_subject(name, fast=True, loading=loading) if verify else None
         if propose is None and translator is None and lm is not None and (helping.describer or helping.prior):
             propose = without_translator(lm, helping.describer is not None, helping.prior is not None)
-        known = Understood(soft_prompts, {}, {})
-        longest = max_new_tokens
+        everything = Group(list(range(len(found))), lm, max_new_tokens)
+        known = Understood(soft_prompts, [everything] if found else [])
         if lm is not None and files:
-            lm = lm.for_outputs(example.output for file in files for example in file.written)
             say_unknown(lm, {text for file in files for text in file.inputs})
-            known = understand(lm, soft_prompts, files, loading.template)
-            soft_prompts, goes_on = known.soft_prompts, known.goes_on
-            for remark in list(known.remarks.values())[:_SHOWN_REMARKS]:
-                say(remark)
-            longest = max_new_tokens or longest_output(files, lm, goes_on=goes_on is not None)
-            if goes_on is not None and max_new_tokens is None:
-                say(
-                    f"{soft_prompts[goes_on].origin} writes on behind the outputs of the examples: only as much is "
-                    f"compared as the longest of them has (--max-new-tokens {longest})."
-                )
+            known = understand(lm, soft_prompts, files, loading.template, max_new_tokens)
+            say_some(known.remarks.values())
         if loading.template is None:
-            say_template(soft_prompts, known.checks)
+            say_template(known.soft_prompts, known.checks)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
-        inputs = None if files is None else [file.inputs for file in files]
-        n_checks = _JUDGING if inputs else max(MIN_PROBES, probes // 2)
+        n_checks = _JUDGING if files else max(MIN_PROBES, probes // 2)
         config = TranslateConfig(
             candidates, propose=tuple(propose or ()), n_probes=probes, n_checks=n_checks,
-            max_new_tokens=longest, demonstrations=demonstrations, max_seconds=max_seconds, max_calls=max_calls,
+            max_new_tokens=max_new_tokens, demonstrations=demonstrations, max_seconds=max_seconds, max_calls=max_calls,
             seed=seed, verify=verify,
         )  # fmt: skip
-        with progress_bar() as progress:
-            bar = progress.add_task("Translating", total=len(found))
-            advance = functools.partial(progress.advance, bar)
-            warnings.simplefilter("ignore", AssumedTemplate)  # said above, in words of the command line
-            results = translate_all(soft_prompts, model, lm, config, inputs=inputs, helpers=helpers, progress=advance)
+        results = _translated(known, model, config, files, helpers)
         if results and not any(result.text for result in results):
             invents = lm is None or lm.continues_text
             few = "given or invented" if invents else "and this subject invents none"
@@ -204,19 +197,49 @@ def translate(
             )
         results = [_named(result, path) for result, path in zip(results, found, strict=True)]
         if card is not None:
-            _write_card(card, results[0], soft_prompts[0], lm, seed, loading.template)
+            _write_card(card, results[0], known.soft_prompts[0], lm, seed, loading.template)
         write(
-            _as_json(results, _made_by(lm, config, helping, loading.template, soft_prompts[0]))
+            _as_json(results, known, _made_by(lm, config, helping), loading.template)
             if json_
             else "\n\n".join(map(_as_text, results))
         )
     if results:
-        has_place = not any(one.template is not None and one.template.input_first for one in soft_prompts)
-        failed = [remark for i, remark in known.remarks.items() if results[i].verdict == "failed"]
-        for remark in failed[:_SHOWN_REMARKS]:
-            say(remark)  # once more, beside the verdict
+        has_place = not any(one.template is not None and one.template.input_first for one in known.soft_prompts)
+        # Once more, beside the verdict.
+        say_some(remark for i, remark in known.remarks.items() if results[i].verdict == "failed")
         if not demonstrations and has_place and any(result.verdict == "failed" for result in results):
             say("Where no sentence does what a soft prompt does, pairs that it writes may: try --demonstrations 8.")
+
+
+def _translated(
+    known: Understood,
+    translator: "Translator | None",
+    config: TranslateConfig,
+    files: "Sequence[ExampleFile] | None",
+    helpers: "Helpers",
+) -> "list[Translation]":
+    """A translation of each soft prompt, in their order."""
+    from soft2hard.translator.translate import AssumedTemplate, models_for, translate
+
+    found: dict[int, Translation] = {}
+    began = time.monotonic()
+    with progress_bar() as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumedTemplate)  # said before, in words of the command line
+        bar = progress.add_task("Translating", total=len(known.soft_prompts))
+        advance = functools.partial(progress.advance, bar)
+        for group in known.groups:
+            prompts = [known.soft_prompts[i] for i in group.places]
+            if translator is None and len(known.groups) > 1:  # found once, and said once
+                translator, _ = models_for(prompts, None, group.subject, config)
+            of_group = replace(config, max_new_tokens=group.longest)
+            if config.max_seconds is not None:
+                of_group = replace(of_group, max_seconds=max(config.max_seconds - (time.monotonic() - began), 1e-3))
+            inputs = files and [files[i].inputs for i in group.places]
+            made = translate(
+                prompts, translator, group.subject, of_group, inputs=inputs, helpers=helpers, progress=advance
+            )
+            found |= zip(group.places, made, strict=True)
+    return [found[i] for i in range(len(known.soft_prompts))]
 
 
 def _check(
@@ -315,16 +338,12 @@ def _made_under(asked: str | None, soft_prompt: "SoftPrompt", lm: "Subject | Non
     return f"{text}:first" if text in PRESETS and is_first else text
 
 
-def _made_by(
-    lm: "Subject | None", config: TranslateConfig, helping: Helping, template: str | None, soft_prompt: "SoftPrompt"
-) -> dict[str, Any]:
+def _made_by(lm: "Subject | None", config: TranslateConfig, helping: Helping) -> dict[str, Any]:
     """What the translations were made with, to make them again."""
     from soft2hard.storage.names import name_of
     from soft2hard.storage.run_folders import commit, versions
 
-    made = {"template": _made_under(template, soft_prompt, lm), "settings": asdict(config)}
-    made["place"] = soft_prompt.template.place if soft_prompt.template else soft_prompt.place
-    made |= {"versions": versions(), "commit": commit()}
+    made: dict[str, Any] = {"settings": asdict(config), "versions": versions(), "commit": commit()}
     if lm is None:
         return made
     precision = str(lm.model.dtype).removeprefix("torch.")  # what "auto" came to
@@ -333,8 +352,16 @@ def _made_by(
     return made | {"subject": subject, "loading": asdict(lm.loading), "helpers": helpers}
 
 
-def _as_json(translations: list["Translation"], made_by: Mapping[str, Any]) -> str:
-    records = [t.to_json() for t in translations]
+def _as_json(
+    translations: list["Translation"], known: Understood, made_by: Mapping[str, Any], asked: str | None
+) -> str:
+    records: list[dict[str, Any]] = [one.to_json() for one in translations]
+    for group in known.groups:
+        for i in group.places:
+            prompt = known.soft_prompts[i]
+            place = prompt.template.place if prompt.template else prompt.place
+            under = {"template": _made_under(asked, prompt, group.subject), "place": place}
+            records[i] |= {**under, "max_new_tokens": group.longest}
     document = {"schema_version": SCHEMA_VERSION, **made_by, "translations": records}
     return json.dumps(document, indent=2, ensure_ascii=False)
 

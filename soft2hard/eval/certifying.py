@@ -47,7 +47,6 @@ from soft2hard.eval.certificate import (
 )
 from soft2hard.eval.config import parse_config
 from soft2hard.eval.harness import Harness
-from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.eval.methods.base import Case
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.eval.metrics.text import rouge
@@ -60,7 +59,7 @@ from soft2hard.storage.run_folders import Kind, claim, made_with
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.data import IGNORE, runs_of_like_length
 from soft2hard.translator.demonstrations import acting
-from soft2hard.translator.model import Translator
+from soft2hard.translator.model import Translator, translator_fingerprint
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, translate
 

@@ -2,13 +2,10 @@
 and what the methods of an evaluation lack, found before anything runs.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import torch
 
 from soft2hard.api.asking import Asker
 from soft2hard.api.prices import read_prices
@@ -30,7 +27,7 @@ from soft2hard.lm.sentences import Encoder, sentence_encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.storage.names import located
-from soft2hard.translator.model import Translator
+from soft2hard.translator.model import Translator, translator_fingerprint
 
 TasksOf = Callable[[Split, int], list[Task]]
 """The tasks of a split and seed (`cases.Draw`)."""
@@ -168,15 +165,6 @@ def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str
             if tasks := tasks_of(split, seed):
                 found[f"{split} tasks of seed {seed}"] = content_hash(tasks)
     return found
-
-
-@torch.no_grad()
-def translator_fingerprint(translator: Translator) -> str:
-    """SHA-256 of weights that every training changes, as float32."""
-    digest = hashlib.sha256()
-    for tensor in translator.model.telling_weights():
-        digest.update(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # --- needs ------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """What a translator learns from: a corpus of soft prompts, and tasks of which labelled examples alone are read."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -72,19 +71,18 @@ class Material:
         of_tasks = (text for task in self.read_in_training for text in task.paraphrases)
         return {*self.instructions, *chain.from_iterable(paraphrases), *of_tasks}
 
-    def hashes(self) -> dict[str, str]:
+    def hashes(self) -> dict[str, object]:
         """Of all that is read, to tell whether two trainings read the same."""
         from soft2hard.data_gen.corpus.rows import content_hash
 
-        def of(corpus: "datasets.Dataset | None", tasks: Sequence[Task]) -> str:
-            parts = [content_hash(corpus)] if corpus is not None else []
-            parts += [hash_of_tasks(tasks)] if tasks else []
-            return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
-
-        return {
-            "corpus": of(self.corpus, self.read_in_training),
-            "validation": of(self.validation, self.untuned.held_out),
+        found: dict[str, object] = {
+            "corpus": None if self.corpus is None else content_hash(self.corpus),
+            "validation": None if self.validation is None else content_hash(self.validation),
         }
+        if self.read_in_training:
+            parts = (self.untuned.tasks, self.untuned.held_out, self.untuned.beside)
+            found["untuned"] = [*map(hash_of_tasks, parts), self.untuned.n_beside]
+        return found
 
 
 def made_tasks(collections: Sequence[MadeCollection], n: int, usable: Callable[[Task], bool], seed: int) -> list[Task]:

@@ -3,6 +3,7 @@
 An architecture (`encoder_decoder`, `causal`) says how the language model reads and writes; it is imported when used.
 """
 
+import hashlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -586,3 +587,12 @@ class Translator:
         """Tokens that models are given to read a soft prompt: by this one, and by the subject for its hidden states."""
         hidden = self.model.hidden_states
         return soft_prompt.n_tokens * (1 if hidden is None else 2)
+
+
+@torch.no_grad()
+def translator_fingerprint(translator: Translator) -> str:
+    """SHA-256 of weights that every training changes, as float32."""
+    digest = hashlib.sha256()
+    for tensor in translator.model.telling_weights():
+        digest.update(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -221,22 +221,15 @@ TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=Fals
 def _refuse(card: TranslatorCard, material: Material, config: TranslatorTraining, subject: Subject | None) -> None:
     """Raise UserError for what would spoil a training."""
     corpus = material.corpus
-    alone = bool(config.pretrain_tasks or material.read_in_training)
-    if alone and card.reads == "vectors":
-        raise UserError(
-            "This translator reads vectors, and of tasks that are not tuned there are only examples.",
-            "Set pretrain_tasks to 0 and tune soft prompts, or take a translator that reads both.",
-        )
-    if alone and subject is not None and subject.template.input_first and card.reads != "nothing":
-        raise UserError(
-            f"The template of '{subject.name}' has no place for solved examples, of which tasks would be read.",
-            "Set pretrain_tasks to 0, and tune soft prompts.",
-        )
+    if config.pretrain_tasks or material.read_in_training:
+        refuse_examples_alone(card, subject, "Set pretrain_tasks to 0, and give no untuned tasks.")
+    if not (material.train_tasks and material.held_out):
+        raise UserError("There is nothing to train on, or nothing to validate on.", "Give tasks for both.")
     if card.reads_examples and corpus is not None and not all(map(len, corpus["inputs"])):
         raise UserError(
             "The corpus was made before corpora kept examples, which this translator is to read.", "Make it again."
         )
-    if shared := sorted(material.train_tasks & material.held_out):
+    if shared := sorted((material.train_tasks | {task.name for task in material.untuned.beside}) & material.held_out):
         raise UserError(
             f"{len(shared)} tasks stand in both the corpus and the validation corpus, such as '{shared[0]}'.",
             "Give a validation corpus of other tasks.",
@@ -245,6 +238,18 @@ def _refuse(card: TranslatorCard, material: Material, config: TranslatorTraining
         raise UserError(
             "ZeRO-3 shares out the weights that a LoRA translator has from its subject, whose hidden states it reads.",
             "Train with --deepspeed zero2, or without hidden layers.",
+        )
+
+
+def refuse_examples_alone(card: TranslatorCard, subject: Subject | None, remedy: str) -> None:
+    """Raise UserError where a translator cannot learn from examples without soft prompts."""
+    if card.reads == "vectors":
+        raise UserError(
+            "This translator reads vectors, and of tasks that are not tuned there are only examples.", remedy
+        )
+    if subject is not None and subject.template.input_first and card.reads != "nothing":
+        raise UserError(
+            f"The template of '{subject.name}' has no place for solved examples, of which tasks would be read.", remedy
         )
 
 

@@ -171,9 +171,21 @@ def translate(
         raise UserError(
             f"{prompts!r} is no soft prompt, nor a list of them.", "Read it with SoftPrompt.from_pretrained(path)."
         )
-    if isinstance(prompts, SoftPrompt):
-        return translate([prompts], translator, subject, config, inputs=inputs, helpers=helpers, progress=progress)[0]
-    translator, subject = _models(prompts, translator, subject, config)
+    many = [prompts] if isinstance(prompts, SoftPrompt) else list(prompts)
+    found = _translated(many, translator, subject, config, inputs, helpers, progress)
+    return found[0] if isinstance(prompts, SoftPrompt) else found
+
+
+def _translated(
+    prompts: list[SoftPrompt],
+    translator: Translator | None,
+    subject: Subject | None,
+    config: TranslateConfig,
+    inputs: Sequence[str] | Sequence[Sequence[str]] | None,
+    helpers: Helpers,
+    progress: Callable[[], None] | None,
+) -> list[Translation]:
+    translator, subject = models_for(prompts, translator, subject, config)
     if subject is not None:
         if translator is not None:
             translator.bind(subject)
@@ -214,7 +226,7 @@ def translate(
     return found
 
 
-class AssumedTemplate(Warning):
+class AssumedTemplate(UserWarning):
     """A soft prompt does not say under which template it was tuned, and none was named."""
 
 
@@ -226,11 +238,11 @@ def _warn_of_template(prompts: Sequence[SoftPrompt], subject: Subject) -> None:
             "is assumed, and under another it writes nonsense. Give the subject yours (Subject.from_pretrained(name, "
             "template='Tweet text : {input} Label : ')), or look for it (soft2hard.translator.layout.better_layout).",
             AssumedTemplate,
-            stacklevel=2,
+            stacklevel=4,  # whoever called `translate`
         )
 
 
-def _models(
+def models_for(
     prompts: Sequence[SoftPrompt], translator: Translator | None, subject: Subject | None, config: TranslateConfig
 ) -> tuple[Translator | None, Subject | None]:
     """The translator and the subject of the prompts, found where they are not given; see `translate`."""

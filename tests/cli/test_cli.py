@@ -19,6 +19,7 @@ import torch
 from soft2hard import SoftPrompt, Subject, Translator
 from soft2hard.cli import app
 from soft2hard.cli.app import COMMANDS
+from soft2hard.cli.examples import example_files
 from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.prompts.template import Template, read_template
@@ -29,6 +30,7 @@ from tests import tiny_models
 from tests.command_line import Result, run
 from tests.fault_server import FaultServer
 from tests.markov import inventing_subject
+from tests.paths import SMOLLM2
 
 QUICK = ["--steps", "4", "--eval-every", "2", "--n-tokens", "2"]
 ANIMALS = ["cat", "dog", "bird", "fish"]
@@ -361,29 +363,70 @@ def test_what_makes_no_sense_is_refused_in_one_line(birds, tmp_path, monkeypatch
 
 def test_a_soft_prompt_that_names_no_model_and_is_of_another_width_than_ours_asks_for_its_own(tmp_path: Path) -> None:
     np.save(tmp_path / "bare.npy", np.ones((20, 768), dtype=np.float32))
-    for flags in ((), ("--no-verify",)):
-        refused = run("translate", tmp_path / "bare.npy", *flags)
-        assert_refused(refused, "bare.npy does not name the model that it was tuned for, and is 768 wide", "--subject")
+    refused = run("translate", tmp_path / "bare.npy")
+    assert_refused(refused, "bare.npy does not name the model that it was tuned for, and is 768 wide", "--subject")
 
 
-def test_of_a_folder_of_examples_each_soft_prompt_has_the_file_of_its_name(tmp_path: Path) -> None:
-    samples = embedded_path("soft_prompts")
+@pytest.mark.skipif(not (SMOLLM2 / "config.json").exists(), reason="needs the model that scripts/fetch_smollm2 fetches")
+def test_without_verification_the_width_of_a_bare_file_tells_which_translator_reads_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "bare.npy", np.ones((8, 576), dtype=np.float32))
+    assert run("translate", tmp_path / "bare.npy", "--no-verify").exit_code == 0
+
+
+def test_of_a_folder_of_examples_each_soft_prompt_has_the_file_of_its_name_and_is_as_if_alone(tmp_path: Path) -> None:
+    samples, tasks = embedded_path("soft_prompts"), tmp_path / "tasks"
+    tasks.mkdir()
     for name in ("00-classify", "05-pick"):
         copy(samples / f"{name}.safetensors", tmp_path)
+    copy(samples / "00-classify.jsonl", tasks / "00-classify.JSONL")
+    rows = [json.loads(line) for line in (samples / "05-pick.jsonl").read_text().splitlines()]
+    rows[-1]["output"] = "long " * 20
+    (tasks / "05-pick.jsonl").write_text("\n".join(map(json.dumps, rows)))
     quick = ("--candidates", 4, "--json")
-    together = run("translate", tmp_path, "--examples", samples, *quick)
+    together = run("translate", tmp_path, "--examples", tasks, *quick)
     assert together.exit_code == 0, together.stderr
+    kept = ("text", "chosen_on", "judged_on", "max_new_tokens", "template")
+    lengths = []
     for found in json.loads(together.stdout)["translations"]:
-        name = Path(found["soft_prompt"]).stem
-        alone = run("translate", tmp_path / f"{name}.safetensors", "--examples", samples / f"{name}.jsonl", *quick)
-        [of_it] = json.loads(alone.stdout)["translations"]
-        assert [found[key] for key in ("text", "chosen_on", "judged_on")] == [
-            of_it[key] for key in ("text", "chosen_on", "judged_on")
-        ]
+        path = Path(found["soft_prompt"])
+        [file] = tasks.glob(f"{path.stem}.*")
+        [alone] = json.loads(run("translate", path, "--examples", file, *quick).stdout)["translations"]
+        assert [found[key] for key in kept] == [alone[key] for key in kept]
+        lengths.append(found["max_new_tokens"])
+    assert lengths[0] == 16 < lengths[1]
+
+
+def test_soft_prompts_without_a_file_of_their_name_or_with_two_are_refused(tmp_path: Path) -> None:
+    samples = embedded_path("soft_prompts")
     copy(samples / "00-classify.safetensors", tmp_path / "other.safetensors")
-    refused = run("translate", tmp_path, "--examples", samples, *quick, "-o", tmp_path / "out.json")
+    refused = run("translate", tmp_path, "--examples", samples, "-o", tmp_path / "out.json")
     assert_refused(refused, "no examples for", "other.safetensors", "other.jsonl")
+    (tmp_path / "tasks").mkdir()
+    for suffix in ("csv", "txt"):
+        (tmp_path / "tasks" / f"other.{suffix}").write_text("input\none\n")
+    refused = run("translate", tmp_path, "--examples", tmp_path / "tasks", "-o", tmp_path / "out.json")
+    assert_refused(refused, "both have the name of a soft prompt", "other.csv", "other.txt")
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("mood.safetensors", "mood"),
+        ("mood.v2.safetensors", "mood.v2"),
+        ("adapters/mood", "mood"),
+        ("adapters/mood/adapter_model.safetensors", "mood"),
+        ("hub/models--me--my-mood/snapshots/0a1b2c", "my-mood"),
+    ],
+)
+def test_examples_go_by_the_name_that_people_know_a_soft_prompt_by(path: str, name: str, tmp_path: Path) -> None:
+    place = tmp_path / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch() if place.suffix else place.mkdir()
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / f"{name}.txt").write_text("one\ntwo\n")
+    [found] = example_files(tmp_path / "tasks", [place])
+    assert found.inputs == ("one", "two") and found.written == ()
 
 
 def test_a_card_shows_one_verified_soft_prompt(birds, translator, prompt, tmp_path):
@@ -432,7 +475,7 @@ def test_the_template_of_an_adapter_that_records_none_is_found_by_outputs_of_the
     assert found.exit_code == 0, found.stderr
     assert "under the template '{input} = " in found.stderr and "which is taken" in found.stderr
     document = json.loads(found.stdout)
-    assert "{input} = " in document["template"]
+    assert "{input} = " in document["translations"][0]["template"]
 
 
 @pytest.fixture
@@ -657,7 +700,8 @@ def test_train_goes_on_from_a_translator(subject, translator, corpora, tmp_path)
         torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-4)
     assert files(translator) == before
     assert_refused(run(*command, "--reads", "both", "-o", tmp_path / "out"), "cannot be changed", "--start")
-    assert_refused(run(*command[:-5], tmp_path / "nowhere", "-o", tmp_path / "out"), "nowhere")
+    elsewhere = ["nowhere" if word == translator else word for word in command]
+    assert_refused(run(*elsewhere, "-o", tmp_path / "out"), "nowhere")
     assert not (tmp_path / "out").exists()
 
 
@@ -734,6 +778,9 @@ def test_finetune_without_tuning_reads_examples_alone_and_mixes_in_tasks_of_the_
     assert made.card.training["train_pairs"] == 2 + 6 and {"up or down", "big or small"} <= set(made.trained_on)
     tiny = ["--subject", subject, "--translator", translator, "-o", tmp_path / "tiny"]
     assert_refused(run(*command, *tiny), "This translator reads vectors")
+    tuned = [*command[:2], "--prompts-per-task", 1, "--mix-made", "lexical", *tiny]
+    assert_refused(run(*tuned), "This translator reads vectors", "--mix-made")
+    assert_refused(run(*command, "--tuning-steps", 3, "-o", tmp_path / "tiny"), "--tuning-... is about soft prompts")
     assert_refused(run(*command, "--mix", tmp_path, "-o", tmp_path / "tiny"), "--mix-made")
     assert not (tmp_path / "tiny").exists()
 
@@ -776,5 +823,5 @@ def test_the_json_of_a_translation_says_the_template_that_the_soft_prompt_record
     asked = ("--examples", tmp_path / "inputs.txt", "--candidates", 2, "--json")
     found = run("translate", tmp_path / "p.safetensors", *asked)
     assert found.exit_code == 0, found.stderr
-    written = json.loads(found.stdout)["template"]
+    written = json.loads(found.stdout)["translations"][0]["template"]
     assert written.startswith(named) and read_template(written).template == template

@@ -11,14 +11,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from soft2hard.errors import UserError
-from soft2hard.eval.loaded_models import translator_fingerprint
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
 from soft2hard.translator import candidates, causal
 from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.causal import CausalTranslator
-from soft2hard.translator.model import Translator
+from soft2hard.translator.model import Translator, translator_fingerprint
 from soft2hard.translator.settings import MAX_INSTRUCTION_TOKENS, Design, TranslateConfig
 from soft2hard.translator.training import train_translator
 from soft2hard.translator.translate import translate

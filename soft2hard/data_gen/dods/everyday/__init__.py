@@ -12,6 +12,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from random import Random
+from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +28,7 @@ from soft2hard.data_gen.tasks import Example, Split, Task
 from soft2hard.errors import UserError
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
+_MOST_WORDS = 4  # of outputs that can be wanted word for word
 _FEWEST_FOR_LABELS = 20
 """Of these chosen examples, in which labels are in balance."""
 
@@ -51,6 +53,8 @@ class EverydayTask(BaseModel):
         examples = [Example(*pair) for pair in self.examples]
         parts = draw(examples, sizes, Random(f"everyday/{self.name}/{seed}"))
         more = {"paraphrases": self.paraphrases, "labels": labels_where_few(examples, _FEWEST_FOR_LABELS)}
+        if median(len(example.output.split()) for example in examples) > _MOST_WORDS:
+            more["metric"] = "rougeL"
         return parts.task(f"everyday/{self.name}", theme, self.instruction, **more)
 
 
