@@ -103,7 +103,7 @@ def tuned_by_us(subject: Subject, tasks: Sequence[Task], tuning: Tuning) -> list
 
 def outcomes(tasks: Sequence[Task], prompts: Sequence[SoftPrompt], config: TranslateConfig) -> list[Outcome]:
     """Translate each soft prompt with its task's inputs, and score both on the task's test examples."""
-    subject = Subject.from_pretrained(embedded_path("subject"))
+    subject = Subject.from_pretrained(embedded_path("subject"), template="plain")  # PEFT's files do not say it
     translator = Translator.from_pretrained(embedded_path("translator"))
     inputs = [[e.input for e in (*task.validation, *task.train)] for task in tasks]
     texts = [found.text for found in translate(prompts, translator, subject, config, inputs=inputs)]
