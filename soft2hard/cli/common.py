@@ -102,7 +102,7 @@ def load_subject(name: str, *, fast: bool = False, loading: Loading = Loading())
     return load_for_tuning(name, loading) if fast else Subject.from_pretrained(name, loading=loading)
 
 
-def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None, *, runs: bool) -> str:
+def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None, *, runs: bool = True) -> str:
     """The name of the subject: the one asked for, else the one that the soft prompts name, else 'embedded'.
 
     Says on standard error what soft prompts of other programs do not say themselves, or say otherwise. Raises UserError

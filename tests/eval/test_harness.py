@@ -469,7 +469,7 @@ def test_all_problems_of_a_configuration_are_told_at_once(tmp_path: Path) -> Non
         ("tasks: {dod: lexical}\nmethods: [gold]\ntuning: {init: nonsense}", "tuning: init is 'nonsense', not auto"),
         ("tasks: {dod: lexical}\nmethods: [gold]\nseeds: [0, 1, 0]", "seeds: 0 is there twice"),
         ("tasks: {dod: instruction-induction}\nmethods: [gold]", "give the folder"),
-        ("tasks: {dod: glue}\nmethods: [gold]", "tasks.dod: Input should be .lexical., .few-shot"),
+        ("tasks: {dod: glue}\nmethods: [gold]", "tasks.dod: Input should be .lexical., .everyday., .few-shot"),
     ],
 )
 def test_a_bad_configuration_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
