@@ -111,8 +111,10 @@ def understand(
     checks: dict[int, LayoutCheck] = {}
     remarks: dict[int, str] = {}
     groups: dict[tuple[object, int | None], Group] = {}
-    ending = [lm.for_outputs(example.output for example in file.written) for file in files]
-    for i, (file, own) in enumerate(zip(files, ending, strict=True)):
+    distinct = {file.path: file for file in files}  # one file may serve many
+    ending = {path: lm.for_outputs(one.output for one in file.written) for path, file in distinct.items()}
+    for i, file in enumerate(files):
+        own = ending[file.path]
         found[i] = _with_scale(own, found[i], file.labelled)
         if found[i].template is None and file.labelled:
             found[i], remark, check = _laid_out(own, found[i], file, asked)
