@@ -32,6 +32,7 @@ from soft2hard.translator.data import IGNORE, View, n_runs, padded, runs_of_like
 from soft2hard.translator.settings import CARD_FILE, Design, Evidence, Reads, TranslatorCard, read_card, write_card
 
 READER_FILE = "reader.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
 TRAINED_ON_FILE = "trained_on.txt"
 ROWS_FILE = "subject_rows.safetensors"
 """Some rows of the subject's embeddings, by which another rounding of its weights is known again, or a close relative
@@ -514,6 +515,8 @@ class Translator:
         with atomic_folder(path, overwrite=(Path(path) / CARD_FILE).is_file()) as folder:
             self.model.save_lm(folder, dtype)
             self.tokenizer.save_pretrained(folder)
+            if self.tokenizer.is_fast:  # as it was, but without the line breaks and spaces that more than double it
+                self.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE), pretty=False)
             save_file(self.model.beside_lm(), folder / READER_FILE)
             if self.trained_on:
                 (folder / TRAINED_ON_FILE).write_text("\n".join(self.trained_on) + "\n", encoding="utf-8")

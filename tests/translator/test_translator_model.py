@@ -113,6 +113,13 @@ def test_each_weight_is_stored_once(translator: Translator, tmp_path: Path, dtyp
     assert len(stored(tmp_path / "saved" / "model.safetensors")) == len(distinct)
 
 
+def test_the_tokenizer_is_stored_in_one_line_and_splits_texts_as_before(translator: Translator, tmp_path: Path) -> None:
+    translator.save_pretrained(tmp_path / "saved")
+    assert "\n" not in (tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8").strip()
+    again, text = Translator.from_pretrained(tmp_path / "saved").tokenizer, "Answer yes, 12 émigrés said."
+    assert again(text)["input_ids"] == translator.tokenizer(text)["input_ids"]
+
+
 def test_its_state_names_each_weight_once_and_restores_all(translator: Translator) -> None:
     state = {name: tensor.clone() for name, tensor in translator.model.state_dict().items()}
     assert len({t.data_ptr() for t in translator.model.state_dict().values()}) == len(state)
