@@ -4,7 +4,8 @@ A text's posterior is p(text | soft prompt) exp(-w D), where D is the summed KL(
 subject that follows texts, w = 1 is right (`translator.search`). On one that hardly does, D is noise of many nats, and
 outweighs what the translator knows. So w is the weight under which the texts that come out best say most of what the
 tasks' own instructions say. With it is chosen, of a translator that reads both, how much of p(text | soft prompt) the
-vectors alone have to say. The same is tried with demonstrations, written by the soft prompt, beside every candidate.
+vectors alone have to say, and whether what likely texts have in common counts. The same is tried with demonstrations,
+written by the soft prompt, beside every candidate.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from soft2hard.data_gen.corpus.rows import soft_prompt_of
 from soft2hard.eval.metrics.text import rouge
+from soft2hard.lm.likeness import rouge_l_pairs
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.candidates import Mixture, mixed, proposed_under
 from soft2hard.translator.demonstrations import views_of
@@ -36,8 +38,10 @@ makes it too sure of one that it knows, and validation tasks may all be of kinds
 N_TASKS = 32
 _SHOTS = 4  # a third of the inputs at most, see `search.set_apart`
 _ABOUT = 0.015  # of ROUGE-L, within which weights are as good as each other
-_LEAST_GAIN = 0.01  # of ROUGE-L that demonstrations must gain: they make every text several times as long to run
+_LEAST_GAIN = 0.01  # of ROUGE-L: consensus; and demonstrations, which make every text several times as long to run
 _N_CANDIDATES, _N_PROBES = 24, 12
+CONSENSUS = (10.0, 20.0)
+"""Nats, tried beside none."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,15 @@ class Tried:
     explained_by_gold: float | None = None
     """Share of what the soft prompt does that the reference instruction explains."""
 
-    def best_by(self, weight: float, alone: float) -> float:
+    shared: Float[Tensor, "n n"] | None = None
+    """ROUGE-L of every pair of candidates; None: nothing is known of it."""
+
+    def best_by(self, weight: float, alone: float, consensus: float = 0.0) -> float:
         """The likeness of the candidate that comes out best."""
-        return float(self.likeness[(mixed(self.log_probs, alone) - weight * self.divergences).argmax()])
+        posterior = mixed(self.log_probs, alone) - weight * self.divergences
+        if consensus and self.shared is not None:
+            posterior = posterior + consensus * (self.shared @ posterior.softmax(0))
+        return float(self.likeness[posterior.argmax()])
 
 
 def calibrate(
@@ -88,7 +98,7 @@ def calibrate(
     best, likeness_shown = best_evidence(shown)
     if likeness_shown < likeness + _LEAST_GAIN:
         return found
-    return replace(found, weight=best.weight, alone=best.alone, shots=_SHOTS)
+    return replace(found, weight=best.weight, alone=best.alone, consensus=best.consensus, shots=_SHOTS)
 
 
 def calibrate_saved(
@@ -115,17 +125,22 @@ def best_evidence(tried: Sequence[Tried]) -> tuple[Evidence, float]:
 
     Of all pairs of `ALONE` and `WEIGHTS` that are about as good as the best one, that with the first of `ALONE`, and of
     these the one with the largest weight. Each weight counts with its neighbours, since a few tasks make single weights
-    look good by chance.
+    look good by chance. Then consensus, where it gains enough.
     """
     smooth = {alone: _smoothed([_likeness(tried, w, alone) for w in WEIGHTS]) for alone in ALONE}
     enough = max(map(max, smooth.values())) - _ABOUT
     alone = next(alone for alone in ALONE if max(smooth[alone]) >= enough)
     weight = WEIGHTS[max(i for i, value in enumerate(smooth[alone]) if value >= enough)]
-    return Evidence(weight, alone=alone), _likeness(tried, weight, alone)
+    likeness = _likeness(tried, weight, alone)
+    agreed = {nats: _likeness(tried, weight, alone, nats) for nats in CONSENSUS}
+    nats = max(agreed, key=agreed.__getitem__)
+    if agreed[nats] < likeness + _LEAST_GAIN:
+        return Evidence(weight, alone=alone), likeness
+    return Evidence(weight, alone=alone, consensus=nats), agreed[nats]
 
 
-def _likeness(tried: Sequence[Tried], weight: float, alone: float) -> float:
-    return fmean(one.best_by(weight, alone) for one in tried)
+def _likeness(tried: Sequence[Tried], weight: float, alone: float, consensus: float = 0.0) -> float:
+    return fmean(one.best_by(weight, alone, consensus) for one in tried)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -155,4 +170,5 @@ def _tried(
                 torch.tensor([c.divergence * c.n_positions for c in kept]),
                 torch.tensor([rouge(c.text, own).rougeL for c in kept]),
                 found[own[0]].explained if own[0] in found else None,
+                torch.from_numpy(rouge_l_pairs([c.text for c in kept])),
             )

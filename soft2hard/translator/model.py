@@ -399,7 +399,8 @@ class Translator:
     @property
     def evidence(self) -> Evidence:
         """How far its subject's reactions to texts are to be believed; of another subject nothing is known."""
-        return self.card.evidence if self.home is None else Evidence(weight=None)
+        own = self.card.evidence
+        return own if self.home is None else Evidence(weight=None, consensus=own.consensus)
 
     @classmethod
     def for_subject(cls, subject: Subject, design: Design = Design()) -> "Translator":

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from soft2hard.compute import metering
 from soft2hard.data_gen.tasks import Example
+from soft2hard.lm.likeness import rouge_l_pairs
 from soft2hard.translator.candidates import tidy
 from soft2hard.translator.settings import Evidence, ProposerName
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share
@@ -119,6 +120,7 @@ class Search:
     ):
         self.densities, self.verifier, self.budget = densities, verifier, budget
         self.is_weighed, self.weight = evidence.weight is not None, 1.0 if evidence.weight is None else evidence.weight
+        self.consensus = evidence.consensus
         self.shown, self.probes = set_apart(probes, evidence.shots, verifier)
         without = verifier.compare([self._beside_shown("") or None], self.probes)[0]
         if without is None and self.shown:  # no room for them: better without than nothing to choose by
@@ -197,6 +199,8 @@ class Search:
         if not self.is_weighed and candidates:
             self.weight = weight_by(candidates)
             candidates = [replace(candidate, weight=self.weight) for candidate in candidates]
+        if self.consensus and candidates:
+            candidates = with_consensus(candidates, self.consensus)
         return sorted(candidates, key=lambda c: c.rank)
 
     def _beside_shown(self, text: str) -> str:
@@ -237,6 +241,18 @@ def weight_by(candidates: Sequence[Candidate]) -> float:
     """
     shares = [candidate.explained for candidate in candidates if candidate.explained is not None]
     return min(max(*shares, 0.0), 1.0) ** _DISTRUST if shares else 1.0
+
+
+def with_consensus(candidates: Sequence[Candidate], nats: float) -> list[Candidate]:
+    """The candidates, each credited with `nats` times its mean ROUGE-L with all of them, weighed by their posterior.
+
+    So the text of the least Bayes risk comes first where `nats` is large (Kumar & Byrne 2004, "Minimum Bayes-Risk
+    Decoding"), the likeliest where it is small. Where no single text is likely, what likely ones have in common is.
+    """
+    plain = [replace(candidate, consensus=0.0) for candidate in candidates]
+    posterior = torch.tensor([-candidate.rank for candidate in plain], dtype=torch.float64).softmax(0)
+    expected = torch.from_numpy(rouge_l_pairs([candidate.text for candidate in plain])) @ posterior
+    return [replace(one, consensus=nats * e) for one, e in zip(plain, expected.tolist(), strict=True)]
 
 
 def set_apart(probes: Probes, n: int, verifier: Verifier) -> tuple[list[Example], Probes]:

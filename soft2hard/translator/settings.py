@@ -186,6 +186,10 @@ class Evidence:
     alone: float = 0.5
     """Share of what the vectors alone say in log p(text | soft prompt), where a translator reads both them and what the
     soft prompt does; the rest is said by both together."""
+    consensus: float = 0.0
+    """Nats that a candidate's expected ROUGE-L with the right text counts, the others standing for it with their
+    posterior (`translator.search.with_consensus`): what many likely texts say in part is more often right than the one
+    likeliest text."""
 
 
 @dataclass(frozen=True)

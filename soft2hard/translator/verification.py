@@ -93,12 +93,14 @@ class Candidate:
     """Where the text comes from."""
     weight: float = 1.0
     """Of the divergence, see `Evidence`."""
+    consensus: float = 0.0
+    """Nats for what it shares with other candidates, see `Evidence`."""
 
     @property
     def rank(self) -> float:
-        """Sorts the likeliest candidate first: minus the log-posterior, the summed divergence, weighted, less
-        `log_prob`."""
-        return self.weight * self.divergence * self.n_positions - self.log_prob
+        """Sorts the best candidate first: minus the log-posterior, the summed divergence, weighted, less `log_prob`;
+        less what it has from `consensus`."""
+        return self.weight * self.divergence * self.n_positions - self.log_prob - self.consensus
 
 
 @dataclass(frozen=True)

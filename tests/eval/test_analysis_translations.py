@@ -12,7 +12,8 @@ from soft2hard.errors import UserError
 from soft2hard.eval.analysis.experiments import greedy_translation, meaning, says_the_same, stability
 from soft2hard.eval.intervals import Interval
 from soft2hard.eval.metrics.scrutability import subject_encoder
-from soft2hard.eval.metrics.text import rouge, rouge_l_pairs
+from soft2hard.eval.metrics.text import rouge
+from soft2hard.lm.likeness import rouge_l_pairs
 from soft2hard.translator.candidates import propose
 from tests import tiny_models, tiny_training
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from soft2hard.eval import calibration
-from soft2hard.eval.calibration import ALONE, WEIGHTS, Tried, best_evidence, calibrate, calibrate_saved
+from soft2hard.eval.calibration import ALONE, CONSENSUS, WEIGHTS, Tried, best_evidence, calibrate, calibrate_saved
 from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -113,6 +113,21 @@ def test_what_misleads_as_much_as_the_vectors_is_believed_as_they_are() -> None:
     misled = in_two_ways((-1.0, -20.0, 1.0), (-9.0, -2.0, 0.1))
     assert best_evidence([misled, in_two_ways((-1.0, -20.0, 0.1), (-9.0, -2.0, 1.0))])[0] == Evidence(1.0, alone=0.5)
     assert best_evidence([misled])[0].alone == 0.5
+
+
+def alike(likeness: float) -> Tried:
+    """The likeliest text is alone; the second is like the third, and like the right one by `likeness`."""
+    shared = torch.eye(3, dtype=torch.float64)
+    shared[1, 2] = shared[2, 1] = 0.9
+    log_probs = torch.tensor([[-2.0, -2.2, -2.4]], dtype=torch.float64)
+    return Tried(log_probs, torch.zeros(3), torch.tensor([0.2, 0.2 + likeness, 0.2]), shared=shared)
+
+
+def test_what_likely_texts_share_counts_where_the_right_text_has_more_of_it_and_not_for_next_to_nothing() -> None:
+    best, likeness = best_evidence([alike(0.5)])
+    assert best.consensus in CONSENSUS and likeness == pytest.approx(0.7)
+    assert best_evidence([alike(0.005)]) == (Evidence(), pytest.approx(0.2))
+    assert best_evidence([alike(-0.1)])[0] == Evidence()
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, plain: Sequence[Tried], shown: Sequence[Tried]) -> Evidence:

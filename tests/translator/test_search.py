@@ -15,7 +15,17 @@ from soft2hard.data_gen.tasks import Example
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator.search import Budget, Density, Effort, Search, _unlike, likeliest, near, set_apart
+from soft2hard.translator.search import (
+    Budget,
+    Density,
+    Effort,
+    Search,
+    _unlike,
+    likeliest,
+    near,
+    set_apart,
+    with_consensus,
+)
 from soft2hard.translator.settings import Evidence
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier
 from tests import tiny_models
@@ -233,6 +243,18 @@ def test_the_weight_of_the_evidence_multiplies_the_divergence_alone() -> None:
 def unanswered(probes: Probes, *numbers: int) -> Probes:
     """As if nothing was written for these inputs."""
     return replace(probes, outputs=tuple("" if i in numbers else text for i, text in enumerate(probes.outputs)))
+
+
+def test_a_large_consensus_chooses_the_text_of_the_least_expected_risk_and_a_small_one_the_likeliest() -> None:
+    """Two that share three of four words outweigh one that is a little likelier than each of them."""
+    texts = ("Count the fruits now", "Say the first word", "Say the last word")
+    found = [Candidate(text, 0.0, 0.0, 4, log(p)) for text, p in zip(texts, (0.4, 0.3, 0.3), strict=True)]
+    expected = (0.4 * 1.0 + 0.6 * 0.25, 0.4 * 0.25 + 0.3 * 1.0 + 0.3 * 0.75, 0.4 * 0.25 + 0.3 * 0.75 + 0.3 * 1.0)
+    credited = with_consensus(found, 10.0)
+    assert [one.consensus for one in credited] == pytest.approx([10 * e for e in expected])
+    assert min(credited, key=lambda one: one.rank).text == texts[1]
+    assert min(with_consensus(found, 0.1), key=lambda one: one.rank).text == texts[0]
+    assert with_consensus(credited, 10.0) == credited, "what it has already does not count twice"
 
 
 def test_the_first_answered_inputs_become_demonstrations_and_the_others_stay() -> None:

@@ -26,7 +26,8 @@ from soft2hard.eval.analysis.inputs import Material
 from soft2hard.eval.intervals import Interval, by_task
 from soft2hard.eval.metrics.measurement import Comparison, measure
 from soft2hard.eval.metrics.scrutability import subject_encoder
-from soft2hard.eval.metrics.text import exact_task, rouge_l_pairs
+from soft2hard.eval.metrics.text import exact_task
+from soft2hard.lm.likeness import rouge_l_pairs
 from soft2hard.lm.sentences import Encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt

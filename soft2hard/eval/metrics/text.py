@@ -3,17 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations_with_replacement
 
-import numpy as np
-from jaxtyping import Float
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu import sentence_bleu, sentence_chrf
 
 from soft2hard.data_gen.dods.lexical import parse, same_task
 from soft2hard.errors import UserError
+from soft2hard.lm.likeness import rouge_scorer
 
 
 @dataclass(frozen=True)
@@ -34,35 +29,18 @@ class Overlap:
     """chrF2: character n-grams up to 6, recall counting twice."""
 
 
-@cache
-def _scorer(*kinds: str) -> RougeScorer:
-    tokenizer = DefaultTokenizer(use_stemmer=True)
-    tokenizer.tokenize = cache(tokenizer.tokenize)  # stemming takes most of the time where texts come in many pairs
-    return RougeScorer(list(kinds), tokenizer=tokenizer)
-
-
-def rouge_l_pairs(texts: Sequence[str]) -> Float[np.ndarray, "n n"]:
-    """ROUGE-L F1 of every pair of texts, as `rouge` has it; equal texts are compared once."""
-    distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
-    scorer = _scorer("rougeL")
-    found = np.zeros((len(distinct), len(distinct)))
-    for i, j in combinations_with_replacement(range(len(distinct)), 2):
-        found[i, j] = found[j, i] = scorer.score(distinct[i], distinct[j])["rougeL"].fmeasure
-    return found[places][:, places]
-
-
 def rouge(text: str, references: Sequence[str]) -> Rouge:
     """ROUGE-1, ROUGE-2 and ROUGE-L F1 with Porter stemming; of several references, the best for each.
 
     Words are runs of letters a to z and digits, as in Lin's original: text of another script has none and scores 0.
     """
-    scores = _scorer("rouge1", "rouge2", "rougeL").score_multi(list(references), text)
+    scores = rouge_scorer("rouge1", "rouge2", "rougeL").score_multi(list(references), text)
     return Rouge(**{name: float(score.fmeasure) for name, score in scores.items()})
 
 
 def closest_text(text: str, among: Sequence[str]) -> str:
     """The one of `among` with the highest ROUGE-L F1 with the text; the first of several."""
-    scorer = _scorer("rougeL")
+    scorer = rouge_scorer("rougeL")
     return max(among, key=lambda one: scorer.score(text, one)["rougeL"].fmeasure)
 
 
