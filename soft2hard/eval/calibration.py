@@ -4,7 +4,8 @@ A text's posterior is p(text | soft prompt) exp(-w D), where D is the summed KL(
 subject that follows texts, w = 1 is right (`translator.search`). On one that hardly does, D is noise of many nats, and
 outweighs what the translator knows. So w is the weight under which the texts that come out best say most of what the
 tasks' own instructions say. With it is chosen, of a translator that reads both, how much of p(text | soft prompt) the
-vectors alone have to say, and whether what likely texts have in common counts. The same is tried with demonstrations,
+vectors alone have to say, how much its follower (`translator.follower`), and whether what likely texts have in common
+counts. The same is tried with demonstrations,
 written by the soft prompt, beside every candidate.
 """
 
@@ -42,6 +43,8 @@ _LEAST_GAIN = 0.01  # of ROUGE-L: consensus; and demonstrations, which make ever
 _N_CANDIDATES, _N_PROBES = 24, 12
 CONSENSUS = (10.0, 20.0)
 """Nats, tried beside none."""
+FOLLOWER = (0.1, 0.2, 0.35, 0.6, 1.0)
+"""Weights of what the follower says, tried beside none."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,16 @@ class Tried:
 
     shared: Float[Tensor, "n n"] | None = None
     """ROUGE-L of every pair of candidates; None: nothing is known of it."""
+    followed: Float[Tensor, " n"] | None = None
+    """The follower's log p(outputs | text, inputs); None where none was taught."""
 
-    def best_by(self, weight: float, alone: float, consensus: float = 0.0) -> float:
+    def best_by(self, evidence: Evidence) -> float:
         """The likeness of the candidate that comes out best."""
-        posterior = mixed(self.log_probs, alone) - weight * self.divergences
-        if consensus and self.shared is not None:
-            posterior = posterior + consensus * (self.shared @ posterior.softmax(0))
+        posterior = mixed(self.log_probs, evidence.alone) - evidence.weight * self.divergences
+        if evidence.follower and self.followed is not None:
+            posterior = posterior + evidence.follower * self.followed
+        if evidence.consensus and self.shared is not None:
+            posterior = posterior + evidence.consensus * (self.shared @ posterior.softmax(0))
         return float(self.likeness[posterior.argmax()])
 
 
@@ -98,7 +105,7 @@ def calibrate(
     best, likeness_shown = best_evidence(shown)
     if likeness_shown < likeness + _LEAST_GAIN:
         return found
-    return replace(found, weight=best.weight, alone=best.alone, consensus=best.consensus, shots=_SHOTS)
+    return replace(best, explained_by_gold=found.explained_by_gold, n_tasks=found.n_tasks, shots=_SHOTS)
 
 
 def calibrate_saved(
@@ -123,24 +130,39 @@ def calibrate_saved(
 def best_evidence(tried: Sequence[Tried]) -> tuple[Evidence, float]:
     """How texts are to be weighed so that the best ones are like their tasks' instructions, and their mean likeness.
 
-    Of all pairs of `ALONE` and `WEIGHTS` that are about as good as the best one, that with the first of `ALONE`, and of
-    these the one with the largest weight. Each weight counts with its neighbours, since a few tasks make single weights
-    look good by chance. Then consensus, where it gains enough.
+    Subject and vectors are weighed first, without the follower and beside each of `FOLLOWER`; it has to gain enough.
+    Then consensus is tried, which has to as well.
     """
-    smooth = {alone: _smoothed([_likeness(tried, w, alone) for w in WEIGHTS]) for alone in ALONE}
+    weighed = [_without_consensus(tried, follower) for follower in (0.0, *FOLLOWER)]
+    smooth = _smoothed([likeness for _, likeness in weighed])
+    best, likeness = weighed[smooth.index(max(smooth))]
+    if likeness < weighed[0][1] + _LEAST_GAIN:
+        best, likeness = weighed[0]
+    agreed = [replace(best, consensus=nats) for nats in CONSENSUS]
+    of_each = [_likeness(tried, one) for one in agreed]
+    if max(of_each) < likeness + _LEAST_GAIN:
+        return best, likeness
+    return agreed[of_each.index(max(of_each))], max(of_each)
+
+
+def _without_consensus(tried: Sequence[Tried], follower: float) -> tuple[Evidence, float]:
+    """Beside a weight of the follower. Of all pairs of `ALONE` and `WEIGHTS` that are about as good as the best, that
+    with the first of `ALONE`, and of these the one with the largest weight. Each weight counts with its neighbours,
+    since a few tasks make single weights look good by chance.
+    """
+    beside = Evidence(follower=follower)
+    smooth = {
+        alone: _smoothed([_likeness(tried, replace(beside, weight=w, alone=alone)) for w in WEIGHTS]) for alone in ALONE
+    }
     enough = max(map(max, smooth.values())) - _ABOUT
     alone = next(alone for alone in ALONE if max(smooth[alone]) >= enough)
     weight = WEIGHTS[max(i for i, value in enumerate(smooth[alone]) if value >= enough)]
-    likeness = _likeness(tried, weight, alone)
-    agreed = {nats: _likeness(tried, weight, alone, nats) for nats in CONSENSUS}
-    nats = max(agreed, key=agreed.__getitem__)
-    if agreed[nats] < likeness + _LEAST_GAIN:
-        return Evidence(weight, alone=alone), likeness
-    return Evidence(weight, alone=alone, consensus=nats), agreed[nats]
+    best = replace(beside, weight=weight, alone=alone)
+    return best, _likeness(tried, best)
 
 
-def _likeness(tried: Sequence[Tried], weight: float, alone: float, consensus: float = 0.0) -> float:
-    return fmean(one.best_by(weight, alone, consensus) for one in tried)
+def _likeness(tried: Sequence[Tried], evidence: Evidence) -> float:
+    return fmean(one.best_by(evidence) for one in tried)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -171,4 +193,5 @@ def _tried(
                 torch.tensor([rouge(c.text, own).rougeL for c in kept]),
                 found[own[0]].explained if own[0] in found else None,
                 torch.from_numpy(rouge_l_pairs([c.text for c in kept])),
+                reading.followed([c.text for c in kept]) if reading.follower else None,
             )

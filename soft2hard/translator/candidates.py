@@ -263,7 +263,7 @@ class Reading:
 
 
 class Mixture:
-    """What a translator makes of one soft prompt that it reads in several ways.
+    """What a translator, and its follower, make of one soft prompt that it reads in several ways.
 
     With several sets of examples, log p(text) is the mean of what each says: each set is evidence of its own, and what
     one of them suggests by chance the others do not bear out. That is mixed with what the vectors alone say
@@ -272,6 +272,7 @@ class Mixture:
 
     def __init__(self, translator: "Translator", views: Views):
         self.shown = [Reading(translator, one) for one in views.shown]
+        self.pairs, self.follower, self.followed_by = views.pairs, translator.follower, translator.evidence.follower
         self.by_vectors = None if views.alone is None else Reading(translator, views.alone)
         self.alone, first = translator.evidence.alone, self.shown[0]
         self.tokenizer, self.eos_id = first.tokenizer, first.eos_id
@@ -279,8 +280,17 @@ class Mixture:
         self.complete = first.complete
 
     def log_probs(self, texts: Sequence[str]) -> list[float]:
-        """log p(text | soft prompt) of each text with its end, in nats."""
-        return mixed(self.log_probs_by_reading(texts), self.alone).tolist()
+        """log p(text | soft prompt) of each text with its end, in nats; with what the follower adds to it."""
+        found = mixed(self.log_probs_by_reading(texts), self.alone)
+        if self.followed_by:
+            found = found + self.followed_by * self.followed(texts)
+        return found.tolist()
+
+    def followed(self, texts: Sequence[str]) -> Float[Tensor, " n_texts"]:
+        """The follower's log p(outputs | text, inputs) of what the soft prompt wrote, in nats; 0 without one."""
+        if self.follower is None or not self.pairs:
+            return torch.zeros(len(texts), dtype=torch.float64)
+        return torch.tensor(self.follower.log_likelihoods(texts, self.pairs), dtype=torch.float64)
 
     def log_probs_by_reading(self, texts: Sequence[str]) -> Float[Tensor, "n_readings n_texts"]:
         """By the vectors alone, where they are read, and by what is shown."""

@@ -7,6 +7,7 @@ on its size alone, so that all processes pass through the model equally often, a
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -142,6 +143,14 @@ class Views:
     alone: SoftPrompt | None = None
     """Beside examples, the vectors alone: of a kind of task that it never met, examples make a translator too sure of
     one that it knows."""
+    pairs: tuple[Example, ...] = ()
+    """What the soft prompt writes, in all sets of examples."""
+
+
+def in_sets(pairs: Sequence[Example], sets: Sequence[Sequence[str]]) -> tuple[Example, ...]:
+    """The pairs whose inputs are in one of the sets and were answered with something."""
+    shown = set(chain.from_iterable(sets))
+    return tuple(pair for pair in pairs if pair.input in shown and pair.output)
 
 
 class CorpusPairs(Dataset):

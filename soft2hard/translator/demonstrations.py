@@ -11,7 +11,7 @@ from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.translator.data import Views
+from soft2hard.translator.data import Views, in_sets
 from soft2hard.translator.model import Translator
 from soft2hard.translator.verification import Candidate, Probes, Verifier
 
@@ -77,7 +77,7 @@ def acting(
         return list(soft_prompts)
     sets = [[view.chosen(some, seed)] for some in inputs]
     found = _shown(translator, subject, soft_prompts, sets, max_new_tokens)
-    return [of_prompt[0] for of_prompt in found]
+    return [of_prompt[0] for of_prompt, _ in found]
 
 
 def views_of(
@@ -95,8 +95,8 @@ def views_of(
     found = _shown(translator, subject, soft_prompts, sets, max_new_tokens)
     has_alone = translator.reads == "both"
     return [
-        Views(tuple(of_prompt), prompt if has_alone and of_prompt[0] is not prompt else None)
-        for prompt, of_prompt in zip(soft_prompts, found, strict=True)
+        Views(tuple(of_prompt), prompt if has_alone and of_prompt[0] is not prompt else None, pairs)
+        for prompt, (of_prompt, pairs) in zip(soft_prompts, found, strict=True)
     ]
 
 
@@ -106,8 +106,9 @@ def _shown(
     soft_prompts: Sequence[SoftPrompt],
     sets: Sequence[Sequence[Sequence[str]]],
     max_new_tokens: int | None,
-) -> list[list[SoftPrompt]]:
-    """Each soft prompt with what it writes for each of its sets of inputs, all written in shared batches."""
+) -> list[tuple[list[SoftPrompt], tuple[Example, ...]]]:
+    """Each soft prompt with what it writes for each of its sets of inputs, all written in shared batches; and these
+    pairs of input and output."""
     view, verifier = translator.view(subject), Verifier(subject, max_new_tokens)
     fitting = [
         [input for input in dict.fromkeys(chain.from_iterable(of_prompt)) if verifier.has_room(prompt, input)]
@@ -119,7 +120,8 @@ def _shown(
             "Give some with --examples.",
         )
     written = verifier.written(soft_prompts, fitting)
+    pairs = [list(map(Example, some, outputs)) for some, outputs in zip(fitting, written, strict=True)]
     return [
-        view.of_sets(prompt, of_prompt, map(Example, some, outputs))
-        for prompt, of_prompt, some, outputs in zip(soft_prompts, sets, fitting, written, strict=True)
+        (view.of_sets(prompt, of_prompt, some), in_sets(some, of_prompt))
+        for prompt, of_prompt, some in zip(soft_prompts, sets, pairs, strict=True)
     ]

@@ -10,7 +10,7 @@ from soft2hard.data_gen.dods.everyday import Everyday, themes
 from soft2hard.data_gen.dods.lexical import LexicalDoD
 from soft2hard.data_gen.dods.operations import KINDS, Operations
 from soft2hard.data_gen.taskfiles import content_hash as hash_of_tasks
-from soft2hard.data_gen.tasks import DoD, Task
+from soft2hard.data_gen.tasks import DoD, Example, Task
 from soft2hard.translator.settings import MadeCollection
 
 if TYPE_CHECKING:
@@ -42,6 +42,17 @@ class Material:
     def read_in_training(self) -> tuple[Task, ...]:
         """Tasks whose examples alone are read."""
         return (*self.untuned.tasks, *self.untuned.beside)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All that is learned from, each once, with its examples."""
+        found = {task.name: task for task in self.read_in_training}
+        for row in self.corpus or ():
+            pairs = tuple(map(Example, map(str, row["inputs"]), map(str, row["outputs"])))
+            if pairs and row["task"] not in found:
+                phrasings = (str(row["instruction"]), tuple(map(str, row["paraphrases"])))
+                found[row["task"]] = Task(row["task"], row["family"], *phrasings, pairs, (), ())
+        return tuple(found.values())
 
     @property
     def train_tasks(self) -> set[str]:

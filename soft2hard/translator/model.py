@@ -29,6 +29,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
 from soft2hard.storage.names import folder_of, name_of
 from soft2hard.translator.data import IGNORE, View, n_runs, padded, runs_of_like_length
+from soft2hard.translator.follower import FOLLOWER_FILE, Follower, read_follower
 from soft2hard.translator.settings import CARD_FILE, Design, Evidence, Reads, TranslatorCard, read_card, write_card
 
 READER_FILE = "reader.safetensors"
@@ -383,6 +384,10 @@ class Translator:
         """The reference instructions that it was trained on; empty where that was not kept."""
         self.subject_rows: dict[str, Tensor] = {}
         """The rows in `ROWS_FILE`, with their numbers."""
+        self.follower_adapters: dict[str, Tensor] | None = None
+        self.follower: Follower | None = None
+        """What weighs texts by how they account for what a soft prompt writes, where one was taught and the subject is
+        given."""
         self.home: Subject | None = None
         """Its own subject, where it is for soft prompts of others (`abroad`), whose vectors it cannot read."""
         self._known = {card.fingerprint}
@@ -400,7 +405,7 @@ class Translator:
     def evidence(self) -> Evidence:
         """How far its subject's reactions to texts are to be believed; of another subject nothing is known."""
         own = self.card.evidence
-        return own if self.home is None else Evidence(weight=None, consensus=own.consensus)
+        return own if self.home is None else Evidence(None, consensus=own.consensus, follower=own.follower)
 
     @classmethod
     def for_subject(cls, subject: Subject, design: Design = Design()) -> "Translator":
@@ -466,8 +471,11 @@ class Translator:
         if (kept := path / TRAINED_ON_FILE).is_file():
             translator.trained_on = tuple(kept.read_text(encoding="utf-8").splitlines())
         translator.subject_rows = read_rows(path)
+        translator.follower_adapters = read_follower(path)
         if subject is not None:
             translator.bind(subject)
+            if translator.follower_adapters and subject.loading.quantization == "none":
+                translator.follower = Follower(subject, translator.follower_adapters)
         return translator
 
     def __repr__(self) -> str:
@@ -523,6 +531,8 @@ class Translator:
                 (folder / TRAINED_ON_FILE).write_text("\n".join(self.trained_on) + "\n", encoding="utf-8")
             if self.subject_rows:
                 save_file(self.subject_rows, folder / ROWS_FILE)
+            if self.follower_adapters:
+                save_file(self.follower_adapters, folder / FOLLOWER_FILE)
             write_card(folder, self.card)
 
     def view(self, subject: Subject) -> View:

@@ -117,6 +117,10 @@ class TranslatorTraining:
     """Seed of the order of pairs, the choice of paraphrases, noise and dropout."""
     pretrain_from: Annotated[tuple[MadeCollection, ...], Field(min_length=1)] = ("lexical",)
     """Collections that the tasks of `pretrain_tasks` come from, in equal parts, as are the families of each."""
+    follower_steps: NonNegativeInt = 0
+    """Steps of 64 examples in which a follower is taught, after the translator, on the tasks that it has read: a copy
+    of the subject that does what texts say, by which verification tells better which text is right; 0 for none. For a
+    causal subject and a translator that reads examples."""
 
 
 @settings
@@ -190,6 +194,9 @@ class Evidence:
     """Nats that a candidate's expected ROUGE-L with the right text counts, the others standing for it with their
     posterior (`translator.search.with_consensus`): what many likely texts say in part is more often right than the one
     likeliest text."""
+    follower: float = 0.0
+    """Of the follower's log p(outputs | text, inputs) of what the soft prompt wrote, beside log p(text | soft prompt)
+    (`translator.follower`)."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
 from soft2hard.translator.data import CorpusPairs, ExamplesAlone, Mixed, PairCollator, imitation_pairs
+from soft2hard.translator.follower import FOLLOWER_FILE, FollowerTraining, read_follower, teach
 from soft2hard.translator.material import Material, Untuned, made_tasks
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     import datasets
 
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads", "shown")
-_LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks", "pretrain_from")
+_LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks", "pretrain_from", "follower_steps")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 _WITHOUT = 1 / 3
 """How often a translator of both is shown no examples in training, as it is where users have no inputs. With one
@@ -108,11 +109,23 @@ def train_translator(
     instructions = (*translator.trained_on, *material.instructions, *(task.instruction for task in first_read))
     translator.trained_on = tuple(sorted({" ".join(text.split()) for text in instructions}))
     translator.card = replace(translator.card, training=_training_record(config, material, trainer, cut))
+    if config.follower_steps and trainer.is_world_process_zero():
+        translator.follower_adapters = _follower(subject, (*first_read, *material.tasks), config, folder)
     translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
             translator.save_pretrained(folder / "translator")
     return translator
+
+
+def _follower(
+    subject: Subject | None, tasks: Sequence[Task], config: TranslatorTraining, folder: Path
+) -> dict[str, Tensor] | None:
+    """The adapters of a follower that is taught on these tasks, or was before."""
+    if not (folder / FOLLOWER_FILE).exists():
+        print(f"Teaching a follower, {config.follower_steps} steps", file=sys.stderr)
+        teach(subject, tasks, FollowerTraining(config.follower_steps, seed=config.seed), folder / FOLLOWER_FILE)
+    return read_follower(folder)
 
 
 def _pairs(
@@ -151,7 +164,7 @@ def needs_subject(translator: Translator, config: TranslatorTraining) -> bool:
     """True if a training runs the subject; if not, its memory may be given back before."""
     card = translator.card
     pretrains = config.pretrain_pairs or config.pretrain_tasks
-    reads_subject = bool(card.hidden_layers or pretrains or card.reads != "vectors")
+    reads_subject = bool(card.hidden_layers or pretrains or card.reads != "vectors" or config.follower_steps)
     return card.architecture == "causal-lora" or reads_subject
 
 
@@ -221,6 +234,11 @@ TRAINING = run_folders.Kind("a training", "training.json", _decisive, alone=Fals
 def _refuse(card: TranslatorCard, material: Material, config: TranslatorTraining, subject: Subject | None) -> None:
     """Raise UserError for what would spoil a training."""
     corpus = material.corpus
+    if config.follower_steps and (subject is None or not subject.continues_text or not card.reads_examples):
+        raise UserError(
+            "A follower is a causal subject that weighs what soft prompts do, and not all translators read that.",
+            "Set follower_steps to 0, or train with --reads both or examples.",
+        )
     if config.pretrain_tasks or material.read_in_training:
         refuse_examples_alone(card, subject, "Set pretrain_tasks to 0, and give no untuned tasks.")
     if not (material.train_tasks and material.held_out):

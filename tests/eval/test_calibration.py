@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from soft2hard.eval import calibration
-from soft2hard.eval.calibration import ALONE, CONSENSUS, WEIGHTS, Tried, best_evidence, calibrate, calibrate_saved
+from soft2hard.eval.calibration import (
+    ALONE,
+    CONSENSUS,
+    FOLLOWER,
+    WEIGHTS,
+    Tried,
+    best_evidence,
+    calibrate,
+    calibrate_saved,
+)
 from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
@@ -74,7 +83,7 @@ def test_a_weight_that_is_better_than_its_neighbours_by_little_is_chance() -> No
     def spiked(height: float) -> Tried:
         return tried((0.0, 1000.0, 0.6), (-3.0, 400.0, 0.6 + height), (-5.6, 0.0, 0.6))
 
-    assert [spiked(0.3).best_by(w, 0.5) > 0.61 for w in WEIGHTS] == [w in inside for w in WEIGHTS]
+    assert [spiked(0.3).best_by(Evidence(w)) > 0.61 for w in WEIGHTS] == [w in inside for w in WEIGHTS]
     assert best_weight([spiked(0.04)]) == (1.0, pytest.approx(0.6))
     assert best_weight([spiked(0.3)])[0] < 0.1
 
@@ -87,7 +96,10 @@ def in_two_ways(*candidates: tuple[float, float, float]) -> Tried:
 
 def test_vectors_that_mislead_have_little_to_say_beside_what_the_soft_prompt_does() -> None:
     misled = in_two_ways((-1.0, -20.0, 0.1), (-9.0, -2.0, 1.0))
-    assert [misled.best_by(1.0, alone) for alone in (0.5, 0.2)] == [pytest.approx(0.1), 1.0]  # p = 0.18 and 0.07, 0.11
+    assert [misled.best_by(Evidence(alone=alone)) for alone in (0.5, 0.2)] == [
+        pytest.approx(0.1),
+        1.0,
+    ]  # p = 0.18 and 0.07, 0.11
     both, likeness = best_evidence([misled])
     assert (both, likeness) == (Evidence(1.0, alone=ALONE[1]), 1.0)
 
@@ -128,6 +140,16 @@ def test_what_likely_texts_share_counts_where_the_right_text_has_more_of_it_and_
     assert best.consensus in CONSENSUS and likeness == pytest.approx(0.7)
     assert best_evidence([alike(0.005)]) == (Evidence(), pytest.approx(0.2))
     assert best_evidence([alike(-0.1)])[0] == Evidence()
+
+
+def test_a_follower_that_knows_better_is_believed_and_one_that_gains_next_to_nothing_is_not() -> None:
+    def followed(gain: float) -> Tried:
+        one = tried((-1.0, 0.0, 0.2), (-4.0, 0.0, 0.2 + gain))
+        return replace(one, followed=torch.tensor([-30.0, -10.0], dtype=torch.float64))
+
+    best, likeness = best_evidence([followed(0.5)])
+    assert best.follower in FOLLOWER and best.follower > 3 / 20 and likeness == pytest.approx(0.7)
+    assert best_evidence([followed(0.005)])[0] == best_evidence([followed(-0.1)])[0] == Evidence()
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, plain: Sequence[Tried], shown: Sequence[Tried]) -> Evidence:

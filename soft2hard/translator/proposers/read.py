@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from soft2hard.data_gen.tasks import Example
 from soft2hard.translator.candidates import proposed_under
-from soft2hard.translator.data import Views
+from soft2hard.translator.data import Views, in_sets
 from soft2hard.translator.model import Translator
 from soft2hard.translator.proposers.base import Observed
 
@@ -31,5 +31,6 @@ class ReadActs:
         """What the translator is given: sets of the inputs, each with the soft prompt's outputs, and no vector of
         it."""
         view = self.translator.view(self.translator.home)
-        pairs, sets = map(Example, observed.inputs, observed.outputs), view.sets(observed.inputs, seed)
-        return Views(tuple(view.of_sets(observed.soft_prompt, sets, pairs)))
+        pairs = list(map(Example, observed.inputs, observed.outputs))
+        sets = view.sets(observed.inputs, seed)
+        return Views(tuple(view.of_sets(observed.soft_prompt, sets, pairs)), pairs=in_sets(pairs, sets))
