@@ -28,6 +28,8 @@ from soft2hard.prompts.template import Template
 from soft2hard.storage.files import atomic_write
 
 FOLLOWER_FILE = "follower.safetensors"
+_MOST_PAIRS = 8
+"""What texts are weighed by, at most: more cost more than they tell."""
 _SCALE = 32.0
 """Of the product of the factors, over their rank."""
 _ROWS = 16
@@ -67,12 +69,12 @@ class Follower:
         return self._subject
 
     def log_likelihoods(self, texts: Sequence[str], pairs: Sequence[Example]) -> list[float]:
-        """The sum of log p(output | text, input) over the pairs, in nats, of each text. Pairs that do not fit the
-        model's context beside the longest text count for none."""
+        """The sum of log p(output | text, input) over the first eight pairs, in nats, of each text. Pairs that do not
+        fit the model's context beside the longest text are left out."""
         subject = self.subject
         longest = max((len(subject.prompt_ids(text)) for text in texts), default=0)
         room = None if subject.context_length is None else subject.context_length - longest
-        fitting = [one for one in pairs if room is None or _length(subject, one) <= room]
+        fitting = [one for one in pairs if room is None or _length(subject, one) <= room][:_MOST_PAIRS]
         if not fitting or not texts:
             return [0.0] * len(texts)
         queries = [Query(text, one.input, one.output) for text in texts for one in fitting]
