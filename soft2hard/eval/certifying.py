@@ -107,6 +107,7 @@ def certify(
     main, *others = (Translator.from_pretrained(one, subject=harness.subject) for one in (named, *rivals))
     for rival in others:  # all are verified alike
         rival.card = replace(rival.card, evidence=main.card.evidence)
+        rival.follower = rival.follower or main.follower
     certifier = Certifier(main, harness.subject, others, asked, run / "certificate", log)
     decisive = {name: value for name, value in vars(asked).items() if name not in _CHANGE_NOTHING}
     if asked.score:  # as certificates were recorded before it could be left out
