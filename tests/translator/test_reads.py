@@ -1,6 +1,6 @@
 """Translators that read other things than soft prompts: what they are given, what they learn from, who refuses them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,11 @@ from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.prompts.template import Template
-from soft2hard.translator import training
+from soft2hard.translator import follower, training
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.data import CorpusPairs, ExamplesAlone, View, Views
 from soft2hard.translator.demonstrations import acting, views_of
+from soft2hard.translator.follower import Row
 from soft2hard.translator.material import Untuned
 from soft2hard.translator.model import Memory, Translator
 from soft2hard.translator.probing import invented_inputs
@@ -326,6 +327,36 @@ def untuned(word: str, n_beside: int = 0) -> Untuned:
 
     names = ("cat", "dog"), ("bird",), ("fish", "red", "green") if n_beside else ()
     return Untuned(*(tuple(task(name, word) for name in of) for of in names), n_beside)
+
+
+def test_a_follower_is_taught_on_what_the_translator_read_and_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[str] = set()
+
+    def drawn(subject: Subject, tasks: Sequence[Task], rng: Random, n: int) -> list[Row]:
+        read.update(task.name for task in tasks)
+        return draw(subject, tasks, rng, 4)
+
+    draw = follower._drawn
+    monkeypatch.setattr(follower, "_drawn", drawn)
+    corpus, held_out = (readable(one) for one in corpora(SUBJECT))
+    how = config(epochs=1, pretrain_tasks=8, follower_steps=2)
+    made = train_translator(untrained("both"), corpus, held_out, how, tmp_path, subject=SUBJECT)
+    assert read > set(corpus["task"]) and not read & set(held_out["task"]) and len(read) == 8 + len(set(corpus["task"]))
+    saved = Translator.from_pretrained(tmp_path / "translator", subject=SUBJECT)
+    assert saved.follower is not None and saved.follower_adapters.keys() == made.follower_adapters.keys()
+
+
+@pytest.mark.parametrize("reads", ["vectors", "nothing"])
+def test_a_follower_is_refused_beside_a_translator_that_is_not_shown_what_soft_prompts_do(
+    tmp_path: Path, reads: Reads
+) -> None:
+    with pytest.raises(UserError, match="A follower .* not all translators read that"):
+        train_translator(
+            untrained(reads), *corpora(SUBJECT), config(follower_steps=2), tmp_path / "run", subject=SUBJECT
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_tasks_that_no_soft_prompt_is_tuned_for_are_learned_from_their_examples_alone(tmp_path: Path) -> None:
