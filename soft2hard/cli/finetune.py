@@ -50,6 +50,11 @@ OwnSubject = Annotated[
         "in the local cache or on the hub; by default the one that the translator was trained for."
     ),
 ]
+_FEWEST_TO_HOLD_OUT = 10
+"""Tasks, of which a fifth is held out, where they are taught by their examples alone: of fewer, all are to be taught."""
+_OTHER = " (other examples)"
+_FEWEST_PAIRS = 64  # of new tasks in an epoch
+_STEPS = 8  # of an epoch, at least, where their size is not asked for
 _SPLITS = ("train", "validation")
 _MOST_MADE = 4096
 """Tasks of the package that are mixed in, before they come again."""
@@ -80,7 +85,8 @@ def finetune(
 ) -> None:
     """Teach a translator new tasks: tune their soft prompts, then train it further on them.
 
-    A fifth of the tasks, at least one, is held out and tells when to stop. The old translator stays as it is.
+    A fifth of the tasks, at least one, is held out and tells when to stop; of fewer than ten that are taught without
+    tuning none is, and other examples of theirs do. The old translator stays as it is.
 
     How far it believes the subject stays as it is.
 
@@ -138,7 +144,11 @@ def finetune(
         if old:
             n_old = min(len(old[0]), round(mix_ratio * len(new)))
             new = concatenate([new, old[0].select(sorted(Random(training.seed).sample(range(len(old[0])), n_old)))])
-        train_translator(model, new, held_out, training, output, subject=lm, untuned=untuned)
+        if untuned.tasks:
+            say(_who_is_taught(untuned))
+            training = _in_steps(training, untuned)
+        made = train_translator(model, new, held_out, training, output, subject=lm, untuned=untuned)
+    say(_what_came_of_it(made.card.training))
     say(f"Translator: {output / 'translator'}")
 
 
@@ -160,15 +170,47 @@ def _untuned(
     of which is like a held-out one."""
     new, held_out = (() if tuned else tuple(dod.tasks(split)) for split in _SPLITS)
     apart = {text.casefold() for task in dod.tasks("validation") for text in task.phrasings}
+    if new and len(new) + len(held_out) < _FEWEST_TO_HOLD_OUT:
+        new, apart = (*new, *held_out), set()
+        held_out = tuple(replace(one, name=one.name + _OTHER, train=(*one.validation, *one.test)) for one in new)
+    n_new = max(len(new), _FEWEST_PAIRS) if new else 0
 
     def usable(task: Task) -> bool:
         is_other = apart.isdisjoint(text.casefold() for text in task.phrasings)
         return is_other and (not training.apart_from_real or is_apart(task.name))
 
-    n_beside = math.ceil(ratio * (len(tuned) if tuned else len(new))) if mixed_from else 0
+    n_beside = math.ceil(ratio * (len(tuned) if tuned else n_new)) if mixed_from else 0
     n_made = min(n_beside * math.ceil(training.epochs), max(n_beside, _MOST_MADE))
     beside = made_tasks(mixed_from, n_made, usable, training.seed)
-    return Untuned(new, held_out, tuple(beside), n_beside)
+    return Untuned(new, held_out, tuple(beside), n_beside, n_new)
+
+
+def _in_steps(training: FurtherTraining, untuned: Untuned) -> FurtherTraining:
+    """The training with smaller steps, unless their size was asked for, where an epoch would have but a few."""
+    if training.batch_size != FurtherTraining.batch_size:
+        return training
+    n_pairs = untuned.n_tasks + untuned.n_beside
+    return replace(training, batch_size=min(training.batch_size, max(1, n_pairs // _STEPS)))
+
+
+def _who_is_taught(untuned: Untuned) -> str:
+    if all(task.name.endswith(_OTHER) for task in untuned.held_out):
+        return (
+            f"{len(untuned.tasks)} tasks are taught, and other examples of theirs tell when to stop (from "
+            f"{_FEWEST_TO_HOLD_OUT} tasks on, tasks that are held out do)."
+        )
+    names = ", ".join(task.name for task in untuned.held_out[:3]) + (", ..." if len(untuned.held_out) > 3 else "")
+    return (
+        f"{len(untuned.tasks)} tasks are taught; {len(untuned.held_out)} are held out and tell when to stop: {names}."
+    )
+
+
+def _what_came_of_it(record: dict) -> str:
+    before, after = record["initial_validation_loss"], record["best_validation_loss"]
+    if before is None or after is None:
+        return "Taught."
+    said = f"Validation loss: {after:.3f} nats a token, {before:.3f} before"
+    return said if after < before else f"{said}: it learned nothing of use. Give more tasks, or more examples of each."
 
 
 def _refuse_what_needs_soft_prompts(mix: Path | None, training: TranslatorTraining, tuning: Tuning) -> None:

@@ -28,6 +28,8 @@ class Untuned:
     beside: tuple[Task, ...] = ()
     """Read against forgetting, `n_beside` of them in an epoch, in turn."""
     n_beside: int = 0
+    n_tasks: int = 0
+    """Readings of `tasks` in an epoch, several of each where there are fewer; 0: one of each."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Material:
     @property
     def n_pairs(self) -> int:
         """Pairs of an epoch."""
-        return len(self.corpus or ()) + len(self.untuned.tasks) + self.untuned.n_beside
+        n_untuned = self.untuned.n_tasks or len(self.untuned.tasks)
+        return len(self.corpus or ()) + n_untuned + self.untuned.n_beside
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -92,7 +95,7 @@ class Material:
         }
         if self.read_in_training:
             parts = (self.untuned.tasks, self.untuned.held_out, self.untuned.beside)
-            found["untuned"] = [*map(hash_of_tasks, parts), self.untuned.n_beside]
+            found["untuned"] = [*map(hash_of_tasks, parts), self.untuned.n_tasks, self.untuned.n_beside]
         return found
 
 

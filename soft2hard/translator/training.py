@@ -63,6 +63,7 @@ _WITHOUT = 1 / 3
 """How often a translator of both is shown no examples in training, as it is where users have no inputs. With one
 in nine it lost what it knew of the vectors alone while it learned from examples."""
 _SAVED_EVERY = 0.1  # of pre-training
+_FEWEST_READINGS = 16  # that validate: of few tasks each is read several times
 # Adapters are factors of a matrix, which Muon would treat as matrices.
 _BY_ADAMW = ("shared", "embed_tokens", "lm_head", "relative_attention_bias", "reader", "lora_")
 
@@ -143,8 +144,9 @@ def _pairs(
     if material.validation is not None:
         held_out.append(CorpusPairs(material.validation, view=view))
     if untuned.tasks:
-        train.append(ExamplesAlone(untuned.tasks, view, **drawing))
-        held_out.append(ExamplesAlone(untuned.held_out, view, all_shown=True))
+        train.append(ExamplesAlone(untuned.tasks, view, n=untuned.n_tasks or None, **drawing))
+        n_held_out = max(len(untuned.held_out), _FEWEST_READINGS)
+        held_out.append(ExamplesAlone(untuned.held_out, view, n=n_held_out, all_shown=True))
     if untuned.beside:
         train.append(ExamplesAlone(untuned.beside, view, n=untuned.n_beside, **drawing))
     return Mixed(train), Mixed(held_out)
@@ -401,6 +403,7 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
         bf16=config.bf16 and has_fast_bf16(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
         deepspeed=config.deepspeed and config_to_resume(config.deepspeed, last and Path(last)),
         eval_strategy="epoch" if with_validation else "no",
+        eval_on_start=with_validation,
         # Pre-training is one long epoch.
         save_strategy="epoch" if with_validation else "steps",
         save_steps=_SAVED_EVERY,
@@ -424,6 +427,7 @@ def _training_record(config: TranslatorTraining, material: Material, trainer: "P
         "train_pairs": material.n_pairs,
         "train_tasks": len(material.train_tasks),
         "validation_tasks": len(material.held_out),
+        "initial_validation_loss": next((e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e), None),
         "best_validation_loss": trainer.state.best_metric,
         "share_cut": cut,
         "epochs_run": trainer.state.epoch,
