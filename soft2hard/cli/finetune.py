@@ -51,7 +51,7 @@ OwnSubject = Annotated[
     ),
 ]
 _FEWEST_TO_HOLD_OUT = 10
-"""Tasks, of which a fifth is held out, where they are taught by their examples alone: of fewer, all are to be taught."""
+"""Tasks that are taught by their examples alone, from which on a fifth is held out: of fewer, all are taught."""
 _OTHER = " (other examples)"
 _FEWEST_PAIRS = 64  # of new tasks in an epoch
 _STEPS = 8  # of an epoch, at least, where their size is not asked for
@@ -199,14 +199,12 @@ def _who_is_taught(untuned: Untuned) -> str:
             f"{len(untuned.tasks)} tasks are taught, and other examples of theirs tell when to stop (from "
             f"{_FEWEST_TO_HOLD_OUT} tasks on, tasks that are held out do)."
         )
-    names = ", ".join(task.name for task in untuned.held_out[:3]) + (", ..." if len(untuned.held_out) > 3 else "")
-    return (
-        f"{len(untuned.tasks)} tasks are taught; {len(untuned.held_out)} are held out and tell when to stop: {names}."
-    )
+    n, first = len(untuned.held_out), ", ".join(task.name for task in untuned.held_out[:3])
+    return f"{len(untuned.tasks)} tasks are taught; {n} tell when to stop: {first}{', ...' if n > 3 else ''}."
 
 
 def _what_came_of_it(record: dict) -> str:
-    before, after = record["initial_validation_loss"], record["best_validation_loss"]
+    before, after = record.get("initial_validation_loss"), record["best_validation_loss"]
     if before is None or after is None:
         return "Taught."
     said = f"Validation loss: {after:.3f} nats a token, {before:.3f} before"
