@@ -771,11 +771,14 @@ def test_finetune_without_tuning_reads_examples_alone_and_mixes_in_tasks_of_the_
     for i, (one, two) in enumerate([("one", "two"), ("up", "down"), ("big", "small")]):
         task_file(tasks / f"t{i}.csv", one, two, f"# instruction: {one} or {two}\n")
     command = ["finetune", tasks, "--prompts-per-task", 0, *TRAIN_QUICKLY]
-    result = run(*command, "--mix-made", "lexical", "--mix-ratio", 3, "-o", tmp_path / "out")
+    result = run(*command, "--mix-made", "lexical", "--mix-ratio", 0.1, "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert not (tmp_path / "out" / "tuned").exists()
+    assert "3 tasks are taught, and other examples of theirs tell when to stop" in result.stderr
     made = Translator.from_pretrained(Path(result.stderr.split("Translator: ")[1].strip()))
-    assert made.card.training["train_pairs"] == 2 + 6 and {"up or down", "big or small"} <= set(made.trained_on)
+    about = made.card.training
+    assert about["train_pairs"] == 64 + 7 and {"one or two", "up or down", "big or small"} <= set(made.trained_on)
+    assert f"{about['best_validation_loss']:.3f} nats a token, {about['initial_validation_loss']:.3f}" in result.stderr
     tiny = ["--subject", subject, "--translator", translator, "-o", tmp_path / "tiny"]
     assert_refused(run(*command, *tiny), "This translator reads vectors")
     tuned = [*command[:2], "--prompts-per-task", 1, "--mix-made", "lexical", *tiny]
@@ -783,6 +786,17 @@ def test_finetune_without_tuning_reads_examples_alone_and_mixes_in_tasks_of_the_
     assert_refused(run(*command, "--tuning-steps", 3, "-o", tmp_path / "tiny"), "--tuning-... is about soft prompts")
     assert_refused(run(*command, "--mix", tmp_path, "-o", tmp_path / "tiny"), "--mix-made")
     assert not (tmp_path / "tiny").exists()
+
+
+def test_finetune_holds_tasks_out_where_there_are_enough_to_teach_without_tuning(tmp_path):
+    for i in range(10):
+        task_file(tmp_path / f"t{i}.csv", f"one{i}", "two", f"# instruction: one{i} or two\n")
+    command = ["finetune", tmp_path, "--prompts-per-task", 0, *TRAIN_QUICKLY, "-o", tmp_path / "out"]
+    result = run(*command)
+    assert result.exit_code == 0, result.stderr
+    assert "8 tasks are taught; 2 tell when to stop: t" in result.stderr
+    record = json.loads((tmp_path / "out" / "translator" / "soft2hard.json").read_text())["training"]
+    assert (record["train_pairs"], record["train_tasks"], record["validation_tasks"]) == (64, 8, 2)
 
 
 def test_finetune_needs_instructions_and_two_tasks(subject, translator, tmp_path, kinds):
