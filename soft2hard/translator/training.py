@@ -375,6 +375,8 @@ def _trainer(
     pairs_of_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     steps = int(config.epochs * -(-len(train) // pairs_of_step))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
+    # What is taught without tuning is little, and may make nothing better.
+    arguments.eval_on_start = any(isinstance(part, ExamplesAlone) for part in getattr(validation, "datasets", ()))
     optimizers = (None, None)
     if config.deepspeed is None:
         optimizer = MuonWithAdamW(translator.model, config.lr, _BY_ADAMW)
@@ -403,7 +405,6 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
         bf16=config.bf16 and has_fast_bf16(torch.accelerator.current_accelerator(check_available=True) or "cpu"),
         deepspeed=config.deepspeed and config_to_resume(config.deepspeed, last and Path(last)),
         eval_strategy="epoch" if with_validation else "no",
-        eval_on_start=with_validation,
         # Pre-training is one long epoch.
         save_strategy="epoch" if with_validation else "steps",
         save_steps=_SAVED_EVERY,
