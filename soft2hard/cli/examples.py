@@ -147,10 +147,11 @@ def say_template(soft_prompts: "Sequence[SoftPrompt]", known: "dict[int, LayoutC
     unsaid = [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
     doubtful = [i for i in unsaid if i not in known or not known[i].fits_well]
     if doubtful:
+        otherwise = ", or give eight examples or more with outputs, by which it is looked for"
         say(
             f"{soft_prompts[doubtful[0]].origin} does not say what text stood around its inputs when it was tuned: "
-            "'Input: ...' and 'Output:' on lines of their own are assumed. If it was another, give it with --template, "
-            "or give eight examples or more with outputs, by which it is looked for."
+            "'Input: ...' and 'Output:' on lines of their own are assumed. If it was another, give it with --template"
+            f"{'' if doubtful[0] in known else otherwise}."
         )
 
 
@@ -210,7 +211,8 @@ def _remark(found: "LayoutCheck | None", soft_prompt: "SoftPrompt", path: Path) 
         beside = "" if found.without is None else f"; {found.without:.2f} without a prompt"
         return (
             f"Under this template {soft_prompt.origin} makes the outputs in {path} unlikely ({found.soft:.2f} nats "
-            f"a token{beside}). If it was tuned under another, give that with --template."
+            f"a token{beside}). If it was tuned under another, give that with --template; or are these examples of "
+            "another task?"
         )
     if found.is_often_wrong:
         return (

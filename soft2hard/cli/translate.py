@@ -191,6 +191,7 @@ def translate(
         if results and not any(result.text for result in results):
             invents = lm is None or lm.continues_text
             few = "given or invented" if invents else "and this subject invents none"
+            few += f"; {files[0].path} has {len(files[0].inputs)}" if files else ""
             raise UserError(
                 f"No text could be run beside {found[0]}: {MIN_PROBES} inputs at least are needed, {few}.",
                 "Give inputs of its task with --examples.",

@@ -265,11 +265,14 @@ def _config(folder: str) -> PreTrainedConfig:
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model. Raises UserError where there is none."""
+    remedy = "Save its tokenizer in the same folder with tokenizer.save_pretrained."
     try:
         where, gguf = _place(name_or_path)
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **gguf)
+        found = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **gguf)
     except (*READING_ERRORS, ImportError) as error:
         raise UserError(
-            f"The subject '{name_or_path}' has no tokenizer that can be read ({first_line(error)}).",
-            "Save its tokenizer in the same folder with tokenizer.save_pretrained.",
+            f"The subject '{name_or_path}' has no tokenizer that can be read ({first_line(error)}).", remedy
         ) from error
+    if len(found) <= len(found.all_special_ids):  # where there are no files, transformers may make one without words
+        raise UserError(f"The subject '{name_or_path}' has no tokenizer that can be read (it has no words).", remedy)
+    return found
