@@ -9,8 +9,9 @@ training tasks.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -58,15 +59,12 @@ class Follower:
     """What a model that follows instructions makes of texts."""
 
     def __init__(self, subject: Subject, adapters: Adapters):
-        self.adapters = dict(adapters)
-        self._of, self._subject = subject, None
+        self._of, self._adapters = subject, adapters
 
-    @property
+    @cached_property
     def subject(self) -> Subject:
         """The taught model; a copy of the subject, made when it is first asked for."""
-        if self._subject is None:
-            self._subject = taught(self._of, self.adapters)
-        return self._subject
+        return taught(self._of, self._adapters)
 
     def log_likelihoods(self, texts: Sequence[str], pairs: Sequence[Example]) -> list[float]:
         """The sum of log p(output | text, input) over the first eight pairs, in nats, of each text. Pairs that do not
@@ -106,8 +104,7 @@ def taught(subject: Subject, adapters: Adapters) -> Subject:
         with torch.no_grad():
             added = up.to(layer.weight.device, torch.float32) @ down.to(layer.weight.device, torch.float32)
             layer.weight.copy_(layer.weight.float() + added)
-    plain = copy(subject.loading)
-    return Subject(model, subject.tokenizer, name=subject.name, template=Template(), loading=plain)
+    return Subject(model, subject.tokenizer, name=subject.name, template=Template(), loading=subject.loading)
 
 
 def read_follower(folder: Path) -> dict[str, Tensor] | None:
@@ -140,7 +137,7 @@ def teach(
     model = deepcopy(subject.model).requires_grad_(False)
     plain = Subject(model, subject.tokenizer, name=subject.name, template=Template(), loading=subject.loading)
     adapters = _new_adapters(model, config)
-    optimizer = torch.optim.AdamW([factor for factor in adapters.values()], lr=config.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(list(adapters.values()), lr=config.lr, weight_decay=0.0)
     kept, begin = path.with_suffix(".part"), 0
     if kept.exists():
         state = torch.load(kept, weights_only=True)

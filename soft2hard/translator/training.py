@@ -98,6 +98,7 @@ def train_translator(
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
         translator.model.load_state_dict(ended.model.state_dict())
         translator.card, translator.trained_on = ended.card, ended.trained_on
+        translator.follower_adapters = ended.follower_adapters
         return translator
     translator.model.to_train()
     if (cut := share_cut(translator, material.texts)) and is_first():
@@ -423,12 +424,13 @@ def _arguments(config: TranslatorTraining, folder: Path, share: Share, with_vali
 
 
 def _training_record(config: TranslatorTraining, material: Material, trainer: "PairTrainer", cut: float) -> dict:
+    before = [one["eval_loss"] for one in trainer.state.log_history if "eval_loss" in one and one["step"] == 0]
     found = {
         "config": _plain(config),
         "train_pairs": material.n_pairs,
         "train_tasks": len(material.train_tasks),
         "validation_tasks": len(material.held_out),
-        "initial_validation_loss": next((e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e), None),
+        "initial_validation_loss": before[0] if before else None,
         "best_validation_loss": trainer.state.best_metric,
         "share_cut": cut,
         "epochs_run": trainer.state.epoch,

@@ -346,6 +346,9 @@ def test_a_follower_is_taught_on_what_the_translator_read_and_lies_beside_it(
     assert read > set(corpus["task"]) and not read & set(held_out["task"]) and len(read) == 8 + len(set(corpus["task"]))
     saved = Translator.from_pretrained(tmp_path / "translator", subject=SUBJECT)
     assert saved.follower is not None and saved.follower_adapters.keys() == made.follower_adapters.keys()
+    read_back = train_translator(untrained("both"), corpus, held_out, how, tmp_path, subject=SUBJECT)
+    assert read_back.follower_adapters.keys() == made.follower_adapters.keys()
+    assert made.card.training["initial_validation_loss"] is None, "nothing was validated before the first epoch"
 
 
 @pytest.mark.parametrize("reads", ["vectors", "nothing"])
