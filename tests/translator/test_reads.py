@@ -249,10 +249,13 @@ def test_examples_alone_of_lexical_training_tasks_are_learned_from_first_once_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[list[Task]] = []
-    original = training.ExamplesAlone
-    monkeypatch.setattr(
-        training, "ExamplesAlone", lambda tasks, *more, **named: read.append(tasks) or original(tasks, *more, **named)
-    )
+
+    class Noted(ExamplesAlone):
+        def __init__(self, tasks: list[Task], *more: object, **named: object) -> None:
+            read.append(tasks)
+            super().__init__(tasks, *more, **named)
+
+    monkeypatch.setattr(training, "ExamplesAlone", Noted)
     known, others = corpora(SUBJECT)
     drawn = [task for task in LexicalDoD(for_translator=True).tasks("train", 60)]
     alike = [task.name for task in drawn if not is_apart(task.name)]
