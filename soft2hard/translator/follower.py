@@ -20,7 +20,6 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from soft2hard.compute import metering
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError, first_line
 from soft2hard.lm.loading import READING_ERRORS
@@ -76,7 +75,6 @@ class Follower:
         if not fitting or not texts:
             return [0.0] * len(texts)
         queries = [Query(text, one.input, one.output) for text in texts for one in fitting]
-        metering.count(len(queries), sum(_length(subject, one) for one in fitting) * len(texts))
         found = torch.tensor([score.log_likelihood for score in subject.target_scores(queries)], dtype=torch.float64)
         return found.view(len(texts), -1).sum(1).tolist()
 

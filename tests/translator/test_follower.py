@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from soft2hard.compute import metering
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
@@ -62,6 +63,12 @@ def test_what_it_says_is_the_sum_over_pairs_of_what_the_taught_model_says(subjec
     for text, found in zip(SAID, Follower(subject, adapters).log_likelihoods(list(SAID), pairs), strict=True):
         scores = model.target_scores([Query(text, pair.input, pair.output) for pair in pairs])
         assert found == pytest.approx(sum(score.log_likelihood for score in scores), abs=1e-3)
+
+
+def test_each_pair_is_counted_once_for_each_text(subject: Subject, adapters: dict) -> None:
+    with metering.listening() as heard:
+        Follower(subject, adapters).log_likelihoods(list(SAID), [Example("one", "red"), Example("two", "cat")])
+    assert heard.total.sequences == 2 * len(SAID)
 
 
 def test_pairs_that_do_not_fit_count_for_no_text(subject: Subject, adapters: dict) -> None:
