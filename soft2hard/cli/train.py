@@ -43,6 +43,7 @@ def train(
     design: flags_of(Design, "Architecture") = Design(),
     training: flags_of(TranslatorTraining, "Training") = TranslatorTraining(),
     calibration_tasks: AtLeast0 = 32,
+    calibration_encoder: str | None = None,
     loading: RunLoadingFlags = RunLoading(),
 ) -> None:
     """Train a translator: it learns to write the instruction that a soft prompt was tuned for.
@@ -59,10 +60,13 @@ def train(
             architecture is kept; it is pre-trained, too, where that is asked for.
         calibration_tasks: Validation tasks on which it is chosen, after training, how far verification believes what
             the subject does under texts (docs/translating.md); 0: wholly.
+        calibration_encoder: Sentence-embedding model, 'minilm', a name or a folder (extra 'embeddings'), by which texts
+            are like a task's instructions there in meaning, too; without, by their words alone.
     """
     quiet()
     from soft2hard.compute.memory import free_memory
     from soft2hard.eval.calibration import calibrate_saved
+    from soft2hard.lm.sentences import sentence_encoder
     from soft2hard.translator.model import translator_fingerprint
     from soft2hard.translator.processes import one_process_remark, process_group_ended
     from soft2hard.translator.training import needs_subject, selected, train_translator
@@ -76,6 +80,7 @@ def train(
     if remark := one_process_remark():
         say(remark)
     check_deepspeed(training.deepspeed)
+    encoder = None if calibration_encoder is None else sentence_encoder(calibration_encoder)
     lm = load_subject(subject, loading=loading)
     data = load_corpora([*corpora, validation], lm)
     translator = _new(lm, design) if start is None else _begun(start, lm)
@@ -98,9 +103,8 @@ def train(
         claim(output, {"command": "train"} | settings | loading.rounding)
         train_translator(translator, concatenate(data[:-1]), data[-1], training, output, subject=kept)
         load = partial(load_subject, subject, fast=True, loading=loading)
-        found = calibrate_saved(
-            output / "translator", load, selected(data[-1], training, to_validate=True), calibration_tasks
-        )
+        calibrated_on = selected(data[-1], training, to_validate=True)
+        found = calibrate_saved(output / "translator", load, calibrated_on, calibration_tasks, encoder)
     if found is not None and found.n_tasks:
         alone = f", the vectors alone {found.alone:.2g}" if translator.card.reads == "both" else ""
         say(f"Evidence counts {found.weight:.2g}{alone} (chosen on {found.n_tasks} validation tasks)")

@@ -3,18 +3,19 @@
 A text's posterior is p(text | soft prompt) exp(-w D), where D is the summed KL(soft || text) on probe inputs. On a
 subject that follows texts, w = 1 is right (`translator.search`). On one that hardly does, D is noise of many nats, and
 outweighs what the translator knows. So w is the weight under which the texts that come out best say most of what the
-tasks' own instructions say. With it is chosen, of a translator that reads both, how much of p(text | soft prompt) the
-vectors alone have to say, how much its follower (`translator.follower`), and whether what likely texts have in common
-counts. The same is tried with demonstrations,
+tasks' own instructions say, in words and, with a sentence encoder, in meaning. With it is chosen, of a translator that
+reads both, how much of p(text | soft prompt) the vectors alone have to say, how much its follower
+(`translator.follower`), and whether what likely texts have in common counts. The same is tried with demonstrations,
 written by the soft prompt, beside every candidate.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
 import datasets
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from soft2hard.data_gen.corpus.rows import soft_prompt_of
 from soft2hard.eval.metrics.text import rouge
 from soft2hard.lm.likeness import rouge_l_pairs
+from soft2hard.lm.sentences import Encoder, embedding_cosines
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.candidates import Mixture, mixed, proposed_under
 from soft2hard.translator.demonstrations import views_of
@@ -38,8 +40,9 @@ ALONE = (0.5, 0.1, 0.01)
 makes it too sure of one that it knows, and validation tasks may all be of kinds that it has met."""
 N_TASKS = 32
 _SHOTS = 4  # a third of the inputs at most, see `search.set_apart`
-_ABOUT = 0.015  # of ROUGE-L, within which weights are as good as each other
-_LEAST_GAIN = 0.01  # of ROUGE-L: consensus; and demonstrations, which make every text several times as long to run
+_ABOUT = 0.015  # of likeness, within which weights are as good as each other
+_LEAST_GAIN = 0.01
+"""Of likeness: of follower and consensus; and of demonstrations, which make every text several times as long to run."""
 _N_CANDIDATES, _N_PROBES = 24, 12
 CONSENSUS = (10.0, 20.0)
 """Nats, tried beside none."""
@@ -56,7 +59,7 @@ class Tried:
     divergences: Float[Tensor, " n"]
     """Summed KL(soft || text), nats."""
     likeness: Float[Tensor, " n"]
-    """ROUGE-L with the nearest of the task's own instructions."""
+    """With the nearest of the task's own instructions: ROUGE-L, or the mean of it and the cosine of embeddings."""
     explained_by_gold: float | None = None
     """Share of what the soft prompt does that the reference instruction explains."""
 
@@ -76,9 +79,14 @@ class Tried:
 
 
 def calibrate(
-    translator: Translator, subject: Subject, validation: datasets.Dataset, n_tasks: int = N_TASKS
+    translator: Translator,
+    subject: Subject,
+    validation: datasets.Dataset,
+    n_tasks: int = N_TASKS,
+    encoder: Encoder | None = None,
 ) -> Evidence:
     """What to make of the subject's reactions, on the first `n_tasks` tasks of a validation corpus that have examples.
+    With an `encoder`, a text is as good as the mean of ROUGE-L and the cosine of embeddings says; else as ROUGE-L says.
 
     `Evidence()` where there are none, or no candidate fits the subject's context.
     """
@@ -93,23 +101,31 @@ def calibrate(
     verifier, proposed = Verifier(subject, SHORT_OUTPUT), proposed_under(translator, views, _N_CANDIDATES)
     probes = verifier.probe(prompts, inputs)
     readings = [Mixture(translator, of_one) for of_one in views]
-    plain = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], 0))
-    shown = list(_tried(verifier, readings, probes, proposed, [_phrasings(row) for row in rows], _SHOTS))
+    phrasings = [_phrasings(row) for row in rows]
+    likeness = [_like(texts, own, encoder) for texts, own in zip(proposed, phrasings, strict=True)]
+    plain, shown = (
+        list(_tried(verifier, readings, probes, likeness, [own[0] for own in phrasings], shots))
+        for shots in (0, _SHOTS)
+    )
     if not plain:
         return Evidence()
     explained = [one.explained_by_gold for one in plain if one.explained_by_gold is not None]
-    best, likeness = best_evidence(plain)
+    best, reached = best_evidence(plain)
     found = replace(best, explained_by_gold=median(explained) if explained else None, n_tasks=len(rows))
     if len(shown) < len(plain):  # beside demonstrations, no text fits the subject's context for some task
         return found
-    best, likeness_shown = best_evidence(shown)
-    if likeness_shown < likeness + _LEAST_GAIN:
+    best, reached_shown = best_evidence(shown)
+    if reached_shown < reached + _LEAST_GAIN:
         return found
     return replace(best, explained_by_gold=found.explained_by_gold, n_tasks=found.n_tasks, shots=_SHOTS)
 
 
 def calibrate_saved(
-    folder: Path, load_subject: Callable[[], Subject], validation: datasets.Dataset, n_tasks: int = N_TASKS
+    folder: Path,
+    load_subject: Callable[[], Subject],
+    validation: datasets.Dataset,
+    n_tasks: int = N_TASKS,
+    encoder: Encoder | None = None,
 ) -> Evidence | None:
     """Calibrate the translator in a folder, and write what was chosen into its card.
 
@@ -122,7 +138,7 @@ def calibrate_saved(
     if card.evidence.n_tasks or card.reads == "nothing":
         return None
     subject = load_subject()
-    found = calibrate(Translator.from_pretrained(folder, subject=subject), subject, validation, n_tasks)
+    found = calibrate(Translator.from_pretrained(folder, subject=subject), subject, validation, n_tasks, encoder)
     write_card(folder, replace(card, evidence=found))
     return found
 
@@ -173,25 +189,35 @@ def _phrasings(row: dict) -> list[str]:
     return [str(row["instruction"]), *map(str, row["paraphrases"])]
 
 
+def _like(texts: Sequence[str], phrasings: Sequence[str], encoder: Encoder | None) -> dict[str, float]:
+    """How like the nearest of a task's instructions each text is, see `calibrate`."""
+    in_words = {text: rouge(text, phrasings).rougeL for text in texts}
+    if encoder is None or not texts:
+        return in_words
+    every = [(text, own) for text in texts for own in phrasings]
+    cosines = np.array(embedding_cosines(*map(list, zip(*every, strict=True)), encoder)).reshape(len(texts), -1).max(1)
+    return {text: (in_words[text] + cosine) / 2 for text, cosine in zip(texts, cosines.tolist(), strict=True)}
+
+
 def _tried(
     verifier: Verifier,
     readings: Sequence[Mixture],
     probes: Sequence[Probes],
-    proposed: Sequence[Sequence[str]],
-    phrasings: Sequence[Sequence[str]],
+    proposed: Sequence[Mapping[str, float]],
+    references: Sequence[str],
     shots: int,
 ) -> Iterator[Tried]:
-    """Each task's candidates; its reference instruction is run beside them, but is none itself."""
-    for reading, of_prompt, texts, own in zip(readings, probes, proposed, phrasings, strict=True):
+    """Each task's candidates, with their likeness; its reference instruction is run beside them, but is none itself."""
+    for reading, of_prompt, texts, own in zip(readings, probes, proposed, references, strict=True):
         search = Search([], verifier, of_prompt, Budget(), Evidence(shots=shots))
-        found = {c.text: c for c in search.run_all(list(dict.fromkeys([*texts, own[0]])))}
+        found = {c.text: c for c in search.run_all(list(dict.fromkeys([*texts, own])))}
         kept: list[Candidate] = [found[text] for text in texts if text in found]
         if kept:
             yield Tried(
                 reading.log_probs_by_reading([c.text for c in kept]),
                 torch.tensor([c.divergence * c.n_positions for c in kept]),
-                torch.tensor([rouge(c.text, own).rougeL for c in kept]),
-                found[own[0]].explained if own[0] in found else None,
+                torch.tensor([texts[c.text] for c in kept]),
+                found[own].explained if own in found else None,
                 torch.from_numpy(rouge_l_pairs([c.text for c in kept])),
                 reading.followed([c.text for c in kept]) if reading.follower else None,
             )

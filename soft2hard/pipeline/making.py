@@ -20,6 +20,7 @@ from soft2hard.errors import UserError, first_line
 from soft2hard.eval.calibration import calibrate_saved
 from soft2hard.lm.loading import is_masked_config
 from soft2hard.lm.precision import load_for_tuning
+from soft2hard.lm.sentences import sentence_encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.pipeline.recipe import Recipe, TranslatorSettings
 from soft2hard.pipeline.stages import Job, Stage, collection_name
@@ -136,12 +137,15 @@ class TranslatorStage(Stage):
             yield "translator.base", self.recipe.translator.base
 
     def check(self, **reading: Any) -> None:
-        """Raise UserError where DeepSpeed is missing or the base is of another kind than the architecture takes.
+        """Raise UserError where DeepSpeed or an encoder is missing, or the base is of another kind than the
+        architecture takes.
 
         `reading` goes to the reading of its configuration.
         """
         check_deepspeed(self.recipe.training.deepspeed)
         design = self.recipe.translator
+        if design.calibration_encoder is not None:
+            sentence_encoder(design.calibration_encoder)  # its library may be missing, and it is small
         name, of = (self.recipe.subject, "subject") if design.base is None else (design.base, "translator.base")
         if design.base is None and design.architecture != "causal-lora":
             return
@@ -197,9 +201,9 @@ class TranslatorStage(Stage):
             load = partial(
                 Subject.from_pretrained, self.path_of("subject", self.recipe.subject), loading=self.recipe.held
             )
-            calibrate_saved(
-                folder / "translator", load, selected(validation, training, to_validate=True), design.calibration_tasks
-            )
+            calibrated_on = selected(validation, training, to_validate=True)
+            encoder = None if design.calibration_encoder is None else sentence_encoder(design.calibration_encoder)
+            calibrate_saved(folder / "translator", load, calibrated_on, design.calibration_tasks, encoder)
 
 
 class ComparisonsStage(TranslatorStage):

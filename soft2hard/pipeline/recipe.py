@@ -57,6 +57,8 @@ class TranslatorSettings(Design):
     """Fields of `TranslatorTraining` that differ from its defaults."""
     calibration_tasks: NonNegativeInt = 32
     """Validation tasks on which it is chosen how far verification believes the subject; 0: wholly."""
+    calibration_encoder: str | None = None
+    """A sentence-embedding model by which texts are like a task's instructions there, besides by their words."""
 
     @field_validator("training")
     @classmethod

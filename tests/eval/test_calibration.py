@@ -187,6 +187,18 @@ def readable(corpus: datasets.Dataset) -> datasets.Dataset:
     return corpus.map(lambda row: {"inputs": inputs, "outputs": ["up"] * 16})
 
 
+def test_with_an_encoder_half_of_the_likeness_is_of_meaning_and_each_half_has_its_own_nearest_phrasing() -> None:
+    angles = {"up": 0.0, "red cat": 60.0, "cat": 90.0, "down": 180.0}
+
+    def encoder(texts: Sequence[str]) -> np.ndarray:
+        """Directions whose cosines are known; their lengths are nothing to the point."""
+        return np.array([[3 * np.cos(np.radians(angles[t])), 3 * np.sin(np.radians(angles[t]))] for t in texts])
+
+    found = calibration._like(["up", "down", "cat"], ["red cat", "up"], encoder)
+    # ROUGE-L 1, 0 and 2/3; cosines with the nearest 1, cos 120 and cos 30.
+    assert found == pytest.approx({"up": 1.0, "down": (0 - 0.5) / 2, "cat": (2 / 3 + 3**0.5 / 2) / 2})
+
+
 @pytest.fixture(scope="module")
 def subject() -> Subject:
     """With room for demonstrations."""
@@ -207,7 +219,8 @@ def test_candidates_are_run_as_they_are_and_the_gold_text_beside_them_is_none(
     probes = verifier.probe(prompts, rows["inputs"])
     texts, own = [["red cat", "up", "blue dog"], ["green cat", "four"]], [["red cat", "cat red"], ["left", "green cat"]]
     readings = [Mixture(translator, Views((prompt,))) for prompt in prompts]
-    found = list(calibration._tried(verifier, readings, probes, texts, own, 0))
+    likeness = [calibration._like(some, golds, None) for some, golds in zip(texts, own, strict=True)]
+    found = list(calibration._tried(verifier, readings, probes, likeness, [golds[0] for golds in own], 0))
     for one, of_prompt, candidates, golds, reading in zip(found, probes, texts, own, readings, strict=True):
         verified = verifier.verify(candidates, of_prompt)
         summed = [c.divergence * c.n_positions for c in verified]
