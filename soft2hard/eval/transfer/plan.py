@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from more_itertools import duplicates_everseen, map_reduce
@@ -132,8 +133,10 @@ def _defaults(layout: Layout, task: Task, choices: TransferChoices, given: Mappi
 def _check(prompt: PromptRow, tasks: Mapping[tuple[int, str], Task]) -> None:
     task = tasks.get((prompt.seed, prompt.task))
     if task is None:
+        known = ", ".join(f"'{name}'" for name in dict.fromkeys(name for _, name in tasks))
         raise UserError(
-            f"The prompt '{prompt.id}' is for the task '{prompt.task}', which is not among the {len(tasks)} tasks.",
+            f"The prompt '{prompt.id}' is for the task '{prompt.task}', which is not among these: "
+            f"{shorten(known, 200, placeholder=' ...') or 'there are none'}.",
             "Name tasks as their files or collection do.",
         )
     check_metric(task)
