@@ -46,7 +46,7 @@ _LEAST_GAIN = 0.01
 _N_CANDIDATES, _N_PROBES = 24, 12
 CONSENSUS = (10.0, 20.0)
 """Nats, tried beside none."""
-FOLLOWER = (0.1, 0.2, 0.35, 0.6, 1.0)
+FOLLOWER = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 """Weights of what the follower says, tried beside none."""
 
 
