@@ -66,6 +66,8 @@ class FurtherTraining(TranslatorTraining):
 
     lr: PositiveFloat = 5e-4
     """Learning rate of Muon and AdamW: a quarter of train's, since what the translator knows is to be kept."""
+    follower_steps: Annotated[int, Parameter(parse=False)] = 0
+    """None: the translator's own follower stays, and how much it counts."""
 
 
 def finetune(
@@ -148,7 +150,7 @@ def finetune(
             say(_who_is_taught(untuned))
             training = _in_steps(training, untuned)
         made = train_translator(model, new, held_out, training, output, subject=lm, untuned=untuned)
-    say(_what_came_of_it(made.card.training))
+    say(_what_came_of_it(made.card.training, untuned))
     say(f"Translator: {output / 'translator'}")
 
 
@@ -203,11 +205,13 @@ def _who_is_taught(untuned: Untuned) -> str:
     return f"{len(untuned.tasks)} tasks are taught; {n} tell when to stop: {first}{', ...' if n > 3 else ''}."
 
 
-def _what_came_of_it(record: dict) -> str:
+def _what_came_of_it(record: dict, untuned: Untuned) -> str:
     before, after = record.get("initial_validation_loss"), record["best_validation_loss"]
     if before is None or after is None:
         return "Taught."
-    said = f"Validation loss: {after:.3f} nats a token, {before:.3f} before"
+    of_taught = untuned.held_out and all(task.name.endswith(_OTHER) for task in untuned.held_out)
+    of_what = " of the very tasks that were taught, on other examples (of others it says nothing)" if of_taught else ""
+    said = f"Validation loss{of_what}: {after:.3f} nats a token, {before:.3f} before"
     return said if after < before else f"{said}: it learned nothing of use. Give more tasks, or more examples of each."
 
 

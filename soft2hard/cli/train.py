@@ -73,6 +73,11 @@ def train(
 
     if training.pretrain_from != TranslatorTraining.pretrain_from and not training.pretrain_tasks:
         raise UserError("--pretrain-from names where tasks come from, and none are read.", "Give --pretrain-tasks.")
+    if not calibration_tasks and (training.follower_steps or calibration_encoder is not None):
+        flag = "--follower-steps" if training.follower_steps else "--calibration-encoder"
+        raise UserError(
+            f"{flag} does nothing without calibration, which weighs what it says.", "Leave --calibration-tasks above 0."
+        )
     if start is not None and design != Design():
         raise UserError(
             f"The architecture of '{start}' cannot be changed.", "Leave out --start, or the flags of the architecture."

@@ -9,10 +9,10 @@ reads both, how much of p(text | soft prompt) the vectors alone have to say, how
 written by the soft prompt, beside every candidate.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 import datasets
 import numpy as np
@@ -102,11 +102,8 @@ def calibrate(
     probes = verifier.probe(prompts, inputs)
     readings = [Mixture(translator, of_one) for of_one in views]
     phrasings = [_phrasings(row) for row in rows]
-    likeness = [_like(texts, own, encoder) for texts, own in zip(proposed, phrasings, strict=True)]
-    plain, shown = (
-        list(_tried(verifier, readings, probes, likeness, [own[0] for own in phrasings], shots))
-        for shots in (0, _SHOTS)
-    )
+    said = [_Said.of(*one, encoder) for one in zip(readings, proposed, phrasings, strict=True)]
+    plain, shown = (list(_tried(verifier, said, probes, [own[0] for own in phrasings], shots)) for shots in (0, _SHOTS))
     if not plain:
         return Evidence()
     explained = [one.explained_by_gold for one in plain if one.explained_by_gold is not None]
@@ -146,19 +143,24 @@ def calibrate_saved(
 def best_evidence(tried: Sequence[Tried]) -> tuple[Evidence, float]:
     """How texts are to be weighed so that the best ones are like their tasks' instructions, and their mean likeness.
 
-    Subject and vectors are weighed first, without the follower and beside each of `FOLLOWER`; it has to gain enough.
-    Then consensus is tried, which has to as well.
+    Subject and vectors are weighed first, without the follower and beside each of `FOLLOWER`; it has to gain enough,
+    and more than chance would. Then consensus is tried, which has to as well.
     """
     weighed = [_without_consensus(tried, follower) for follower in (0.0, *FOLLOWER)]
     smooth = _smoothed([likeness for _, likeness in weighed])
     best, likeness = weighed[smooth.index(max(smooth))]
-    if likeness < weighed[0][1] + _LEAST_GAIN:
+    if not _gains(tried, best, weighed[0][0]):
         best, likeness = weighed[0]
     agreed = [replace(best, consensus=nats) for nats in CONSENSUS]
-    of_each = [_likeness(tried, one) for one in agreed]
-    if max(of_each) < likeness + _LEAST_GAIN:
-        return best, likeness
-    return agreed[of_each.index(max(of_each))], max(of_each)
+    most = max(agreed, key=lambda one: _likeness(tried, one))
+    return (most, _likeness(tried, most)) if _gains(tried, most, best) else (best, likeness)
+
+
+def _gains(tried: Sequence[Tried], new: Evidence, old: Evidence) -> bool:
+    """Whether one way to weigh is better than another by enough, and by more than the standard error of it."""
+    gains = [one.best_by(new) - one.best_by(old) for one in tried]
+    error = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    return fmean(gains) >= max(_LEAST_GAIN, error)
 
 
 def _without_consensus(tried: Sequence[Tried], follower: float) -> tuple[Evidence, float]:
@@ -189,35 +191,52 @@ def _phrasings(row: dict) -> list[str]:
     return [str(row["instruction"]), *map(str, row["paraphrases"])]
 
 
-def _like(texts: Sequence[str], phrasings: Sequence[str], encoder: Encoder | None) -> dict[str, float]:
+def _like(texts: Sequence[str], phrasings: Sequence[str], encoder: Encoder | None) -> list[float]:
     """How like the nearest of a task's instructions each text is, see `calibrate`."""
-    in_words = {text: rouge(text, phrasings).rougeL for text in texts}
+    in_words = [rouge(text, phrasings).rougeL for text in texts]
     if encoder is None or not texts:
         return in_words
     every = [(text, own) for text in texts for own in phrasings]
     cosines = np.array(embedding_cosines(*map(list, zip(*every, strict=True)), encoder)).reshape(len(texts), -1).max(1)
-    return {text: (in_words[text] + cosine) / 2 for text, cosine in zip(texts, cosines.tolist(), strict=True)}
+    return [(words + cosine) / 2 for words, cosine in zip(in_words, cosines.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One task's candidates before the subject has run any, which demonstrations change nothing of."""
+
+    texts: Sequence[str]
+    log_probs: Float[Tensor, "n_readings n"]
+    likeness: Float[Tensor, " n"]
+    shared: Float[Tensor, "n n"]
+    followed: Float[Tensor, " n"] | None
+
+    @classmethod
+    def of(cls, reading: Mixture, texts: Sequence[str], phrasings: Sequence[str], encoder: Encoder | None) -> "_Said":
+        return cls(
+            texts,
+            reading.log_probs_by_reading(texts),
+            torch.tensor(_like(texts, phrasings, encoder)),
+            torch.from_numpy(rouge_l_pairs(texts)),
+            reading.followed(texts) if reading.follower else None,
+        )
 
 
 def _tried(
-    verifier: Verifier,
-    readings: Sequence[Mixture],
-    probes: Sequence[Probes],
-    proposed: Sequence[Mapping[str, float]],
-    references: Sequence[str],
-    shots: int,
+    verifier: Verifier, said: Sequence[_Said], probes: Sequence[Probes], references: Sequence[str], shots: int
 ) -> Iterator[Tried]:
-    """Each task's candidates, with their likeness; its reference instruction is run beside them, but is none itself."""
-    for reading, of_prompt, texts, own in zip(readings, probes, proposed, references, strict=True):
+    """Each task's candidates as they were run; its reference instruction is run beside them, but is none itself."""
+    for one, of_prompt, own in zip(said, probes, references, strict=True):
         search = Search([], verifier, of_prompt, Budget(), Evidence(shots=shots))
-        found = {c.text: c for c in search.run_all(list(dict.fromkeys([*texts, own])))}
-        kept: list[Candidate] = [found[text] for text in texts if text in found]
+        found = {c.text: c for c in search.run_all(list(dict.fromkeys([*one.texts, own])))}
+        kept = [i for i, text in enumerate(one.texts) if text in found]
         if kept:
+            run: list[Candidate] = [found[one.texts[i]] for i in kept]
             yield Tried(
-                reading.log_probs_by_reading([c.text for c in kept]),
-                torch.tensor([c.divergence * c.n_positions for c in kept]),
-                torch.tensor([texts[c.text] for c in kept]),
+                one.log_probs[:, kept],
+                torch.tensor([c.divergence * c.n_positions for c in run]),
+                one.likeness[kept],
                 found[own].explained if own in found else None,
-                torch.from_numpy(rouge_l_pairs([c.text for c in kept])),
-                reading.followed([c.text for c in kept]) if reading.follower else None,
+                one.shared[kept][:, kept],
+                None if one.followed is None else one.followed[kept],
             )

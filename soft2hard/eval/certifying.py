@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from hashlib import sha256
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -59,7 +58,7 @@ from soft2hard.storage.run_folders import Kind, claim, made_with
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.data import IGNORE, runs_of_like_length
 from soft2hard.translator.demonstrations import acting
-from soft2hard.translator.model import Translator, translator_fingerprint
+from soft2hard.translator.model import Translator, translator_fingerprint, weighing_fingerprint
 from soft2hard.translator.settings import TranslateConfig
 from soft2hard.translator.translate import Helpers, translate
 
@@ -107,7 +106,7 @@ def certify(
     main, *others = (Translator.from_pretrained(one, subject=harness.subject) for one in (named, *rivals))
     for rival in others:  # all are verified alike
         rival.card = replace(rival.card, evidence=main.card.evidence)
-        rival.follower = rival.follower or main.follower
+        rival.follow_with(main.follower_adapters, harness.subject)
     certifier = Certifier(main, harness.subject, others, asked, run / "certificate", log)
     decisive = {name: value for name, value in vars(asked).items() if name not in _CHANGE_NOTHING}
     if asked.score:  # as certificates were recorded before it could be left out
@@ -284,8 +283,8 @@ class Certifier:
     ) -> list[TaskReading]:
         """Readings that an earlier call has made, or those made now."""
         name = "".join(c if c.isalnum() else "-" for c in read)
-        evidence = sha256(repr(translator.card.evidence).encode()).hexdigest()[:4]  # verified texts depend on it
-        name = f"{seed}-{name}-{translator_fingerprint(translator)[:8]}-{evidence}.json"
+        weighing = weighing_fingerprint(translator)[:4]  # verified texts depend on it
+        name = f"{seed}-{name}-{translator_fingerprint(translator)[:8]}-{weighing}.json"
         path = None if self.folder is None else self.folder / name
         if path is not None and path.exists():
             return [TaskReading(**one) for one in json.loads(path.read_text(encoding="utf-8"))]

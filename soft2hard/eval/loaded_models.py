@@ -27,7 +27,8 @@ from soft2hard.lm.sentences import Encoder, sentence_encoder
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.text_generation import LocalGenerator, TextGenerator
 from soft2hard.storage.names import located
-from soft2hard.translator.model import Translator, translator_fingerprint
+from soft2hard.translator.model import Translator, translator_fingerprint, weighing_fingerprint
+from soft2hard.translator.settings import Evidence
 
 TasksOf = Callable[[Split, int], list[Task]]
 """The tasks of a split and seed (`cases.Draw`)."""
@@ -143,6 +144,13 @@ class Models:
 # --- identity ---------------------------------------------------------------------------------
 
 
+def _identity(translator: Translator) -> str:
+    """Of its weights, and of what it weighs texts by where that was chosen."""
+    found = translator_fingerprint(translator)
+    is_plain = translator.card.evidence == Evidence() and not translator.follower_adapters
+    return found if is_plain else f"{found} weighing {weighing_fingerprint(translator)}"
+
+
 def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str, str]:
     """SHA-256 of each model's telling weights and of all examples of each seed's tasks, lest old cells pass for new."""
     found = {"subject": models.subject.fingerprint}
@@ -151,10 +159,10 @@ def inputs_of(config: Evaluation, models: Models, tasks_of: TasksOf) -> dict[str
     if isinstance(models.generator, LocalGenerator):
         found["generator"] = models.generator.lm.fingerprint
     if models.translator is not None:
-        found["translator"] = translator_fingerprint(models.translator)
+        found["translator"] = _identity(models.translator)
     for choice in config.methods:
         if name := choice.options.get("translator"):
-            found[f"translator of {choice.label}"] = translator_fingerprint(Translator.from_pretrained(name))
+            found[f"translator of {choice.label}"] = _identity(Translator.from_pretrained(name))
         if (name := choice.options.get("policy")) not in (None, "reference"):
             found[f"policy of {choice.label}"] = Subject.from_pretrained(name).fingerprint
     if models.style is not None:

@@ -1,6 +1,7 @@
 """What a translator makes of soft prompts: texts that it writes, and how likely it finds others."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from soft2hard.compute import metering
 from soft2hard.compute.memory import Halving
+from soft2hard.data_gen.tasks import Example
 from soft2hard.lm.endings import special_ids
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.data import IGNORE, Views, runs_of_like_length
@@ -263,7 +265,7 @@ class Reading:
 
 
 class Mixture:
-    """What a translator, and its follower, make of one soft prompt that it reads in several ways.
+    """What a translator makes of one soft prompt that it reads in several ways, and what its follower adds.
 
     With several sets of examples, log p(text) is the mean of what each says: each set is evidence of its own, and what
     one of them suggests by chance the others do not bear out. That is mixed with what the vectors alone say
@@ -272,7 +274,7 @@ class Mixture:
 
     def __init__(self, translator: "Translator", views: Views):
         self.shown = [Reading(translator, one) for one in views.shown]
-        self.pairs, self.follower, self.followed_by = views.pairs, translator.follower, translator.evidence.follower
+        self.follower, self._written = translator.follower, views.pairs
         self.by_vectors = None if views.alone is None else Reading(translator, views.alone)
         self.alone, first = translator.evidence.alone, self.shown[0]
         self.tokenizer, self.eos_id = first.tokenizer, first.eos_id
@@ -280,17 +282,18 @@ class Mixture:
         self.complete = first.complete
 
     def log_probs(self, texts: Sequence[str]) -> list[float]:
-        """log p(text | soft prompt) of each text with its end, in nats; with what the follower adds to it."""
-        found = mixed(self.log_probs_by_reading(texts), self.alone)
-        if self.followed_by:
-            found = found + self.followed_by * self.followed(texts)
-        return found.tolist()
+        """log p(text | soft prompt) of each text with its end, in nats."""
+        return mixed(self.log_probs_by_reading(texts), self.alone).tolist()
+
+    @cached_property
+    def _pairs(self) -> tuple[Example, ...]:
+        return () if self.follower is None else self.follower.fitting(self._written)
 
     def followed(self, texts: Sequence[str]) -> Float[Tensor, " n_texts"]:
         """The follower's log p(outputs | text, inputs) of what the soft prompt wrote, in nats; 0 without one."""
-        if self.follower is None or not self.pairs:
+        if not self._pairs or not texts:
             return torch.zeros(len(texts), dtype=torch.float64)
-        return torch.tensor(self.follower.log_likelihoods(texts, self.pairs), dtype=torch.float64)
+        return torch.tensor(self.follower.log_likelihoods(texts, self._pairs), dtype=torch.float64)
 
     def log_probs_by_reading(self, texts: Sequence[str]) -> Float[Tensor, "n_readings n_texts"]:
         """By the vectors alone, where they are read, and by what is shown."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError, first_line
@@ -30,12 +32,18 @@ from soft2hard.storage.files import atomic_write
 FOLLOWER_FILE = "follower.safetensors"
 _MOST_PAIRS = 8
 """What texts are weighed by, at most: more cost more than they tell."""
+_TEXT_TOKENS = 128
+"""Room that pairs leave for a text; half the context where that is less."""
+_NO_ROOM = -1e4  # nats
 _SCALE = 32.0
 """Of the product of the factors, over their rank."""
 _ROWS = 16
 _WARMUP = 10  # steps
+_MOST_DRAWS = 100  # for each example of a step, before it is said that none fits
 _SAVED_EVERY = 0.1
 _DOWN, _UP = ".down", ".up"
+
+_LINEAR = (nn.Linear, Conv1D)  # the latter of the GPT-2 family, whose weights are (n_in, n_out)
 
 Adapters = Mapping[str, Tensor]
 """Two factors for each linear layer, `LAYER.down` (rank, n_in) and `LAYER.up` (n_out, rank), whose product is added to
@@ -65,18 +73,24 @@ class Follower:
         """The taught model; a copy of the subject, made when it is first asked for."""
         return taught(self._of, self._adapters)
 
+    def fitting(self, pairs: Sequence[Example]) -> tuple[Example, ...]:
+        """The pairs that texts are weighed by: the first eight that leave room for a text in the model's context. They
+        depend on no text, so that all are weighed by the same."""
+        room, subject = self.subject.context_length, self.subject
+        if room is not None:
+            room -= len(subject.leading_ids) + min(_TEXT_TOKENS, room // 2)
+        return tuple(one for one in pairs if room is None or _length(subject, one) <= room)[:_MOST_PAIRS]
+
     def log_likelihoods(self, texts: Sequence[str], pairs: Sequence[Example]) -> list[float]:
-        """The sum of log p(output | text, input) over the first eight pairs, in nats, of each text. Pairs that do not
-        fit the model's context beside the longest text are left out."""
+        """The sum of log p(output | text, input) over pairs, as `fitting` gives them, in nats, of each text. Of one
+        that has no room beside the longest pair it is far below all others."""
         subject = self.subject
-        longest = max((len(subject.prompt_ids(text)) for text in texts), default=0)
+        longest = len(subject.leading_ids) + max((_length(subject, one) for one in pairs), default=0)
         room = None if subject.context_length is None else subject.context_length - longest
-        fitting = [one for one in pairs if room is None or _length(subject, one) <= room][:_MOST_PAIRS]
-        if not fitting or not texts:
-            return [0.0] * len(texts)
-        queries = [Query(text, one.input, one.output) for text in texts for one in fitting]
-        found = torch.tensor([score.log_likelihood for score in subject.target_scores(queries)], dtype=torch.float64)
-        return found.view(len(texts), -1).sum(1).tolist()
+        fitting = [text for text in dict.fromkeys(texts) if room is None or len(subject.prompt_ids(text)) <= room]
+        scores = iter(subject.target_scores([Query(text, one.input, one.output) for text in fitting for one in pairs]))
+        found = {text: sum(next(scores).log_likelihood for _ in pairs) for text in fitting}
+        return [float(found.get(text, _NO_ROOM)) for text in texts]
 
 
 def _length(subject: Subject, pair: Example) -> int:
@@ -93,7 +107,7 @@ def taught(subject: Subject, adapters: Adapters) -> Subject:
     layers = dict(model.named_modules())
     for name in sorted({name.removesuffix(_DOWN) for name in adapters if name.endswith(_DOWN)}):
         layer, down, up = layers.get(name), adapters[name + _DOWN], adapters.get(name + _UP)
-        fits = isinstance(layer, nn.Linear) and up is not None and layer.weight.shape == (len(up), down.shape[1])
+        fits = isinstance(layer, _LINEAR) and up is not None and _sizes(layer) == (down.shape[1], len(up))
         if not fits or not layer.weight.is_floating_point():
             raise UserError(
                 f"The follower's adapters do not fit the layer '{name}' of '{subject.name}'.",
@@ -101,7 +115,7 @@ def taught(subject: Subject, adapters: Adapters) -> Subject:
             )
         with torch.no_grad():
             added = up.to(layer.weight.device, torch.float32) @ down.to(layer.weight.device, torch.float32)
-            layer.weight.copy_(layer.weight.float() + added)
+            layer.weight.copy_(layer.weight.float() + (added.T if isinstance(layer, Conv1D) else added))
     return Subject(model, subject.tokenizer, name=subject.name, template=Template(), loading=subject.loading)
 
 
@@ -118,6 +132,12 @@ def read_follower(folder: Path) -> dict[str, Tensor] | None:
 
 
 # --- teaching -----------------------------------------------------------------------------------
+
+
+def check_teachable(subject: Subject, tasks: Sequence[Task]) -> None:
+    """Raise UserError where nothing could be taught, which is better known before a translator was trained."""
+    _new_adapters(subject.model, FollowerTraining(rank=1))
+    _drawn(subject, tasks, Random(0), 1)
 
 
 def teach(
@@ -138,7 +158,7 @@ def teach(
     optimizer = torch.optim.AdamW(list(adapters.values()), lr=config.lr, weight_decay=0.0)
     kept, begin = path.with_suffix(".part"), 0
     if kept.exists():
-        state = torch.load(kept, weights_only=True)
+        state = torch.load(kept, map_location="cpu", weights_only=True)
         begin = state["step"]
         for name, factor in adapters.items():
             factor.data.copy_(state["adapters"][name])
@@ -163,17 +183,26 @@ def teach(
     kept.unlink(missing_ok=True)
 
 
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """Numbers that a linear layer reads and writes."""
+    n_out, n_in = layer.weight.shape
+    return (n_out, n_in) if isinstance(layer, Conv1D) else (n_in, n_out)
+
+
 def _new_adapters(model: nn.Module, config: FollowerTraining) -> dict[str, nn.Parameter]:
-    """Factors for all linear layers of the blocks, whose products are zero yet."""
+    """Factors for all linear layers of the blocks, whose products are zero yet; UserError where there are none."""
     generator = torch.Generator().manual_seed(config.seed)
     head, found = model.get_output_embeddings(), {}
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear) and layer is not head:
-            down = torch.empty(config.rank, layer.in_features)
+        if isinstance(layer, _LINEAR) and layer is not head:
+            n_in, n_out = _sizes(layer)
+            down = torch.empty(config.rank, n_in)
             nn.init.kaiming_uniform_(down, a=5**0.5, generator=generator)
             device = layer.weight.device
             found[name + _DOWN] = nn.Parameter(down.to(device))
-            found[name + _UP] = nn.Parameter(torch.zeros(layer.out_features, config.rank, device=device))
+            found[name + _UP] = nn.Parameter(torch.zeros(n_out, config.rank, device=device))
+    if not found:
+        raise UserError("The subject has no linear layers that a follower could learn in.", "Set follower_steps to 0.")
     return found
 
 
@@ -203,10 +232,18 @@ Row = tuple[list[int], list[int]]
 
 
 def _drawn(subject: Subject, tasks: Sequence[Task], rng: Random, n: int) -> list[Row]:
-    """Examples of tasks that are drawn, behind one of their phrasings, those of like length together."""
+    """Examples of tasks that are drawn, behind one of their phrasings, those of like length together. Raises UserError
+    where hardly any fits the context."""
     rows: list[Row] = []
     longest = subject.context_length or 10**9
-    while len(rows) < n:
+    for n_drawn in count():
+        if len(rows) == n:
+            break
+        if n_drawn == _MOST_DRAWS * n:
+            raise UserError(
+                f"Hardly any example fits the context of '{subject.name}' ({longest} tokens): no follower can learn.",
+                "Set follower_steps to 0, or train on tasks with shorter examples.",
+            )
         task = rng.choice(tasks)
         text, example = rng.choice(task.phrasings), rng.choice(task.train)
         encoded = subject.encode_example(example.input, example.output, "hard")
@@ -235,5 +272,4 @@ def _loss(subject: Subject, rows: Sequence[Row]) -> Float[Tensor, ""]:
         wanted[i, len(read) : len(read) + len(output)] = True
     ids, mask, wanted = (tensor.to(subject.device) for tensor in (ids, mask, wanted))
     hidden = subject.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1][wanted[:, 1:]]
-    logits = subject.model.get_output_embeddings()(hidden).float()
-    return nn.functional.cross_entropy(logits, ids[:, 1:][wanted[:, 1:]], reduction="sum")
+    return nn.functional.cross_entropy(subject.head(hidden).float(), ids[:, 1:][wanted[:, 1:]], reduction="sum")

@@ -6,7 +6,7 @@ An architecture (`encoder_decoder`, `causal`) says how the language model reads 
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -349,6 +349,7 @@ _OTHER_ROUNDING = (
 )
 
 
+_NO_FOLLOWER = "The follower of '{}' weighs no texts: its adapters fit no subject held in {}. The choice is worse."
 _ABROAD = "The translator '{}' was trained for '{}': of soft prompts of '{}' it reads what they do, not their vectors."
 
 
@@ -384,7 +385,7 @@ class Translator:
         """The reference instructions that it was trained on; empty where that was not kept."""
         self.subject_rows: dict[str, Tensor] = {}
         """The rows in `ROWS_FILE`, with their numbers."""
-        self.follower_adapters: dict[str, Tensor] | None = None
+        self.follower_adapters: Mapping[str, Tensor] | None = None
         self.follower: Follower | None = None
         """What weighs texts by how they account for what a soft prompt writes, where one was taught and the subject is
         given."""
@@ -471,12 +472,21 @@ class Translator:
         if (kept := path / TRAINED_ON_FILE).is_file():
             translator.trained_on = tuple(kept.read_text(encoding="utf-8").splitlines())
         translator.subject_rows = read_rows(path)
-        translator.follower_adapters = read_follower(path)
         if subject is not None:
             translator.bind(subject)
-            if translator.follower_adapters and subject.loading.quantization == "none":
-                translator.follower = Follower(subject, translator.follower_adapters)
+        translator.follow_with(read_follower(path), subject)
         return translator
+
+    def follow_with(self, adapters: Mapping[str, Tensor] | None, subject: Subject | None) -> None:
+        """Take these adapters of its subject as its follower; without the subject they are kept, and weigh nothing. A
+        subject in 8 or 4 bits cannot take them, which is said on standard error where they would count."""
+        self.follower_adapters, self.follower = adapters, None
+        if adapters is None or subject is None:
+            return
+        if subject.loading.quantization == "none":
+            self.follower = Follower(subject, adapters)
+        elif self.card.evidence.follower:
+            print(_NO_FOLLOWER.format(self.name, subject.loading.quantization), file=sys.stderr)
 
     def __repr__(self) -> str:
         where = "soft prompts of any model" if self.home else f"soft prompts of '{self.card.subject}'"
@@ -532,7 +542,7 @@ class Translator:
             if self.subject_rows:
                 save_file(self.subject_rows, folder / ROWS_FILE)
             if self.follower_adapters:
-                save_file(self.follower_adapters, folder / FOLLOWER_FILE)
+                save_file(dict(self.follower_adapters), folder / FOLLOWER_FILE)
             write_card(folder, self.card)
 
     def view(self, subject: Subject) -> View:
@@ -609,4 +619,12 @@ def translator_fingerprint(translator: Translator) -> str:
     digest = hashlib.sha256()
     for tensor in translator.model.telling_weights():
         digest.update(tensor.to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weighing_fingerprint(translator: Translator) -> str:
+    """SHA-256 of all that texts are weighed by beside the translator's weights: its evidence and its follower."""
+    digest = hashlib.sha256(repr(translator.card.evidence).encode())
+    for name, factor in sorted((translator.follower_adapters or {}).items()):
+        digest.update(name.encode() + factor.to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

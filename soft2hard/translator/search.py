@@ -12,7 +12,7 @@ alone, nothing is verified.
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -117,10 +117,13 @@ class Search:
         probes: Probes,
         budget: Budget,
         evidence: Evidence = Evidence(),
+        followed: Callable[[Sequence[str]], Float[Tensor, " n_texts"]] | None = None,
     ):
+        """`followed`: a follower's log p(outputs | text, inputs) of texts, in nats, where one was taught."""
         self.densities, self.verifier, self.budget = densities, verifier, budget
         self.is_weighed, self.weight = evidence.weight is not None, 1.0 if evidence.weight is None else evidence.weight
         self.consensus = evidence.consensus
+        self.followed = (followed, evidence.follower) if followed and evidence.follower else None
         self.shown, self.probes = set_apart(probes, evidence.shots, verifier)
         without = verifier.compare([self._beside_shown("") or None], self.probes)[0]
         if without is None and self.shown:  # no room for them: better without than nothing to choose by
@@ -170,7 +173,7 @@ class Search:
 
         Who is left after a heat is run on further inputs alone: nothing is run twice.
         """
-        log_probs = dict(zip(texts, self._log_probs(texts), strict=True))
+        before = dict(zip(texts, zip(self._log_probs(texts), self._followed(texts), strict=True), strict=True))
         n_inputs, n_done = len(self.probes.inputs), 0
         seen: dict[str, list[Comparison]] = {text: [] for text in texts}
         left = list(texts)
@@ -181,18 +184,22 @@ class Search:
             run = self.verifier.compare([self._beside_shown(text) for text in left], part)
             for text, found in zip(left, run, strict=True):
                 seen[text] = [*seen[text], found] if found is not None else []
-            ranked = self._sorted([self._candidate(t, seen[t], log_probs[t], proposer) for t in left if seen[t]])
+            ranked = self._sorted([self._candidate(t, seen[t], before[t], proposer) for t in left if seen[t]])
             left, n_done = [candidate.text for candidate in ranked[:n_left]], n
         return ranked
 
-    def _candidate(self, text: str, seen: Sequence[Comparison], log_prob: float, proposer: ProposerName) -> Candidate:
-        """The mean divergence seen stands for that of all positions."""
+    def _candidate(
+        self, text: str, seen: Sequence[Comparison], before: tuple[float, float], proposer: ProposerName
+    ) -> Candidate:
+        """The mean divergence seen stands for that of all positions. `before`: its log-probability, and what the
+        follower adds."""
         n_seen = sum(found.n_positions for found in seen)
         divergence = sum(found.divergence.sum().item() for found in seen) / n_seen
         agreement = torch.cat([found.alike for found in seen]).float().mean().item()
         explained = explained_share(divergence, self.without)
         n = len(self.probes.log_probs)
-        return Candidate(text, agreement, divergence, n, log_prob, explained, proposer, self.weight)
+        log_prob, followed = before
+        return Candidate(text, agreement, divergence, n, log_prob, explained, proposer, self.weight, followed=followed)
 
     def _sorted(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Best first, by a weight that these tell where none was chosen."""
@@ -213,6 +220,13 @@ class Search:
             return [0.0] * len(texts)
         found = torch.tensor([density.log_probs(texts) for density in self.densities], dtype=torch.float64)
         return (found.logsumexp(0) - torch.tensor(float(len(found))).log()).tolist()
+
+    def _followed(self, texts: Sequence[str]) -> list[float]:
+        """What the follower adds to the posterior of texts, whoever proposed them; nats."""
+        if self.followed is None or not texts:
+            return [0.0] * len(texts)
+        of_texts, weight = self.followed
+        return (weight * of_texts(texts)).tolist()
 
     def _near(self, texts: Sequence[str], effort: Effort) -> list[str]:
         if not self.densities:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -37,7 +38,7 @@ from soft2hard.lm.subject import Subject
 from soft2hard.storage import run_folders
 from soft2hard.storage.files import atomic_write
 from soft2hard.translator.data import CorpusPairs, ExamplesAlone, Mixed, PairCollator, imitation_pairs
-from soft2hard.translator.follower import FOLLOWER_FILE, FollowerTraining, read_follower, teach
+from soft2hard.translator.follower import FOLLOWER_FILE, FollowerTraining, check_teachable, read_follower, teach
 from soft2hard.translator.material import Material, Untuned, made_tasks
 from soft2hard.translator.model import Translator
 from soft2hard.translator.processes import (
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     import datasets
 
 _DESIGN = ("architecture", "hidden_layers", "base_fingerprint", "instruction_tokens", "reads", "shown")
+_STEPS_BETWEEN = 10  # of a follower, between two reports
 _LATER = ("least_learned", "apart_from_real", "share", "pretrain_tasks", "pretrain_from", "follower_steps")
 """Settings that trainings begun before they were there do not record; by default they change nothing."""
 _WITHOUT = 1 / 3
@@ -91,6 +93,8 @@ def train_translator(
     material = Material(corpus, validation, untuned)
     _refuse(translator.card, material, config, subject)
     first_read = _tasks_read_first(config, material.held_out)
+    if config.follower_steps:
+        check_teachable(subject, (*first_read, *material.tasks))
     if is_first():  # of several processes, the first speaks for all
         identity = _identity(translator.card, material, config, first_read)
         run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
@@ -98,7 +102,7 @@ def train_translator(
         ended = Translator.from_pretrained(folder / "translator", subject=subject)
         translator.model.load_state_dict(ended.model.state_dict())
         translator.card, translator.trained_on = ended.card, ended.trained_on
-        translator.follower_adapters = ended.follower_adapters
+        translator.follow_with(ended.follower_adapters, subject)
         return translator
     translator.model.to_train()
     if (cut := share_cut(translator, material.texts)) and is_first():
@@ -112,7 +116,7 @@ def train_translator(
     translator.trained_on = tuple(sorted({" ".join(text.split()) for text in instructions}))
     translator.card = replace(translator.card, training=_training_record(config, material, trainer, cut))
     if config.follower_steps and trainer.is_world_process_zero():
-        translator.follower_adapters = _follower(subject, (*first_read, *material.tasks), config, folder)
+        translator.follow_with(_follower(subject, (*first_read, *material.tasks), config, folder), subject)
     translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
@@ -126,8 +130,14 @@ def _follower(
     """The adapters of a follower that is taught on these tasks, or was before."""
     if not (folder / FOLLOWER_FILE).exists():
         print(f"Teaching a follower, {config.follower_steps} steps", file=sys.stderr)
-        teach(subject, tasks, FollowerTraining(config.follower_steps, seed=config.seed), folder / FOLLOWER_FILE)
+        how = FollowerTraining(config.follower_steps, seed=config.seed)
+        teach(subject, tasks, how, folder / FOLLOWER_FILE, partial(_say_step, config.follower_steps))
     return read_follower(folder)
+
+
+def _say_step(n_steps: int, step: int, loss: float) -> None:
+    if step % _STEPS_BETWEEN == 0 or step == n_steps:
+        print(f"follower, step {step} of {n_steps}: loss {loss:.3f} nats a token", file=sys.stderr)
 
 
 def _pairs(
@@ -377,7 +387,8 @@ def _trainer(
     steps = int(config.epochs * -(-len(train) // pairs_of_step))
     arguments.warmup_steps = min(config.warmup_steps, steps // 4)
     # What is taught without tuning is little, and may make nothing better.
-    arguments.eval_on_start = any(isinstance(part, ExamplesAlone) for part in getattr(validation, "datasets", ()))
+    untuned = any(isinstance(part, ExamplesAlone) for part in getattr(validation, "datasets", ()))
+    arguments.eval_on_start = untuned and last_checkpoint(folder) is None  # once: it would count as an epoch in vain
     optimizers = (None, None)
     if config.deepspeed is None:
         optimizer = MuonWithAdamW(translator.model, config.lr, _BY_ADAMW)

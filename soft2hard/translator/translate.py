@@ -409,7 +409,8 @@ class _Translating:
             densities.reverse()  # the last is that which is searched under
         reads = self.reader.translator if self.reader else self.translator
         evidence = reads.evidence if reads else Evidence()
-        search = Search(densities, self.verifier, probes, self.budget, evidence)
+        followed = None if reading is None else reading.followed
+        search = Search(densities, self.verifier, probes, self.budget, evidence, followed)
         effort = Effort(self.config.refine_rounds)
         if "search" in self.names:
             effort = free(self.config.search_rounds, self.config.search_texts)
@@ -445,7 +446,12 @@ class _Translating:
         """What a translator makes of a soft prompt; None without one."""
         if self.reader is not None:
             return Mixture(self.reader.translator, self.reader.views(self._observed(i, probes), self.config.seed))
-        return None if self.translator is None else Mixture(self.translator, self.views[i])
+        if self.translator is None:
+            return None
+        views = self.views[i]
+        if self.helpers.read is not None:  # the follower, too, weighs texts by what the soft prompt itself does
+            views = replace(views, pairs=tuple(pair for pair in probes.pairs if pair.output))
+        return Mixture(self.translator, views)
 
     def _proposals(
         self, numbers: Sequence[int], read: Sequence[Sequence[str]], probes: Mapping[int, Probes]

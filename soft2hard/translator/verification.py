@@ -95,12 +95,14 @@ class Candidate:
     """Of the divergence, see `Evidence`."""
     consensus: float = 0.0
     """Nats for what it shares with other candidates, see `Evidence`."""
+    followed: float = 0.0
+    """The follower's log-likelihood of what the soft prompt wrote, weighted, nats, see `Evidence`."""
 
     @property
     def rank(self) -> float:
-        """Sorts the best candidate first: minus the log-posterior, the summed divergence, weighted, less `log_prob`;
-        less what it has from `consensus`."""
-        return self.weight * self.divergence * self.n_positions - self.log_prob - self.consensus
+        """Sorts the best candidate first: minus the log-posterior, the summed divergence, weighted, less `log_prob` and
+        `followed`; less what it has from `consensus`."""
+        return self.weight * self.divergence * self.n_positions - self.log_prob - self.followed - self.consensus
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,17 @@ def test_a_follower_that_knows_better_is_believed_and_one_that_gains_next_to_not
     assert best_evidence([followed(0.005)])[0] == best_evidence([followed(-0.1)])[0] == Evidence()
 
 
+def test_a_gain_on_some_tasks_that_is_lost_on_as_many_others_is_chance() -> None:
+    """A mean gain of 0.05, of 0.4 on five tasks of eight and -0.53 on three: its standard error is 0.17."""
+    of_each = [0.4] * 5 + [-8 / 15] * 3
+    tasks = [
+        replace(tried((-1.0, 0.0, 0.55), (-4.0, 0.0, 0.55 + gain)), followed=torch.tensor([-90.0, 0.0]))
+        for gain in of_each
+    ]
+    assert best_evidence(tasks)[0].follower == 0
+    assert best_evidence([replace(one, likeness=torch.tensor([0.55, 0.6])) for one in tasks])[0].follower > 0
+
+
 def planted(monkeypatch: pytest.MonkeyPatch, plain: Sequence[Tried], shown: Sequence[Tried]) -> Evidence:
     """What `calibrate` makes of these candidates, without and with demonstrations."""
     monkeypatch.setattr(calibration, "_tried", lambda *given: iter(shown if given[-1] else plain))
@@ -196,7 +207,7 @@ def test_with_an_encoder_half_of_the_likeness_is_of_meaning_and_each_half_has_it
 
     found = calibration._like(["up", "down", "cat"], ["red cat", "up"], encoder)
     # ROUGE-L 1, 0 and 2/3; cosines with the nearest 1, cos 120 and cos 30.
-    assert found == pytest.approx({"up": 1.0, "down": (0 - 0.5) / 2, "cat": (2 / 3 + 3**0.5 / 2) / 2})
+    assert found == pytest.approx([1.0, (0 - 0.5) / 2, (2 / 3 + 3**0.5 / 2) / 2])
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +230,8 @@ def test_candidates_are_run_as_they_are_and_the_gold_text_beside_them_is_none(
     probes = verifier.probe(prompts, rows["inputs"])
     texts, own = [["red cat", "up", "blue dog"], ["green cat", "four"]], [["red cat", "cat red"], ["left", "green cat"]]
     readings = [Mixture(translator, Views((prompt,))) for prompt in prompts]
-    likeness = [calibration._like(some, golds, None) for some, golds in zip(texts, own, strict=True)]
-    found = list(calibration._tried(verifier, readings, probes, likeness, [golds[0] for golds in own], 0))
+    said = [calibration._Said.of(*one, None) for one in zip(readings, texts, own, strict=True)]
+    found = list(calibration._tried(verifier, said, probes, [golds[0] for golds in own], 0))
     for one, of_prompt, candidates, golds, reading in zip(found, probes, texts, own, readings, strict=True):
         verified = verifier.verify(candidates, of_prompt)
         summed = [c.divergence * c.n_positions for c in verified]

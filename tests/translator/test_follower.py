@@ -1,23 +1,32 @@
 """A follower: what it learns, what it says of texts, and that it is kept with its translator."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 
 from soft2hard.compute import metering
 from soft2hard.data_gen.tasks import Example, Task
 from soft2hard.errors import UserError
+from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator import follower as follower_module
 from soft2hard.translator.candidates import Mixture
 from soft2hard.translator.data import Views
 from soft2hard.translator.follower import FOLLOWER_FILE, Follower, FollowerTraining, read_follower, taught, teach
 from soft2hard.translator.model import Translator
-from soft2hard.translator.settings import Design, Evidence
+from soft2hard.translator.search import Budget, Search
+from soft2hard.translator.settings import Design, Evidence, TranslateConfig
+from soft2hard.translator.translate import Helpers, translate
+from soft2hard.translator.verification import Verifier
 from tests import tiny_models
 
 WORDS = tiny_models.WORDS[3:]
@@ -71,11 +80,49 @@ def test_each_pair_is_counted_once_for_each_text(subject: Subject, adapters: dic
     assert heard.total.sequences == 2 * len(SAID)
 
 
-def test_pairs_that_do_not_fit_count_for_no_text(subject: Subject, adapters: dict) -> None:
-    long = Example(" ".join(["cat"] * subject.context_length), "red")
-    follower, pairs = Follower(subject, adapters), [Example("one", "red")]
-    assert follower.log_likelihoods(["up", "down"], [*pairs, long]) == follower.log_likelihoods(["up", "down"], pairs)
-    assert follower.log_likelihoods(["up"], [long]) == [0.0] and follower.log_likelihoods([], pairs) == []
+def test_pairs_that_leave_no_room_for_a_text_count_for_none_and_all_texts_are_weighed_by_the_same(
+    subject: Subject, adapters: dict
+) -> None:
+    """What a text comes to depends on no other."""
+    context, follower = subject.context_length, Follower(subject, adapters)
+    long, short = Example(" ".join(["cat"] * (context - 2)), "red"), [Example("one", "red"), Example("two", "cat")]
+    assert follower.fitting([*short[:1], long, *short[1:]]) == tuple(short)
+    assert follower.fitting(short * 8) == tuple(short * 4)
+    wordy = " ".join(["up"] * (context - 10))
+    alone, beside = (follower.log_likelihoods(texts, short) for texts in (["up", "down"], ["up", wordy, "down"]))
+    assert beside[::2] == pytest.approx(alone, abs=1e-4)
+    [far_too_long] = follower.log_likelihoods([" ".join(["up"] * context)], short)
+    assert far_too_long < min(beside) - 1000
+
+
+def test_whatever_the_length_of_pairs_no_query_is_too_long(subject: Subject, adapters: dict) -> None:
+    follower, n_kept = Follower(subject, adapters), 0
+    for n_words in range(1, subject.context_length):
+        pairs = follower.fitting([Example(" ".join(["cat"] * n_words), "red")])
+        lengths = (1, subject.context_length // 2, subject.context_length - n_words) if pairs else ()
+        follower.log_likelihoods([" ".join(["up"] * n) for n in lengths], pairs)
+        n_kept += len(pairs)
+    assert 0 < n_kept < subject.context_length - 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "cohere", "granite"])
+def test_the_loss_that_teaches_is_that_of_scoring_whatever_the_head_does_to_logits(family: str, tmp_path: Path) -> None:
+    subject = tiny_models.subject(family)
+    rows = follower_module._drawn(subject, tasks(), Random(0), 6)
+    ids = [(read[len(subject.leading_ids) :], output) for read, output in rows]
+    examples = [EncodedExample(read, output) for read, output in ids]
+    targets = subject.scorer.run([subject.lead_embeddings("hard")] * len(examples), [[one] for one in examples])
+    expected = subject.scorer.losses(targets.hidden, targets.ids).sum().item()
+    assert follower_module._loss(subject, rows).item() == pytest.approx(expected, rel=1e-2)
+    teach(subject, tasks(), FollowerTraining(steps=2, batch_size=4), tmp_path / "adapters")
+    assert load_file(tmp_path / "adapters")
+
+
+def test_where_no_example_fits_the_context_teaching_ends_in_one_line(subject: Subject, tmp_path: Path) -> None:
+    endless = Example(" ".join(["cat"] * 2 * subject.context_length), "red")
+    task = replace(tasks()[0], train=(endless,))
+    with pytest.raises(UserError, match="Hardly any example fits"):
+        teach(subject, [task], FollowerTraining(steps=1, batch_size=2), tmp_path / "adapters")
 
 
 def test_taught_weights_are_those_of_low_rank_adapters_as_peft_has_them(subject: Subject, adapters: dict) -> None:
@@ -131,9 +178,33 @@ def test_it_is_saved_with_its_translator_and_weighs_texts_as_the_card_says(
     view = read.view(subject)
     shown = view.of_pairs(SoftPrompt(torch.zeros(2, subject.d_model)), pairs)
     views, texts = Views((shown,), pairs=tuple(pairs)), list(SAID)
-    plain = Mixture(read, views).log_probs(texts)
-    object.__setattr__(read.card, "evidence", Evidence(follower=0.5))
-    followed = read.follower.log_likelihoods(texts, pairs)
-    expected = [p + 0.5 * f for p, f in zip(plain, followed, strict=True)]
-    assert Mixture(read, views).log_probs(texts) == pytest.approx(expected)
+    reading = Mixture(read, views)
+    assert reading.followed(texts).tolist() == read.follower.log_likelihoods(texts, pairs)
+    verifier = Verifier(subject)
+    [probes] = verifier.probe([SoftPrompt(torch.randn(2, subject.d_model))], [["one", "two"]])
+    prior = Mixture(read, Views((view.of_pairs(SoftPrompt(torch.zeros(2, subject.d_model)), [Example("two", "cat")]),)))
+    search = Search([prior, reading], verifier, probes, Budget(), Evidence(0.0, follower=0.5), reading.followed)
+    for found in search.run_all(texts):
+        log_prob = np.logaddexp(*(density.log_probs([found.text])[0] for density in (prior, reading))) - np.log(2)
+        [followed] = reading.followed([found.text]).tolist()
+        # Whoever proposed a text: what the follower adds stands outside of the mixture.
+        assert found.log_prob == pytest.approx(log_prob, abs=1e-3)
+        assert -found.rank == pytest.approx(log_prob + 0.5 * followed, abs=1e-2)
     assert isinstance(read.follower.subject.model, nn.Module) and read.follower.subject.model is not subject.model
+
+
+def test_texts_of_a_comparison_are_followed_by_what_the_soft_prompt_itself_does(
+    subject: Subject, adapters: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator = Translator.for_subject(
+        subject, Design(architecture="causal-lora", reads="examples", lora_rank=2, instruction_tokens=8)
+    )
+    translator.card = replace(translator.card, evidence=Evidence(follower=0.5))
+    translator.follow_with(adapters, subject)
+    seen: list[Example] = []
+    monkeypatch.setattr(Follower, "log_likelihoods", lambda _, texts, pairs: seen.extend(pairs) or [0.0] * len(texts))
+    prompt = SoftPrompt(torch.randn(2, subject.d_model), template=subject.template)
+    inputs, how = list(WORDS[:8]), TranslateConfig(4, 4, 4, refine_rounds=0, max_new_tokens=2)
+    other = translator.view(subject).of_pairs(prompt, [Example("one", "red")])
+    found = translate(prompt, translator, subject, how, inputs=inputs, helpers=Helpers(read=[other]))
+    assert set(seen) <= set(found.chosen_on) and {pair for pair in found.chosen_on if pair.output} == set(seen)
