@@ -1,5 +1,6 @@
 """Translators that read other things than soft prompts: what they are given, what they learn from, who refuses them."""
 
+import json
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
@@ -352,6 +353,31 @@ def test_a_follower_is_taught_on_what_the_translator_read_and_lies_beside_it(
     read_back = train_translator(untrained("both"), corpus, held_out, how, tmp_path, subject=SUBJECT)
     assert read_back.follower_adapters.keys() == made.follower_adapters.keys()
     assert made.card.training["initial_validation_loss"] is None, "nothing was validated before the first epoch"
+
+
+def test_a_killed_training_waits_as_long_for_a_lower_loss_as_one_that_was_not_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns nothing, so it ends with its patience; what is validated before the first epoch is so once."""
+    left: list[int] = []
+
+    def step(self: training.MuonWithAdamW, closure: object = None) -> None:
+        if left and left.pop() == 0:
+            raise KeyboardInterrupt
+
+    def validated(folder: str) -> list[int]:
+        how = config(epochs=9, patience=3)
+        train_translator(untrained("both"), None, None, how, tmp_path / folder, subject=SUBJECT, untuned=untuned("red"))
+        lines = map(json.loads, (tmp_path / folder / "log.jsonl").read_text().splitlines())
+        return [line["step"] for line in lines if "eval_loss" in line]
+
+    monkeypatch.setattr(training.MuonWithAdamW, "step", step)
+    whole = validated("whole")
+    assert whole[0] == 0 and len(whole) < 9
+    left.extend([0, *[1] * whole[1]])  # in the first step of the second epoch
+    with pytest.raises(KeyboardInterrupt):
+        validated("killed")
+    assert validated("killed") == whole
 
 
 @pytest.mark.parametrize("reads", ["vectors", "nothing"])
