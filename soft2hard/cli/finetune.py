@@ -195,8 +195,13 @@ def _in_steps(training: FurtherTraining, untuned: Untuned) -> FurtherTraining:
     return replace(training, batch_size=min(training.batch_size, max(1, n_pairs // _STEPS)))
 
 
+def _validates_what_is_taught(untuned: Untuned) -> bool:
+    """Whether other examples of the taught tasks validate, for want of tasks to hold out."""
+    return bool(untuned.held_out) and all(task.name.endswith(_OTHER) for task in untuned.held_out)
+
+
 def _who_is_taught(untuned: Untuned) -> str:
-    if all(task.name.endswith(_OTHER) for task in untuned.held_out):
+    if _validates_what_is_taught(untuned):
         return (
             f"{len(untuned.tasks)} tasks are taught, and other examples of theirs tell when to stop (from "
             f"{_FEWEST_TO_HOLD_OUT} tasks on, tasks that are held out do)."
@@ -209,8 +214,8 @@ def _what_came_of_it(record: dict, untuned: Untuned) -> str:
     before, after = record.get("initial_validation_loss"), record["best_validation_loss"]
     if before is None or after is None:
         return "Taught."
-    of_taught = untuned.held_out and all(task.name.endswith(_OTHER) for task in untuned.held_out)
-    of_what = " of the very tasks that were taught, on other examples (of others it says nothing)" if of_taught else ""
+    of_what = " of the very tasks that were taught, on other examples (of others it says nothing)"
+    of_what = of_what if _validates_what_is_taught(untuned) else ""
     said = f"Validation loss{of_what}: {after:.3f} nats a token, {before:.3f} before"
     return said if after < before else f"{said}: it learned nothing of use. Give more tasks, or more examples of each."
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -236,21 +235,19 @@ def _drawn(subject: Subject, tasks: Sequence[Task], rng: Random, n: int) -> list
     where hardly any fits the context."""
     rows: list[Row] = []
     longest = subject.context_length or 10**9
-    for n_drawn in count():
-        if len(rows) == n:
-            break
-        if n_drawn == _MOST_DRAWS * n:
-            raise UserError(
-                f"Hardly any example fits the context of '{subject.name}' ({longest} tokens): no follower can learn.",
-                "Set follower_steps to 0, or train on tasks with shorter examples.",
-            )
+    for _ in range(_MOST_DRAWS * n):
         task = rng.choice(tasks)
         text, example = rng.choice(task.phrasings), rng.choice(task.train)
         encoded = subject.encode_example(example.input, example.output, "hard")
         row = ([*subject.leading_ids, *subject.prompt_ids(text), *encoded.body], list(encoded.output))
         if len(row[0]) + len(row[1]) <= longest:
             rows.append(row)
-    return sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+        if len(rows) == n:
+            return sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    raise UserError(
+        f"Hardly any example fits the context of '{subject.name}' ({longest} tokens): no follower can learn.",
+        "Set follower_steps to 0, or train on tasks with shorter examples.",
+    )
 
 
 def _gradients(subject: Subject, rows: Sequence[Row]) -> float:

@@ -93,8 +93,9 @@ def train_translator(
     material = Material(corpus, validation, untuned)
     _refuse(translator.card, material, config, subject)
     first_read = _tasks_read_first(config, material.held_out)
-    if config.follower_steps:
-        check_teachable(subject, (*first_read, *material.tasks))
+    followed = (*first_read, *material.tasks) if config.follower_steps else ()
+    if followed:
+        check_teachable(subject, followed)
     if is_first():  # of several processes, the first speaks for all
         identity = _identity(translator.card, material, config, first_read)
         run_folders.claim(folder, TRAINING, identity | run_folders.made_with())
@@ -115,8 +116,8 @@ def train_translator(
     instructions = (*translator.trained_on, *material.instructions, *(task.instruction for task in first_read))
     translator.trained_on = tuple(sorted({" ".join(text.split()) for text in instructions}))
     translator.card = replace(translator.card, training=_training_record(config, material, trainer, cut))
-    if config.follower_steps and trainer.is_world_process_zero():
-        translator.follow_with(_follower(subject, (*first_read, *material.tasks), config, folder), subject)
+    if followed and trainer.is_world_process_zero():
+        translator.follow_with(_follower(subject, followed, config, folder), subject)
     translator.model.eval()
     with gathered(translator.model):
         if trainer.is_world_process_zero():
