@@ -96,6 +96,10 @@ class Understood:
     remarks: dict[int, str] = field(default_factory=dict)
     """What to say of the templates of some, by place."""
 
+    def is_borne_out(self, i: int) -> bool:
+        """Whether the outputs of its examples are as a soft prompt writes them under the template that is taken."""
+        return i in self.checks and self.checks[i].fits_well
+
 
 def understand(
     lm: "Subject",
@@ -142,16 +146,16 @@ def say_some(remarks: Iterable[str]) -> None:
         say(f"(and the like of {len(remarks) - _SHOWN} more)")
 
 
-def say_template(soft_prompts: "Sequence[SoftPrompt]", known: "dict[int, LayoutCheck]") -> None:
+def say_template(known: Understood) -> None:
     """Soft prompts of other programs do not say the text around their inputs, and under another they are nonsense."""
-    unsaid = [i for i, prompt in enumerate(soft_prompts) if prompt.template is None]
-    doubtful = [i for i in unsaid if i not in known or not known[i].fits_well]
+    unsaid = [i for i, prompt in enumerate(known.soft_prompts) if prompt.template is None]
+    doubtful = [i for i in unsaid if not known.is_borne_out(i)]
     if doubtful:
         otherwise = ", or give eight examples or more with outputs, by which it is looked for"
         say(
-            f"{soft_prompts[doubtful[0]].origin} does not say what text stood around its inputs when it was tuned: "
-            "'Input: ...' and 'Output:' on lines of their own are assumed. If it was another, give it with --template"
-            f"{'' if doubtful[0] in known else otherwise}."
+            f"{known.soft_prompts[doubtful[0]].origin} does not say what text stood around its inputs when it was "
+            "tuned: 'Input: ...' and 'Output:' on lines of their own are assumed. If it was another, give it with "
+            f"--template{'' if doubtful[0] in known.checks else otherwise}."
         )
 
 

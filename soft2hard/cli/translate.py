@@ -178,7 +178,7 @@ def translate(
             known = understand(lm, soft_prompts, files, loading.template, max_new_tokens)
             say_some(known.remarks.values())
         if loading.template is None:
-            say_template(known.soft_prompts, known.checks)
+            say_template(known)
         model = _translator(translator, lm, propose)
         helpers = _helpers(helping, describer, lm)
         n_checks = _JUDGING if files else max(MIN_PROBES, probes // 2)
@@ -196,7 +196,7 @@ def translate(
                 f"No text could be run beside {found[0]}: {MIN_PROBES} inputs at least are needed, {few}.",
                 "Give inputs of its task with --examples.",
             )
-        results = [_named(result, path) for result, path in zip(results, found, strict=True)]
+        results = [_named(*of_one, known.is_borne_out(i)) for i, of_one in enumerate(zip(results, found, strict=True))]
         if card is not None:
             _write_card(card, results[0], known.soft_prompts[0], lm, seed, loading.template)
         write(
@@ -310,8 +310,9 @@ def _helpers(helping: Helping, describer: "TextGenerator | None", lm: "Subject |
     return Helpers(describer, prior, None if helping.encoder is None else sentence_encoder(helping.encoder))
 
 
-def _named(translation: "Translation", path: Path) -> "Translation":
-    return replace(translation, soft_prompt=str(path))
+def _named(translation: "Translation", path: Path, is_borne_out: bool) -> "Translation":
+    assumed = translation.template_is_assumed and not is_borne_out
+    return replace(translation, soft_prompt=str(path), template_is_assumed=assumed)
 
 
 def _write_card(

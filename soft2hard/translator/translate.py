@@ -101,6 +101,9 @@ class Translation:
     unnamed: tuple[str, ...] = ()
     """Of a few outputs that the soft prompt writes again and again, those that the text does not name, where it names
     others."""
+    template_is_assumed: bool = False
+    """Whether neither the soft prompt's file nor who asked says what text stood around its inputs when it was tuned. Of
+    one that was tuned under another, nothing here is true."""
     explained_by_gold: float | None = None
     """About as much as any text explains of soft prompts on this subject, see `Evidence`; None where the translator
     does not say, or none was asked."""
@@ -189,7 +192,8 @@ def _translated(
     if subject is not None:
         if translator is not None:
             translator.bind(subject)
-        _warn_of_template(prompts, subject)
+        assumed = [prompt.template is None and subject.asked_template is None for prompt in prompts]
+        _warn_of_template(prompts, assumed)
         subject = subject.for_prompts(prompts)
         if config.demonstrations:
             subject.template.check_shows()
@@ -213,7 +217,7 @@ def _translated(
         return [replace(one, translator=name_of(translator.name, "translator")) for one in found]
     work = _Translating(prompts, labels, translator, subject, config, helpers)
     work.views = views
-    found = work.all(inputs, progress)
+    found = [replace(one, template_is_assumed=on) for one, on in zip(work.all(inputs, progress), assumed, strict=True)]
     if translator is not None:
         found = [replace(one, translator=name_of(translator.name, "translator")) for one in found]
     if source:
@@ -230,13 +234,13 @@ class AssumedTemplate(UserWarning):
     """A soft prompt does not say under which template it was tuned, and none was named."""
 
 
-def _warn_of_template(prompts: Sequence[SoftPrompt], subject: Subject) -> None:
-    unsaid = [prompt for prompt in prompts if prompt.template is None]
-    if unsaid and subject.asked_template is None:
+def _warn_of_template(prompts: Sequence[SoftPrompt], assumed: Sequence[bool]) -> None:
+    if any(assumed):
         warnings.warn(
-            f"{unsaid[0].origin} does not say what text stood around its inputs when it was tuned: the plain template "
-            "is assumed, and under another it writes nonsense. Give the subject yours (Subject.from_pretrained(name, "
-            "template='Tweet text : {input} Label : ')), or look for it (soft2hard.translator.layout.better_layout).",
+            f"{prompts[assumed.index(True)].origin} does not say what text stood around its inputs when it was tuned: "
+            "the plain template is assumed, and under another it writes nonsense. Give the subject yours "
+            "(Subject.from_pretrained(name, template='Tweet text : {input} Label : ')), or look for it "
+            "(soft2hard.translator.layout.better_layout).",
             AssumedTemplate,
             stacklevel=4,  # whoever called `translate`
         )

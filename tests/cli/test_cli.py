@@ -461,6 +461,8 @@ def test_outputs_of_the_examples_tell_whether_a_template_fits(tmp_path: Path) ->
     none = run(*words)
     assert none.exit_code == 0 and "makes the outputs in" in none.stderr
     assert "give that with --template" in none.stderr
+    assert "if the text around its inputs is the assumed one" in none.stdout
+    assert "assumed" not in wrong.stdout
 
 
 def test_the_template_of_an_adapter_that_records_none_is_found_by_outputs_of_the_examples(tmp_path: Path) -> None:
@@ -476,6 +478,7 @@ def test_the_template_of_an_adapter_that_records_none_is_found_by_outputs_of_the
     assert "under the template '{input} = " in found.stderr and "which is taken" in found.stderr
     document = json.loads(found.stdout)
     assert "{input} = " in document["translations"][0]["template"]
+    assert document["translations"][0]["template_is_assumed"] is False
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 import soft2hard
 from soft2hard import SoftPrompt, Subject, TranslateConfig, Translation, Translator, UserError, translate
 from soft2hard.checkpoints import embedded_path
+from soft2hard.eval.report.verdict_text import verdict_text
 from soft2hard.prompts.template import Template
 from soft2hard.translator import translate as translate_module
 from soft2hard.translator.candidates import Reading, propose
@@ -69,11 +70,16 @@ def test_one_soft_prompt_gives_one_translation_and_a_list_gives_a_list(own: Soft
 def test_an_assumed_template_is_warned_of_and_one_that_is_known_or_asked_for_is_not(embedded: SoftPrompt) -> None:
     quick, unsaid = replace(QUICK, n_candidates=1), replace(embedded, template=None, place="after")
     with pytest.warns(translate_module.AssumedTemplate, match="does not say what text stood"):
-        translate(unsaid, config=quick, inputs=INPUTS)
+        found = translate(unsaid, config=quick, inputs=INPUTS)
+    assert found.template_is_assumed and "if the text around its inputs is the assumed one" in verdict_text(found)
     with warnings.catch_warnings():
         warnings.simplefilter("error", translate_module.AssumedTemplate)
-        translate(embedded, config=quick, inputs=INPUTS)
-        translate(unsaid, subject=Subject.from_pretrained("embedded", template="plain"), config=quick, inputs=INPUTS)
+        known = translate(embedded, config=quick, inputs=INPUTS)
+        asked = translate(
+            unsaid, subject=Subject.from_pretrained("embedded", template="plain"), config=quick, inputs=INPUTS
+        )
+    assert not known.template_is_assumed and not asked.template_is_assumed
+    assert "assumed" not in verdict_text(known) + verdict_text(asked)
 
 
 def test_for_an_embedded_soft_prompt_nothing_else_is_needed(embedded: SoftPrompt) -> None:

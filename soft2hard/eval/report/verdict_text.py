@@ -20,11 +20,9 @@ def verdict_text(translation: Translation) -> str:
         return f"unverified: {why_unverified(translation)}"
     line = judgement_text(translation.judgement, translation.probe_source)
     possible = translation.explained_by_gold
-    if translation.judgement.explained is None or possible is None:
-        return line
-    return (
-        f"{line} (on this subject, a task's own instruction explains {explained_share_text(possible)}, by the median)"
-    )
+    if translation.judgement.explained is not None and possible is not None:
+        line += f" (on this subject, a task's own instruction explains {explained_share_text(possible)}, by the median)"
+    return f"{line}; if the text around its inputs is the assumed one" if translation.template_is_assumed else line
 
 
 def judgement_text(judgement: Judgement, source: str) -> str:
