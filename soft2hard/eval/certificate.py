@@ -36,7 +36,10 @@ OTHER, SAME_FAMILY, SHUFFLED, NOISE = (
     "noise of the same norms",
 )
 VECTORS_ALONE, ACTS_ALONE = "its own, without what it does", "noise, with what its own does"
-"""For a translator that also reads what soft prompts do: either of the two by itself."""
+LABELS_BESIDE, LABELS_ALONE = "its own, with labelled examples instead", "labelled examples alone"
+PARTS = (VECTORS_ALONE, ACTS_ALONE, LABELS_BESIDE, LABELS_ALONE)
+"""For a translator that also reads what soft prompts do: either of the two by itself, and labelled examples, which it
+was trained on, in the place of what the soft prompt does, and of both."""
 RIVALS = {
     "vectors": "the vectors, by a translator of these alone",
     "examples": "examples instead",
@@ -164,7 +167,7 @@ class Certificate:
     def sentences(self) -> list[str]:
         """What follows, whichever way it goes."""
         said = []
-        parts = [read for read in (VECTORS_ALONE, ACTS_ALONE) if read in self.reads]
+        parts = [read for read in PARTS if read in self.reads]
         others = [read for read in self.reads if read not in (MATCHED, *parts, *RIVALS.values())]
         spoiled = [read for read in others if _is_enough(self.difference(read, "nll"))]
         worse = [read for read in spoiled if _is_above(self.difference(read, "nll"))]

@@ -30,6 +30,8 @@ from soft2hard.data_gen.tuning.tuner import Tuner
 from soft2hard.errors import UserError
 from soft2hard.eval.certificate import (
     ACTS_ALONE,
+    LABELS_ALONE,
+    LABELS_BESIDE,
     MATCHED,
     NOISE,
     OTHER,
@@ -56,7 +58,7 @@ from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import write_text
 from soft2hard.storage.run_folders import Kind, claim, made_with
 from soft2hard.translator.candidates import propose
-from soft2hard.translator.data import IGNORE, runs_of_like_length
+from soft2hard.translator.data import IGNORE, View, runs_of_like_length
 from soft2hard.translator.demonstrations import acting
 from soft2hard.translator.model import Translator, translator_fingerprint, weighing_fingerprint
 from soft2hard.translator.settings import TranslateConfig
@@ -231,7 +233,7 @@ class Certifier:
         for read, prompts in self._in_its_place(cases, seed).items():
             found += self._kept(read, self.translator, cases, prompts, seed)
         for rival in self.rivals:
-            prompts = partial(self._of_examples, rival, cases, seed)
+            prompts = partial(self._of_examples, rival.view(self.subject), cases, seed)
             found += self._kept(RIVALS[rival.card.reads], rival, cases, prompts, seed)
         return found
 
@@ -251,10 +253,15 @@ class Certifier:
             ]
 
         seen = {read: partial(act, read) for read in given}
-        return seen | {VECTORS_ALONE: partial(list, own), ACTS_ALONE: noise_that_acts_like_it}
+        parts = {VECTORS_ALONE: partial(list, own), ACTS_ALONE: noise_that_acts_like_it}
+        view = self.translator.view(self.subject)
+        if view.reads_examples:
+            shown = {LABELS_BESIDE: view, LABELS_ALONE: replace(view, reads="examples")}
+            parts |= {read: partial(self._of_examples, one, cases, seed) for read, one in shown.items()}
+        return seen | parts
 
-    def _of_examples(self, rival: Translator, cases: Sequence[Case], seed: int) -> list[SoftPrompt]:
-        view = rival.view(self.subject)
+    @staticmethod
+    def _of_examples(view: View, cases: Sequence[Case], seed: int) -> list[SoftPrompt]:
         return [view.of(case.soft_prompt, case.task, seed) for case in cases]
 
     def _acting(

@@ -15,6 +15,7 @@ from soft2hard.data_gen.settings import Tuning
 from soft2hard.data_gen.tasks import Task
 from soft2hard.errors import UserError
 from soft2hard.eval.cases import Draw, drawn_tasks
+from soft2hard.eval.certificate import PARTS
 from soft2hard.eval.certifying import certify
 from soft2hard.eval.config import MethodChoice
 from soft2hard.eval.fan_out import run_evaluation
@@ -165,7 +166,8 @@ class CertificateStage(Stage):
         yield "subject", self.recipe.subject
 
     def size(self) -> str:
-        return f"{4 + len(self._rivals())} other things are read in the place of each soft prompt"
+        n = 4 + len(self._rivals()) + (len(PARTS) if self.recipe.translator.reads == "both" else 0)
+        return f"{n} other things are read in the place of each soft prompt"
 
     def work(self, job: Job) -> None:
         """Read them."""

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from soft2hard.errors import UserError
+from soft2hard.eval import certificate as module
 from soft2hard.eval.certificate import (
-    ACTS_ALONE,
     FILE,
     MATCHED,
     NOISE,
     OTHER,
+    PARTS,
     RIVALS,
     SHUFFLED,
-    VECTORS_ALONE,
     Certificate,
     CertificateSettings,
     TaskReading,
@@ -54,7 +54,7 @@ def certificate(readings: Sequence[TaskReading], **more: object) -> Certificate:
 def of_reads(**nlls: Sequence[float]) -> list[TaskReading]:
     """What is read by its constant's name, with the NLL of each task."""
     return [
-        reading(globals().get(read, read), task, nll)
+        reading(vars(module).get(read, read), task, nll)
         for read, values in nlls.items()
         for task, nll in zip(TASKS, values, strict=True)
     ]
@@ -148,7 +148,7 @@ def test_each_rival_is_told_whichever_way_it_goes(name: str, nlls: list[float], 
 
 
 @pytest.mark.parametrize(("nlls", "said"), [(WORSE, "clearly less likely"), (ALIKE, "about as likely")])
-@pytest.mark.parametrize("part", [VECTORS_ALONE, ACTS_ALONE])
+@pytest.mark.parametrize("part", PARTS)
 def test_what_vectors_and_acts_are_worth_each_is_told_apart_from_what_is_in_their_place(
     part: str, nlls: list[float], said: str
 ) -> None:

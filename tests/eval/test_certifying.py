@@ -15,9 +15,12 @@ from soft2hard.errors import UserError
 from soft2hard.eval import certifying
 from soft2hard.eval.certificate import (
     ACTS_ALONE,
+    LABELS_ALONE,
+    LABELS_BESIDE,
     MATCHED,
     NOISE,
     OTHER,
+    PARTS,
     RIVALS,
     SAME_FAMILY,
     SHUFFLED,
@@ -268,17 +271,21 @@ def test_a_rival_reads_the_view_that_it_was_trained_on(translator: Translator) -
 def test_a_translator_of_vectors_and_acts_is_given_what_each_thing_in_their_place_does() -> None:
     both = rival("both")
     found = by_read(Certifier(both, SUBJECT, asked=replace(ASKED, verify=False)).readings(FEW, 0))
-    assert list(found) == [MATCHED, OTHER, SAME_FAMILY, SHUFFLED, NOISE, VECTORS_ALONE, ACTS_ALONE]
+    assert list(found) == [MATCHED, OTHER, SAME_FAMILY, SHUFFLED, NOISE, *PARTS]
     noises = spoiled(FEW, 0)[NOISE]
     for c, noise in zip(FEW, noises, strict=True):
         golds, inputs = [c.task.instruction, *c.task.paraphrases], [example.input for example in c.task.train]
         own, of_noise = acting(both, SUBJECT, [c.soft_prompt, noise], [inputs, inputs], 0)
         mixed = torch.cat([noise.embeddings, own.embeddings[noise.n_tokens :]])
+        labelled = View(SUBJECT, "both", 3).of(c.soft_prompt, c.task, 0)
+        assert torch.equal(labelled.embeddings[: c.soft_prompt.n_tokens], c.soft_prompt.embeddings)
         expected = {
             MATCHED: own,
             NOISE: of_noise,
             VECTORS_ALONE: c.soft_prompt,
             ACTS_ALONE: replace(own, embeddings=mixed),
+            LABELS_BESIDE: labelled,
+            LABELS_ALONE: View(SUBJECT, "examples", 3).of(c.soft_prompt, c.task, 0),
         }
         for read, prompt in expected.items():
             nll = nlls(both, [prompt], [golds])[0]
