@@ -28,7 +28,8 @@ from soft2hard.errors import run_script
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.translator.data import IGNORE
-from soft2hard.translator.model import Memory, Translator
+from soft2hard.translator.model import Translator
+from soft2hard.translator.network import Memory
 from soft2hard.translator.settings import TranslatorTraining
 from soft2hard.translator.training import train_translator
 

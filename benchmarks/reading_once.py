@@ -17,7 +17,8 @@ from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.candidates import Reading, propose
 from soft2hard.translator.causal import CausalTranslator
-from soft2hard.translator.model import Memory, Translator
+from soft2hard.translator.model import Translator
+from soft2hard.translator.network import Memory
 
 
 def work(translator: Translator, read: list[SoftPrompt]) -> tuple[float, list[list[str]]]:

@@ -21,7 +21,7 @@ def as_many_threads_as_before() -> Iterator[None]:
 def without_translator_of_any_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if SmolLM2 could not be fetched, whose translator serves subjects without one: results of tests must not
     depend on it, and loading it takes seconds. Tests of it overrule this."""
-    monkeypatch.setattr("soft2hard.translator.translate.of_any_subject", lambda subject: None)
+    monkeypatch.setattr("soft2hard.translator.fitting.of_any_subject", lambda subject: None)
 
 
 @pytest.fixture

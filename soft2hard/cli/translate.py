@@ -162,7 +162,7 @@ def translate(
     files = None if examples is None else example_files(examples, found)
     with result_stream(output) as write:
         quiet()
-        from soft2hard.translator.translate import without_translator
+        from soft2hard.translator.fitting import without_translator
 
         name = subject_of(soft_prompts, subject, runs=verify)
         if subject is not None and not verify:  # no subject is loaded, whose name then tells which translator fits
@@ -220,7 +220,8 @@ def _translated(
     helpers: "Helpers",
 ) -> "list[Translation]":
     """A translation of each soft prompt, in their order."""
-    from soft2hard.translator.translate import AssumedTemplate, models_for, translate
+    from soft2hard.translator.fitting import models_for
+    from soft2hard.translator.translate import AssumedTemplate, translate
 
     found: dict[int, Translation] = {}
     began = time.monotonic()

@@ -26,7 +26,8 @@ from soft2hard.lm.batching import positions
 from soft2hard.lm.loading import Loading
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import is_embedded_subject
-from soft2hard.translator.model import (
+from soft2hard.translator.model import is_rounding, read_rows
+from soft2hard.translator.network import (
     HiddenStates,
     Labels,
     Logits,
@@ -36,9 +37,7 @@ from soft2hard.translator.model import (
     SoftPromptReader,
     SoftPrompts,
     TranslatorModel,
-    is_rounding,
     plain_generation,
-    read_rows,
 )
 from soft2hard.translator.settings import Design, TranslatorCard
 

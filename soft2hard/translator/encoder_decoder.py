@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from soft2hard.lm.loading import load_tokenizer
 from soft2hard.lm.subject import Subject
 from soft2hard.storage.names import folder_of
-from soft2hard.translator.model import (
+from soft2hard.translator.network import (
     HiddenStates,
     Labels,
     Logits,

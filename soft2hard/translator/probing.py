@@ -1,11 +1,13 @@
-"""Probe inputs where the user gives none: the subject invents them under texts that the soft prompt may mean.
+"""Inputs to run texts on: which of the given ones choose and which judge, and where none are given, invented ones.
 
-A soft prompt is tuned on outputs alone, and what the subject takes for an input under it is distorted; under a text it
-is what the subject was trained on. Candidate texts that differ invite inputs on which they differ.
+The subject invents them under texts that the soft prompt may mean. A soft prompt is tuned on outputs alone, and what
+the subject takes for an input under it is distorted; under a text it is what the subject was trained on. Candidate
+texts that differ invite inputs on which they differ.
 """
 
 from collections.abc import Sequence
 from hashlib import sha256
+from random import Random
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,10 +17,39 @@ from soft2hard.compute import metering
 from soft2hard.lm.generation import write_rows
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
+from soft2hard.translator.settings import MIN_PROBES, TranslateConfig
 
 MAX_INPUT_TOKENS = 24
+_CHOOSING, _JUDGING = 8, 16  # of few inputs, those that choose before any judge, and that judge before more choose
 _TRIES = 3
 _LOGITS_AT_ONCE = 2**24  # in drawing, each takes some 28 bytes
+
+
+def in_random_order(inputs: Sequence[str], seed: int) -> list[str]:
+    """Distinct inputs; files are often sorted, and those that judge should be like those that chose."""
+    distinct = list(dict.fromkeys(inputs))
+    return Random(f"inputs/{seed}").sample(distinct, len(distinct))
+
+
+def used(inputs: Sequence[str], config: TranslateConfig) -> list[str]:
+    """The inputs that choose and judge, in random order."""
+    return in_random_order(inputs, config.seed)[: config.n_probes + config.n_checks]
+
+
+def choosing(inputs: Sequence[str], config: TranslateConfig) -> list[str]:
+    """Of the inputs that are used, those that choose."""
+    some = used(inputs, config)
+    return [some[i] for i in divided(len(some), config)[0]]
+
+
+def divided(n: int, config: TranslateConfig) -> tuple[range, range]:
+    """Which of `n` inputs choose, and which judge; none judge where there are too few for both."""
+    beside_the_first = n - min(config.n_probes, _CHOOSING, (n + 1) // 2)
+    n_checks = min(config.n_checks, max(min(_JUDGING, beside_the_first), n // 2, n - config.n_probes))
+    if n_checks < MIN_PROBES:
+        return range(min(n, config.n_probes)), range(0)
+    n_probes = min(config.n_probes, n - n_checks)
+    return range(n_probes), range(n_probes, n_probes + n_checks)
 
 
 def own_uniforms(n_rows: int, n_steps: int, seed: int, *prompts: Prompt) -> Float[Tensor, "n_rows n_steps"]:

@@ -14,16 +14,17 @@ from soft2hard.errors import UserError
 from soft2hard.lm.sequences import Query
 from soft2hard.prompts.template import Template
 from soft2hard.storage.names import embedded_path
-from soft2hard.translator import translate as translating
+from soft2hard.translator import fitting
 from soft2hard.translator.candidates import propose
 from soft2hard.translator.demonstrations import views_of
 from soft2hard.translator.search import Budget, Search, weight_by
 from soft2hard.translator.settings import Design, Evidence
+from soft2hard.translator.translate import TOO_FEW_INPUTS
 from soft2hard.translator.verification import Candidate, Verifier
 from tests import tiny_models
 from tests.command_line import run
 
-FOR_ANY_SUBJECT = translating.of_any_subject
+FOR_ANY_SUBJECT = fitting.of_any_subject
 FEW = TranslateConfig(n_candidates=4, n_probes=4, n_checks=4, refine_rounds=0)
 INPUTS = tiny_models.WORDS[3:13]
 
@@ -127,14 +128,14 @@ def test_beside_its_own_subject_it_reads_the_vectors(home: Path) -> None:
 def test_without_a_translator_for_the_subject_that_of_smollm2_is_taken_if_it_can_be_fetched(
     home: Path, stranger: Subject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(translating, "of_any_subject", FOR_ANY_SUBJECT)
-    monkeypatch.setattr(translating, "SMOLLM2", str(made(home, "both")))
-    translating._smollm2s.cache_clear()
+    monkeypatch.setattr(fitting, "of_any_subject", FOR_ANY_SUBJECT)
+    monkeypatch.setattr(fitting, "SMOLLM2", str(made(home, "both")))
+    fitting._smollm2s.cache_clear()
     found = translate(prompt_of(stranger), subject=stranger, config=FEW, inputs=INPUTS)
     assert "translator" in found.by_proposer
     assert "that of SmolLM2 reads what its soft prompts do" in capsys.readouterr().err
     (home / "config.json").unlink()
-    translating._smollm2s.cache_clear()
+    fitting._smollm2s.cache_clear()
     found = translate(prompt_of(stranger), subject=stranger, config=FEW, inputs=INPUTS)
     assert found.by_proposer and "translator" not in found.by_proposer
     assert "So no translator reads what the soft prompt does" in capsys.readouterr().err
@@ -170,7 +171,7 @@ def test_a_soft_prompt_without_inputs_stays_unread_beside_others(home: Path, str
     prompts = [prompt_of(stranger)] * 2
     seen, unseen = translate(prompts, translator, stranger, FEW, inputs=[INPUTS, []])
     assert seen.judgement is not None
-    assert (unseen.verdict, unseen.probe_source) == ("unverified", translating.TOO_FEW_INPUTS)
+    assert (unseen.verdict, unseen.probe_source) == ("unverified", TOO_FEW_INPUTS)
 
 
 def test_a_prompt_is_verified_on_the_subject_that_it_names_and_not_on_the_translators(

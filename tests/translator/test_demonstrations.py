@@ -9,8 +9,9 @@ from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.translator.demonstrations import with_demonstrations
+from soft2hard.translator.probing import in_random_order
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import Helpers, Translation, in_random_order, translate
+from soft2hard.translator.translate import Helpers, Translation, translate
 from soft2hard.translator.verification import Candidate, Probes, Verifier
 from tests import tiny_models, tiny_training
 

@@ -15,6 +15,7 @@ from soft2hard.compute import metering
 from soft2hard.errors import UserError
 from soft2hard.lm.subject import Query, Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.translator.probing import in_random_order
 from soft2hard.translator.proposers.base import Observed, Proposer, distinct
 from soft2hard.translator.proposers.describe import CONTRAST, SHORT, Describe, bare
 from soft2hard.translator.proposers.elicit import (
@@ -30,7 +31,7 @@ from soft2hard.translator.proposers.elicit import (
 from soft2hard.translator.proposers.prior import FIRST_WORDS, LONGEST, SHOWN, InstructionPrior
 from soft2hard.translator.search import Budget, Search
 from soft2hard.translator.settings import META_PROMPT, TranslateConfig
-from soft2hard.translator.translate import Helpers, Translation, _Translating, in_random_order, translate
+from soft2hard.translator.translate import Helpers, Translation, _Translating, translate
 from tests import tiny_models, tiny_tokenizers, tiny_training
 
 WORDS = tiny_models.WORDS[3:]

@@ -29,11 +29,12 @@ from soft2hard.translator.data import CorpusPairs, ExamplesAlone, View, Views
 from soft2hard.translator.demonstrations import acting, views_of
 from soft2hard.translator.follower import Row
 from soft2hard.translator.material import Untuned
-from soft2hard.translator.model import Memory, Translator
-from soft2hard.translator.probing import invented_inputs
+from soft2hard.translator.model import Translator
+from soft2hard.translator.network import Memory
+from soft2hard.translator.probing import in_random_order, invented_inputs
 from soft2hard.translator.settings import Design, Reads, TranslateConfig
 from soft2hard.translator.training import needs_subject, train_translator
-from soft2hard.translator.translate import Helpers, in_random_order, translate
+from soft2hard.translator.translate import Helpers, translate
 from soft2hard.translator.verification import Verifier
 from tests import tiny_models, tiny_training
 from tests.tiny_training import config, corpora, llama_subject

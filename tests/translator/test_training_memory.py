@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soft2hard.errors import UserError
-from soft2hard.translator.model import TranslatorModel
+from soft2hard.translator.network import TranslatorModel
 from soft2hard.translator.processes import Share
 from soft2hard.translator.training import train_translator
 from tests import tiny_training

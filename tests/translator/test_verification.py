@@ -13,9 +13,10 @@ from soft2hard.translator import candidates, search, verification
 from soft2hard.translator import translate as translate_module
 from soft2hard.translator.candidates import Reading, propose, tidy
 from soft2hard.translator.model import Translator
+from soft2hard.translator.probing import divided
 from soft2hard.translator.search import Budget, Effort, Search, near
 from soft2hard.translator.settings import TranslateConfig
-from soft2hard.translator.translate import TOO_FEW_INPUTS, Translation, divided, translate
+from soft2hard.translator.translate import TOO_FEW_INPUTS, Translation, translate
 from soft2hard.translator.verdict import lower_bound, verdict_of
 from soft2hard.translator.verification import Candidate, Comparison, Probes, Verifier, explained_share, surest
 from tests import tiny_models, tiny_training
