@@ -36,6 +36,7 @@ from soft2hard.cli.examples import (
     example_files,
     say_some,
     say_template,
+    those_that_fit,
     understand,
 )
 from soft2hard.errors import UserError
@@ -175,6 +176,7 @@ def translate(
         known = Understood(soft_prompts, [everything] if found else [])
         if lm is not None and files:
             say_unknown(lm, {text for file in files for text in file.inputs})
+            files = those_that_fit(lm, soft_prompts, files, max_new_tokens)
             known = understand(lm, soft_prompts, files, loading.template, max_new_tokens)
             say_some(known.remarks.values())
         if loading.template is None:

@@ -27,6 +27,7 @@ MOST_BATCH_TOKENS = 2**17
 """More in a batch makes nothing faster."""
 _TRIAL_LENGTH = 128  # tokens of each sequence of the trial
 _TRIAL_TOKENS, _SHORT_ROW = 8, 3  # vectors of the trial of an architecture: rows of 3 and 5
+_LOOSELY = 2e-2  # difference of logits, as a share of the largest, that rounding may make
 _MASKED_HEADS = (
     ("cls",),  # BERT, DeBERTa
     ("lm_head",),  # RoBERTa, XLM-RoBERTa
@@ -38,6 +39,8 @@ _MASKED_HEADS = (
 """Modules of masked language models that make logits of hidden states, one after the other."""
 _SCALED_IF_TIED = ("umt5", "switch_transformers")
 """T5's kin that scale what a tied head reads, as T5 does, and have no setting that says so."""
+_LIMITS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
+"""What configurations call the most tokens of a sequence; the latter two are LED's and MPT's."""
 _HASH_ROWS = 8192  # rows of the embedding table hashed at a time, to bound the float32 copy
 
 
@@ -113,7 +116,7 @@ class FrozenModel:
     @property
     def context_length(self) -> int | None:
         """The most tokens a sequence may have; None where the architecture sets no limit (BLOOM, T5)."""
-        limit = getattr(self.config, "max_position_embeddings", None)
+        limit = next((limit for name in _LIMITS if (limit := getattr(self.config, name, None))), None)
         # RoBERTa counts positions from the one behind that of the padding.
         embeddings = getattr(self.stack, "embeddings", None) if self.is_masked else None
         padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
@@ -298,10 +301,12 @@ class FrozenModel:
         """Compare what later runs rely on with the model's own logits, on vectors that are no token's.
 
         A scale or a bias that is not known here, a cache that works otherwise, or padding that leaks into a row would
-        change scores without a sign.
+        change scores without a sign; so would text that is read otherwise than the vectors of its tokens.
         """
         try:
-            if self.is_masked:
+            if self._reads_ids_otherwise():
+                problem = "read text otherwise than the vectors of its tokens"
+            elif self.is_masked:
                 problem = self._masked_problem()
             else:
                 problem = self._encoder_decoder_problem() if self.is_encoder_decoder else self._causal_problem()
@@ -317,6 +322,22 @@ class FrozenModel:
                 "Choose a subject of another architecture, such as Llama, Qwen, Mistral, Gemma, GPT-2, OPT, BLOOM, T5, "
                 "RoBERTa.",
             )
+
+    def _reads_ids_otherwise(self) -> bool:
+        """As Marian and Pegasus do, which scale what they look up outside of their table, and Gemma 3n, which reads
+        more of each token than one vector: candidates in words would be run on another model than the user's."""
+        ids = self._trial_ids()[None]
+        decoder = {"decoder_input_ids": self._started(ids)} if self.is_encoder_decoder else {}
+        as_ids = self.model(input_ids=ids, **decoder).logits.float()
+        as_vectors = self.model(inputs_embeds=self.embed(ids), **decoder).logits.float()
+        return bool((as_ids - as_vectors).abs().max() > _LOOSELY * as_ids.abs().max())
+
+    def _trial_ids(self) -> Int[Tensor, "n"]:
+        """Words of the middle of the vocabulary: padding, which may stand at either end, is counted otherwise."""
+        return torch.arange(_SHORT_ROW, device=self.device) + self.vocab_size // 2
+
+    def _started(self, ids: Int[Tensor, "batch n"]) -> Int[Tensor, "batch n_1"]:
+        return torch.cat([ids.new_full((len(ids), 1), self.decoder_start_id), ids], 1)
 
     def _causal_problem(self) -> str | None:
         rows = self._trial_rows()
@@ -338,7 +359,7 @@ class FrozenModel:
 
     def _encoder_decoder_problem(self) -> str | None:
         rows = self._trial_rows()
-        ids = torch.tensor([[self.decoder_start_id, 0, 1]], device=self.device)
+        ids = self._started(self._trial_ids()[None])
         alone = [self.model(inputs_embeds=row[None], decoder_input_ids=ids).logits[0].float() for row in rows]
         embeddings, mask = pad_rows(rows, "right")
         encoded = self.encode(embeddings, mask)
@@ -372,5 +393,5 @@ class FrozenModel:
         return [vectors[:_SHORT_ROW], vectors[_SHORT_ROW:]]
 
     def _same(self, found: Float[Tensor, "*rows vocab"], expected: Float[Tensor, "*rows vocab"]) -> bool:
-        tolerance = (1e-4 if self.dtype == torch.float32 else 2e-2) * expected.abs().max()
+        tolerance = (1e-4 if self.dtype == torch.float32 else _LOOSELY) * expected.abs().max()
         return found.shape == expected.shape and bool((found.float() - expected).abs().max() <= tolerance)

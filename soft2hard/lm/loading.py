@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -19,7 +20,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -111,10 +116,15 @@ def load_model(
 
 
 def _auto_class(config: PreTrainedConfig) -> type:
-    """The class that reads a model: the masked one where its own is one, for RoBERTa and others may be causal too."""
+    """The class that reads a model: the masked one where its own is one, for RoBERTa and others may be causal too. Of a
+    model that also reads images (LLaVA, Qwen-VL) the words are what is used."""
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    return AutoModelForMaskedLM if is_masked_config(config) else AutoModelForCausalLM
+    if is_masked_config(config):
+        return AutoModelForMaskedLM
+    of_type = config.model_type
+    sees = of_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and of_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
 def is_masked_config(config: PreTrainedConfig) -> bool:
@@ -276,3 +286,13 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     if len(found) <= len(found.all_special_ids):  # where there are no files, transformers may make one without words
         raise UserError(f"The subject '{name_or_path}' has no tokenizer that can be read (it has no words).", remedy)
     return found
+
+
+def with_end(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """A tokenizer that names no end-of-sequence token with the one of the model's configuration, if that names one."""
+    if tokenizer.eos_token_id is None and not is_masked_config(model.config):
+        found = [getattr(c, "eos_token_id", None) for c in (model.generation_config, model.config.get_text_config())]
+        first = next((one[0] if isinstance(one, list) else one for one in found if one not in (None, [])), None)
+        if first is not None and first < len(tokenizer):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
+    return tokenizer

@@ -90,6 +90,22 @@ class SequenceEncoder:
         one, two = self._plain(["\n", "\n\n"])
         return len(one) > 1 and two[: len(one)] == one
 
+    @cached_property
+    def leads_of_own(self) -> tuple[str, ...]:
+        """Leads under which an output has the tokens that it has as a text of its own, where these are others than
+        behind a text: the space that some tokenizers begin a text with, and the tokens that they put before it. PEFT's
+        examples tokenise labels so. A masked LM's output is one token, and has none."""
+        if self.is_masked:
+            return ()
+        own, tokens = self._plain(["a"])[0], "".join(self.tokenizer.convert_ids_to_tokens(self.around[0]))
+        before = "" if self._reader == "encoder-decoder" else _WORDS
+        forms = [("", own), (tokens, self.around[0] + own)]
+        found = [
+            next((lead for lead in (head, f"{head} ") if self.text(f"{lead}a", before) == ids), "")
+            for head, ids in forms
+        ]
+        return tuple(dict.fromkeys(filter(None, found)))
+
     def _mark(self, before: str) -> str:
         """What a piece is tokenised behind, so that it is not taken for the beginning of a text: the special token that
         ends the text before it, else a line break."""

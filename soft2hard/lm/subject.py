@@ -36,6 +36,7 @@ from soft2hard.lm.loading import (
     no_room,
     on_cpu,
     round_weights,
+    with_end,
     would_round,
 )
 from soft2hard.lm.scoring import REMEDY, Scorer
@@ -162,7 +163,7 @@ class Subject:
         # FlashAttention is for GPUs alone, so it is set once the weights are there.
         as_saved = replace(loading, dtype="saved", device="cpu", attention=on_cpu(loading))
         model = load_model(folder, as_saved if rounds else loading, quantization)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = with_end(load_tokenizer(folder), model)
         subject = cls(model, tokenizer, name=str(name_or_path), template=template, loading=loading)
         if rounds:
             # Rounded weights would make it another subject; it is known by those that were saved.
@@ -319,6 +320,11 @@ class Subject:
     def leading_ids(self) -> list[int]:
         """Tokens that the tokenizer puts before a text, BOS for instance."""
         return self._encoder.leading
+
+    @property
+    def leads_of_own(self) -> tuple[str, ...]:
+        """What outputs begin with under which they are tokenised as texts of their own, see `SequenceEncoder`."""
+        return self._encoder.leads_of_own
 
     @property
     def begins_with_tokens(self) -> bool:

@@ -1,10 +1,10 @@
 """Soft prompts in PEFT adapter folders: adapter_config.json beside adapter_model.safetensors or .bin.
 
-For prompt tuning and p-tuning alike, PEFT saves the virtual tokens' vectors themselves, under the
+For prompt tuning, p-tuning and CPT alike, PEFT saves the virtual tokens' vectors themselves, under the
 name `prompt_embeddings` (peft/utils/save_and_load.py, get_peft_model_state_dict): of p-tuning, the
-encoder's outputs, so its encoder is not needed. For encoder-decoder models PEFT by default saves
-twice as many rows as it uses: one set for each half, of which PeftModelForSeq2SeqLM.forward feeds
-the first to the encoder and leaves the second aside.
+encoder's outputs, so its encoder is not needed, and of CPT the tokens with the learned change added.
+For encoder-decoder models PEFT by default saves twice as many rows as it uses: one set for each half,
+of which PeftModelForSeq2SeqLM.forward feeds the first to the encoder and leaves the second aside.
 """
 
 import json
@@ -47,19 +47,24 @@ _TORCH_NAME = "adapter_model.bin"
 _ADAPTER_FILES = {ADAPTER_CONFIG, _SAFETENSORS_NAME, _TORCH_NAME}
 _REPLACEABLE = _ADAPTER_FILES | {"README.md"}
 
-_READABLE_KINDS = ("PROMPT_TUNING", "P_TUNING")
+_READABLE_KINDS = ("PROMPT_TUNING", "P_TUNING", "CPT")
+_TABLES = tuple(
+    f"{name}.weight"
+    for name in ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "lm_head", "embed_out", "output")
+)
+"""How tables of words are called. PEFT saves them with any adapter where the vocabulary was resized; they are not
+tuned, since only `modules_to_save` would be, and the words that were added stand in no input."""
 _TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 _KIND_NAMES = {
     "LORA": "LoRA",
     "PREFIX_TUNING": "prefix-tuning",
     "MULTITASK_PROMPT_TUNING": "multitask prompt-tuning",
-    "CPT": "context-aware prompt-tuning (CPT)",
 }
 _TUNE_INSTEAD = "Tune a soft prompt for the task instead (peft.PromptTuningConfig) and give its folder."
 _REMEDIES = {
     "PREFIX_TUNING": f"It holds keys and values for every layer, not input vectors. {_TUNE_INSTEAD}",
-    "MULTITASK_PROMPT_TUNING": "Save one task's prompt as .npy: peft_model.get_prompt(1, task_ids=torch.tensor([0])).",
-    "CPT": "Save the prompt with its learned change added as .npy: peft_model.get_prompt(1).",
+    "MULTITASK_PROMPT_TUNING": "Save one task's prompt: np.save('prompt.npy', peft_model.get_prompt(1, "
+    "task_ids=torch.tensor([0])).detach().cpu().numpy()).",
 }
 _BOS_ROWS = "bos_rows"
 """Metadata: how many leading rows are a BOS embedding that `write_adapter` was asked to put there."""
@@ -96,7 +101,7 @@ def read_adapter(folder: Path) -> Fields:
             f"{weights} has no tensor {MATRIX_NAME} (it has {', '.join(sorted(tensors)[:5]) or 'none'}).",
             "Save the adapter with peft_model.save_pretrained(folder), which computes the vectors of the prompt.",
         )
-    if others := sorted(set(tensors) - {MATRIX_NAME}):
+    if others := sorted(name for name in tensors if name != MATRIX_NAME and not _is_left_as_it_was(name, config)):
         raise UserError(
             f"{weights} holds more than a soft prompt: {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}.",
             "Its soft prompt works with these weights only; tune one alone, without modules_to_save.",
@@ -109,7 +114,14 @@ def read_adapter(folder: Path) -> Fields:
     named = _text(config, "base_model_name_or_path")
     if (subject := _beside(folder, named)) != named:
         provenance["base_as_named"] = named
+    if subject and (revision := _text(config, "revision")) not in (None, "main") and not os.path.exists(subject):
+        subject = f"{subject}@{revision}"
     return {"embeddings": rows, "subject": subject, "place": "first", "provenance": provenance}
+
+
+def _is_left_as_it_was(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is a table of words that was saved and not tuned."""
+    return name.endswith(_TABLES) and not config.get("modules_to_save") and not config.get("trainable_token_indices")
 
 
 def _beside(folder: Path, base: str | None) -> str | None:

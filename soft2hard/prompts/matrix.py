@@ -8,7 +8,7 @@ from soft2hard.errors import UserError
 
 
 def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
-    """Return a copy of a soft prompt as a float32 matrix on the CPU, without a leading axis of one.
+    """Return a copy of a soft prompt as a float32 matrix on the CPU, without further axes of one.
 
     Raises:
         UserError: not floating point, not a matrix, no tokens, no width, or a value that is not
@@ -24,7 +24,7 @@ def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
         raise _empty(name, shape)
     if not is_matrix(tensor):
         raise UserError(f"{name} has shape {shape}, not (n_tokens, d_model).", "Save it as one matrix, a row a token.")
-    matrix = tensor.reshape(shape[-2:]).detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
+    matrix = tensor.reshape(-1, shape[-1]).detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
     if not matrix.isfinite().all():
         row = int((~matrix.isfinite()).any(dim=1).nonzero()[0])
         raise UserError(
@@ -35,8 +35,8 @@ def as_matrix(tensor: Tensor, name: str) -> Float[Tensor, "n_tokens d_model"]:
 
 
 def is_matrix(tensor: Tensor) -> bool:
-    """Two axes, or a batch of one matrix."""
-    return tensor.dim() == 2 or (tensor.dim() == 3 and tensor.shape[0] == 1)
+    """Two axes, and others of one entry: a batch of one matrix, or rows that are batches of one."""
+    return tensor.dim() >= 2 and sum(n > 1 for n in tensor.shape[:-1]) <= 1
 
 
 def dtype_name(tensor: Tensor) -> str:

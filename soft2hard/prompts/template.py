@@ -224,11 +224,12 @@ class TemplateChoice:
     """Place of the virtual tokens where the user says it; else it is the soft prompt's own."""
 
 
-def template_text(template: Template) -> str:
-    """A text that `read_template` reads as the same template: 'plain', or its fields as JSON. The place of virtual
-    tokens is left out, which no text has."""
+def template_text(template: Template, place: Place | None = None) -> str:
+    """A text that `read_template` reads as the same template: 'plain', or its fields as JSON; the place of virtual
+    tokens among them where it is given."""
     default = asdict(Template())
     fields = {name: value for name, value in asdict(template).items() if name != "place" and value != default[name]}
+    fields |= {"place": place} if place else {}
     return json.dumps(fields, ensure_ascii=False) if fields else "plain"
 
 
@@ -246,8 +247,9 @@ def read_template(text: str) -> TemplateChoice:
     name, _, place = text.partition(":")
     if name in PRESETS and place in ("", "first", "after"):
         return TemplateChoice(Template() if name == "plain" else None, place or None)
-    if text.startswith('{"'):
-        return TemplateChoice(checked(Template, _json_fields(text), "the template", _REMEDY), None)
+    if is_fields(text):
+        fields = _json_fields(text)
+        return TemplateChoice(checked(Template, fields, "the template", _REMEDY), fields.get("place"))
     if "{" in text:
         return _of_string(text)
     if not _is_file(text):
@@ -256,6 +258,11 @@ def read_template(text: str) -> TemplateChoice:
     if not isinstance(values, dict):
         raise UserError(f"{text} is no template: it does not hold fields.", _REMEDY)
     return TemplateChoice(checked(Template, values, text, _REMEDY), values.get("place"))
+
+
+def is_fields(text: str) -> bool:
+    """Whether a template is given as a JSON object of its fields."""
+    return text.startswith('{"')
 
 
 def _json_fields(text: str) -> dict:

@@ -37,16 +37,18 @@ _HUB_ERRORS = (OSError, HFValidationError, HTTPError)
 def local_folder(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     """The folder that holds a thing of this kind: a path stays as it is, a repository's name is fetched.
 
-    A name is `organisation/name`, of a subject also `name` alone. Anything else comes back as a path, for the
-    caller to say what it lacks. Raises UserError where a name cannot be fetched.
+    A name is `organisation/name`, of a subject also `name` alone; `@` and a branch, tag or commit may follow. Anything
+    else comes back as a path, for the caller to say what it lacks. Raises UserError where a name cannot be fetched.
     """
     path = Path(name_or_path)
-    if path.exists() or not is_repository_name(str(name_or_path), kind):
+    name, _, revision = str(name_or_path).partition("@")
+    if path.exists() or not is_repository_name(name, kind):
         return path
     try:
         return Path(
             snapshot_download(
-                str(name_or_path),
+                name,
+                revision=revision or None,
                 repo_type=_repository_type(kind),
                 allow_patterns=[*SAFE_FILES, *_ALSO_FETCHED.get(kind, ())],
                 ignore_patterns=list(_IGNORED.get(kind, ())),

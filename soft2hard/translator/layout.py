@@ -19,7 +19,7 @@ from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.templates import chosen_template
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
-from soft2hard.prompts.template import Place, Template, read_template, template_text
+from soft2hard.prompts.template import Place, Template, is_fields, read_template, template_text
 
 _EXAMPLES, _FEWEST = 32, 8  # examples that are looked at, and without which no layout is looked for
 _SCREENED, _SCREENED_TOKENS = 8, 512  # examples that layouts are screened on first; their tokens, about
@@ -74,8 +74,10 @@ class LayoutCheck:
 
     @property
     def fits_badly(self) -> bool:
-        """Whether outputs are unlikely, or no likelier than without the soft prompt: it was hardly tuned like this."""
-        return self.soft > _POOR or (self.without is not None and self.soft > self.without - _CLEARLY)
+        """Whether outputs are unlikely, or not certain and no likelier than without the soft prompt: it was hardly
+        tuned like this. Where they are certain, the subject may do the task by itself."""
+        is_idle = self.without is not None and self.soft > self.without - _CLEARLY
+        return self.soft > _POOR or (self.soft > _CLEARLY and is_idle)
 
     @property
     def is_often_wrong(self) -> bool:
@@ -98,8 +100,10 @@ def as_string(template: Template, place: Place | None) -> str:
     None)."""
     plain = Template(soft_separator="", separator=template.separator, place=template.place)
     kept = {name: getattr(template, name) for name in ("input_prefix", "output_prefix", "output_lead")}
-    if template != replace(plain, **kept):  # more than a string says
-        return template_text(template)
+    lead = template.output_lead
+    is_plain = not lead or (lead.isspace() and not template.output_prefix.endswith(" "))
+    if template != replace(plain, **kept) or not is_plain:  # more than a string says
+        return template_text(template, None if place is not None else template.place)
     begin = "" if place is not None else "{prompt}{bos}" if template.place == "first" else "{bos}{prompt}"
     # Without a lead an output is not named: else the space before it were its own.
     output = f"{template.output_lead}{{output}}" if template.output_lead else ""
@@ -145,10 +149,11 @@ def better_layout(
 
     Common ways of writing down a query are tried, the subject's chat template among them: each text behind the input
     with two before it, the best of these with each before it, and the best of those with each behind it again; the
-    white space before an output on either side; virtual tokens where the prompt's file has them, or in both places. A
-    few examples screen, half of up to 32 choose, and the other half have to bear it out. Nothing is tried where the
-    template fits well already, nor with fewer than eight examples that fit the subject's context; `log` hears when the
-    search begins. `known` is what `check_layout` found, if it was asked.
+    white space before an output on either side; outputs that are tokenised as texts of their own, where that differs;
+    virtual tokens where the prompt's file has them, or in both places. A few examples screen, half of up to 32 choose,
+    and the other half have to bear it out. Nothing is tried where the template fits well already, nor with fewer than
+    eight examples that fit the subject's context; `log` hears when the search begins. `known` is what `check_layout`
+    found, if it was asked.
     """
     if (known or check_layout(subject, soft_prompt, examples) or _UNKNOWN).fits_well:
         return None
@@ -168,13 +173,13 @@ def better_layout(
         own = None
     else:
         own = _nll(under, soft_prompt, judging)
-        if (swapped := _with_space_elsewhere(under.template)) is not None:
-            finalists[as_string(swapped, soft_prompt.place)] = swapped
+        for other in _with_other_leads(under):
+            finalists[as_string(other, soft_prompt.place)] = other
     nlls = _nlls(subject, soft_prompt, list(finalists.values()), choosing)
     scored = [(nll, text) for nll, text in zip(nlls, finalists, strict=True) if nll is not None]
     if not scored:
         return None
-    best = min(scored)[1]
+    _, best = min(scored, key=lambda one: (one[0], is_fields(one[1]), one[1]))  # of those alike the plainer
     template = finalists[best]
     nll, without = (_nll(subject.with_template(template), prompt, judging) for prompt in (soft_prompt, None))
     if nll is None or LayoutCheck(nll, without).fits_badly or (own is not None and nll > own - _CLEARLY):
@@ -241,7 +246,7 @@ class _Layouts:
 
     def try_all(self, words: Iterable[Words]) -> None:
         """Those that were not tried yet, in shared batches."""
-        self._try({self._text(place, text): one for one in words for place in self.places for text in _written(one)})
+        self._try({text: one for one in words for place in self.places for text in self._written(place, one)})
 
     def ranked(self) -> list[str]:
         return sorted(self.nlls, key=self.nlls.__getitem__)
@@ -271,31 +276,35 @@ class _Layouts:
             return False
         return not (preset.startswith("chat") and self.subject.is_masked)
 
-    @staticmethod
-    def _text(place: Place | None, text: str) -> str:
-        return {"first": "{prompt}{bos}", "after": "{bos}{prompt}", None: ""}[place] + text
+    def _written(self, place: Place | None, words: Words) -> list[str]:
+        """As templates: the white space before the output read with what stands before it, and written with the output;
+        and the output as a text of its own."""
+        before, between = words
+        begun = {"first": "{prompt}{bos}", "after": "{bos}{prompt}", None: ""}[place]
+        read = f"{begun}{before}{{input}}{between}"
+        template = self._template(read)
+        own = [replace(template, output_lead=lead) for lead in self.subject.leads_of_own]
+        texts = [as_string(one, self.soft_prompt.place) for one in own]
+        return [read, *([f"{read}{{output}}"] if between.endswith(" ") else []), *texts]
 
 
-def _written(words: Words) -> list[str]:
-    """As templates, the white space before the output read with what stands before it, and written with the output."""
-    before, between = words
-    read = f"{before}{{input}}{between}"
-    return [read, f"{read}{{output}}"] if between.endswith(" ") else [read]
+def _with_other_leads(subject: Subject) -> list[Template]:
+    """The subject's template with the white space before an output on the other side, written by the model or read by
+    it before, and with the output as a text of its own.
 
-
-def _with_space_elsewhere(template: Template) -> Template | None:
-    """The template with the white space before an output on the other side: written by the model, or read by it before.
-
-    Tokenizers join a space to the word behind it, so that the two are read quite differently. None without a space.
+    Tokenizers join a space to the word behind it, so that these are read quite differently.
     """
+    template = subject.template
     if template.input_first:
-        return None
-    if template.output_lead:
-        return replace(template, output_prefix=template.output_prefix + template.output_lead, output_lead="")
+        return []
     bare = template.output_prefix.rstrip(" ")
-    if bare == template.output_prefix:
-        return None
-    return replace(template, output_prefix=bare, output_lead=template.output_prefix[len(bare) :])
+    read = template
+    if template.output_lead.isspace():
+        read = replace(template, output_prefix=template.output_prefix + template.output_lead, output_lead="")
+    written = replace(template, output_prefix=bare, output_lead=template.output_prefix[len(bare) :])
+    moved = read if template.output_lead else written
+    own = [replace(read, output_lead=lead) for lead in subject.leads_of_own]
+    return [one for one in (moved, *own) if one != template]
 
 
 def _nll(subject: Subject, prompt: Prompt, examples: Sequence[Example]) -> float | None:

@@ -443,6 +443,32 @@ def test_a_card_shows_one_verified_soft_prompt(birds, translator, prompt, tmp_pa
     assert result.stdout.splitlines()[1].strip() in card.read_text(encoding="utf-8")
 
 
+def test_inputs_that_are_too_long_for_the_subject_are_left_out_with_a_remark(tmp_path: Path) -> None:
+    words = [
+        "translate",
+        embedded_path("soft_prompts") / "00-classify.safetensors",
+        "--candidates",
+        2,
+        "--probes",
+        4,
+        "--json",
+        "--examples",
+        tmp_path / "inputs.txt",
+    ]
+    inputs, long = (
+        [f"{a} {b}" for a in ("dog", "oak", "red") for b in ("rose", "iron", "fish")],
+        " ".join(["dog"] * 600),
+    )
+    (tmp_path / "inputs.txt").write_text("\n".join([*inputs, long]))
+    found = run(*words)
+    assert found.exit_code == 0, found.stderr
+    assert "1 of 10 inputs in" in found.stderr and "too long for 'embedded' and are left out" in found.stderr
+    [translation] = json.loads(found.stdout)["translations"]
+    assert long not in {one["input"] for key in ("chosen_on", "judged_on") for one in translation[key]}
+    (tmp_path / "inputs.txt").write_text("\n".join(f"{long} {one}" for one in inputs))
+    assert_refused(run(*words), "are too long: 'embedded' reads 512 tokens", "Shorten them")
+
+
 # --- a describer behind an API
 
 

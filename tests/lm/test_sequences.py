@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from soft2hard.lm.sequences import SequenceEncoder
+from soft2hard.lm.sequences import Reader, SequenceEncoder
 from soft2hard.prompts.template import Template, read_template
 from tests import tiny_tokenizers
 
@@ -66,3 +66,20 @@ def test_behind_virtual_tokens_a_text_begins_as_users_of_peft_have_it() -> None:
     encoder = SequenceEncoder(tokenizer, template, "causal", len(tokenizer))
     body = encoder.example(INPUT, [], "soft").body
     assert body == tokenizer(template.body_text(INPUT, "soft"))["input_ids"]
+
+
+@pytest.mark.parametrize("reader", ["causal", "encoder-decoder"])
+@pytest.mark.parametrize("of", TOKENIZERS)
+def test_under_a_lead_of_their_own_outputs_have_the_tokens_that_they_have_as_texts_of_their_own(
+    of: str, reader: Reader
+) -> None:
+    """As PEFT's examples tokenise labels: with the tokens before a text, or without them."""
+    tokenizer = TOKENIZERS[of]()
+    plain = SequenceEncoder(tokenizer, Template(output_prefix=" Label : ", output_lead=""), reader, len(tokenizer))
+    own = [tokenizer(OUTPUT, add_special_tokens=special)["input_ids"] for special in (False, True)]
+    behind = plain.output(OUTPUT)[:-1]
+    found = []
+    for lead in plain.leads_of_own:
+        under = Template(output_prefix=" Label : ", output_lead=lead)
+        found.append(SequenceEncoder(tokenizer, under, reader, len(tokenizer)).output(OUTPUT)[:-1])
+    assert sorted([behind, *found]) == sorted({tuple(ids): ids for ids in (behind, *own)}.values())

@@ -138,6 +138,13 @@ def test_array_that_is_no_finite_matrix(tmp_path, values, message):
     assert message in refusal(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (1, 1, 2, 3), (2, 1, 3)])
+def test_axes_of_one_entry_are_left_aside(tmp_path, shape):
+    values = np.arange(6, dtype=np.float32)
+    np.save(tmp_path / "a.npy", values.reshape(shape))
+    assert SoftPrompt.from_pretrained(tmp_path / "a.npy").embeddings.tolist() == values.reshape(2, 3).tolist()
+
+
 def test_integer_tensors_are_told_from_embeddings(tmp_path):
     torch.save(torch.tensor([[1, 2, 3]]), tmp_path / "a.pt")
     assert "not token ids" in refusal(tmp_path / "a.pt")

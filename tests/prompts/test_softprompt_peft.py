@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from peft import (
+    CPTConfig,
     IA3Config,
     LoraConfig,
     MultitaskPromptTuningConfig,
@@ -165,12 +166,16 @@ def save_with_peft(folder, config, model=None):
     [
         PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
         PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=8),
+        CPTConfig(task_type="CAUSAL_LM", cpt_token_ids=[5, 7, 9], cpt_mask=[1, 2, 3], cpt_tokens_type_mask=[1, 2, 3]),
     ],
-    ids=["prompt-tuning", "p-tuning"],
+    ids=["prompt-tuning", "p-tuning", "cpt"],
 )
 @torch.no_grad()
 def test_adapter_saved_by_peft_gives_the_vectors_peft_runs(tmp_path, config):
     adapted = save_with_peft(tmp_path, config).eval()
+    if isinstance(config, CPTConfig):  # tuned a little
+        adapted.prompt_encoder["default"].delta_embedding.weight += 0.01
+        adapted.save_pretrained(str(tmp_path))
     loaded = SoftPrompt.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded.embeddings, adapted.get_prompt(batch_size=1)[0])
     assert loaded.subject == "org/tiny" and loaded.fingerprint is None
@@ -426,6 +431,24 @@ def test_an_adapter_that_holds_trained_weights_beside_its_soft_prompt_is_refused
     get_peft_model(llama(), config).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match="more than a soft prompt: .*lm_head.*modules_to_save"):
         SoftPrompt.from_pretrained(tmp_path)
+
+
+def test_tables_that_peft_saves_where_the_vocabulary_was_resized_are_left_aside(tmp_path):
+    """They were not tuned: a padding token was added, as many trainings do."""
+    model = llama()
+    adapted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    adapted.save_pretrained(str(tmp_path), save_embedding_layers=True)
+    assert len(load_file(tmp_path / "adapter_model.safetensors")) > 1
+    expected = adapted.get_prompt(batch_size=1)[0].detach()
+    torch.testing.assert_close(SoftPrompt.from_pretrained(tmp_path).embeddings, expected)
+
+
+@pytest.mark.parametrize(("revision", "named"), [("v2", "org/tiny@v2"), ("main", "org/tiny"), (None, "org/tiny")])
+def test_the_revision_of_the_base_model_is_part_of_its_name(tmp_path, revision, named):
+    adapter(tmp_path / "a", base_model_name_or_path="org/tiny", revision=revision)
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    save_file({"prompt_embeddings": torch.ones(3, 16)}, path)  # as PEFT writes it, without our metadata
+    assert SoftPrompt.from_pretrained(tmp_path / "a").subject == named
 
 
 @pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION", "QUESTION_ANS"])

@@ -213,6 +213,18 @@ def test_errors_of_the_hub_are_told_apart(error: type, part: str, monkeypatch: p
         local_folder("org/name", "translator")
 
 
+def test_a_revision_behind_the_name_is_what_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def fetch(name: str, *, revision: str | None, **_: object) -> str:
+        asked.append((name, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr("soft2hard.storage.hub.snapshot_download", fetch)
+    assert local_folder("org/name@v2", "subject") == local_folder("org/name", "subject") == tmp_path
+    assert asked == [("org/name", "v2"), ("org/name", None)]
+
+
 def test_a_file_that_a_repository_lacks_is_named(hub: Hub, tmp_path: Path) -> None:
     soft_prompt(tmp_path / "p.safetensors")
     run("push", "soft-prompts", tmp_path / "p.safetensors", "org/p", "--licence", "mit")

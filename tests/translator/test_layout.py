@@ -11,10 +11,10 @@ from soft2hard.data_gen.tasks import Example
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
-from soft2hard.prompts.template import Template, read_template
+from soft2hard.prompts.template import Place, Template, read_template
 from soft2hard.storage.names import embedded_path
 from soft2hard.translator.layout import LayoutCheck, as_string, better_layout, check_layout, likelier_scale
-from tests import tiny_models, tiny_training
+from tests import tiny_models, tiny_tokenizers, tiny_training
 
 SAMPLES = sorted(Path("soft2hard/checkpoints/embedded/soft_prompts").glob("*.safetensors"))
 WORDS = tiny_models.WORDS[3:]
@@ -172,6 +172,29 @@ def test_a_template_is_named_as_it_can_be_given(text: str) -> None:
     assert replace(again.template, place=again.place or "after") == template
 
 
+@pytest.mark.parametrize("place", ["first", "after"])
+@pytest.mark.parametrize("lead", [" ", "<s>", "<s> "])
+def test_a_template_with_outputs_as_texts_of_their_own_is_named_as_it_can_be_given(lead: str, place: Place) -> None:
+    """No string says it: white space before {output} is all the output's own."""
+    template = Template(input_prefix="Q: ", output_prefix=" Label : ", output_lead=lead, soft_separator="", place=place)
+    unsaid, said = read_template(as_string(template, None)), read_template(as_string(template, place))
+    assert replace(unsaid.template, place=unsaid.place) == template
+    assert said.place is None and replace(said.template, place=place) == template
+
+
+def test_labels_that_were_tokenised_as_texts_of_their_own_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tokenizer that begins texts with a space: whatever stands around the input, and in one's own template."""
+    tokenizer = tiny_tokenizers.tokenizer("llama", [" ".join(WORDS)] * 3)
+    made = tiny_training.llama_subject(vocab_size=len(tokenizer))
+    subject, found = Subject(made.model, tokenizer, name="s"), tried(monkeypatch)
+    asked = Subject(made.model, tokenizer, name="s", template="Read this: {input} Then say ")
+    better_layout(asked, SoftPrompt(subject.embed_text("up red").clone(), place="first"), EXAMPLES)
+    assert subject.leads_of_own == (" ", "<s>")
+    for before, between in (("", " Label : "), ("Read this: ", " Then say ")):
+        of_own = [t for t in found if (t.input_prefix, t.output_prefix) == (before, between)]
+        assert {t.output_lead for t in of_own} >= {"", " ", "<s>"}
+
+
 def test_what_was_tuned_on_labels_without_an_end_writes_them_all_the_same() -> None:
     """Its first words count, and that it goes on is seen."""
     subject = tiny_models.subject("llama")
@@ -189,6 +212,7 @@ def test_what_was_tuned_on_labels_without_an_end_writes_them_all_the_same() -> N
 def test_what_is_said_of_a_layout() -> None:
     assert not LayoutCheck(0.3, 3.0).fits_badly and not LayoutCheck(1.5, None).fits_badly
     assert LayoutCheck(2.5, 9.0).fits_badly and LayoutCheck(1.5, 1.6).fits_badly
+    assert not LayoutCheck(0.0, 0.06).fits_badly, "the subject does the task by itself"
     assert LayoutCheck(0.3, None, 20, 17).is_often_wrong and not LayoutCheck(0.3, None, 20, 18).is_often_wrong
     assert LayoutCheck(0.3, None, 20, 15).fits_well and not LayoutCheck(0.3, None, 20, 14).fits_well
     assert LayoutCheck(0.6, None, 20, 18).fits_well and not LayoutCheck(0.6, None, 20, 17).fits_well
