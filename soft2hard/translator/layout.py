@@ -17,7 +17,7 @@ from soft2hard.errors import UserError
 from soft2hard.lm.batching import EncodedExample
 from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
-from soft2hard.lm.templates import chosen_template
+from soft2hard.lm.templates import chat_template, chosen_template
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Place, Template, is_fields, read_template, template_text
 
@@ -243,6 +243,7 @@ class _Layouts:
         self.words: dict[str, Words] = {}
         presets = ["chat:first", "chat:after", "plain:first", "plain:after"] if unsaid else ["chat"]
         self._try({text: None for text in presets if self._is_possible(text)})
+        self._try({text: None for text in self._turns_that_think()})
 
     def try_all(self, words: Iterable[Words]) -> None:
         """Those that were not tried yet, in shared batches."""
@@ -261,6 +262,17 @@ class _Layouts:
         self.words |= {text: words for text in new if (words := texts[text]) is not None}
         nlls = _nlls(self.subject, self.soft_prompt, list(new.values()), self.examples)
         self.nlls |= {text: nll for text, nll in zip(new, nlls, strict=True) if nll is not None}
+
+    def _turns_that_think(self) -> list[str]:
+        """Chat turns whose answer reasons first, and does not, where the chat template tells these apart (Qwen3)."""
+        if not self._is_possible("chat"):
+            return []
+        of_its_own = self._template("chat")
+        found = [chat_template(self.subject.tokenizer, enable_thinking=thinks) for thinks in (False, True)]
+        placed = [replace(turn, place=place or of_its_own.place) for turn in found for place in self.places]
+        return [
+            as_string(turn, self.soft_prompt.place) for turn in placed if turn.output_prefix != of_its_own.output_prefix
+        ]
 
     def _template(self, text: str) -> Template:
         choice = read_template(text)

@@ -97,6 +97,21 @@ def test_an_adapter_says_itself_where_its_vectors_stand(monkeypatch: pytest.Monk
     assert layout.text.removesuffix("{output}") == "Q: {input}\nA: " and {t.place for t in found} == {"first"}
 
 
+@pytest.mark.parametrize("place", ["first", None])
+def test_a_chat_turn_without_reasoning_is_tried_where_the_chat_template_knows_one(
+    place: Place | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Qwen3's, whose answer begins with an empty thought then."""
+    subject, found = tiny_models.subject("llama"), tried(monkeypatch)
+    thought = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    turns = "{% for m in messages %}[{{ m.content }}]{% endfor %} says: "
+    monkeypatch.setattr(subject.tokenizer, "chat_template", turns + thought, raising=False)
+    better_layout(subject, SoftPrompt(subject.embed_text("up red").clone(), place=place), EXAMPLES)
+    chats = {(t.output_prefix, t.place) for t in found if t.opening == "["}
+    places = ("first", "after") if place is None else ("first",)
+    assert chats == {(f"] says: {end}", one) for end in ("", "<think></think>") for one in places}
+
+
 def test_outputs_of_several_lines_are_not_cut_by_the_layout_that_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_models.subject("llama")
     tried(monkeypatch, "{prompt}{bos}Q: {input}\\nA: ")
