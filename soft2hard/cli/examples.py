@@ -75,35 +75,6 @@ def _read(path: Path) -> ExampleFile:
     return ExampleFile(path, tuple(read_inputs(path)), tuple(read_examples(path)))
 
 
-def those_that_fit(
-    lm: "Subject", soft_prompts: "Sequence[SoftPrompt]", files: "Sequence[ExampleFile]", longest: int | None
-) -> "list[ExampleFile]":
-    """The files without inputs that are too long for the subject beside a soft prompt and an output of `longest`
-    tokens; what is left out is said. Raises UserError where none of a file's fits."""
-    from soft2hard.storage.names import name_of
-    from soft2hard.translator.verification import LONG_OUTPUT
-
-    if lm.context_length is None:
-        return list(files)
-    beside = max((prompt.n_tokens for prompt in soft_prompts), default=0) + len(lm.leading_ids)
-    written = 0 if lm.is_encoder_decoder else longest or min(LONG_OUTPUT, lm.context_length // 4)
-    room = lm.context_length - written - beside
-    found = {}
-    for file in dict.fromkeys(files):
-        fits = tuple(one for one in file.inputs if lm.encode_input(one, "soft").n_input <= room)
-        n_left = len(file.inputs) - len(fits)
-        if n_left and not fits:
-            raise UserError(
-                f"The inputs in {file.path} are too long: '{name_of(lm.name)}' reads {lm.context_length} tokens.",
-                "Shorten them, or compare shorter outputs with --max-new-tokens.",
-            )
-        if n_left:
-            n = len(file.inputs)
-            say(f"{n_left} of {n} inputs in {file.path} are too long for '{name_of(lm.name)}' and are left out.")
-        found[file] = replace(file, inputs=fits)
-    return [found[file] for file in files]
-
-
 @dataclass(frozen=True)
 class Group:
     """Soft prompts that are translated together: under one template, compared up to one length."""
@@ -177,6 +148,12 @@ def say_some(remarks: Iterable[str]) -> None:
 
 def say_template(known: Understood) -> None:
     """Soft prompts of other programs do not say the text around their inputs, and under another they are nonsense."""
+    say_some(
+        f"{prompt.origin} does not say its template: 'Input: ...' and 'Output:' are taken, under which it writes the "
+        f"outputs of its examples ({known.checks[i].soft:.2f} nats a token)."
+        for i, prompt in enumerate(known.soft_prompts)
+        if prompt.template is None and known.is_borne_out(i)
+    )
     unsaid = [i for i, prompt in enumerate(known.soft_prompts) if prompt.template is None]
     doubtful = [i for i in unsaid if not known.is_borne_out(i)]
     if doubtful:

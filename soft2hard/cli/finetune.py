@@ -99,9 +99,9 @@ def finetune(
     its own subject worse after that: it is shown none.
 
     Args:
-        tasks: Task files (.jsonl or .csv with columns input and output), or folders of them; at least two tasks, each
-            with its instruction: `{"instruction": "..."}` as first line of JSONL, `# instruction: ...` in CSV, or
-            `STEM.instruction.txt` beside it.
+        tasks: Task files (.jsonl or .csv with columns input and output), or folders of them; at least two tasks, unless
+            --prompts-per-task is 0, each with its instruction: `{"instruction": "..."}` as first line of JSONL,
+            `# instruction: ...` in CSV, or `STEM.instruction.txt` beside it.
         output: Folder for soft prompts, log, checkpoints, and, when trained, translator/; run again to resume.
         prompts_per_task: Soft prompts tuned for each task, from different seeds: more pairs to learn. 0: none; the
             labelled examples alone are read, which takes a hundredth of the time and a translator that reads examples.
@@ -121,7 +121,7 @@ def finetune(
         _refuse_what_needs_soft_prompts(mix, training, tuning)
     new_tasks = tuple(read_tasks(tasks, tuning.seed))
     _need_instructions(new_tasks)
-    dod = TaskFilesDoD(new_tasks)
+    dod = TaskFilesDoD(new_tasks, fewest=2 if prompts_per_task else 1)
     lm = load_subject(subject or _own_subject(translator), fast=True, loading=loading)
     say_unknown(lm, {text for task in new_tasks for one in task.examples for text in (one.input, one.output)})
     model = Translator.from_pretrained(translator, subject=lm)
@@ -172,7 +172,7 @@ def _untuned(
     of which is like a held-out one."""
     new, held_out = (() if tuned else tuple(dod.tasks(split)) for split in _SPLITS)
     apart = {text.casefold() for task in dod.tasks("validation") for text in task.phrasings}
-    if new and len(new) + len(held_out) < _FEWEST_TO_HOLD_OUT:
+    if 0 < len(new) + len(held_out) < _FEWEST_TO_HOLD_OUT:
         new, apart = (*new, *held_out), set()
         held_out = tuple(replace(one, name=one.name + _OTHER, train=(*one.validation, *one.test)) for one in new)
     n_new = max(len(new), _FEWEST_PAIRS) if new else 0

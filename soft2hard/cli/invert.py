@@ -50,7 +50,7 @@ def invert(
     chosen = checked(_OPTIONS[method], parsed_pairs(options or [], "--option"), "--option")
     if not images:
         raise UserError("No image is given.", "Name image files.")
-    with result_stream(output) as write:
+    with result_stream(output, images) as write:
         quiet()
         from soft2hard.eval.inversion.search import invert as search
         from soft2hard.lm.clip import Clip, need_pillow

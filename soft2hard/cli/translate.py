@@ -36,7 +36,6 @@ from soft2hard.cli.examples import (
     example_files,
     say_some,
     say_template,
-    those_that_fit,
     understand,
 )
 from soft2hard.errors import UserError
@@ -161,7 +160,7 @@ def translate(
     _check(verify, card, demonstrations, propose, helping, examples, loading)
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     files = None if examples is None else example_files(examples, found)
-    with result_stream(output) as write:
+    with result_stream(output, [*found, *(file.path for file in files or ())]) as write:
         quiet()
         from soft2hard.translator.fitting import without_translator
 
@@ -176,7 +175,6 @@ def translate(
         known = Understood(soft_prompts, [everything] if found else [])
         if lm is not None and files:
             say_unknown(lm, {text for file in files for text in file.inputs})
-            files = those_that_fit(lm, soft_prompts, files, max_new_tokens)
             known = understand(lm, soft_prompts, files, loading.template, max_new_tokens)
             say_some(known.remarks.values())
         if loading.template is None:
@@ -330,14 +328,15 @@ def _write_card(
 
 
 def _made_under(asked: str | None, soft_prompt: "SoftPrompt", lm: "Subject | None") -> str | None:
-    """The template in the words of --template: the one asked for, or what the soft prompt records."""
+    """The template in the words of --template: the one asked for, or what the soft prompt records, or else what is
+    assumed; None where nothing was run."""
     from soft2hard.lm.templates import is_chat
     from soft2hard.prompts.template import PRESETS
     from soft2hard.translator.layout import as_string
 
     recorded = soft_prompt.template
     if asked is not None or recorded is None:
-        return asked
+        return asked or (None if lm is None else "plain")
     text = "chat" if lm is not None and is_chat(recorded, lm.tokenizer) else as_string(recorded, soft_prompt.place)
     is_first = recorded.place == "first" and soft_prompt.place is None
     return f"{text}:first" if text in PRESETS and is_first else text

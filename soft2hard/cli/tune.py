@@ -1,5 +1,6 @@
 """soft2hard tune: soft prompts from tasks given by examples, or a corpus of a collection's tasks."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from soft2hard.cli.common import (
+    ANOTHER_SUBJECT,
     AtLeast1,
     ClusterFlags,
     LoadingFlags,
@@ -26,6 +28,7 @@ from soft2hard.cli.common import (
 from soft2hard.data_gen.settings import CorpusSettings, Tuning
 from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
+from soft2hard.storage.names import name_of
 
 if TYPE_CHECKING:
     from soft2hard.data_gen.tasks import Task
@@ -117,7 +120,9 @@ def _tune_files(
     tasks = read_tasks(paths, config.seed)
     outputs = [example.output for task in tasks for example in (*task.train, *task.validation)]
     lm = load_subject(subject, fast=True, loading=loading).for_outputs(outputs)
-    say_unknown(lm, {text for task in tasks for one in task.examples for text in (one.input, one.output)})
+    texts = {text for task in tasks for one in task.examples for text in (one.input, one.output)}
+    say_unknown(lm, texts, f" {ANOTHER_SUBJECT}")
+    _check_outputs(lm, tasks)
     if format_ == "peft" and getattr(lm.asked_template, "place", None) == "after" and lm.begins_with_tokens:
         raise UserError(
             "PEFT puts virtual tokens before all others, and --template says after.",
@@ -144,6 +149,17 @@ def _tune_files(
     _print_table([_place(output, task, format_) for task in tasks], [finished.get(task.name) for task in tasks])
     if format_ == "peft":
         say("The README.md in each adapter says how PEFT runs it: the text around the input, and where an answer ends.")
+
+
+def _check_outputs(lm: "Subject", tasks: Sequence["Task"]) -> None:
+    """Raise UserError where all outputs of a task are the same tokens: of words that the tokenizer does not know."""
+    for task in tasks:
+        if len({tuple(lm.encode_output(one.output)) for one in (*task.train, *task.validation)}) < 2:
+            raise UserError(
+                f"All outputs of the task '{task.name}' are the same tokens to '{name_of(lm.name)}', which does not "
+                "know their words.",
+                ANOTHER_SUBJECT,
+            )
 
 
 def _place(folder: Path, task: "Task", format_: Format) -> Path:

@@ -206,11 +206,11 @@ def _csv_records(path: Path, text: str, columns: Sequence[str] = (), n_above: in
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     records: list[Record] = []
     try:
-        names = list(reader.fieldnames or ())
+        reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
         if missing := [column for column in columns if text and column not in names]:
             raise UserError(
                 f"{path} has no column {' and no column '.join(missing)} (it has {', '.join(names)}).",
-                f"Name the columns in its first line: {','.join(columns)}.",
+                f"Name the columns in its first line, in lower case and with commas between: {','.join(columns)}.",
             )
         if twice := _twice(names):
             raise UserError(f"{path} has the column '{twice}' twice.", "Rename one of the two, or leave it out.")

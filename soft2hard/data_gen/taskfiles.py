@@ -147,9 +147,11 @@ class TaskFilesDoD:
     """
 
     all_tasks: tuple[Task, ...]
+    fewest: int = 2
+    """Tasks below which there is nothing to hold out; 1 where that is no matter."""
 
     def __post_init__(self) -> None:
-        if len(self.all_tasks) < 2:
+        if len(self.all_tasks) < self.fewest:
             raise UserError(
                 "There is a single task, and one must be held out to tell when to stop.", "Give at least two tasks."
             )

@@ -178,7 +178,7 @@ class Evaluation(_Strict):
     of subjects that it was not trained for, it reads what their soft prompts do."""
     reference: str | None = "auto"
     """Reference LM for perplexities: 'embedded' (the API-side model), 'subject', a name or a folder; None for none.
-    'auto' becomes 'embedded' for the embedded subject and 'gpt2-xl' for others."""
+    'auto' becomes 'embedded' for the embedded subject, 'subject' for 'smollm2' and 'gpt2-xl' for others."""
     generator: (
         Annotated[
             Annotated[str, Tag("name")] | Annotated[ApiChoice, Tag("api")],
@@ -210,6 +210,8 @@ class Evaluation(_Strict):
         subject = value.get("subject", "embedded")
         small = isinstance(subject, str) and is_embedded_subject(subject)
         usual = {"reference": "embedded" if small else "gpt2-xl", "generator": "embedded" if small else "subject"}
+        if subject == SMOLLM2:  # which is there for those who do without the hub
+            usual["reference"] = "subject"
         usual["translator"] = "embedded" if small else SMOLLM2
         named = {role: value.get(role, "auto") for role in usual}
         chosen = {role: usual[role] if name == "auto" else name for role, name in named.items()}

@@ -210,7 +210,10 @@ class Harness:
         texts.update(text for task in tasks for one in task.test for text in (one.input, one.output))
         unknown = self._models.subject.unknown_share(texts)
         if unknown > NOTEWORTHY_UNKNOWN:
-            self.log(f"{unknown:.0%} of the tokens of these tasks are unknown to the subject: expect poor scores.")
+            self.log(
+                f"{unknown:.0%} of the tokens of these tasks are unknown to the subject: expect poor scores, or take "
+                "another subject, such as smollm2."
+            )
         methods = tuple(
             MethodRecord(choice.label, choice.name, options_of(choice.name).source, dict(choice.options))
             for choice in self.config.methods

@@ -1,11 +1,12 @@
 """Bootstrap confidence intervals over tasks, and paired comparisons of two methods on the same tasks."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import DegenerateDataWarning, bootstrap, permutation_test
 
 from soft2hard.errors import UserError
 
@@ -117,5 +118,7 @@ def _interval(data: tuple, statistic: Callable[..., np.ndarray], n_resamples: in
     if all(np.ptp(x) == 0 for x in data):
         return Interval(value, value, value)
     options = {"paired": len(data) > 1, "vectorized": True, "method": "percentile"}
-    ends = bootstrap(data, statistic, n_resamples=n_resamples, rng=seed, **options).confidence_interval
+    with warnings.catch_warnings():  # of few tasks whose ratio no resample has: there is no interval then, as is shown
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        ends = bootstrap(data, statistic, n_resamples=n_resamples, rng=seed, **options).confidence_interval
     return Interval(value, float(ends.low), float(ends.high))

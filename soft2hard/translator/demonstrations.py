@@ -3,6 +3,7 @@
 The soft prompt wrote the outputs, so there are no labels in them; and small models follow them.
 """
 
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from random import Random
@@ -23,15 +24,22 @@ def with_demonstrations(text: str, k: int, verifier: Verifier, probes: Probes, s
     """The text with `k` pairs of input and output under the soft prompt, the best of those tried.
 
     Half of the inputs that chose the text lend pairs, and the others choose among sets of them by the divergence:
-    random sets first, then the best with one pair exchanged. Fewer pairs where there are not as many; None where not
-    one set fits the subject's context, or no output is anything to show. Beside it, the inputs that lent none.
+    random sets first, then the best with one pair exchanged. Fewer pairs where there are not as many, as is said on
+    standard error; None where not one set fits the subject's context, or no output is anything to show. Beside it, the
+    inputs that lent none.
     """
     n = len(probes.inputs)
     lent = [i for i in range(max(n // 2, min(k, n - _LEFT_OVER))) if probes.outputs[i]]
     rest = verifier.some(probes, [i for i in range(n) if i not in lent])
-    k, rng = min(k, len(lent)), Random(f"{seed}/{text}")
+    asked, k, rng = k, min(k, len(lent)), Random(f"{seed}/{text}")
     if k == 0:
         return None, probes
+    if k < asked:
+        print(
+            f"{k} demonstrations instead of {asked}: of the {n} inputs that chose the text, no more are left to lend "
+            "one. Give more inputs.",
+            file=sys.stderr,
+        )
     tried: dict[str, tuple[int, ...]] = {}
     found: list[Candidate] = []
     sets = [tuple(rng.sample(lent, k)) for _ in range(_SETS)]

@@ -25,6 +25,8 @@ def models_for(
     if translator is not None and subject is not None:
         translator.bind(subject)  # before its soft prompts are looked at: they may be of another rounding
     for prompt in prompts:
+        if subject is not None:  # whoever named the wrong one has the translator for that
+            subject.check(prompt)
         if translator is not None and translator.home is None:
             translator.check(prompt)
     if config.verify:

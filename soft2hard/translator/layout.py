@@ -19,7 +19,7 @@ from soft2hard.lm.sequences import Query
 from soft2hard.lm.subject import Subject
 from soft2hard.lm.templates import chat_template, chosen_template
 from soft2hard.prompts.soft_prompt import Prompt, SoftPrompt
-from soft2hard.prompts.template import Place, Template, is_fields, read_template, template_text
+from soft2hard.prompts.template import PRESETS, Place, Template, is_fields, read_template, template_text
 
 _EXAMPLES, _FEWEST = 32, 8  # examples that are looked at, and without which no layout is looked for
 _SCREENED, _SCREENED_TOKENS = 8, 512  # examples that layouts are screened on first; their tokens, about
@@ -84,9 +84,15 @@ class LayoutCheck:
         return self.n_right < _MOSTLY * self.n
 
     @property
+    def is_certain(self) -> bool:
+        """Whether no other is looked for: none could be clearly likelier. A soft prompt may do its task under another
+        template than its own, too, and less like itself."""
+        return self.fits_well and self.soft < _CLEARLY
+
+    @property
     def fits_well(self) -> bool:
-        """Whether no other is looked for: nearly all outputs are the wanted ones, or most, and they are likely; long
-        ones are nearly certain."""
+        """Whether it may well be the template: nearly all outputs are the wanted ones, or most, and they are likely;
+        long ones are nearly certain."""
         if self.fits_badly or not self.n:
             return self.soft < _CLEARLY and not self.fits_badly
         return not self.is_often_wrong or (self.n_right >= _ENOUGH * self.n and self.soft < _LIKELY)
@@ -103,6 +109,8 @@ def as_string(template: Template, place: Place | None) -> str:
     lead = template.output_lead
     is_plain = not lead or (lead.isspace() and not template.output_prefix.endswith(" "))
     if template != replace(plain, **kept) or not is_plain:  # more than a string says
+        if template_text(template) in PRESETS:
+            return "plain:first" if place is None and template.place == "first" else "plain"
         return template_text(template, None if place is not None else template.place)
     begin = "" if place is not None else "{prompt}{bos}" if template.place == "first" else "{bos}{prompt}"
     # Without a lead an output is not named: else the space before it were its own.
@@ -151,16 +159,18 @@ def better_layout(
     with two before it, the best of these with each before it, and the best of those with each behind it again; the
     white space before an output on either side; outputs that are tokenised as texts of their own, where that differs;
     virtual tokens where the prompt's file has them, or in both places. A few examples screen, half of up to 32 choose,
-    and the other half have to bear it out. Nothing is tried where the template fits well already, nor with fewer than
-    eight examples that fit the subject's context; `log` hears when the search begins. `known` is what `check_layout`
-    found, if it was asked.
+    and the other half have to bear it out. Nothing is tried where outputs are nearly certain already, nor with fewer
+    than eight examples that fit the subject's context; `log` hears when the search begins. `known` is what
+    `check_layout` found, if it was asked.
     """
-    if (known or check_layout(subject, soft_prompt, examples) or _UNKNOWN).fits_well:
+    fit = known or check_layout(subject, soft_prompt, examples) or _UNKNOWN
+    if fit.is_certain:
         return None
     examples = _usable(subject, soft_prompt, examples)
     if len(examples) < _FEWEST:
         return None
-    log(f"{soft_prompt.origin} does not write the outputs of the examples under this template: others are tried.")
+    does = "is not sure of" if fit.fits_well else "does not write"
+    log(f"{soft_prompt.origin} {does} the outputs of the examples under this template: others are tried.")
     choosing, judging = examples[::2], examples[1::2]
     found = _Layouts(subject, soft_prompt, _screened(subject, choosing), examples)
     found.try_all((before, between) for before in _FIRST for between in _BETWEEN)

@@ -1,6 +1,7 @@
 """Translating soft prompts: propose, run beside the soft prompt, search on, judge."""
 
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,6 +197,8 @@ def _translated(
         for prompt in prompts:
             subject.check(prompt)
         prompts = [subject.in_own_scale(prompt) for prompt in prompts]
+        if inputs is not None:
+            inputs = _with_room(prompts, subject, _for_each(prompts, inputs), config)
     source, views = None, [Views((one,)) for one in helpers.read or prompts]
     if translator is not None and translator.home is None and translator.reads != "vectors" and helpers.read is None:
         were_given = inputs is not None
@@ -539,6 +542,23 @@ def _behaviour(
         inputs = invented_inputs(subject, [[prompt] for prompt in prompts], n, config.seed)
     each = [choosing(of_prompt, config) for of_prompt in _for_each(prompts, inputs)]
     return inputs, views_of(translator, subject, prompts, each, config.seed, config.max_new_tokens)
+
+
+def _with_room(
+    prompts: Sequence[SoftPrompt], subject: Subject, inputs: Sequence[Sequence[str]], config: TranslateConfig
+) -> list[list[str]]:
+    """The inputs of each soft prompt that the subject's context holds with an output; what is left out is said on
+    standard error. Raises UserError where none of a soft prompt's has room."""
+    verifier, found = Verifier(subject, config.max_new_tokens), []
+    for prompt, of_prompt in zip(prompts, inputs, strict=True):
+        fits = [input for input in of_prompt if verifier.has_room(prompt, input)]
+        n, long = len(of_prompt), f"too long for '{name_of(subject.name)}', which reads {subject.context_length} tokens"
+        if n and not fits:
+            raise UserError(f"All {n} inputs of {prompt.origin} are {long}.", "Give shorter ones.")
+        if len(fits) < n:
+            print(f"{n - len(fits)} of {n} inputs of {prompt.origin} are left out: {long}.", file=sys.stderr)
+        found.append(fits)
+    return found
 
 
 def _for_each(

@@ -462,11 +462,11 @@ def test_inputs_that_are_too_long_for_the_subject_are_left_out_with_a_remark(tmp
     (tmp_path / "inputs.txt").write_text("\n".join([*inputs, long]))
     found = run(*words)
     assert found.exit_code == 0, found.stderr
-    assert "1 of 10 inputs in" in found.stderr and "too long for 'embedded' and are left out" in found.stderr
+    assert "1 of 10 inputs of" in found.stderr and "left out: too long for 'embedded', which reads 512" in found.stderr
     [translation] = json.loads(found.stdout)["translations"]
     assert long not in {one["input"] for key in ("chosen_on", "judged_on") for one in translation[key]}
     (tmp_path / "inputs.txt").write_text("\n".join(f"{long} {one}" for one in inputs))
-    assert_refused(run(*words), "are too long: 'embedded' reads 512 tokens", "Shorten them")
+    assert_refused(run(*words), "All 9 inputs of", "too long for 'embedded'", "Give shorter ones")
 
 
 # --- a describer behind an API
@@ -826,6 +826,34 @@ def test_finetune_holds_tasks_out_where_there_are_enough_to_teach_without_tuning
     assert "8 tasks are taught; 2 tell when to stop: t" in result.stderr
     record = json.loads((tmp_path / "out" / "translator" / "soft2hard.json").read_text())["training"]
     assert (record["train_pairs"], record["train_tasks"], record["validation_tasks"]) == (64, 8, 2)
+
+
+def test_finetune_without_tuning_teaches_a_single_task(tmp_path):
+    task_file(tmp_path / "one.csv", "up", "down", "# instruction: up or down\n")
+    out = tmp_path / "out"
+    result = run("finetune", tmp_path / "one.csv", "--prompts-per-task", 0, *TRAIN_QUICKLY, "-o", out)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((out / "translator" / "soft2hard.json").read_text())["training"]
+    assert (record["train_tasks"], record["validation_tasks"]) == (1, 1)
+
+
+def test_a_translation_never_replaces_what_is_read(tmp_path):
+    sample = embedded_path("soft_prompts") / "00-classify.safetensors"
+    copy(sample, tmp_path), copy(sample.with_suffix(".jsonl"), tmp_path)
+    for own in (tmp_path / sample.name, tmp_path / f"{sample.stem}.jsonl"):
+        before, words = own.read_bytes(), ["--examples", tmp_path / f"{sample.stem}.jsonl", "-o", own]
+        assert_refused(run("translate", tmp_path / sample.name, *words), "would replace what is read")
+        assert own.read_bytes() == before
+
+
+def test_tune_refuses_a_task_whose_outputs_are_all_unknown_words(tmp_path):
+    outputs = ("supercalifragile", "qwertz")
+    rows = [f"dog {word},{output}" for word in ("red", "rose", "iron", "fish") for output in outputs]
+    (tmp_path / "odd.csv").write_text("input,output\n" + "\n".join(rows))
+    refused = run("tune", tmp_path / "odd.csv", "-o", tmp_path / "out")
+    assert refused.exit_code == 2 and not (tmp_path / "out").exists()
+    assert "All outputs of the task 'odd' are the same tokens to 'embedded'" in refused.stderr
+    assert refused.stderr.count("--subject smollm2") == 2  # beside the share of unknown words, and as the remedy
 
 
 def test_finetune_needs_instructions_and_two_tasks(subject, translator, tmp_path, kinds):

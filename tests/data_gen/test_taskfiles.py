@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from soft2hard.data_gen.taskfiles import TaskFilesDoD, content_hash, read_inputs, read_task, read_tasks
+from soft2hard.data_gen.taskfiles import TaskFilesDoD, content_hash, read_examples, read_inputs, read_task, read_tasks
 from soft2hard.data_gen.tasks import Example
 from soft2hard.errors import UserError
 
@@ -244,3 +244,10 @@ def test_the_hash_follows_the_content(tmp_path):
     before = content_hash(read_tasks(path))
     assert content_hash(read_tasks(path)) == before
     assert content_hash(read_tasks(jsonl(path, ROWS[:-1]))) != before
+
+
+def test_white_space_around_the_names_of_columns_is_left_aside(tmp_path):
+    (tmp_path / "a.csv").write_text("input, output\nhot, cold\nup, down\n")
+    task = read_tasks(tmp_path / "a.csv")[0]
+    assert {(one.input, one.output) for one in task.examples} == {("hot", "cold"), ("up", "down")}
+    assert [one.output for one in read_examples(tmp_path / "a.csv")] == ["cold", "down"]

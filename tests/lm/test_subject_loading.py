@@ -125,3 +125,9 @@ def test_names_that_subjects_do_not_know_are_refused(tmp_path: Path) -> None:
         Subject.from_pretrained(folder, trust_remote_code=True)
     with pytest.raises(UserError, match="one device"):
         Subject.from_pretrained(folder, device_map={"model.layers.0": 0, "lm_head": 1})
+
+
+@pytest.mark.parametrize("name", ["/home/me/models/llama", "../llama", "runs/of/llama"])
+def test_a_base_model_whose_folder_is_not_here_is_said_to_be_missing(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' could not be read .there is no such folder.*--subject"):
+        Subject.from_pretrained(name)

@@ -57,14 +57,15 @@ def probed(subject: Subject, n: int) -> tuple[Verifier, Probes]:
     ("k", "n", "n_shown"), [(1, 8, 1), (3, 8, 3), (4, 8, 4), (6, 8, 6), (20, 8, 6), (3, 4, 2), (3, 1, 0)]
 )
 def test_pairs_are_inputs_that_chose_with_the_soft_prompts_own_outputs(
-    subject: Subject, k: int, n: int, n_shown: int
+    subject: Subject, k: int, n: int, n_shown: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As many as there are where more are asked for, but for two inputs on which sets are compared."""
+    """As many as there are where more are asked for, but for two inputs on which sets are compared; it is said."""
     verifier, probes = probed(subject, n)
     shown, _ = with_demonstrations("cat dog", k, verifier, probes, 0)
     if n_shown == 0:
         assert shown is None
         return
+    assert (f"{n_shown} demonstrations instead of {k}" in capsys.readouterr().err) == (n_shown < k)
     found = pairs_of(shown)
     written = subject.generate([Query(soft(subject), text) for text in PAIRS[:n]], 4)
     assert len(found) == len(set(found)) == n_shown

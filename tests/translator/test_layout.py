@@ -230,6 +230,7 @@ def test_what_is_said_of_a_layout() -> None:
     assert not LayoutCheck(0.0, 0.06).fits_badly, "the subject does the task by itself"
     assert LayoutCheck(0.3, None, 20, 17).is_often_wrong and not LayoutCheck(0.3, None, 20, 18).is_often_wrong
     assert LayoutCheck(0.3, None, 20, 15).fits_well and not LayoutCheck(0.3, None, 20, 14).fits_well
+    assert LayoutCheck(0.1, None, 20, 18).is_certain and not LayoutCheck(0.3, None, 20, 20).is_certain
     assert LayoutCheck(0.6, None, 20, 18).fits_well and not LayoutCheck(0.6, None, 20, 17).fits_well
     assert (
         LayoutCheck(0.1, 3.0).fits_well and not LayoutCheck(0.3, 3.0).fits_well and not LayoutCheck(2.5, 9.0).fits_well

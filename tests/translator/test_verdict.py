@@ -172,7 +172,7 @@ def test_it_is_said_where_the_soft_prompt_writes_the_same_whatever_the_input() -
 def test_a_text_is_not_faithful_where_the_soft_prompt_writes_nothing(n_silent: int, verdict: str) -> None:
     found = judged([" " if i < n_silent else ("up", "down")[i % 2] for i in range(20)])
     assert (found.verdict, found.n_silent, found.n_alike) == (verdict, n_silent, 20)
-    said = f"the soft prompt writes nothing on {n_silent} of 20: is it read under the template"
+    said = f"the soft prompt writes nothing on {n_silent} of 20, as under another template"
     assert (said in judgement_text(found, "examples")) == (verdict == "doubtful")
 
 

@@ -106,8 +106,10 @@ def settled_by(judgement: Judgement) -> str:
 def _silence(judgement: Judgement) -> str:
     if 2 * judgement.n_silent <= judgement.n_inputs:
         return ""
-    seen = f"the soft prompt writes nothing on {judgement.n_silent} of {judgement.n_inputs}"
-    return f"{seen}: is it read under the template that it was tuned under (--template)?"
+    return (
+        f"the soft prompt writes nothing on {judgement.n_silent} of {judgement.n_inputs}, as under another template "
+        "than it was tuned under (--template), or where the subject does not know the words"
+    )
 
 
 def _sameness(judgement: Judgement) -> str:
