@@ -178,8 +178,8 @@ def _unreadable(folder: str, error: Exception) -> UserError:
     if _is_missing_folder(folder):
         return UserError(
             f"The subject model '{folder}' could not be read (there is no such folder).",
-            "Give a folder that holds config.json and model.safetensors; where a soft prompt names it as its base model, "
-            "--subject says where that lies here.",
+            "Give a folder that holds config.json and model.safetensors; where a soft prompt names it as its base "
+            "model, --subject says where that lies here.",
         )
     return UserError(
         f"The subject model '{folder}' could not be read ({first_line(error)}).",
