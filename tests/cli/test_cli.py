@@ -590,7 +590,7 @@ def test_tune_writes_a_soft_prompt_of_the_subject_for_each_task(subject, tmp_pat
 
 def test_words_that_the_subject_does_not_know_are_told_before_they_are_tuned_on(subject, tmp_path, kinds):
     told = "of the tokens of these examples are unknown to the subject"
-    (tmp_path / "strange.csv").write_text("input,output\nquux one,zyzzy\nquux two,plugh\nquux four,plugh\n")
+    (tmp_path / "strange.csv").write_text("input,output\nquux one,zyzzy\nquux two,plugh\nquux four,up\n")
     result = run("tune", tmp_path / "strange.csv", "--subject", subject, "-o", tmp_path / "out", *QUICK)
     assert result.exit_code == 0 and told in result.stderr, result.stderr
     assert "such as 'plugh', 'quux', 'zyzzy'." in result.stderr
