@@ -122,6 +122,11 @@ def subject_of(soft_prompts: "Sequence[SoftPrompt]", asked: str | None, *, runs:
             say(f"{prompt.origin} names '{prompt.subject}' as its base model; it is run on '{chosen}'.")
         if (named_as := prompt.provenance.get("base_as_named")) and not asked:
             say(f"The base model '{named_as}' of {prompt.origin} is taken from {prompt.subject}.")
+        if "left_aside" in prompt.provenance:
+            say(
+                f"{prompt.origin} holds tables of words, as PEFT saves them where the vocabulary was resized: "
+                f"{prompt.provenance['left_aside']}. They are left aside, which is right unless they were tuned."
+            )
         if "sub_adapters" in prompt.provenance:
             say(f"{prompt.origin} holds further adapters that are not read: {prompt.provenance['sub_adapters']}.")
     return chosen
@@ -153,18 +158,23 @@ def progress_bar() -> Iterator["Progress"]:
         yield progress
 
 
+def check_output(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UserError where a file to be written is one that is read, or a file of an adapter folder that is."""
+    if {output.resolve(), output.resolve().parent} & {path.resolve() for path in inputs}:
+        raise UserError(f"{output} would replace what is read, or lie within it.", "Name another file.")
+
+
 @contextmanager
 def result_stream(output: Path | None, inputs: Iterable[Path]) -> Iterator[Callable[[str], None]]:
     """A function that prints, or writes to `output`, which appears once the block has ended without an error.
 
     The file is begun at once, so a path that cannot be written to is refused before the work, not after. Raises
-    UserError where it would replace one of the `inputs`.
+    UserError where it would replace one of the `inputs`, see `check_output`.
     """
     if output is None:
         yield lambda text: print(text, flush=True)
         return
-    if output.resolve() in {path.resolve() for path in inputs}:
-        raise UserError(f"The output {output} would replace what is read.", "Name another file with --output.")
+    check_output(output, inputs)
     with atomic_write(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield lambda text: print(text, file=file, flush=True)
 

@@ -98,7 +98,7 @@ class Understood:
 
     def is_borne_out(self, i: int) -> bool:
         """Whether the outputs of its examples are as a soft prompt writes them under the template that is taken."""
-        return i in self.checks and self.checks[i].fits_well
+        return i in self.checks and self.checks[i].fits_well and not self.checks[i].is_idle
 
 
 def understand(

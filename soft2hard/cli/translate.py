@@ -20,6 +20,7 @@ from soft2hard.cli.common import (
     RunLoading,
     RunLoadingFlags,
     SubjectName,
+    check_output,
     flags_of,
     load_subject,
     progress_bar,
@@ -160,7 +161,10 @@ def translate(
     _check(verify, card, demonstrations, propose, helping, examples, loading)
     soft_prompts = [SoftPrompt.from_pretrained(path) for path in found]
     files = None if examples is None else example_files(examples, found)
-    with result_stream(output, [*found, *(file.path for file in files or ())]) as write:
+    read = [*found, *(file.path for file in files or ())]
+    if card is not None:
+        check_output(card, read)
+    with result_stream(output, read) as write:
         quiet()
         from soft2hard.translator.fitting import without_translator
 
@@ -331,15 +335,14 @@ def _made_under(asked: str | None, soft_prompt: "SoftPrompt", lm: "Subject | Non
     """The template in the words of --template: the one asked for, or what the soft prompt records, or else what is
     assumed; None where nothing was run."""
     from soft2hard.lm.templates import is_chat
-    from soft2hard.prompts.template import PRESETS
     from soft2hard.translator.layout import as_string
 
     recorded = soft_prompt.template
     if asked is not None or recorded is None:
         return asked or (None if lm is None else "plain")
-    text = "chat" if lm is not None and is_chat(recorded, lm.tokenizer) else as_string(recorded, soft_prompt.place)
-    is_first = recorded.place == "first" and soft_prompt.place is None
-    return f"{text}:first" if text in PRESETS and is_first else text
+    if lm is None or not is_chat(recorded, lm.tokenizer):
+        return as_string(recorded, soft_prompt.place)
+    return "chat:first" if recorded.place == "first" and soft_prompt.place is None else "chat"
 
 
 def _made_by(lm: "Subject | None", config: TranslateConfig, helping: Helping) -> dict[str, Any]:

@@ -152,9 +152,10 @@ def _tune_files(
 
 
 def _check_outputs(lm: "Subject", tasks: Sequence["Task"]) -> None:
-    """Raise UserError where all outputs of a task are the same tokens: of words that the tokenizer does not know."""
+    """Raise UserError where unlike outputs of a task are the same tokens: of words that the tokenizer does not know."""
     for task in tasks:
-        if len({tuple(lm.encode_output(one.output)) for one in (*task.train, *task.validation)}) < 2:
+        outputs = {one.output for one in (*task.train, *task.validation)}
+        if len(outputs) > 1 and len({tuple(lm.encode_output(one)) for one in outputs}) < 2:
             raise UserError(
                 f"All outputs of the task '{task.name}' are the same tokens to '{name_of(lm.name)}', which does not "
                 "know their words.",

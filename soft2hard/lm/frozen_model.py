@@ -27,7 +27,6 @@ MOST_BATCH_TOKENS = 2**17
 """More in a batch makes nothing faster."""
 _TRIAL_LENGTH = 128  # tokens of each sequence of the trial
 _TRIAL_TOKENS, _SHORT_ROW = 8, 3  # vectors of the trial of an architecture: rows of 3 and 5
-_LOOSELY = 2e-2  # difference of logits, as a share of the largest, that rounding may make
 _MASKED_HEADS = (
     ("cls",),  # BERT, DeBERTa
     ("lm_head",),  # RoBERTa, XLM-RoBERTa
@@ -304,12 +303,12 @@ class FrozenModel:
         change scores without a sign; so would text that is read otherwise than the vectors of its tokens.
         """
         try:
-            if self._reads_ids_otherwise():
-                problem = "read text otherwise than the vectors of its tokens"
-            elif self.is_masked:
+            if self.is_masked:
                 problem = self._masked_problem()
             else:
                 problem = self._encoder_decoder_problem() if self.is_encoder_decoder else self._causal_problem()
+            if problem is None and self._reads_ids_otherwise():
+                problem = "read text otherwise than the vectors of its tokens"
         except UserError:
             raise
         except Exception as error:  # whatever an architecture raises, it cannot be run here
@@ -330,7 +329,7 @@ class FrozenModel:
         decoder = {"decoder_input_ids": self._started(ids)} if self.is_encoder_decoder else {}
         as_ids = self.model(input_ids=ids, **decoder).logits.float()
         as_vectors = self.model(inputs_embeds=self.embed(ids), **decoder).logits.float()
-        return bool((as_ids - as_vectors).abs().max() > _LOOSELY * as_ids.abs().max())
+        return not self._same(as_vectors, as_ids)
 
     def _trial_ids(self) -> Int[Tensor, "n"]:
         """Words of the middle of the vocabulary: padding, which may stand at either end, is counted otherwise."""
@@ -393,5 +392,5 @@ class FrozenModel:
         return [vectors[:_SHORT_ROW], vectors[_SHORT_ROW:]]
 
     def _same(self, found: Float[Tensor, "*rows vocab"], expected: Float[Tensor, "*rows vocab"]) -> bool:
-        tolerance = (1e-4 if self.dtype == torch.float32 else _LOOSELY) * expected.abs().max()
+        tolerance = (1e-4 if self.dtype == torch.float32 else 2e-2) * expected.abs().max()
         return found.shape == expected.shape and bool((found.float() - expected).abs().max() <= tolerance)

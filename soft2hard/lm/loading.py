@@ -302,10 +302,12 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def with_end(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """A tokenizer that names no end-of-sequence token with the one of the model's configuration, if that names one."""
+    """A tokenizer that names no end-of-sequence token with the one of the model's configuration, if that names one
+    which is no word: configurations have one by default."""
     if tokenizer.eos_token_id is None and not is_masked_config(model.config):
         found = [getattr(c, "eos_token_id", None) for c in (model.generation_config, model.config.get_text_config())]
         first = next((one[0] if isinstance(one, list) else one for one in found if one not in (None, [])), None)
-        if first is not None and first < len(tokenizer):
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        if first in special | set(tokenizer.all_special_ids):
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
     return tokenizer

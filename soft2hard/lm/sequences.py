@@ -91,20 +91,25 @@ class SequenceEncoder:
         return len(one) > 1 and two[: len(one)] == one
 
     @cached_property
-    def leads_of_own(self) -> tuple[str, ...]:
-        """Leads under which an output has the tokens that it has as a text of its own, where these are others than
-        behind a text: the space that some tokenizers begin a text with, and the tokens that they put before it. PEFT's
-        examples tokenise labels so. A masked LM's output is one token, and has none."""
+    def own_beginnings(self) -> tuple[tuple[str, str], ...]:
+        """What is read right before an output, and what it begins with, where it has the tokens of a text of its own,
+        if these are others than behind a text: with the space that some tokenizers begin a text with, and behind the
+        tokens that they put before it. PEFT's examples tokenise labels so. A decoder of its own writes these tokens; a
+        masked LM's output is one token, and begins with nothing."""
         if self.is_masked:
             return ()
         own, tokens = self._plain(["a"])[0], "".join(self.tokenizer.convert_ids_to_tokens(self.around[0]))
-        before = "" if self._reader == "encoder-decoder" else _WORDS
-        forms = [("", own), (tokens, self.around[0] + own)]
-        found = [
-            next((lead for lead in (head, f"{head} ") if self.text(f"{lead}a", before) == ids), "")
-            for head, ids in forms
-        ]
-        return tuple(dict.fromkeys(filter(None, found)))
+        if self._reader == "encoder-decoder":
+            is_written = tokens and self.eos_id not in self.around[0]
+            forms = [("", tokens, self.around[0] + own)] if is_written else []
+        else:
+            forms = [("", "", own), *([(tokens, "", own)] if tokens else [])]
+        found = []
+        for read, lead, ids in forms:
+            before = "" if self._reader == "encoder-decoder" else read or _WORDS
+            leads = [one for one in (lead, f"{lead} ") if self.text(f"{one}a", before) == ids]
+            found += [(read, one) for one in leads[:1] if read or one]
+        return tuple(found)
 
     def _mark(self, before: str) -> str:
         """What a piece is tokenised behind, so that it is not taken for the beginning of a text: the special token that

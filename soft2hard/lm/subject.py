@@ -322,9 +322,13 @@ class Subject:
         return self._encoder.leading
 
     @property
-    def leads_of_own(self) -> tuple[str, ...]:
-        """What outputs begin with under which they are tokenised as texts of their own, see `SequenceEncoder`."""
-        return self._encoder.leads_of_own
+    def own_beginnings(self) -> tuple[tuple[str, str], ...]:
+        """How outputs begin where they are tokenised as texts of their own, see `SequenceEncoder`."""
+        return self._encoder.own_beginnings
+
+    def n_tokens_alone(self, text: str) -> int:
+        """Tokens of a text that nothing stands before, one at least."""
+        return max(1, len(self._encoder.text(text)))
 
     @property
     def begins_with_tokens(self) -> bool:
@@ -615,10 +619,23 @@ class Subject:
             self._check_context(len(prefix) + example.n_input, len(example.output) + n_new)
         return prefixes, examples
 
+    def fits(self, soft_prompt: SoftPrompt, input: str, n_written: int) -> bool:
+        """Whether the context holds an input under a soft prompt, and an output of so many tokens."""
+        if self.context_length is None:
+            return True
+        beside = soft_prompt.n_tokens + len(self._encoder.lead("hard")) + self.encode_input("", "soft").n_input
+        if self._longest(beside + len(input.encode()), n_written) <= self.context_length:
+            return True  # no token is less than a byte
+        n_read = len(self.prompt_embeddings(soft_prompt)) + self.encode_input(input, "soft").n_input
+        return self._longest(n_read, n_written) <= self.context_length
+
+    def _longest(self, n_read: int, n_written: int) -> int:
+        return max(n_read, n_written) if self.is_encoder_decoder else n_read + (1 if self.is_masked else n_written)
+
     def _check_context(self, n_read: int, n_written: int) -> None:
         if n_read == 0:
             raise UserError("A query has no token for the subject to read.", "Give it a prompt or an input.")
-        longest = max(n_read, n_written) if self.is_encoder_decoder else n_read + (1 if self.is_masked else n_written)
+        longest = self._longest(n_read, n_written)
         if self.context_length is not None and longest > self.context_length:
             raise UserError(
                 f"A query needs {longest} tokens, but the subject '{self.name}' has room for {self.context_length}.",

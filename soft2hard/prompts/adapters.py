@@ -38,6 +38,7 @@ from soft2hard.prompts.files import (
 from soft2hard.prompts.matrix import as_matrix
 from soft2hard.prompts.template import Template
 from soft2hard.storage.files import atomic_folder
+from soft2hard.storage.hub import name_and_revision
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,12 +49,9 @@ _ADAPTER_FILES = {ADAPTER_CONFIG, _SAFETENSORS_NAME, _TORCH_NAME}
 _REPLACEABLE = _ADAPTER_FILES | {"README.md"}
 
 _READABLE_KINDS = ("PROMPT_TUNING", "P_TUNING", "CPT")
-_TABLES = tuple(
-    f"{name}.weight"
-    for name in ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "lm_head", "embed_out", "output")
-)
-"""How tables of words are called. PEFT saves them with any adapter where the vocabulary was resized; they are not
-tuned, since only `modules_to_save` would be, and the words that were added stand in no input."""
+_TABLES = {"embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "lm_head", "embed_out"}
+"""What tables of words are called. PEFT saves them with any adapter where the vocabulary was resized; they are tuned
+only if the training let them."""
 _TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 _KIND_NAMES = {
     "LORA": "LoRA",
@@ -101,7 +99,8 @@ def read_adapter(folder: Path) -> Fields:
             f"{weights} has no tensor {MATRIX_NAME} (it has {', '.join(sorted(tensors)[:5]) or 'none'}).",
             "Save the adapter with peft_model.save_pretrained(folder), which computes the vectors of the prompt.",
         )
-    if others := sorted(name for name in tensors if name != MATRIX_NAME and not _is_left_as_it_was(name, config)):
+    tables = _tables(tensors, config)
+    if others := sorted(set(tensors) - {MATRIX_NAME} - tables):
         raise UserError(
             f"{weights} holds more than a soft prompt: {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}.",
             "Its soft prompt works with these weights only; tune one alone, without modules_to_save.",
@@ -114,14 +113,24 @@ def read_adapter(folder: Path) -> Fields:
     named = _text(config, "base_model_name_or_path")
     if (subject := _beside(folder, named)) != named:
         provenance["base_as_named"] = named
-    if subject and (revision := _text(config, "revision")) not in (None, "main") and not os.path.exists(subject):
-        subject = f"{subject}@{revision}"
+    if tables:
+        provenance["left_aside"] = ", ".join(sorted(tables))
+    subject = _at_revision(subject, config)
     return {"embeddings": rows, "subject": subject, "place": "first", "provenance": provenance}
 
 
-def _is_left_as_it_was(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a tensor is a table of words that was saved and not tuned."""
-    return name.endswith(_TABLES) and not config.get("modules_to_save") and not config.get("trainable_token_indices")
+def _at_revision(subject: str | None, config: Mapping[str, Any]) -> str | None:
+    """A base model's name on the hub with the branch, tag or commit of it that the adapter was tuned on."""
+    revision = _text(config, "revision")
+    return subject if not subject or revision in (None, "main") or os.path.exists(subject) else f"{subject}@{revision}"
+
+
+def _tables(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> set[str]:
+    """The tables of words that PEFT has saved beside a soft prompt without having been asked to tune them."""
+    if config.get("modules_to_save") or config.get("trainable_token_indices"):
+        return set()
+    parts = {name: name.split(".") for name in tensors}
+    return {name for name, of in parts.items() if of[-1] in ("weight", "bias") and of[-2:-1] and of[-2] in _TABLES}
 
 
 def _beside(folder: Path, base: str | None) -> str | None:
@@ -240,7 +249,7 @@ def of_model(model: "PeftModel", adapter_name: str | None) -> Fields:
     rows = encoder.embedding.weight if is_read_back else model.get_prompt_embedding_to_save(name)
     return {
         "embeddings": rows[: config["num_virtual_tokens"]],
-        "subject": _text(config, "base_model_name_or_path"),
+        "subject": _at_revision(_text(config, "base_model_name_or_path"), config),
         "place": "first",
         "provenance": {"source": "PeftModel", "source_format": f"peft {kind}"},
     }
@@ -257,12 +266,13 @@ def write_adapter(
     # PEFT takes seconds to import, and nothing else here needs it.
     from peft import PromptTuningConfig
 
-    rows = fields["embeddings"]
+    rows, (base, revision) = fields["embeddings"], name_and_revision(base_model)
     if bos_embedding is not None:
         rows = torch.cat([_bos_row(bos_embedding, rows.shape[1]), rows])
     config = PromptTuningConfig(
         task_type=task_type,
-        base_model_name_or_path=base_model,
+        base_model_name_or_path=base,
+        revision=revision,
         num_virtual_tokens=rows.shape[0],
         token_dim=rows.shape[1],
         num_transformer_submodules=1,
@@ -289,8 +299,8 @@ tags: [prompt-tuning, soft2hard]
 from peft import PeftModel
 from transformers import AutoTokenizer, {auto}
 
-tokenizer = AutoTokenizer.from_pretrained({base!r})
-model = PeftModel.from_pretrained({auto}.from_pretrained({base!r}), "this folder")
+tokenizer = AutoTokenizer.from_pretrained({base!r}{revision})
+model = PeftModel.from_pretrained({auto}.from_pretrained({base!r}{revision}), "this folder")
 text = {before!r} + "your input" + {after!r}
 query = tokenizer(text, return_tensors="pt", add_special_tokens={special})
 written = model.generate(**query, do_sample=False, max_new_tokens=16)
@@ -307,8 +317,10 @@ def _how_to_call(template: Template | None, base_model: str, with_bos: bool, tas
     if template.input_first:
         raise UserError("PEFT knows no virtual tokens behind the input.", "Save the soft prompt as safetensors.")
     seq2seq = task_type == "SEQ_2_SEQ_LM"
+    base, revision = name_and_revision(base_model)
     return _README.format(
-        base=base_model,
+        base=base,
+        revision=f", revision={revision!r}" if revision else "",
         auto="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
         before=template.opening + template.lead_of("soft") + template.input_prefix,
         after=template.output_prefix,

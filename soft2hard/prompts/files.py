@@ -117,8 +117,9 @@ def pick_matrix(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
     if MATRIX_NAME in tensors:
         return tensors[MATRIX_NAME]
     matrices = {name: t for name, t in tensors.items() if t.is_floating_point() and is_matrix(t)}
-    if len(matrices) == 1:
-        return next(iter(matrices.values()))
+    flat = {name: t for name, t in matrices.items() if t.dim() == 2} or matrices
+    if len(flat) == 1:
+        return next(iter(flat.values()))
     if len(tensors) == 1:
         return next(iter(tensors.values()))  # its type or shape is wrong, and as_matrix says how
     remedy = f"Save the soft prompt alone, or under the name {MATRIX_NAME}."

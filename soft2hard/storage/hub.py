@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
 
@@ -41,21 +42,30 @@ def local_folder(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     else comes back as a path, for the caller to say what it lacks. Raises UserError where a name cannot be fetched.
     """
     path = Path(name_or_path)
-    name, _, revision = str(name_or_path).partition("@")
+    name, revision = name_and_revision(name_or_path)
     if path.exists() or not is_repository_name(name, kind):
         return path
     try:
         return Path(
             snapshot_download(
                 name,
-                revision=revision or None,
+                revision=revision,
                 repo_type=_repository_type(kind),
                 allow_patterns=[*SAFE_FILES, *_ALSO_FETCHED.get(kind, ())],
                 ignore_patterns=list(_IGNORED.get(kind, ())),
             )
         )
     except _HUB_ERRORS as error:
-        _raise(error, str(name_or_path), kind)
+        _raise(error, name, kind, revision)
+
+
+def name_and_revision(name_or_path: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """The name of a repository, and the branch, tag or commit behind an `@`; a path that is there has none."""
+    text = str(name_or_path)
+    if "@" not in text or os.path.exists(text):
+        return text, None
+    name, _, revision = text.partition("@")
+    return name, revision or None
 
 
 def local_file(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
@@ -68,7 +78,7 @@ def local_file(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
         return local_folder(path, kind)
     name = "/".join(parts[:2])
     folder = Path(*parts[:2])
-    if path.is_absolute() or folder.exists() or not is_repository_name(name, kind):
+    if path.is_absolute() or folder.exists() or not is_repository_name(name_and_revision(name)[0], kind):
         return path
     found = local_folder(name, kind) / Path(*parts[2:])
     if not found.exists():
@@ -160,8 +170,10 @@ def hub_error(error: BaseException, name: str, kind: Kind) -> UserError | None:
     return None
 
 
-def _raise(error: Exception, name: str, kind: Kind) -> NoReturn:
+def _raise(error: Exception, name: str, kind: Kind, revision: str | None = None) -> NoReturn:
     found = hub_error(error, name, kind)
+    if any(isinstance(one, RevisionNotFoundError) for one in _causes(error)):
+        found = UserError(f"The {kind} '{name}' has no revision '{revision}'.", "Name a branch, tag or commit of it.")
     if found is None:
         raise error
     raise found from error

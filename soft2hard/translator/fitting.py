@@ -9,6 +9,7 @@ from soft2hard.errors import UserError
 from soft2hard.lm.settings import Loading
 from soft2hard.lm.subject import Subject
 from soft2hard.prompts.soft_prompt import SoftPrompt
+from soft2hard.storage.hub import name_and_revision
 from soft2hard.storage.names import SMOLLM2, shipped_translators
 from soft2hard.translator.model import Translator, is_rounding, read_rows
 from soft2hard.translator.settings import ProposerName, TranslateConfig, read_card
@@ -90,7 +91,8 @@ def _smollm2s(dtype: str, device: str) -> Translator | UserError:
 
 def _is_of(name: str, family: str) -> bool:
     """Whether a model's name or path begins as another's, but for its owner, case and punctuation."""
-    plain = ["".join(filter(str.isalnum, Path(one).name.casefold())) for one in (name, family)]
+    names = (Path(name_and_revision(one)[0]).name.casefold() for one in (name, family))
+    plain = ["".join(filter(str.isalnum, one)) for one in names]
     return plain[0].startswith(plain[1])
 
 

@@ -6,6 +6,7 @@ outputs that it was tuned to give are likely under its own layout, and seldom un
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
@@ -76,8 +77,13 @@ class LayoutCheck:
     def fits_badly(self) -> bool:
         """Whether outputs are unlikely, or not certain and no likelier than without the soft prompt: it was hardly
         tuned like this. Where they are certain, the subject may do the task by itself."""
-        is_idle = self.without is not None and self.soft > self.without - _CLEARLY
-        return self.soft > _POOR or (self.soft > _CLEARLY and is_idle)
+        return self.soft > _POOR or (self.soft > _CLEARLY and self.is_idle)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether outputs are hardly likelier than without the soft prompt: the subject does the task by itself, and
+        what it writes tells nothing of the layout."""
+        return self.without is not None and self.soft > self.without - _CLEARLY
 
     @property
     def is_often_wrong(self) -> bool:
@@ -94,7 +100,7 @@ class LayoutCheck:
         """Whether it may well be the template: nearly all outputs are the wanted ones, or most, and they are likely;
         long ones are nearly certain."""
         if self.fits_badly or not self.n:
-            return self.soft < _CLEARLY and not self.fits_badly
+            return self.soft < _CLEARLY
         return not self.is_often_wrong or (self.n_right >= _ENOUGH * self.n and self.soft < _LIKELY)
 
 
@@ -110,7 +116,7 @@ def as_string(template: Template, place: Place | None) -> str:
     is_plain = not lead or (lead.isspace() and not template.output_prefix.endswith(" "))
     if template != replace(plain, **kept) or not is_plain:  # more than a string says
         if template_text(template) in PRESETS:
-            return "plain:first" if place is None and template.place == "first" else "plain"
+            return "plain" if place is not None else f"plain:{template.place}"
         return template_text(template, None if place is not None else template.place)
     begin = "" if place is not None else "{prompt}{bos}" if template.place == "first" else "{bos}{prompt}"
     # Without a lead an output is not named: else the space before it were its own.
@@ -192,10 +198,12 @@ def better_layout(
     _, best = min(scored, key=lambda one: (one[0], is_fields(one[1]), one[1]))  # of those alike the plainer
     template = finalists[best]
     nll, without = (_nll(subject.with_template(template), prompt, judging) for prompt in (soft_prompt, None))
-    if nll is None or LayoutCheck(nll, without).fits_badly or (own is not None and nll > own - _CLEARLY):
+    there = LayoutCheck(math.inf if nll is None else nll, without)
+    is_no_better = own is not None and there.soft > own - _CLEARLY
+    if there.fits_badly or is_no_better or (fit.fits_well and there.is_idle):
         log(f"None of some hundred makes them clearly likelier under {soft_prompt.origin}.")
         return None
-    return Layout(best, template, nll)
+    return Layout(best, template, there.soft)
 
 
 def _usable(subject: Subject, soft_prompt: SoftPrompt, examples: Sequence[Example]) -> list[Example]:
@@ -278,10 +286,15 @@ class _Layouts:
         if not self._is_possible("chat"):
             return []
         of_its_own = self._template("chat")
-        found = [chat_template(self.subject.tokenizer, enable_thinking=thinks) for thinks in (False, True)]
+        found = []
+        for thinks in (False, True):
+            with suppress(UserError):  # one that can only do the other
+                found.append(chat_template(self.subject.tokenizer, enable_thinking=thinks))
         placed = [replace(turn, place=place or of_its_own.place) for turn in found for place in self.places]
         return [
-            as_string(turn, self.soft_prompt.place) for turn in placed if turn.output_prefix != of_its_own.output_prefix
+            as_string(turn, self.soft_prompt.place)
+            for turn in placed
+            if (turn.opening, turn.output_prefix) != (of_its_own.opening, of_its_own.output_prefix)
         ]
 
     def _template(self, text: str) -> Template:
@@ -305,7 +318,7 @@ class _Layouts:
         begun = {"first": "{prompt}{bos}", "after": "{bos}{prompt}", None: ""}[place]
         read = f"{begun}{before}{{input}}{between}"
         template = self._template(read)
-        own = [replace(template, output_lead=lead) for lead in self.subject.leads_of_own]
+        own = _of_their_own(template, self.subject)
         texts = [as_string(one, self.soft_prompt.place) for one in own]
         return [read, *([f"{read}{{output}}"] if between.endswith(" ") else []), *texts]
 
@@ -325,8 +338,15 @@ def _with_other_leads(subject: Subject) -> list[Template]:
         read = replace(template, output_prefix=template.output_prefix + template.output_lead, output_lead="")
     written = replace(template, output_prefix=bare, output_lead=template.output_prefix[len(bare) :])
     moved = read if template.output_lead else written
-    own = [replace(read, output_lead=lead) for lead in subject.leads_of_own]
-    return [one for one in (moved, *own) if one != template]
+    return [one for one in (moved, *_of_their_own(read, subject)) if one != template]
+
+
+def _of_their_own(template: Template, subject: Subject) -> list[Template]:
+    """A template with outputs that are tokenised as texts of their own."""
+    return [
+        replace(template, output_prefix=template.output_prefix + read, output_lead=lead)
+        for read, lead in subject.own_beginnings
+    ]
 
 
 def _nll(subject: Subject, prompt: Prompt, examples: Sequence[Example]) -> float | None:
@@ -337,7 +357,8 @@ def _nll(subject: Subject, prompt: Prompt, examples: Sequence[Example]) -> float
 def _nlls(
     subject: Subject, prompt: Prompt, templates: Sequence[Template], examples: Sequence[Example]
 ) -> list[float | None]:
-    """Mean negative log-likelihood of the outputs' tokens, ends apart, under one prompt in each template; None where
+    """Negative log-likelihood of the outputs, ends apart, under one prompt in each template, for each token that they
+    have as texts of their own, so that templates which split them otherwise are compared by the same number; None where
     an example does not fit the context, or there is nothing to read."""
     found: list[float | None] = [None] * len(templates)
     if len(templates) > _AT_ONCE:
@@ -347,10 +368,10 @@ def _nlls(
         return found
     encoded = {i: rows for i, t in enumerate(templates) if (rows := _encoded(subject, prompt, t, examples))}
     heads, rows = [head for head, _ in encoded.values()], [some for _, some in encoded.values()]
-    numbers = list(encoded)
+    numbers, n_tokens = list(encoded), sum(subject.n_tokens_alone(one.output) for one in examples)
     for i, hidden in subject.scorer.hidden_states(heads, rows, subject.batch_tokens):
         wanted = torch.tensor([token for example in rows[i] for token in example.output], device=hidden.device)
-        found[numbers[i]] = -subject.scorer.score(hidden, wanted)[0].mean().item()
+        found[numbers[i]] = -subject.scorer.score(hidden, wanted)[0].sum().item() / n_tokens
     return found
 
 

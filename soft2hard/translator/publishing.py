@@ -16,7 +16,7 @@ from soft2hard.errors import UserError
 from soft2hard.prompts.files import find_soft_prompts
 from soft2hard.prompts.soft_prompt import SoftPrompt
 from soft2hard.storage.files import atomic_folder
-from soft2hard.storage.hub import is_repository_name, local_folder, publish, safe_files
+from soft2hard.storage.hub import is_repository_name, local_folder, name_and_revision, publish, safe_files
 from soft2hard.translator.settings import read_card
 
 Published = Literal["translator", "corpus", "soft-prompts"]
@@ -94,7 +94,7 @@ def _of_soft_prompts(prompts: Mapping[str, SoftPrompt]) -> dict[str, Any]:
 
 def _card(kind: Published, repository: str, licence: str, facts: Mapping[str, Any]) -> str:
     """The card as a file: header, subject, making, use."""
-    name = facts["name"]
+    name = facts["name"] and name_and_revision(facts["name"])[0]
     header = ModelCardData(
         license=licence,
         library_name="soft2hard",

@@ -549,9 +549,9 @@ def _with_room(
 ) -> list[list[str]]:
     """The inputs of each soft prompt that the subject's context holds with an output; what is left out is said on
     standard error. Raises UserError where none of a soft prompt's has room."""
-    verifier, found = Verifier(subject, config.max_new_tokens), []
+    longest, found = config.max_new_tokens or SHORT_OUTPUT, []
     for prompt, of_prompt in zip(prompts, inputs, strict=True):
-        fits = [input for input in of_prompt if verifier.has_room(prompt, input)]
+        fits = [input for input in of_prompt if subject.fits(prompt, input, longest)]
         n, long = len(of_prompt), f"too long for '{name_of(subject.name)}', which reads {subject.context_length} tokens"
         if n and not fits:
             raise UserError(f"All {n} inputs of {prompt.origin} are {long}.", "Give shorter ones.")

@@ -846,6 +846,17 @@ def test_a_translation_never_replaces_what_is_read(tmp_path):
         assert own.read_bytes() == before
 
 
+def test_neither_a_card_nor_a_translation_is_written_into_what_is_read(tmp_path):
+    sample = embedded_path("soft_prompts") / "00-classify.safetensors"
+    copy(sample, tmp_path)
+    SoftPrompt.from_pretrained(sample).save_pretrained(tmp_path / "adapter", base_model="embedded")
+    before = files(tmp_path)
+    assert_refused(run("translate", tmp_path / sample.name, "--card", tmp_path / sample.name), "would replace")
+    own = tmp_path / "adapter" / "adapter_config.json"
+    assert_refused(run("translate", tmp_path / "adapter", "--no-verify", "-o", own), "lie within it")
+    assert files(tmp_path) == before
+
+
 def test_tune_refuses_a_task_whose_outputs_are_all_unknown_words(tmp_path):
     outputs = ("supercalifragile", "qwertz")
     rows = [f"dog {word},{output}" for word in ("red", "rose", "iron", "fish") for output in outputs]

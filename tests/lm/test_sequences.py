@@ -68,9 +68,17 @@ def test_behind_virtual_tokens_a_text_begins_as_users_of_peft_have_it() -> None:
     assert body == tokenizer(template.body_text(INPUT, "soft"))["input_ids"]
 
 
+def test_tokens_that_end_an_output_never_begin_one() -> None:
+    """OPT puts before a text what also ends one: it is read before the output, not written."""
+    tokenizer = tiny_tokenizers.tokenizer("opt", TEXTS * 9)
+    causal = SequenceEncoder(tokenizer, Template(), "causal", len(tokenizer))
+    assert causal.own_beginnings == (("</s>", ""),)
+    assert SequenceEncoder(tokenizer, Template(), "encoder-decoder", len(tokenizer)).own_beginnings == ()
+
+
 @pytest.mark.parametrize("reader", ["causal", "encoder-decoder"])
 @pytest.mark.parametrize("of", TOKENIZERS)
-def test_under_a_lead_of_their_own_outputs_have_the_tokens_that_they_have_as_texts_of_their_own(
+def test_behind_beginnings_of_their_own_outputs_have_the_tokens_that_they_have_as_texts_of_their_own(
     of: str, reader: Reader
 ) -> None:
     """As PEFT's examples tokenise labels: with the tokens before a text, or without them."""
@@ -79,7 +87,11 @@ def test_under_a_lead_of_their_own_outputs_have_the_tokens_that_they_have_as_tex
     own = [tokenizer(OUTPUT, add_special_tokens=special)["input_ids"] for special in (False, True)]
     behind = plain.output(OUTPUT)[:-1]
     found = []
-    for lead in plain.leads_of_own:
-        under = Template(output_prefix=" Label : ", output_lead=lead)
-        found.append(SequenceEncoder(tokenizer, under, reader, len(tokenizer)).output(OUTPUT)[:-1])
+    for read, lead in plain.own_beginnings:
+        under = SequenceEncoder(
+            tokenizer, Template(output_prefix=f" Label : {read}", output_lead=lead), reader, len(tokenizer)
+        )
+        before = tokenizer(read, add_special_tokens=False)["input_ids"]
+        assert under.example(INPUT, [], "none").body[-len(before) :] == before or not read
+        found.append([*before, *under.output(OUTPUT)[:-1]])
     assert sorted([behind, *found]) == sorted({tuple(ids): ids for ids in (behind, *own)}.values())

@@ -181,6 +181,17 @@ def test_the_most_tokens_of_a_sequence_are_known_by_whatever_name() -> None:
         subject.target_scores([Query(None, " ".join(["cat"] * 40), "dog")])
 
 
+def test_a_word_is_never_taken_for_the_end_of_outputs(tmp_path: Path) -> None:
+    """Configurations name an id by default, which may be any word of a tokenizer that has no special tokens."""
+    model, tokenizer = made(glm), tiny_models.tokenizer("llama")
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("cat")
+    tokenizer.eos_token = None
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no end-of-sequence token"):
+        Subject.from_pretrained(tmp_path)
+
+
 def test_a_tokenizer_that_names_no_end_takes_that_of_the_configuration(tmp_path: Path) -> None:
     model, tokenizer = made(glm), tiny_models.tokenizer("llama")
     model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -145,6 +145,11 @@ def test_axes_of_one_entry_are_left_aside(tmp_path, shape):
     assert SoftPrompt.from_pretrained(tmp_path / "a.npy").embeddings.tolist() == values.reshape(2, 3).tolist()
 
 
+def test_of_a_matrix_and_a_tensor_that_could_be_one_the_matrix_is_taken(tmp_path):
+    torch.save({"prompt": torch.ones(2, 3), "conv": torch.ones(5, 1, 4)}, tmp_path / "a.pt")
+    assert SoftPrompt.from_pretrained(tmp_path / "a.pt").embeddings.shape == (2, 3)
+
+
 def test_integer_tensors_are_told_from_embeddings(tmp_path):
     torch.save(torch.tensor([[1, 2, 3]]), tmp_path / "a.pt")
     assert "not token ids" in refusal(tmp_path / "a.pt")

@@ -10,6 +10,7 @@ from peft import (
     IA3Config,
     LoraConfig,
     MultitaskPromptTuningConfig,
+    PeftConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptEncoderConfig,
@@ -433,14 +434,37 @@ def test_an_adapter_that_holds_trained_weights_beside_its_soft_prompt_is_refused
         SoftPrompt.from_pretrained(tmp_path)
 
 
-def test_tables_that_peft_saves_where_the_vocabulary_was_resized_are_left_aside(tmp_path):
-    """They were not tuned: a padding token was added, as many trainings do."""
+def test_tables_that_peft_saves_as_where_the_vocabulary_was_resized_are_left_aside_and_named(tmp_path):
+    """As where a padding token was added, which many trainings do."""
     model = llama()
     adapted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     adapted.save_pretrained(str(tmp_path), save_embedding_layers=True)
-    assert len(load_file(tmp_path / "adapter_model.safetensors")) > 1
+    tables = set(load_file(tmp_path / "adapter_model.safetensors")) - {"prompt_embeddings"}
+    assert tables
+    assert set(SoftPrompt.from_pretrained(tmp_path).provenance["left_aside"].split(", ")) == tables
     expected = adapted.get_prompt(batch_size=1)[0].detach()
     torch.testing.assert_close(SoftPrompt.from_pretrained(tmp_path).embeddings, expected)
+
+
+def test_a_revision_survives_in_memory_and_when_the_adapter_is_saved_again(tmp_path):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, revision="v2")
+    model = llama()
+    model.name_or_path = "org/tiny"
+    prompt = SoftPrompt.from_peft(get_peft_model(model, config))
+    assert prompt.subject == "org/tiny@v2"
+    prompt.save_pretrained(tmp_path / "again", base_model=prompt.subject)
+    saved = PeftConfig.from_pretrained(str(tmp_path / "again"))
+    assert (saved.base_model_name_or_path, saved.revision) == ("org/tiny", "v2")
+    assert "AutoTokenizer.from_pretrained('org/tiny', revision='v2')" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_only_tables_of_words_are_left_aside(tmp_path):
+    tensors = {"prompt_embeddings": torch.ones(3, 16), "base_model.model.lm_head.bias": torch.ones(4)}
+    adapter(tmp_path / "a", tensors=tensors)
+    assert SoftPrompt.from_pretrained(tmp_path / "a").provenance["left_aside"] == "base_model.model.lm_head.bias"
+    for other in ("layer.attention.output.weight", "my_shared.weight", "prompt_lm_head.weight"):
+        adapter(tmp_path / "a", tensors=tensors | {other: torch.ones(2, 2)})
+        assert f"more than a soft prompt: {other}" in refusal(tmp_path / "a")
 
 
 @pytest.mark.parametrize(("revision", "named"), [("v2", "org/tiny@v2"), ("main", "org/tiny"), (None, "org/tiny")])

@@ -187,6 +187,43 @@ def test_a_template_is_named_as_it_can_be_given(text: str) -> None:
     assert replace(again.template, place=again.place or "after") == template
 
 
+@pytest.mark.parametrize(("fits", "is_found"), [(True, False), (False, True)])
+def test_a_layout_that_needs_no_soft_prompt_is_taken_only_where_the_present_one_fits_badly(
+    fits: bool, is_found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the subject does the task by itself, likely outputs tell nothing of how the soft prompt was tuned."""
+    subject = tiny_models.subject("llama")
+    tried(monkeypatch)
+
+    def nlls(_: Subject, prompt: object, templates: list[Template], examples: list[Example]) -> list[float]:
+        return [(0.03 if prompt is None else 0.09) if t.input_prefix == "Q: " else 2.9 for t in templates]
+
+    monkeypatch.setattr("soft2hard.translator.layout._nlls", nlls)
+    known = LayoutCheck(0.35, 6.8, 32, 32) if fits else LayoutCheck(2.9, 3.0, 32, 0)
+    prompt = SoftPrompt(subject.embed_text("up red").clone(), place="first")
+    assert (better_layout(subject, prompt, EXAMPLES, known=known) is not None) == is_found
+
+
+def test_a_layout_that_splits_outputs_otherwise_is_compared_by_the_same_number_of_tokens() -> None:
+    """A token more, and certain, makes no output likelier."""
+    made = tiny_training.llama_subject(vocab_size=400)
+    tokenizer = tiny_tokenizers.tokenizer("gpt2", [" ".join(WORDS)] * 9)
+    subject = Subject(made.model, tokenizer, name="s", template="{input} = {output}")
+    examples = [Example("red cat", "1"), Example("dog", "2")]
+    prompt = SoftPrompt(subject.embed_text("up red").clone(), place="first")
+    assert len(subject.encode_output("1")) == 3 and subject.n_tokens_alone("1") == 1  # a space, the digit, the end
+    summed = sum(
+        -row[token].item()
+        for one in examples
+        for row, token in zip(
+            subject.for_prompts([prompt]).target_distributions([Query(prompt, one.input, one.output)])[0],
+            subject.encode_output(one.output)[:-1],
+            strict=False,
+        )
+    )
+    assert check_layout(subject, prompt, examples).soft == pytest.approx(summed / 2, rel=1e-4)
+
+
 @pytest.mark.parametrize("place", ["first", "after"])
 @pytest.mark.parametrize("lead", [" ", "<s>", "<s> "])
 def test_a_template_with_outputs_as_texts_of_their_own_is_named_as_it_can_be_given(lead: str, place: Place) -> None:
@@ -197,17 +234,17 @@ def test_a_template_with_outputs_as_texts_of_their_own_is_named_as_it_can_be_giv
     assert said.place is None and replace(said.template, place=place) == template
 
 
-def test_labels_that_were_tokenised_as_texts_of_their_own_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_were_tokenised_as_texts_of_their_own_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tokenizer that begins texts with a space: whatever stands around the input, and in one's own template."""
     tokenizer = tiny_tokenizers.tokenizer("llama", [" ".join(WORDS)] * 3)
     made = tiny_training.llama_subject(vocab_size=len(tokenizer))
     subject, found = Subject(made.model, tokenizer, name="s"), tried(monkeypatch)
     asked = Subject(made.model, tokenizer, name="s", template="Read this: {input} Then say ")
     better_layout(asked, SoftPrompt(subject.embed_text("up red").clone(), place="first"), EXAMPLES)
-    assert subject.leads_of_own == (" ", "<s>")
+    assert subject.own_beginnings == (("", " "), ("<s>", ""))
     for before, between in (("", " Label : "), ("Read this: ", " Then say ")):
-        of_own = [t for t in found if (t.input_prefix, t.output_prefix) == (before, between)]
-        assert {t.output_lead for t in of_own} >= {"", " ", "<s>"}
+        ways = {(t.output_prefix, t.output_lead) for t in found if t.input_prefix == before}
+        assert ways >= {(between, ""), (between, " "), (f"{between}<s>", "")}
 
 
 def test_what_was_tuned_on_labels_without_an_end_writes_them_all_the_same() -> None:
@@ -230,6 +267,7 @@ def test_what_is_said_of_a_layout() -> None:
     assert not LayoutCheck(0.0, 0.06).fits_badly, "the subject does the task by itself"
     assert LayoutCheck(0.3, None, 20, 17).is_often_wrong and not LayoutCheck(0.3, None, 20, 18).is_often_wrong
     assert LayoutCheck(0.3, None, 20, 15).fits_well and not LayoutCheck(0.3, None, 20, 14).fits_well
+    assert LayoutCheck(0.0, 0.06).is_idle and not LayoutCheck(0.3, 3.0).is_idle and not LayoutCheck(0.3, None).is_idle
     assert LayoutCheck(0.1, None, 20, 18).is_certain and not LayoutCheck(0.3, None, 20, 20).is_certain
     assert LayoutCheck(0.6, None, 20, 18).fits_well and not LayoutCheck(0.6, None, 20, 17).fits_well
     assert (

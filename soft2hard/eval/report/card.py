@@ -124,7 +124,10 @@ def visible(text: str) -> str:
 def _statement(translation: Translation) -> str:
     if translation.judgement is None:
         return f"Nothing is claimed of this text: {why_unverified(translation)}."
-    return _claim(translation.judgement)
+    claim = _claim(translation.judgement)
+    if translation.template_is_assumed:
+        claim += " The text that stood around its inputs when it was tuned is assumed."
+    return claim
 
 
 def _claim(judgement: Judgement) -> str:
