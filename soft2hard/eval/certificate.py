@@ -38,8 +38,9 @@ OTHER, SAME_FAMILY, SHUFFLED, NOISE = (
 VECTORS_ALONE, ACTS_ALONE = "its own, without what it does", "noise, with what its own does"
 LABELS_BESIDE, LABELS_ALONE = "its own, with labelled examples instead", "labelled examples alone"
 PARTS = (VECTORS_ALONE, ACTS_ALONE, LABELS_BESIDE, LABELS_ALONE)
-"""For a translator that also reads what soft prompts do: either of the two by itself, and labelled examples, which it
-was trained on, in the place of what the soft prompt does, and of both."""
+"""For a translator that also reads what soft prompts do: either of the two by itself, and labelled examples, such as it
+was trained on, in the place of what the soft prompt does, and of both (which it has met where it was pre-trained on
+tasks' examples)."""
 RIVALS = {
     "vectors": "the vectors, by a translator of these alone",
     "examples": "examples instead",
