@@ -624,7 +624,7 @@ class Subject:
         if self.context_length is None:
             return True
         beside = soft_prompt.n_tokens + len(self._encoder.lead("hard")) + self.encode_input("", "soft").n_input
-        if self._longest(beside + len(input.encode()), n_written) <= self.context_length:
+        if self._longest(beside + len(input.encode(errors="surrogatepass")), n_written) <= self.context_length:
             return True  # no token is less than a byte
         n_read = len(self.prompt_embeddings(soft_prompt)) + self.encode_input(input, "soft").n_input
         return self._longest(n_read, n_written) <= self.context_length
