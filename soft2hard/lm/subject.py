@@ -619,15 +619,23 @@ class Subject:
             self._check_context(len(prefix) + example.n_input, len(example.output) + n_new)
         return prefixes, examples
 
-    def fits(self, soft_prompt: SoftPrompt, input: str, n_written: int) -> bool:
-        """Whether the context holds an input under a soft prompt, and an output of so many tokens."""
-        if self.context_length is None:
-            return True
-        beside = soft_prompt.n_tokens + len(self._encoder.lead("hard")) + self.encode_input("", "soft").n_input
-        if self._longest(beside + len(input.encode(errors="surrogatepass")), n_written) <= self.context_length:
-            return True  # no token is less than a byte
-        n_read = len(self.prompt_embeddings(soft_prompt)) + self.encode_input(input, "soft").n_input
-        return self._longest(n_read, n_written) <= self.context_length
+    def that_fit(self, soft_prompt: SoftPrompt, inputs: Iterable[str], n_written: int) -> list[str]:
+        """The inputs that the context holds under a soft prompt with an output of so many tokens."""
+        inputs = list(inputs)
+        if self.context_length is None or not inputs:
+            return inputs
+        n_before = len(self.prompt_embeddings(soft_prompt))
+        n_around = n_before + self.encode_input("", "soft").n_input
+
+        def fits(input: str) -> bool:
+            # No token is less than a byte, so that short inputs need not be tokenised.
+            n_most = n_around + len(input.encode(errors="surrogatepass"))
+            if self._longest(n_most, n_written) <= self.context_length:
+                return True
+            n_read = n_before + self.encode_input(input, "soft").n_input
+            return self._longest(n_read, n_written) <= self.context_length
+
+        return list(filter(fits, inputs))
 
     def _longest(self, n_read: int, n_written: int) -> int:
         return max(n_read, n_written) if self.is_encoder_decoder else n_read + (1 if self.is_masked else n_written)

@@ -551,7 +551,7 @@ def _with_room(
     standard error. Raises UserError where none of a soft prompt's has room."""
     longest, found = config.max_new_tokens or SHORT_OUTPUT, []
     for prompt, of_prompt in zip(prompts, inputs, strict=True):
-        fits = [input for input in of_prompt if subject.fits(prompt, input, longest)]
+        fits = subject.that_fit(prompt, of_prompt, longest)
         n, long = len(of_prompt), f"too long for '{name_of(subject.name)}', which reads {subject.context_length} tokens"
         if n and not fits:
             raise UserError(f"All {n} inputs of {prompt.origin} are {long}.", "Give shorter ones.")
